@@ -1,0 +1,84 @@
+"""The command line.  `main` is the entry point; a file per noun has the commands.
+
+Rules of this file:
+
+* Bad input never makes a traceback: one line on standard error, "metad: fatal: …", and the exit
+  code of sysexits.h that the error carries.
+* A traceback (exit 70) means a bug of ours, and is shown whole.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from metad import __version__
+from metad.cli import config, hub, users
+from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
+
+EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@click.group(
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="metad %(version)s")
+def command() -> None:
+    """A mail hub: takes mail in by SMTP, keeps it durably, gives it out by POP3."""
+
+
+@command.command()
+def version() -> None:
+    """Show the version."""
+    click.echo(f"metad {__version__}")
+
+
+for _one in (hub.start, hub.stop, hub.status, users.user, config.config):
+    command.add_command(_one)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code.  Never raises for what the caller gave."""
+    try:
+        code = command.main(arguments, prog_name="metad", standalone_mode=False)
+        sys.stdout.flush()
+    except MetadError as error:
+        return _fatal(str(error), error.exit_code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "metad"
+        return _fatal(f"{_lower(error.format_message())} (try {where} --help)", EX_USAGE)
+    except click.ClickException as error:
+        return _fatal(_lower(error.format_message()), EX_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return EX_INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fatal(f"{place}{error.strerror or error}", EX_OSERR)
+    except Exception:
+        traceback.print_exc()
+        return EX_SOFTWARE
+    return code if isinstance(code, int) else EX_OK
+
+
+def _fatal(text: str, code: int) -> int:
+    # One line, whatever a name in it holds; and a terminal is not to be steered by it.
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    click.echo(f"metad: fatal: {shown}", err=True)
+    return code
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _reader_gone() -> int:
+    """`metad user list | head`: the reader has enough; Python must not complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EX_OK

@@ -1,0 +1,169 @@
+"""What every command needs first: the data directory, the configuration, and the right user.
+
+Rules of this file:
+
+* A command run as root first becomes the owner of DATA, before it opens anything in it; as anybody
+  else than the owner it refuses (77).  Here and nowhere else.
+* The configuration is read as the caller, before that: root's file need not be the hub's to read.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from metad.config import Config, load
+from metad.errors import ConfigError, NotPermittedError, OsError, UnavailableError
+from metad.osio import Osio
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Place:
+    """Where a command finds its hub: by --data, METAD_DATA or the configuration."""
+
+    def __init__(
+        self, data: Path | None, config: Path | None, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._given = data
+        self._file = config
+        self._environ = environ
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration.  Raises ConfigError."""
+        return load(self._file, self._given, self._environ)
+
+    @functools.cached_property
+    def data(self) -> Path:
+        """The data directory, absolute.  A bad file hinders nobody who names the directory."""
+        named = self._given or self._environ.get("METAD_DATA")
+        if named and self._file is None:
+            return Path(named).absolute()
+        return self.config.data
+
+    def enter(self) -> Path:
+        """The data directory, after becoming its owner.
+
+        Raises UnavailableError (there is none) and NotPermittedError.
+        """
+        become_owner(self.data)
+        return self.data
+
+    def make(self) -> Path:
+        """As `enter`; a directory that is not there is made first."""
+        if not self.data.exists():
+            make_data(self.data, self.config.user if os.geteuid() == 0 else None)
+        return self.enter()
+
+
+def hub_options(command: F) -> F:
+    """--data and --config; the command gets a `Place` as its first argument."""
+
+    @click.option(
+        "--data",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="The hub's data directory (else METAD_DATA, else the configuration's).",
+    )
+    @click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="The configuration file (else /etc/metad/metad.toml, if it is there).",
+    )
+    @functools.wraps(command)
+    def wrapped(data: Path | None, config_file: Path | None, **rest: Any) -> Any:
+        return command(Place(data, config_file), **rest)
+
+    return wrapped  # type: ignore[return-value]  # fmt: skip
+
+
+def become_owner(data: Path) -> None:
+    """Go on as the owner of `data`, if this is root; refuse if this is somebody else."""
+    try:
+        found = os.stat(data)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnavailableError(f"{data}: there is no data directory here") from None
+    except PermissionError:
+        raise NotPermittedError(f"{data}: only its owner and root may do that") from None
+    if found.st_uid == os.geteuid():
+        return
+    if os.geteuid() != 0:
+        raise NotPermittedError(
+            f"{data} belongs to {user_name(found.st_uid)}: be that user, or root"
+        )
+    _become(found.st_uid, found.st_gid)
+
+
+def _become(uid: int, gid: int) -> None:
+    """Drop root for ever: groups, group and user, real, effective and saved."""
+    try:
+        entry = pwd.getpwuid(uid)
+        gid, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except KeyError:
+        groups = [gid]
+    try:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise NotPermittedError(f"cannot become {user_name(uid)}: {error.strerror}") from None
+
+
+def make_data(data: Path, user: str | None) -> None:
+    """Make `data`, 0700, and what leads to it; owned by `user` if one is given (by root)."""
+    owner = system_user(user) if user else None
+    osio = Osio()
+    try:
+        data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
+        # By descriptor, and never through a link that somebody put in the way meanwhile.
+        fd = osio.open(str(data), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if owner is not None:
+                os.fchown(fd, owner.pw_uid, owner.pw_gid)
+        finally:
+            osio.close(fd)
+        osio.fsync_directory(str(data.parent))
+    except OSError as error:
+        raise OsError(f"{error.filename or data}: {error.strerror}") from None
+
+
+def may_start(config: Config) -> None:
+    """Whether this user may start a hub of this configuration.
+
+    Raises ConfigError (root without a `user`, or one that does not exist) and NotPermittedError.
+    """
+    uid = os.geteuid()
+    if uid == 0 and config.user is None:
+        raise ConfigError(
+            f"{config.source or 'configuration'}: user: must be set when root starts the hub"
+        )
+    if config.user is not None:
+        wanted = system_user(config.user).pw_uid
+        if uid not in (0, wanted):
+            raise NotPermittedError(f"the hub is to run as {config.user}: be that user, or root")
+    if uid != 0 and config.data.exists():
+        become_owner(config.data)
+
+
+def system_user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(f"user: there is no system user {name}") from None
+
+
+def user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

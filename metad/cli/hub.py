@@ -1,0 +1,130 @@
+"""`metad start`, `metad stop`, `metad status`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metad.cli import tables
+from metad.cli.context import Place, hub_options, may_start
+from metad.control import Client, request
+from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError
+
+STOP_SECONDS = 120
+
+
+class NotStoppedError(MetadError):
+    """The hub was told to stop and is still there (exit 69)."""
+
+    exit_code = EX_UNAVAILABLE
+
+
+@click.command()
+@hub_options
+def start(place: Place) -> int:
+    """Run the hub in the foreground until it is stopped."""
+    config = place.config
+    may_start(config)
+    # Not before now: what only the hub needs must not slow down every other command.
+    from metad import master
+
+    return master.start(config)
+
+
+@click.command()
+@hub_options
+@click.option("--now", is_flag=True, help="Do not wait for sessions to finish their transactions.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 86_400),
+    default=STOP_SECONDS,
+    show_default=True,
+    help="How long to wait for the hub's end.",
+)
+def stop(place: Place, now: bool, timeout: float) -> None:
+    """Stop the hub, and wait until it is gone."""
+    data = place.enter()
+    deadline = time.monotonic() + timeout
+    with Client(data) as client:
+        client.request("stop", now=now)
+        gone = client.wait_closed(timeout)
+    if not gone or not wait_unlocked(data / "lock", deadline - time.monotonic()):
+        raise NotStoppedError(f"the hub on {data} has not ended within {timeout:g} s")  # fmt: skip
+
+
+@click.command()
+@hub_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(place: Place, as_json: bool) -> None:
+    """Show what the hub is doing; exit code 69 if none runs."""
+    try:
+        reply = request(place.enter(), "status")
+    except UnavailableError:
+        if as_json:
+            click.echo(json.dumps({"running": False}))
+        raise
+    facts = {"running": True} | {key: value for key, value in reply.items() if key != "ok"}
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        show_status(facts)
+
+
+def show_status(facts: dict[str, Any]) -> None:
+    """Single facts first, then a table for each list of maps."""
+    single = {key: value for key, value in facts.items() if not _is_table(value)}
+    if isinstance(single.get("uptime"), int | float):
+        single["uptime"] = tables.duration(single["uptime"])
+    tables.show_facts(single)
+    for key, value in facts.items():
+        if _is_table(value):
+            click.echo()
+            tables.show_table(key, value)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def wait_unlocked(path: Path, seconds: float) -> bool:
+    """Whether nobody holds the lock on `path` any more, waiting for it up to `seconds`.
+
+    The hub's processes hold it as long as one of them lives.  The kernel wakes us; an alarm ends
+    the wait.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        with _alarm(max(seconds, 0.001)):
+            fcntl.flock(fd, fcntl.LOCK_SH)
+    except TimeoutError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    def ring(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,75 @@
+"""Facts and tables for people: drawn by rich on a terminal, plain and tab-separated elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def terminal() -> bool:
+    """Whether a person reads what is printed."""
+    return sys.stdout.isatty()
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """One "key: value" to a line."""
+    width = max(map(len, facts), default=0) + 1
+    for key, value in facts.items():
+        label = f"{key}:"
+        click.echo(f"{label:<{width}} {cell(value)}")
+
+
+def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if terminal():
+        _draw(title, columns, rows)
+        return
+    click.echo("\t".join(columns))
+    for row in rows:
+        click.echo("\t".join(cell(row.get(column)) for column in columns))
+
+
+def _draw(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    # Here, because rich takes longer to import than most commands to run.
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
+        table.add_column(escape(column), justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(escape(cell(row.get(column))) for column in columns))
+    Console().print(table)
+
+
+def cell(value: object) -> str:
+    """A value in a word; what could steer a terminal is escaped."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell, value)) or "-"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={cell(one)}" for key, one in value.items())
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = str(value)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def duration(seconds: float) -> str:
+    """1 d 2 h 3 min 4 s, without what is zero in front."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or parts or unit == "s":
+            parts.append(f"{count} {unit}")
+    return " ".join(parts)

@@ -1,0 +1,348 @@
+"""The control socket DATA/run/control: what makes a running hub act, from the command line.
+
+Rules of this file:
+
+* One request and one reply are one line of JSON each: {"command": "stop", "now": false} and
+  {"ok": true, …} or {"ok": false, "error": "…", "exit_code": 64}.
+* The peer is the owner of the hub or root, by SO_PEERCRED: anybody else is closed upon at once.
+* The hub's half never blocks: sockets are non-blocking, lines and clients bounded, and a client
+  that does not read what it asked for is dropped.
+* A client closed by the hub's end sees it: that is how `stop` knows that the hub is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metad import limits
+from metad.errors import (
+    EX_PROTOCOL,
+    MetadError,
+    NotPermittedError,
+    OsError,
+    UnavailableError,
+)
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+_READ = 64 * limits.KIB
+_SUN_PATH = 107
+
+
+def socket_path(data: Path) -> Path:
+    return data / "run" / "control"
+
+
+# --- The hub's half -------------------------------------------------------------------------------
+
+
+class Connection:
+    """One client.  Feed it when its descriptor is readable, flush it when writable."""
+
+    def __init__(self, sock: socket.socket, uid: int) -> None:
+        self.sock = sock
+        self.uid = uid
+        self.closed = False
+        self._input = bytearray()
+        self._output = bytearray()
+        self._ending = False
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._output)
+
+    def feed(self) -> list[dict[str, Any]]:
+        """The requests that have come whole; `closed` is set when the client is done with.
+
+        A line that is no request is answered with an error and gives nothing.
+        """
+        try:
+            data = self.sock.recv(_READ)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return []
+        if self._ending:
+            return []
+        self._input += data
+        return self._requests()
+
+    def _requests(self) -> list[dict[str, Any]]:
+        *lines, rest = bytes(self._input).split(b"\n")
+        self._input = bytearray(rest)
+        requests = [request for line in lines if (request := self._request(line)) is not None]
+        if len(rest) > limits.CONTROL_REQUEST:
+            self._end("the request is too long")
+        return [] if self.closed else requests
+
+    def _request(self, line: bytes) -> dict[str, Any] | None:
+        if self._ending or self.closed:
+            return None
+        if len(line) > limits.CONTROL_REQUEST:
+            self._end("the request is too long")
+            return None
+        request = _decoded(line)
+        if request is None or not isinstance(request.get("command"), str):
+            self._end("this is no request")
+            return None
+        return request
+
+    def reply(self, reply: dict[str, Any]) -> None:
+        """Queue {"ok": true, **reply} unless it says otherwise, and send what can be sent."""
+        self._send({"ok": True} | reply)
+
+    def reply_error(self, error: MetadError) -> None:
+        """Queue a refusal; the command ends with the error's text and exit code."""
+        self._send({"ok": False, "error": str(error), "exit_code": error.exit_code})
+
+    def flush(self) -> None:
+        """Send what can be sent without waiting."""
+        while self._output and not self.closed:
+            try:
+                sent = self.sock.send(self._output)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.close()
+                return
+            del self._output[:sent]
+        if self._ending:
+            self.close()
+
+    def close(self) -> None:
+        self.closed = True
+        self.sock.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self.closed:
+            return
+        self._output += json.dumps(message).encode() + b"\n"
+        if len(self._output) > limits.CONTROL_OUTPUT:
+            self.close()
+            return
+        self.flush()
+
+    def _end(self, reason: str) -> None:
+        self._ending = True
+        self._send({"ok": False, "error": reason, "exit_code": EX_PROTOCOL})
+
+
+class ControlServer:
+    """The listening socket and its clients, for a poll loop of one thread.
+
+    Poll `filenos()` for reading and those of `writers()` for writing.  When the listener is
+    readable call `accept()`; when a client is, `feed()` of `connection(fd)`.  `sweep()` forgets
+    the closed ones, once per turn.
+    """
+
+    def __init__(self, path: Path, owner: int | None = None) -> None:
+        """Listen at `path`; a socket left by a dead hub is replaced: the caller holds DATA/lock.
+
+        `owner` is the uid that may ask, besides root; this process's unless given.
+        Raises OsError.
+        """
+        self.path = path
+        self.owner = os.geteuid() if owner is None else owner
+        self.connections: dict[int, Connection] = {}
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._listen()
+        except OSError as error:
+            self._sock.close()
+            raise OsError(f"{path}: {error.strerror or error}") from None
+
+    def _listen(self) -> None:
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        with _short(self.path) as path:
+            self._sock.bind(path)
+        self.path.chmod(0o600)
+        self._sock.setblocking(False)
+        self._sock.listen(limits.CONTROL_CLIENTS)
+
+    def fileno(self) -> int:
+        """The listener's descriptor."""
+        return self._sock.fileno()
+
+    def filenos(self) -> list[int]:
+        return [self.fileno(), *self.connections]
+
+    def writers(self) -> list[int]:
+        return [fd for fd, one in self.connections.items() if one.wants_write]
+
+    def connection(self, fd: int) -> Connection | None:
+        return self.connections.get(fd)
+
+    def accept(self) -> Connection | None:
+        """The next client; None if there is none, it may not ask, or too many are here."""
+        try:
+            sock, _ = self._sock.accept()
+        except OSError:
+            return None
+        try:
+            uid = peer_uid(sock)
+        except OSError:
+            uid = -1
+        if uid not in (0, self.owner) or len(self.connections) >= limits.CONTROL_CLIENTS:
+            sock.close()
+            return None
+        sock.setblocking(False)
+        connection = Connection(sock, uid)
+        self.connections[sock.fileno()] = connection
+        return connection
+
+    def sweep(self) -> None:
+        self.connections = {fd: one for fd, one in self.connections.items() if not one.closed}
+
+    def close(self) -> None:
+        """Close everything; the clients see it.  The path goes, so that nobody asks in vain."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self.close_descriptors()
+
+    def close_descriptors(self) -> None:
+        """For a forked child: what it inherited is closed, the hub's socket stays."""
+        for connection in self.connections.values():
+            connection.close()
+        self.connections.clear()
+        self._sock.close()
+
+
+def peer_uid(sock: socket.socket) -> int:
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(raw)[1]
+    return uid
+
+
+# --- The command's half ---------------------------------------------------------------------------
+
+
+class Client:
+    """A connection to a running hub.  Raises UnavailableError if none runs."""
+
+    def __init__(self, data: Path, timeout: float = limits.CONTROL_TIMEOUT) -> None:
+        self._timeout = timeout
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._connect(socket_path(data))
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            self._sock.close()
+            raise UnavailableError(f"no hub runs on {data}") from None
+        except PermissionError:
+            self._sock.close()
+            raise NotPermittedError(f"{data}: only its owner and root may do that") from None
+        except OSError as error:
+            self._sock.close()
+            raise UnavailableError(f"the hub on {data} does not answer: {error}") from None
+        self._input = bytearray()
+
+    def _connect(self, path: Path) -> None:
+        self._sock.settimeout(self._timeout)
+        with _short(path) as short:
+            self._sock.connect(short)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def request(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """The hub's reply.  Raises what the hub says is wrong, with its exit code."""
+        line = json.dumps({"command": command} | arguments).encode() + b"\n"
+        deadline = time.monotonic() + self._timeout
+        try:
+            self._sock.sendall(line)
+            answer = self._line(deadline)
+        except TimeoutError:
+            raise UnavailableError("the hub does not answer") from None
+        except OSError as error:
+            raise UnavailableError(f"the hub closed the connection: {error.strerror}") from None
+        reply = _decoded(answer)
+        if reply is None:
+            raise UnavailableError("the hub's answer is not to be understood")
+        if not reply.get("ok"):
+            raise _refusal(reply)
+        return reply
+
+    def wait_closed(self, seconds: float) -> bool:
+        """Whether the hub's end closed the connection within `seconds`; it does when it ends."""
+        deadline = time.monotonic() + seconds
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                self._sock.settimeout(left)
+                if not self._sock.recv(_READ):
+                    return True
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def _line(self, deadline: float) -> bytes:
+        """One line, in all by `deadline` (monotonic seconds)."""
+        while b"\n" not in self._input:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._sock.settimeout(left)
+            data = self._sock.recv(_READ)
+            if not data or len(self._input) > limits.CONTROL_REPLY:
+                raise UnavailableError("the hub closed the connection without an answer")
+            self._input += data
+        line, _, rest = bytes(self._input).partition(b"\n")
+        self._input = bytearray(rest)
+        return line
+
+
+def request(
+    data: Path, command: str, timeout: float = limits.CONTROL_TIMEOUT, **arguments: Any
+) -> dict[str, Any]:
+    """Ask the hub that lives in `data`.  Raises UnavailableError if none runs there."""
+    with Client(data, timeout) as client:
+        return client.request(command, **arguments)
+
+
+def _refusal(reply: dict[str, Any]) -> MetadError:
+    error = MetadError(str(reply.get("error", "the hub refused")))
+    code = reply.get("exit_code")
+    if isinstance(code, int) and 0 < code < 256:
+        error.exit_code = code
+    return error
+
+
+def _decoded(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """`path` in a form of at most 107 octets, which is what a socket's address holds (unix(7))."""
+    if len(os.fsencode(path)) <= _SUN_PATH:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

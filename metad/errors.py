@@ -1,0 +1,179 @@
+"""The one error tree, and the replies that its errors deserve.
+
+Rules of this file:
+
+* Every error that can reach a client carries its SMTP reply and its POP3 response.
+* `ours` says whose fault it is: True for the hub (disk, index), False for the client.
+* Every error that can end a command carries its exit code (sysexits.h).
+
+Reply codes: RFC 5321 section 4.2; enhanced codes: RFC 3463; POP3 response codes: RFC 2449
+section 8 and RFC 3206.
+"""
+
+from __future__ import annotations
+
+EX_OK = 0
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_NOINPUT = 66
+EX_NOUSER = 67
+EX_NOHOST = 68
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_OSERR = 71
+EX_OSFILE = 72
+EX_CANTCREAT = 73
+EX_IOERR = 74
+EX_TEMPFAIL = 75
+EX_PROTOCOL = 76
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+class Reply:
+    """One SMTP reply of one line, encoded once: `wire` is what goes to the socket."""
+
+    __slots__ = ("code", "enhanced", "text", "wire")
+
+    def __init__(self, code: int, enhanced: str, text: str) -> None:
+        self.code = code
+        self.enhanced = enhanced
+        self.text = text
+        middle = f"{enhanced} " if enhanced else ""
+        self.wire = f"{code} {middle}{text}\r\n".encode("utf-8", "replace")
+
+    @property
+    def ok(self) -> bool:
+        return self.code < 400
+
+    def __repr__(self) -> str:
+        return f"Reply({self.wire[:-2].decode('utf-8', 'replace')!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reply) and other.wire == self.wire
+
+    def __hash__(self) -> int:
+        return hash(self.wire)
+
+
+class MetadError(Exception):
+    """The root.  `str()` is one line for a log or a terminal."""
+
+    exit_code = EX_SOFTWARE
+    ours = True
+
+
+class UsageError(MetadError):
+    exit_code = EX_USAGE
+    ours = False
+
+
+class ConfigError(MetadError):
+    """A bad configuration: names file, key and reason."""
+
+    exit_code = EX_CONFIG
+    ours = False
+
+
+class DataError(MetadError):
+    """Stored or given data is not what it should be (exit 65)."""
+
+    exit_code = EX_DATAERR
+
+
+class NotPermittedError(MetadError):
+    exit_code = EX_NOPERM
+    ours = False
+
+
+class UnavailableError(MetadError):
+    """A service is not there: no hub runs, or one runs already (exit 69)."""
+
+    exit_code = EX_UNAVAILABLE
+
+
+class OsError(MetadError):
+    """The system refused something that a command needs (exit 71)."""
+
+    exit_code = EX_OSERR
+
+
+class CannotCreateError(MetadError):
+    exit_code = EX_CANTCREAT
+
+
+class NoSuchUserError(MetadError):
+    exit_code = EX_NOUSER
+    ours = False
+
+
+class RefusedError(MetadError):
+    """A command or message is refused; the session goes on.
+
+    `smtp` is the reply in an SMTP session, `pop3` the text after `-ERR ` in a POP3 one.
+    """
+
+    smtp = Reply(451, "4.3.0", "Temporary failure")
+    pop3 = "[SYS/TEMP] temporary failure"
+    exit_code = EX_TEMPFAIL
+
+
+class UnknownUserError(RefusedError):
+    smtp = Reply(550, "5.1.1", "User unknown")
+    ours = False
+
+
+class ForeignDomainError(RefusedError):
+    smtp = Reply(550, "5.7.1", "Relay access denied")
+    ours = False
+
+
+class DisabledUserError(RefusedError):
+    smtp = Reply(550, "5.2.1", "Mailbox disabled")
+    ours = False
+
+
+class MessageTooLargeError(RefusedError):
+    smtp = Reply(552, "5.3.4", "Message size exceeds fixed limit")
+    ours = False
+
+
+class OverQuotaError(RefusedError):
+    smtp = Reply(452, "4.2.2", "Mailbox full")
+    ours = False
+
+
+class MailLoopError(RefusedError):
+    smtp = Reply(554, "5.4.6", "Too many hops")
+    ours = False
+
+
+class NoSpaceError(RefusedError):
+    """No room for new mail; what is stored is still served."""
+
+    smtp = Reply(452, "4.3.1", "Insufficient system storage")
+    pop3 = "[SYS/TEMP] insufficient storage"
+
+
+class SyncFailedError(RefusedError):
+    """A write or sync failed: the message is not ours, the client must send it again."""
+
+    smtp = Reply(451, "4.3.0", "Could not make the message durable, try again")
+    pop3 = "[SYS/TEMP] could not make the deletions durable"
+
+
+class DrainingError(RefusedError):
+    smtp = Reply(421, "4.3.2", "Service shutting down")
+    pop3 = "[SYS/TEMP] service shutting down"
+
+
+class MailboxInUseError(RefusedError):
+    pop3 = "[IN-USE] mailbox is open in another session"
+    ours = False
+
+
+class DamagedError(RefusedError):
+    """A stored message does not verify: set aside and reported, never handed out."""
+
+    pop3 = "[SYS/PERM] this message is damaged in the store"
+    exit_code = EX_DATAERR

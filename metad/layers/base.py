@@ -1,0 +1,159 @@
+"""The interface of a back end ("layer"), the paper's section 8.
+
+A worker has one layer.  Everything is called on the worker's loop unless it says otherwise, and
+must not block there.
+
+    verdict -> begin, write ..., commit (done called later) or abort        mail in
+    open_mailbox -> Maildrop: fetch ..., delete, close                      mail out
+
+Rules of this file:
+
+* `done(None)` promises what a 250 promises: durable, as the layer understands it.
+* An error given to `done`, or raised, is a RefusedError: it carries the reply.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from metad.config import StoreConfig
+from metad.errors import RefusedError
+from metad.osio import Buffer
+from metad.shm import ProcessRow, SharedArea
+from metad.store.commit import Loop
+from metad.store.table import Semaphore
+
+Done = Callable[[RefusedError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContext:
+    """What the hub gives to the layer of a worker, after the fork."""
+
+    data: Path
+    settings: StoreConfig
+    area: SharedArea
+    semaphore: Semaphore
+    row: ProcessRow
+    loop: Loop
+    report: Callable[[str], None]
+
+
+class Recipient(NamedTuple):
+    """A mailbox, and the address as it was given in RCPT."""
+
+    mailbox: int
+    address: str
+
+
+class Envelope(NamedTuple):
+    """What comes with a message.
+
+    `trace` is put in front of the body; `octets` counts the body with the dots unstuffed and
+    without the final dot line, `stuffed` the dots that it carries doubled.
+    """
+
+    id: bytes
+    client: str
+    helo: str
+    sender: str
+    recipients: tuple[Recipient, ...]
+    trace: bytes
+    octets: int
+    stuffed: int
+
+
+class Incoming(ABC):
+    """One message on its way in.  Either `commit` or `abort` ends it."""
+
+    @abstractmethod
+    def write(self, chunk: bytes) -> None:
+        """Take octets of the body in wire format, the final dot line included at the end.
+
+        Raises RefusedError; then `abort` is still called.
+        """
+
+    @abstractmethod
+    def commit(self, envelope: Envelope, done: Done) -> None:
+        """Keep the message; `done` is called on the loop, at once or later."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Forget the message."""
+
+
+class Maildrop(ABC):
+    """A mailbox open in one session: a frozen listing, messages numbered from 1."""
+
+    @property
+    @abstractmethod
+    def octets(self) -> int:
+        """The sum of all sizes."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def size(self, number: int, /) -> int:
+        """Octets of a message as RFC 1939 section 11 counts."""
+
+    @abstractmethod
+    def uid(self, number: int, /) -> str:
+        """The unique-id listing of a message."""
+
+    @abstractmethod
+    def fetch(self, number: int, *, wait: bool) -> Sequence[Buffer] | None:
+        """A message as RETR sends it, with its final dot line.
+
+        None: not without waiting for a disk, or too large for memory.  With `wait` it is called
+        off the loop, and None says: use `stream`.  Raises RefusedError.
+        """
+
+    @abstractmethod
+    def stream(self, number: int) -> Iterator[Buffer]:
+        """The same in pieces.  Called off the loop.  Raises RefusedError before the first piece."""
+
+    @abstractmethod
+    def delete(self, numbers: Sequence[int], done: Done) -> None:
+        """Remove messages for good; `done` once that is durable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the mailbox free for the next session.  Idempotent."""
+
+
+class Layer(ABC):
+    """A back end as one worker has it."""
+
+    name: str
+
+    @abstractmethod
+    def start(self, context: LayerContext) -> None:
+        """Open what is needed.  After the fork; may block.  Raises MetadError, OSError."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Close everything, when no session is left.  May block."""
+
+    @abstractmethod
+    def next_id(self) -> bytes:
+        """A new message id, 16 octets, greater than those before."""
+
+    @abstractmethod
+    def verdict(self, mailbox: int, size: int) -> None:
+        """Raise RefusedError if a message of `size` octets (0: unknown) is not taken for it."""
+
+    @abstractmethod
+    def begin(self) -> Incoming:
+        """A message begins to arrive.  Raises RefusedError."""
+
+    @abstractmethod
+    def open_mailbox(self, mailbox: int) -> Maildrop:
+        """Open a mailbox for one session.  Raises MailboxInUseError, RefusedError."""
+
+    def tick(self) -> None:  # noqa: B027 - most layers have nothing to do
+        """Called about once a second."""

@@ -1,0 +1,249 @@
+"""The log layer: the store of fixed-size logs, as one worker uses it.
+
+Here the store meets the protocol: what RETR sends in front of the stored octets (Return-Path and
+Delivered-To, from the envelope), and so the exact size that LIST shows.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import lmdb
+
+from metad.errors import MailboxInUseError, NoSpaceError, RefusedError
+from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
+from metad.layers.spool import Budget, Spool, SpooledBody
+from metad.osio import Buffer, Osio
+from metad.protocol.trace import delivered_to, return_path
+from metad.store import record
+from metad.store.commit import Append, Committer, MemoryBody
+from metad.store.identity import open_store
+from metad.store.ids import ID_SIZE, HubClock, IdMaker
+from metad.store.index import LISTING_ENTRY, Index, LogCounts
+from metad.store.locks import MailboxLocks
+from metad.store.reader import BUFFER, Reader
+from metad.store.source import LogSettings, LogSource
+from metad.store.table import LogTable
+
+_ENTRY = LISTING_ENTRY.size
+_OCTETS = struct.Struct(">I")
+DELETIONS_PER_RECORD = 250
+READER_CHECK_TICKS = 60
+
+
+class LogLayer(Layer):
+    """The store of one worker: its log, its view of the index, its mailbox locks."""
+
+    name = "log"
+
+    def start(self, context: LayerContext) -> None:
+        settings = context.settings
+        self.osio = Osio()
+        self.row = context.row
+        self.store = open_store(self.osio, context.data)
+        self.clock = HubClock(self.osio, context.area.clock_offset)
+        self.table = LogTable(context.area, context.semaphore, context.row)
+        self.index = Index(self.store.index)
+        self.index.reader_check()
+        self.reader = Reader(self.osio, self.store, self.index)
+        self.locks = MailboxLocks(self.osio, self.store.locks)
+        self.ids = IdMaker(self.clock, self.store.node)
+        self.budget = Budget()
+        self.source = LogSource(
+            self.osio,
+            self.store,
+            self.table,
+            LogSettings(settings.log_size, settings.align, settings.sync),
+            self.clock,
+            context.report,
+        )
+        self.source.start()
+        self.committer = Committer(context.loop, self.source, self.index, self._publish)
+        self.ids.start_life(self.committer.open_first().life)
+        self._ticks = 0
+
+    def stop(self) -> None:
+        self.source.stop(self.committer.stop())
+        self.reader.close()
+        self.locks.close()
+        self.index.close()
+
+    def tick(self) -> None:
+        self._ticks += 1
+        self.committer.catch_up()
+        if self._ticks % READER_CHECK_TICKS == 0:
+            self.index.reader_check()
+
+    def _publish(self, rows: dict[int, LogCounts]) -> None:
+        """Show the counts that a transaction made; the index's write lock is held."""
+        for number, counts in rows.items():
+            self.table.set_live(number, counts.live_messages, counts.live_octets)
+        writer = self.committer.writer
+        if writer is not None:
+            self.table.set_tail(writer.number, writer.end)
+
+    # -- mail in
+
+    def next_id(self) -> bytes:
+        return self.ids.next()
+
+    def verdict(self, mailbox: int, size: int) -> None:
+        if not self.committer.accepts:
+            raise NoSpaceError
+
+    def begin(self) -> Incoming:
+        if not self.committer.accepts:
+            raise NoSpaceError
+        return LogIncoming(self)
+
+    # -- mail out
+
+    def open_mailbox(self, mailbox: int) -> Maildrop:
+        if self.committer.behind:
+            raise RefusedError("the index is behind the log")
+        if not self.locks.acquire(mailbox):
+            raise MailboxInUseError
+        try:
+            return LogMaildrop(self, mailbox, self.index.listing(mailbox))
+        except lmdb.Error as error:
+            self.locks.release(mailbox)
+            raise RefusedError(f"index: {error}") from error
+
+
+class LogIncoming(Incoming):
+    """A message for the log: kept aside until it is complete."""
+
+    __slots__ = ("_done", "_layer", "_spool")
+
+    def __init__(self, layer: LogLayer) -> None:
+        self._layer = layer
+        self._spool = Spool(layer.osio, layer.store.spool, layer.budget)
+
+    def write(self, chunk: bytes) -> None:
+        try:
+            self._spool.write(chunk)
+        except OSError as error:
+            raise NoSpaceError(f"spool: {error}") from error
+
+    def commit(self, envelope: Envelope, done: Done) -> None:
+        layer = self._layer
+        sender = envelope.sender.encode()
+        in_front = len(return_path(envelope.sender)) + len(envelope.trace) + envelope.octets
+        recipients = []
+        for mailbox, address in envelope.recipients:
+            octets = in_front + len(delivered_to(address))
+            recipients.append(record.Recipient(mailbox, address.encode(), octets))
+        kept = record.Envelope(
+            int.from_bytes(envelope.id[:8], "big"),
+            envelope.client,
+            envelope.helo.encode(),
+            sender,
+            tuple(recipients),
+            envelope.stuffed,
+        )
+        spool = self._spool
+        body = (
+            MemoryBody([envelope.trace, *spool.parts])
+            if spool.in_memory
+            else SpooledBody(envelope.trace, spool)
+        )
+        self._done = done
+        item = Append(envelope.id, record.pack_envelope(kept), body, self._finish)
+        item.recipients = kept.recipients
+        layer.committer.submit(item)
+
+    def _finish(self, error: RefusedError | None) -> None:
+        self._spool.close()
+        self._done(error)
+
+    def abort(self) -> None:
+        self._spool.close()
+
+
+class LogMaildrop(Maildrop):
+    """A mailbox of the log store: a packed copy of its listing, and the lock."""
+
+    __slots__ = ("_closed", "_layer", "_listing", "_mailbox", "_octets")
+    _layer: LogLayer
+    _listing: bytes
+
+    def __init__(self, layer: LogLayer, mailbox: int, listing: bytes) -> None:
+        self._layer = layer
+        self._mailbox = mailbox
+        self._listing = listing
+        self._octets = sum(octets for _, octets in LISTING_ENTRY.iter_unpack(listing))
+        self._closed = False
+
+    @property
+    def octets(self) -> int:
+        return self._octets
+
+    def __len__(self) -> int:
+        return len(self._listing) // _ENTRY
+
+    def size(self, number: int, /) -> int:
+        at = number * _ENTRY
+        octets: int = _OCTETS.unpack_from(self._listing, at - 4)[0]
+        return octets
+
+    def uid(self, number: int, /) -> str:
+        return self._id(number).hex()
+
+    def _id(self, number: int) -> bytes:
+        at = (number - 1) * _ENTRY
+        return self._listing[at : at + ID_SIZE]
+
+    def fetch(self, number: int, *, wait: bool) -> Sequence[Buffer] | None:
+        if self.size(number) > BUFFER:
+            return None
+        stored = self._layer.reader.read(self._id(number), wait=wait)
+        if stored is None:
+            return None
+        return [self._in_front(stored.envelope), stored.body]
+
+    def stream(self, number: int) -> Iterator[Buffer]:
+        for piece in self._layer.reader.stream(self._id(number)):
+            yield piece if isinstance(piece, bytes) else self._in_front(piece.envelope)
+
+    def _in_front(self, envelope: record.Envelope) -> bytes:
+        """Return-Path and Delivered-To for this mailbox."""
+        mailbox = self._mailbox
+        for its, address, _ in envelope.recipients:
+            if its == mailbox:
+                return return_path(envelope.sender.decode()) + delivered_to(address.decode())
+        raise RefusedError("the message is not for this mailbox")
+
+    def delete(self, numbers: Sequence[int], done: Done) -> None:
+        """One deletion record per 250 ids; `done` after the last, with the first error."""
+        groups = [
+            numbers[at : at + DELETIONS_PER_RECORD]
+            for at in range(0, len(numbers), DELETIONS_PER_RECORD)
+        ]
+        waiting = len(groups)
+        failed: RefusedError | None = None
+
+        def one_done(error: RefusedError | None) -> None:
+            nonlocal waiting, failed
+            waiting -= 1
+            failed = failed or error
+            if not waiting:
+                done(failed)
+
+        if not groups:
+            done(None)
+        for group in groups:
+            ids = b"".join([self._id(number) for number in group])
+            self._submit(record.Deletion(self._mailbox, ids), one_done)
+
+    def _submit(self, deletion: record.Deletion, done: Done) -> None:
+        layer = self._layer
+        packed = record.pack_deletion(deletion.mailbox)
+        item = Append(layer.next_id(), packed, MemoryBody([deletion.ids]), done)
+        item.deletion = deletion
+        layer.committer.submit(item)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._layer.locks.release(self._mailbox)

@@ -1,0 +1,74 @@
+"""The null layer: takes and forgets (the paper's "nowrite"), to measure all but the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from metad.errors import RefusedError
+from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
+from metad.osio import Buffer, Osio
+from metad.store.ids import HubClock, IdMaker
+
+
+class NullIncoming(Incoming):
+    def write(self, chunk: bytes) -> None:
+        pass
+
+    def commit(self, envelope: Envelope, done: Done) -> None:
+        done(None)
+
+    def abort(self) -> None:
+        pass
+
+
+class NullMaildrop(Maildrop):
+    """An empty mailbox."""
+
+    octets = 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def size(self, number: int, /) -> int:
+        raise RefusedError(f"no message {number}")
+
+    def uid(self, number: int, /) -> str:
+        raise RefusedError(f"no message {number}")
+
+    def fetch(self, number: int, *, wait: bool) -> Sequence[Buffer] | None:
+        raise RefusedError(f"no message {number}")
+
+    def stream(self, number: int) -> Iterator[Buffer]:
+        raise RefusedError(f"no message {number}")
+
+    def delete(self, numbers: Sequence[int], done: Done) -> None:
+        done(None)
+
+    def close(self) -> None:
+        pass
+
+
+class NullLayer(Layer):
+    """Every message is accepted and dropped; every mailbox is empty."""
+
+    name = "null"
+
+    def start(self, context: LayerContext) -> None:
+        self._ids = IdMaker(HubClock(Osio(), context.area.clock_offset), context.row.index)
+        self._incoming = NullIncoming()
+        context.report("warning: layer null: every message is accepted and thrown away")
+
+    def stop(self) -> None:
+        pass
+
+    def next_id(self) -> bytes:
+        return self._ids.next()
+
+    def verdict(self, mailbox: int, size: int) -> None:
+        pass
+
+    def begin(self) -> Incoming:
+        return self._incoming
+
+    def open_mailbox(self, mailbox: int) -> Maildrop:
+        return NullMaildrop()

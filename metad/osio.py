@@ -1,0 +1,124 @@
+"""The one door to files, synchronisation and clocks.
+
+Rules of this file:
+
+* The store touches the operating system through an `Osio` and nothing else, so that a test can
+  slip in one that records, fails, tears, or lies about the time.
+* Nothing here retries.  A short write is reported as it is: the caller knows what it means.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Osio:
+    """The real operating system.  Every method raises OSError as the system call does."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        return os.pread(fd, count, offset)
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
+        """Octets read.  With RWF_NOWAIT: BlockingIOError when the disk would have to be asked."""
+        return os.preadv(fd, buffers, offset, flags)
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        return os.pwritev(fd, buffers, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def fsync_directory(self, path: str) -> None:
+        """Make creations, renames and removals in `path` durable."""
+        fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.fsync(fd)
+        finally:
+            self.close(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Reserve `size` octets, so that a full disk is met here and not at an append."""
+        os.posix_fallocate(fd, 0, size)
+
+    def rename(self, old: str, new: str) -> None:
+        os.replace(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: str, mode: int = 0o700) -> None:
+        os.mkdir(path, mode)
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def stat(self, path: str) -> os.stat_result:
+        return os.stat(path)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def free_space(self, path: str) -> int:
+        """Octets that an unprivileged process may still use on the file system of `path`."""
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_frsize
+
+    def try_lock(self, fd: int, *, shared: bool = False) -> bool:
+        """flock without waiting; True if held now.  The lock dies with the open description."""
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self, fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+
+def write_file(osio: Osio, path: str, data: bytes, mode: int = 0o600) -> None:
+    """Replace the file `path` by `data`, durably and at once: written aside, synced, renamed.
+
+    Raises OSError; then `path` is as it was.
+    """
+    aside = f"{path}.new"
+    fd = osio.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        if osio.pwrite(fd, data, 0) != len(data):
+            raise OSError(f"short write to {aside}")
+        osio.fsync(fd)
+    finally:
+        osio.close(fd)
+    osio.rename(aside, path)
+    osio.fsync_directory(os.path.dirname(path) or ".")
+
+
+def read_file(osio: Osio, path: str, limit: int = 1 << 20) -> bytes:
+    """The whole of a small file.  Raises OSError."""
+    fd = osio.open(path, os.O_RDONLY)
+    try:
+        return osio.pread(fd, limit, 0)
+    finally:
+        osio.close(fd)

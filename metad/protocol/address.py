@@ -1,0 +1,141 @@
+"""Mail addresses: RFC 5321 section 4.1.2 with the UTF-8 of RFC 6531 section 3.3.
+
+Rules of this file:
+
+* Text in, text out; decoding the octets is the caller's.
+* No address that passes here holds a control character, a line end, or a blank outside quotes,
+  so it can stand in a header as it is.
+* Whether an address exists is not asked here, only whether it can.
+
+Limits, in octets of UTF-8.  RFC 5321 section 4.5.3.1 asks for 64 and 255 at least; bounce
+addresses of mailing lists (VERP, SRS) are known to go well beyond 64 in the local part, and
+Postfix takes them.  Together they stay below the 511 octets of an LMDB key.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final, NamedTuple
+
+LOCAL_LIMIT: Final = 192
+DOMAIN_LIMIT: Final = 255
+LABEL_LIMIT: Final = 63  # RFC 1035 section 2.3.4
+
+# A quick way for nearly all there are: plain ASCII, no quotes, no literal.
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_PLAIN: Final = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)")
+
+# The whole grammar.  Above U+007F everything is let through here and looked at afterwards.
+_DOT_STRING: Final = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010FFFF-]+"
+    r"(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010FFFF-]+)*"
+)
+_QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~\x80-\U0010FFFF]|\\[ -~])*)"')
+_U_LABEL: Final = re.compile(
+    r"[A-Za-z0-9_\x80-\U0010FFFF](?:[A-Za-z0-9_\x80-\U0010FFFF-]*[A-Za-z0-9_\x80-\U0010FFFF])?"
+)
+_LITERAL: Final = re.compile(r"\[(?:[0-9.]+|[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+)\]")
+_ESCAPE: Final = re.compile(r"\\(.)")
+_JOINERS: Final = str.maketrans("", "", "\u200c\u200d")  # parts of words in some scripts
+
+
+class AddressError(ValueError):
+    """Not an address; `str()` says why, without repeating it."""
+
+
+class Mailbox(NamedTuple):
+    """Both parts as given, but `local` without its quotes and escapes."""
+
+    local: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"{quote_local(self.local)}@{self.domain}"
+
+
+def parse_mailbox(text: str) -> Mailbox:
+    """`local@domain`; raises AddressError."""
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        local, domain = plain.groups()
+    else:
+        quoted = _QUOTED.match(text)
+        end = quoted.end() if quoted else text.rfind("@")
+        if end < 0 or text[end : end + 1] != "@":
+            raise AddressError("an address is a local part, @ and a domain")
+        local, domain = parse_local(text[:end]), text[end + 1 :]
+        _check_domain(domain)
+    _check_length(local, LOCAL_LIMIT, "local part")
+    _check_length(domain, DOMAIN_LIMIT, "domain")
+    return Mailbox(local, domain)
+
+
+def parse_local(text: str) -> str:
+    """A local part alone, without its quotes; raises AddressError."""
+    if _DOT_STRING.fullmatch(text):
+        local = text
+    else:
+        quoted = _QUOTED.fullmatch(text)
+        if quoted is None:
+            raise AddressError("bad local part")
+        local = _ESCAPE.sub(r"\1", quoted[1])
+    _check_unicode(local)
+    _check_length(local, LOCAL_LIMIT, "local part")
+    return local
+
+
+def quote_local(local: str) -> str:
+    """The local part as it is written, in quotes only if it needs them."""
+    if _DOT_STRING.fullmatch(local):
+        return local
+    escaped = local.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def fold(text: str) -> str:
+    """The one spelling under which an address is looked up; raises AddressError.
+
+    Both parts in lower case and Unicode's NFC, quotes and escapes only where they are needed:
+    `"Jo.Doe"@Example.ORG` is `jo.doe@example.org`.
+    """
+    if _PLAIN.fullmatch(text):
+        folded = text.lower()
+        if len(folded) <= LOCAL_LIMIT:  # so both parts are in their limits
+            return folded
+    local, domain = parse_mailbox(text)
+    mailbox = Mailbox(_fold_part(local), _fold_part(domain))
+    _check_length(mailbox.local, LOCAL_LIMIT, "local part")
+    _check_length(mailbox.domain, DOMAIN_LIMIT, "domain")
+    return str(mailbox)
+
+
+def _fold_part(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+def _check_domain(domain: str) -> None:
+    if domain.startswith("["):
+        if not _LITERAL.fullmatch(domain):
+            raise AddressError("bad address literal")
+        return
+    for label in domain.split("."):
+        if not _U_LABEL.fullmatch(label):
+            raise AddressError("bad domain")
+        _check_length(label, LABEL_LIMIT if label.isascii() else DOMAIN_LIMIT, "domain label")
+    _check_unicode(domain)
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse controls, odd blanks, line and paragraph separators, lone surrogates and such."""
+    if not (text.isascii() or text.translate(_JOINERS).isprintable()):
+        raise AddressError("a character that no address can have")
+
+
+def _check_length(text: str, limit: int, what: str) -> None:
+    # A character is at most four octets: most are short enough whatever they hold.
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        raise AddressError(f"{what} too long (over {limit} octets)")

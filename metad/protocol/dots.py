@@ -1,0 +1,143 @@
+"""Message bodies on the wire: where they end, what they count, how dots are stuffed.
+
+Rules of this file:
+
+* Everything takes a message in pieces of any size and gives the same result for every cut.
+  At most four octets are held back or remembered, and no octet is looked at by Python code:
+  only find, count and replace over whole pieces.
+* Only CR LF . CR LF ends a message (RFC 5321 section 4.1.1.4).
+* "Wire octets" are those of RFC 5321 section 4.5.2 and RFC 1939 section 3: a dot stands in
+  front of every line that begins with one, and the message ends in a line of a single dot.
+
+A message begins right behind the CR LF of a command line, so for all of these it begins at
+the start of a line: an empty one is the final dot line alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+END_LINE: Final = b".\r\n"
+TERMINATOR: Final = b"\r\n.\r\n"
+_CRLF: Final = b"\r\n"
+
+
+class EndFinder:
+    """Finds the final dot line of a message that comes in pieces."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = _CRLF  # up to four octets before the next piece
+
+    def find(self, data: bytes, start: int) -> int:
+        """Search the piece `data[start:]`: the offset behind the final dot line, or -1."""
+        tail = self._tail
+        seam = tail + data[start : start + 4]
+        at = seam.find(TERMINATOR)
+        if at >= 0:
+            return start + at + 5 - len(tail)
+        at = data.find(TERMINATOR, start)
+        if at >= 0:
+            return at + 5
+        self._tail = (tail + data[max(start, len(data) - 4) :])[-4:]
+        return -1
+
+
+class Counter:
+    """Counts wire octets of one message, fed in pieces.
+
+    `octets`: all.  `dots`: lines that begin with a dot, the final one too once it is fed.
+    """
+
+    __slots__ = ("_bare_cr", "_bare_lf", "_nul", "_tail", "dots", "octets")
+
+    def __init__(self) -> None:
+        self.octets = 0
+        self.dots = 0
+        self._bare_cr = 0
+        self._bare_lf = 0
+        self._nul = False
+        self._tail = _CRLF  # the last two octets
+
+    def feed(self, piece: bytes) -> None:
+        if not piece:
+            return
+        tail = self._tail
+        seam = tail + piece[:2]
+        pairs = piece.count(_CRLF) + (seam[1:3] == _CRLF)
+        self._bare_cr += piece.count(b"\r") - pairs
+        self._bare_lf += piece.count(b"\n") - pairs
+        self._nul = self._nul or 0 in piece
+        self.dots += piece.count(b"\r\n.") + seam.count(b"\r\n.")
+        self.octets += len(piece)
+        self._tail = (tail + piece[-2:])[-2:]
+
+    @property
+    def fault(self) -> str | None:
+        """Which octet makes the message a bad one, if any: a bare LF, a bare CR, a NUL.
+
+        A CR that is the last octet so far is not yet a bare one.
+        """
+        if self._bare_lf:
+            return "<LF>"
+        if self._bare_cr - (self._tail[1:] == b"\r"):
+            return "<CR>"
+        return "<NUL>" if self._nul else None
+
+    @property
+    def at_line_start(self) -> bool:
+        return self._tail == _CRLF
+
+
+class Stuffer:
+    """Stuffs dots into octets that come without (BDAT, RFC 3030)."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = _CRLF
+
+    def feed(self, piece: bytes) -> bytes:
+        tail = self._tail
+        text = tail + piece
+        self._tail = text[-2:]
+        # The tail is shorter than what is replaced, so that itself never changes.
+        return text.replace(b"\r\n.", b"\r\n..")[len(tail) :]
+
+
+class Repairer:
+    """Makes CR LF of every bare CR and bare LF.
+
+    `double_lone_dots`: a line of a single dot, which only such a repair can have made, gets a
+    second dot, lest it end the message where the sender did not.  Feed it what stands before
+    the final dot line only.
+    """
+
+    __slots__ = ("_at_line_start", "_double", "_held")
+
+    _LONE_DOT: Final = re.compile(rb"(?<=\n)\.(?=\r\n)")
+
+    def __init__(self, *, double_lone_dots: bool) -> None:
+        self._double = double_lone_dots
+        self._held = b""  # a dot or CR whose meaning the next octet decides
+        self._at_line_start = True
+
+    def feed(self, piece: bytes, *, final: bool = False) -> bytes:
+        """The repaired octets; `final`: there are no more, hold nothing back."""
+        text = self._held + piece
+        self._held = b""
+        if not final:
+            keep = 2 if text.endswith(b".\r") else int(text.endswith((b".", b"\r")))
+            self._held = text[len(text) - keep :]
+            text = text[: len(text) - keep]
+        if not text:
+            return text
+        text = text.replace(_CRLF, b"\n").replace(b"\r", b"\n").replace(b"\n", _CRLF)
+        if self._double:
+            before = b"\n" if self._at_line_start else b" "
+            doubled = self._LONE_DOT.sub(b"..", before + text)
+            self._at_line_start = text.endswith(b"\n")
+            return doubled[1:]
+        return text

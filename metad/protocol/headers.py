@@ -1,0 +1,68 @@
+"""What the hub wants to know of a message's header, found while it passes.
+
+Rules of this file:
+
+* The same result for every cut; what is remembered is bounded.
+* Wire octets are looked at as they are: a stuffed dot cannot make or break a field name that
+  matters here.
+
+The first line (RFC 5322 section 2.2) says whether a trace header can be put right before it;
+the number of Received: fields says whether the message goes in circles (RFC 5321 section 6.3).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# RFC 5322 section 2.1.1: a line has at most 998 octets, so a field name has fewer.
+_FIRST_LIMIT: Final = 1_000
+_END: Final = b"\r\n\r\n"
+_RECEIVED: Final = b"\r\nreceived:"
+
+# RFC 5322 section 2.2 (name), section 4.5.3 (blanks before the colon); or the empty line.
+_FIELD: Final = re.compile(rb"[!-9;-~]++[ \t]*+:|\r\n")
+_UNDECIDED: Final = re.compile(rb"[!-9;-~]*+[ \t]*+|\r")
+
+
+def starts_with_header(body: bytes) -> bool:
+    """Whether the first line of a whole message is a header field or the empty line."""
+    return _FIELD.match(body, 0, _FIRST_LIMIT) is not None
+
+
+def count_received(body: bytes) -> int:
+    """How many Received: fields the header of a whole message has."""
+    if body.startswith(b"\r\n"):
+        return 0
+    end = body.find(_END)
+    header = (body[:end] if end >= 0 else body).lower()
+    return header.count(_RECEIVED) + header.startswith(b"received:")
+
+
+class HeaderScanner:
+    """Both of the above for a message that comes in pieces."""
+
+    __slots__ = ("_done", "_first", "_tail", "received")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._first = b""
+        self._tail = b"\r\n"  # the last octets, fewer than a pattern has
+        self._done = False  # the header has ended
+
+    def feed(self, piece: bytes) -> None:
+        if self._done:
+            return
+        room = _FIRST_LIMIT - len(self._first)
+        if room and _UNDECIDED.fullmatch(self._first):
+            self._first += piece[:room]
+        text = self._tail + piece
+        end = text.find(_END)
+        self._done = end >= 0
+        header = (text[:end] if self._done else text).lower()
+        self.received += header.count(_RECEIVED)
+        self._tail = text[1 - len(_RECEIVED) :]
+
+    @property
+    def starts_with_header(self) -> bool:
+        return starts_with_header(self._first)

@@ -1,0 +1,92 @@
+"""Command lines out of a stream of octets, bounded, O(n) however it is cut.
+
+Rules of this file:
+
+* A line is given out without its CR LF; what is no good line raises, once, and is skipped.
+* Where the search for a line end stopped is remembered; of a line that is too long no more is
+  kept than a good one could have.
+
+A line ends at LF.  One that ends in a bare LF is refused at once (RFC 1939 section 3 wants
+CR LF) instead of waiting for a CR LF that such a client never sends; there are as many refusals
+as servers that take LF for a line end would give replies.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# A line that is too long is read to its end and answered, unless it is endless.
+DISCARD_LIMIT: Final = 65_536
+_CR: Final = 13
+
+
+class LineError(ValueError):
+    """No good line; the next one may be.  `str()` is the text after `-ERR `."""
+
+
+class EndlessLineError(LineError):
+    """More octets than any client means; the stream is not worth reading on."""
+
+
+class LineReader:
+    """`feed` what came, then `next_line` until it is None."""
+
+    __slots__ = ("_discarded", "_input", "_position", "_searched")
+
+    def __init__(self) -> None:
+        self._input = b""
+        self._position = 0  # where the next line begins in _input
+        self._searched = 0  # up to where _input holds no line end
+        self._discarded = 0  # octets of the present line already thrown away
+
+    @property
+    def buffered(self) -> int:
+        """Octets fed and not yet given out."""
+        return len(self._input) - self._position
+
+    def feed(self, data: bytes) -> None:
+        position = self._position
+        if position == len(self._input):
+            self._input = data
+            self._searched = 0
+        else:
+            self._input = self._input[position:] + data
+            self._searched -= position
+        self._position = 0
+
+    def clear(self) -> None:
+        self._input = b""
+        self._position = self._searched = self._discarded = 0
+
+    def next_line(self, limit: int) -> bytes | None:
+        """The next line; None: more is needed.  `limit`: octets with the CR LF."""
+        start = self._position
+        end = self._input.find(b"\n", self._searched)
+        if end < 0:
+            self._need_more(limit)
+            return None
+        self._position = self._searched = end + 1
+        length = self._discarded + end + 1 - start
+        self._discarded = 0
+        if length > limit:
+            raise _too_long(length)
+        if end == start or self._input[end - 1] != _CR:
+            raise LineError("a line must end in CR LF")
+        line = self._input[start : end - 1]
+        if b"\0" in line or b"\r" in line:
+            raise LineError("a line with a NUL or bare CR")
+        return line
+
+    def _need_more(self, limit: int) -> None:
+        self._searched = len(self._input)
+        if self.buffered > limit:
+            self._discarded += self.buffered
+            self._position = self._searched
+        length = self._discarded + self.buffered
+        if length > DISCARD_LIMIT:
+            raise _too_long(length)
+
+
+def _too_long(length: int) -> LineError:
+    kind = EndlessLineError if length > DISCARD_LIMIT else LineError
+    return kind("line too long")

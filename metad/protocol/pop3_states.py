@@ -1,0 +1,187 @@
+"""The tables of POP3: states, commands, what an argument may be, what is announced.
+
+Rules of this file:
+
+* Data and pure functions only; `pop3.Pop3` is the machine that walks these tables.
+* A command that is not in the table of its state does not exist there.  Each has a *check*
+  (what its argument must be: parses it, or raises ArgumentError) and a *proceed* (the method
+  of Pop3 that does it, given what the check returned).
+* New commands (STLS, UTF8, LANG) are a row here and a method there.
+
+RFC 1939 (commands), RFC 2449 (CAPA, RESP-CODES), RFC 3206 (AUTH-RESP-CODE), RFC 5034 (AUTH).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from metad.limits import POP3_COMMAND_LINE as COMMAND_LIMIT
+
+__all__ = ["COMMANDS", "COMMAND_LIMIT", "Pop3Settings", "State", "capabilities"]
+
+# RFC 4954 section 4: "12288 octets is considered to be sufficient" for a SASL response line;
+# RFC 5034 section 4 frees such lines from the limit of commands without naming another.
+RESPONSE_LIMIT: Final = 12_288
+# Answers queued before the machine stops to be emptied: else 10,000 pipelined LISTs of a full
+# maildrop, 60 kB of input, would ask for gigabytes at once.
+OUTPUT_LIMIT: Final = 262_144
+# Ten digits hold any message number or line count that RFC 1939 clients can mean.
+_DIGITS: Final = 10
+
+
+class State(enum.Enum):
+    """RFC 1939 section 3; CHALLENGE is AUTHORIZATION while a SASL response is expected."""
+
+    AUTHORIZATION = enum.auto()
+    CHALLENGE = enum.auto()
+    TRANSACTION = enum.auto()
+    UPDATE = enum.auto()
+
+
+class ArgumentError(ValueError):
+    """The argument is not what the command takes; `str()` is the text after `-ERR `."""
+
+
+def nothing(argument: bytes) -> None:
+    """No argument.  Blanks at the end of a line are forgiven everywhere but in PASS."""
+    if argument.strip(b" "):
+        raise ArgumentError("this command takes no argument")
+
+
+def number(argument: bytes) -> int:
+    """One decimal number; nothing else that int() would take (signs, underscores, blanks)."""
+    digits = argument.rstrip(b" ")
+    if not digits.isdigit() or len(digits) > _DIGITS:
+        raise ArgumentError("a message number is needed")
+    return int(digits)
+
+
+def optional_number(argument: bytes) -> int | None:
+    return number(argument) if argument.strip(b" ") else None
+
+
+def number_and_lines(argument: bytes) -> tuple[int, int]:
+    """TOP: message number and a non-negative count of lines, one space between."""
+    first, _, second = argument.rstrip(b" ").partition(b" ")
+    try:
+        return number(first), number(second)
+    except ArgumentError:
+        raise ArgumentError("TOP needs a message number and a number of lines") from None
+
+
+def user_name(argument: bytes) -> str:
+    """UTF-8 text without control characters (NUL never gets here: pop3_lines).
+
+    Inner blanks belong to it: a quoted local part may have them.
+    """
+    try:
+        name = argument.rstrip(b" ").decode()
+    except UnicodeDecodeError:
+        name = ""
+    if not name or not name.isprintable():
+        raise ArgumentError("a user name is needed")
+    return name
+
+
+def password(argument: bytes) -> bytes:
+    """Everything after `PASS `, blanks too (RFC 1939 section 7)."""
+    if not argument:
+        raise ArgumentError("a password is needed")
+    return argument
+
+
+def mechanism(argument: bytes) -> tuple[bytes, bytes | None]:
+    """AUTH: (mechanism in upper case or b"", initial response still in base64 or None)."""
+    name, space, initial = argument.rstrip(b" ").partition(b" ")
+    return name.upper(), initial if space else None
+
+
+class Rule(NamedTuple):
+    check: Callable[[bytes], Any]
+    proceed: str  # a method of Pop3
+
+
+COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
+    State.AUTHORIZATION: {
+        b"USER": Rule(user_name, "_user_command"),
+        b"PASS": Rule(password, "_pass_command"),
+        b"AUTH": Rule(mechanism, "_auth"),
+        b"CAPA": Rule(nothing, "_capa"),
+        b"QUIT": Rule(nothing, "_leave"),
+    },
+    State.CHALLENGE: {},  # its lines are SASL responses, not commands
+    State.TRANSACTION: {
+        b"STAT": Rule(nothing, "_stat"),
+        b"LIST": Rule(optional_number, "_list"),
+        b"UIDL": Rule(optional_number, "_uidl"),
+        b"RETR": Rule(number, "_retr"),
+        b"TOP": Rule(number_and_lines, "_top"),
+        b"DELE": Rule(number, "_dele"),
+        b"RSET": Rule(nothing, "_rset"),
+        b"NOOP": Rule(nothing, "_noop"),
+        b"CAPA": Rule(nothing, "_capa"),
+        b"QUIT": Rule(nothing, "_quit"),
+    },
+    State.UPDATE: {},
+}
+VERBS: Final = frozenset(verb for commands in COMMANDS.values() for verb in commands)
+
+
+@dataclass(frozen=True, slots=True)
+class Pop3Settings:
+    """What a session is allowed and called.  Make it once per kind of connection, not each time.
+
+    plaintext: whether a password may cross this connection readably (USER, SASL PLAIN).
+    errors: how many unknown, misplaced or malformed commands end the session (Dovecot: 20).
+    """
+
+    hostname: str
+    plaintext: bool
+    implementation: str = "metad"
+    errors: int = 20
+    greeting: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # No <...>: an angle bracket here would announce APOP (RFC 1939 section 7).
+        object.__setattr__(self, "greeting", f"+OK metad ready at {self.hostname}\r\n".encode())
+
+
+class Capability(NamedTuple):
+    text: str
+    states: frozenset[State]
+    when: Callable[[Pop3Settings], bool]
+
+
+_BOTH: Final = frozenset({State.AUTHORIZATION, State.TRANSACTION})
+
+
+def _always(_: Pop3Settings) -> bool:
+    return True
+
+
+def _plaintext(settings: Pop3Settings) -> bool:
+    return settings.plaintext
+
+
+# RFC 2449 section 6; all of these are announced in both states, as their definitions demand.
+CAPABILITIES: Final = (
+    Capability("TOP", _BOTH, _always),
+    Capability("UIDL", _BOTH, _always),
+    Capability("RESP-CODES", _BOTH, _always),
+    Capability("AUTH-RESP-CODE", _BOTH, _always),
+    Capability("PIPELINING", _BOTH, _always),
+    Capability("EXPIRE NEVER", _BOTH, _always),
+    Capability("USER", _BOTH, _plaintext),
+    Capability("SASL PLAIN", _BOTH, _plaintext),
+)
+
+
+def capabilities(settings: Pop3Settings, state: State) -> bytes:
+    """The whole answer to CAPA, with its final dot line (RFC 2449 section 5)."""
+    lines = ["+OK capability list follows"]
+    lines += [c.text for c in CAPABILITIES if state in c.states and c.when(settings)]
+    lines += [f"IMPLEMENTATION {settings.implementation}", ".", ""]
+    return "\r\n".join(lines).encode()

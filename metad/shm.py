@@ -1,0 +1,149 @@
+"""Shared memory of one hub: figures and the log table, rebuildable at any time.
+
+    cell    what
+       0    layout number
+       1    clock offset in ns (two's complement)
+       2    hub state: 1 starting, 2 serving, 3 draining
+    16-31   the plan of a change of the log table (metad.store.table)
+    32 ..   one row of 32 cells per process
+     ..     one row of 8 cells per log
+
+Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
+memoryview, so that no reader ever sees half of one.  The area is made by the master before it
+forks and mapped by inheritance; its name only serves programs that show figures.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+from enum import IntEnum
+
+import posix_ipc
+
+LAYOUT = 1
+HEAD_CELLS = 32
+PROCESS_CELLS = 32
+PROCESSES = 160
+LOG_CELLS = 8
+LOGS = 65536
+PLAN = 16
+CELLS = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
+_MASK = (1 << 64) - 1
+
+
+class Cell(IntEnum):
+    """Cells of a process row."""
+
+    PID = 0
+    ROLE = 1
+    SLOT = 2
+    HEARTBEAT = 3
+    SEMAPHORE = 4
+    STARTED = 5
+    SMTP_CONNECTIONS = 8
+    SMTP_OPEN = 9
+    MESSAGES = 10
+    MESSAGE_OCTETS = 11
+    RECIPIENTS = 12
+    REFUSED = 13
+    GROUPS = 14
+    POP3_CONNECTIONS = 15
+    POP3_OPEN = 16
+    LOGINS = 17
+    LOGIN_FAILURES = 18
+    RETRIEVED = 19
+    RETRIEVED_OCTETS = 20
+    DELETED = 21
+    LOG_LINES_DROPPED = 22
+    DAMAGED = 23
+    COMMIT_FAILURES = 24
+
+
+class Role(IntEnum):
+    NONE = 0
+    WORKER = 1
+    RECOVERY = 2
+    COLLECTOR = 3
+
+
+class ProcessRow:
+    """The row of cells that one process writes."""
+
+    def __init__(self, cells: memoryview, index: int) -> None:
+        self.index = index
+        start = HEAD_CELLS + index * PROCESS_CELLS
+        self.cells = cells[start : start + PROCESS_CELLS]
+
+    def add(self, cell: int, amount: int = 1) -> None:
+        self.cells[cell] += amount
+
+    def __getitem__(self, cell: int) -> int:
+        return self.cells[cell]
+
+    def __setitem__(self, cell: int, value: int) -> None:
+        self.cells[cell] = value
+
+    def clear(self) -> None:
+        for cell in range(PROCESS_CELLS):
+            self.cells[cell] = 0
+
+
+class SharedArea:
+    """The mapped area.  Made by `create` in the master, inherited by its children."""
+
+    def __init__(self, name: str, mapped: mmap.mmap) -> None:
+        self.name = name
+        self._mapped = mapped
+        self.cells = memoryview(mapped).cast("Q")
+
+    @classmethod
+    def create(cls, name: str) -> SharedArea:
+        """Raises posix_ipc.Error or OSError."""
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=CELLS * 8)
+        return cls._map(name, memory, layout=LAYOUT)
+
+    @classmethod
+    def attach(cls, name: str) -> SharedArea:
+        """Raises posix_ipc.ExistentialError if it is gone, ValueError if its layout is another."""
+        area = cls._map(name, posix_ipc.SharedMemory(name))
+        if area.cells[0] != LAYOUT:
+            raise ValueError(f"shared memory layout {area.cells[0]}, not {LAYOUT}")
+        return area
+
+    @classmethod
+    def _map(cls, name: str, memory: posix_ipc.SharedMemory, layout: int = 0) -> SharedArea:
+        try:
+            area = cls(name, mmap.mmap(memory.fd, CELLS * 8))
+        finally:
+            os.close(memory.fd)
+        if layout:
+            area.cells[0] = layout
+        return area
+
+    def unlink(self) -> None:
+        unlink(self.name)
+
+    @property
+    def clock_offset(self) -> int:
+        value: int = self.cells[1]
+        return value - (1 << 64) if value >> 63 else value
+
+    @clock_offset.setter
+    def clock_offset(self, value: int) -> None:
+        self.cells[1] = value & _MASK
+
+    def process(self, index: int) -> ProcessRow:
+        return ProcessRow(self.cells, index)
+
+    def log_cells(self) -> memoryview:
+        return self.cells[HEAD_CELLS + PROCESSES * PROCESS_CELLS :]
+
+
+def unlink(name: str) -> None:
+    """Remove a segment and the semaphore of the same name, if they are there."""
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(name)
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_semaphore(name)

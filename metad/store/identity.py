@@ -1,0 +1,94 @@
+"""What makes a store this store: its id, its secret, its node number; and where its parts lie.
+
+The file DATA/store.json is written once, when the store is made, and read by everything that
+opens it.  The secret is also in every log header, so that no single file can cost the mail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from metad.errors import DataError
+from metad.osio import Osio, read_file, write_file
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The places and the identity of one store."""
+
+    data: Path
+    store_id: bytes
+    secret: bytes
+    node: int
+
+    @property
+    def logs(self) -> str:
+        return str(self.data / "logs")
+
+    @property
+    def index(self) -> str:
+        return str(self.data / "index")
+
+    @property
+    def locks(self) -> str:
+        return str(self.data / "locks")
+
+    @property
+    def quarantine(self) -> str:
+        return str(self.data / "quarantine")
+
+    @property
+    def spool(self) -> str:
+        """Where large messages wait, in files without a name, until they are complete."""
+        return str(self.data / "spool")
+
+
+def open_store(osio: Osio, data: Path) -> Store:
+    """The store in `data`.  Raises DataError if what is there is not one that we can read."""
+    path = data / "store.json"
+    try:
+        fields = json.loads(read_file(osio, str(path)))
+        if fields["format"] > FORMAT:
+            raise DataError(f"{path}: format {fields['format']} is newer than this program")
+        return Store(
+            data,
+            bytes.fromhex(fields["store_id"]),
+            bytes.fromhex(fields["secret"]),
+            int(fields["node"]),
+        )
+    except FileNotFoundError:
+        raise DataError(f"{path}: no store here") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged: {error}") from None
+
+
+def open_or_make_store(osio: Osio, data: Path) -> Store:
+    """The store in `data`, made if there is none.  Raises DataError, OSError."""
+    for name in ("logs", "index", "locks", "quarantine", "spool", "run"):
+        try:
+            osio.mkdir(str(data / name))
+        except FileExistsError:
+            continue
+    if not (data / "store.json").exists():
+        if any(name.endswith(".log") for name in osio.listdir(str(data / "logs"))):
+            raise DataError(f"{data}: there are logs but no store.json; restore it from a backup")
+        write_identity(osio, Store(data, secrets.token_bytes(16), secrets.token_bytes(32), 1))
+    return open_store(osio, data)
+
+
+def write_identity(osio: Osio, store: Store) -> None:
+    """Write store.json, durably.  Raises OSError."""
+    fields = {
+        "format": FORMAT,
+        "store_id": store.store_id.hex(),
+        "secret": store.secret.hex(),
+        "node": store.node,
+    }
+    text = json.dumps(fields, indent=1) + "\n"
+    write_file(osio, os.path.join(store.data, "store.json"), text.encode())

@@ -1,0 +1,307 @@
+"""The index: a view of the logs in LMDB, never synced, rebuilt whenever it is in doubt.
+
+Four databases in one environment (docs/log-format.md has the bytes):
+
+    mailboxes  mailbox (4) + id (16)       -> octets (4)                one per entry of a mailbox
+               mailbox (4) + 16 zero       -> octets (8), messages (4)  its usage, beside its mail
+    places     id (16)                     -> references (4), then log (4) offset (4) size (4) each
+    logs       log number (4)              -> life, watermark, live messages, live octets (8 each)
+
+All big-endian.  A message's place stays while a copy lies in a log, even when no mailbox refers
+to it any more: it is what keeps the deletion records that speak of it.
+
+Rules of this file:
+
+* Opened after the fork only, by one object per process (a second open of the files in the same
+  process would drop the locks).
+* No read transaction outlives a call.  A write transaction is one call of `apply`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import lmdb
+
+from metad.store import record
+from metad.store.footer import ENTRY_SIZE
+from metad.store.ids import NO_ID
+
+MAP_SIZE = 1 << 40
+MAX_READERS = 1024
+_VALUE = struct.Struct(">I")
+_USAGE = struct.Struct(">QI")
+_REFERENCES = struct.Struct(">I")
+_PLACE = struct.Struct(">III")
+_LOG = struct.Struct(">QQQQ")
+_MAILBOX = struct.Struct(">I")
+LISTING_ENTRY = struct.Struct(">16sI")
+
+
+class Place(NamedTuple):
+    """Where a record lies."""
+
+    log: int
+    offset: int
+    size: int
+
+
+class LogCounts(NamedTuple):
+    """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
+
+    life: int = 0
+    watermark: int = 0
+    live_messages: int = 0
+    live_octets: int = 0
+
+
+class Usage(NamedTuple):
+    octets: int = 0
+    messages: int = 0
+
+
+class Message(NamedTuple):
+    """One message to be entered.  `entries` are its footer entries, packed."""
+
+    id: bytes
+    place: Place
+    entries: bytes
+
+
+class Batch(NamedTuple):
+    """What one transaction does: records of one log, in their order, and its new watermark."""
+
+    log: int
+    life: int
+    watermark: int
+    messages: list[Message]
+    deletions: list[record.Deletion]
+
+
+Publish = Callable[[dict[int, LogCounts]], None]
+
+
+class Index:
+    """An open index.  Raises lmdb.Error from everything if its files are unusable."""
+
+    def __init__(self, path: str) -> None:
+        self._env = lmdb.open(
+            path,
+            map_size=MAP_SIZE,
+            max_readers=MAX_READERS,
+            max_dbs=8,
+            sync=False,
+            metasync=False,
+            readahead=False,
+            meminit=False,
+            mode=0o600,
+        )
+        self._mailboxes = self._env.open_db(b"mailboxes")
+        self._places = self._env.open_db(b"places")
+        self._logs = self._env.open_db(b"logs")
+
+    def close(self) -> None:
+        self._env.close()
+
+    def sync(self) -> None:
+        self._env.sync(True)
+
+    def reader_check(self) -> int:
+        """Free the slots of readers that died.  Their number."""
+        return int(self._env.reader_check())
+
+    # -- writing
+
+    def apply(self, batch: Batch, publish: Publish | None = None) -> None:
+        """Enter a batch in one transaction.
+
+        `publish` gets the absolute counts of every log that changed, while the write lock is
+        still held: so shared memory is written by one process at a time.
+        """
+        with self._env.begin(write=True) as txn:
+            change = _Change(self, txn)
+            change.add_messages(batch.messages)
+            for deletion in batch.deletions:
+                change.delete(deletion)
+            rows = change.write_counts(batch)
+            if publish is not None:
+                publish(rows)
+
+    # -- reading
+
+    def listing(self, mailbox: int) -> bytes:
+        """The entries of a mailbox in id order: `LISTING_ENTRY` each, packed."""
+        prefix = _MAILBOX.pack(mailbox)
+        found: list[bytes] = []
+        with self._env.begin() as txn, txn.cursor(self._mailboxes) as cursor:
+            if cursor.set_range(prefix + NO_ID[:-1] + b"\1"):
+                for key, value in cursor:
+                    if key[:4] != prefix:
+                        break
+                    found.append(key[4:])
+                    found.append(value)
+        return b"".join(found)
+
+    def usage(self, mailbox: int) -> Usage:
+        with self._env.begin() as txn:
+            value = txn.get(_MAILBOX.pack(mailbox) + NO_ID, db=self._mailboxes)
+        return Usage(*_USAGE.unpack(value)) if value else Usage()
+
+    def usages(self) -> Iterator[tuple[int, Usage]]:
+        """Usage of every mailbox that has or had mail, a bounded number per transaction."""
+        after = b""
+        while True:
+            rows = self._some_usages(after, 1000)
+            yield from rows
+            if len(rows) < 1000:
+                return
+            after = _MAILBOX.pack(rows[-1][0] + 1)
+
+    def _some_usages(self, start: bytes, most: int) -> list[tuple[int, Usage]]:
+        rows: list[tuple[int, Usage]] = []
+        with self._env.begin() as txn, txn.cursor(self._mailboxes) as cursor:
+            more = cursor.set_range(start.ljust(20, b"\0"))
+            while more and len(rows) < most:
+                key, value = cursor.item()
+                (mailbox,) = _MAILBOX.unpack_from(key)
+                if key[4:] == NO_ID:
+                    rows.append((mailbox, Usage(*_USAGE.unpack(value))))
+                more = cursor.set_range(_MAILBOX.pack(mailbox + 1) + NO_ID)
+        return rows
+
+    def places(self, message_id: bytes) -> list[Place]:
+        """The places of a message, the best one first; empty if it is nowhere."""
+        with self._env.begin() as txn:
+            value = txn.get(message_id, db=self._places)
+        return unpack_places(value) if value else []
+
+    def logs(self) -> dict[int, LogCounts]:
+        with self._env.begin() as txn, txn.cursor(self._logs) as cursor:
+            return {
+                int.from_bytes(key, "big"): LogCounts(*_LOG.unpack(value)) for key, value in cursor
+            }
+
+    def log_counts(self, number: int) -> LogCounts:
+        with self._env.begin() as txn:
+            value = txn.get(number.to_bytes(4, "big"), db=self._logs)
+        return LogCounts(*_LOG.unpack(value)) if value else LogCounts()
+
+    def totals(self) -> dict[str, int]:
+        """Number of rows per database, for status."""
+        with self._env.begin() as txn:
+            return {
+                "entries": txn.stat(self._mailboxes)["entries"],
+                "places": txn.stat(self._places)["entries"],
+            }
+
+    def greatest_id(self) -> bytes:
+        """The greatest message id that has a place."""
+        with self._env.begin() as txn, txn.cursor(self._places) as cursor:
+            return bytes(cursor.key()) if cursor.last() else NO_ID
+
+
+def unpack_places(value: bytes) -> list[Place]:
+    return [Place(*fields) for fields in _PLACE.iter_unpack(value[_REFERENCES.size :])]
+
+
+class _Change:
+    """The working state of one write transaction."""
+
+    def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._mailboxes = index._mailboxes
+        self._places = index._places
+        self._logs = index._logs
+        self._counts: dict[int, list[int]] = {}
+
+    def add_messages(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        rows: list[tuple[bytes, bytes]] = []
+        places: list[tuple[bytes, bytes]] = []
+        usage: dict[bytes, list[int]] = {}
+        live = self._live(messages[0].place.log)
+        for message_id, place, entries in messages:
+            places.append(
+                (message_id, _REFERENCES.pack(len(entries) // ENTRY_SIZE) + _PLACE.pack(*place))
+            )
+            for at in range(0, len(entries), ENTRY_SIZE):
+                rows.append((entries[at : at + 20], entries[at + 28 : at + 32]))
+                sums = usage.setdefault(entries[at : at + 4], [0, 0])
+                sums[0] += int.from_bytes(entries[at + 28 : at + 32], "big")
+                sums[1] += 1
+            if entries:
+                live[0] += 1
+                live[1] += place.size
+        with self._txn.cursor(self._places) as cursor:
+            cursor.putmulti(places)
+        with self._txn.cursor(self._mailboxes) as cursor:
+            cursor.putmulti(rows)
+            self._add_usage(cursor, usage)
+
+    def _add_usage(self, cursor: lmdb.Cursor, usage: dict[bytes, list[int]]) -> None:
+        rows = []
+        for mailbox, (octets, messages) in usage.items():
+            key = mailbox + NO_ID
+            old = cursor.get(key)
+            if old:
+                before = _USAGE.unpack(old)
+                octets, messages = before[0] + octets, before[1] + messages  # noqa: PLW2901
+            rows.append((key, _USAGE.pack(octets, messages)))
+        cursor.putmulti(rows)
+
+    def delete(self, deletion: record.Deletion) -> None:
+        """Remove entries of one mailbox; ids that it no longer has are passed over."""
+        prefix = _MAILBOX.pack(deletion.mailbox)
+        octets = messages = 0
+        pop = self._txn.pop
+        for message_id in deletion.each():
+            value = pop(prefix + message_id, db=self._mailboxes)
+            if value is not None:
+                octets -= _VALUE.unpack(value)[0]
+                messages -= 1
+                self._drop_reference(message_id)
+        if messages:
+            with self._txn.cursor(self._mailboxes) as cursor:
+                self._add_usage(cursor, {prefix: [octets, messages]})
+
+    def _drop_reference(self, message_id: bytes) -> None:
+        value = self._txn.get(message_id, db=self._places)
+        if value is None:
+            return
+        references = _REFERENCES.unpack_from(value)[0] - 1
+        self._txn.put(
+            message_id,
+            _REFERENCES.pack(references) + value[_REFERENCES.size :],
+            db=self._places,
+        )
+        if references == 0:
+            place = Place(*_PLACE.unpack_from(value, _REFERENCES.size))
+            live = self._live(place.log)
+            live[0] -= 1
+            live[1] -= place.size
+
+    def _live(self, log: int) -> list[int]:
+        """Changes of live messages and octets of `log` in this transaction."""
+        return self._counts.setdefault(log, [0, 0])
+
+    def write_counts(self, batch: Batch) -> dict[int, LogCounts]:
+        """Add up the logs' counts, set the batch's watermark; the new absolute rows."""
+        self._live(batch.log)
+        rows: dict[int, LogCounts] = {}
+        for number, (messages, octets) in self._counts.items():
+            key = number.to_bytes(4, "big")
+            value = self._txn.get(key, db=self._logs)
+            old = LogCounts(*_LOG.unpack(value)) if value else LogCounts()
+            if number == batch.log:
+                if old.life != batch.life:
+                    old = LogCounts()
+                old = old._replace(life=batch.life, watermark=batch.watermark)
+            new = old._replace(
+                live_messages=old.live_messages + messages, live_octets=old.live_octets + octets
+            )
+            self._txn.put(key, _LOG.pack(*new), db=self._logs)
+            rows[number] = new
+        return rows

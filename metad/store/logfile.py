@@ -1,0 +1,104 @@
+"""Log files: made, reused, freed.
+
+Two locks lie on a log file, and neither conflicts with the other:
+
+* flock, exclusive: "this log has a living writer".  It is held on a descriptor opened after the
+  fork, so the kernel drops it with the process.  Nobody recovers, seals, frees or reuses a log
+  without it.
+* an OFD lock on octet 0: shared by a reader while it sends a message larger than one buffer,
+  taken exclusively before a file's next life, so that no such transfer is overwritten.  (The
+  reader cannot use flock: an active log's writer holds that one.)
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from metad.osio import Osio
+from metad.store import header
+from metad.store.header import LogHeader, log_path
+
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class LogBusyError(Exception):
+    """Somebody holds the lock that this needs: leave that log alone."""
+
+
+def create(osio: Osio, directory: str, new: LogHeader) -> int:
+    """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
+
+    Raises OSError (full disk above all); then there is no such log.
+    """
+    path = log_path(directory, new.number)
+    fd = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        if not osio.try_lock(fd):
+            raise LogBusyError(path)
+        osio.allocate(fd, new.size)
+        header.write_first(osio, fd, new)
+        header.write_last(osio, fd, new)
+        osio.fsync(fd)
+        osio.fsync_directory(directory)
+    except BaseException:
+        osio.close(fd)
+        osio.unlink(path)
+        raise
+    return fd
+
+
+def reuse(osio: Osio, directory: str, new: LogHeader) -> int:
+    """Begin the next life of a free log.  Locked; the descriptor.
+
+    Raises LogBusyError if a writer or a long transfer still holds it, OSError otherwise.
+    """
+    fd = lock_log(osio, directory, new.number)
+    try:
+        if not try_reader_lock(fd, exclusive=True):
+            raise LogBusyError(f"log {new.number} is being read")
+        if osio.fstat(fd).st_size != new.size:
+            raise OSError(errno.EINVAL, f"log {new.number} has another size")
+        header.write_first(osio, fd, new)
+        header.write_last(osio, fd, new)
+        osio.fdatasync(fd)
+        release_reader_lock(fd)
+    except BaseException:
+        osio.close(fd)
+        raise
+    return fd
+
+
+def lock_log(osio: Osio, directory: str, number: int) -> int:
+    """Open a log with its writer's lock.  Raises LogBusyError if somebody living has it."""
+    fd = osio.open(log_path(directory, number), os.O_RDWR)
+    if not osio.try_lock(fd):
+        osio.close(fd)
+        raise LogBusyError(f"log {number} has a living writer")
+    return fd
+
+
+def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
+    """Rewrite both headers as free, durably: from here on nothing in the log counts."""
+    free = old._replace(state=header.FREE, seal_offset=0, seal_size=0)
+    header.write_first(osio, fd, free)
+    header.write_last(osio, fd, free)
+    osio.fdatasync(fd)
+
+
+def try_reader_lock(fd: int, *, exclusive: bool = False) -> bool:
+    """Take the reader's lock on an open log without waiting."""
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 1, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def release_reader_lock(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0))

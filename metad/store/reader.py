@@ -1,0 +1,158 @@
+"""Reading stored records: every one verified before its first octet goes out.
+
+Rules of this file:
+
+* The index may be wrong or behind; a record is handed out only if its id, life and checksums are
+  right.  On a mismatch the caller looks the place up again; twice the same is damage.
+* No lock is held for an ordinary read.  Only a transfer larger than `BUFFER` holds the reader's
+  lock on its log (metad.store.logfile), so that the file's next life waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from metad.errors import DamagedError
+from metad.osio import Osio
+from metad.store import header, logfile, record
+from metad.store.identity import Store
+from metad.store.index import Index, Place
+
+BUFFER = 1 << 20
+MOST_OPEN = 256
+
+
+class Stored(NamedTuple):
+    """A verified message: its envelope and its body as it lies in the log."""
+
+    envelope: record.Envelope
+    body: memoryview
+
+
+class _OpenLog(NamedTuple):
+    fd: int
+    life: int
+    seed: int
+
+
+class Reader:
+    """Reads messages of one store by id.  Belongs to one process; logs stay open, 256 at most."""
+
+    def __init__(self, osio: Osio, store: Store, index: Index) -> None:
+        self._osio = osio
+        self._store = store
+        self._index = index
+        self._open: OrderedDict[int, _OpenLog] = OrderedDict()
+
+    def close(self) -> None:
+        while self._open:
+            self._osio.close(self._open.popitem()[1].fd)
+
+    def size(self, message_id: bytes) -> int:
+        """Size of the record of a message.  Raises DamagedError if it has no place."""
+        places = self._index.places(message_id)
+        if not places:
+            raise DamagedError(f"message {message_id.hex()} has no place")
+        return places[0].size
+
+    def read(self, message_id: bytes, *, wait: bool) -> Stored | None:
+        """The message, verified.  None: it is not in memory and `wait` is False.
+
+        Raises DamagedError if no place holds what was stored.
+        """
+        for _ in range(2):
+            for place in self._index.places(message_id):
+                try:
+                    found = self._read_at(place, message_id, wait=wait)
+                except BlockingIOError:
+                    return None
+                except OSError:
+                    found = None
+                if found is not None:
+                    return found
+                # The log may have begun its next life: once more, with life and place read anew.
+                self._forget(place.log)
+        raise DamagedError(f"message {message_id.hex()} does not verify in any place")
+
+    def _read_at(self, place: Place, message_id: bytes, *, wait: bool) -> Stored | None:
+        log = self._log(place.log)
+        buffer = bytearray(place.size)
+        flags = 0 if wait else os.RWF_NOWAIT
+        if self._osio.preadv(log.fd, [buffer], place.offset, flags) != place.size:
+            if not wait:
+                raise BlockingIOError
+            return None
+        found = record.parse_header(buffer, log.seed, log.life)
+        if found is None or found.id != message_id or found.size != place.size:
+            return None
+        payload = memoryview(buffer)[record.HEADER_SIZE :]
+        if found.kind != record.MESSAGE or not record.payload_is_good(found, payload, log.seed):
+            return None
+        split = found.envelope_size
+        return Stored(record.unpack_envelope(payload[:split]), payload[split:])
+
+    def stream(self, message_id: bytes) -> Iterator[Stored | bytes]:
+        """A large message in pieces: first a `Stored` with its envelope and no body, then octets.
+
+        Verified whole before the first piece; the reader's lock is held until the end.  Blocks on
+        the disk: not for the loop.  Raises DamagedError.
+        """
+        for place in self._index.places(message_id):
+            fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)
+            try:
+                logfile.try_reader_lock(fd)
+                envelope_size = self._verify(fd, place, message_id)
+                if not envelope_size:
+                    continue
+                at = place.offset + record.HEADER_SIZE
+                packed = self._osio.pread(fd, envelope_size, at)
+                yield Stored(record.unpack_envelope(packed), memoryview(b""))
+                yield from self._pieces(fd, at + envelope_size, place.offset + place.size)
+                return
+            finally:
+                self._osio.close(fd)
+        raise DamagedError(f"message {message_id.hex()} does not verify")
+
+    def _verify(self, fd: int, place: Place, message_id: bytes) -> int:
+        """Size of the envelope if the record at `place` is good, else 0."""
+        life = self._index.log_counts(place.log).life
+        seed = record.seed_of(self._store.secret, place.log, life)
+        head = self._osio.pread(fd, record.HEADER_SIZE, place.offset)
+        found = record.parse_header(head, seed, life)
+        if found is None or found.id != message_id or found.size != place.size:
+            return 0
+        start = place.offset + record.HEADER_SIZE
+        pieces = self._pieces(fd, start, place.offset + place.size)
+        payload = record.digest_payload(b"", pieces, seed)
+        return found.envelope_size if payload.digest == found.digest else 0
+
+    def _pieces(self, fd: int, start: int, stop: int) -> Iterator[bytes]:
+        while start < stop:
+            piece = self._osio.pread(fd, min(BUFFER, stop - start), start)
+            if not piece:
+                raise DamagedError("a log ends within a message")
+            yield piece
+            start += len(piece)
+
+    def _log(self, number: int) -> _OpenLog:
+        log = self._open.get(number)
+        if log is None:
+            log = self._open[number] = self._open_log(number)
+            while len(self._open) > MOST_OPEN:
+                self._osio.close(self._open.popitem(last=False)[1].fd)
+        return log
+
+    def _open_log(self, number: int) -> _OpenLog:
+        fd = self._osio.open(header.log_path(self._store.logs, number), os.O_RDONLY)
+        # The life comes from the index, which changes it together with the places: so not even a
+        # damaged header keeps a record from being read.
+        life = self._index.log_counts(number).life
+        return _OpenLog(fd, life, record.seed_of(self._store.secret, number, life))
+
+    def _forget(self, number: int) -> None:
+        log = self._open.pop(number, None)
+        if log is not None:
+            self._osio.close(log.fd)

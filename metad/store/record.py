@@ -1,0 +1,187 @@
+"""A record of a log: its bytes, made and verified.  docs/log-format.md shows the same.
+
+    offset size
+         0    4  magic "mRec"
+         4    1  kind: 1 message, 2 deletion, 3 seal
+         5    1  format version, 1
+         6    2  reserved, 0
+         8    8  life of the log when this was written
+        16    8  sequence number in that life, from 0
+        24    4  length of the envelope
+        28    4  length of the body
+        32   16  id (of the message; of a deletion record its own; zero for a seal)
+        48   16  payload digest: XXH3-128 of envelope and body, seeded
+        64    8  header check: XXH3-64 of octets 0 to 63, seeded
+        72       envelope (msgpack), body
+
+All integers are little-endian.  The seed comes from the store's secret, the log's number and its
+life: a record of the file's earlier life, of another log, or a mailed piece of one never verifies.
+
+Rules of this file: no I/O; nothing is trusted before its check has passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgpack
+from xxhash import xxh3_64_intdigest, xxh3_128, xxh3_128_digest
+
+from metad.store.ids import ID_SIZE
+
+MAGIC = b"mRec"
+VERSION = 1
+MESSAGE, DELETION, SEAL = 1, 2, 3
+KINDS = (MESSAGE, DELETION, SEAL)
+
+_PREFIX = struct.Struct("<4sBBHQQII16s16s")
+_HEADER = struct.Struct("<4sBBHQQII16s16sQ")
+_CHECK = struct.Struct("<Q")
+HEADER_SIZE = _HEADER.size
+CHECKED_SIZE = _PREFIX.size
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Header(NamedTuple):
+    """What a verified record header says.  `size` is that of the whole record."""
+
+    kind: int
+    life: int
+    sequence: int
+    envelope_size: int
+    body_size: int
+    id: bytes
+    digest: bytes
+
+    @property
+    def size(self) -> int:
+        return HEADER_SIZE + self.envelope_size + self.body_size
+
+
+class Recipient(NamedTuple):
+    """One mailbox that a message is for: numeric user id, address as given in RCPT, POP3 size."""
+
+    mailbox: int
+    address: bytes
+    octets: int
+
+
+class Envelope(NamedTuple):
+    """What came with a message.  `stuffed` counts the dots that its body carries doubled."""
+
+    time_us: int
+    client: str
+    helo: bytes
+    sender: bytes
+    recipients: tuple[Recipient, ...]
+    stuffed: int = 0
+
+
+class Deletion(NamedTuple):
+    """Ids that one mailbox deleted, each 16 octets, packed."""
+
+    mailbox: int
+    ids: bytes
+
+    def each(self) -> list[bytes]:
+        ids = self.ids
+        return [ids[i : i + ID_SIZE] for i in range(0, len(ids), ID_SIZE)]
+
+
+def seed_of(secret: bytes, number: int, life: int) -> int:
+    """The 64-bit checksum seed of log `number` in its life `life`."""
+    text = struct.pack("<IQ", number, life)
+    return int.from_bytes(hashlib.blake2b(text, key=secret, digest_size=8).digest(), "little")
+
+
+def make_header(kind: int, life: int, sequence: int, record_id: bytes, payload: Payload) -> bytes:
+    """The 72 octets in front of a record whose payload has been digested."""
+    prefix = _PREFIX.pack(
+        MAGIC, kind, VERSION, 0, life, sequence,
+        payload.envelope_size, payload.body_size, record_id, payload.digest,
+    )  # fmt: skip
+    return prefix + _CHECK.pack(xxh3_64_intdigest(prefix, payload.seed))
+
+
+class Payload(NamedTuple):
+    """Sizes and digest of an envelope and its body under a log's seed."""
+
+    envelope_size: int
+    body_size: int
+    digest: bytes
+    seed: int
+
+
+def digest_payload(envelope: bytes, chunks: Iterable[Bytes], seed: int) -> Payload:
+    """Digest a payload whose body comes in any number of chunks."""
+    state = xxh3_128(envelope, seed=seed)
+    size = 0
+    for chunk in chunks:
+        state.update(chunk)
+        size += len(chunk)
+    return Payload(len(envelope), size, state.digest(), seed)
+
+
+def parse_header(data: Bytes, seed: int, life: int, offset: int = 0) -> Header | None:
+    """The header at `offset`, or None if there is no verifiable one of this life."""
+    if len(data) - offset < HEADER_SIZE or data[offset : offset + 4] != MAGIC:
+        return None
+    (
+        _,
+        kind,
+        version,
+        _,
+        its_life,
+        sequence,
+        envelope_size,
+        body_size,
+        record_id,
+        digest,
+        check,
+    ) = _HEADER.unpack_from(data, offset)
+    if xxh3_64_intdigest(data[offset : offset + CHECKED_SIZE], seed) != check:
+        return None
+    if version != VERSION or kind not in KINDS or its_life != life:
+        return None
+    return Header(kind, its_life, sequence, envelope_size, body_size, record_id, digest)
+
+
+def payload_is_good(header: Header, payload: Bytes, seed: int) -> bool:
+    """True if `payload` (envelope and body) is what was written."""
+    return xxh3_128_digest(payload, seed) == header.digest
+
+
+def pack_envelope(envelope: Envelope) -> bytes:
+    packed: bytes = msgpack.packb(envelope)
+    return packed
+
+
+def unpack_envelope(data: Bytes) -> Envelope:
+    """Raises ValueError if a verified envelope is not one (written by another version)."""
+    try:
+        time_us, client, helo, sender, recipients, stuffed = msgpack.unpackb(data, use_list=False)
+        return Envelope(
+            time_us, client, helo, sender, tuple(Recipient(*each) for each in recipients), stuffed
+        )
+    except (msgpack.UnpackException, TypeError) as error:
+        raise ValueError(f"not an envelope: {error}") from None
+
+
+def pack_deletion(mailbox: int) -> bytes:
+    packed: bytes = msgpack.packb(mailbox)
+    return packed
+
+
+def unpack_deletion(envelope: Bytes, body: Bytes) -> Deletion:
+    """Raises ValueError if a verified deletion record is not one."""
+    try:
+        mailbox = msgpack.unpackb(envelope)
+    except msgpack.UnpackException as error:
+        raise ValueError(f"not a deletion: {error}") from None
+    if not isinstance(mailbox, int) or len(body) % ID_SIZE:
+        raise ValueError("not a deletion record")
+    return Deletion(mailbox, bytes(body))

@@ -1,0 +1,1 @@
+"""Users: the database of addresses, their passwords, and the memory of verified logins."""

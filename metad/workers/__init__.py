@@ -1,0 +1,1 @@
+"""Workers: the event loop, the sessions on it, and what they share."""

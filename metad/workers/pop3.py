@@ -1,0 +1,353 @@
+"""A POP3 session on the loop: the machine's events to users and layer.
+
+Rules of this file:
+
+* Nothing blocks here: passwords that are not remembered are checked in a thread, and so are
+  messages read that the page cache does not have.
+* A client that does not read is not served further: no more than one message waits for it.
+* A dropped connection deletes nothing: only the machine's Quit leads to a deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, cast
+
+from metad import limits
+from metad.errors import DrainingError, MetadError, RefusedError
+from metad.layers.base import Maildrop
+from metad.loglines import clean
+from metad.osio import Buffer
+from metad.protocol.pop3 import Event, Login, Pop3, Pop3Settings, Quit, Retrieve, Top
+from metad.shm import Cell
+from metad.users.database import Account, login_name
+from metad.workers.context import WorkerContext, peer_name
+
+
+class Pop3Session(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_busy", "_client", "_context", "_drained", "_drop", "_last", "_machine", "_paused",
+        "_retrieved", "_settings", "_stream", "_topping", "_transport", "_user",
+    )  # fmt: skip
+    _transport: asyncio.Transport
+
+    def __init__(self, context: WorkerContext, settings: Callable[[str], Pop3Settings]) -> None:
+        self._context = context
+        self._settings = settings
+        self._drop: Maildrop | None = None
+        self._client = ""
+        self._user = ""
+        self._busy = False
+        self._paused = False
+        self._drained = False
+        self._retrieved = 0
+        self._topping = False
+        self._stream: Iterator[Buffer] | None = None
+        self._last = context.now
+
+    # -- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._client = peer_name(transport.get_extra_info("peername"))
+        context = self._context
+        context.sessions.add(self)
+        context.row.add(Cell.POP3_CONNECTIONS)
+        context.row.add(Cell.POP3_OPEN)
+        self._machine = Pop3(self._settings(self._client))
+        self._machine.start()
+        if context.draining:
+            self._machine.fail(DrainingError.pop3)
+        self._advance()
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self._context.now
+        self._machine.receive(data)
+        if not self._busy:
+            self._advance()
+
+    def eof_received(self) -> bool:
+        self._machine.eof()
+        self._advance()
+        return not self._machine.closed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._busy:
+            self._close_drop()
+        self._machine.fail("connection lost")
+        self._context.row.add(Cell.POP3_OPEN, -1)
+        self._context.forget(self)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._last = self._context.now
+        self._transport.resume_reading()
+        if self._stream is not None and not self._busy:
+            self._next_piece()
+        self._advance()
+
+    # -- the worker's side
+
+    def expire(self, now: float) -> None:
+        limit = limits.POP3_IDLE if self._machine.authorized else limits.POP3_LOGIN_IDLE
+        if now - self._last > limit and not self._busy:
+            self._machine.fail("session timed out")
+            self._flush()
+            if self._paused:
+                self._transport.abort()
+
+    def drain(self) -> None:
+        if not self._machine.authorized and not self._busy:
+            self._machine.fail(DrainingError.pop3)
+            self._flush()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # -- events
+
+    def _advance(self) -> None:
+        """Carry out every event that is there, then write all answers at once."""
+        machine = self._machine
+        while not self._busy and not self._paused and self._stream is None:
+            event = machine.next_event()
+            if event is None:
+                if not machine.full:
+                    break
+                self._flush()
+                continue
+            self._carry_out(event)
+        self._flush()
+
+    def _flush(self) -> None:
+        machine = self._machine
+        output = machine.take_output()
+        if output:
+            self._transport.writelines(output)
+        if machine.closed:
+            self._close_drop()
+            self._transport.close()
+
+    def _carry_out(self, event: Event) -> None:
+        if isinstance(event, Retrieve):
+            self._retrieve(event.number)
+        elif isinstance(event, Login):
+            self._login(event)
+        elif isinstance(event, Quit):
+            self._quit(event)
+        elif isinstance(event, Top):
+            self._top(event.number)
+
+    def _off_the_loop(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do `work` in a thread, then `then` with its result, or its exception, on the loop."""
+        context = self._context
+        self._busy = True
+
+        def finished(outcome: Any) -> None:
+            self._busy = False
+            if self._transport.is_closing():
+                self._close_drop()
+                if isinstance(outcome, Maildrop):
+                    outcome.close()
+                return
+            then(outcome)
+            self._advance()
+
+        def run() -> None:
+            try:
+                outcome = work()
+            except Exception as error:
+                outcome = error
+            context.loop.call_soon_threadsafe(finished, outcome)
+
+        context.threads.submit(run)
+
+    # -- login
+
+    def _login(self, event: Login) -> None:
+        context = self._context
+        user = login_name(event.user, context.config.pop3.default_domain)
+        self._user = clean(user)
+        account = context.logins.recall(user, event.password)
+        if account is not None:
+            self._open(account)
+            return
+
+        def verified(outcome: Account | Exception | None) -> None:
+            if isinstance(outcome, Account):
+                context.logins.remember(user, event.password, outcome)
+                self._open(outcome)
+            elif isinstance(outcome, Exception):
+                self._log(f"user=<{self._user}>: login failed: {outcome}")
+                self._machine.login_failed(RefusedError.pop3)
+            else:
+                context.row.add(Cell.LOGIN_FAILURES)
+                self._log(f"user=<{self._user}>: authentication failed")
+                self._machine.login_failed()
+
+        self._off_the_loop(lambda: context.users.verify(user, event.password), verified)
+
+    def _open(self, account: Account) -> None:
+        context = self._context
+        try:
+            self._drop = context.layer.open_mailbox(account.id)
+        except RefusedError as error:
+            self._log(f"user=<{self._user}>: {error.pop3}")
+            self._machine.login_failed(error.pop3)
+            return
+        context.row.add(Cell.LOGINS)
+        self._machine.login_ok(self._drop)
+
+    # -- messages
+
+    def _retrieve(self, number: int) -> None:
+        drop = cast(Maildrop, self._drop)
+        try:
+            chunks = drop.fetch(number, wait=False)
+        except MetadError as error:
+            self._refuse(number, error)
+            return
+        if chunks is not None:
+            self._send(number, chunks)
+        else:
+            self._off_the_loop(
+                lambda: drop.fetch(number, wait=True),
+                lambda outcome: self._fetched(number, outcome),
+            )
+
+    def _fetched(self, number: int, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            self._refuse(number, outcome)
+        elif outcome is not None:
+            self._send(number, outcome)
+        else:
+            self._begin_stream(number, top=False)
+
+    def _send(self, number: int, chunks: Any) -> None:
+        self._machine.message(chunks)
+        self._retrieved += 1
+        row = self._context.row
+        row.add(Cell.RETRIEVED)
+        row.add(Cell.RETRIEVED_OCTETS, cast(Maildrop, self._drop).size(number))
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        text = error.pop3 if isinstance(error, RefusedError) else RefusedError.pop3
+        self._context.row.add(Cell.DAMAGED)
+        self._log(f"user=<{self._user}>: message {number}: {error}")
+        self._machine.refused(text)
+
+    def _top(self, number: int) -> None:
+        drop = cast(Maildrop, self._drop)
+
+        def fetched(outcome: Any) -> None:
+            if isinstance(outcome, Exception):
+                self._refuse(number, outcome)
+            elif outcome is not None:
+                self._machine.top([bytes(chunk) for chunk in outcome])
+            else:
+                self._begin_stream(number, top=True)
+
+        try:
+            chunks = drop.fetch(number, wait=False)
+        except MetadError as error:
+            fetched(error)
+            return
+        if chunks is not None:
+            fetched(chunks)
+        else:
+            self._off_the_loop(lambda: drop.fetch(number, wait=True), fetched)
+
+    # -- large messages, piece by piece
+
+    def _begin_stream(self, number: int, *, top: bool) -> None:
+        """Verify a large message in a thread, then send a piece whenever the last has gone."""
+        stream = cast(Maildrop, self._drop).stream(number)
+
+        def first(outcome: Any) -> None:
+            if isinstance(outcome, Exception):
+                self._refuse(number, outcome)
+                return
+            if not top:
+                self._machine.message_begin()
+            self._stream = stream
+            self._topping = top
+            self._piece(outcome)
+
+        self._off_the_loop(lambda: next(stream), first)
+
+    def _next_piece(self) -> None:
+        stream = self._stream
+        if stream is not None:
+            self._off_the_loop(lambda: next(stream, None), self._piece)
+
+    def _piece(self, outcome: Any) -> None:
+        if isinstance(outcome, Exception):
+            # Half of a message is out and its log cannot be read: only a hang-up says so.
+            self._log(f"user=<{self._user}>: {outcome}")
+            self._transport.abort()
+            return
+        self._last = self._context.now
+        if outcome is None or self._give(bytes(outcome)):
+            self._end_stream()
+            return
+        self._flush()
+        if not self._paused:
+            self._next_piece()
+
+    def _give(self, piece: bytes) -> bool:
+        """Hand octets to the machine.  True: it needs no more of this message."""
+        if not self._topping:
+            self._machine.message_chunk(piece)
+            return False
+        self._machine.top([piece])
+        return self._machine.top_done
+
+    def _end_stream(self) -> None:
+        self._close_stream()
+        if not self._topping:
+            self._machine.message_end()
+        self._retrieved += 1
+
+    def _close_stream(self) -> None:
+        """Let go of the log that a large message is read from."""
+        if isinstance(self._stream, Generator):
+            self._stream.close()
+        self._stream = None
+
+    # -- the end
+
+    def _quit(self, event: Quit) -> None:
+        drop = cast(Maildrop, self._drop)
+        deleted = len(event.deleted)
+        self._busy = True
+
+        def done(error: RefusedError | None) -> None:
+            self._busy = False
+            if error is None:
+                self._context.row.add(Cell.DELETED, deleted)
+                self._log(f"user=<{self._user}>: retr={self._retrieved}, del={deleted}")
+                self._machine.quit_done()
+            else:
+                self._log(f"user=<{self._user}>: deletions failed: {error}")
+                self._machine.quit_failed()
+            self._close_drop()
+            if not self._transport.is_closing():
+                self._advance()
+
+        drop.delete(event.deleted, done)
+
+    def _close_drop(self) -> None:
+        self._close_stream()
+        if self._drop is not None:
+            self._drop.close()
+            self._drop = None
+
+    def _log(self, text: str) -> None:
+        self._context.log.line("pop3", f"client={self._client}, {text}")

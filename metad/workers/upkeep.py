@@ -1,0 +1,70 @@
+"""Children that do one job of the store and exit: recovery, and closing the index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from metad.errors import EX_IOERR, EX_OK, MetadError
+from metad.loglines import LogLines
+from metad.osio import Osio
+from metad.shm import ProcessRow, SharedArea
+from metad.store import index_state
+from metad.store.identity import open_store
+from metad.store.ids import clock_offset
+from metad.store.index import Index
+from metad.store.recovery import Recovery
+from metad.store.table import LogTable, Semaphore
+from metad.users.database import UserDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What such a child is given."""
+
+    data: Path
+    area: SharedArea
+    semaphore: Semaphore
+
+
+def recover_hub(setup: Setup, row: ProcessRow) -> int:
+    """Before the first worker: every log recovered, the index usable, the table filled."""
+    osio, log = Osio(), LogLines()
+    UserDatabase(setup.data / "users", create=True).close()
+    table = LogTable(setup.area, setup.semaphore, row)
+    try:
+        recovery = Recovery(
+            osio, open_store(osio, setup.data), lambda text: log.line("recovery", text)
+        )
+        newest = recovery.run(table, index_state.boot_id())
+    except (MetadError, OSError) as error:
+        log.line("recovery", f"fatal: {error}")
+        return EX_IOERR
+    setup.area.clock_offset = clock_offset(osio, newest)
+    return EX_OK
+
+
+def recover_process(setup: Setup, row: ProcessRow, dead: int) -> int:
+    """The logs of a process that died; `dead` is its row."""
+    osio, log = Osio(), LogLines()
+    table = LogTable(setup.area, setup.semaphore, row)
+    try:
+        recovery = Recovery(
+            osio, open_store(osio, setup.data), lambda text: log.line("recovery", text)
+        )
+        recovery.recover_process(table, dead)
+    except (MetadError, OSError) as error:
+        log.line("recovery", f"warning: logs of a dead worker: {error}")
+        return EX_IOERR
+    return EX_OK
+
+
+def close_index(setup: Setup) -> int:
+    """After the last worker: the index is synced and noted as clean."""
+    osio = Osio()
+    store = open_store(osio, setup.data)
+    index = Index(store.index)
+    index.sync()
+    index.close()
+    index_state.mark(osio, store.index, index_state.boot_id(), clean=True)
+    return EX_OK

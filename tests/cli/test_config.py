@@ -1,0 +1,70 @@
+"""metad config: what is shown can be read again and says the same."""
+
+import dataclasses
+
+import pytest
+
+from metad import config
+from metad.errors import EX_CONFIG
+
+FILE = """
+hostname = "mx.example.org"
+user = "metad"
+data = "/srv/m"
+[[listen]]
+protocol = "smtp"
+address = "[::]:25"
+[store]
+workers = 3
+log_size = "8MiB"
+sync = false
+[limits]
+message_size = 100000
+[pop3]
+default_domain = "example.org"
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_what_is_shown_gives_the_same_configuration(run, file):
+    code, out, _ = run("config", "show", "--config", file)
+    assert code == 0
+    shown = config.parse(out, file, None, {"HOME": "/home/ann"})
+    assert shown == config.load(file, None, {})
+
+
+def test_the_defaults_shown_are_the_defaults(run):
+    code, out, _ = run("config", "show", "--defaults")
+    assert code == 0
+    environ = {"HOME": "/home/ann"}
+    assert config.parse(out, None, None, environ) == config.parse("", None, None, environ)
+
+
+def test_the_defaults_name_every_setting(run):
+    _, out, _ = run("config", "show", "--defaults")
+    assert [s.name for s in config.SETTINGS if f"{s.name} =" not in out] == []
+
+
+def test_every_field_of_the_configuration_is_a_setting():
+    fields = {field.name for field in dataclasses.fields(config.StoreConfig)}
+    assert fields == {s.name for s in config.SETTINGS if s.table == "store"}
+    fields = {field.name for field in dataclasses.fields(config.Limits)}
+    assert fields == {s.name for s in config.SETTINGS if s.table == "limits"}
+
+
+def test_check_says_good(run, file):
+    assert run("config", "check", "--config", file) == (0, f"{file}: good\n", "")
+    assert run("config", "check") == (0, "no configuration file: the defaults\n", "")
+
+
+def test_check_says_what_is_bad(run, file):
+    file.write_text("hostname = 5\n")
+    assert run("config", "check", "--config", file) == (
+        EX_CONFIG, "", f"metad: fatal: {file}:1: hostname: must be a string\n",
+    )  # fmt: skip
