@@ -56,6 +56,18 @@ class Reply:
         return hash(self.wire)
 
 
+class QueuedReply(Reply):
+    """The reply to a message that is kept: made once per message, so without ceremony."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        self.code = 250
+        self.enhanced = "2.0.0"
+        self.text = f"Ok: queued as {name}"
+        self.wire = b"250 2.0.0 Ok: queued as %b\r\n" % name.encode()
+
+
 class MetadError(Exception):
     """The root.  `str()` is one line for a log or a terminal."""
 

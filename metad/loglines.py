@@ -21,6 +21,8 @@ _CONTROL = dict.fromkeys((*range(32), 127), "?")
 
 def clean(text: str, most: int = 256) -> str:
     """`text` of a client, fit for a log line: no control characters, bounded."""
+    if len(text) <= most and text.isprintable():
+        return text
     return text[:most].translate(_CONTROL)
 
 
@@ -33,7 +35,7 @@ class LogLines:
         self._fd = fd
         self._call_soon = call_soon
         self._lines: list[str] = []
-        self._pid = os.getpid()
+        self._tag = f"[{os.getpid()}]:"
         self._second = -1
         self._stamp = ""
         self._with_time = "JOURNAL_STREAM" not in os.environ
@@ -43,7 +45,7 @@ class LogLines:
         """Queue one line of `service` (smtp, pop3, master, …)."""
         if not self._lines and self._call_soon is not None:
             self._call_soon(self.flush)
-        self._lines.append(f"{self._time()}metad/{service}[{self._pid}]: {text}\n")
+        self._lines.append(f"{self._time()}metad/{service}{self._tag} {text}\n")
         if self._call_soon is None:
             self.flush()
 

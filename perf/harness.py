@@ -1,4 +1,4 @@
-"""Servers to measure: a hub in a directory of its own, Postfix's smtp-sink; their CPU; this machine.
+"""Servers to measure (a hub in its own directory, Postfix's smtp-sink), their CPU, this machine.
 
 Rules of this file:
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parent.parent
+PASSWORD = "perf"  # of every user of a hub started here
 STARTS_WITHIN = 30.0
 STOPS_WITHIN = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -152,7 +153,6 @@ class HubOptions:
     workers: int = 2
     layer: str = "log"
     users: tuple[str, ...] = ()
-    password: str = "perf"
 
 
 @contextlib.contextmanager
@@ -165,7 +165,9 @@ def hub(where: Path, options: HubOptions) -> Iterator[Server]:
     place = ["--data", str(where / "data"), "--config", str(config)]
     for user in options.users:
         add = [*command, "user", "add", *place, user, "--password-stdin"]
-        done = subprocess.run(add, input=options.password.encode(), capture_output=True, cwd=TOP)
+        done = subprocess.run(
+            add, input=PASSWORD.encode(), capture_output=True, cwd=TOP, check=False
+        )
         if done.returncode:
             raise HarnessError(f"user add {user}: {done.stderr.decode(errors='replace')}")
     log = where / "hub.log"
@@ -210,7 +212,8 @@ def machine(where: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "filesystem": filesystem(where),
         "load": os.getloadavg(),
-        "command": sys.argv,
+        # Without directories: where a checkout lies is nobody's business.
+        "command": [os.path.basename(word) if "/" in word else word for word in sys.argv],
     }
 
 

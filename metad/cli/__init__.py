@@ -45,7 +45,7 @@ for _one in (hub.start, hub.stop, hub.status, users.user, config.config):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.  Never raises for what the caller gave."""
     try:
-        code = command.main(arguments, prog_name="metad", standalone_mode=False)
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
     except MetadError as error:
         return _fatal(str(error), error.exit_code)
@@ -65,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return EX_SOFTWARE
     return code if isinstance(code, int) else EX_OK
+
+
+def _run(arguments: list[str]) -> object:
+    """What the command returned.  Not click's own `main`, which exits by its own codes."""
+    try:
+        with command.make_context("metad", arguments) as context:
+            return command.invoke(context)
+    except click.exceptions.Exit as ended:  # --help and --version
+        return ended.exit_code
 
 
 def _fatal(text: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import signal
 import time
@@ -40,6 +41,12 @@ def start(place: Place) -> int:
     return master.start(config)
 
 
+def _finite(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter("must be a number of seconds")
+    return value
+
+
 @click.command()
 @hub_options
 @click.option("--now", is_flag=True, help="Do not wait for sessions to finish their transactions.")
@@ -48,6 +55,7 @@ def start(place: Place) -> int:
     metavar="SECONDS",
     type=click.FloatRange(0.1, 86_400),
     default=STOP_SECONDS,
+    callback=_finite,
     show_default=True,
     help="How long to wait for the hub's end.",
 )

@@ -15,7 +15,7 @@ from metad.errors import MailboxInUseError, NoSpaceError, RefusedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
 from metad.layers.spool import Budget, Spool, SpooledBody
 from metad.osio import Buffer, Osio
-from metad.protocol.trace import delivered_to, return_path
+from metad.protocol.trace import in_front, in_front_size
 from metad.store import record
 from metad.store.commit import Append, Committer, MemoryBody
 from metad.store.identity import open_store
@@ -111,54 +111,62 @@ class LogLayer(Layer):
             raise RefusedError(f"index: {error}") from error
 
 
-class LogIncoming(Incoming):
+class LogIncoming(Spool, Incoming):
     """A message for the log: kept aside until it is complete."""
 
-    __slots__ = ("_done", "_layer", "_spool")
+    __slots__ = ("_done", "_layer")
+    _done: Done
 
     def __init__(self, layer: LogLayer) -> None:
+        super().__init__(layer.osio, layer.store.spool, layer.budget)
         self._layer = layer
-        self._spool = Spool(layer.osio, layer.store.spool, layer.budget)
 
     def write(self, chunk: bytes) -> None:
         try:
-            self._spool.write(chunk)
+            super().write(chunk)
         except OSError as error:
             raise NoSpaceError(f"spool: {error}") from error
 
     def commit(self, envelope: Envelope, done: Done) -> None:
-        layer = self._layer
-        sender = envelope.sender.encode()
-        in_front = len(return_path(envelope.sender)) + len(envelope.trace) + envelope.octets
-        recipients = []
-        for mailbox, address in envelope.recipients:
-            octets = in_front + len(delivered_to(address))
-            recipients.append(record.Recipient(mailbox, address.encode(), octets))
-        kept = record.Envelope(
-            int.from_bytes(envelope.id[:8], "big"),
-            envelope.client,
-            envelope.helo.encode(),
-            sender,
-            tuple(recipients),
-            envelope.stuffed,
-        )
-        spool = self._spool
-        body = (
-            MemoryBody([envelope.trace, *spool.parts])
-            if spool.in_memory
-            else SpooledBody(envelope.trace, spool)
-        )
         self._done = done
-        item = Append(envelope.id, record.pack_envelope(kept), body, self._finish)
-        item.recipients = kept.recipients
-        layer.committer.submit(item)
+        trace = envelope.trace
+        body = (
+            MemoryBody([trace, *self.parts], len(trace) + self.size)
+            if self.in_memory
+            else SpooledBody(trace, self)
+        )
+        recipients = _recipients(envelope)
+        kept = record.pack_envelope(
+            record.Envelope(
+                int.from_bytes(envelope.id[:8], "big"),
+                envelope.client,
+                envelope.helo,
+                envelope.sender,
+                recipients,
+                envelope.stuffed,
+            )
+        )
+        item = Append(envelope.id, kept, body, self._finish)
+        item.recipients = recipients
+        self._layer.committer.submit(item)
 
     def _finish(self, error: RefusedError | None) -> None:
-        self._spool.close()
+        self.close()
         self._done(error)
 
     def abort(self) -> None:
-        self._spool.close()
+        self.close()
+
+
+def _recipients(envelope: Envelope) -> tuple[record.Recipient, ...]:
+    """The recipients with the exact size that each mailbox will show."""
+    octets = in_front_size(envelope.sender) + len(envelope.trace) + envelope.octets
+    return tuple(
+        [
+            record.Recipient(mailbox, address, octets + len(address.encode()))
+            for mailbox, address in envelope.recipients
+        ]
+    )
 
 
 class LogMaildrop(Maildrop):
@@ -184,8 +192,7 @@ class LogMaildrop(Maildrop):
 
     def size(self, number: int, /) -> int:
         at = number * _ENTRY
-        octets: int = _OCTETS.unpack_from(self._listing, at - 4)[0]
-        return octets
+        return int(_OCTETS.unpack_from(self._listing, at - 4)[0])
 
     def uid(self, number: int, /) -> str:
         return self._id(number).hex()
@@ -200,18 +207,18 @@ class LogMaildrop(Maildrop):
         stored = self._layer.reader.read(self._id(number), wait=wait)
         if stored is None:
             return None
-        return [self._in_front(stored.envelope), stored.body]
+        return [self._prefix(stored.envelope), stored.body]
 
     def stream(self, number: int) -> Iterator[Buffer]:
         for piece in self._layer.reader.stream(self._id(number)):
-            yield piece if isinstance(piece, bytes) else self._in_front(piece.envelope)
+            yield piece if isinstance(piece, bytes) else self._prefix(piece.envelope)
 
-    def _in_front(self, envelope: record.Envelope) -> bytes:
+    def _prefix(self, envelope: record.Envelope) -> bytes:
         """Return-Path and Delivered-To for this mailbox."""
         mailbox = self._mailbox
         for its, address, _ in envelope.recipients:
             if its == mailbox:
-                return return_path(envelope.sender.decode()) + delivered_to(address.decode())
+                return in_front(envelope.sender, address)
         raise RefusedError("the message is not for this mailbox")
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:

@@ -2,7 +2,7 @@
 
 So a slow client never holds a log, and many large messages at once cost disk, not memory: one
 message holds at most `MESSAGE_MEMORY` octets, all of a worker together at most `WORKER_MEMORY`
-and a buffer each.
+besides the first `SMALL` of each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PIECE = 1 << 20
 
 
 class Budget:
-    """Octets of bodies that a worker holds in memory."""
+    """Octets of bodies beyond the small ones that a worker holds in memory."""
 
     __slots__ = ("used",)
 
@@ -30,13 +30,14 @@ class Budget:
 class Spool:
     """Takes chunks; afterwards they are its body.  Raises OSError if the disk is full."""
 
-    __slots__ = ("_budget", "_directory", "_fd", "_osio", "parts", "size")
+    __slots__ = ("_budget", "_directory", "_fd", "_held", "_osio", "parts", "size")
 
     def __init__(self, osio: Osio, directory: str, budget: Budget) -> None:
         self._osio = osio
         self._directory = directory
         self._budget = budget
         self._fd = -1
+        self._held = 0  # octets of the budget that this one has
         self.parts: list[bytes] = []
         self.size = 0
 
@@ -45,26 +46,38 @@ class Spool:
         return self._fd < 0
 
     def write(self, chunk: bytes) -> None:
-        size = len(chunk)
-        if self._fd >= 0:
-            self._append(chunk)
+        size = self.size + len(chunk)
+        if size > SMALL:
+            self._write_large(chunk)
+        else:
+            self.parts.append(chunk)
+            self.size = size
+
+    def _write_large(self, chunk: bytes) -> None:
+        """Beyond the first octets, which every connection may hold, there is a budget."""
+        size = self.size + len(chunk)
+        more = size - self._held
+        if self._fd < 0 and size <= MESSAGE_MEMORY and self._budget.used + more <= WORKER_MEMORY:
+            self._budget.used += more
+            self._held = size
+            self.parts.append(chunk)
+            self.size = size
             return
-        held = self.size + size
-        if held > MESSAGE_MEMORY or (self._budget.used + size > WORKER_MEMORY and held > SMALL):
+        if self._fd < 0:
             self._spill()
-            self._append(chunk)
-            return
-        self._budget.used += size
-        self.parts.append(chunk)
-        self.size = held
+        self._append(chunk)
 
     def _spill(self) -> None:
         self._fd = self._osio.open(self._directory, os.O_RDWR | os.O_TMPFILE)
-        parts, held = self.parts, self.size
+        parts = self.parts
         self.parts, self.size = [], 0
-        self._budget.used -= held
+        self._give_back()
         for part in parts:
             self._append(part)
+
+    def _give_back(self) -> None:
+        self._budget.used -= self._held
+        self._held = 0
 
     def _append(self, chunk: bytes) -> None:
         if self._osio.pwrite(self._fd, chunk, self.size) != len(chunk):
@@ -76,8 +89,8 @@ class Spool:
         if self._fd >= 0:
             self._osio.close(self._fd)
             self._fd = -1
-        elif self.parts:
-            self._budget.used -= self.size
+        if self._held:
+            self._give_back()
         self.parts = []
 
     def pieces(self) -> Iterator[Buffer]:

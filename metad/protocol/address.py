@@ -18,8 +18,10 @@ import re
 import unicodedata
 from typing import Final, NamedTuple
 
+from .. import limits
+
 LOCAL_LIMIT: Final = 192
-DOMAIN_LIMIT: Final = 255
+DOMAIN_LIMIT: Final = limits.DOMAIN
 LABEL_LIMIT: Final = 63  # RFC 1035 section 2.3.4
 
 # A quick way for nearly all there are: plain ASCII, no quotes, no literal.

@@ -62,11 +62,6 @@ class LineBuffer:
             self._searched -= position
         self.position = 0
 
-    def clear(self) -> None:
-        self.data = b""
-        self.position = self._searched = self._dropped = 0
-        self._dropping = False
-
     def line(self) -> bytes | Fault | None:
         """The next line without its CR LF; None: it is not complete."""
         data, start = self.data, self.position

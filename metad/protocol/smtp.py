@@ -18,13 +18,13 @@ What each verb does in each state is data, in smtp_states.py; `_do_x` here is it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from ..errors import Reply
 from . import smtp_states as states
-from .lines import Fault, LineBuffer
-from .smtp_body import ChunkedBody, DataBody, whole
+from .lines import Fault
+from .smtp_base import Table
 from .smtp_events import (
     Aborted,
     BodyChunk,
@@ -34,8 +34,9 @@ from .smtp_events import (
     RcptTo,
     StartTls,
 )
-from .smtp_states import CHUNKS, IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
-from .smtp_syntax import BDAT_SYNTAX, Chunk, parse_bdat, parse_mail, parse_rcpt
+from .smtp_intake import MessageIntake
+from .smtp_states import IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
+from .smtp_syntax import parse_mail, parse_rcpt
 
 __all__ = [
     "Aborted",
@@ -56,66 +57,17 @@ _FAULTS: Final = {
 }
 
 
-class Smtp:
+class Smtp(MessageIntake):
     """One session.  `closed`: write the output, then close the connection.
 
     `helo`: what the client calls itself, as it came; `extended`: it said EHLO or LHLO;
     `accepted`: recipients accepted in this transaction; `tls`: TLS runs.
     """
 
-    __slots__ = (
-        "_body",
-        "_chunked",
-        "_due",
-        "_eof",
-        "_errors",
-        "_failing",
-        "_last",
-        "_later",
-        "_left",
-        "_lines",
-        "_next",
-        "_output",
-        "_reading",
-        "_refusal",
-        "_rules",
-        "_settings",
-        "_state",
-        "_table",
-        "_utf8",
-        "accepted",
-        "closed",
-        "extended",
-        "helo",
-        "tls",
-    )
-    _chunked: ChunkedBody  # in state CHUNKS
+    __slots__ = ()
 
     def __init__(self, settings: SmtpSettings, *, tls: bool = False) -> None:
-        self.closed = False
-        self.helo = b""
-        self.extended = False
-        self.accepted = 0
-        self.tls = tls
-        self._settings = settings
-        self._table = _bound(settings.lmtp, settings.starttls, tls)
-        self._state = START
-        self._rules = self._table[START]
-        self._utf8 = False  # this transaction's MAIL came with SMTPUTF8
-        self._errors = 0
-        self._due: Event | None = None  # the event that waits for its answer
-        self._next: Event | None = None  # the event that comes next, whatever happens
-        self._failing: Reply | None = None  # the session ends with this after the answer due
-        self._lines = LineBuffer(states.COMMAND_LIMIT)
-        self._later: list[bytes] = []  # octets that came while an answer was due
-        self._output: list[bytes] = []
-        self._eof = False
-        # Within a message or a chunk: what reads it; else None, and lines are commands.
-        self._reading: Callable[[Smtp], Event | None] | None = None
-        self._body: DataBody | None = None  # of a message by DATA that needs more than one look
-        self._left = 0  # octets of the chunk that are still to come
-        self._last = False  # the message ends with this chunk
-        self._refusal = states.OK  # the answer to a chunk that is skipped
+        super().__init__(settings, _bound(settings.lmtp, settings.starttls, tls), tls=tls)
 
     # -- octets in, octets out ------------------------------------------------------------
 
@@ -323,112 +275,6 @@ class Smtp:
         self._due = rcpt
         return rcpt
 
-    def _do_data(self, _argument: bytes, _reply: Reply) -> Event | None:
-        self._say(states.GO_AHEAD)
-        self._reading = Smtp._read_data
-        return None
-
-    def _do_chunk(self, argument: bytes, reply: Reply) -> Event | None:
-        chunk = self._expect_chunk(argument, reply)
-        if chunk is None:
-            return None
-        if self._state is not CHUNKS:
-            self._enter(CHUNKS)
-            self._chunked = ChunkedBody(repair=self._repair)
-        if self._chunked.received + chunk.octets > self._settings.message_size:
-            self._refusal = states.TOO_LARGE
-            self._reading = Smtp._skip_chunk
-        else:
-            self._reading = Smtp._read_chunk
-        return None if chunk.octets else self._reading(self)
-
-    def _do_skip_chunk(self, argument: bytes, reply: Reply) -> Event | None:
-        chunk = self._expect_chunk(argument, BDAT_SYNTAX)
-        if chunk is None:
-            return None
-        self._refusal = reply
-        self._reading = Smtp._skip_chunk
-        return None if chunk.octets else self._reading(self)
-
-    # -- messages -------------------------------------------------------------------------
-
-    def _read_data(self) -> Event | None:
-        """What has come of the message by DATA."""
-        lines = self._lines
-        body = self._body
-        if body is None:
-            found = whole(lines.data, lines.position, self._settings.message_size)
-            if found is not None:
-                lines.position += len(found[0])
-                return self._complete(*found)
-            body = self._body = DataBody(self._settings.message_size, repair=self._repair)
-        wire, lines.position, ended = body.take(lines.data, lines.position)
-        refusal = body.refusal
-        if ended:
-            if refusal is not None:
-                return self._refuse_message(refusal, each=True)
-            return self._complete(wire, body.end())
-        return BodyChunk(wire) if wire and refusal is None else None
-
-    def _read_chunk(self) -> Event | None:
-        """What has come of the chunk by BDAT."""
-        body = self._chunked
-        piece = self._take_of_chunk()
-        ended = self._left == 0
-        wire = body.take(piece, final=ended and self._last)
-        refusal = body.refusal
-        if ended:
-            self._reading = None
-            if refusal is not None:
-                return self._refuse_message(refusal, each=self._last)
-            if self._last:
-                return self._complete(wire, body.end())
-            self._say(states.OK)
-        return BodyChunk(wire) if wire and refusal is None else None
-
-    def _skip_chunk(self) -> Event | None:
-        """What has come of a chunk that nobody wants."""
-        self._take_of_chunk()
-        if self._left:
-            return None
-        self._reading = None
-        if self._state is CHUNKS:
-            return self._refuse_message(self._refusal, each=self._last)
-        self._refuse(self._refusal)
-        return None
-
-    def _expect_chunk(self, argument: bytes, reply: Reply) -> Chunk | None:
-        chunk = parse_bdat(argument)
-        if chunk is None:
-            # Where the chunk ends is unknown, so nothing behind this line can be understood.
-            self._end(reply)
-        else:
-            self._left, self._last = chunk
-        return chunk
-
-    def _take_of_chunk(self) -> bytes:
-        lines = self._lines
-        piece = lines.data[lines.position : lines.position + self._left]
-        lines.position += len(piece)
-        self._left -= len(piece)
-        return piece
-
-    def _complete(self, wire: bytes, end: EndOfMessage) -> Event:
-        self._reading = None
-        self._due = self._next = end
-        return BodyChunk(wire)
-
-    def _refuse_message(self, reply: Reply, *, each: bool) -> Event:
-        """`each`: this answers the message, so LMTP says it for each recipient."""
-        repeat = self.accepted if each and self._settings.lmtp else 1
-        self._output.extend([reply.wire] * repeat)
-        self._forget()
-        return Aborted(reply)
-
-    @property
-    def _repair(self) -> bool:
-        return self._settings.bare_line_ends == "repair"
-
     # -- within -----------------------------------------------------------------------------
 
     def _command(self, line: bytes) -> Event | None:
@@ -451,17 +297,6 @@ class Smtp:
             self._refuse(_FAULTS[fault])
         return None
 
-    def _say(self, reply: Reply) -> None:
-        self._output.append(reply.wire)
-
-    def _refuse(self, reply: Reply) -> None:
-        """A command that cannot be done.  Only what is the client's error counts as one."""
-        self._output.append(reply.wire)
-        if 500 <= reply.code <= 504:
-            self._errors += 1
-            if self._errors >= self._settings.errors:
-                self._end(states.TOO_MANY_ERRORS)
-
     def _answered(self, replies: Sequence[Reply]) -> None:
         self._due = None
         for reply in replies:
@@ -482,22 +317,10 @@ class Smtp:
 
     def _give_up(self, state: State) -> Event | None:
         """Forget the transaction; if a message was begun, the session must know."""
-        begun = self._state is CHUNKS
+        begun = self._state.message
         self._forget()
         self._enter(state)
         return Aborted(None) if begun else None
-
-    def _forget(self) -> None:
-        """The transaction is over."""
-        self.accepted = 0
-        self._utf8 = False
-        self._body = None
-        self._reading = None
-        self._enter(IDLE)
-
-    def _enter(self, state: State) -> None:
-        self._state = state
-        self._rules = self._table[state]
 
     def _out_of_input(self) -> Event | None:
         """All that came is used; that is the end if no more can come."""
@@ -506,24 +329,9 @@ class Smtp:
         event, self._next = self._next, None
         return event
 
-    def _end(self, reply: Reply) -> None:
-        if not self.closed:
-            self._say(reply)
-            self._close()
-
-    def _close(self) -> None:
-        self.closed = True
-        if self._state is CHUNKS or self._reading is Smtp._read_data:
-            self._next = Aborted(None)
-        self._due = None
-        self._forget()
-
-
-_Bound = tuple[bool | None, Callable[[Smtp, bytes, Reply], Event | None], Reply]
-
 
 @functools.cache
-def _bound(lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, _Bound]]:
+def _bound(lmtp: bool, starttls: bool, tls: bool) -> Table:
     """The table with its actions' names made methods."""
     return {
         state: {

@@ -15,26 +15,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from .. import limits
 from ..errors import Reply
 from .smtp_syntax import BDAT_SYNTAX, MAIL_SYNTAX, RCPT_SYNTAX
 
-# RFC 5321 section 4.5.3.1.4 asks for 512 octets, SIZE, BODY and SMTPUTF8 for some 50 more;
-# Postfix takes 2,048 (line_length_limit).  Without the CR LF.
-COMMAND_LIMIT: Final = 2_048
+# Octets of a command line without its CR LF.
+COMMAND_LIMIT: Final = limits.SMTP_COMMAND_LINE - 2
 
 # Replies queued before the machine waits for somebody to take them: a client that pipelines
-# and never reads must not fill our memory with answers.  The longest is EHLO's.
-REPLY_LIMIT: Final = 256
+# and never reads must not fill our memory with answers.  A group of RFC 2920 with some thousand
+# recipients is within it; the longest reply, EHLO's, that often is a megabyte.
+REPLY_LIMIT: Final = 4_096
 
 
 class State:
-    """Where a session stands.  `transaction`: a sender is accepted and nothing undone yet."""
+    """Where a session stands.
 
-    __slots__ = ("name", "transaction")
+    `transaction`: a sender is accepted and its message not answered yet; `message`: octets of
+    that have come, or may.
+    """
 
-    def __init__(self, name: str, *, transaction: bool = False) -> None:
+    __slots__ = ("message", "name", "transaction")
+
+    def __init__(self, name: str, *, transaction: bool = False, message: bool = False) -> None:
         self.name = name
         self.transaction = transaction
+        self.message = message
 
     def __repr__(self) -> str:
         return self.name
@@ -45,9 +51,10 @@ IDLE: Final = State("IDLE")  # greeted, no transaction
 MAIL: Final = State("MAIL", transaction=True)  # a sender, no recipient
 REFUSED: Final = State("REFUSED", transaction=True)  # a sender, and only recipients refused
 RCPT: Final = State("RCPT", transaction=True)  # a recipient is accepted
-CHUNKS: Final = State("CHUNKS", transaction=True)  # between two BDATs of one message
+DATA: Final = State("DATA", transaction=True, message=True)  # lines are the message's
+CHUNKS: Final = State("CHUNKS", transaction=True, message=True)  # from its first BDAT on
 
-STATES: Final = (START, IDLE, MAIL, REFUSED, RCPT, CHUNKS)
+STATES: Final = (START, IDLE, MAIL, REFUSED, RCPT, DATA, CHUNKS)
 
 
 class Rule(NamedTuple):
@@ -197,7 +204,7 @@ def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, R
         refusal = _refuse(_TLS_ACTIVE if tls else NOT_IMPLEMENTED)
         for of in rules.values():
             of[b"STARTTLS"] = refusal
-    return rules
+    return {**rules, DATA: {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +218,7 @@ class SmtpSettings:
     hostname: str
     message_size: int
     recipients: int
-    errors: int = 20
+    errors: int = limits.SMTP_ERRORS
     lmtp: bool = False
     starttls: bool = False
     bare_line_ends: str = "refuse"

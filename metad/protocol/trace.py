@@ -83,6 +83,19 @@ def delivered_to(address: str) -> bytes:
     return b"Delivered-To: %b\r\n" % _clean(address)
 
 
+def in_front(sender: str, address: str) -> bytes:
+    """What a message is sent with in front of what is stored."""
+    return return_path(sender) + delivered_to(address)
+
+
+def in_front_size(sender: str) -> int:
+    """Octets of `in_front` but for those of the address, whose UTF-8 is to be added.
+
+    Addresses in the store are without control characters, which `in_front` would leave out.
+    """
+    return _IN_FRONT_SIZE + len(sender.encode())
+
+
 def _literal(address: str) -> bytes:
     """RFC 5321 section 4.1.3: [192.0.2.1], [IPv6:2001:db8::1]."""
     if not address:
@@ -96,3 +109,6 @@ def _clean(address: str) -> bytes:
     if not address.isprintable():
         address = address.translate(_CONTROLS)
     return address.encode("utf-8", "replace")
+
+
+_IN_FRONT_SIZE: Final = len(in_front("", ""))

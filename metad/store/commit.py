@@ -1,16 +1,20 @@
 """Group commit: everything that waits becomes durable by one write and one sync, then visible.
 
-    submit ... submit -> group -> append (pwritev, fdatasync) -> index (one transaction)
-                                 -> shared memory -> done(None) for each
+    submit ... submit -> group -> encode -> append (pwritev, fdatasync) -> index (one transaction)
+                                         -> shared memory -> done(None) for each
 
 Rules of this file:
 
 * `done(None)` is called only after the sync.  After a successful sync it is always None,
   whatever the index says: the logs are the truth.  If the index fails, nothing more is taken.
 * A failed write or sync is never retried on that log; the group gets SyncFailedError.
-* One message that waits alone is committed at once, on the loop: a thread would only add its
-  wake-up.  Under load a group runs in the commit thread, index transaction and all.
-* Group bounds: 1,000 buffers (IOV_MAX is 1,024) and 1 MiB; a larger message is its own group.
+* The thread beside the loop does what may wait: write and sync, a new log, an index whose write
+  lock somebody else has.  What only computes stays on the loop, and so does the index transaction
+  when its lock is free: LMDB's every put lets go of the interpreter lock, and taking it back from
+  a busy loop cost more than the put (docs/performance.md).
+* One message that waits alone is written and synced on the loop: a thread would only add its
+  wake-up.
+* Group bounds: 900 records and 1 MiB; a spooled message is its own group.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import lmdb
 
@@ -33,7 +37,7 @@ from metad.store.log import LogWriter
 from metad.store.source import LogSource
 
 GROUP_OCTETS = 1 << 20
-GROUP_BUFFERS = 900
+GROUP_RECORDS = 900
 
 Done = Callable[[RefusedError | None], None]
 
@@ -51,9 +55,9 @@ class MemoryBody:
 
     __slots__ = ("parts", "size")
 
-    def __init__(self, parts: Sequence[Buffer]) -> None:
+    def __init__(self, parts: Sequence[Buffer], size: int | None = None) -> None:
         self.parts = parts
-        self.size = sum(map(len, parts))
+        self.size = sum(map(len, parts)) if size is None else size
 
     def chunks(self) -> Iterator[Buffer]:
         return iter(self.parts)
@@ -91,6 +95,16 @@ class Loop(Protocol):
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> object: ...
 
 
+class Encoded(NamedTuple):
+    """A group as it will lie in a log: buffers, their size, footer entries, what to index."""
+
+    buffers: list[Buffer]
+    size: int
+    entries: bytes
+    messages: list[Message]
+    deletions: list[record.Deletion]
+
+
 class Committer:
     """Commits for one process; `submit` and every `done` run on the loop's thread."""
 
@@ -105,7 +119,7 @@ class Committer:
         self._busy = False
         self._scheduled = False
         self._loaded = False
-        self._jobs: queue.SimpleQueue[list[Append] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._behind: list[Batch] = []
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
@@ -144,29 +158,48 @@ class Committer:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
+        """Begin with what waits."""
         self._scheduled = False
         if self._busy or not self._waiting:
             return
         group = self._take()
-        writer = self._writer
-        if len(group) == 1 and not self._loaded and writer is not None and _fits(writer, group):
-            self._finish(group, self._commit(group))
-            return
-        self._loaded = len(group) > 1
         self._busy = True
-        self._jobs.put(group)
+        writer = self._writer
+        alone = len(group) == 1 and not self._loaded
+        self._loaded = len(group) > 1
+        if writer is None or not _in_memory(group) or not _fits(writer, group):
+            self._jobs.put(lambda: self._switch_and_append(group))
+            return
+        encoded = encode(writer, group)
+        if alone:
+            self._appended(group, self._append(writer, group, encoded))
+        else:
+            self._jobs.put(lambda: self._append_in_thread(writer, group, encoded))
 
     def _take(self) -> list[Append]:
         waiting = self._waiting
         group: list[Append] = []
-        octets = buffers = 0
-        while waiting:
+        octets = 0
+        while waiting and len(group) < GROUP_RECORDS:
             octets += waiting[0].size
-            buffers += _buffers(waiting[0])
-            if group and (octets > GROUP_OCTETS or buffers > GROUP_BUFFERS):
+            spooled = not isinstance(waiting[0].body, MemoryBody)
+            if group and (octets > GROUP_OCTETS or spooled):
                 break
             group.append(waiting.popleft())
+            if spooled:
+                break
         return group
+
+    def _appended(self, group: list[Append], outcome: Batch | RefusedError) -> None:
+        """The group is durable, or is not: make it visible, or say so."""
+        if isinstance(outcome, RefusedError):
+            self._finish(group, outcome)
+        elif self._behind or not self._index.try_lock():
+            self._jobs.put(lambda: self._enter_in_thread(group, outcome))
+        else:
+            self._enter(outcome)
+            self._index.unlock()
+            self._finish(group, None)
 
     def _finish(self, group: list[Append], error: RefusedError | None) -> None:
         self._busy = False
@@ -178,40 +211,70 @@ class Committer:
         if self._waiting and not self._scheduled:
             self._start()
 
+    def catch_up(self) -> None:
+        """Try again to enter what the index does not have."""
+        if self._behind and not self._busy:
+            self._busy = True
+            batch = self._behind.pop()
+            self._jobs.put(lambda: self._enter_in_thread([], batch))
+
     def stop(self) -> LogWriter | None:
         """End the thread after what it is doing; the log in use, for the source to seal."""
         self._jobs.put(None)
         self._thread.join()
         return self._writer
 
-    # -- in the commit thread, or inline on the loop
+    # -- in the thread; while a job is there, the loop leaves writer and index alone
 
     def _run(self) -> None:
-        while (group := self._jobs.get()) is not None:
-            error = self._commit(group)
-            self._loop.call_soon_threadsafe(self._finish, group, error)
+        while (job := self._jobs.get()) is not None:
+            job()
 
-    def _commit(self, group: list[Append]) -> RefusedError | None:
-        """Make a group durable, then visible.  The error that all of it gets, or None."""
+    def _append_in_thread(self, writer: LogWriter, group: list[Append], encoded: Encoded) -> None:
+        outcome = self._append(writer, group, encoded)
+        self._loop.call_soon_threadsafe(self._appended, group, outcome)
+
+    def _switch_and_append(self, group: list[Append]) -> None:
+        outcome: Batch | RefusedError
         try:
             writer = self._writer_for(group)
+            outcome = self._append(writer, group, encode(writer, group))
         except RefusedError as error:
-            return error
+            outcome = error
+        except OSError as error:
+            outcome = SyncFailedError(str(error))
+        self._loop.call_soon_threadsafe(self._appended, group, outcome)
+
+    def _enter_in_thread(self, group: list[Append], batch: Batch) -> None:
+        self._index.lock()
+        self._enter(batch)
+        self._index.unlock()
+        self._loop.call_soon_threadsafe(self._finish, group, None)
+
+    # -- either
+
+    def _append(
+        self, writer: LogWriter, group: list[Append], encoded: Encoded
+    ) -> Batch | RefusedError:
+        """Make an encoded group durable."""
         try:
-            batch = append_group(writer, group)
+            writer.append(_write_parts(encoded.buffers, group), encoded.size, encoded.entries)
         except OSError as error:
             self._broken, self._writer = writer, None
             return SyncFailedError(f"log {writer.number}: {error}")
-        self._enter(batch)
-        return None
+        return Batch(writer.number, writer.life, writer.end, encoded.messages, encoded.deletions)
 
     def _writer_for(self, group: list[Append]) -> LogWriter:
+        """The log in use, or the next one.  Raises NoSpaceError, TableBusyError."""
         writer = self._writer
         if writer is not None and _fits(writer, group):
             return writer
         if writer is not None:
             self._writer = None
-            self._source.retire(writer)
+            if writer.poisoned:  # by the sync of the zeros ahead
+                self._broken = writer
+            else:
+                self._source.retire(writer)
         try:
             writer = self._source.take(self._broken)
         except OSError as error:
@@ -224,59 +287,63 @@ class Committer:
 
     def _enter(self, batch: Batch) -> None:
         """Enter a batch in the index, after those that could not be entered before."""
-        self._behind.append(batch)
+        batches = [*self._behind, batch]
         try:
-            while self._behind:
-                self._index.apply(self._behind[0], self._publish)
-                del self._behind[0]
-        except (lmdb.Error, struct.error, MetadError):
+            while batches:
+                self._index.apply(batches[0], self._publish)
+                del batches[0]
+        except (lmdb.Error, struct.error, MetadError) as error:
             self.failures += 1
-
-    def catch_up(self) -> bool:
-        """Try again to enter what the index does not have.  True if nothing is left."""
-        if self._behind and not self._busy:
-            last = self._behind.pop()
-            self._enter(last)
-        return not self._behind
+            self._source.report(f"warning: the index lags behind the log: {error!r}")
+        self._behind = batches
 
 
-def _buffers(item: Append) -> int:
-    """Buffers that a record is written from; a spooled message fills a group by itself."""
-    return 1 + len(item.body.parts) if isinstance(item.body, MemoryBody) else GROUP_BUFFERS
+def _in_memory(group: list[Append]) -> bool:
+    return isinstance(group[0].body, MemoryBody)
 
 
 def _fits(writer: LogWriter, group: list[Append]) -> bool:
     if writer.poisoned:
         return False
-    return writer.fits(sum(i.size for i in group), sum(i.entries_size for i in group))
+    size = entries = 0
+    for item in group:
+        size += item.size
+        entries += item.entries_size
+    return writer.fits(size, entries)
 
 
-def append_group(writer: LogWriter, group: list[Append]) -> Batch:
-    """Write and sync a group; what the index has to enter.  Raises OSError: then poisoned."""
-    messages: list[Message] = []
-    deletions: list[record.Deletion] = []
-    buffers: list[Buffer] = []
+def encode(writer: LogWriter, group: list[Append]) -> Encoded:
+    """The octets of a group as they will lie at the writer's end, in its life."""
+    encoded = Encoded([], 0, b"", [], [])
+    buffers, messages = encoded.buffers, encoded.messages
     entries: list[bytes] = []
     number = writer.number
-    at = start = writer.end
+    at = writer.end
     for item in group:
-        body = item.body
-        payload = record.digest_payload(item.envelope, body.chunks(), writer.seed)
-        kind = record.MESSAGE if item.deletion is None else record.DELETION
-        buffers.append(writer.make_header(kind, item.id, payload) + item.envelope)
+        payload, data = _payload(item, writer.seed)
         size = record.HEADER_SIZE + payload.envelope_size + payload.body_size
-        if isinstance(body, MemoryBody):
-            buffers.extend(body.parts)
-        if item.deletion is None:
+        deletion = item.deletion
+        kind = record.MESSAGE if deletion is None else record.DELETION
+        buffers.append(writer.make_header(kind, item.id, payload) + data)
+        if deletion is None:
             packed = footer.message_entries(item.id, at, size, item.recipients)
             messages.append(Message(item.id, Place(number, at, size), packed))
         else:
-            packed = footer.deletion_entries(item.deletion, at, size)
-            deletions.append(item.deletion)
+            packed = footer.deletion_entries(deletion, at, size)
+            encoded.deletions.append(deletion)
         entries.append(packed)
         at += size
-    writer.append(_write_parts(buffers, group), at - start, b"".join(entries))
-    return Batch(number, writer.life, writer.end, messages, deletions)
+    return encoded._replace(size=at - writer.end, entries=b"".join(entries))
+
+
+def _payload(item: Append, seed: int) -> tuple[record.Payload, bytes]:
+    """Digest of a payload, and its octets: all in memory, or only the envelope of a spooled one."""
+    body = item.body
+    envelope = item.envelope
+    if isinstance(body, MemoryBody):
+        data = b"".join([envelope, *body.parts])
+        return record.digest_whole(data, len(envelope), seed), data
+    return record.digest_payload(envelope, body.chunks(), seed), envelope
 
 
 def _write_parts(buffers: list[Buffer], group: list[Append]) -> Iterator[Sequence[Buffer]]:

@@ -126,6 +126,18 @@ def write_last(osio: Osio, fd: int, header: LogHeader) -> None:
     _write(osio, fd, header, header.size - header.align)
 
 
+def rewrite(osio: Osio, fd: int, header: LogHeader) -> None:
+    """Replace both copies, durably and one after the other.  Raises OSError.
+
+    Never both under one sync: a power cut may trash every sector that was under way, and a log
+    must have one good header at all times.
+    """
+    write_first(osio, fd, header)
+    osio.fdatasync(fd)
+    write_last(osio, fd, header)
+    osio.fdatasync(fd)
+
+
 def _write(osio: Osio, fd: int, header: LogHeader, offset: int) -> None:
     if osio.pwrite(fd, header.pack(), offset) != header.align:
         raise OSError(f"short write of a log header at {offset}")

@@ -20,33 +20,23 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The places and the identity of one store."""
+    """The identity of one store, and its places as strings."""
 
     data: Path
     store_id: bytes
     secret: bytes
     node: int
+    logs: str
+    index: str
+    locks: str
+    quarantine: str
+    spool: str
 
-    @property
-    def logs(self) -> str:
-        return str(self.data / "logs")
 
-    @property
-    def index(self) -> str:
-        return str(self.data / "index")
-
-    @property
-    def locks(self) -> str:
-        return str(self.data / "locks")
-
-    @property
-    def quarantine(self) -> str:
-        return str(self.data / "quarantine")
-
-    @property
-    def spool(self) -> str:
-        """Where large messages wait, in files without a name, until they are complete."""
-        return str(self.data / "spool")
+def make_store(data: Path, store_id: bytes, secret: bytes, node: int) -> Store:
+    """`spool` is where large messages wait, in files without a name, until they are complete."""
+    places = (str(data / name) for name in ("logs", "index", "locks", "quarantine", "spool"))
+    return Store(data, store_id, secret, node, *places)
 
 
 def open_store(osio: Osio, data: Path) -> Store:
@@ -56,7 +46,7 @@ def open_store(osio: Osio, data: Path) -> Store:
         fields = json.loads(read_file(osio, str(path)))
         if fields["format"] > FORMAT:
             raise DataError(f"{path}: format {fields['format']} is newer than this program")
-        return Store(
+        return make_store(
             data,
             bytes.fromhex(fields["store_id"]),
             bytes.fromhex(fields["secret"]),
@@ -78,7 +68,7 @@ def open_or_make_store(osio: Osio, data: Path) -> Store:
     if not (data / "store.json").exists():
         if any(name.endswith(".log") for name in osio.listdir(str(data / "logs"))):
             raise DataError(f"{data}: there are logs but no store.json; restore it from a backup")
-        write_identity(osio, Store(data, secrets.token_bytes(16), secrets.token_bytes(32), 1))
+        write_identity(osio, make_store(data, secrets.token_bytes(16), secrets.token_bytes(32), 1))
     return open_store(osio, data)
 
 

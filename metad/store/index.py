@@ -19,6 +19,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -38,6 +40,11 @@ _PLACE = struct.Struct(">III")
 _LOG = struct.Struct(">QQQQ")
 _MAILBOX = struct.Struct(">I")
 LISTING_ENTRY = struct.Struct(">16sI")
+
+
+_FLOCK = struct.Struct("hhqqi4x")
+_WRITE_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+_WRITE_UNLOCK = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
 
 
 class Place(NamedTuple):
@@ -98,12 +105,16 @@ class Index:
             meminit=False,
             mode=0o600,
         )
+        self._write_lock = os.open(
+            os.path.join(path, "writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         self._mailboxes = self._env.open_db(b"mailboxes")
         self._places = self._env.open_db(b"places")
         self._logs = self._env.open_db(b"logs")
 
     def close(self) -> None:
         self._env.close()
+        os.close(self._write_lock)
 
     def sync(self) -> None:
         self._env.sync(True)
@@ -114,8 +125,28 @@ class Index:
 
     # -- writing
 
+    def try_lock(self) -> bool:
+        """Take the writers' lock without waiting.
+
+        LMDB's own mutex can only be waited for, which a loop must not do.  Every writer takes
+        this OFD lock first, so that whoever has it finds the mutex free.  The kernel releases it
+        with its holder.
+        """
+        try:
+            fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_LOCK)
+        except BlockingIOError:
+            return False
+        return True
+
+    def lock(self) -> None:
+        """Wait for the writers' lock.  Not on a loop."""
+        fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLKW, _WRITE_LOCK)
+
+    def unlock(self) -> None:
+        fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_UNLOCK)
+
     def apply(self, batch: Batch, publish: Publish | None = None) -> None:
-        """Enter a batch in one transaction.
+        """Enter a batch in one transaction; with `lock` held where others write too.
 
         `publish` gets the absolute counts of every log that changed, while the write lock is
         still held: so shared memory is written by one process at a time.

@@ -59,6 +59,7 @@ class LogWriter:
         self._sync = sync
         self._zeros = bytes(log.align)
         self._zero_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
         self._zeroed = log.size - log.align
 
     # -- room
@@ -100,12 +101,27 @@ class LogWriter:
             self._claim(after)
             self._write(parts, size, after)
             if self._sync:
-                self._osio.fdatasync(self.fd)
+                self._sync_now()
         except BaseException:
             self.poisoned = True
             raise
         self.end = after
         self.entries += entries
+
+    def _sync_now(self) -> None:
+        """Sync, unless a sync failed before.  Raises OSError; then the log is poisoned.
+
+        The kernel reports a failed write-back once and marks the pages clean, so of two threads
+        that sync the same file the one that is not told must not believe its success.
+        """
+        with self._sync_lock:
+            if self.poisoned:
+                raise OSError(errno.EIO, f"log {self.number} failed earlier")
+            try:
+                self._osio.fdatasync(self.fd)
+            except BaseException:
+                self.poisoned = True
+                raise
 
     def _write(self, parts: Iterable[Sequence[Buffer]], size: int, after: int) -> None:
         at = self.end
@@ -133,7 +149,7 @@ class LogWriter:
 
         Overwriting written blocks needs no journal commit per sync (114 µs against 188 µs into
         unwritten extents).  Called from another thread than the appender's.  False: nothing to do.
-        Raises OSError; the caller then leaves it.
+        Raises OSError; then the log is poisoned.
         """
         with self._zero_lock:
             limit = self.log.size - self.log.align
@@ -144,7 +160,7 @@ class LogWriter:
             if self._osio.pwrite(self.fd, bytes(size), start) != size:
                 raise OSError(errno.EIO, "short write of zeros")
             self._zeroed = start + size
-        self._osio.fdatasync(self.fd)
+        self._sync_now()
         return True
 
     def _claim(self, after: int) -> None:
@@ -162,9 +178,7 @@ class LogWriter:
         """
         self.log = self.log._replace(predecessor_life=broken.life, predecessor_end=broken.end)
         try:
-            header.write_first(self._osio, self.fd, self.log)
-            header.write_last(self._osio, self.fd, self.log)
-            self._osio.fdatasync(self.fd)
+            header.rewrite(self._osio, self.fd, self.log)
         except OSError:
             self.poisoned = True
             raise

@@ -25,7 +25,7 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 class LogBusyError(Exception):
-    """Somebody holds the lock that this needs: leave that log alone."""
+    """Somebody holds the lock that this needs, or the file failed: leave that log alone."""
 
 
 def create(osio: Osio, directory: str, new: LogHeader) -> int:
@@ -53,22 +53,30 @@ def create(osio: Osio, directory: str, new: LogHeader) -> int:
 def reuse(osio: Osio, directory: str, new: LogHeader) -> int:
     """Begin the next life of a free log.  Locked; the descriptor.
 
-    Raises LogBusyError if a writer or a long transfer still holds it, OSError otherwise.
+    A file of another size (the setting was changed), or one with a second name (somebody's
+    backup), is not written to but replaced.
+
+    Raises LogBusyError if a writer or a long transfer still holds it, or if it cannot be written
+    to (what failed once is not tried again on that file); OSError if there is no such file.
     """
     fd = lock_log(osio, directory, new.number)
     try:
         if not try_reader_lock(fd, exclusive=True):
             raise LogBusyError(f"log {new.number} is being read")
-        if osio.fstat(fd).st_size != new.size:
-            raise OSError(errno.EINVAL, f"log {new.number} has another size")
-        header.write_first(osio, fd, new)
-        header.write_last(osio, fd, new)
-        osio.fdatasync(fd)
-        release_reader_lock(fd)
+        stat = osio.fstat(fd)
+        if stat.st_size == new.size and stat.st_nlink == 1:
+            header.rewrite(osio, fd, new)
+            release_reader_lock(fd)
+            return fd
+        osio.unlink(log_path(directory, new.number))
+    except OSError as error:
+        osio.close(fd)
+        raise LogBusyError(f"log {new.number} cannot be written to: {error}") from error
     except BaseException:
         osio.close(fd)
         raise
-    return fd
+    osio.close(fd)
+    return create(osio, directory, new)
 
 
 def lock_log(osio: Osio, directory: str, number: int) -> int:
@@ -83,9 +91,7 @@ def lock_log(osio: Osio, directory: str, number: int) -> int:
 def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
     """Rewrite both headers as free, durably: from here on nothing in the log counts."""
     free = old._replace(state=header.FREE, seal_offset=0, seal_size=0)
-    header.write_first(osio, fd, free)
-    header.write_last(osio, fd, free)
-    osio.fdatasync(fd)
+    header.rewrite(osio, fd, free)
 
 
 def try_reader_lock(fd: int, *, exclusive: bool = False) -> bool:

@@ -66,7 +66,7 @@ class Recipient(NamedTuple):
     """One mailbox that a message is for: numeric user id, address as given in RCPT, POP3 size."""
 
     mailbox: int
-    address: bytes
+    address: str
     octets: int
 
 
@@ -75,8 +75,8 @@ class Envelope(NamedTuple):
 
     time_us: int
     client: str
-    helo: bytes
-    sender: bytes
+    helo: str
+    sender: str
     recipients: tuple[Recipient, ...]
     stuffed: int = 0
 
@@ -124,6 +124,11 @@ def digest_payload(envelope: bytes, chunks: Iterable[Bytes], seed: int) -> Paylo
         state.update(chunk)
         size += len(chunk)
     return Payload(len(envelope), size, state.digest(), seed)
+
+
+def digest_whole(data: bytes, envelope_size: int, seed: int) -> Payload:
+    """The same for a payload in one piece."""
+    return Payload(envelope_size, len(data) - envelope_size, xxh3_128_digest(data, seed), seed)
 
 
 def parse_header(data: Bytes, seed: int, life: int, offset: int = 0) -> Header | None:

@@ -69,9 +69,9 @@ class Scanner:
     def __iter__(self) -> Iterator[Found | Damage]:
         at = self.end
         while True:
-            found = self._record_at(at) or self._record_at(round_up(at, self._align))
-            if found is None or self._is_gap(at, found.offset):
-                found = found or self._search(at)
+            found = self._record_at(at) or self._after_padding(at)
+            if found is None:
+                found = self._search(at)
                 if found is None:
                     break
                 yield Damage(at, found.offset)
@@ -83,9 +83,12 @@ class Scanner:
                 break
             yield found
 
-    def _is_gap(self, at: int, offset: int) -> bool:
-        """True if what lies between is more than padding."""
-        return any(self._octets(at, offset - at))
+    def _after_padding(self, at: int) -> Found | None:
+        """The record at the next boundary, if nothing but zeros lies before it."""
+        offset = round_up(at, self._align)
+        if any(self._octets(at, offset - at)):
+            return None
+        return self._record_at(offset)
 
     def _search(self, at: int) -> Found | None:
         """The next record after `at` that verifies as a whole."""

@@ -59,7 +59,7 @@ class LogSource:
         self._table = table
         self._settings = settings
         self._clock = clock
-        self._report = report
+        self.report = report
         self._ready: LogWriter | None = None
         self._active: LogWriter | None = None
         self._lock = threading.Lock()
@@ -84,13 +84,23 @@ class LogSource:
         """
         with self._lock:
             writer, self._ready = self._ready, None
+            if writer is not None and writer.poisoned:
+                writer.close()
+                writer = None
             if writer is None:
                 writer = self._make_now()
             if predecessor is not None:
-                writer.state_predecessor(predecessor)
+                self._speak_of(predecessor, writer)
             self._active = writer
         self._jobs.put(None)
         return writer
+
+    def _speak_of(self, predecessor: LogWriter, writer: LogWriter) -> None:
+        try:
+            writer.state_predecessor(predecessor)
+        except OSError:
+            writer.close()  # nothing is in it; the next recovery frees it
+            raise
 
     def retire(self, writer: LogWriter) -> None:
         """Seal a full log, some time soon."""
@@ -139,7 +149,7 @@ class LogSource:
             self._failing = False
         except (OSError, MetadError) as error:
             if not self._failing:
-                self._report(f"warning: cannot prepare the next log: {error}")
+                self.report(f"warning: cannot prepare the next log: {error}")
             self._failing = True
 
     def _check_space(self) -> None:
@@ -158,11 +168,13 @@ class LogSource:
                     fd = logfile.create(self._osio, self._store.logs, new)
                 else:
                     fd = logfile.reuse(self._osio, self._store.logs, new)
-            except logfile.LogBusyError:
+            except (logfile.LogBusyError, FileExistsError) as error:
+                self.report(f"warning: log {given.number} is left alone: {error}")
                 self._table.change(given.number, State.COLLECTING)
                 continue
-            except OSError:
-                self._table.change(given.number, State.NONE if given.fresh else State.FREE)
+            except OSError as error:
+                gone = given.fresh or isinstance(error, FileNotFoundError)
+                self._table.change(given.number, State.NONE if gone else State.FREE)
                 raise
             self._table.set_tail(given.number, new.align)
             self._table.change(given.number, State.ACTIVE)
@@ -170,7 +182,7 @@ class LogSource:
             if given.fresh:
                 writer.zero_from_here()
             return writer
-        raise NoSpaceError("every free log is still being read")
+        raise NoSpaceError("no free log can be used")
 
     def _header(self, number: int, life: int) -> LogHeader:
         store, settings = self._store, self._settings
@@ -187,9 +199,12 @@ class LogSource:
         )
 
     def _seal(self, writer: LogWriter) -> None:
-        """Seal a log that is full or no longer wanted; an empty one is simply free again."""
+        """Seal a log that is full or no longer wanted; an empty one is simply free again.
+
+        Not so one that says where a poisoned log ends: while that one is there, so is this word.
+        """
         try:
-            if not writer.poisoned and writer.sequence == 0:
+            if not writer.poisoned and not writer.sequence and not writer.log.predecessor_life:
                 logfile.mark_free(self._osio, writer.fd, writer.log)
                 self._table.change(writer.number, State.FREE)
             elif not writer.poisoned:
@@ -197,7 +212,7 @@ class LogSource:
                 self._table.change(writer.number, State.SEALED)
         except (OSError, MetadError) as error:
             # Unsealed, it is found and sealed by the next recovery.
-            self._report(f"warning: log {writer.number} could not be sealed: {error}")
+            self.report(f"warning: log {writer.number} could not be sealed: {error}")
         finally:
             writer.close()
 

@@ -129,8 +129,10 @@ class LogTable:
         """
         with self._change():
             used = self._cells[_ROWS_IN_USE]
-            states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS]
-            number = next((n for n, s in enumerate(states, 1) if s == State.FREE), used + 1)
+            states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
+            number = next(
+                (states.index(s) + 1 for s in (State.FREE, State.NONE) if s in states), used + 1
+            )
             if number >= shm.LOGS:
                 raise RefusedError("the log table is full")
             life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)

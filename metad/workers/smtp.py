@@ -11,17 +11,24 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from metad import limits
-from metad.errors import DrainingError, MailLoopError, NoSpaceError, RefusedError, Reply
+from metad.errors import (
+    DrainingError,
+    MailLoopError,
+    NoSpaceError,
+    QueuedReply,
+    RefusedError,
+    Reply,
+)
 from metad.layers.base import Envelope, Incoming, Recipient
 from metad.loglines import clean
 from metad.protocol.smtp import (
     Aborted,
     BodyChunk,
     EndOfMessage,
-    Event,
     MailFrom,
     RcptTo,
     Smtp,
@@ -32,6 +39,10 @@ from metad.shm import Cell
 from metad.workers.context import WorkerContext, peer_name
 
 READ_AHEAD = 256 * 1024
+_MESSAGES = int(Cell.MESSAGES)
+_OCTETS = int(Cell.MESSAGE_OCTETS)
+_RECIPIENTS = int(Cell.RECIPIENTS)
+_REFUSED = int(Cell.REFUSED)
 TIMEOUT = Reply(421, "4.4.2", "Error: timeout exceeded")
 
 
@@ -118,14 +129,15 @@ class SmtpSession(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Carry out every event that is there, then write all replies at once."""
-        machine = self._machine
-        while not self._busy and not self._paused:
-            event = machine.next_event()
+        next_event = self._machine.next_event
+        while not (self._busy or self._paused):
+            event = next_event()
             if event is None:
                 break
-            self._carry_out(event)
-        if self._context.draining and not machine.in_transaction and not machine.closed:
-            machine.fail(DrainingError.smtp)
+            try:
+                _HANDLERS[event.__class__](self, event)
+            except RefusedError as error:
+                self._refused(error)
         self._flush()
 
     def _flush(self) -> None:
@@ -135,24 +147,18 @@ class SmtpSession(asyncio.Protocol):
             self._transport.write(output)
         if machine.closed:
             self._transport.close()
-        elif machine.buffered > READ_AHEAD:
+        elif self._busy and machine.buffered > READ_AHEAD:
             self._transport.pause_reading()
 
-    def _carry_out(self, event: Event) -> None:
-        try:
-            if isinstance(event, BodyChunk):
-                self._body(event.data)
-            elif isinstance(event, RcptTo):
-                self._recipient(event.address)
-            elif isinstance(event, EndOfMessage):
-                self._end_of_message(event)
-            elif isinstance(event, MailFrom):
-                self._mail_from(event)
-            elif isinstance(event, Aborted):
-                self._aborted(event)
-        except RefusedError as error:
-            self._context.row.add(Cell.REFUSED)
-            self._machine.answer(error.smtp)
+    def _refused(self, error: RefusedError) -> None:
+        """Answer the event that users, layer or filter would not have."""
+        context = self._context
+        context.row.add(Cell.REFUSED)
+        reply = error.smtp.wire[:-2].decode("utf-8", "replace")
+        detail = f" ({clean(str(error))})" if error.args else ""
+        context.log.line("smtp", f"reject: client={self._client}: {reply}{detail}")
+        self._forget_message()
+        self._machine.answer(error.smtp)
 
     def _mail_from(self, event: MailFrom) -> None:
         self._forget_message()
@@ -161,21 +167,23 @@ class SmtpSession(asyncio.Protocol):
         self._sender = event.sender
         self._machine.answer(None)
 
-    def _recipient(self, address: str) -> None:
+    def _recipient(self, event: RcptTo) -> None:
         """Accept a recipient; two that are the same mailbox make one entry."""
         context = self._context
+        address = event.address
         mailbox = context.users.resolve(address).id
         context.layer.verdict(mailbox, 0)
-        if all(mailbox != known.mailbox for known in self._recipients):
-            self._recipients.append(Recipient(mailbox, address))
+        recipients = self._recipients
+        if not recipients or all(mailbox != known.mailbox for known in recipients):
+            recipients.append(Recipient(mailbox, address))
         self._machine.answer(None)
 
-    def _body(self, data: bytes) -> None:
+    def _body(self, event: BodyChunk) -> None:
         """Keep octets of the body.  A failure is remembered until the end of the message."""
         if self._incoming is None:
             self._incoming = _begin(self._context)
         try:
-            self._incoming.write(data)
+            self._incoming.write(event.data)
         except RefusedError as error:
             self._incoming.abort()
             self._incoming = _Refused(error)
@@ -232,18 +240,19 @@ class SmtpSession(asyncio.Protocol):
 
     def _committed(self, envelope: Envelope, error: RefusedError | None) -> None:
         """The layer has decided: answer, count, log, and go on with what was sent meanwhile."""
-        context, row = self._context, self._context.row
+        context = self._context
         self._busy = False
         self._incoming = None
         name = envelope.id.hex()
+        cells = context.row.cells
         if error is None:
-            row.add(Cell.MESSAGES)
-            row.add(Cell.MESSAGE_OCTETS, envelope.octets)
-            row.add(Cell.RECIPIENTS, len(envelope.recipients))
-            reply = Reply(250, "2.0.0", f"Ok: queued as {name}")
+            cells[_MESSAGES] += 1
+            cells[_OCTETS] += envelope.octets
+            cells[_RECIPIENTS] += len(envelope.recipients)
+            reply: Reply = QueuedReply(name)
             status = "stored"
         else:
-            row.add(Cell.REFUSED)
+            cells[_REFUSED] += 1
             reply = error.smtp
             status = f"deferred ({error})"
         context.log.line(
@@ -253,7 +262,9 @@ class SmtpSession(asyncio.Protocol):
         )
         self._machine.answer(reply)
         if not self._transport.is_closing():
-            if not self._paused and self._machine.buffered <= READ_AHEAD:
+            if context.draining:
+                self._machine.fail(DrainingError.smtp)
+            elif not self._paused:
                 self._transport.resume_reading()
             self._advance()
 
@@ -270,6 +281,15 @@ class SmtpSession(asyncio.Protocol):
         if self._incoming is not None and not self._busy:
             self._incoming.abort()
             self._incoming = None
+
+
+_HANDLERS: dict[type, Callable[[SmtpSession, Any], None]] = {
+    MailFrom: SmtpSession._mail_from,
+    RcptTo: SmtpSession._recipient,
+    BodyChunk: SmtpSession._body,
+    EndOfMessage: SmtpSession._end_of_message,
+    Aborted: SmtpSession._aborted,
+}
 
 
 class _Refused(Incoming):

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import types
+from pathlib import Path
 
 import pytest
 
@@ -168,23 +170,28 @@ def test_start_as_another_than_the_configured_user_is_refused(run, tmp_path, mas
     assert master == []
 
 
+@pytest.fixture
+def given_away():
+    """A data directory of a user with a number and no name, on a path that it can reach."""
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o711)
+        data = Path(top) / "data"
+        data.mkdir(mode=0o700)
+        os.chown(data, 54321, 54322)
+        yield data
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody")
-def test_a_command_of_root_is_done_as_the_owner_of_the_data(tmp_path):
-    data = tmp_path / "data"
-    data.mkdir(mode=0o700)
-    os.chown(data, 54321, 54322)
-    # The path that leads there must be open to that user; the directory itself is its own.
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o711)
+def test_a_command_of_root_is_done_as_the_owner_of_the_data(given_away):
     code = (
         "import os, sys; from metad.cli import main; "
-        f"code = main(['user', 'add', 'a@x.org', '--no-password', '--data', {str(data)!r}]); "
+        f"code = main(['user', 'add', 'a@x.org', '--no-password', '--data', '{given_away}']); "
         "print(os.getresuid(), os.getresgid(), os.getgroups()); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "(54321, 54321, 54321) (54322, 54322, 54322) [54322]" in done.stdout.decode()
-    assert (data / "users" / "data.mdb").stat().st_uid == 54321
+    assert (given_away / "users" / "data.mdb").stat().st_uid == 54321
 
 
 def test_somebody_else_than_the_owner_is_refused(run, data, monkeypatch):

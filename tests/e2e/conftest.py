@@ -1,0 +1,55 @@
+"""For the end-to-end tests: one hub for all that leave it as it was, mailboxes nobody else uses."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from hub import Hub
+
+MANY = [f"many{number:02}" for number in range(100)]
+_BOXES = [f"box{number:02}" for number in range(60)]
+
+
+@pytest.fixture(scope="session")
+def shared_hub() -> Iterator[Hub]:
+    with Hub([*_BOXES, *MANY]) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(shared_hub: Hub) -> Hub:
+    """A running hub.  Whoever stops it, starts it again."""
+    return shared_hub
+
+
+@pytest.fixture(scope="session")
+def boxes() -> Iterator[str]:
+    return iter(_BOXES)
+
+
+@pytest.fixture
+def mailbox(boxes: Iterator[str]) -> str:
+    """The name of an empty mailbox of the shared hub, this test's alone."""
+    return next(boxes)
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    return random.Random(int(os.environ.get("METAD_TEST_SEED", "1999")))
+
+
+@pytest.fixture
+def program():
+    """The path of a program, or the test skips with a word."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"{name} is not here (sh tools/test --full brings it)")
+        return path
+
+    return find

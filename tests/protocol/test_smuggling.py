@@ -1,0 +1,136 @@
+"""SMTP smuggling: no odd line end around a dot makes an end of message, in no way of cutting.
+
+The matrix: every pair of line ends around the dot, with commands of a second message behind it,
+at every split point, refused and repaired, by DATA, by BDAT, and in command lines.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from smtp_session import EHLO, PLAIN, REPAIR, TO_DATA, TO_RCPT, Session, single
+
+from metad.protocol.smtp import Aborted, EndOfMessage, MailFrom, RcptTo, SmtpSettings
+
+ENDS = (
+    *(b"\r", b"\n", b"\r\n", b"\n\r", b"\r\r\n", b"\r\n\r", b"\r\r", b"\n\n", b"\0", b""),
+    *(b"\r\0\n", b"\r\n\0", b"\0\r\n", b"\n\r\n", b"\r\n\n", b"\x85", b"\x0b", b"\xe2\x80\xa8"),
+)
+EVIL = b"MAIL FROM:<evil@example.org>\r\nRCPT TO:<c@example.org>\r\nDATA\r\nevil\r\n.\r\n"
+END = b"\r\n.\r\n"
+MATRIX = [
+    pytest.param(before, after, id=f"{before!r}-{after!r}")
+    for before, after in product(ENDS, repeat=2)
+    if END not in before + b"." + after
+]
+OPENINGS = [
+    pytest.param(opening, id=repr(opening))
+    for before, after in product(ENDS, repeat=2)
+    # A dot line right behind DATA is the end of an empty message, as it should be.
+    if END not in b"\r\n" + (opening := b"." + after + before + b"." + after)
+]
+
+
+def cuts(octets: bytes) -> list[list[bytes]]:
+    return [
+        [octets],
+        single(octets),
+        *([octets[:at], octets[at:]] for at in range(1, len(octets))),
+    ]
+
+
+def check_one_transaction(session: Session, *, stored: bool) -> None:
+    """The session saw one message and nothing behind or within it as a command."""
+    kinds = [type(event) for event in session.events]
+    assert kinds.count(MailFrom) == 1
+    assert kinds.count(RcptTo) == 1
+    assert kinds.count(EndOfMessage) + kinds.count(Aborted) == 1
+    assert not any("evil" in str(event) for event in session.events if isinstance(event, MailFrom))
+    assert len(session.messages) == int(stored)
+    for message in session.messages:
+        check_stored(message)
+
+
+def check_stored(message: bytes) -> None:
+    """What goes out over POP3 ends once, for a lenient reader too."""
+    assert (b"\r\n" + message).find(END) == len(message) - 3
+    lines = message.count(b"\r\n")
+    assert message.count(b"\r") == message.count(b"\n") == lines
+
+
+def is_clean(octets: bytes) -> bool:
+    rest = octets.replace(b"\r\n", b"")
+    return not set(rest) & set(b"\r\n\0")
+
+
+@pytest.mark.parametrize(("before", "after"), MATRIX)
+def test_data_is_not_ended_by_an_odd_dot_line(before: bytes, after: bytes) -> None:
+    text = b"Subject: x\r\n\r\nhello" + before + b"." + after
+    # The true end is that of the second message's text, which is the first one's too.
+    octets = text + EVIL
+    for settings in (PLAIN, REPAIR):
+        stored = is_clean(octets) or (settings is REPAIR and b"\0" not in octets)
+        for pieces in cuts(octets):
+            session = Session(settings)
+            session.send(TO_DATA)
+            session.send(*pieces)
+            check_one_transaction(session, stored=stored)
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_a_message_that_begins_with_an_odd_dot_line_is_not_empty(opening: bytes) -> None:
+    octets = opening + EVIL
+    for settings in (PLAIN, REPAIR):
+        stored = is_clean(octets) or (settings is REPAIR and b"\0" not in octets)
+        for pieces in ([octets], single(octets)):
+            session = Session(settings)
+            session.send(TO_DATA)
+            session.send(*pieces)
+            check_one_transaction(session, stored=stored)
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(ENDS, repeat=2)))
+def test_a_chunk_is_not_ended_by_any_dot_line(before: bytes, after: bytes) -> None:
+    raw = b"A: b\r\n\r\nhello" + before + b"." + after + EVIL
+    for settings in (PLAIN, REPAIR):
+        stored = is_clean(raw) or (settings is REPAIR and b"\0" not in raw)
+        for at in range(0, len(raw) + 1, 3):
+            head, tail = raw[:at], raw[at:]
+            session = Session(settings)
+            session.send(TO_RCPT)
+            session.send(b"BDAT %d\r\n" % len(head) + head)
+            session.send(b"BDAT %d LAST\r\n" % len(tail) + tail)
+            check_one_transaction(session, stored=stored)
+
+
+@pytest.mark.parametrize("end", [end for end in ENDS if b"\r\n" not in end])
+def test_no_odd_line_end_ends_a_command(end: bytes) -> None:
+    octets = b"NOOP" + end + b"MAIL FROM:<evil@example.org>" + end + b"DATA" + end + b"\r\n"
+    for pieces in cuts(octets):
+        session = Session()
+        session.send(EHLO)
+        replies = session.send(*pieces)
+        assert session.events == []
+        assert replies.count(b"\r\n") == 1
+
+
+@pytest.mark.parametrize("verb", [b"MAIL FROM:<a%b@example.org>", b"RCPT TO:<a%b@example.org>"])
+@pytest.mark.parametrize("end", [end for end in ENDS if b"\r\n" not in end and end])
+def test_no_address_holds_a_line_end(verb: bytes, end: bytes) -> None:
+    session = Session(SmtpSettings("mx.example.org", 1000, 100))
+    session.send(EHLO)
+    if verb.startswith(b"RCPT"):
+        session.send(b"MAIL FROM:<a@b> SMTPUTF8\r\n")
+    before = len(session.events)
+    for quote in (b"", b'"'):
+        octets = verb % (quote + end + quote) + b" SMTPUTF8\r\n"
+        session.send(octets)
+    assert session.events[before:] == []
+
+
+def test_the_matrix_has_true_ends_too_and_they_end_the_message() -> None:
+    session = Session()
+    session.send(TO_DATA, b"hello\r\n.\r\n" + EVIL)
+    assert [type(event) for event in session.events].count(MailFrom) == 2
+    assert len(session.messages) == 2

@@ -1,0 +1,59 @@
+"""Ids and hub time: unique and in order, whatever the clock does."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metad.store.ids import HubClock, IdMaker, clock_offset, time_of
+from osio_kit import FakeClock, KitOsio
+
+
+def maker(clock: FakeClock, node: int = 3, life: int = 0x12345) -> IdMaker:
+    made = IdMaker(HubClock(KitOsio(clock=clock), 0), node)
+    made.start_life(life)
+    return made
+
+
+def test_an_id_holds_time_node_life_and_sequence() -> None:
+    clock = FakeClock(monotonic=5_000_000_000)
+    clock.step = 0
+    assert maker(clock).next().hex() == "00000000004c4b40" "0003" "2345" "00000001"
+
+
+def test_ids_rise_while_the_clock_stands_still() -> None:
+    clock = FakeClock()
+    clock.step = 0
+    made = maker(clock)
+    ids = [made.next() for _ in range(1000)]
+    assert ids == sorted(set(ids))
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), max_size=50))
+def test_ids_rise_while_the_clock_jumps(steps: list[int]) -> None:
+    clock = FakeClock(monotonic=10**15)
+    made = maker(clock)
+    ids = []
+    for step in steps:
+        clock.monotonic += step
+        ids.append(made.next())
+    assert ids == sorted(set(ids))
+
+
+def test_a_new_life_gives_other_ids_at_the_same_time() -> None:
+    clock = FakeClock()
+    clock.step = 0
+    assert maker(clock, life=1).next() != maker(clock, life=2).next()
+
+
+def test_hub_time_is_the_real_time_at_the_start() -> None:
+    osio = KitOsio(clock=FakeClock(monotonic=17, real=1_700_000_000 * 10**9))
+    now = HubClock(osio, clock_offset(osio, 0)).now_us()
+    assert abs(now - 1_700_000_000 * 10**6) < 10_000
+
+
+def test_hub_time_is_above_every_id_when_the_real_clock_ran_back() -> None:
+    osio = KitOsio(clock=FakeClock(real=1_000 * 10**9))
+    clock = HubClock(osio, clock_offset(osio, 1_700_000_000 * 10**6))
+    made = IdMaker(clock, 1)
+    assert time_of(made.next()) > 1_700_000_000 * 10**6

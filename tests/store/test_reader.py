@@ -1,0 +1,222 @@
+"""Reading: verified before the first octet, from whichever place is good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metad.errors import DamagedError
+from metad.store import header, logfile, reader
+from metad.store.reader import Stored
+from metad.store.table import State
+from osio_kit import Faults, KitOsio
+from store_kit import Sent, StoreKit
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[StoreKit]:
+    with StoreKit(tmp_path, KitOsio()) as made:
+        made.start()
+        yield made
+
+
+def spoil(kit: StoreKit, sent: Sent, at: int) -> None:
+    place = kit.index.places(sent.id)[0]
+    fd = os.open(header.log_path(kit.store.logs, place.log), os.O_RDWR)
+    old = os.pread(fd, 1, place.offset + at)
+    os.pwrite(fd, bytes([old[0] ^ 1]), place.offset + at)
+    os.close(fd)
+
+
+def streamed(kit: StoreKit, sent: Sent) -> bytes:
+    first, *pieces = kit.reader.stream(sent.id)
+    assert isinstance(first, Stored)
+    assert not first.body
+    return b"".join(pieces)
+
+
+def test_a_message_is_read_as_it_was_stored(kit: StoreKit) -> None:
+    sent = kit.put([1], b"0123456789" * 50)
+    assert bytes(kit.stored(sent.id).body) == b"0123456789" * 50
+    assert kit.reader.size(sent.id) == kit.index.places(sent.id)[0].size
+    assert streamed(kit, sent) == b"0123456789" * 50
+
+
+def test_a_message_is_streamed_in_bounded_pieces(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "BUFFER", 100)
+    sent = kit.put([1], bytes(range(256)) * 3)
+    first, *pieces = kit.reader.stream(sent.id)
+    assert max(map(len, pieces)) == 100
+    assert b"".join(pieces) == bytes(range(256)) * 3
+
+
+def test_no_spoiled_octet_of_a_record_is_ever_handed_out(kit: StoreKit) -> None:
+    sent = kit.put([1], b"x" * 40)
+    size = kit.index.places(sent.id)[0].size
+    for at in range(size):
+        spoil(kit, sent, at)
+        with pytest.raises(DamagedError):
+            kit.stored(sent.id)
+        with pytest.raises(DamagedError):
+            streamed(kit, sent)
+        spoil(kit, sent, at)
+    assert bytes(kit.stored(sent.id).body) == b"x" * 40
+
+
+def test_damage_of_one_message_leaves_the_others(kit: StoreKit) -> None:
+    sent = [kit.put([1], b"%d" % n * 300) for n in range(5)]
+    spoil(kit, sent[2], 100)
+    for n in (0, 1, 3, 4):
+        assert bytes(kit.stored(sent[n].id).body) == b"%d" % n * 300
+
+
+def test_an_unknown_message_is_damage_not_silence(kit: StoreKit) -> None:
+    with pytest.raises(DamagedError):
+        kit.stored(bytes(16))
+    with pytest.raises(DamagedError):
+        kit.reader.size(bytes(16))
+    with pytest.raises(DamagedError):
+        list(kit.reader.stream(bytes(16)))
+
+
+def test_a_wrong_place_hands_out_nothing(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = kit.put([1], b"a" * 50), kit.put([1], b"b" * 50)
+    other = kit.index.places(two.id)
+    monkeypatch.setattr(kit.index, "places", lambda _id: other)
+    with pytest.raises(DamagedError):
+        kit.stored(one.id)
+    with pytest.raises(DamagedError):
+        streamed(kit, one)
+
+
+def test_a_deletion_record_is_never_a_message(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = kit.put([1], b"a")
+    start = kit.writers[0].committer.writer.end
+    gone = kit.delete(1, [one.id])
+    places = [kit.index.places(one.id)[0]._replace(offset=start, size=72 + 1 + 16)]
+    monkeypatch.setattr(kit.index, "places", lambda _id: places)
+    with pytest.raises(DamagedError):
+        kit.stored(gone.id)
+    with pytest.raises(DamagedError):
+        streamed(kit, gone)
+
+
+def test_the_second_place_is_read_when_the_first_is_bad(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = kit.put([1], b"a" * 50)
+    good = kit.index.places(sent.id)[0]
+    both = [good._replace(offset=good.offset + 512), good]
+    monkeypatch.setattr(kit.index, "places", lambda _id: both)
+    assert bytes(kit.stored(sent.id).body) == b"a" * 50
+    assert streamed(kit, sent) == b"a" * 50
+
+
+def test_a_log_that_is_gone_is_damage(kit: StoreKit) -> None:
+    sent = kit.put([1], b"a")
+    kit.reader.close()
+    Path(header.log_path(kit.store.logs, kit.index.places(sent.id)[0].log)).unlink()
+    with pytest.raises(DamagedError):
+        kit.stored(sent.id)
+    with pytest.raises(DamagedError):
+        list(kit.reader.stream(sent.id))
+
+
+def test_a_read_error_is_damage_and_passes(kit: StoreKit) -> None:
+    sent = kit.put([1], b"a")
+    kit.osio.faults = Faults("pread", 1, persistent=True)
+    with pytest.raises(DamagedError):
+        kit.stored(sent.id)
+    kit.osio.faults = Faults("pread", 1)
+    assert bytes(kit.stored(sent.id).body) == b"a"
+
+
+def test_what_is_not_in_memory_is_left_to_a_thread(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = kit.put([1], b"a")
+
+    def would_wait(*_args: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(kit.osio, "preadv", would_wait)
+    assert kit.reader.read(sent.id, wait=False) is None
+
+
+def test_a_reused_log_is_opened_anew(kit: StoreKit) -> None:
+    """The reader had the log open in its earlier life."""
+    kit.put([1], b"old")
+    kit.stored(kit.listing(1)[0][0])
+    number = kit.writers[0].committer.writer.number
+    kept, kit.reader = kit.reader, kit.reader
+    kit.osio.names.clear()  # these descriptors live on through the restart
+    kit.crash()
+    path = header.log_path(kit.store.logs, number)
+    fd = os.open(path, os.O_RDWR)
+    log = header.read(kit.osio, fd, kit.store.secret)
+    logfile.mark_free(kit.osio, fd, log)
+    os.close(fd)
+    kit.drop_index()
+    kit.ledger = type(kit.ledger)()
+    kit.start()
+    while kit.writers[0].committer.writer.number != number:
+        kit.put([1], b"x" * 3000)
+    sent = kit.put([1], b"new")
+    kept._index = kit.index
+    found = kept.read(sent.id, wait=True)
+    assert found is not None
+    assert bytes(found.body) == b"new"
+    kept.close()
+
+
+def test_few_logs_stay_open(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_OPEN", 2)
+    for _ in range(60):
+        kit.put([1], b"x" * 2500)
+    for each, _ in kit.listing(1):
+        kit.stored(each)
+    assert len([s for s in kit.table.rows() if s.state == State.SEALED]) > 2
+    assert len(kit.reader._open) <= 2
+
+
+def test_a_stream_keeps_the_next_life_away(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "BUFFER", 100)
+    sent = kit.put([1], b"x" * 1000)
+    number = kit.index.places(sent.id)[0].log
+    log = kit.writers[0].committer.writer.log
+    stream = kit.reader.stream(sent.id)
+    next(stream)
+    next(stream)
+    other = os.open(header.log_path(kit.store.logs, number), os.O_RDWR)
+    assert not logfile.try_reader_lock(other, exclusive=True)
+    stream.close()
+    assert logfile.try_reader_lock(other, exclusive=True)
+    os.close(other)
+    assert log.number == number
+
+
+def test_a_stream_does_not_read_a_log_that_begins_its_next_life(kit: StoreKit) -> None:
+    """Who reuses the file holds the lock: what is read now may be overwritten at any moment."""
+    sent = kit.put([1], b"x" * 1000)
+    other = os.open(header.log_path(kit.store.logs, kit.index.places(sent.id)[0].log), os.O_RDWR)
+    assert logfile.try_reader_lock(other, exclusive=True)
+    with pytest.raises(DamagedError):
+        list(kit.reader.stream(sent.id))
+    os.close(other)
+    assert streamed(kit, sent) == b"x" * 1000
+
+
+def test_reading_leaves_no_descriptor_open(kit: StoreKit) -> None:
+    sent = [kit.put([1], b"x" * 100) for _ in range(3)]
+    kit.stored(sent[0].id)
+    streamed(kit, sent[1])
+    before = dict(kit.osio.names)
+    streamed(kit, sent[2])
+    assert kit.osio.names == before
+    kit.reader.close()
+    assert len(kit.osio.names) < len(before)
