@@ -561,6 +561,8 @@ _TOTALS = {
     "octets": Cell.MESSAGE_OCTETS,
     "recipients": Cell.RECIPIENTS,
     "refused": Cell.REFUSED,
+    "groups": Cell.GROUPS,
+    "commit_failures": Cell.COMMIT_FAILURES,
     "logins": Cell.LOGINS,
     "login_failures": Cell.LOGIN_FAILURES,
     "retrieved": Cell.RETRIEVED,

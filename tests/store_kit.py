@@ -85,6 +85,12 @@ class StepLoop:
     def call_soon(self, callback: Callable[[], object]) -> None:
         self._calls.append(callback)
 
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        self._calls.append(callback)
+
+    def call_later(self, _seconds: float, callback: Callable[[], object]) -> None:
+        self._calls.append(callback)
+
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
         self._calls.append(lambda: callback(*args))
 

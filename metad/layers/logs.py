@@ -16,6 +16,7 @@ from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Mai
 from metad.layers.spool import Budget, Spool, SpooledBody
 from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front, in_front_size
+from metad.shm import Cell
 from metad.store import record
 from metad.store.commit import Append, Committer, MemoryBody
 from metad.store.identity import open_store
@@ -71,6 +72,8 @@ class LogLayer(Layer):
 
     def tick(self) -> None:
         self._ticks += 1
+        self.row[Cell.GROUPS] = self.committer.groups
+        self.row[Cell.COMMIT_FAILURES] = self.committer.failures
         self.committer.catch_up()
         if self._ticks % READER_CHECK_TICKS == 0:
             self.index.reader_check()
@@ -180,7 +183,7 @@ class LogMaildrop(Maildrop):
         self._layer = layer
         self._mailbox = mailbox
         self._listing = listing
-        self._octets = sum(octets for _, octets in LISTING_ENTRY.iter_unpack(listing))
+        self._octets: int = sum(octets for _, octets in LISTING_ENTRY.iter_unpack(listing))
         self._closed = False
 
     @property
@@ -192,7 +195,8 @@ class LogMaildrop(Maildrop):
 
     def size(self, number: int, /) -> int:
         at = number * _ENTRY
-        return int(_OCTETS.unpack_from(self._listing, at - 4)[0])
+        octets: int = _OCTETS.unpack_from(self._listing, at - 4)[0]
+        return octets
 
     def uid(self, number: int, /) -> str:
         return self._id(number).hex()

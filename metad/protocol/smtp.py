@@ -88,7 +88,7 @@ class Smtp(MessageIntake):
             # RFC 3207 section 4: what came in the clear must have no effect behind TLS.
             self._end(states.AFTER_START_TLS)
         else:
-            self._later.append(data)
+            self._later += data
 
     def eof(self) -> None:
         """The client sends no more.  Whole commands that it sent before are still answered."""
@@ -124,7 +124,7 @@ class Smtp(MessageIntake):
     @property
     def buffered(self) -> int:
         """Octets received and not yet understood; stop reading when they are many."""
-        return len(self._lines) + sum(map(len, self._later))
+        return len(self._lines) + len(self._later)
 
     @property
     def full(self) -> bool:
@@ -302,8 +302,8 @@ class Smtp(MessageIntake):
         for reply in replies:
             self._output.append(reply.wire)
         if self._later:
-            self._lines.push(b"".join(self._later))
-            self._later = []
+            self._lines.push(bytes(self._later))
+            self._later.clear()
         if self._failing is not None:
             self._end(self._failing)
         elif replies[0].code == 421:

@@ -70,7 +70,7 @@ class SmtpBase:
         self._next: Event | None = None  # the event that comes next, whatever happens
         self._failing: Reply | None = None  # the session ends with this after the answer due
         self._lines = LineBuffer(states.COMMAND_LIMIT)
-        self._later: list[bytes] = []  # octets that came while an answer was due
+        self._later = bytearray()  # octets that came while an answer was due
         self._output: list[bytes] = []
         self._eof = False
         # Within a message or a chunk: what reads it; else None, and lines are commands.

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import struct
+from contextlib import suppress
 
 from metad.osio import Osio
 from metad.store import header
@@ -31,10 +32,16 @@ class LogBusyError(Exception):
 def create(osio: Osio, directory: str, new: LogHeader) -> int:
     """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
 
+    It gets its name only when its headers are durable, so that after a power cut every log has
+    one; what is left under the other name is overwritten when the number is used.
+
     Raises OSError (full disk above all); then there is no such log.
     """
     path = log_path(directory, new.number)
-    fd = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    unfinished = f"{path}.new"
+    _must_not_exist(osio, path)
+    fd = osio.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    made = unfinished
     try:
         if not osio.try_lock(fd):
             raise LogBusyError(path)
@@ -42,12 +49,20 @@ def create(osio: Osio, directory: str, new: LogHeader) -> int:
         header.write_first(osio, fd, new)
         header.write_last(osio, fd, new)
         osio.fsync(fd)
+        osio.rename(unfinished, path)
+        made = path
         osio.fsync_directory(directory)
     except BaseException:
         osio.close(fd)
-        osio.unlink(path)
+        osio.unlink(made)
         raise
     return fd
+
+
+def _must_not_exist(osio: Osio, path: str) -> None:
+    with suppress(FileNotFoundError):
+        osio.stat(path)
+        raise FileExistsError(errno.EEXIST, "there is such a log already", path)
 
 
 def reuse(osio: Osio, directory: str, new: LogHeader) -> int:

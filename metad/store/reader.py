@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from metad.errors import DamagedError
@@ -100,21 +101,34 @@ class Reader:
         Verified whole before the first piece; the reader's lock is held until the end.  Blocks on
         the disk: not for the loop.  Raises DamagedError.
         """
-        for place in self._index.places(message_id):
-            fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)
-            try:
-                logfile.try_reader_lock(fd)
-                envelope_size = self._verify(fd, place, message_id)
-                if not envelope_size:
-                    continue
-                at = place.offset + record.HEADER_SIZE
-                packed = self._osio.pread(fd, envelope_size, at)
-                yield Stored(record.unpack_envelope(packed), memoryview(b""))
-                yield from self._pieces(fd, at + envelope_size, place.offset + place.size)
-                return
-            finally:
-                self._osio.close(fd)
-        raise DamagedError(f"message {message_id.hex()} does not verify")
+        fd, place, envelope_size = self._open_verified(message_id)
+        try:
+            at = place.offset + record.HEADER_SIZE
+            packed = self._osio.pread(fd, envelope_size, at)
+            yield Stored(record.unpack_envelope(packed), memoryview(b""))
+            yield from self._pieces(fd, at + envelope_size, place.offset + place.size)
+        finally:
+            self._osio.close(fd)
+
+    def _open_verified(self, message_id: bytes) -> tuple[int, Place, int]:
+        """A descriptor with the reader's lock, the good place, the size of the envelope.
+
+        Who cannot have the lock must not read: the log is about to begin its next life.
+        """
+        for _ in range(2):
+            for place in self._index.places(message_id):
+                size = 0
+                with suppress(OSError, DamagedError):
+                    fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)
+                    try:
+                        if logfile.try_reader_lock(fd):
+                            size = self._verify(fd, place, message_id)
+                    finally:
+                        if not size:
+                            self._osio.close(fd)
+                if size:
+                    return fd, place, size
+        raise DamagedError(f"message {message_id.hex()} does not verify in any place")
 
     def _verify(self, fd: int, place: Place, message_id: bytes) -> int:
         """Size of the envelope if the record at `place` is good, else 0."""
@@ -123,6 +137,8 @@ class Reader:
         head = self._osio.pread(fd, record.HEADER_SIZE, place.offset)
         found = record.parse_header(head, seed, life)
         if found is None or found.id != message_id or found.size != place.size:
+            return 0
+        if found.kind != record.MESSAGE:
             return 0
         start = place.offset + record.HEADER_SIZE
         pieces = self._pieces(fd, start, place.offset + place.size)

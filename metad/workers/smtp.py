@@ -129,10 +129,14 @@ class SmtpSession(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Carry out every event that is there, then write all replies at once."""
-        next_event = self._machine.next_event
+        machine = self._machine
+        next_event = machine.next_event
         while not (self._busy or self._paused):
             event = next_event()
             if event is None:
+                if machine.full:  # of replies: they go first, then it goes on
+                    self._flush()
+                    continue
                 break
             try:
                 _HANDLERS[event.__class__](self, event)

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metad.protocol.trace import date, delivered_to, origin, received, return_path
+from metad.protocol.trace import (
+    date,
+    delivered_to,
+    in_front,
+    in_front_size,
+    origin,
+    received,
+    return_path,
+)
 
 DATE = b"Thu, 1 Jan 2026 00:00:00 +0000"
 ORIGIN = origin(b"c.example", "192.0.2.1", "mx.example.org", "ESMTP")
@@ -87,6 +95,14 @@ def test_the_head_of_a_message_that_leaves() -> None:
     assert return_path("ü@b") == "Return-Path: <ü@b>\r\n".encode()
     assert delivered_to("jo+tag@example.org") == b"Delivered-To: jo+tag@example.org\r\n"
     assert delivered_to("jo\r\nX: y@b") == b"Delivered-To: joX: y@b\r\n"
+
+
+@pytest.mark.parametrize("sender", ["", "a@b", "ü@bücher.example"])
+@pytest.mark.parametrize("address", ["jo@example.org", "ö@b"])
+def test_the_size_of_the_head_is_known_without_making_it(sender: str, address: str) -> None:
+    head = in_front(sender, address)
+    assert head == return_path(sender) + delivered_to(address)
+    assert in_front_size(sender) + len(address.encode()) == len(head)
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 951782400, 1767225600, 4102444799])

