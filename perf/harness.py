@@ -153,6 +153,7 @@ class HubOptions:
     workers: int = 2
     layer: str = "log"
     users: tuple[str, ...] = ()
+    log_size: str = "128MiB"
 
 
 @contextlib.contextmanager
@@ -195,6 +196,7 @@ address = "127.0.0.1:{pop3}"
 [store]
 layer = "{options.layer}"
 workers = {options.workers}
+log_size = "{options.log_size}"
 """
 
 

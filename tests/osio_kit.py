@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metad.osio import Buffer, Osio
 
@@ -35,7 +35,7 @@ class Op(NamedTuple):
     kind: str
     path: str = ""
     offset: int = 0
-    data: object = b""
+    data: Any = b""
 
 
 class FakeClock:
@@ -106,6 +106,8 @@ class KitOsio(Osio):
         self.space: int | None = None
         self.names: dict[int, str] = {}
         self.syncs: list[tuple[str, bool]] = []
+        self.failed: set[str] = set()
+        self.retried: list[str] = []
 
     def note(self, what: object) -> None:
         """Put a remark of the test among the recorded changes."""
@@ -128,7 +130,7 @@ class KitOsio(Osio):
             return True
         raise OSError(faults.error, os.strerror(faults.error), path)
 
-    def _record(self, kind: str, path: str, offset: int = 0, data: object = b"") -> None:
+    def _record(self, kind: str, path: str, offset: int = 0, data: Any = b"") -> None:
         if self.recording and self._watched(path):
             self.ops.append(Op(kind, path, offset, data))
 
@@ -151,6 +153,7 @@ class KitOsio(Osio):
 
     def close_all(self) -> None:
         """What a dead process leaves open, the kernel closes."""
+        self.failed.clear()
         for fd in list(self.names):
             self.close(fd)
 
@@ -190,11 +193,14 @@ class KitOsio(Osio):
         path = self._path(fd)
         directory = os.path.isdir(path)
         kind = "dir-sync" if directory else "sync"
+        if path in self.failed:
+            self.retried.append(path)
         try:
             self._strike(kind, path)
         except OSError:
             self.syncs.append((path, False))
             if not directory:
+                self.failed.add(path)
                 self._record("bad-sync", path)
             raise
         self.syncs.append((path, True))
@@ -218,6 +224,7 @@ class KitOsio(Osio):
     def unlink(self, path: str) -> None:
         self._strike("unlink", path)
         super().unlink(path)
+        self.failed.discard(path)
         self._record("unlink", path)
 
     def free_space(self, path: str) -> int:

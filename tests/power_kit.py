@@ -100,7 +100,10 @@ def survivors(writes: list[Write], rng: random.Random, mode: str) -> Iterable[Wr
 
 
 def trash(write: Write, rng: random.Random) -> Write:
-    return write[0], rng.randbytes(len(write[1]))
+    """A sector is trash as a whole, with what lay in it beside the piece that was written."""
+    if not write[1]:
+        return write
+    return write[0] // SECTOR * SECTOR, rng.randbytes(SECTOR)
 
 
 class Disk:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import posix_ipc
+from oracle import Ledger, digest
+from osio_kit import KitOsio
 
 from metad.errors import RefusedError
 from metad.osio import Osio
@@ -37,8 +39,6 @@ from metad.store.reader import Reader, Stored
 from metad.store.recovery import Recovery
 from metad.store.source import LogSettings, LogSource
 from metad.store.table import LogTable
-from oracle import Ledger, digest
-from osio_kit import KitOsio
 
 SECRET = bytes(range(32))
 _serial = 0
@@ -64,6 +64,8 @@ def fresh_area() -> tuple[SharedArea, posix_ipc.Semaphore]:
     if _area is None or _area[0] != os.getpid():
         _area = (os.getpid(), *shared())
     _, area, semaphore = _area
+    while semaphore.value < 1:  # the last holder was killed
+        semaphore.release()
     cells = area.cells
     used = cells[9]
     for at in range(1, 32):
@@ -83,9 +85,6 @@ class StepLoop:
         self._calls: deque[Callable[[], object]] = deque()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        self._calls.append(callback)
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
         self._calls.append(callback)
 
     def call_later(self, _seconds: float, callback: Callable[[], object]) -> None:
@@ -267,15 +266,13 @@ class StoreKit:
 
     # -- mail
 
-    def submit(
-        self, mailboxes: Sequence[int], body: bytes | Body, writer: int = 0
-    ) -> Sent:
+    def submit(self, mailboxes: Sequence[int], body: bytes | Body, writer: int = 0) -> Sent:
         """Hand a message over; it is committed by `run`."""
         its = self.writers[writer]
         sent = Sent(its.ids.next())
         octets = body if isinstance(body, bytes) else b"".join(map(bytes, body.chunks()))
-        recipients = tuple(record.Recipient(m, b"u%d@x" % m, len(octets) + m) for m in mailboxes)
-        envelope = record.Envelope(0, "192.0.2.1", b"h", b"s@x", recipients)
+        recipients = tuple(record.Recipient(m, f"u{m}@x", len(octets) + m) for m in mailboxes)
+        envelope = record.Envelope(0, "192.0.2.1", "h", "s@x", recipients)
         memory = MemoryBody([body]) if isinstance(body, bytes) else body
         self._note("sent", (sent.id, digest(octets), tuple(mailboxes)))
 
@@ -302,9 +299,7 @@ class StoreKit:
         its.committer.submit(item)
         return sent
 
-    def _answer(
-        self, sent: Sent, error: RefusedError | None, what: str, value: object
-    ) -> None:
+    def _answer(self, sent: Sent, error: RefusedError | None, what: str, value: object) -> None:
         assert not sent.answered, "answered twice"
         sent.answered = True
         sent.error = error

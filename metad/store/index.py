@@ -22,8 +22,10 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -87,6 +89,14 @@ class Batch(NamedTuple):
     deletions: list[record.Deletion]
 
 
+class Tables(NamedTuple):
+    """LMDB's handles of the databases."""
+
+    mailboxes: Any
+    places: Any
+    logs: Any
+
+
 Publish = Callable[[dict[int, LogCounts]], None]
 
 
@@ -108,9 +118,17 @@ class Index:
         self._write_lock = os.open(
             os.path.join(path, "writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
+        # Told who waits for the write lock (1), has it (since when, monotonic ns), or neither (0):
+        # the process that lets others wait is the one that hangs.
+        self.on_lock: Callable[[int], None] = lambda state: None
         self._mailboxes = self._env.open_db(b"mailboxes")
         self._places = self._env.open_db(b"places")
         self._logs = self._env.open_db(b"logs")
+
+    @property
+    def tables(self) -> Tables:
+        """The databases, for those who fill or move whole tables."""
+        return Tables(self._mailboxes, self._places, self._logs)
 
     def close(self) -> None:
         self._env.close()
@@ -136,14 +154,30 @@ class Index:
             fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_LOCK)
         except BlockingIOError:
             return False
+        self.on_lock(time.monotonic_ns())
         return True
 
     def lock(self) -> None:
         """Wait for the writers' lock.  Not on a loop."""
+        self.on_lock(1)
         fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLKW, _WRITE_LOCK)
+        self.on_lock(time.monotonic_ns())
 
     def unlock(self) -> None:
         fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_UNLOCK)
+        self.on_lock(0)
+
+    @contextmanager
+    def writing(self) -> Iterator[lmdb.Transaction]:
+        """One write transaction, committed at the end; with `lock` held where others write too."""
+        with self._env.begin(write=True) as txn:
+            yield txn
+
+    @contextmanager
+    def reading(self) -> Iterator[lmdb.Transaction]:
+        """One read transaction, which must not outlive a moment."""
+        with self._env.begin() as txn:
+            yield txn
 
     def apply(self, batch: Batch, publish: Publish | None = None) -> None:
         """Enter a batch in one transaction; with `lock` held where others write too.
@@ -151,8 +185,8 @@ class Index:
         `publish` gets the absolute counts of every log that changed, while the write lock is
         still held: so shared memory is written by one process at a time.
         """
-        with self._env.begin(write=True) as txn:
-            change = _Change(self, txn)
+        with self.writing() as txn:
+            change = Change(self, txn)
             change.add_messages(batch.messages)
             for deletion in batch.deletions:
                 change.delete(deletion)
@@ -237,8 +271,26 @@ def unpack_places(value: bytes) -> list[Place]:
     return [Place(*fields) for fields in _PLACE.iter_unpack(value[_REFERENCES.size :])]
 
 
-class _Change:
-    """The working state of one write transaction."""
+def pack_usage(octets: int, messages: int) -> bytes:
+    return _USAGE.pack(octets, messages)
+
+
+def pack_log(counts: LogCounts) -> bytes:
+    return _LOG.pack(*counts)
+
+
+def unpack_references(value: bytes) -> int:
+    """How many mailboxes refer to a message, from its row of places."""
+    references: int = _REFERENCES.unpack_from(value)[0]
+    return references
+
+
+def pack_places(references: int, places: Iterable[Place]) -> bytes:
+    return _REFERENCES.pack(references) + b"".join([_PLACE.pack(*place) for place in places])
+
+
+class Change:
+    """The working state of one write transaction.  metad.store.moves has the collector's."""
 
     def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
         self._txn = txn
@@ -302,7 +354,10 @@ class _Change:
         value = self._txn.get(message_id, db=self._places)
         if value is None:
             return
-        references = _REFERENCES.unpack_from(value)[0] - 1
+        references = unpack_references(bytes(value)) - 1
+        if references <= 0 and len(value) == _REFERENCES.size:
+            self._txn.delete(message_id, db=self._places)  # its octets were lost before
+            return
         self._txn.put(
             message_id,
             _REFERENCES.pack(references) + value[_REFERENCES.size :],
@@ -321,18 +376,24 @@ class _Change:
     def write_counts(self, batch: Batch) -> dict[int, LogCounts]:
         """Add up the logs' counts, set the batch's watermark; the new absolute rows."""
         self._live(batch.log)
-        rows: dict[int, LogCounts] = {}
+        row = self._row(batch.log)
+        if row.life != batch.life:
+            row = LogCounts()
+        row = row._replace(life=batch.life, watermark=batch.watermark)
+        return self.write_rows({batch.log: row})
+
+    def write_rows(self, known: dict[int, LogCounts] | None = None) -> dict[int, LogCounts]:
+        """Add the changes of this transaction to the logs' rows (`known`: as they are to be
+        before that); the new absolute rows."""
+        rows = dict(known or {})
         for number, (messages, octets) in self._counts.items():
-            key = number.to_bytes(4, "big")
-            value = self._txn.get(key, db=self._logs)
-            old = LogCounts(*_LOG.unpack(value)) if value else LogCounts()
-            if number == batch.log:
-                if old.life != batch.life:
-                    old = LogCounts()
-                old = old._replace(life=batch.life, watermark=batch.watermark)
-            new = old._replace(
+            old = rows.get(number) or self._row(number)
+            rows[number] = old._replace(
                 live_messages=old.live_messages + messages, live_octets=old.live_octets + octets
             )
-            self._txn.put(key, _LOG.pack(*new), db=self._logs)
-            rows[number] = new
+            self._txn.put(number.to_bytes(4, "big"), _LOG.pack(*rows[number]), db=self._logs)
         return rows
+
+    def _row(self, number: int) -> LogCounts:
+        value = self._txn.get(number.to_bytes(4, "big"), db=self._logs)
+        return LogCounts(*_LOG.unpack(value)) if value else LogCounts()

@@ -1,49 +1,46 @@
 """Recovery: one path for a restart, a dead worker and a power cut.
 
 For each log without a living writer and without a seal: take its lock, sync it, find its end,
-enter its tail in the index, state the end in a seal.  After that nothing is ever appended to it.
+state the end in a seal, enter its tail in the index.  After that nothing is ever appended to it.
 
 Rules of this file:
 
 * Without the log's flock nothing is touched: somebody living has it.
 * Messages of all tails are entered before the deletions of all tails: order between logs never
-  matters.
-* Damage is copied to quarantine/ and reported; it never means "delete", and nothing from there is
-  put back by itself.
-* A poisoned log ends where its successor says, and is not written to again, not even a seal.
+  matters.  A watermark moves only when all of its log's tail is in the index, and entering
+  something again changes nothing: killed anywhere, recovery can be done again.
+* Damage never means "delete", and nothing from quarantine/ is put back by itself.
+* A poisoned log ends where its successor says, and is never written to again, not even a seal.
+  The successor is kept, even without mail of its own, for what it says.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from metad.errors import DamagedError
 from metad.osio import Osio
-from metad.store import footer, header, index_state, logfile, record
-from metad.store.header import FREE, LogHeader
+from metad.store import index_state, logfile, moves
+from metad.store.header import FREE, LogHeader, log_path
 from metad.store.identity import Store
-from metad.store.ids import ID_SIZE, time_of
-from metad.store.index import Batch, Index, LogCounts, Message, Place
+from metad.store.ids import time_of
+from metad.store.index import Batch, Index, LogCounts
 from metad.store.log import Footer, seal
-from metad.store.scan import Damage, Found, Scanner, find_seal
+from metad.store.rebuild import Source, rebuild
 from metad.store.table import LogTable, Row, State
+from metad.store.tails import Report, Tail, TailReader
 
-Report = Callable[[str], None]
 BATCH = 1000
+Enter = Callable[[Index, Batch], None]
 
 
-class Tail(NamedTuple):
-    """What lies in a log beyond some offset, ready for the index."""
+class Recovered(NamedTuple):
+    """A log after its recovery: its tail not yet entered, beyond `start`."""
 
-    messages: list[Message]
-    deletions: list[record.Deletion]
-    entries: bytes
-    damage: list[Damage]
-    end: int
-    sequence: int
+    log: LogHeader
+    state: State
+    start: int
+    tail: Tail
 
 
 class Recovery:
@@ -53,7 +50,12 @@ class Recovery:
         self._osio = osio
         self._store = store
         self._report = report
-        self.damaged = 0
+        self._tails = TailReader(osio, store, report)
+
+    @property
+    def damaged(self) -> int:
+        """Stretches of logs that were set aside."""
+        return self._tails.damaged
 
     # -- the whole hub
 
@@ -61,41 +63,39 @@ class Recovery:
         """Recover everything before the first worker starts.
 
         Fills the table, leaves a usable index.  Returns the greatest time in any id, in us.
-        Raises OSError, lmdb.Error, DamagedError.
+        Raises OSError, lmdb.Error.
         """
-        logs = self._headers()
+        logs = self.headers()
         reason = self._why_rebuild(logs, boot)
-        index = self._fresh_index(reason) if reason else Index(self._store.index)
+        done = self.rebuild(logs, reason) if reason else {}
+        index = Index(self._store.index)
         try:
             index_state.mark(self._osio, self._store.index, boot, clean=False)
-            ends = self.recover_logs(index, logs, rebuild=reason is not None)
-            self._fill_table(table, logs, ends, index)
+            if not reason:
+                self._drop_free(index, logs)
+                done = self.recover_logs(index, logs)
+            self._fill_table(table, logs, done, index.logs())
             newest = time_of(index.greatest_id())
-            lives = max((log.life for log in logs.values()), default=0)
             index.sync()
         finally:
             index.close()
+        lives = max((log.life for log in logs.values()), default=0)
         return max(newest, lives * 1_000_000)
 
-    def _headers(self) -> dict[int, LogHeader]:
-        """Number and header of every log file.  Raises DamagedError for one without any."""
+    def headers(self) -> dict[int, LogHeader]:
+        """Number and header of every log.  A file that never became a log is removed."""
         found: dict[int, LogHeader] = {}
         for name in sorted(self._osio.listdir(self._store.logs)):
-            if not name.endswith(".log"):
+            stem, _, ending = name.partition(".")
+            if ending != "log" or not stem.isascii() or not stem.isdigit():
                 continue
-            number = int(name[:-4])
-            log = self.read_header(number)
-            if log is None:
-                raise DamagedError(f"log {number}: no header verifies; see metad fsck")
-            found[number] = log
+            log = self._tails.header(int(stem))
+            if log is not None:
+                found[int(stem)] = log
+            else:
+                self._report(f"log {int(stem)} was never finished; removing it")
+                self._osio.unlink(log_path(self._store.logs, int(stem)))
         return found
-
-    def read_header(self, number: int) -> LogHeader | None:
-        fd = self._osio.open(header.log_path(self._store.logs, number), os.O_RDONLY)
-        try:
-            return header.read(self._osio, fd, self._store.secret)
-        finally:
-            self._osio.close(fd)
 
     def _why_rebuild(self, logs: dict[int, LogHeader], boot: str) -> str | None:
         reason = index_state.why_unusable(self._osio, self._store.index, boot)
@@ -105,165 +105,193 @@ class Recovery:
         try:
             for number, counts in index.logs().items():
                 log = logs.get(number)
-                if log is None or log.life != counts.life:
+                if counts.live_messages and (log is None or log.life != counts.life):
                     return f"log {number} is not in the life that it speaks of"
         finally:
             index.close()
         return None
 
-    def _fresh_index(self, reason: str) -> Index:
+    def rebuild(self, logs: dict[int, LogHeader], reason: str) -> dict[int, Recovered]:
+        """Make the index anew from the logs alone; each log's recovery, without its entries."""
         self._report(f"index: {reason}; rebuilding it from the logs")
-        shutil.rmtree(self._store.index, ignore_errors=True)
-        self._osio.mkdir(self._store.index)
-        return Index(self._store.index)
+        stops = predecessors(logs)
+        done: dict[int, Recovered] = {}
+
+        def sources() -> Iterator[Source]:
+            for number, log in logs.items():
+                if log.state != FREE:
+                    one = self._recover(log, log.align, stops)
+                    done[number] = one._replace(tail=one.tail._replace(entries=b""))
+                    yield Source(number, log.life, one.tail.end, one.tail.entries)
+
+        rebuild(self._store.index, sources(), self._report)
+        return done
+
+    def _drop_free(self, index: Index, logs: dict[int, LogHeader]) -> None:
+        """A log is free on disk and the index still speaks of it: the collector was cut short."""
+        for number, counts in index.logs().items():
+            log = logs.get(number)
+            if log is None or log.state == FREE or log.life != counts.life:
+                drop_log(index, number)
 
     def _fill_table(
-        self, table: LogTable, logs: dict[int, LogHeader], ends: dict[int, int], index: Index
+        self,
+        table: LogTable,
+        logs: dict[int, LogHeader],
+        done: dict[int, Recovered],
+        counts: dict[int, LogCounts],
     ) -> None:
-        counts = index.logs()
         for number, log in logs.items():
-            state = State.FREE if log.state == FREE or ends.get(number) == 0 else State.SEALED
-            table.restore(
-                Row(number, state, log.life, log.generation, 0, ends.get(number, 0), 0, 0)
-            )
+            one = done.get(number)
+            # Neither recovered nor free: somebody living holds it.
+            state = one.state if one else State.FREE if log.state == FREE else State.ACTIVE
+            end = one.tail.end if one else 0
+            table.restore(Row(number, state, log.life, log.generation, 0, end, 0, 0))
             row = counts.get(number, LogCounts())
             table.set_live(number, row.live_messages, row.live_octets)
+
+    # -- the logs of one dead process
+
+    def recover_process(self, table: LogTable, dead: int) -> None:
+        """Recover what the process with row `dead` had, while others live.
+
+        Raises OSError, lmdb.Error, TableBusyError.
+        """
+        owned = table.owned_by(dead)
+        logs = self.headers_of(row.number for row in owned)
+        index = Index(self._store.index)
+        try:
+            for row in owned:
+                if row.number not in logs:
+                    table.restore(row._replace(state=State.NONE, owner=0, tail=0))
+            everything = self.headers_of(row.number for row in table.rows())
+            for number, log in logs.items():
+                if log.state == FREE:
+                    drop_log(index, number)
+            done = self.recover_logs(index, logs, everything | logs)
+            counts = index.logs()
+            ours = {n: log for n, log in logs.items() if n in done or log.state == FREE}
+            self._fill_table(table, ours, done, counts)
+        finally:
+            index.close()
+
+    def headers_of(self, numbers: Iterable[int]) -> dict[int, LogHeader]:
+        """Headers of some logs; those that are not there, or never were logs, are left out."""
+        found: dict[int, LogHeader] = {}
+        for number in numbers:
+            try:
+                log = self._tails.header(number)
+            except FileNotFoundError:
+                continue
+            if log is not None:
+                found[number] = log
+        return found
 
     # -- logs
 
     def recover_logs(
-        self, index: Index, logs: dict[int, LogHeader], *, rebuild: bool = False
-    ) -> dict[int, int]:
-        """Seal and enter what is not sealed or not entered; where each log ends (0: it is free).
+        self,
+        index: Index,
+        logs: dict[int, LogHeader],
+        everything: dict[int, LogHeader] | None = None,
+    ) -> dict[int, Recovered]:
+        """Seal what is not sealed, enter what is not entered.
 
-        A log whose lock somebody holds is left alone and not in the answer.
+        `everything`: the headers that may speak of poisoned logs, if not the same.  A log whose
+        lock somebody holds is left alone and not in the answer; neither is one that is free.
         """
-        stops = self._predecessors(logs)
-        ends: dict[int, int] = {}
-        deletions: list[Batch] = []
+        stops = predecessors(everything or logs)
+        done: dict[int, Recovered] = {}
         for number, log in logs.items():
             if log.state == FREE:
-                ends[number] = 0
                 continue
             counts = index.log_counts(number)
-            start = counts.watermark if counts.life == log.life else 0
+            start = counts.watermark if counts.life == log.life else log.align
             try:
-                tail = self._recover(log, start, stops.get(log.life))
+                one = self._recover(log, max(start, log.align), stops)
             except logfile.LogBusyError:
                 continue
-            ends[number] = 0 if tail.end == log.align and not tail.damage else tail.end
-            if tail.messages or not start:
-                self._enter(index, log, tail)
-            if tail.deletions:
-                deletions.append(Batch(number, log.life, tail.end, [], tail.deletions))
-        if rebuild:
-            deletions.sort(key=lambda batch: batch.log)
-        for batch in deletions:
-            for at in range(0, len(batch.deletions), BATCH):
-                index.apply(batch._replace(deletions=batch.deletions[at : at + BATCH]))
-        return ends
+            done[number] = one
+            enter_messages(index, one)
+        for one in done.values():
+            enter_deletions(index, one)
+        return done
 
-    def _predecessors(self, logs: dict[int, LogHeader]) -> dict[int, int]:
-        """Where poisoned lives end, by what their successors say."""
-        return {
-            log.predecessor_life: log.predecessor_end
-            for log in logs.values()
-            if log.predecessor_life and log.state != FREE
-        }
-
-    def _enter(self, index: Index, log: LogHeader, tail: Tail) -> None:
-        messages = tail.messages
-        for at in range(0, max(len(messages), 1), BATCH):
-            some = messages[at : at + BATCH]
-            index.apply(Batch(log.number, log.life, tail.end, some, []))
-
-    def _recover(self, log: LogHeader, start: int, stop: int | None) -> Tail:
-        """The tail of a log from `start`; seals it if it has no seal and may have one."""
+    def _recover(self, log: LogHeader, start: int, stops: dict[int, int]) -> Recovered:
+        """Find the end of a log and what lies beyond `start`; seal it if it may be written to."""
         fd = logfile.lock_log(self._osio, self._store.logs, log.number)
         try:
-            sealed = find_seal(self._osio, fd, log) if stop is None else None
-            if sealed is not None and start >= sealed.end:
-                return Tail([], [], b"", [], sealed.end, 0)
-            if sealed is not None and start <= sealed.covers_from == log.align:
-                return tail_of_entries(log.number, sealed.entries, sealed.end)
+            poisoned_at = stops.get(log.life)
+            if poisoned_at is not None:
+                tail = self._tails.scanned(fd, log, min(start, poisoned_at), poisoned_at)
+                return Recovered(log, State.SEALED, start, tail)
+            found = self._tails.seal(fd, log)
+            if found is not None:
+                tail = self._tails.sealed(fd, log, start, found)
+                return Recovered(log, State.SEALED, start, tail)
             self._osio.fdatasync(fd)
-            tail = self._scan(fd, log, start, sealed.end if sealed else stop)
-            if sealed is None and stop is None:
-                self._seal(fd, log, start, tail)
-            return tail
+            tail = self._tails.scanned(fd, log, start, log.seal_offset or None)
+            return Recovered(log, self._end(fd, log, start, tail, stops), start, tail)
         finally:
             self._osio.close(fd)
 
-    def _seal(self, fd: int, log: LogHeader, start: int, tail: Tail) -> None:
-        if tail.end == log.align and not tail.damage:
+    def _end(self, fd: int, log: LogHeader, start: int, tail: Tail, stops: dict[int, int]) -> State:
+        """Seal a log, or free it if nothing ever was in it and nothing needs its header."""
+        if tail.end == log.align and not (tail.damaged or log.predecessor_life):
             logfile.mark_free(self._osio, fd, log)
-            return
-        covered = Footer(tail.entries, tail.sequence, start or log.align)
-        seal(self._osio, fd, log, tail.end, covered)
-
-    def _scan(self, fd: int, log: LogHeader, start: int, stop: int | None) -> Tail:
-        scanner = Scanner(self._osio, fd, log, start, stop)
-        messages: list[Message] = []
-        deletions: list[record.Deletion] = []
-        entries: list[bytes] = []
-        damage: list[Damage] = []
-        for item in scanner:
-            if isinstance(item, Damage):
-                damage.append(item)
-                self._quarantine(fd, log, item)
-            elif item.header.kind == record.MESSAGE:
-                messages.append(message_of(log.number, item))
-                entries.append(messages[-1].entries)
-            else:
-                deletions.append(record.unpack_deletion(item.envelope, item.body))
-                entries.append(
-                    footer.deletion_entries(deletions[-1], item.offset, item.header.size)
-                )
-        return Tail(messages, deletions, b"".join(entries), damage, scanner.end, scanner.sequence)
-
-    def _quarantine(self, fd: int, log: LogHeader, damage: Damage) -> None:
-        """Keep the octets of a damaged stretch in a file of their own, and say so."""
-        self.damaged += 1
-        name = f"{log.number:08d}-{log.life}-{damage.start}.damaged"
-        path = os.path.join(self._store.quarantine, name)
-        self._report(
-            f"warning: log {log.number}: octets {damage.start} to {damage.end} are damaged; "
-            f"kept in quarantine/{name}"
-        )
-        out = self._osio.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            data = self._osio.pread(fd, damage.end - damage.start, damage.start)
-            self._osio.pwrite(out, data, 0)
-            self._osio.fsync(out)
-        finally:
-            self._osio.close(out)
+            return State.FREE
+        seal(self._osio, fd, log, tail.end, Footer(tail.entries, tail.sequence, start))
+        return State.SEALED
 
 
-def message_of(number: int, found: Found) -> Message:
-    """What the index needs of a message record that a scan found."""
-    envelope = record.unpack_envelope(found.envelope)
-    size = found.header.size
-    entries = footer.message_entries(found.header.id, found.offset, size, envelope.recipients)
-    return Message(found.header.id, Place(number, found.offset, size), entries)
+def predecessors(logs: dict[int, LogHeader]) -> dict[int, int]:
+    """Where poisoned lives end, by what their successors say."""
+    return {
+        log.predecessor_life: log.predecessor_end
+        for log in logs.values()
+        if log.predecessor_life and log.state != FREE
+    }
 
 
-def tail_of_entries(number: int, entries: bytes, end: int) -> Tail:
-    """The same as a scan of the whole log, from its footer alone."""
-    messages: list[Message] = []
-    deletions: list[record.Deletion] = []
-    step = footer.ENTRY_SIZE
-    at = 0
-    while at < len(entries):
-        first = footer.Entry(*footer.ENTRY.unpack_from(entries, at))
-        stop = at + step
-        place = entries[at + 20 : at + 28]
-        while entries[stop + 20 : stop + 28] == place:
-            stop += step
-        if first.kind == record.MESSAGE:
-            where = Place(number, first.offset, first.size)
-            messages.append(Message(first.id, where, entries[at:stop]))
-        else:
-            ids = b"".join(entries[i + 4 : i + 4 + ID_SIZE] for i in range(at, stop, step))
-            deletions.append(record.Deletion(first.mailbox, ids))
-        at = stop
-    return Tail(messages, deletions, entries, [], end, 0)
+def enter_messages(index: Index, one: Recovered) -> None:
+    """Enter the messages of a tail.  The watermark stays: the deletions are still to come."""
+    log, messages = one.log, one.tail.records()[0]
+    for at in range(0, max(len(messages), 1), BATCH):
+        some = messages[at : at + BATCH]
+        _write(index, moves.move, Batch(log.number, log.life, one.start, some, []))
+
+
+def enter_deletions(index: Index, one: Recovered) -> None:
+    """Apply the deletions of a tail; with the last of them the watermark moves to the end."""
+    log, deletions = one.log, one.tail.records()[1]
+    for at in range(0, max(len(deletions), 1), BATCH):
+        some = deletions[at : at + BATCH]
+        last = at + BATCH >= len(deletions)
+        watermark = max(one.tail.end, one.start) if last else one.start
+        _write(index, Index.apply, Batch(log.number, log.life, watermark, [], some))
+
+
+def drop_log(index: Index, number: int) -> None:
+    """Take every place in log `number` out of the index, and its row."""
+    start: bytes | None = b""
+    while start is not None:
+        ids, start = moves.ids_in(index, number, start)
+        if ids:
+            index.lock()
+            try:
+                moves.drop_places(index, number, ids)
+            finally:
+                index.unlock()
+    index.lock()
+    try:
+        moves.drop_log(index, number)
+    finally:
+        index.unlock()
+
+
+def _write(index: Index, enter: Enter, batch: Batch) -> None:
+    index.lock()
+    try:
+        enter(index, batch)
+    finally:
+        index.unlock()

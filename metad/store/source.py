@@ -24,7 +24,7 @@ from metad.store.header import ACTIVE, LogHeader
 from metad.store.identity import Store
 from metad.store.ids import HubClock
 from metad.store.log import LogWriter
-from metad.store.table import LogTable, State
+from metad.store.table import ROOM, LogTable, Room, State
 
 ZERO_AHEAD = 8 << 20
 SPACE_RESERVE = 32 << 20
@@ -40,6 +40,7 @@ class LogSettings:
     align: int = 512
     sync: bool = True
     generation: int = 0
+    room: Room = ROOM
 
 
 class LogSource:
@@ -69,7 +70,10 @@ class LogSource:
         self.has_space = True
 
     def start(self) -> None:
-        """Look at the disk, make the first log, start the background thread.  Raises OSError."""
+        """Look at the disk, make the first log, start the background thread.  Raises OSError.
+
+        The first log is given even at the limit: without it, nothing could be deleted.
+        """
         self._check_space()
         self._ready = self._make()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
@@ -108,7 +112,7 @@ class LogSource:
 
     def _make_now(self) -> LogWriter:
         try:
-            return self._make()
+            return self._make(self._settings.room)
         except (OSError, MetadError) as error:
             raise NoSpaceError(f"no log to be had: {error}") from error
 
@@ -138,10 +142,10 @@ class LogSource:
     def _tend(self) -> None:
         """One round: space, the next log, zeros ahead of both tails."""
         try:
-            self._check_space()
+            may_make = self._check_space()
             with self._lock:
-                if self._ready is None and self.has_space:
-                    self._ready = self._make()
+                if self._ready is None and may_make:
+                    self._ready = self._make(self._settings.room)
                 writers = [w for w in (self._active, self._ready) if w is not None]
             for writer in writers:
                 if writer.zero_step(ZERO_AHEAD):
@@ -152,16 +156,24 @@ class LogSource:
                 self.report(f"warning: cannot prepare the next log: {error}")
             self._failing = True
 
-    def _check_space(self) -> None:
-        """New mail needs room for its index entries besides the room that its log has already."""
-        need = SPACE_RESERVE + self._settings.size // 4
-        self.has_space = self._osio.free_space(self._store.logs) > need
+    def _check_space(self) -> bool:
+        """Whether another log may be made; and so, whether new mail is taken.
 
-    def _make(self) -> LogWriter:
+        New mail needs room for its index entries besides the room that its log has already.  At
+        the limit of the logs it is refused as soon as no log is ready: what is left of the log in
+        use is for deletions, which are what makes room.
+        """
+        need = SPACE_RESERVE + self._settings.size // 4
+        disk = self._osio.free_space(self._store.logs) > need
+        may_make = disk and self._table.has_room(self._settings.room)
+        self.has_space = disk and (may_make or self._ready is not None)
+        return may_make
+
+    def _make(self, room: Room = ROOM) -> LogWriter:
         """Allocate a log, give it its header, durably, and enter it as active."""
         for _ in range(RETRY_LOGS):
             now = self._clock.now_us() // 1_000_000
-            given = self._table.allocate(self._settings.generation, now)
+            given = self._table.allocate(self._settings.generation, now, room)
             new = self._header(given.number, given.life)
             try:
                 if given.fresh:

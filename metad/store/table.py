@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 import posix_ipc
 
 from metad import shm
-from metad.errors import RefusedError
+from metad.errors import NoSpaceError, RefusedError
 from metad.shm import LOG_CELLS, PLAN, Cell, ProcessRow, SharedArea
 
 ACQUIRE_SECONDS = 10.0
@@ -64,6 +64,17 @@ class Allocation(NamedTuple):
     number: int
     life: int
     fresh: bool
+
+
+class Room(NamedTuple):
+    """What a writer may take: new logs as long as there are less than `most` in all, and free
+    ones as long as `spare` others are left: the collector has to write before it can free."""
+
+    most: int = shm.LOGS
+    spare: int = 0
+
+
+ROOM = Room()
 
 
 class TableBusyError(RefusedError):
@@ -122,23 +133,32 @@ class LogTable:
             self._logs[row.number * LOG_CELLS + 4] = row.tail
             self._plan(row.number, row.state, row.life, row.generation, row.owner)
 
-    def allocate(self, generation: int, now_seconds: int) -> Allocation:
+    def allocate(self, generation: int, now_seconds: int, room: Room = ROOM) -> Allocation:
         """Give this process a log and a life for it: a free one, or a new number.
 
-        Raises TableBusyError, or RefusedError if the table is full.
+        Raises TableBusyError, or RefusedError if the table or what `room` grants is full.
         """
         with self._change():
             used = self._cells[_ROWS_IN_USE]
             states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
-            number = next(
-                (states.index(s) + 1 for s in (State.FREE, State.NONE) if s in states), used + 1
-            )
+            free = states.count(State.FREE) - room.spare
+            wanted = (State.FREE, State.NONE) if free > 0 else (State.NONE,)
+            number = next((states.index(s) + 1 for s in wanted if s in states), used + 1)
+            if free <= 0 and used - states.count(State.NONE) >= room.most:
+                raise NoSpaceError("the logs have reached their limit")
             if number >= shm.LOGS:
                 raise RefusedError("the log table is full")
             life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)
             fresh = number > used or self._logs[number * LOG_CELLS] == State.NONE
             self._plan(number, State.PREPARING, life, generation, self._me.index + 1)
         return Allocation(number, life, fresh)
+
+    def has_room(self, room: Room) -> bool:
+        """Whether `allocate` would find a log this moment, as far as `room` goes."""
+        used = self._cells[_ROWS_IN_USE]
+        states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
+        there = used - states.count(State.NONE)
+        return there < room.most or states.count(State.FREE) > room.spare
 
     def change(self, number: int, state: State) -> None:
         """Set the state of a log of ours, or of one whose lock we hold."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from osio_kit import Faults, KitOsio
+from store_kit import StoreKit
 
 from metad.errors import NoSpaceError, SyncFailedError
 from metad.store import commit, header
 from metad.store.commit import MemoryBody
 from metad.store.table import State
-from osio_kit import Faults, KitOsio
-from store_kit import StoreKit
 
 
 @pytest.fixture
@@ -320,8 +320,8 @@ def test_the_threads_commit_under_load(tmp_path: Path) -> None:
         def submit(size: int) -> None:
             made = ids.next()
             bodies[made] = bytes([size % 256]) * size
-            recipients = (Recipient(1, b"a", size),)
-            packed = pack_envelope(Envelope(0, "", b"", b"", recipients))
+            recipients = (Recipient(1, "a", size),)
+            packed = pack_envelope(Envelope(0, "", "", "", recipients))
 
             def done(error: object) -> None:
                 assert error is None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from osio_kit import FakeClock, KitOsio
 
 from metad.store.ids import HubClock, IdMaker, clock_offset, time_of
-from osio_kit import FakeClock, KitOsio
 
 
 def maker(clock: FakeClock, node: int = 3, life: int = 0x12345) -> IdMaker:
@@ -18,7 +18,7 @@ def maker(clock: FakeClock, node: int = 3, life: int = 0x12345) -> IdMaker:
 def test_an_id_holds_time_node_life_and_sequence() -> None:
     clock = FakeClock(monotonic=5_000_000_000)
     clock.step = 0
-    assert maker(clock).next().hex() == "00000000004c4b40" "0003" "2345" "00000001"
+    assert maker(clock).next().hex() == "00000000004c4b400003234500000001"
 
 
 def test_ids_rise_while_the_clock_stands_still() -> None:

@@ -24,12 +24,14 @@ def an_id(number: int) -> bytes:
 
 
 def message(number: int, *boxes: int, log: int = 1, offset: int = 512, size: int = 100) -> Message:
-    recipients = tuple(record.Recipient(m, b"", number * 10 + m) for m in boxes)
+    recipients = tuple(record.Recipient(m, "", number * 10 + m) for m in boxes)
     entries = footer.message_entries(an_id(number), offset, size, recipients)
     return Message(an_id(number), Place(log, offset, size), entries)
 
 
-def enter(index: Index, *messages: Message, log: int = 1, life: int = 9, watermark: int = 1024) -> None:
+def enter(
+    index: Index, *messages: Message, log: int = 1, life: int = 9, watermark: int = 1024
+) -> None:
     index.apply(Batch(log, life, watermark, list(messages), []))
 
 
@@ -54,7 +56,7 @@ def test_a_mailbox_lists_its_messages_in_id_order(index: Index) -> None:
 @pytest.mark.parametrize("mailbox", [0, 1, 255, 256, 2**31, 2**32 - 2])
 def test_mailboxes_at_the_edges_do_not_mix(index: Index, mailbox: int) -> None:
     others = [m for m in (mailbox - 1, mailbox + 1) if m >= 0]
-    recipients = (record.Recipient(mailbox, b"", 7),)
+    recipients = (record.Recipient(mailbox, "", 7),)
     entries = footer.message_entries(an_id(1), 512, 100, recipients)
     enter(index, Message(an_id(1), Place(1, 512, 100), entries))
     assert listing(index, mailbox) == [(1, 7)]

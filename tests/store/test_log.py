@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from osio_kit import Faults, KitOsio
 
 from metad.store import footer, header, logfile, record
 from metad.store.header import ACTIVE, LogHeader
 from metad.store.log import LogWriter, round_up
 from metad.store.scan import Scanner, find_seal
-from osio_kit import Faults, KitOsio
 
 SECRET = b"s" * 32
 SIZE = 64 * 1024
@@ -35,7 +35,7 @@ def append(writer: LogWriter, body: bytes, recipients: int = 1) -> bytes:
     payload = record.digest_payload(b"e", [body], writer.seed)
     record_id = writer.sequence.to_bytes(16, "big")
     head = writer.make_header(record.MESSAGE, record_id, payload)
-    boxes = tuple(record.Recipient(m, b"", len(body)) for m in range(recipients))
+    boxes = tuple(record.Recipient(m, "", len(body)) for m in range(recipients))
     size = len(head) + 1 + len(body)
     entries = footer.message_entries(record_id, writer.end, size, boxes)
     writer.append([[head + b"e", body]], size, entries)
@@ -52,7 +52,14 @@ def test_each_group_starts_on_a_boundary(tmp_path: Path, osio: KitOsio, align: i
     for size in (0, 1, align - 73, align - 72, align, 3 * align):
         assert writer.end % align == 0
         append(writer, b"x" * size)
-    assert [len(b) for b in scanned(writer, osio)] == [0, 1, align - 73, align - 72, align, 3 * align]
+    assert [len(b) for b in scanned(writer, osio)] == [
+        0,
+        1,
+        align - 73,
+        align - 72,
+        align,
+        3 * align,
+    ]
 
 
 def test_an_append_is_synced_before_it_returns(tmp_path: Path, osio: KitOsio) -> None:
@@ -118,7 +125,7 @@ def test_a_failed_append_poisons_and_leaves_the_end(
     append(writer, b"good")
     end, syncs = writer.end, len(osio.syncs)
     osio.faults = Faults(kind, 1, short=short)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         append(writer, b"bad")
     assert writer.poisoned
     assert writer.end == end
@@ -156,7 +163,7 @@ def test_a_statement_that_cannot_be_synced_poisons_the_successor(
     (tmp_path / "next").mkdir()
     successor = make(tmp_path / "next", osio)
     osio.faults = Faults("sync", 1)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         successor.state_predecessor(broken)
     assert successor.poisoned
 
@@ -214,9 +221,9 @@ def test_a_failed_sync_of_zeros_poisons_the_log(tmp_path: Path, osio: KitOsio) -
     writer = big(tmp_path, osio)
     append(writer, b"good")
     osio.faults = Faults("sync", 1, error=errno.EIO)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         writer.zero_step(1 << 30)
     failed = len(osio.syncs)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         append(writer, b"after")
     assert len(osio.syncs) == failed

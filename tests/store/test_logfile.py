@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from osio_kit import Faults, KitOsio
 
 from metad.store import header, logfile
 from metad.store.header import ACTIVE, FREE, LogHeader, log_path
 from metad.store.logfile import LogBusyError
-from osio_kit import Faults, KitOsio
 
 SECRET = b"s" * 32
 NEW = LogHeader(ACTIVE, 0, 1, 1000, 32768, 512, 1, b"i" * 16, SECRET)
@@ -57,11 +57,9 @@ def test_a_log_that_is_there_is_not_made_again(tmp_path: Path, osio: KitOsio) ->
 
 
 @pytest.mark.parametrize("kind", ["allocate", "write", "sync", "dir-sync"])
-def test_a_log_that_cannot_be_made_is_not_there(
-    tmp_path: Path, osio: KitOsio, kind: str
-) -> None:
+def test_a_log_that_cannot_be_made_is_not_there(tmp_path: Path, osio: KitOsio, kind: str) -> None:
     osio.faults = Faults(kind, 1, error=errno.ENOSPC)
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         logfile.create(osio, str(tmp_path), NEW)
     assert list(tmp_path.iterdir()) == []
     assert osio.names == {}
@@ -123,9 +121,7 @@ def test_a_log_that_is_being_read_is_not_reused(tmp_path: Path, osio: KitOsio) -
     assert read(osio, tmp_path) == NEXT
 
 
-def test_readers_share_their_lock_and_keep_off_the_next_life(
-    tmp_path: Path, osio: KitOsio
-) -> None:
+def test_readers_share_their_lock_and_keep_off_the_next_life(tmp_path: Path, osio: KitOsio) -> None:
     osio.close(logfile.create(osio, str(tmp_path), NEW))
     path = log_path(str(tmp_path), 1)
     one, two, writer = (osio.open(path, os.O_RDWR) for _ in range(3))

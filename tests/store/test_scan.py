@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from osio_kit import KitOsio
 
 from metad.store import header, logfile, record, scan
 from metad.store.header import ACTIVE, LogHeader
 from metad.store.log import LogWriter, round_up
 from metad.store.scan import Damage, Scanner, find_seal
-from osio_kit import KitOsio
 
 SECRET = b"s" * 32
 SIZE = 64 * 1024
@@ -192,7 +192,9 @@ def test_a_record_mailed_back_into_its_own_log_counts_once(log: Log) -> None:
     assert log.scan() == ([b"true", copy], [])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
 @given(st.lists(st.lists(st.binary(max_size=900), min_size=1, max_size=4), max_size=6),
        st.integers(0, 2**32), st.sampled_from([512, 4096]))  # fmt: skip
 def test_a_spoiled_octet_costs_at_most_one_record(
@@ -249,7 +251,9 @@ def test_every_spoiled_octet_of_a_seal_is_found(log: Log) -> None:
         log.spoil(at, old)
 
 
-@pytest.mark.parametrize("change", [{"seal_offset": 512}, {"seal_size": 80}, {"seal_size": 1 << 20}])
+@pytest.mark.parametrize(
+    "change", [{"seal_offset": 512}, {"seal_size": 80}, {"seal_size": 1 << 20}]
+)
 def test_a_seal_that_is_not_where_the_header_says_is_none(log: Log, change: dict[str, int]) -> None:
     its = sealed(log)
     assert find_seal(log.osio, log.writer.fd, its._replace(**change)) is None

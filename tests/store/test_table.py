@@ -8,15 +8,24 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from store_kit import shared
 
 from metad import shm
 from metad.errors import RefusedError
 from metad.shm import Cell, SharedArea
 from metad.store import table as table_module
 from metad.store.table import (
-    HOLDING, IDLE, WAITING, Allocation, LogTable, Row, State, TableBusyError, is_stopped, repair,
+    HOLDING,
+    IDLE,
+    WAITING,
+    Allocation,
+    LogTable,
+    Row,
+    State,
+    TableBusyError,
+    is_stopped,
+    repair,
 )  # fmt: skip
-from store_kit import shared
 
 
 class Shared:

@@ -1,0 +1,173 @@
+"""What lies in a log beyond an offset, ready for the index: by its footer, or by reading it.
+
+Rules of this file:
+
+* The footer is used where it speaks; everywhere else the records are read and verified.
+* Damage is copied to quarantine/ and reported, and the rest is used.  Where a log's last block says
+  that it goes on, unverifiable octets up to there are damage, not a torn tail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from metad.osio import Osio
+from metad.store import footer, header, quarantine, record
+from metad.store.header import LogHeader, log_path
+from metad.store.identity import Store
+from metad.store.ids import ID_SIZE
+from metad.store.index import Message, Place
+from metad.store.scan import Damage, Found, Scanner, Seal, find_seal
+
+Report = Callable[[str], None]
+_SEARCH = 1 << 20
+
+
+class Tail(NamedTuple):
+    """The footer entries of a log's records beyond some offset, and where the log ends."""
+
+    number: int
+    entries: bytes
+    end: int
+    sequence: int = 0
+    damaged: int = 0
+
+    def records(self) -> tuple[list[Message], list[record.Deletion]]:
+        """What the index has to enter."""
+        return records_of(self.number, self.entries)
+
+
+class TailReader:
+    """Reads tails of logs of one store.  `damaged` counts the stretches set aside."""
+
+    def __init__(self, osio: Osio, store: Store, report: Report) -> None:
+        self._osio = osio
+        self._store = store
+        self._report = report
+        self.damaged = 0
+
+    def seal(self, fd: int, log: LogHeader) -> Seal | None:
+        """The log's seal, if it has a good one."""
+        return find_seal(self._osio, fd, log)
+
+    def sealed(self, fd: int, log: LogHeader, start: int, seal: Seal) -> Tail:
+        """The tail of a log with a good seal."""
+        if start >= seal.end:
+            return Tail(log.number, b"", seal.end)
+        if seal.covers_from <= start:
+            return Tail(log.number, entries_from(seal.entries, start), seal.end)
+        return self.scanned(fd, log, start, seal.end)
+
+    def scanned(self, fd: int, log: LogHeader, start: int, stop: int | None) -> Tail:
+        """The tail by reading it; `stop`: where the log ends, if that is known."""
+        scanner = Scanner(self._osio, fd, log, start, stop)
+        entries: list[bytes] = []
+        before = self.damaged
+        for item in scanner:
+            if isinstance(item, Damage):
+                self._set_aside(fd, log, item)
+            else:
+                entries.append(entries_of(item))
+        end = scanner.end
+        if stop is not None and end < stop:
+            self._set_aside(fd, log, Damage(end, stop))
+            end = stop
+        damaged = self.damaged - before
+        return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged)
+
+    def _set_aside(self, fd: int, log: LogHeader, damage: Damage) -> None:
+        self.damaged += 1
+        name = quarantine.set_aside(self._osio, self._store, fd, log, damage)
+        self._report(
+            f"warning: log {log.number}: octets {damage.start} to {damage.end} are damaged; "
+            f"kept in quarantine/{name}"
+        )
+
+    # -- headers
+
+    def header(self, number: int) -> LogHeader | None:
+        """The header of a log; of one whose both copies are damaged, what its records say.
+
+        None: nothing in the file was ever a log.  Raises OSError.
+        """
+        fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
+        try:
+            found = header.read(self._osio, fd, self._store.secret)
+            return found or self._header_of_records(fd, number)
+        finally:
+            self._osio.close(fd)
+
+    def _header_of_records(self, fd: int, number: int) -> LogHeader | None:
+        """Every record says in clear which life it is of: its check proves it."""
+        size = self._osio.fstat(fd).st_size
+        at = 0
+        while at < size:
+            window = self._osio.pread(fd, _SEARCH, at)
+            hit = window.find(record.MAGIC)
+            while hit >= 0:
+                life = self._proven_life(window[hit : hit + record.HEADER_SIZE], number)
+                if life:
+                    self._report(f"warning: log {number}: both headers are damaged")
+                    return self._made_header(number, life, size)
+                hit = window.find(record.MAGIC, hit + 1)
+            at += _SEARCH - record.HEADER_SIZE
+        return None
+
+    def _proven_life(self, head: bytes, number: int) -> int:
+        life = int.from_bytes(head[8:16], "little")
+        seed = record.seed_of(self._store.secret, number, life)
+        return life if record.parse_header(head, seed, life) else 0
+
+    def _made_header(self, number: int, life: int, size: int) -> LogHeader:
+        store = self._store
+        return LogHeader(
+            state=header.ACTIVE, generation=0, number=number, life=life, size=size, align=512,
+            node=store.node, store_id=store.store_id, secret=store.secret,
+        )  # fmt: skip
+
+
+def entries_of(found: Found) -> bytes:
+    """The footer entries of a record that a scan found."""
+    size = found.header.size
+    if found.header.kind == record.MESSAGE:
+        recipients = record.unpack_envelope(found.envelope).recipients
+        return footer.message_entries(found.header.id, found.offset, size, recipients)
+    deletion = record.unpack_deletion(found.envelope, found.body)
+    return footer.deletion_entries(deletion, found.offset, size)
+
+
+def entries_from(entries: bytes, start: int) -> bytes:
+    """Those of records at `start` and beyond; entries are in the order of their records."""
+    step = footer.ENTRY_SIZE
+    low, high = 0, len(entries) // step
+    while low < high:
+        middle = (low + high) // 2
+        if int.from_bytes(entries[middle * step + 20 : middle * step + 24], "big") < start:
+            low = middle + 1
+        else:
+            high = middle
+    return entries[low * step :]
+
+
+def records_of(number: int, entries: bytes) -> tuple[list[Message], list[record.Deletion]]:
+    """Messages and deletions of log `number` by their entries."""
+    messages: list[Message] = []
+    deletions: list[record.Deletion] = []
+    step = footer.ENTRY_SIZE
+    at = 0
+    while at < len(entries):
+        first = footer.Entry(*footer.ENTRY.unpack_from(entries, at))
+        stop = at + step
+        place = entries[at + 20 : at + 28]
+        while entries[stop + 20 : stop + 28] == place:
+            stop += step
+        if first.kind == record.MESSAGE:
+            where = Place(number, first.offset, first.size)
+            messages.append(Message(first.id, where, entries[at:stop]))
+        else:
+            ids = b"".join(entries[i + 4 : i + 4 + ID_SIZE] for i in range(at, stop, step))
+            deletions.append(record.Deletion(first.mailbox, ids))
+        at = stop
+    return messages, deletions

@@ -1,0 +1,173 @@
+"""How long the index takes to rebuild from seals alone, and the memory for it.
+
+Makes a store of logs with true headers and true footers, whose records are holes in sparse files (a
+rebuild reads no record of a sealed log), removes nothing else, and runs the recovery of a hub in a
+process of its own. Half of the messages of a day before are deleted by later logs.
+
+    python -m perf.rebuild [--messages 1000000] [--mailboxes 100000] [--rounds 3]
+
+Prints seconds and the peak of anonymous memory, all processes together; writes perf/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import secrets
+import statistics
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import posix_ipc
+
+from metad.osio import Osio
+from metad.shm import SharedArea
+from metad.store import footer, header, index_state, record
+from metad.store.header import LogHeader, log_path
+from metad.store.identity import Store, open_or_make_store
+from metad.store.index import Index
+from metad.store.log import Footer, seal
+from metad.store.recovery import Recovery
+from metad.store.table import LogTable
+from perf import harness
+
+RESULTS = Path(__file__).parent / "results"
+LOG_SIZE = 128 << 20
+RECORD = 960  # octets of a message of 500 with header, envelope and trace
+DELETED = 0.5
+PER_LOG = (LOG_SIZE - (8 << 20)) // RECORD
+
+
+def make_log(
+    store: Store, number: int, count: int, mailboxes: int, old: list[bytes]
+) -> list[bytes]:
+    """A sealed log of `count` messages that deletes half of `old`; its entries' keys."""
+    osio = Osio()
+    life = 1_700_000_000 + number
+    log = LogHeader(header.ACTIVE, 0, number, life, LOG_SIZE, 512, 1, store.store_id, store.secret)
+    entries: list[bytes] = []
+    keys: list[bytes] = []
+    pack = footer.ENTRY.pack
+    base = (1_700_000_000 + number * 600) * 1_000_000
+    for n in range(count):
+        message_id = struct.pack(">QHHI", base + n * 1000, 1, number & 0xFFFF, n)
+        mailbox = random.randrange(mailboxes) + 2
+        entries.append(pack(mailbox, message_id, 512 + n * RECORD, RECORD, 700, record.MESSAGE))
+        keys.append(entries[-1][:20])
+    end = 512 + count * RECORD
+    for key in old:
+        if random.random() < DELETED:
+            mailbox = int.from_bytes(key[:4], "big")
+            entries.append(pack(mailbox, key[4:], end, 100, 0, record.DELETION))
+    fd = os.open(log_path(store.logs, number), os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, LOG_SIZE)
+    header.write_first(osio, fd, log)
+    seal(osio, fd, log, -(-(end + 100) // 512) * 512, Footer(b"".join(entries), count, 512))
+    os.close(fd)
+    return keys
+
+
+def make_store(data: Path, messages: int, mailboxes: int) -> Store:
+    data.mkdir()
+    store = open_or_make_store(Osio(), data)
+    old: list[bytes] = []
+    for number in range(1, -(-messages // PER_LOG) + 1):
+        count = min(PER_LOG, messages - (number - 1) * PER_LOG)
+        old = make_log(store, number, count, mailboxes, old)
+    return store
+
+
+class Memory(threading.Thread):
+    """Watches the anonymous memory of this process and its children."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(0.02):
+            pids = [os.getpid(), *(int(p) for p in self._children())]
+            self.peak = max(self.peak, sum(self._anonymous(pid) for pid in pids))
+
+    @staticmethod
+    def _children() -> list[str]:
+        me = os.getpid()
+        return Path(f"/proc/{me}/task/{me}/children").read_text().split()
+
+    @staticmethod
+    def _anonymous(pid: int) -> int:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return 0
+        line = next((text for text in status.split("\n") if text.startswith("RssAnon")), "")
+        return int(line.split()[1]) * 1024 if line else 0
+
+
+def rebuild(store: Store, answer: Any) -> None:
+    """What the recovery child of a hub does, timed."""
+    name = f"/metad-perf-{secrets.token_hex(6)}"
+    area = SharedArea.create(name)
+    semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1)
+    area.unlink()
+    memory = Memory()
+    memory.start()
+    began = time.perf_counter()
+    table = LogTable(area, semaphore, area.process(0))
+    Recovery(Osio(), store, print).run(table, index_state.boot_id())
+    seconds = time.perf_counter() - began
+    memory.done.set()
+    memory.join()
+    index = Index(store.index)
+    totals = index.totals()
+    index.close()
+    answer.send((seconds, memory.peak, totals))
+
+
+def one_round(store: Store) -> tuple[float, int, dict[str, int]]:
+    for name in os.listdir(store.index):
+        os.unlink(os.path.join(store.index, name))
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=rebuild, args=(store, theirs))
+    process.start()
+    figures: tuple[float, int, dict[str, int]] = ours.recv()
+    process.join()
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--mailboxes", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--directory", help="on the file system to measure")
+    options = parser.parse_args()
+    with harness.directory(options.directory) as where:
+        store = make_store(where / "data", options.messages, options.mailboxes)
+        rounds = [one_round(store) for _ in range(options.rounds)]
+        seconds = [took for took, _, _ in rounds]
+        result = {
+            "machine": harness.machine(where),
+            "messages": options.messages,
+            "mailboxes": options.mailboxes,
+            "seconds": {"median": statistics.median(seconds), "all": seconds},
+            "peak_anonymous_octets": max(peak for _, peak, _ in rounds),
+            "index": rounds[-1][2],
+        }
+    print(json.dumps(result, indent=1))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"rebuild-{options.messages}-{time.strftime('%Y-%m-%d')}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Power cuts while the collector works: the campaign of this directory, with collections in it.
+
+What kill -9 cannot show: a log freed before its survivors are durable, a deletion dropped before
+the header that says "free".
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import campaign
+from collector_kit import make_collector
+from oracle import Ledger
+from osio_kit import SEED, FakeClock, KitOsio, Op, scaled
+from power_kit import MODES
+from store_kit import StoreKit
+
+from metad.store.collector import NotCollectableError
+from metad.store.table import State
+
+
+def record(seed: int, turns: int = 2, rounds: int = 4) -> tuple[list[Op], str]:
+    """Mail, deletions and collections over some lives of the hub, and the directory."""
+    rng = random.Random(seed)
+    data = campaign.scratch()
+    try:
+        osio = KitOsio(record=True, clock=FakeClock(), watch=str(data / "logs"))
+        with StoreKit(data, osio, size=campaign.SIZE) as kit:
+            kit.eager = False
+            for _ in range(turns):
+                kit.start(rng.choice([1, 2]))
+                collector = make_collector(kit)
+                for _ in range(rounds):
+                    campaign.work(kit, rng, 10)
+                    kit.osio.faults = None
+                    empty_one(kit, collector, rng)
+                rng.choice([kit.crash, collector.close])()
+                kit.crash()
+        return osio.ops, str(data / "logs")
+    finally:
+        shutil.rmtree(data)
+
+
+def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
+    """Collect a sealed log, with deletions between the steps."""
+    kit.background()
+    sealed = [row.number for row in kit.table.rows() if row.state == State.SEALED]
+    for number in rng.sample(sealed, min(2, len(sealed))):
+        try:
+            for _ in collector.collect(number):
+                box = rng.randrange(3)
+                listing = kit.listing(box)
+                if listing and rng.random() < 0.5:
+                    kit.delete(box, [rng.choice(listing)[0]])
+        except NotCollectableError:
+            continue
+
+
+def cut(judge: campaign.Judge, seed: int, states: int) -> None:
+    """Judge about `states` states of the run `seed`."""
+    ops, old = record(seed)
+    rng = random.Random(seed + 1)
+    count = sum(1 for _ in campaign.boundaries(ops, {}, Ledger()))
+    due = 0.0
+    for at, disk, ledger in campaign.boundaries(ops, {}, Ledger()):
+        due += min(1.0, states / count) if disk.settled else 2 * states / count
+        while due >= 1:
+            due -= 1
+            mode = rng.choice(MODES)
+            with campaign.blame(f"seed {seed}, boundary {at} ({ops[at].kind}), mode {mode}"):
+                judge.judge(disk.state(rng, mode), old, ledger)
+
+
+def run(seed: int, runs: int, states: int) -> int:
+    judge = campaign.Judge()
+    try:
+        for number in range(runs):
+            cut(judge, seed + number, states)
+        return judge.states
+    finally:
+        judge.close()
+
+
+def test_no_power_cut_during_a_collection_loses_or_revives_mail() -> None:
+    runs = scaled(3)
+    states = campaign.spread(lambda job: run(SEED + job * 10_000, runs, 150), 2)
+    print(f"{states} states after a power cut while collecting, seed {SEED}")
+    assert states >= 2 * runs * 100
+
+
+def test_the_runs_collect_and_free_logs() -> None:
+    """Or the campaign would prove nothing."""
+    freed = 0
+    for seed in range(SEED, SEED + 4):
+        ops, _ = record(seed)
+        freed += sum(op.kind == "write" and op.offset == 0 and op.data[10] == 2 for op in ops)
+    assert freed > 8
+
+

@@ -1,0 +1,203 @@
+"""Reliability rows 4 to 7: every call to the operating system fails once, and from then on.
+
+Whatever fails, and whenever: each message gets one answer, what was acknowledged is there (now,
+after a restart, after a power cut), and no file whose sync failed is synced or trusted again.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import campaign
+import pytest
+from oracle import Ledger
+from osio_kit import SEED, FakeClock, Faults, KitOsio, scaled
+from power_kit import Disk
+from store_kit import StoreKit
+
+from metad.errors import MetadError
+
+KINDS = ("open", "pread", "write", "sync", "dir-sync", "allocate", "rename", "unlink")
+
+
+def run(kit: StoreKit, seed: int) -> None:
+    """Two lives with log changes, deletions, group commits.  What cannot start does not."""
+    rng = random.Random(seed)
+    for end in (kit.crash, kit.stop):
+        try:
+            kit.start(2)
+        except (OSError, MetadError):
+            kit.crash()
+            continue
+        kit.eager = rng.random() < 0.5
+        for _ in range(12):
+            mixed(kit, rng)
+        end()
+
+
+def mixed(kit: StoreKit, rng: random.Random) -> None:
+    sent = []
+    slot = rng.randrange(2)
+    if rng.random() < 0.3 and (listing := kit.listing(1)):
+        ids = [each for each, _ in rng.sample(listing, min(len(listing), 2))]
+        sent.append(kit.submit_deletion(1, ids, slot))
+    else:
+        for boxes in [[1, rng.randrange(2, 4)] for _ in range(rng.choice([1, 1, 3]))]:
+            sent += [kit.submit(boxes, rng.randbytes(1800), slot)]
+    kit.run()
+    assert all(each.answered for each in sent)
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    made = campaign.scratch()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def judge() -> Iterator[campaign.Judge]:
+    made = campaign.Judge()
+    yield made
+    made.close()
+
+
+def attempt(data: Path, faults: Faults, judge: campaign.Judge, name: str) -> KitOsio:
+    """One run with its faults, then the verdicts."""
+    shutil.rmtree(data, ignore_errors=True)
+    osio = KitOsio(str(data / "logs"), record=True, faults=faults, clock=FakeClock())
+    with campaign.blame(name), StoreKit(data, osio, size=campaign.SIZE) as kit:
+        run(kit, SEED)
+        assert not osio.retried, f"synced again after a failure: {osio.retried}"
+        osio.faults = None
+        for removed in (False, True):
+            kit.crash()
+            if removed:
+                kit.drop_index()
+            kit.start(1)
+            kit.check()
+            assert kit.put([1], b"and on it goes").acked
+            kit.check()
+    with campaign.blame(f"{name}, then a power cut"):
+        cut(osio, str(data / "logs"), judge)
+    return osio
+
+
+def cut(osio: KitOsio, place: str, judge: campaign.Judge) -> None:
+    """The power goes at the end of the run: nothing under way, or all of it, or some."""
+    disk, ledger = Disk(), Ledger(lenient=True)
+    for op in osio.ops:
+        if op.kind == "note":
+            ledger.apply(op.data)
+        else:
+            disk.apply(op)
+    rng = random.Random(SEED)
+    for mode in ("none", "half"):
+        judge.judge(disk.state(rng, mode), place, ledger)
+
+
+def ordinals(data: Path, kind: str) -> range:
+    """All ordinals of a kind of call in this run; at a small scale every few of them."""
+    faults = Faults()
+    shutil.rmtree(data, ignore_errors=True)
+    osio = KitOsio(str(data / "logs"), faults=faults, clock=FakeClock())
+    with StoreKit(data, osio, size=campaign.SIZE) as kit:
+        run(kit, SEED)
+    count = faults.counts[kind]
+    step = max(1, count // scaled(60))
+    return range(1 + SEED % step, count + 1, step)
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_call_fails(data: Path, judge: campaign.Judge, kind: str, persistent: bool) -> None:
+    code = errno.ENOSPC if kind in ("allocate", "dir-sync") else errno.EIO
+    hits = 0
+    for ordinal in ordinals(data, kind):
+        faults = Faults(kind, ordinal, code, persistent)
+        attempt(data, faults, judge, f"{kind} {ordinal} seed {SEED}")
+        hits += faults.hits
+    assert hits or kind == "unlink"  # nothing is unlinked in a run without faults
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
+@pytest.mark.parametrize("error", [0, errno.ENOSPC, errno.EDQUOT])
+def test_every_write_is_short_or_finds_no_space(
+    data: Path, judge: campaign.Judge, error: int, persistent: bool
+) -> None:
+    for ordinal in ordinals(data, "write"):
+        faults = Faults("write", ordinal, error, persistent, short=not error)
+        attempt(data, faults, judge, f"write {ordinal} error {error} seed {SEED}")
+        assert faults.hits
+
+
+def test_a_failed_sync_is_the_last_of_its_file(data: Path) -> None:
+    """Row 6, seen from the kernel: no acknowledgement, no second sync, no octet more."""
+    for ordinal in range(1, 40, max(1, 4 // scaled(1))):
+        shutil.rmtree(data, ignore_errors=True)
+        osio = KitOsio(str(data / "logs"), record=True, clock=FakeClock())
+        with StoreKit(data, osio, size=campaign.SIZE) as kit:
+            kit.start(1)
+            osio.faults = Faults("sync", ordinal)
+            rng = random.Random(ordinal)
+            for _ in range(25):
+                mixed_one(kit, rng)
+            assert osio.faults.hits == 1
+            path = osio.faults.hit_paths[0]
+            at = next(n for n, op in enumerate(osio.ops) if op.kind == "bad-sync")
+            later = [op.kind for op in osio.ops[at + 1 :] if op.path == path]
+            # A log that could not be made is removed; the next of its name is another file.
+            assert later[:1] in ([], ["unlink"])
+            kit.check()
+
+
+def mixed_one(kit: StoreKit, rng: random.Random) -> None:
+    sent = kit.submit([1, 2], rng.randbytes(1500))
+    kit.run()
+    assert sent.answered
+
+
+def test_with_a_full_disk_the_mail_is_served_and_refused(data: Path) -> None:
+    """Row 7: no space for a new log, later there is."""
+    osio = KitOsio(str(data / "logs"), clock=FakeClock())
+    with StoreKit(data, osio, size=campaign.SIZE) as kit:
+        kit.start(1)
+        sent = [kit.put([1], b"x" * 1500) for _ in range(5)]
+        osio.faults = Faults("allocate", 1, errno.ENOSPC, persistent=True)
+        sent += [kit.put([1], b"y" * 1500) for _ in range(30)]
+        refused = [each for each in sent if each.error is not None]
+        assert refused
+        assert all(each.error.smtp.code == 452 for each in refused)  # type: ignore[union-attr]
+        assert kit.check() == len(sent) - len(refused)
+        osio.faults = None
+        assert kit.put([1], b"z").acked
+        kit.check()
+        kit.crash()
+        kit.drop_index()
+        recovery = kit.recover()
+        assert recovery.damaged == 0
+        kit.open_index()
+        kit.check()
+
+
+def test_a_disk_that_is_full_now_and_then(data: Path) -> None:
+    osio = KitOsio(str(data / "logs"), clock=FakeClock())
+    rng = random.Random(SEED)
+    with StoreKit(data, osio, size=campaign.SIZE) as kit:
+        kit.start(2)
+        for round_ in range(20):
+            osio.faults = (
+                Faults(rng.choice(["allocate", "write"]), 1, errno.ENOSPC, persistent=True)
+                if round_ % 2
+                else None
+            )
+            for _ in range(5):
+                mixed(kit, rng)
+        osio.faults = None
+        assert kit.put([1], b"z").acked
+        kit.check()
+        assert len(list(kit.log_files())) < 60

@@ -1,0 +1,215 @@
+"""Reliability row 2: the store's process is killed at a random moment, and recovered.
+
+The child works with its real threads and says on a pipe what was acknowledged.  METAD_TEST_SCALE=17
+makes about 2,000 kills.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import select
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import campaign
+from oracle import Ledger, digest
+from osio_kit import SEED, KitOsio, scaled
+from store_kit import StoreKit
+
+from metad.errors import RefusedError
+from metad.store import record
+from metad.store.commit import Append, Committer, MemoryBody
+from metad.store.ids import IdMaker
+from metad.store.index import Index
+from metad.store.source import LogSettings, LogSource
+from metad.store.table import LogTable
+
+LOG_SIZE = 64 * 1024
+
+
+class QueueLoop:
+    """A loop for real threads."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], object]] = deque()
+        self._there = threading.Semaphore(0)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._calls.append(callback)
+        self._there.release()
+
+    def call_later(self, _seconds: float, callback: Callable[[], object]) -> None:
+        self.call_soon(callback)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
+        self.call_soon(lambda: callback(*args))
+
+    def step(self) -> None:
+        self._there.acquire()
+        self._calls.popleft()()
+
+
+class Victim:
+    """What runs in the child: mail in and out, without end."""
+
+    def __init__(self, kit: StoreKit, pipe: int, slot: int, seed: int) -> None:
+        self.pipe = pipe
+        self.rng = random.Random(seed)
+        self.loop = QueueLoop()
+        osio = KitOsio()
+        table = LogTable(kit.area, kit.semaphore, kit.area.process(slot))
+        self.index = Index(kit.store.index)
+        self.source = LogSource(
+            osio, kit.store, table, LogSettings(LOG_SIZE), kit.clock, lambda text: None
+        )
+        self.source.start()
+        self.committer = Committer(self.loop, self.source, self.index, lambda rows: None)
+        self.ids = IdMaker(kit.clock, 1)
+        self.ids.start_life(self.committer.open_first().life)
+
+    def say(self, what: str, value: object) -> None:
+        data = pickle.dumps((what, value))
+        os.write(self.pipe, len(data).to_bytes(4, "big") + data)
+
+    def run(self) -> None:
+        for _ in range(8):
+            self.submit()
+        while True:
+            self.loop.step()
+
+    def submit(self) -> None:
+        if self.rng.random() < 0.2 and (
+            listing := self.index.listing(box := self.rng.randrange(3))
+        ):
+            ids = [listing[at : at + 16] for at in range(0, len(listing), 20)]
+            self.delete(box, self.rng.sample(ids, min(len(ids), 3)))
+        else:
+            self.put(self.rng.sample(range(3), 2), self.rng.randbytes(self.rng.randrange(4000)))
+
+    def put(self, boxes: list[int], body: bytes) -> None:
+        made = self.ids.next()
+        recipients = tuple(record.Recipient(m, "", len(body)) for m in boxes)
+        packed = record.pack_envelope(record.Envelope(0, "", "", "", recipients))
+        self.say("sent", (made, digest(body), tuple(boxes)))
+        item = Append(made, packed, MemoryBody([body]), self.done("acked", [made]))
+        item.recipients = recipients
+        self.committer.submit(item)
+
+    def delete(self, box: int, ids: list[bytes]) -> None:
+        deletion = record.Deletion(box, b"".join(ids))
+        pairs = [(box, each) for each in ids]
+        self.say("deleting", pairs)
+        packed = record.pack_deletion(box)
+        done = self.done("deleted", pairs)
+        item = Append(self.ids.next(), packed, MemoryBody([deletion.ids]), done)
+        item.deletion = deletion
+        self.committer.submit(item)
+
+    def done(self, what: str, value: object) -> Callable[[RefusedError | None], None]:
+        def answered(error: RefusedError | None) -> None:
+            if error is None:
+                self.say(what, value)
+            self.submit()
+
+        return answered
+
+
+def spawn(kit: StoreKit, slot: int, seed: int) -> tuple[int, int]:
+    """A victim; its pid and the pipe that it speaks on."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        try:
+            Victim(kit, writer, slot, seed).run()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    return child, reader
+
+
+def listen(pipes: list[int], seconds: float) -> dict[int, bytes]:
+    """What the victims say until their time has come."""
+    heard = dict.fromkeys(pipes, b"")
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        for pipe in select.select(pipes, [], [], left)[0]:
+            heard[pipe] += os.read(pipe, 1 << 16)
+    return heard
+
+
+def note_all(ledger: Ledger, heard: bytes) -> None:
+    """Whole words only: the last may be cut by the kill."""
+    at = 0
+    while at + 4 <= len(heard):
+        size = int.from_bytes(heard[at : at + 4], "big")
+        if at + 4 + size > len(heard):
+            break
+        ledger.apply(pickle.loads(heard[at + 4 : at + 4 + size]))
+        at += 4 + size
+
+
+def round_of_kills(kit: StoreKit, rng: random.Random) -> int:
+    """Two writers work side by side; both are killed; the store is recovered and judged.
+
+    The number of messages acknowledged so far.
+    """
+    kit.recover()
+    victims = [spawn(kit, slot, rng.randrange(1 << 30)) for slot in range(2)]
+    heard = listen([pipe for _, pipe in victims], rng.uniform(0.003, 0.05))
+    for pid, pipe in victims:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        while more := os.read(pipe, 1 << 16):
+            heard[pipe] += more
+        os.close(pipe)
+    words = sorted(heard.values(), key=len)
+    for said in words:
+        note_sent_first(kit.ledger, said)
+    for said in words:
+        note_all(kit.ledger, said)
+    if rng.random() < 0.3:
+        kit.drop_index()
+    kit.recover()
+    kit.open_index()
+    kit.check()
+    kit.crash()
+    return len(kit.ledger.acked)
+
+
+def note_sent_first(ledger: Ledger, heard: bytes) -> None:
+    """One victim deletes what the other sent."""
+    sent = Ledger()
+    note_all(sent, heard)
+    ledger.sent.update(sent.sent)
+
+
+def campaign_of_kills(seed: int, rounds: int) -> int:
+    data = campaign.scratch()
+    rng = random.Random(seed)
+    try:
+        done = acked = 0
+        while done < rounds:
+            shutil.rmtree(data)
+            with StoreKit(data, KitOsio(), size=LOG_SIZE) as kit:
+                for _ in range(min(5, rounds - done)):
+                    with campaign.blame(f"kill {done}, seed {seed}"):
+                        count = round_of_kills(kit, rng)
+                    done += 1
+                acked += count
+        return acked
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def test_no_kill_loses_or_revives_mail() -> None:
+    rounds = scaled(30)
+    acked = campaign.spread(lambda job: campaign_of_kills(SEED + job, rounds), 2)
+    print(f"{2 * 2 * rounds} processes killed, {acked} messages acknowledged, seed {SEED}")
+    assert acked > 10 * rounds

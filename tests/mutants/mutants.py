@@ -1,0 +1,175 @@
+"""Seeded bugs of the store, each with the test that must catch it.
+
+Rules of this file:
+
+* A mutant changes the text of one function; if the text is not there any more, the test of the
+  mutants fails: write the bug anew, do not drop it.
+* `caught_by` is a pytest id below tests/.  The best witness is one that does not know the code:
+  power cuts, faults, bit flips, the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from importlib import import_module
+from typing import NamedTuple
+
+POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
+FAULTS = "fault/test_faults.py::test_every_call_fails"
+SHORT = "fault/test_faults.py::test_every_write_is_short_or_finds_no_space[0-once]"
+FLIPS = "fault/test_bitflip.py::test_a_flipped_bit_of_a_log_costs_at_most_its_record"
+MODEL = "model/test_model.py::test_the_store_is_as_the_model_says"
+
+
+class Mutant(NamedTuple):
+    name: str
+    where: str
+    old: str
+    new: str
+    caught_by: str
+
+    def apply(self) -> None:
+        """Put the bug into the running program.  Raises LookupError if the text is not there."""
+        module_name, _, path = self.where.partition(":")
+        module = import_module(f"metad.store.{module_name}")
+        function = module
+        for name in path.split("."):
+            function = function.__dict__[name]
+        text = textwrap.dedent(inspect.getsource(function))  # type: ignore[arg-type]
+        if self.old not in text:
+            raise LookupError(f"{self.name}: {self.old!r} is not in {self.where}")
+        made: dict[str, object] = {}
+        code = compile(
+            "from __future__ import annotations\n" + text.replace(self.old, self.new),
+            f"<mutant {self.name}>", "exec",
+        )  # fmt: skip
+        exec(code, module.__dict__, made)
+        new = inspect.unwrap(made[path.split(".")[-1]])  # type: ignore[arg-type]
+        inspect.unwrap(function).__code__ = new.__code__  # type: ignore[arg-type]
+
+
+MUTANTS = [
+    # -- what is durable when
+    Mutant("acknowledged before the sync", "log:LogWriter.append",
+           "self._sync_now()", "pass", POWER),
+    Mutant("synced before it is written", "log:LogWriter.append",
+           "self._write(parts, size, after)\n        if self._sync:\n            self._sync_now()",
+           "self._sync_now()\n        self._write(parts, size, after)", POWER),
+    Mutant("a failed sync is tried again", "log:LogWriter._sync_now",
+           "self._osio.fdatasync(self.fd)\n",
+           "\n            try:\n                self._osio.fdatasync(self.fd)\n"
+           "            except OSError:\n                self._osio.fdatasync(self.fd)\n",
+           FAULTS + "[sync-once]"),
+    Mutant("a failed sync is passed over", "log:LogWriter._sync_now",
+           "raise\n", "pass\n", FAULTS + "[sync-once]"),
+    Mutant("a failed group is acknowledged", "commit:Committer._append",
+           'return SyncFailedError(f"log {writer.number}: {error}")', "pass",
+           FAULTS + "[write-once]"),
+    Mutant("a short write is taken for a whole one", "log:LogWriter._write",
+           "!= length", "== -1", SHORT),
+    Mutant("a poisoned log is written to again", "log:LogWriter.append",
+           "self.poisoned = True", "pass",
+           "store/test_log.py::test_a_failed_append_poisons_and_leaves_the_end"),
+    Mutant("a new log's name is not synced", "logfile:create",
+           "osio.fsync_directory(directory)", "pass", POWER),
+    Mutant("a new log gets its name before its header is synced", "logfile:create",
+           "osio.fsync(fd)", "pass",
+           "store/test_logfile.py::test_a_new_log_and_its_name_are_durable"),
+    Mutant("a new life begins unsynced", "header:rewrite",
+           "osio.fdatasync(fd)", "pass",
+           "store/test_logfile.py::test_a_free_log_begins_its_next_life"),
+    Mutant("both headers are under way together", "header:rewrite",
+           "write_first(osio, fd, header)\n    osio.fdatasync(fd)",
+           "write_first(osio, fd, header)",
+           "store/test_logfile.py::test_the_two_headers_are_never_under_way_together"),
+    Mutant("groups are not aligned", "log:LogWriter.append",
+           "self.end = after", "self.end = self.end + size", POWER),
+    Mutant("a failed sync of zeros is nobody's", "log:LogWriter.zero_step",
+           "self._sync_now()", "self._osio.fdatasync(self.fd)",
+           "store/test_log.py::test_a_failed_sync_of_zeros_poisons_the_log"),
+    Mutant("zeros overtake the mail", "log:LogWriter._claim",
+           "self._zeroed = max(self._zeroed, after)", "pass",
+           "store/test_log.py::test_zeros_never_touch_mail_that_overtook_them"),
+    # -- lives and ends of logs
+    Mutant("a life is used twice", "table:LogTable.allocate",
+           "max(self._cells[_GREATEST_LIFE] + 1, now_seconds)",
+           "max(self._cells[_GREATEST_LIFE], now_seconds)",
+           "fault/test_clock.py::test_a_clock_that_stands_still_at_start_gives_new_lives"),
+    Mutant("a sealed log is taken for a free one", "table:LogTable.allocate",
+           "State.FREE", "State.SEALED",
+           "store/test_recovery.py::test_no_log_is_appended_to_after_recovery"),
+    Mutant("the end of a poisoned log is not stated", "source:LogSource._speak_of",
+           "writer.state_predecessor(predecessor)", "pass",
+           "store/test_recovery.py::test_a_poisoned_log_ends_where_its_successor_says"),
+    Mutant("an unused log's word on a poisoned one is dropped", "source:LogSource._seal",
+           " and not writer.log.predecessor_life", "",
+           "mutants/witness.py::test_an_empty_successor_keeps_its_word"),
+    Mutant("a prepared log is thrown in while it fails", "source:LogSource.take",
+           "writer.poisoned", "False",
+           "store/test_source.py::test_a_prepared_log_whose_zeros_failed_is_not_given_out"),
+    Mutant("one free header is not enough", "header:read",
+           "if FREE in (first.state, last.state):", "if first.state == last.state == FREE:",
+           "store/test_header.py::test_one_copy_that_says_free_makes_the_log_free"),
+    Mutant("the older life wins", "header:read",
+           "max(first, last", "min(first, last",
+           "store/test_header.py::test_the_copy_of_the_greater_life_wins"),
+    Mutant("no room is kept for the seal", "log:LogWriter.fits",
+           "after + self._seal_size(len(self.entries) + entries_size)", "after",
+           "store/test_log.py::test_a_full_log_can_always_be_sealed"),
+    # -- what verifies
+    Mutant("no checksum of the payload", "record:payload_is_good",
+           "return xxh3_128_digest(payload, seed) == header.digest", "return True", FLIPS),
+    Mutant("no checksum of the header", "record:parse_header",
+           "!= check", "== -1", FLIPS),
+    Mutant("records of an earlier life pass", "record:seed_of",
+           "struct.pack(\"<IQ\", number, life)", "struct.pack(\"<IQ\", number, 0)",
+           "store/test_record.py::test_each_store_log_and_life_has_its_own_seed"),
+    Mutant("a scan ends at the first damage", "scan:Scanner._search",
+           "while at < self._stop:", "while False:", FLIPS),
+    Mutant("a damaged record hides its neighbours", "scan:Scanner._after_padding",
+           "if any(self._octets(at, offset - at)):", "if False:",
+           "store/test_scan.py::test_a_spoiled_octet_costs_at_most_one_record"),
+    Mutant("a place is believed", "reader:Reader._read_at",
+           "found.id != message_id", "False",
+           "store/test_reader.py::test_a_wrong_place_hands_out_nothing"),
+    Mutant("a stream is not verified", "reader:Reader._verify",
+           "payload.digest == found.digest", "True",
+           "store/test_reader.py::test_no_spoiled_octet_of_a_record_is_ever_handed_out"),
+    Mutant("a stream does without its lock", "reader:Reader._open_verified",
+           "logfile.try_reader_lock(fd)", "True",
+           "store/test_reader.py::test_a_stream_keeps_the_next_life_away"),
+    # -- the view
+    Mutant("the watermark is ahead of the log", "commit:Committer._append",
+           "writer.life, writer.end,", "writer.life, writer.end + 8192,",
+           "store/test_commit.py::test_what_the_index_missed_is_there_after_a_restart"),
+    Mutant("deletions are not in the footer", "footer:deletion_entries",
+           "for each in deletion.each()", "for each in []", POWER),
+    Mutant("what the index missed is forgotten", "commit:Committer._enter",
+           "self._behind = batches", "self._behind = []",
+           "store/test_commit.py::test_batches_are_entered_in_order_when_the_index_is_back"),
+    Mutant("a deletion leaves the usage", "index:Change.delete",
+           "messages -= 1", "messages += 1", MODEL),
+    Mutant("an index is believed after a boot", "index_state:why_unusable",
+           'fields.get("boot") != boot', "False",
+           "store/test_recovery.py::test_an_index_in_doubt_is_rebuilt[boot]"),
+    # -- ids, table, locks
+    Mutant("ids stand still with the clock", "ids:IdMaker.next",
+           "now = self._last_us + 1", "now = self._last_us - 1",
+           "fault/test_clock.py::test_ids_are_unique_and_in_order_whatever_the_clocks_do"),
+    Mutant("hub time follows a clock that was set back", "ids:clock_offset",
+           "max(osio.time_ns(), (greatest_id_us + 1) * 1000)", "osio.time_ns()",
+           "fault/test_clock.py::test_mail_after_a_restart_is_after_mail_before_it"),
+    Mutant("half a change is left as it is", "table:LogTable._change",
+           "self._roll_forward()", "pass",
+           "store/test_table.py::test_a_change_killed_at_any_step_is_whole_or_undone"),
+    Mutant("a plan counts before it is whole", "table:LogTable._plan",
+           "plan = self._cells\n", "plan = self._cells\n    plan[PLAN] = 1\n",
+           "store/test_table.py::test_a_change_killed_at_any_step_is_whole_or_undone"),
+    Mutant("the semaphore is posted beside a living holder", "table:repair",
+           "== HOLDING or is_stopped(pid)", "== -1",
+           "store/test_table.py::test_a_living_holder_is_left_alone"),
+    Mutant("a mailbox has two sessions", "locks:MailboxLocks._lock",
+           "return False", "return True",
+           "store/test_locks.py::test_a_mailbox_has_one_session_in_the_hub"),
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Reliability row 18: a fault test that has never failed is suspect.  Each seeded bug is put into
+a forked child, where the test named beside it has to fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from mutants import MUTANTS, Mutant
+
+TESTS = Path(__file__).parent.parent
+CAUGHT, SURVIVED, NOT_THERE = 1, 0, 77
+
+
+def launch(mutant: Mutant | None, test: str) -> int:
+    """Run one test in a child that has the bug; the child's pid."""
+    child = os.fork()
+    if not child:
+        code = NOT_THERE
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            # The outer pytest's import hook would compile every test module anew.
+            sys.meta_path = [h for h in sys.meta_path if "Rewriting" not in type(h).__name__]
+            for name in [name for name in sys.modules if name.startswith("test_")]:
+                del sys.modules[name]  # what they took from the good program at import
+            if mutant is not None:
+                mutant.apply()
+            options = [
+                "-x",
+                "-q",
+                "--assert=plain",
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "no:faulthandler",
+            ]
+            code = int(pytest.main([*options, str(TESTS / test)]))
+        finally:
+            os._exit(code)
+    return child
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, int]:
+    """pytest's exit code per mutant; as many side by side as there are cores, four at most."""
+    codes: dict[str, int] = {}
+    running: dict[int, str] = {}
+    for mutant in MUTANTS:
+        if len(running) >= min(4, os.cpu_count() or 1):
+            child, status = os.wait()
+            codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
+        running[launch(mutant, mutant.caught_by)] = mutant.name
+    for child, name in running.items():
+        codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return codes
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_every_seeded_bug_is_caught(verdicts: dict[str, int], mutant: Mutant) -> None:
+    code = verdicts[mutant.name]
+    assert code != NOT_THERE, f"{mutant.where} has no {mutant.old!r} any more: write the bug anew"
+    assert code != SURVIVED, f"{mutant.caught_by} does not see it"
+    assert code == CAUGHT, f"{mutant.caught_by} could not be run: {code}"
+
+
+def test_without_a_bug_the_witnesses_pass() -> None:
+    """Those that run nowhere else; the others are part of the suite."""
+    child = launch(None, "mutants/witness.py")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25

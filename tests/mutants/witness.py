@@ -1,0 +1,31 @@
+"""Tests that only mutants need: what they watch has another guard besides in the good program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from osio_kit import Faults, KitOsio
+from store_kit import StoreKit
+
+from metad.store import header
+
+
+def test_an_empty_successor_keeps_its_word(tmp_path: Path) -> None:
+    with StoreKit(tmp_path, KitOsio()) as kit:
+        kit.osio.watch = kit.store.logs
+        kit.start()
+        kit.put([1], b"good")
+        kit.osio.faults = Faults("sync", 1)
+        kit.put([1], b"refused")
+        kit.osio.faults = None
+        writer = kit.writers[0]
+        broken = writer.committer._broken
+        assert broken is not None
+        successor = writer.source.take(broken)
+        writer.committer._writer = successor
+        kit.stop()
+        fd = kit.osio.open(header.log_path(kit.store.logs, successor.number), 0)
+        log = header.read(kit.osio, fd, kit.store.secret)
+        assert log is not None
+        assert log.state != header.FREE
+        assert (log.predecessor_life, log.predecessor_end) == (broken.life, broken.end)
