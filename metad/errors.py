@@ -155,6 +155,24 @@ class OverQuotaError(RefusedError):
     ours = False
 
 
+class TooMuchMailError(RefusedError):
+    smtp = Reply(450, "4.7.1", "Error: too much mail from this client, try again later")
+    ours = False
+
+
+class MailboxFullError(OverQuotaError):
+    """By configuration, or because the message is larger than the whole quota."""
+
+    smtp = Reply(552, "5.2.2", "Mailbox full")
+
+
+class TooManyMailboxesError(RefusedError):
+    """The recipients, aliases followed, lead to more mailboxes than one message may have."""
+
+    smtp = Reply(452, "4.5.3", "Error: too many recipients")
+    ours = False
+
+
 class MailLoopError(RefusedError):
     smtp = Reply(554, "5.4.6", "Too many hops")
     ours = False
@@ -177,6 +195,13 @@ class SyncFailedError(RefusedError):
 class DrainingError(RefusedError):
     smtp = Reply(421, "4.3.2", "Service shutting down")
     pop3 = "[SYS/TEMP] service shutting down"
+
+
+class LoginDelayError(RefusedError):
+    """The user logged in a moment ago (RFC 2449 section 8.1.1)."""
+
+    pop3 = "[LOGIN-DELAY] minimum time between logins has not passed"
+    ours = False
 
 
 class MailboxInUseError(RefusedError):

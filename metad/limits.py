@@ -29,10 +29,47 @@ MIN_MESSAGE_SIZE = 64 * KIB
 # Errors of the syntax of one session (replies 500 to 504): Postfix ends it at 20
 # (smtpd_hard_error_limit).
 SMTP_ERRORS = 20
+# Commands of one session that lead to no message, between two messages: NOOP, RSET, EHLO, VRFY,
+# refused recipients.  Postfix: 100 (smtpd_junk_command_limit), and 20 for refused recipients.
+SMTP_IDLE_COMMANDS = 100
 # Received: fields of a message before it is called a loop: RFC 5321 6.3 says 100 or more.
 RECEIVED_HOPS = 100
 # Seconds without an octet from the client: RFC 5321 4.5.3.2.7.
 SMTP_IDLE = 300
+
+# --- Connections ----------------------------------------------------------------------------------
+# At once, in all: what a worker holds of an idle one is 10 KiB, with TLS some 60.  Postfix: 100
+# processes for each service; Dovecot: 1,000 for imap-login.
+CONNECTIONS = 10_000
+# At once from one client (IPv4 address, IPv6 /64): Postfix takes 50, but a relay in front of a hub
+# is one address.
+NETWORK_CONNECTIONS = 1_000
+# Of the caps of one worker, how much more than its even share: the kernel spreads by a hash.
+SHARE_SLACK = 1.25
+# Above this part of the cap slow senders have to keep a rate.
+CROWDED = 0.8
+# Octets per second of a message being sent, averaged over it, when it is crowded: Postfix's
+# smtpd_min_data_rate.
+MIN_DATA_RATE = 500
+# Seconds that every message gets before it must have kept that rate: crowded, and else.
+CROWDED_GRACE = 60
+TRANSACTION_GRACE = 3_600
+# Seconds for a PROXY header (its specification: at least 3) and for a TLS handshake and its end.
+PROXY_HEADER = 10
+TLS_HANDSHAKE = 60
+TLS_SHUTDOWN = 5
+# After our last words a client's octets are read on, and thrown away, lest a reset takes those
+# words from it: seconds, and octets (nginx lingering_close: 30 s).
+LINGER = 5
+LINGER_OCTETS = 1 * MIB
+# Logins that fail: the answer waits, doubling, by the failures of the client's network; forgotten
+# after a while (Dovecot: 2 to 15 s, 60 s).  How many networks are remembered.
+LOGIN_FAILURE_DELAY = 1.0
+MAX_LOGIN_FAILURE_DELAY = 15.0
+LOGIN_FAILURE_MEMORY = 300
+NETWORKS_REMEMBERED = 16_384
+# Passwords of one network being checked at once; more wait for their turn.
+LOGIN_CHECKS = 4
 
 # --- POP3 ---------------------------------------------------------------------------------------
 # Octets of a command line with its CR LF: RFC 2449 section 4.
@@ -42,6 +79,9 @@ POP3_COMMAND_LINE = 255
 POP3_LOGIN_IDLE = 60
 POP3_IDLE = 600
 
+# Commands before a login; a client needs five or six.  A login that fails is slowed down elsewhere.
+POP3_LOGIN_COMMANDS = 100
+
 # --- Users and passwords --------------------------------------------------------------------------
 # Octets of a password: PBKDF2 takes any length, so an attacker must not choose it.  RFC 4616
 # speaks of 255 octets for PLAIN; 1,024 leaves room for tokens.
@@ -50,6 +90,21 @@ PASSWORD = 1024
 # It is multiplied by every first login of every mailbox after a restart.
 SCRAM_ITERATIONS = 4096
 MAX_SCRAM_ITERATIONS = 1_000_000
+# What an imported hash may ask for at each check: argon2 memory in octets and passes at that much,
+# the rounds of SHA-crypt (its own most is 999,999,999), the cost of bcrypt (each one doubles it).
+ARGON2_MEMORY = 1 * GIB
+ARGON2_PASSES = 8
+CRYPT_ROUNDS = 10_000_000
+BCRYPT_COST = 16
+# Quota of a mailbox in octets and messages; the least and the most seconds until mail expires.
+MAX_QUOTA = 1 << 60
+MAX_QUOTA_MESSAGES = 4_000_000_000
+EXPIRY = (60, 100 * 366 * 86_400)
+# The mail of the built-in postmaster, which nobody may ever read.
+POSTMASTER_EXPIRY = 90 * 86_400
+# Addresses that one alias stands for, over all it leads to: Postfix stops at 1,000
+# (virtual_alias_expansion_limit).
+ALIAS_MEMBERS = 1000
 # Seconds for which a verified login is remembered, and how many are.
 LOGIN_MEMORY = 600
 LOGIN_MEMORY_ENTRIES = 65_536
@@ -57,6 +112,11 @@ LOGIN_MEMORY_ENTRIES = 65_536
 # --- Processes ------------------------------------------------------------------------------------
 # Worker slots; each holds one log and two sockets per listener.
 MAX_WORKERS = 64
+# Seconds without a heartbeat before a worker is called hung (gunicorn: 30), seconds a session gets
+# for its transaction at a stop, and for all it does after a reload (nginx: no end by itself).
+HEARTBEAT = 30
+STOP_DEADLINE = 10
+RELOAD_DEADLINE = 300
 
 # --- Store ----------------------------------------------------------------------------------------
 # Octets of a log: a message may be a quarter of one.
@@ -64,16 +124,27 @@ LOG_SIZE = 128 * MIB
 MIN_LOG_SIZE = 1 * MIB
 MAX_LOG_SIZE = 2 * GIB
 LOG_SIZE_STEP = 4096
+# Logs that the collector may have in use besides the workers': one per generation of survivors.
+COLLECTOR_LOGS = 3
+# The collector: messages a second and seconds below which the hub is idle, per cent of a log that
+# is dead, per cent of the space that is free.
+IDLE_LOAD = 50
+IDLE_SECONDS = 10
+GARBAGE = 50
+LOW_SPACE = 10
+ENOUGH_SPACE = 15
 
 # --- Control socket -------------------------------------------------------------------------------
-# Octets of a request and of a reply, each one line of JSON.  A status of 64 workers is 20 KiB.
-CONTROL_REQUEST = 64 * KIB
+# Octets of a request and of a reply, each one line of JSON.  A reload carries a configuration
+# file; a status of 64 workers is 20 KiB.
+CONTROL_REQUEST = 4 * MIB
 CONTROL_REPLY = 4 * MIB
 # Clients at once, and octets held for one that does not read.
 CONTROL_CLIENTS = 32
 CONTROL_OUTPUT = 8 * MIB
-# Seconds a command waits for the hub's answer.
+# Seconds a command waits for the hub's answer; a reload's comes when new workers are ready.
 CONTROL_TIMEOUT = 10.0
+RELOAD_TIMEOUT = 90.0
 
 # --- Configuration --------------------------------------------------------------------------------
 # Octets of a configuration file: it is read whole.

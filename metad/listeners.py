@@ -1,116 +1,154 @@
-"""Listening sockets: bound by the master, one per worker slot and address, kept for good.
+"""Listening sockets: bound once, one per worker slot and address, kept for good.
 
 With SO_REUSEPORT the kernel spreads connections over the slots evenly, and a slot's queue waits
 for the successor when a worker dies (closing one of two sockets would reset half of the queue).
+
+Where they come from: bound by the master; or handed over, by the nanny or by systemd, in the same
+way (descriptors from 3 on).  Those are known by their address, or by their name where a listener's
+address is "fd:NAME".
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from metad import sockets
 from metad.config import Config, Listener
-from metad.errors import OsError
-
-BACKLOG = 4096
-# A client that vanished is noticed after about a minute, so that it does not hold its mailbox.
-KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 30, 10, 3
-USER_TIMEOUT_MS = 60_000
+from metad.errors import ConfigError, OsError
+from metad.sockets import BACKLOG
+from metad.systemd import Passed
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One listener with its sockets, a slot each (a unix socket is shared by all)."""
+    """One listener with its sockets: one for each slot, or fewer that are shared.
+
+    `ours`: bound by the master, so that a reload may let it go.
+    """
 
     listener: Listener
     sockets: tuple[socket.socket, ...]
+    ours: bool = True
 
     @property
     def name(self) -> str:
         """What to connect to, the real port in it."""
         address = self.sockets[0].getsockname()
-        if isinstance(address, str):
-            return f"unix:{address}"
+        if isinstance(address, str | bytes):
+            return f"unix:{os.fsdecode(address)}"
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def of_slot(self, slot: int) -> socket.socket:
-        return self.sockets[slot % len(self.sockets)]
+    def of_slot(self, slot: int, slots: int) -> list[socket.socket]:
+        """The sockets that a worker serves: every one has somebody."""
+        if len(self.sockets) <= slots:
+            return [self.sockets[slot % len(self.sockets)]]
+        return list(self.sockets[slot::slots])
 
 
-def bind_all(config: Config) -> list[Bound]:
-    """Bind every listener for every slot.  Raises OsError; then nothing stays bound."""
+def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
+    """A `Bound` for every listener; nobody is let in before `listen_all`.
+
+    Raises OsError, ConfigError; then nothing that was bound here stays bound.
+    """
+    left = list(passed)
     bound: list[Bound] = []
     try:
         for listener in config.listen:
-            one = _bind(listener, config.store.workers)
-            bound.append(one)
+            bound.append(_claim(listener, left) or bind(listener, config.store.workers))  # noqa: PERF401
+        if left:
+            raise ConfigError(f"no [[listen]] table wants the socket {_say(left[0])}")
     except BaseException:
-        close_all(bound)
+        close_all([one for one in bound if one.ours])
         raise
     return bound
 
 
-def close_all(bound: list[Bound]) -> None:
+def listen_all(bound: Sequence[Bound]) -> None:
+    """Let clients in.  Raises OsError."""
+    for one in bound:
+        for sock in one.sockets:
+            try:
+                if sock.family != socket.AF_UNIX:
+                    sockets.set_options(sock)
+                sock.listen(BACKLOG)
+                sock.setblocking(False)
+            except OSError as error:
+                raise _cannot(one.listener, error) from None
+
+
+def close_all(bound: Sequence[Bound]) -> None:
     for one in bound:
         for sock in one.sockets:
             sock.close()
 
 
-def _bind(listener: Listener, slots: int) -> Bound:
-    sockets: list[socket.socket] = []
+def bind(listener: Listener, slots: int) -> Bound:
+    """Bind one listener.  Raises OsError."""
     try:
         if listener.path is not None:
-            sockets.append(_unix(listener.path))
-        else:
-            port = listener.port or 0
-            _refuse_shared(listener.host, port)
-            for _ in range(slots):
-                sockets.append(_inet(listener.host, port))
-                port = sockets[0].getsockname()[1]
+            return Bound(listener, (_unix(listener.path),))
+        if listener.port is None:
+            raise ConfigError(f"no socket was handed over for {listener.address}")
+        return Bound(listener, tuple(sockets.bind_slots(listener.host, listener.port, slots)))
     except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise OsError(f"cannot listen on {listener.address}: {error.strerror or error}") from None
-    return Bound(listener, tuple(sockets))
+        raise _cannot(listener, error) from None
 
 
-def _inet(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Bound], list[Bound]]:
+    """What a new configuration listens on: (all of it, what is new in that, what is left over).
+
+    What stays keeps its sockets.  The new ones listen already.  Raises OsError; then nothing is
+    changed.
+    """
+    rest = {one.listener.address: one for one in old}
+    bound: list[Bound] = []
+    fresh: list[Bound] = []
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for option, value in (
-            (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
-            (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
-            (socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
-            (socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
-            (socket.TCP_NODELAY, 1),
-        ):
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
+        for listener in config.listen:
+            one = rest.pop(listener.address, None)
+            if one is None:
+                one = bind(listener, config.store.workers)
+                fresh.append(one)
+            bound.append(replace(one, listener=listener))
+        listen_all(fresh)
     except BaseException:
-        sock.close()
+        close_all(fresh)
         raise
-    return sock
+    return bound, fresh, list(rest.values())
 
 
-def _refuse_shared(host: str, port: int) -> None:
-    """SO_REUSEPORT would let us share the port with another hub of this user: not without it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        probe.bind((host, port))
+def _claim(listener: Listener, left: list[Passed]) -> Bound | None:
+    """Take what was handed over for this listener out of `left`."""
+    mine = [one for one in left if _is_for(one, listener)]
+    if not mine:
+        return None
+    for one in mine:
+        left.remove(one)
+    return Bound(listener, tuple(one.sock for one in mine), ours=False)
+
+
+def _is_for(passed: Passed, listener: Listener) -> bool:
+    if listener.port is None and listener.path is None:
+        return listener.address == f"fd:{passed.name}"
+    address = passed.sock.getsockname()
+    if listener.path is not None:
+        return bool(address == listener.path)
+    return isinstance(address, tuple) and address[:2] == (listener.host, listener.port)
+
+
+def _say(passed: Passed) -> str:
+    address = passed.sock.getsockname()
+    where = f"{address[0]} port {address[1]}" if isinstance(address, tuple) else str(address)
+    return f"{passed.name} ({where}) that was handed over"
+
+
+def _cannot(listener: Listener, error: OSError) -> OsError:
+    return OsError(f"cannot listen on {listener.address}: {error.strerror or error}")
 
 
 def _unix(path: str) -> socket.socket:
@@ -119,8 +157,8 @@ def _unix(path: str) -> socket.socket:
         if Path(path).is_socket() and not _answers(path):
             os.unlink(path)
         sock.bind(path)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
+        # An MTA runs as another user; who may reach the socket is its directory's business.
+        os.chmod(path, 0o666)  # noqa: S103
     except BaseException:
         sock.close()
         raise

@@ -1,18 +1,47 @@
-"""Giving up root, for good."""
+"""Giving up root, and capabilities, for good.
+
+The nanny uses it too: standard library and `metad.errors` only.
+
+    root -> become(user, keep) -> [exec] -> drop_capabilities() once what was kept has been used
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import pwd
+import struct
 from pathlib import Path
+from typing import NamedTuple
 
-from metad.errors import ConfigError, OsError
+from metad.errors import ConfigError, NotPermittedError, OsError
 
-PR_SET_NO_NEW_PRIVS = 38
+# capability.h
+CAP_NET_BIND_SERVICE = 10
+CAP_SYS_CHROOT = 18
+# prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 47, 2, 4
+_CAP_HEADER = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+_CAP_DATA = struct.Struct("6I")  # effective, permitted, inheritable; twice: low 32 bits and high
+_MOST_CAPABILITIES = 64
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def find_user(name: str) -> pwd.struct_passwd:
+class Identity(NamedTuple):
+    """Who a process is to become."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def find_user(name: str) -> Identity:
     """Raises ConfigError if there is no such system user, or it is root."""
     try:
         found = pwd.getpwnam(name)
@@ -20,36 +49,91 @@ def find_user(name: str) -> pwd.struct_passwd:
         raise ConfigError(f"user: there is no system user {name!r}") from None
     if found.pw_uid == 0:
         raise ConfigError("user: the hub does not run as root")
-    return found
+    groups = tuple(os.getgrouplist(name, found.pw_gid))
+    return Identity(name, found.pw_uid, found.pw_gid, groups)
 
 
-def give_data_to(data: Path, user: pwd.struct_passwd) -> None:
+def give_data_to(data: Path, user: Identity) -> None:
     """Make the data directory, owned by `user`.  What is in it already is left as it is.
 
-    Raises OsError.
+    Raises OsError, NotPermittedError.
     """
     try:
-        data.parent.mkdir(parents=True, exist_ok=True)
+        data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
-        if data.stat().st_uid != user.pw_uid:
-            if any(data.iterdir()):
-                raise OsError(f"{data}: belongs to another user than {user.pw_name}")
-            os.chown(data, user.pw_uid, user.pw_gid)
+        # By descriptor, and never through a link that somebody put in the way meanwhile.
+        fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_uid != user.uid:
+                if os.listdir(fd):
+                    raise NotPermittedError(f"{data}: belongs to another user than {user.name}")
+                os.fchown(fd, user.uid, user.gid)
+        finally:
+            os.close(fd)
     except OSError as error:
-        raise OsError(f"{data}: {error.strerror}") from None
+        raise OsError(f"{error.filename or data}: {error.strerror}") from None
 
 
-def become(user: pwd.struct_passwd) -> None:
-    """Drop root for good: groups, group, user; no way back.  Raises OsError."""
+def become(user: Identity, keep: tuple[int, ...] = ()) -> None:
+    """Drop root for good: groups, group, user, capabilities but `keep`; no way back.
+
+    What is kept is kept over an exec too (ambient).  Raises OsError.
+    """
     try:
-        os.initgroups(user.pw_name, user.pw_gid)
-        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        _prctl(_PR_SET_KEEPCAPS, int(bool(keep)))
+        for capability in range(_MOST_CAPABILITIES):
+            if capability not in keep:
+                _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        os.setgroups(user.groups)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+        _set_capabilities(keep)
+        for capability in keep:
+            _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, capability)
+        no_new_privileges()
     except OSError as error:
-        raise OsError(f"cannot become {user.pw_name}: {error.strerror}") from None
-    no_new_privileges()
+        raise OsError(f"cannot become {user.name}: {error.strerror}") from None
+
+
+def drop_capabilities(keep: tuple[int, ...] = ()) -> None:
+    """Keep no capability but `keep` (of those that are there).  Raises OSError."""
+    _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    _set_capabilities(tuple(one for one in keep if has_capability(one)))
+
+
+def has_capability(capability: int) -> bool:
+    """Whether this process could use it now."""
+    data = ctypes.create_string_buffer(_CAP_DATA.size)
+    if _libc.capget(_CAP_HEADER, data):
+        return False
+    fields = _CAP_DATA.unpack(data.raw)
+    effective: int = fields[0] | fields[3] << 32
+    return bool(effective >> capability & 1)
 
 
 def no_new_privileges() -> None:
     """No program that this process starts can gain privileges (prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent(parent: int, signal: int) -> bool:
+    """Have the kernel send `signal` when the parent dies.  False: it is gone already.
+
+    To be called after the last change of credentials, which clears the setting.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal)
+    return os.getppid() == parent
+
+
+def _set_capabilities(keep: tuple[int, ...]) -> None:
+    mask = sum(1 << one for one in keep)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    if _libc.capset(_CAP_HEADER, _CAP_DATA.pack(low, low, low, high, high, high)):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _prctl(option: int, one: int, two: int = 0) -> None:
+    if _libc.prctl(option, one, two, 0, 0):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))

@@ -25,7 +25,10 @@ _UNITS = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB, "TiB":
 _SIZE = re.compile(r"([0-9]{1,19}) ?(KiB|MiB|GiB|TiB|)", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LAYER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
+# A FileDescriptorName of systemd.socket(5).
+_PASSED = re.compile(r"fd:[A-Za-z0-9_.@-]{1,255}", re.ASCII)
 # What sun_path holds, less its final NUL (unix(7)).
 _SUN_PATH = 107
 
@@ -117,6 +120,34 @@ def show_size(octets: int) -> str:
     return str(octets)
 
 
+_SPANS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]{1,9}) ?(s|min|h|d|w)", re.ASCII)
+
+
+def duration(low: int, high: int) -> Check:
+    """Seconds, of a string of a number and s, min, h, d or w; 0 is 0 without a unit."""
+
+    def check(value: object) -> int:
+        found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        zero = value == "0" or (value == 0 and not isinstance(value, bool))
+        if found is None and not zero:
+            raise ValueError('must be 0 or a time such as "30d" (s, min, h, d, w)')
+        seconds = int(found[1]) * _SPANS[found[2]] if found else 0
+        if seconds and not low <= seconds <= high:
+            raise ValueError(f"must be from {show_duration(low)} to {show_duration(high)}")
+        return seconds
+
+    return check
+
+
+def show_duration(seconds: int) -> str:
+    """The shortest exact form that `duration` reads: 86400 is 1d."""
+    for unit in ("w", "d", "h", "min"):
+        if seconds and seconds % _SPANS[unit] == 0:
+            return f"{seconds // _SPANS[unit]}{unit}"
+    return f"{seconds}s" if seconds else "0"
+
+
 def show_value(value: object) -> str:
     """A string, number, truth or list of them as TOML writes it."""
     if isinstance(value, bool):
@@ -161,6 +192,14 @@ def network(value: object) -> str:
         raise ValueError(f"must be an address or a network: {error}") from None
 
 
+def layer_name(value: object) -> str:
+    """The name of a layer, ours or an entry point's; whether it is there is asked later."""
+    name = text(value)
+    if not _LAYER.fullmatch(name):
+        raise ValueError("must be the name of a layer")
+    return name
+
+
 def list_of(check: Check) -> Check:
     def check_all(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
@@ -172,7 +211,8 @@ def list_of(check: Check) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: host and port, or the path of a unix socket.  `text` is as given."""
+    """Where to listen: host and port, or the path of a unix socket, or neither: sockets handed
+    over under a name.  `text` is as given."""
 
     text: str
     host: str
@@ -181,8 +221,10 @@ class Address:
 
 
 def address(value: object) -> Address:
-    """ "0.0.0.0:25", "[::]:25" or "unix:/run/metad/lmtp"."""
+    """ "0.0.0.0:25", "[::]:25", "unix:/run/metad/lmtp", or "fd:NAME" for a socket of systemd's."""
     given = text(value)
+    if _PASSED.fullmatch(given):
+        return Address(given, "", None, None)
     if given.startswith("unix:"):
         return _unix_address(given)
     host, _, port = given.rpartition(":")

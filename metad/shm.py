@@ -59,6 +59,16 @@ class Cell(IntEnum):
     LOG_LINES_DROPPED = 22
     DAMAGED = 23
     COMMIT_FAILURES = 24
+    # The collector (metad.workers.collector): rounds asked for (in the master's row) and done,
+    # what it does, logs left in this round; since its start: logs freed, octets freed and moved.
+    ROUND = 25
+    WORK = 26
+    LEFT = 27
+    FREED = 28
+    FREED_OCTETS = 29
+    MOVED_OCTETS = 30
+    # The index's write lock: 0 idle, 1 waiting, else held since then (monotonic ns).
+    INDEX_LOCK = 31
 
 
 class Role(IntEnum):

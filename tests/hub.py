@@ -28,6 +28,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from metad.cli.context import become_owner
+from metad.control import request
+from metad.errors import UnavailableError
 from metad.users.database import UserDatabase
 
 DEADLINE = 30.0  # seconds for anything that takes a fraction of one
@@ -121,11 +123,20 @@ class Hub:
 
     # -- its life
 
+    def announced(self) -> list[str]:
+        """What it says before it is ready."""
+        ports = {"smtp": self.smtp_port, "pop3": self.pop3_port}
+        return [f"listening {kind} 127.0.0.1:{port}" for kind, port in ports.items()]
+
+    def wrapper(self) -> list[str]:
+        """What to start the hub through; it must exec."""
+        return []
+
     def start(self) -> Hub:
         """Start and wait for the ready line.  Raises HubError with the log if it does not come."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [METAD, "start", "--config", str(self.config)],
+                [*self.wrapper(), METAD, "start", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -137,8 +148,7 @@ class Hub:
             said.append(line)
             if line == "metad: ready":
                 self.shared |= shared_files(self.process.pid)
-                ports = {"smtp": self.smtp_port, "pop3": self.pop3_port}
-                assert said[:-1] == [f"listening {k} 127.0.0.1:{v}" for k, v in ports.items()]
+                assert said[:-1] == self.announced()
                 return self
         self.kill()
         raise HubError(f"no hub got ready; its log:\n{self.log.read_text()}")
@@ -148,7 +158,11 @@ class Hub:
         return [] if self.process is None else session_pids(self.process.pid)
 
     def workers(self) -> list[int]:
-        return [pid for pid in self.pids() if pid != self.process.pid]
+        """The processes that serve: neither the master nor the collector."""
+        try:
+            return [one["pid"] for one in request(self.data, "status")["workers"] if one["pid"]]
+        except UnavailableError:
+            return []
 
     def stop(self, *, number: int = signal.SIGTERM) -> int:
         """End it by a signal; its exit status, once all its processes are gone."""

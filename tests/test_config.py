@@ -143,28 +143,15 @@ def test_a_relative_data_directory_is_made_absolute(monkeypatch, tmp_path):
             '[store]\nlog_size = "8MiB"\n[limits]\nmessage_size = "30MiB"\n',
             "/etc/m.toml:4: limits.message_size: at most a quarter of store.log_size, 2MiB",
         ),
+        ('[store]\nsize_limit = "512MiB"\n', "/etc/m.toml:2: store.size_limit: at least 896MiB"),
+        (
+            "[collector]\nlow_space = 20\nenough_space = 20\n",
+            "/etc/m.toml:3: collector.enough_space: must be more than collector.low_space",
+        ),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused_with_file_line_key_and_reason(content, error):
     assert error in refused(content)
-
-
-@pytest.mark.parametrize(
-    ("content", "key"),
-    [
-        ('[[listen]]\nprotocol = "lmtp"\naddress = "[::1]:24"\n', "listen[1].protocol"),
-        ('[[listen]]\nprotocol = "smtp"\naddress = "[::1]:25"\ntls = "starttls"\n', "].tls"),
-        ('[[listen]]\nprotocol = "smtp"\naddress = "[::1]:25"\nproxy = true\n', "listen[1].proxy"),
-        ('[[listen]]\nprotocol = "smtp"\naddress = "unix:/run/s"\n', "listen[1].address"),
-        ('[[listen]]\ntrusted_proxies = ["::1"]\n', "listen[1].trusted_proxies"),
-        ('[store]\nsize_limit = "1GiB"\n', "store.size_limit"),
-        ('[smtp]\nbare_line_ends = "repair"\n', "smtp.bare_line_ends"),
-    ],
-)  # fmt: skip
-def test_a_setting_that_does_not_work_yet_is_refused(content, key):
-    error = refused(content)
-    assert key in error
-    assert "not supported yet" in error
 
 
 @pytest.mark.parametrize(
@@ -224,6 +211,40 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, make, error):
 @given(st.integers(1, 1 << 62))
 def test_a_size_shown_is_read_again_as_the_same(octets):
     assert settings.size(0, 1 << 62)(settings.show_size(octets)) == octets
+
+
+@pytest.mark.parametrize(
+    ("listener", "reason"),
+    [
+        ('protocol = "lmtp"\naddress = "[::1]:25"', "RFC 2033"),
+        ('protocol = "smtp"\naddress = "[::1]:25"\nproxy = true', "needs trusted_proxies"),
+        ('protocol = "smtp"\naddress = "[::1]:25"\ntrusted_proxies = ["::1"]', "proxy = true"),
+    ],
+)
+def test_a_listener_that_makes_no_sense_is_refused(listener, reason):
+    assert reason in refused(f"[[listen]]\n{listener}\n")
+
+
+def test_listeners_of_every_kind_are_read():
+    content = """
+        [[listen]]
+        protocol = "lmtp"
+        address = "unix:/run/metad/lmtp"
+        [[listen]]
+        protocol = "smtp"
+        address = "[::]:25"
+        tls = "starttls"
+        proxy = true
+        trusted_proxies = ["192.0.2.0/24", "2001:db8::1"]
+        [[listen]]
+        protocol = "pop3"
+        address = "0.0.0.0:995"
+        tls = "implicit"
+    """
+    lmtp, smtp, pop3 = parse(content, None, None, HOME).listen
+    assert (lmtp.path, lmtp.port) == ("/run/metad/lmtp", None)
+    assert smtp.trusted_proxies == ("192.0.2.0/24", "2001:db8::1/128")
+    assert (pop3.tls, pop3.proxy) == ("implicit", False)
 
 
 @given(st.text(max_size=200))

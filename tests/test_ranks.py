@@ -28,7 +28,13 @@ RANKS = {
     "shm": 1,
     "loglines": 1,
     "control": 1,
+    "tls": 1,
+    "x509": 1,
     "privileges": 1,
+    "sockets": 1,
+    "systemd": 1,
+    "confine": 1,
+    "pidfile": 1,
     "protocol": 2,
     "store": 3,
     "layers": 4,
@@ -42,7 +48,7 @@ RANKS = {
 CLOSED = {
     "protocol": {"errors", "limits"},
     "store": {"errors", "limits", "osio", "shm"},
-    "nanny": {"errors", "limits"},
+    "nanny": {"errors", "limits", "privileges", "sockets", "pidfile"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

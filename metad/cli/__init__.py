@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import click
 
 from metad import __version__
-from metad.cli import config, hub, users
+from metad.cli import config, gc, hub, tls, users
 from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
 
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -38,7 +38,16 @@ def version() -> None:
     click.echo(f"metad {__version__}")
 
 
-for _one in (hub.start, hub.stop, hub.status, users.user, config.config):
+for _one in (
+    hub.start,
+    hub.stop,
+    hub.reload,
+    hub.status,
+    gc.gc,
+    users.user,
+    config.config,
+    tls.group,
+):
     command.add_command(_one)
 
 

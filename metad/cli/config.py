@@ -9,10 +9,13 @@ from typing import Any
 import click
 
 from metad.cli.context import Place, hub_options
-from metad.config import DEFAULT_LISTEN, SETTINGS, Config, Listener, StoreConfig
-from metad.settings import Setting, show_size, show_value
+from metad.config import DEFAULT_LISTEN, SETTINGS, Config
+from metad.settings import Setting, show_duration, show_size, show_value
 
-_SIZES = {"store.log_size", "store.size_limit", "limits.message_size"}
+_SIZES = {
+    "store.log_size", "store.size_limit", "limits.message_size", "quota.size", "domain.quota",
+}  # fmt: skip
+_DURATIONS = {"users.expiry", "domain.expiry"}
 
 
 @click.group(no_args_is_help=False)
@@ -42,11 +45,15 @@ def effective(loaded: Config) -> Iterator[str]:
     yield from _table("", loaded)
     for listener in loaded.listen:
         yield from ("", "[[listen]]", *_table("listen", listener))
-    for name in ("store", "limits", "smtp", "pop3"):
+    for name in ("store", "collector", "limits", "smtp", "pop3", "users", "quota"):
         yield from ("", f"[{name}]", *_table(name, getattr(loaded, name)))
+    for domain in loaded.domain:
+        yield from ("", "[[domain]]", *_table("domain", domain))
+    if loaded.layer:
+        yield from ("", "[layer]", *(f"{k} = {show_value(v)}" for k, v in loaded.layer.items()))
 
 
-def _table(name: str, values: Config | Listener | StoreConfig) -> Iterator[str]:
+def _table(name: str, values: object) -> Iterator[str]:
     for setting in SETTINGS:
         if setting.table == name:
             value = getattr(values, setting.name)
@@ -55,6 +62,8 @@ def _table(name: str, values: Config | Listener | StoreConfig) -> Iterator[str]:
 
 
 def _shown(setting: Setting, value: Any) -> str:
+    if setting.key in _DURATIONS:
+        value = show_duration(value) if value else 0
     return show_value(show_size(value) if setting.key in _SIZES else value)
 
 
@@ -64,7 +73,7 @@ def sample() -> Iterator[str]:
     for setting in SETTINGS:
         if setting.table != table:
             table = setting.table
-            yield from ("", *(_sample_listeners() if table == "listen" else [f"[{table}]"]))
+            yield from ("", *_sample_head(table))
         yield from textwrap.wrap(setting.doc, 96, initial_indent="# ", subsequent_indent="# ")
         yield _sample_line(setting)
 
@@ -75,6 +84,12 @@ def _sample_line(setting: Setting) -> str:
         return f"# {setting.name} ="
     line = f"{setting.name} = {show_value(setting.default)}"
     return f"# {line}" if setting.table == "listen" else line
+
+
+def _sample_head(table: str) -> Iterator[str]:
+    if table == "listen":
+        return _sample_listeners()
+    return iter(["# [[domain]]" if table == "domain" else f"[{table}]"])
 
 
 def _sample_listeners() -> Iterator[str]:

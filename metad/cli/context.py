@@ -35,6 +35,11 @@ class Place:
         self._file = config
         self._environ = environ
 
+    @property
+    def file(self) -> Path | None:
+        """The configuration file that was named."""
+        return self._file
+
     @functools.cached_property
     def config(self) -> Config:
         """The configuration.  Raises ConfigError."""

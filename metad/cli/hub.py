@@ -1,4 +1,4 @@
-"""`metad start`, `metad stop`, `metad status`."""
+"""`metad start`, `metad stop`, `metad reload`, `metad status`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from metad import limits
 from metad.cli import tables
-from metad.cli.context import Place, hub_options, may_start
+from metad.cli.context import F, Place, hub_options, may_start
+from metad.cli.launch import Launch, launch
+from metad.config import parse, read
 from metad.control import Client, request
 from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError
 
@@ -29,16 +32,49 @@ class NotStoppedError(MetadError):
     exit_code = EX_UNAVAILABLE
 
 
+def _file_option(name: str, text: str) -> Callable[[F], F]:
+    return click.option(name, metavar="FILE", type=click.Path(path_type=Path), help=text)
+
+
 @click.command()
 @hub_options
-def start(place: Place) -> int:
-    """Run the hub in the foreground until it is stopped."""
-    config = place.config
-    may_start(config)
-    # Not before now: what only the hub needs must not slow down every other command.
-    from metad import master
+@click.option("--detach", is_flag=True, help="Return when the hub is ready; it runs on.")
+@_file_option("--pid-file", "Write the hub's process id there while it runs.")
+@_file_option("--log-file", "Append the log there, not to standard error.")
+def start(place: Place, detach: bool, pid_file: Path | None, log_file: Path | None) -> int:
+    """Run the hub, in the foreground unless --detach is given, until it is stopped."""
+    may_start(place.config)
+    return launch(Launch(place, detach, pid_file, log_file))
 
-    return master.start(config)
+
+@click.command()
+@hub_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def reload(place: Place, as_json: bool) -> None:
+    """Have the hub take its configuration, certificates and settings anew, dropping nobody.
+
+    The configuration is read and checked here, from --config or else from where the hub got it.
+    """
+    source, content = read(_source(place))
+    parse(content, source, place.data)
+    # After the file: it may be root's alone.
+    data = place.enter()
+    text = str(source.absolute()) if source else None
+    reply = request(data, "reload", limits.RELOAD_TIMEOUT, content=content, source=text)
+    if as_json:
+        click.echo(json.dumps({key: reply[key] for key in ("generation", "changed", "kept")}))
+        return
+    for key, why in reply["kept"].items():
+        click.echo(f"metad: warning: {key} needs a restart: {why}", err=True)
+    click.echo("reloaded: " + (", ".join(reply["changed"]) or "nothing changed"))
+
+
+def _source(place: Place) -> Path | None:
+    """The file that was named, or that the hub was started with."""
+    if place.file is not None:
+        return place.file
+    named = request(place.data, "status").get("config")
+    return Path(named) if isinstance(named, str) else None
 
 
 def _finite(_context: click.Context, _parameter: click.Parameter, value: float) -> float:

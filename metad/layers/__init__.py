@@ -1,1 +1,82 @@
-"""Back ends: where accepted mail goes and where a mailbox's mail comes from."""
+"""Back ends: where accepted mail goes and where a mailbox's mail comes from.
+
+Rules of this file:
+
+* A layer is found by its name: ours, else the entry point of that name in the group
+  "metad.layers" (docs/layers.md).  Ours cannot be replaced.
+* Nothing is imported before it is asked for; whatever a foreign package raises becomes one line.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metad.config import Config
+from metad.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metad.layers.base import Layer
+
+GROUP = "metad.layers"
+OWN = {
+    "log": ("metad.layers.logs", "LogLayer"),
+    "null": ("metad.layers.null", "NullLayer"),
+    "sort": ("metad.layers.sort", "SortLayer"),
+}
+
+
+@cache
+def find(name: str) -> type[Layer]:
+    """The class of a layer.  Raises ConfigError: there is none, or it cannot be loaded.
+
+    Kept: after a chroot nothing is found any more.
+    """
+    if name in OWN:
+        module, attribute = OWN[name]
+        own: type[Layer] = getattr(import_module(module), attribute)
+        return own
+    foreign = _entry_point(name)
+    try:
+        found = foreign.load()
+    except Exception as error:
+        raise ConfigError(f"store.layer: {name}: cannot be loaded: {error!r}") from None
+    from metad.layers.base import Layer
+
+    if not (isinstance(found, type) and issubclass(found, Layer)):
+        raise ConfigError(f"store.layer: {name}: {foreign.value} is no metad.layers.base.Layer")
+    return found
+
+
+def names() -> list[str]:
+    """Every layer that is here."""
+    return sorted({*OWN, *(one.name for one in entry_points(group=GROUP))})
+
+
+def check(config: Config) -> dict[str, Any]:
+    """The layer of a configuration is there and takes its settings, which are returned complete.
+
+    Raises ConfigError.
+    """
+    layer = find(config.store.layer)
+    place = f"{config.source or 'configuration'}: layer"
+    try:
+        return layer.check_options(config.layer, config.data)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    except Exception as error:
+        raise ConfigError(f"{place}: {config.store.layer} failed: {error!r}") from None
+
+
+def directories(config: Config) -> list[Path]:
+    """What the layer needs besides the data directory.  Raises ConfigError."""
+    return find(config.store.layer).directories(check(config))
+
+
+def _entry_point(name: str) -> EntryPoint:
+    for one in entry_points(group=GROUP, name=name):
+        return one
+    raise ConfigError(f"store.layer: there is no layer {name}; here are {', '.join(names())}")

@@ -1,4 +1,4 @@
-"""The interface of a back end ("layer"), the paper's section 8.
+"""The interface of a back end ("layer"), the paper's section 8.  It is public: docs/layers.md.
 
 A worker has one layer.  Everything is called on the worker's loop unless it says otherwise, and
 must not block there.
@@ -8,17 +8,20 @@ must not block there.
 
 Rules of this file:
 
-* `done(None)` promises what a 250 promises: durable, as the layer understands it.
-* An error given to `done`, or raised, is a RefusedError: it carries the reply.
+* `done(None)` promises what a 250 promises: durable, as the layer understands it.  It is called
+  once, on the loop.
+* An error given to `done`, or raised, is a RefusedError: it carries the reply.  Anything else that
+  is raised costs that message a 451 and a line in the log.
+* What is added here has a default: a layer of an older metad goes on working.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metad.config import StoreConfig
 from metad.errors import RefusedError
@@ -32,7 +35,11 @@ Done = Callable[[RefusedError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class LayerContext:
-    """What the hub gives to the layer of a worker, after the fork."""
+    """What the hub gives to the layer of a worker, after the fork.
+
+    `report` takes a line for the log, from any thread.  `options` is what `check_options` made of
+    the table [layer].  `address_of` gives the address of a mailbox, None if it is gone.
+    """
 
     data: Path
     settings: StoreConfig
@@ -41,6 +48,16 @@ class LayerContext:
     row: ProcessRow
     loop: Loop
     report: Callable[[str], None]
+    hostname: str = "localhost"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    address_of: Callable[[int], str | None] = lambda mailbox: None
+
+
+class Usage(NamedTuple):
+    """What a mailbox holds, as POP3 counts octets."""
+
+    octets: int = 0
+    messages: int = 0
 
 
 class Recipient(NamedTuple):
@@ -54,7 +71,9 @@ class Envelope(NamedTuple):
     """What comes with a message.
 
     `trace` is put in front of the body; `octets` counts the body with the dots unstuffed and
-    without the final dot line, `stuffed` the dots that it carries doubled.
+    without the final dot line, `stuffed` the dots that it carries doubled.  A message moved here
+    from another server has the unique id that its client knows, and the time in microseconds
+    since the epoch at which that server took it.
     """
 
     id: bytes
@@ -65,6 +84,8 @@ class Envelope(NamedTuple):
     trace: bytes
     octets: int
     stuffed: int
+    uid: str = ""
+    time_us: int = 0
 
 
 class Incoming(ABC):
@@ -131,6 +152,21 @@ class Layer(ABC):
 
     name: str
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], data: Path) -> dict[str, Any]:
+        """The table [layer], checked and with its defaults.  Raises ValueError.
+
+        Called before there is a hub, by any command; must touch nothing.
+        """
+        if options:
+            raise ValueError(f"{cls.name} knows no setting {next(iter(options))}")
+        return {}
+
+    @classmethod
+    def directories(cls, options: Mapping[str, Any]) -> list[Path]:
+        """What it needs besides the data directory: a confined worker may use nothing else."""
+        return []
+
     @abstractmethod
     def start(self, context: LayerContext) -> None:
         """Open what is needed.  After the fork; may block.  Raises MetadError, OSError."""
@@ -142,6 +178,14 @@ class Layer(ABC):
     @abstractmethod
     def next_id(self) -> bytes:
         """A new message id, 16 octets, greater than those before."""
+
+    def next_import_id(self) -> bytes:
+        """A new id for a message that brings its own unique id."""
+        return self.next_id()
+
+    def usage(self, mailbox: int) -> Usage:
+        """What a mailbox holds, for its quota.  Called for users who have one."""
+        return Usage()
 
     @abstractmethod
     def verdict(self, mailbox: int, size: int) -> None:

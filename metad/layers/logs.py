@@ -8,29 +8,44 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
 
 import lmdb
 
+from metad.config import StoreConfig
 from metad.errors import MailboxInUseError, NoSpaceError, RefusedError
-from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
+from metad.layers.base import (
+    Done,
+    Envelope,
+    Incoming,
+    Layer,
+    LayerContext,
+    Maildrop,
+    Usage,
+)
 from metad.layers.spool import Budget, Spool, SpooledBody
+from metad.limits import COLLECTOR_LOGS
 from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front, in_front_size
 from metad.shm import Cell
 from metad.store import record
 from metad.store.commit import Append, Committer, MemoryBody
 from metad.store.identity import open_store
-from metad.store.ids import ID_SIZE, HubClock, IdMaker
+from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
 from metad.store.index import LISTING_ENTRY, Index, LogCounts
 from metad.store.locks import MailboxLocks
 from metad.store.reader import BUFFER, Reader
 from metad.store.source import LogSettings, LogSource
-from metad.store.table import LogTable
+from metad.store.table import LogTable, Room
 
 _ENTRY = LISTING_ENTRY.size
 _OCTETS = struct.Struct(">I")
 DELETIONS_PER_RECORD = 250
 READER_CHECK_TICKS = 60
+# Free logs that are left for survivors: who has none cannot free any.
+SPARE_LOGS = 1
 
 
 class LogLayer(Layer):
@@ -47,6 +62,7 @@ class LogLayer(Layer):
         self.table = LogTable(context.area, context.semaphore, context.row)
         self.index = Index(self.store.index)
         self.index.reader_check()
+        self.index.on_lock = partial(context.row.__setitem__, Cell.INDEX_LOCK)
         self.reader = Reader(self.osio, self.store, self.index)
         self.locks = MailboxLocks(self.osio, self.store.locks)
         self.ids = IdMaker(self.clock, self.store.node)
@@ -55,7 +71,7 @@ class LogLayer(Layer):
             self.osio,
             self.store,
             self.table,
-            LogSettings(settings.log_size, settings.align, settings.sync),
+            LogSettings(settings.log_size, settings.align, settings.sync, room=log_room(settings)),
             self.clock,
             context.report,
         )
@@ -91,6 +107,12 @@ class LogLayer(Layer):
     def next_id(self) -> bytes:
         return self.ids.next()
 
+    def next_import_id(self) -> bytes:
+        return self.ids.next_imported()
+
+    def usage(self, mailbox: int) -> Usage:
+        return Usage(*self.index.usage(mailbox))
+
     def verdict(self, mailbox: int, size: int) -> None:
         if not self.committer.accepts:
             raise NoSpaceError
@@ -112,6 +134,13 @@ class LogLayer(Layer):
         except lmdb.Error as error:
             self.locks.release(mailbox)
             raise RefusedError(f"index: {error}") from error
+
+
+def log_room(settings: StoreConfig) -> Room:
+    """The logs that workers may have: the collector's own must fit below the limit too."""
+    if settings.size_limit is None:
+        return Room(spare=SPARE_LOGS)
+    return Room(settings.size_limit // settings.log_size - COLLECTOR_LOGS, SPARE_LOGS)
 
 
 class LogIncoming(Spool, Incoming):
@@ -141,16 +170,18 @@ class LogIncoming(Spool, Incoming):
         recipients = _recipients(envelope)
         kept = record.pack_envelope(
             record.Envelope(
-                int.from_bytes(envelope.id[:8], "big"),
+                envelope.time_us or int.from_bytes(envelope.id[:8], "big"),
                 envelope.client,
                 envelope.helo,
                 envelope.sender,
                 recipients,
                 envelope.stuffed,
+                envelope.uid,
             )
         )
         item = Append(envelope.id, kept, body, self._finish)
         item.recipients = recipients
+        item.uid = envelope.uid
         self._layer.committer.submit(item)
 
     def _finish(self, error: RefusedError | None) -> None:
@@ -175,7 +206,7 @@ def _recipients(envelope: Envelope) -> tuple[record.Recipient, ...]:
 class LogMaildrop(Maildrop):
     """A mailbox of the log store: a packed copy of its listing, and the lock."""
 
-    __slots__ = ("_closed", "_layer", "_listing", "_mailbox", "_octets")
+    __slots__ = ("_closed", "_layer", "_listing", "_mailbox", "_octets", "_uids")
     _layer: LogLayer
     _listing: bytes
 
@@ -185,6 +216,7 @@ class LogMaildrop(Maildrop):
         self._listing = listing
         self._octets: int = sum(octets for _, octets in LISTING_ENTRY.iter_unpack(listing))
         self._closed = False
+        self._uids: dict[bytes, str] | None = None
 
     @property
     def octets(self) -> int:
@@ -199,7 +231,15 @@ class LogMaildrop(Maildrop):
         return octets
 
     def uid(self, number: int, /) -> str:
-        return self._id(number).hex()
+        message_id = self._id(number)
+        return self._imported_uid(message_id) if is_imported(message_id) else message_id.hex()
+
+    def _imported_uid(self, message_id: bytes) -> str:
+        """The unique id that a message came with; those of the mailbox are looked up together."""
+        if self._uids is None:
+            ids = [self._id(number) for number in range(1, len(self) + 1)]
+            self._uids = imported_uids(self._layer, [one for one in ids if is_imported(one)])
+        return self._uids.get(message_id) or message_id.hex()
 
     def _id(self, number: int) -> bytes:
         at = (number - 1) * _ENTRY
@@ -258,3 +298,37 @@ class LogMaildrop(Maildrop):
         if not self._closed:
             self._closed = True
             self._layer.locks.release(self._mailbox)
+
+
+class _Uids(Protocol):
+    """What finding unique ids needs: the log layer, or a command that reads the store."""
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def reader(self) -> Reader: ...
+
+
+def imported_uids(store: _Uids, ids: Sequence[bytes]) -> dict[bytes, str]:
+    """The unique ids of imported messages.
+
+    After a rebuild of the index from footers it has none of them: then they are read from the
+    records, once, and entered again if nobody else is writing.
+    """
+    found = store.index.uids(ids)
+    missing = {one: uid for one in ids if one not in found and (uid := _recorded_uid(store, one))}
+    if missing and store.index.try_lock():
+        try:
+            with suppress(lmdb.Error):
+                store.index.put_uids(missing)
+        finally:
+            store.index.unlock()
+    return found | missing
+
+
+def _recorded_uid(store: _Uids, message_id: bytes) -> str:
+    try:
+        stored = store.reader.read(message_id, wait=True)
+    except RefusedError:
+        return ""
+    return stored.envelope.uid if stored else ""

@@ -18,6 +18,8 @@ import re
 import unicodedata
 from typing import Final, NamedTuple
 
+import idna
+
 from .. import limits
 
 LOCAL_LIMIT: Final = 192
@@ -99,15 +101,16 @@ def quote_local(local: str) -> str:
 def fold(text: str) -> str:
     """The one spelling under which an address is looked up; raises AddressError.
 
-    Both parts in lower case and Unicode's NFC, quotes and escapes only where they are needed:
-    `"Jo.Doe"@Example.ORG` is `jo.doe@example.org`.
+    Both parts in lower case, the local part in Unicode's NFC, the domain in A-labels (RFC 5890),
+    quotes and escapes only where they are needed: `"Jo.Doe"@Example.ORG` is `jo.doe@example.org`,
+    `jo@Bücher.example` is `jo@xn--bcher-kva.example`.
     """
     if _PLAIN.fullmatch(text):
         folded = text.lower()
         if len(folded) <= LOCAL_LIMIT:  # so both parts are in their limits
             return folded
     local, domain = parse_mailbox(text)
-    mailbox = Mailbox(_fold_part(local), _fold_part(domain))
+    mailbox = Mailbox(_fold_part(local), fold_domain(domain))
     _check_length(mailbox.local, LOCAL_LIMIT, "local part")
     _check_length(mailbox.domain, DOMAIN_LIMIT, "domain")
     return str(mailbox)
@@ -117,6 +120,25 @@ def _fold_part(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+def fold_domain(domain: str) -> str:
+    """The one spelling of a domain: lower case, and U-labels as A-labels; raises AddressError.
+
+    An A-label that stands for nothing stays as it is: it was a name like any other.
+    """
+    if domain.isascii():
+        return domain.lower()
+    try:
+        mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
+        labels = [
+            part if part.isascii() else idna.alabel(part).decode() for part in mapped.split(".")
+        ]
+    except idna.IDNAError:
+        raise AddressError("a domain that IDNA does not allow") from None
+    folded = ".".join(labels).lower()
+    _check_domain(folded)
+    return folded
 
 
 def _check_domain(domain: str) -> None:

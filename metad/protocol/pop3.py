@@ -1,4 +1,4 @@
-"""POP3, sans-IO: octets in, events and octets out (RFC 1939, 2449, 3206, 5034).
+"""POP3, sans-IO: octets in, events and octets out (RFC 1939, 2449, 2595, 3206, 5034, 6856).
 
 Rules of this file:
 
@@ -15,6 +15,9 @@ leave in Quit: a connection that drops, in whatever way, deletes nothing (sectio
 
 Lines: only CR LF ends a good one; bare LF, bare CR and NUL are refused (see pop3_lines), so
 none of them can be in a user name or password.
+
+Octets above 127 in messages pass unchanged, with UTF8 and without it: RFC 6856 section 2.1 would
+have a client without UTF8 get an error, and that would jam an old one on its first such message.
 """
 
 from __future__ import annotations
@@ -23,8 +26,20 @@ from collections.abc import Callable, Iterable, Sequence
 from types import UnionType
 from typing import Any, Final
 
-from . import sasl
-from .pop3_events import Drop, Event, Login, Quit, Retrieve, Top
+from . import pop3_languages as languages
+from . import sasl, scram
+from .pop3_events import (
+    Drop,
+    Event,
+    Login,
+    Personal,
+    Quit,
+    Retrieve,
+    ScramLogin,
+    ScramUser,
+    StartTls,
+    Top,
+)
 from .pop3_lines import EndlessLineError, LineError, LineReader
 from .pop3_maildrop import Maildrop
 from .pop3_states import (
@@ -37,45 +52,80 @@ from .pop3_states import (
     Pop3Settings,
     State,
     capabilities,
+    mechanisms,
 )
 from .pop3_top import TopCutter
 
-__all__ = ["Drop", "Event", "Login", "Pop3", "Pop3Settings", "Quit", "Retrieve", "Top"]
+__all__ = [
+    "Drop",
+    "Event",
+    "Login",
+    "Personal",
+    "Pop3",
+    "Pop3Settings",
+    "Quit",
+    "Retrieve",
+    "ScramLogin",
+    "ScramUser",
+    "StartTls",
+    "Top",
+]
 
 # RFC 3206 section 6: every refusal for wrong credentials carries [AUTH], and none says which.
 AUTH_FAILED: Final = "[AUTH] authentication failed"
 NO_PLAINTEXT: Final = "plaintext authentication is refused on this connection"
 NOT_REMOVED: Final = "[SYS/TEMP] some deleted messages not removed"
+AFTER_STLS: Final = "data before the TLS handshake"
 
 
 class Pop3:
-    """One session.  `closed`: write the output, then close the connection."""
+    """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
+    and the client may be sending still, so read on a little or a reset takes our last answer.
+
+    `commands`: lines answered so far, a measure of progress; `tls`: TLS runs.
+    """
 
     __slots__ = (
         "_cutter",
         "_due",
         "_eof",
         "_errors",
+        "_language",
         "_lines",
         "_maildrop",
         "_output",
+        "_personal",
         "_queued",
+        "_responder",
+        "_scram",
         "_settings",
         "_state",
         "_streaming",
         "_user",
+        "_utf8",
+        "abrupt",
         "closed",
+        "commands",
+        "tls",
     )
     _maildrop: Maildrop
+    _scram: scram.Exchange  # from ScramUser on
+    _responder: Callable[[bytes], Event | None]  # in state CHALLENGE: what takes the next line
 
-    def __init__(self, settings: Pop3Settings) -> None:
+    def __init__(self, settings: Pop3Settings, *, tls: bool = False) -> None:
         self.closed = False
+        self.abrupt = False
+        self.commands = 0
+        self.tls = tls
         self._settings = settings
         self._state = State.AUTHORIZATION
         self._due: Event | None = None  # the event that waits for its answer
         self._streaming = False  # a multi-line answer has begun and is not complete
         self._cutter: TopCutter | None = None
         self._user: str | None = None  # from USER, until a login is tried
+        self._utf8 = False
+        self._language = languages.ENGLISH
+        self._personal: Personal | None = None  # once logged in
         self._errors = 0
         self._lines = LineReader()
         self._eof = False
@@ -85,11 +135,16 @@ class Pop3:
     # -- octets in, octets out ------------------------------------------------------------
 
     def start(self) -> None:
+        """Queue the greeting."""
         self._say(self._settings.greeting)
 
     def receive(self, data: bytes) -> None:
         """The next octets from the client; ignored when closed."""
-        if not self.closed:
+        if self._due.__class__ is StartTls:
+            # RFC 2595 section 4: what came in the clear must have no effect behind TLS.
+            self._due = None
+            self.fail(AFTER_STLS)
+        elif not self.closed:
             self._lines.feed(data)
 
     def eof(self) -> None:
@@ -111,8 +166,9 @@ class Pop3:
         if self.closed:
             return
         if not self._streaming:
-            self._say(b"-ERR %b\r\n" % text.encode())
+            self._refuse(text)
         self._close()
+        self.abrupt = True
 
     @property
     def authorized(self) -> bool:
@@ -140,6 +196,7 @@ class Pop3:
             line = self._next_line()
             if line is None:
                 break
+            self.commands += 1
             event = self._response(line) if self._state is State.CHALLENGE else self._command(line)
             if event is not None:
                 self._due = event
@@ -170,6 +227,9 @@ class Pop3:
             known = verb.upper() in VERBS
             self._error("command not valid in this state" if known else "unknown command")
             return None
+        if self.commands > self._settings.login_commands and self._personal is None:
+            self.fail("too many commands before login")
+            return None
         check, proceed = rule
         try:
             value = check(argument)
@@ -196,39 +256,102 @@ class Pop3:
         self._user = None
         return Login(user, password)
 
-    def _auth(self, argument: tuple[bytes, bytes | None]) -> Login | None:
+    def _auth(self, argument: tuple[bytes, bytes | None]) -> Event | None:
         mechanism, initial = argument
+        settings = self._settings
         if not mechanism:  # no RFC has it, many clients ask so (as Dovecot answers)
-            self._say(b"+OK\r\nPLAIN\r\n.\r\n" if self._settings.plaintext else b"+OK\r\n.\r\n")
-        elif mechanism != b"PLAIN":
-            self._refuse("unknown authentication mechanism")
-        elif not self._settings.plaintext:
+            names = "".join(f"{name}\r\n" for name in mechanisms(settings))
+            self._say(b"+OK\r\n%b.\r\n" % names.encode())
+            return None
+        if mechanism == b"PLAIN" and not settings.plaintext:
             self._refuse(NO_PLAINTEXT)
-        elif initial is None:
-            self._state = State.CHALLENGE
-            self._say(b"+ \r\n")
-        else:
-            return self._plain(initial, sasl.decode_initial)
-        return None
-
-    def _response(self, line: bytes) -> Login | None:
-        self._state = State.AUTHORIZATION
-        return self._plain(line, sasl.decode)
-
-    def _plain(self, text: bytes, decode: Callable[[bytes], bytes]) -> Login | None:
+            return None
+        responder = _MECHANISMS.get(mechanism)
+        if responder is None or (mechanism == b"SCRAM-SHA-256" and not settings.scram):
+            self._refuse("unknown authentication mechanism")
+            return None
         self._user = None
+        self._responder = responder.__get__(self)
+        if initial is None:
+            self._challenge(b"")
+            return None
+        return self._exchange(initial, sasl.decode_initial)
+
+    def _response(self, line: bytes) -> Event | None:
+        self._state = State.AUTHORIZATION
+        return self._exchange(line, sasl.decode)
+
+    def _exchange(self, text: bytes, decode: Callable[[bytes], bytes]) -> Event | None:
+        """The client's next message, to whom it may concern."""
         try:
-            return Login(*sasl.plain(decode(text)))
+            return self._responder(decode(text))
         except sasl.SaslError as error:
             self._error(str(error))
             return None
+
+    def _challenge(self, message: bytes, responder: Any = None) -> None:
+        """Send a message of the exchange; the next line is the response to it."""
+        self._state = State.CHALLENGE
+        if responder is not None:
+            self._responder = responder
+        self._say(b"+ %b\r\n" % sasl.encode(message))
+
+    def _plain(self, message: bytes) -> Event | None:
+        return Login(*sasl.plain(message))
+
+    def _scram_first(self, message: bytes) -> Event | None:
+        self._scram = scram.Exchange(message)
+        return ScramUser(self._scram.user)
+
+    def _scram_final(self, message: bytes) -> Event | None:
+        exchange = self._scram
+        if not exchange.is_proven(message):
+            return ScramLogin(exchange.user, False)
+        self._challenge(exchange.server_final, self._scram_end)
+        return None
+
+    def _scram_end(self, message: bytes) -> Event | None:
+        """RFC 5034 section 4: the client has seen our proof, and says so with an empty line."""
+        if message:
+            raise sasl.SaslError("this is no SCRAM message")
+        return ScramLogin(self._scram.user, True)
+
+    def _stls(self, _: None) -> StartTls | None:
+        if self.tls or not self._settings.stls:
+            self._refuse("TLS is active already" if self.tls else "TLS is not offered here")
+        elif self._utf8:  # RFC 6856 section 2.1
+            self._refuse("STLS comes before UTF8")
+        elif self.buffered:
+            self.fail(AFTER_STLS)
+        else:
+            self._ok("begin TLS negotiation")
+            return StartTls()
+        return None
+
+    def _utf8_command(self, _: None) -> None:
+        self._utf8 = True
+        self._ok("UTF-8 enabled")
+
+    def _lang(self, tag: str | None) -> None:
+        if tag is None:
+            self._ok("language listing follows")
+            self._say(languages.listing())
+            return
+        language = languages.find(tag)
+        if language is None:
+            self._refuse("unknown language")
+        else:
+            self._language = language
+            self._say(f"+OK {language.tag} {language.changed}\r\n".encode())
 
     def _leave(self, _: None) -> None:
         self._ok("metad signing off")
         self._close()
 
     def _capa(self, _: None) -> None:
-        self._say(capabilities(self._settings, self._state))
+        self._ok("capability list follows")
+        lines = [*capabilities(self._settings, self._personal), ".", ""]
+        self._say("\r\n".join(lines).encode())
 
     # -- TRANSACTION ----------------------------------------------------------------------
 
@@ -238,7 +361,7 @@ class Pop3:
     def _list(self, number: int | None) -> None:
         maildrop = self._maildrop
         if number is None:
-            self._say(maildrop.sizes())
+            self._say(self._language.summary % maildrop.totals() + maildrop.sizes())
         elif self._exists(number):
             self._say(b"+OK %d %d\r\n" % (number, maildrop.drop.size(number)))
 
@@ -247,7 +370,7 @@ class Pop3:
         if number is None:
             self._say(maildrop.uids())
         elif self._exists(number):
-            self._ok(f"{number} {maildrop.drop.uid(number)}")
+            self._say(f"+OK {number} {maildrop.drop.uid(number)}\r\n".encode())
 
     def _retr(self, number: int) -> Retrieve | None:
         return Retrieve(number) if self._exists(number) else None
@@ -266,7 +389,10 @@ class Pop3:
 
     def _rset(self, _: None) -> None:
         self._maildrop.reset()
-        self._say(self._maildrop.summary())
+        self._summary()
+
+    def _summary(self) -> None:
+        self._say(self._language.summary % self._maildrop.totals())
 
     def _exists(self, number: int) -> bool:
         """Whether there is such a message; if not, says so."""
@@ -284,23 +410,46 @@ class Pop3:
 
     # -- answers to events: late ones, after the session was closed, go nowhere ---------------
 
-    def login_ok(self, drop: Drop) -> None:
-        """Answers Login: the maildrop is this session's, and this is what is in it."""
-        if self._answer(Login):
+    def login_ok(self, drop: Drop, personal: Personal | None = None) -> None:
+        """Answers Login and ScramLogin: the maildrop is this session's, and what is in it.
+
+        `personal`: what this user's capabilities are, if not those common to all.
+        """
+        if self._answer(Login | ScramLogin):
             self._state = State.TRANSACTION
+            self._personal = personal or self._settings.common
             self._maildrop = Maildrop(drop)
-            self._say(self._maildrop.summary())
+            self._summary()
 
     def login_failed(self, text: str = AUTH_FAILED) -> None:
-        """Answers Login; the client may try again.  `text` begins with its response code."""
-        if self._answer(Login):
+        """Answers Login, ScramUser and ScramLogin; the client may try again.
+
+        `text` begins with its response code.
+        """
+        if self._answer(Login | ScramUser | ScramLogin):
             self._refuse(text)
+
+    def scram_keys(self, keys: scram.Keys, nonce: bytes) -> None:
+        """Answers ScramUser; `nonce`: printable ASCII without commas, random."""
+        if self._answer(ScramUser):
+            self._challenge(self._scram.server_first(keys, nonce), self._scram_final)
+
+    def tls_started(self, settings: Pop3Settings) -> None:
+        """Answers StartTls: forget all that was said before (RFC 2595 section 4).
+
+        `settings`: those that hold under TLS.
+        """
+        if self._answer(StartTls):
+            self.tls = True
+            self._settings = settings
+            self._user = None
+            self._language = languages.ENGLISH
 
     def message(self, chunks: Sequence[bytes]) -> None:
         """Answers Retrieve with the whole message, as on the wire with its final dot line."""
         due = self._due
         if self._answer(Retrieve) and isinstance(due, Retrieve):
-            self._say(b"+OK %d octets\r\n" % self._maildrop.drop.size(due.number))
+            self._say(self._language.octets % self._maildrop.drop.size(due.number))
             self._output += chunks
             self._queued += sum(map(len, chunks))
 
@@ -379,10 +528,10 @@ class Pop3:
         self._queued += len(octets)
 
     def _ok(self, text: str) -> None:
-        self._say(b"+OK %b\r\n" % text.encode())
+        self._say(b"+OK %b\r\n" % self._language.say(text).encode())
 
     def _refuse(self, text: str) -> None:
-        self._say(b"-ERR %b\r\n" % text.encode())
+        self._say(b"-ERR %b\r\n" % self._language.say(text).encode())
 
     def _error(self, text: str) -> None:
         """Refuse, and count it; a SASL exchange under way is over."""
@@ -401,6 +550,10 @@ class Pop3:
         self._lines.clear()
 
 
+_MECHANISMS: Final[dict[bytes, Any]] = {
+    b"PLAIN": Pop3._plain,
+    b"SCRAM-SHA-256": Pop3._scram_first,
+}
 _PROCEED: Final[dict[State, dict[bytes, tuple[Any, Any]]]] = {
     state: {verb: (rule.check, getattr(Pop3, rule.proceed)) for verb, rule in rules.items()}
     for state, rules in COMMANDS.items()

@@ -34,6 +34,23 @@ class Login(NamedTuple):
     password: bytes
 
 
+class ScramUser(NamedTuple):
+    """Answer with `scram_keys`: those of the user, or made-up ones that stay the same."""
+
+    user: str
+
+
+class ScramLogin(NamedTuple):
+    """Answer with `login_ok` or `login_failed`; `proven`: the client knows the password."""
+
+    user: str
+    proven: bool
+
+
+class StartTls(NamedTuple):
+    """Write the output (the +OK), start TLS as the server, then call `tls_started`."""
+
+
 class Retrieve(NamedTuple):
     """Answer with `message`; or `message_begin`, `message_chunk`…, `message_end`; or `refused`."""
 
@@ -53,4 +70,14 @@ class Quit(NamedTuple):
     deleted: Sequence[int]
 
 
-Event = Login | Retrieve | Top | Quit
+class Personal(NamedTuple):
+    """What of the capabilities is this user's own, once logged in (RFC 2449 section 6).
+
+    `expire`: days for which mail is kept, None for ever; `login_delay`: seconds, 0 for none.
+    """
+
+    expire: int | None = None
+    login_delay: int = 0
+
+
+Event = Login | ScramUser | ScramLogin | StartTls | Retrieve | Top | Quit

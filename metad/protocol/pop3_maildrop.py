@@ -47,14 +47,11 @@ class Maildrop:
         drop = self.drop
         return len(drop) - len(self._deleted), drop.octets - self._deleted_octets
 
-    def summary(self) -> bytes:
-        return b"+OK %d messages (%d octets)\r\n" % self.totals()
-
     def sizes(self) -> bytes:
-        """The answer to LIST."""
+        """The answer to LIST, behind its first line."""
         size = self.drop.size
         lines = [f"{n} {size(n)}\r\n" for n in self._numbers()]
-        return self.summary() + "".join(lines).encode() + b".\r\n"
+        return "".join(lines).encode() + b".\r\n"
 
     def uids(self) -> bytes:
         """The answer to UIDL."""

@@ -6,9 +6,10 @@ Rules of this file:
 * A command that is not in the table of its state does not exist there.  Each has a *check*
   (what its argument must be: parses it, or raises ArgumentError) and a *proceed* (the method
   of Pop3 that does it, given what the check returned).
-* New commands (STLS, UTF8, LANG) are a row here and a method there.
+* A new command is a row here and a method there.
 
-RFC 1939 (commands), RFC 2449 (CAPA, RESP-CODES), RFC 3206 (AUTH-RESP-CODE), RFC 5034 (AUTH).
+RFC 1939 (commands), RFC 2449 (CAPA, RESP-CODES, EXPIRE, LOGIN-DELAY), RFC 2595 (STLS), RFC 3206
+(AUTH-RESP-CODE), RFC 5034 (AUTH), RFC 6856 (UTF8, LANG).
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from metad import limits
 from metad.limits import POP3_COMMAND_LINE as COMMAND_LIMIT
+
+from .pop3_events import Personal
+from .pop3_languages import is_tag
 
 __all__ = ["COMMANDS", "COMMAND_LIMIT", "Pop3Settings", "State", "capabilities"]
 
@@ -99,6 +104,14 @@ def mechanism(argument: bytes) -> tuple[bytes, bytes | None]:
     return name.upper(), initial if space else None
 
 
+def language(argument: bytes) -> str | None:
+    """LANG: a language tag, "*" or nothing (RFC 6856 section 3)."""
+    tag = argument.strip(b" ").decode("ascii", "replace")
+    if tag and tag != "*" and not is_tag(tag):
+        raise ArgumentError("that is no language tag")
+    return tag or None
+
+
 class Rule(NamedTuple):
     check: Callable[[bytes], Any]
     proceed: str  # a method of Pop3
@@ -110,6 +123,9 @@ COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
         b"PASS": Rule(password, "_pass_command"),
         b"AUTH": Rule(mechanism, "_auth"),
         b"CAPA": Rule(nothing, "_capa"),
+        b"STLS": Rule(nothing, "_stls"),
+        b"UTF8": Rule(nothing, "_utf8_command"),
+        b"LANG": Rule(language, "_lang"),
         b"QUIT": Rule(nothing, "_leave"),
     },
     State.CHALLENGE: {},  # its lines are SASL responses, not commands
@@ -123,6 +139,7 @@ COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
         b"RSET": Rule(nothing, "_rset"),
         b"NOOP": Rule(nothing, "_noop"),
         b"CAPA": Rule(nothing, "_capa"),
+        b"LANG": Rule(language, "_lang"),
         b"QUIT": Rule(nothing, "_quit"),
     },
     State.UPDATE: {},
@@ -130,18 +147,31 @@ COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
 VERBS: Final = frozenset(verb for commands in COMMANDS.values() for verb in commands)
 
 
+FOR_ALL: Final = Personal()
+
+
 @dataclass(frozen=True, slots=True)
 class Pop3Settings:
     """What a session is allowed and called.  Make it once per kind of connection, not each time.
 
     plaintext: whether a password may cross this connection readably (USER, SASL PLAIN).
+    stls, scram: whether these are offered.
+    expire: what holds for every user; `expire_differs`: some have more; likewise login_delay,
+    of which some have less.
     errors: how many unknown, misplaced or malformed commands end the session (Dovecot: 20).
+    login_commands: how many commands there may be before a login.
     """
 
     hostname: str
     plaintext: bool
     implementation: str = "metad"
     errors: int = 20
+    stls: bool = False
+    scram: bool = False
+    common: Personal = FOR_ALL
+    expire_differs: bool = False
+    login_delay_differs: bool = False
+    login_commands: int = limits.POP3_LOGIN_COMMANDS
     greeting: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,39 +179,58 @@ class Pop3Settings:
         object.__setattr__(self, "greeting", f"+OK metad ready at {self.hostname}\r\n".encode())
 
 
-class Capability(NamedTuple):
-    text: str
-    states: frozenset[State]
-    when: Callable[[Pop3Settings], bool]
+def mechanisms(settings: Pop3Settings) -> list[str]:
+    """The SASL mechanisms offered on this connection."""
+    found = ["SCRAM-SHA-256"] if settings.scram else []
+    return [*found, "PLAIN"] if settings.plaintext else found
 
 
-_BOTH: Final = frozenset({State.AUTHORIZATION, State.TRANSACTION})
+def _sasl(settings: Pop3Settings, _: Personal | None) -> str | None:
+    names = mechanisms(settings)
+    return " ".join(["SASL", *names]) if names else None
 
 
-def _always(_: Pop3Settings) -> bool:
-    return True
+def _user(settings: Pop3Settings, _: Personal | None) -> str | None:
+    return "USER" if settings.plaintext else None
 
 
-def _plaintext(settings: Pop3Settings) -> bool:
-    return settings.plaintext
+def _stls(settings: Pop3Settings, personal: Personal | None) -> str | None:
+    return "STLS" if settings.stls and personal is None else None
 
 
-# RFC 2449 section 6; all of these are announced in both states, as their definitions demand.
-CAPABILITIES: Final = (
-    Capability("TOP", _BOTH, _always),
-    Capability("UIDL", _BOTH, _always),
-    Capability("RESP-CODES", _BOTH, _always),
-    Capability("AUTH-RESP-CODE", _BOTH, _always),
-    Capability("PIPELINING", _BOTH, _always),
-    Capability("EXPIRE NEVER", _BOTH, _always),
-    Capability("USER", _BOTH, _plaintext),
-    Capability("SASL PLAIN", _BOTH, _plaintext),
+def _expire(settings: Pop3Settings, personal: Personal | None) -> str | None:
+    """RFC 2449 section 6.7: before login the least of all users', and that it differs."""
+    days = (personal or settings.common).expire
+    differs = " USER" if personal is None and settings.expire_differs else ""
+    return f"EXPIRE {'NEVER' if days is None else days}{differs}"
+
+
+def _login_delay(settings: Pop3Settings, personal: Personal | None) -> str | None:
+    """RFC 2449 section 6.5: before login the most of all users', and that it differs."""
+    seconds = (personal or settings.common).login_delay
+    differs = " USER" if personal is None and settings.login_delay_differs else ""
+    return f"LOGIN-DELAY {seconds}{differs}" if seconds or differs else None
+
+
+# RFC 2449 section 6, RFC 2595 section 4, RFC 6856: a tag with what belongs to it, or what says
+# that for a connection and the user logged in (None: nobody is).  Only STLS vanishes at login.
+CAPABILITIES: Final[tuple[str | Callable[[Pop3Settings, Personal | None], str | None], ...]] = (
+    "TOP",
+    "UIDL",
+    "RESP-CODES",
+    "AUTH-RESP-CODE",
+    "PIPELINING",
+    _expire,
+    _login_delay,
+    _user,
+    _sasl,
+    _stls,
+    "UTF8 USER",
+    "LANG",
 )
 
 
-def capabilities(settings: Pop3Settings, state: State) -> bytes:
-    """The whole answer to CAPA, with its final dot line (RFC 2449 section 5)."""
-    lines = ["+OK capability list follows"]
-    lines += [c.text for c in CAPABILITIES if state in c.states and c.when(settings)]
-    lines += [f"IMPLEMENTATION {settings.implementation}", ".", ""]
-    return "\r\n".join(lines).encode()
+def capabilities(settings: Pop3Settings, personal: Personal | None) -> list[str]:
+    """The lines of the answer to CAPA (RFC 2449 section 5); `personal`: None before login."""
+    found = [c if isinstance(c, str) else c(settings, personal) for c in CAPABILITIES]
+    return [*filter(None, found), f"IMPLEMENTATION {settings.implementation}"]

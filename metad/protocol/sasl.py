@@ -30,6 +30,11 @@ def decode(line: bytes) -> bytes:
         raise SaslError("the response is not base64") from None
 
 
+def encode(message: bytes) -> bytes:
+    """A message of ours as base64, for a line behind "+ "."""
+    return binascii.b2a_base64(message, newline=False)
+
+
 def decode_initial(text: bytes) -> bytes:
     """The initial response that stands in the AUTH command."""
     return b"" if text == NO_OCTETS else decode(text)

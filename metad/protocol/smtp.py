@@ -35,7 +35,7 @@ from .smtp_events import (
     StartTls,
 )
 from .smtp_intake import MessageIntake
-from .smtp_states import IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
+from .smtp_states import CHUNKS, IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
 from .smtp_syntax import parse_mail, parse_rcpt
 
 __all__ = [
@@ -58,10 +58,12 @@ _FAULTS: Final = {
 
 
 class Smtp(MessageIntake):
-    """One session.  `closed`: write the output, then close the connection.
+    """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
+    and the client may be sending still, so read on a little or a reset takes our last reply.
 
     `helo`: what the client calls itself, as it came; `extended`: it said EHLO or LHLO;
-    `accepted`: recipients accepted in this transaction; `tls`: TLS runs.
+    `accepted`: recipients accepted in this transaction; `transactions`: how many there were, with
+    this one; `tls`: TLS runs.
     """
 
     __slots__ = ()
@@ -71,9 +73,9 @@ class Smtp(MessageIntake):
 
     # -- octets in, octets out ------------------------------------------------------------
 
-    def start(self) -> None:
-        """Queue the greeting.  A client that spoke before it is shown out (554)."""
-        if len(self._lines):
+    def start(self, *, early: bool = False) -> None:
+        """Queue the greeting.  A client that spoke before it (`early`) is shown out (554)."""
+        if early or len(self._lines):
             self._end(states.EARLY_TALK)
         else:
             self._say(self._settings.greeting)
@@ -127,6 +129,18 @@ class Smtp(MessageIntake):
         return len(self._lines) + len(self._later)
 
     @property
+    def progress(self) -> tuple[int, int, int]:
+        """Changes with each whole command and each octet of a message; half a line is none."""
+        return self._commands, self.message_octets, self._left
+
+    @property
+    def message_octets(self) -> int:
+        """Octets that have come of the message that is being read, if any is."""
+        if self._state is CHUNKS:
+            return self._chunked.received
+        return self._body.octets if self._body is not None else 0
+
+    @property
     def full(self) -> bool:
         """So many replies are queued that the next command waits until they were taken."""
         return len(self._output) >= states.REPLY_LIMIT
@@ -176,12 +190,16 @@ class Smtp(MessageIntake):
             elif self._state is MAIL:
                 self._enter(REFUSED)
             self._answered([reply or states.RECIPIENT_OK])
+            if reply is not None and reply.code >= 400 and not self._settings.lmtp:
+                self._idles()
         elif due.__class__ is MailFrom:
             if reply is None or reply.code < 400:
+                self.transactions += 1
                 self._enter(MAIL)
             self._answered([reply or states.SENDER_OK])
         elif due.__class__ is EndOfMessage and reply is not None:
             replies = [reply] * self.accepted if self._settings.lmtp else [reply]
+            self._idle = 0
             self._forget()
             self._answered(replies)
         else:
@@ -191,6 +209,7 @@ class Smtp(MessageIntake):
         """LMTP: one verdict per accepted RCPT, in their order (RFC 2033 section 4.2)."""
         if self._due.__class__ is not EndOfMessage or len(replies) != self.accepted:
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
+        self._idle = 0
         self._forget()
         self._answered(replies)
 
@@ -212,16 +231,15 @@ class Smtp(MessageIntake):
         return None
 
     def _do_say(self, _argument: bytes, reply: Reply) -> Event | None:
-        self._say(reply)
+        if not self._idles():
+            self._say(reply)
         return None
 
-    def _do_help(self, _argument: bytes, _reply: Reply) -> Event | None:
-        self._say(self._settings.help)
-        return None
+    def _do_help(self, argument: bytes, _reply: Reply) -> Event | None:
+        return self._do_say(argument, self._settings.help)
 
-    def _do_verify(self, _argument: bytes, _reply: Reply) -> Event | None:
-        self._say(states.CANNOT_VERIFY)
-        return None
+    def _do_verify(self, argument: bytes, _reply: Reply) -> Event | None:
+        return self._do_say(argument, states.CANNOT_VERIFY)
 
     def _do_http(self, _argument: bytes, reply: Reply) -> Event | None:
         self._end(reply)
@@ -232,15 +250,21 @@ class Smtp(MessageIntake):
         return None
 
     def _do_helo(self, argument: bytes, _reply: Reply) -> Event | None:
+        if self._idles():
+            return None
         self._say(self._settings.helo)
         return self._greeted(argument, extended=False)
 
     def _do_ehlo(self, argument: bytes, _reply: Reply) -> Event | None:
+        if self._idles():
+            return None
         settings = self._settings
         self._output.append(settings.ehlo_tls if self.tls else settings.ehlo)
         return self._greeted(argument, extended=True)
 
     def _do_reset(self, _argument: bytes, _reply: Reply) -> Event | None:
+        if self._idles():
+            return None
         self._say(states.OK)
         return self._give_up(IDLE if self._state is not START else START)
 
@@ -279,6 +303,7 @@ class Smtp(MessageIntake):
 
     def _command(self, line: bytes) -> Event | None:
         verb, _, argument = line.partition(b" ")
+        self._commands += 1
         rule = self._rules.get(verb) or self._rules.get(verb.upper())
         if rule is None:
             self._refuse(states.UNKNOWN)

@@ -29,10 +29,12 @@ class SmtpBase:
     __slots__ = (
         "_body",
         "_chunked",
+        "_commands",
         "_due",
         "_eof",
         "_errors",
         "_failing",
+        "_idle",
         "_last",
         "_later",
         "_left",
@@ -46,19 +48,23 @@ class SmtpBase:
         "_state",
         "_table",
         "_utf8",
+        "abrupt",
         "accepted",
         "closed",
         "extended",
         "helo",
         "tls",
+        "transactions",
     )
     _chunked: ChunkedBody  # in state CHUNKS
 
     def __init__(self, settings: SmtpSettings, table: Table, *, tls: bool) -> None:
         self.closed = False
+        self.abrupt = False
         self.helo = b""
         self.extended = False
         self.accepted = 0
+        self.transactions = 0
         self.tls = tls
         self._settings = settings
         self._table = table
@@ -66,10 +72,12 @@ class SmtpBase:
         self._rules = self._table[START]
         self._utf8 = False  # this transaction's MAIL came with SMTPUTF8
         self._errors = 0
+        self._commands = 0  # command lines read so far
+        self._idle = 0  # of them, since a message was answered, those that lead to none
         self._due: Event | None = None  # the event that waits for its answer
         self._next: Event | None = None  # the event that comes next, whatever happens
         self._failing: Reply | None = None  # the session ends with this after the answer due
-        self._lines = LineBuffer(states.COMMAND_LIMIT)
+        self._lines = LineBuffer(settings.command_line - 2)
         self._later = bytearray()  # octets that came while an answer was due
         self._output: list[bytes] = []
         self._eof = False
@@ -91,6 +99,13 @@ class SmtpBase:
             if self._errors >= self._settings.errors:
                 self._end(states.TOO_MANY_ERRORS)
 
+    def _idles(self) -> bool:
+        """Count a command that leads to no message; True: one too many, the session has ended."""
+        self._idle += 1
+        if self._idle > self._settings.idle_commands:
+            self._end(states.TOO_MANY_IDLE)
+        return self.closed
+
     def _forget(self) -> None:
         """The transaction is over."""
         self.accepted = 0
@@ -107,6 +122,7 @@ class SmtpBase:
         if not self.closed:
             self._say(reply)
             self._close()
+            self.abrupt = reply is not states.BYE
 
     def _close(self) -> None:
         """No more input is read and no more said; a message begun is aborted."""

@@ -19,9 +19,6 @@ from .. import limits
 from ..errors import Reply
 from .smtp_syntax import BDAT_SYNTAX, MAIL_SYNTAX, RCPT_SYNTAX
 
-# Octets of a command line without its CR LF.
-COMMAND_LIMIT: Final = limits.SMTP_COMMAND_LINE - 2
-
 # Replies queued before the machine waits for somebody to take them: a client that pipelines
 # and never reads must not fill our memory with answers.  A group of RFC 2920 with some thousand
 # recipients is within it; the longest reply, EHLO's, that often is a megabyte.
@@ -80,6 +77,7 @@ LINE_TOO_LONG: Final = Reply(500, "5.5.2", "Error: line too long")
 BARE_IN_COMMAND: Final = Reply(500, "5.5.2", "Error: bare <CR>, <LF> or <NUL> in a command")
 FLOOD: Final = Reply(421, "4.7.0", "Error: line does not end")
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Error: too many errors")
+TOO_MANY_IDLE: Final = Reply(421, "4.7.0", "Error: too many commands without mail")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Error: too many recipients")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 NO_HTTP: Final = Reply(554, "5.5.1", "Error: this is no web server")
@@ -212,7 +210,8 @@ class SmtpSettings:
     """What a listener's sessions have in common.
 
     `message_size` in octets; `recipients` per transaction; `errors`: how many replies of
-    500-504 end the session; `bare_line_ends`: "refuse" or "repair".
+    500-504 end the session; `idle_commands`: how many that lead to no message do, between two
+    messages; `command_line` in octets with its CR LF; `bare_line_ends`: "refuse" or "repair".
     """
 
     hostname: str
@@ -222,6 +221,8 @@ class SmtpSettings:
     lmtp: bool = False
     starttls: bool = False
     bare_line_ends: str = "refuse"
+    idle_commands: int = limits.SMTP_IDLE_COMMANDS
+    command_line: int = limits.SMTP_COMMAND_LINE
     greeting: Reply = field(init=False)
     helo: Reply = field(init=False)
     help: Reply = field(init=False)

@@ -19,7 +19,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from metad.errors import MetadError
 from metad.store import header, logfile, moves, record
@@ -56,7 +56,7 @@ class Collector:
 
     # -- one log
 
-    def collect(self, number: int) -> Iterator[Step]:
+    def collect(self, number: int) -> Generator[Step, None, None]:
         """Empty log `number` and free it.  To be driven to its end, or closed between two steps.
 
         Raises NotCollectableError, OSError, lmdb.Error, RefusedError, ValueError; then the log is
@@ -206,7 +206,7 @@ class Collector:
 
     # -- what was left behind
 
-    def tidy(self) -> Iterator[Step]:
+    def tidy(self) -> Generator[Step, None, None]:
         """Finish what an earlier collector began, and take back free logs that were in use.
 
         A log that is free on disk is forgotten by the index and free in the table; any other one

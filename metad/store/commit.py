@@ -71,7 +71,7 @@ class MemoryBody:
 class Append:
     """One record to be appended: a message, or a deletion."""
 
-    __slots__ = ("body", "deletion", "done", "envelope", "id", "recipients")
+    __slots__ = ("body", "deletion", "done", "envelope", "id", "recipients", "uid")
 
     def __init__(self, record_id: bytes, envelope: bytes, body: Body, done: Done) -> None:
         self.id = record_id
@@ -79,6 +79,7 @@ class Append:
         self.body = body
         self.done = done
         self.recipients: tuple[record.Recipient, ...] = ()
+        self.uid = ""
         self.deletion: record.Deletion | None = None
 
     @property
@@ -340,7 +341,7 @@ def encode(writer: LogWriter, group: list[Append]) -> Encoded:
         buffers.append(writer.make_header(kind, item.id, payload) + data)
         if deletion is None:
             packed = footer.message_entries(item.id, at, size, item.recipients)
-            messages.append(Message(item.id, Place(number, at, size), packed))
+            messages.append(Message(item.id, Place(number, at, size), packed, item.uid))
         else:
             packed = footer.deletion_entries(deletion, at, size)
             encoded.deletions.append(deletion)

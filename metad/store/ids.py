@@ -4,6 +4,9 @@ A message id is 16 octets, big-endian: hub time (8, microseconds), node (2), the
 log's life (2), the sequence in that life (4).  Ids sort by time; nobody else makes the same one:
 hub time never runs back within a store, lives are unique within a store, and node numbers are
 unique among the stores of a cluster (a restore changes the node number).
+
+The first bit of the sequence says that the message came with a unique id of its own, which its
+record and the index have; such an id is never shown.
 """
 
 from __future__ import annotations
@@ -15,6 +18,16 @@ from metad.osio import Osio
 ID_SIZE = 16
 NO_ID = bytes(ID_SIZE)
 _ID = struct.Struct(">QHHI")
+
+
+_SEQUENCE = (1 << 31) - 1
+_IMPORTED = 1 << 31
+_IMPORTED_OCTET = 12
+
+
+def is_imported(message_id: bytes) -> bool:
+    """Whether the message has a unique id of another server."""
+    return message_id[_IMPORTED_OCTET] > 127
 
 
 def time_of(message_id: bytes) -> int:
@@ -57,10 +70,15 @@ class IdMaker:
         self._life = life & 0xFFFF
         self._sequence = 0
 
+    def next_imported(self) -> bytes:
+        """The next id, for a message that brings its own unique id."""
+        made = _ID.unpack(self.next())
+        return _ID.pack(*made[:3], made[3] | _IMPORTED)
+
     def next(self) -> bytes:
         now = self._clock.now_us()
         if now <= self._last_us:
             now = self._last_us + 1
         self._last_us = now
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        self._sequence = (self._sequence + 1) & _SEQUENCE
         return _ID.pack(now, self._node, self._life, self._sequence)

@@ -1,10 +1,11 @@
 """The index: a view of the logs in LMDB, never synced, rebuilt whenever it is in doubt.
 
-Four databases in one environment (docs/log-format.md has the bytes):
+Five databases in one environment (docs/log-format.md has the bytes):
 
     mailboxes  mailbox (4) + id (16)       -> octets (4)                one per entry of a mailbox
                mailbox (4) + 16 zero       -> octets (8), messages (4)  its usage, beside its mail
     places     id (16)                     -> references (4), then log (4) offset (4) size (4) each
+    uids       id (16)                     -> unique id that an imported message came with
     logs       log number (4)              -> life, watermark, live messages, live octets (8 each)
 
 All big-endian.  A message's place stays while a copy lies in a log, even when no mailbox refers
@@ -31,7 +32,7 @@ import lmdb
 
 from metad.store import record
 from metad.store.footer import ENTRY_SIZE
-from metad.store.ids import NO_ID
+from metad.store.ids import NO_ID, is_imported
 
 MAP_SIZE = 1 << 40
 MAX_READERS = 1024
@@ -77,6 +78,7 @@ class Message(NamedTuple):
     id: bytes
     place: Place
     entries: bytes
+    uid: str = ""
 
 
 class Batch(NamedTuple):
@@ -124,6 +126,7 @@ class Index:
         self._mailboxes = self._env.open_db(b"mailboxes")
         self._places = self._env.open_db(b"places")
         self._logs = self._env.open_db(b"logs")
+        self._uids = self._env.open_db(b"uids")
 
     @property
     def tables(self) -> Tables:
@@ -208,6 +211,19 @@ class Index:
                     found.append(key[4:])
                     found.append(value)
         return b"".join(found)
+
+    def uids(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        """The unique ids of imported messages, as far as the index has them: a rebuild by footers
+        does not (their records do)."""
+        with self._env.begin() as txn:
+            found = {one: txn.get(one, db=self._uids) for one in ids}
+        return {one: value.decode() for one, value in found.items() if value}
+
+    def put_uids(self, uids: dict[bytes, str]) -> None:
+        """Enter what `uids` did not find; with `lock` held."""
+        with self._env.begin(write=True) as txn:
+            for one, uid in uids.items():
+                txn.put(one, uid.encode(), db=self._uids)
 
     def usage(self, mailbox: int) -> Usage:
         with self._env.begin() as txn:
@@ -297,6 +313,7 @@ class Change:
         self._mailboxes = index._mailboxes
         self._places = index._places
         self._logs = index._logs
+        self._uids = index._uids
         self._counts: dict[int, list[int]] = {}
 
     def add_messages(self, messages: list[Message]) -> None:
@@ -306,7 +323,9 @@ class Change:
         places: list[tuple[bytes, bytes]] = []
         usage: dict[bytes, list[int]] = {}
         live = self._live(messages[0].place.log)
-        for message_id, place, entries in messages:
+        for message_id, place, entries, uid in messages:
+            if uid:
+                self._txn.put(message_id, uid.encode(), db=self._uids)
             places.append(
                 (message_id, _REFERENCES.pack(len(entries) // ENTRY_SIZE) + _PLACE.pack(*place))
             )
@@ -346,6 +365,8 @@ class Change:
                 octets -= _VALUE.unpack(value)[0]
                 messages -= 1
                 self._drop_reference(message_id)
+                if is_imported(message_id):
+                    self._txn.delete(message_id, db=self._uids)
         if messages:
             with self._txn.cursor(self._mailboxes) as cursor:
                 self._add_usage(cursor, {prefix: [octets, messages]})

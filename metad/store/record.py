@@ -71,7 +71,10 @@ class Recipient(NamedTuple):
 
 
 class Envelope(NamedTuple):
-    """What came with a message.  `stuffed` counts the dots that its body carries doubled."""
+    """What came with a message.  `stuffed` counts the dots that its body carries doubled.
+
+    `uid`: the unique id that a message moved here from another server had there.
+    """
 
     time_us: int
     client: str
@@ -79,6 +82,7 @@ class Envelope(NamedTuple):
     sender: str
     recipients: tuple[Recipient, ...]
     stuffed: int = 0
+    uid: str = ""
 
 
 class Deletion(NamedTuple):
@@ -161,16 +165,16 @@ def payload_is_good(header: Header, payload: Bytes, seed: int) -> bool:
 
 
 def pack_envelope(envelope: Envelope) -> bytes:
-    packed: bytes = msgpack.packb(envelope)
+    packed: bytes = msgpack.packb(envelope if envelope.uid else envelope[:6])
     return packed
 
 
 def unpack_envelope(data: Bytes) -> Envelope:
     """Raises ValueError if a verified envelope is not one (written by another version)."""
     try:
-        time_us, client, helo, sender, recipients, stuffed = msgpack.unpackb(data, use_list=False)
+        time_us, client, helo, sender, recipients, *rest = msgpack.unpackb(data, use_list=False)
         return Envelope(
-            time_us, client, helo, sender, tuple(Recipient(*each) for each in recipients), stuffed
+            time_us, client, helo, sender, tuple(Recipient(*each) for each in recipients), *rest
         )
     except (msgpack.UnpackException, TypeError) as error:
         raise ValueError(f"not an envelope: {error}") from None

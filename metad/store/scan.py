@@ -10,6 +10,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,6 +23,9 @@ from metad.store.header import LogHeader
 from metad.store.log import round_up
 
 WINDOW = 4 << 20
+_KIND_SIZE = 1
+_AFTER_KIND = struct.Struct("<BHQ")  # version, reserved, life
+_MARK_SIZE = len(record.MAGIC) + _KIND_SIZE + _AFTER_KIND.size
 
 
 class Found(NamedTuple):
@@ -61,6 +66,10 @@ class Scanner:
         self._life = log.life
         self._stop = min(log.size - log.align, stop or log.size)
         self._seed = record.seed_of(log.secret, log.number, log.life)
+        # How each record of this life begins: what lies behind the tail of a log that was used
+        # before is full of records, and none of them is worth a look.
+        after = _AFTER_KIND.pack(record.VERSION, 0, log.life)
+        self._mark = re.compile(re.escape(record.MAGIC) + b"." + re.escape(after), re.DOTALL)
         self._window = b""
         self._base = 0
         self.end = start or log.align
@@ -94,15 +103,15 @@ class Scanner:
         """The next record after `at` that verifies as a whole."""
         while at < self._stop:
             window = self._octets(at, min(WINDOW, self._stop - at))
-            hit = window.find(record.MAGIC)
-            while hit >= 0:
-                found = self._record_at(at + hit)
+            mark = self._mark.search(window)
+            while mark is not None:
+                found = self._record_at(at + mark.start())
                 if found is not None:
                     return found
-                hit = window.find(record.MAGIC, hit + 1)
+                mark = self._mark.search(window, mark.start() + 1)
             if len(window) < WINDOW:
                 return None
-            at += len(window) - len(record.MAGIC) + 1
+            at += len(window) - _MARK_SIZE + 1
         return None
 
     def _record_at(self, at: int) -> Found | None:

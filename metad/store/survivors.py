@@ -34,6 +34,8 @@ class Survivors:
         self._sources: dict[int, LogSource] = {}
         self._writers: dict[int, LogWriter] = {}
         self._broken: dict[int, LogWriter] = {}
+        # Octets of deletion records by log: no garbage, though nobody's mail.
+        self.kept: dict[int, int] = {}
 
     def write(self, generation: int, group: Sequence[Append]) -> Written:
         """Make a group durable in the log of `generation`.
@@ -48,6 +50,8 @@ class Survivors:
         except OSError:
             self._broken[generation] = self._writers.pop(generation)
             raise
+        deletions = sum(item.size for item in group if item.deletion is not None)
+        self.kept[writer.number] = self.kept.get(writer.number, 0) + deletions
         batch = Batch(writer.number, writer.life, writer.end, encoded.messages, [])
         return Written(batch, start)
 
@@ -62,6 +66,7 @@ class Survivors:
         # Only now: had the new log not been able to speak of it, the next one would have to.
         self._broken.pop(generation, None)
         self._writers[generation] = writer
+        self.kept.pop(writer.number, None)
         if not _fits(writer, group):
             raise NoSpaceError("a survivor larger than a log")
         return writer
@@ -71,11 +76,6 @@ class Survivors:
         if source is None:
             source = self._sources[generation] = self._make_source(generation)
         return source
-
-    @property
-    def numbers(self) -> dict[int, int]:
-        """Number and end of each log that is open."""
-        return {writer.number: writer.end for writer in self._writers.values()}
 
     def seal(self) -> None:
         """Seal every open log, so that it is an ordinary one."""

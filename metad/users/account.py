@@ -1,12 +1,15 @@
-"""An account, and the two forms in which the database keeps it.
+"""What the database keeps under an address: an account or an alias; and an account's record.
 
 Rules of this file:
 
-* An *entry* is small and fixed: what RCPT and a login need, under the folded address.
+* An *entry* is what RCPT and a login need, under the folded address: one look-up, no parsing.
 * A *record* is a msgpack map of everything, under the id; what we do not know in it stays in it.
 
-Entry, 20 octets, big-endian: kind (1), flags (1), zero (2), id (8), password version (4), zero (4).
-A later format may make it longer; readers ignore what follows.
+Entry, big-endian, 20 octets: kind (1), flags (1), zero (2), id (8), password version (4), zero (4).
+Then, of an account, its policy, 20 octets: quota in octets (8), in messages (4), expiry (4) and
+login delay (4) in seconds, all bits set where the defaults apply; it is left out if they all do.
+Then, of an alias, its members, a msgpack list.  A later format may make an entry longer; readers
+ignore what follows.
 """
 
 from __future__ import annotations
@@ -25,9 +28,32 @@ MAX_ID = (1 << 32) - 1
 
 DISABLED = 1
 HAS_PASSWORD = 2
+# SCRAM keys: there from the start, or since the first plain login with an imported password.
+HAS_KEYS = 4
 
+KIND_ACCOUNT = 1
+KIND_ALIAS = 2
 _ENTRY = struct.Struct(">BBxxQLxxxx")
-_KIND_ACCOUNT = 1
+_POLICY = struct.Struct(">QLLL")
+_UNSET = (1 << 64) - 1, MAX_ID, MAX_ID, MAX_ID
+MAX_QUOTA = (1 << 64) - 2
+MAX_COUNT = MAX_ID - 1
+
+
+class Policy(NamedTuple):
+    """What is set for one account.  None: the default applies.  0: no bound, never, no delay.
+
+    `quota` in octets, `messages`, `expiry` (of mail, by age) and `login_delay` in seconds.
+    """
+
+    quota: int | None = None
+    messages: int | None = None
+    expiry: int | None = None
+    login_delay: int | None = None
+
+
+DEFAULT = Policy()
+_MOST = Policy(MAX_QUOTA, MAX_COUNT, MAX_COUNT, MAX_COUNT)
 
 
 class Account(NamedTuple):
@@ -37,6 +63,7 @@ class Account(NamedTuple):
     address: str
     flags: int = 0
     password_version: int = 0
+    policy: Policy = DEFAULT
 
     @property
     def disabled(self) -> bool:
@@ -46,15 +73,60 @@ class Account(NamedTuple):
     def has_password(self) -> bool:
         return bool(self.flags & HAS_PASSWORD)
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether SCRAM can check its password."""
+        return bool(self.flags & HAS_KEYS)
+
+    @property
+    def unkeyed(self) -> bool:
+        """Whether it may log in, but not by SCRAM."""
+        return self.flags & (DISABLED | HAS_PASSWORD | HAS_KEYS) == HAS_PASSWORD
+
+
+class Alias(NamedTuple):
+    """An address that is others'.  "@domain" is the catch-all of a domain."""
+
+    address: str
+    members: tuple[str, ...]
+
 
 def pack_entry(account: Account) -> bytes:
-    return _ENTRY.pack(_KIND_ACCOUNT, account.flags, account.id, account.password_version)
+    head = _ENTRY.pack(KIND_ACCOUNT, account.flags, account.id, account.password_version)
+    if account.policy == DEFAULT:
+        return head
+    numbers = zip(account.policy, _UNSET, strict=True)
+    return head + _POLICY.pack(*(unset if one is None else one for one, unset in numbers))
 
 
 def unpack_entry(key: bytes, raw: bytes) -> Account | None:
-    """The account of an entry; None for a kind that is none (an alias, later)."""
+    """The account of an entry; None for one of another kind."""
     kind, flags, number, version = _ENTRY.unpack_from(raw)
-    return Account(number, key.decode(), flags, version) if kind == _KIND_ACCOUNT else None
+    if kind != KIND_ACCOUNT:
+        return None
+    if len(raw) < _ENTRY.size + _POLICY.size:
+        return Account(number, key.decode(), flags, version)
+    fields = zip(_POLICY.unpack_from(raw, _ENTRY.size), _UNSET, strict=True)
+    policy = Policy(*(None if one == unset else one for one, unset in fields))
+    return Account(number, key.decode(), flags, version, policy)
+
+
+def pack_alias(members: tuple[str, ...]) -> bytes:
+    packed: bytes = msgpack.packb(members)
+    return _ENTRY.pack(KIND_ALIAS, 0, 0, 0) + packed
+
+
+def unpack_alias(raw: bytes) -> tuple[str, ...] | None:
+    """The members of an alias's entry; None for one of another kind.  Raises DataError."""
+    if raw[0] != KIND_ALIAS:
+        return None
+    try:
+        members = msgpack.unpackb(raw[_ENTRY.size :])
+    except (ValueError, msgpack.UnpackException):
+        members = None
+    if not isinstance(members, list) or not all(isinstance(one, str) for one in members):
+        raise DataError("the users database holds an alias without members")
+    return tuple(members)
 
 
 def pack_record(record: dict[str, Any]) -> bytes:
@@ -74,8 +146,23 @@ def unpack_record(raw: bytes) -> dict[str, Any]:
 
 
 def from_record(number: int, record: dict[str, Any]) -> Account:
-    flags = (DISABLED if record.get("disabled") else 0) | (HAS_PASSWORD if "scram" in record else 0)
-    return Account(number, record["address"], flags, record.get("password_version", 0))
+    """The account that a record tells of."""
+    flags = DISABLED if record.get("disabled") else 0
+    if "scram" in record:
+        flags |= HAS_PASSWORD | HAS_KEYS
+    elif "hash" in record:
+        flags |= HAS_PASSWORD
+    policy = Policy(*map(record.get, Policy._fields))
+    version = record.get("password_version", 0)
+    return Account(number, record["address"], flags, version, policy)
+
+
+def checked_policy(policy: Policy) -> Policy:
+    """`policy`, if the database can hold it.  Raises DataError."""
+    for name, value, most in zip(Policy._fields, policy, _MOST, strict=True):
+        if value is not None and not 0 <= value <= (most or 0):
+            raise DataError(f"{name.replace('_', ' ')} must be from 0 to {most:,}")
+    return policy
 
 
 def login_name(user: str, default_domain: str | None) -> str:

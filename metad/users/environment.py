@@ -33,6 +33,8 @@ MAX_KEY = 511
 ID = struct.Struct(">Q")
 _META = b"meta"
 _TABLES = (_META, b"addresses", b"accounts", b"domains", b"removed")
+# Made when it is first missed: databases from before there were aliases do not have it.
+_MEMBERS = b"members"
 _SPARE_TABLES = 8
 
 Self = TypeVar("Self", bound="Environment")
@@ -41,8 +43,16 @@ Self = TypeVar("Self", bound="Environment")
 class Environment:
     """The open environment and its tables, as attributes for those who inherit."""
 
-    def __init__(self, path: Path | str, *, create: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        create: bool = False,
+        iterations: int = limits.SCRAM_ITERATIONS,
+    ) -> None:
+        """`iterations`: passes of PBKDF2 for the keys that are made from now on."""
         self.path = Path(path)
+        self.iterations = iterations
         self._translated = Translated(self.path)
         if create:
             _make_directory(self.path)
@@ -81,6 +91,10 @@ class Environment:
             self._secret = bytes(txn.get(b"secret", b""))
         tables = [self._table(name) for name in _TABLES[1:]]
         self._addresses, self._accounts, self._domains, self._removed = tables
+        try:
+            self._members = self._env.open_db(_MEMBERS, dupsort=True, create=False)
+        except lmdb.NotFoundError:
+            self._members = self._env.open_db(_MEMBERS, dupsort=True)
 
     def _table(self, name: bytes) -> Any:
         try:

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* Only SCRAM-SHA-256 keys are kept (RFC 5802, RFC 7677): they can be checked against a password,
-  and log nobody in who steals them from another service.
+* What we make are SCRAM-SHA-256 keys (RFC 5802, RFC 7677): they can be checked against a password,
+  and log nobody in who steals them from another service.  Hashes made elsewhere: hashes.py.
 * The work of a check is the same whether the user exists: `fake` keys stand in for those that are
   not there, and stay the same for an address.
 * No password is ever part of an error, a repr or a log line.
@@ -79,12 +79,12 @@ def check(password: bytes, keys: ScramKeys) -> bool:
     return same and len(password) <= limits.PASSWORD
 
 
-def fake(secret: bytes, address: str) -> ScramKeys:
+def fake(secret: bytes, address: str, iterations: int = limits.SCRAM_ITERATIONS) -> ScramKeys:
     """Keys that no password fits; the same for an address as long as `secret` is the same."""
     name = address.encode("utf-8", "surrogateescape")
     salt = hmac.digest(secret, b"salt " + name, _HASH)[:SALT_OCTETS]
     stored, server = (hmac.digest(secret, kind + name, _HASH) for kind in (b"stored ", b"server "))
-    return ScramKeys(limits.SCRAM_ITERATIONS, salt, stored[:_KEY_OCTETS], server[:_KEY_OCTETS])
+    return ScramKeys(iterations, salt, stored[:_KEY_OCTETS], server[:_KEY_OCTETS])
 
 
 def acceptable(password: bytes) -> bytes:

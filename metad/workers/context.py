@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from metad.config import Config
 from metad.layers.base import Layer
@@ -14,7 +14,14 @@ from metad.loglines import LogLines
 from metad.shm import ProcessRow
 from metad.users.cache import LoginMemory
 from metad.users.database import UserDatabase
+from metad.users.logins import LastLogins
+from metad.users.policy import Policies
 from metad.workers.filters import Filter
+from metad.workers.gate import Gate
+from metad.workers.networks import LOCAL, is_near, network_of
+
+if TYPE_CHECKING:
+    from metad.workers.handshake import Certificates
 
 
 class Session(Protocol):
@@ -32,7 +39,10 @@ class Session(Protocol):
 
 @dataclass(slots=True)
 class WorkerContext:
-    """One per worker.  `now` is the loop's time, renewed once a second: deadlines are coarse."""
+    """One per worker.  `now` is the loop's time, renewed once a second: deadlines are coarse.
+
+    `certificates`: None if no listener has TLS.
+    """
 
     config: Config
     layer: Layer
@@ -43,25 +53,43 @@ class WorkerContext:
     threads: ThreadPoolExecutor
     row: ProcessRow
     log: LogLines
+    gate: Gate
+    policies: Policies
+    last_logins: LastLogins
+    certificates: Certificates | None = None
     now: float = 0.0
     draining: bool = False
+    retired: bool = False  # no connection more; those that are here are served to their end
     sessions: set[Session] = field(default_factory=set)
     on_idle: Callable[[], None] = lambda: None
 
     def forget(self, session: Session) -> None:
         """A connection is gone."""
         self.sessions.discard(session)
-        if self.draining and not self.sessions:
+        if (self.draining or self.retired) and not self.sessions:
             self.on_idle()
+
+
+class Client(NamedTuple):
+    """Who is at the other end.
+
+    `network`: what its connections, messages and failures are counted by.  `near`: a password
+    that it sends readably does not leave this machine.
+    """
+
+    address: str
+    network: str
+    near: bool
+
+
+def client_of(transport: asyncio.BaseTransport) -> Client:
+    """The client at the other end of a socket."""
+    address = peer_name(transport.get_extra_info("peername"))
+    return Client(address, network_of(address), is_near(address))
 
 
 def peer_name(peer: object) -> str:
     """The client's address for logs and trace; a unix socket's peer has none."""
     if isinstance(peer, tuple) and peer:
         return str(peer[0])
-    return "local"
-
-
-def is_loopback(client: str) -> bool:
-    """Whether a client's address, or a unix socket's peer, is on this machine."""
-    return client in ("local", "::1") or client.startswith("127.")
+    return LOCAL

@@ -1,6 +1,6 @@
 """The mail worker: one log, one loop, every protocol.
 
-boot -> ready (one octet to the master) -> serve -> drain (SIGTERM) or stop (SIGQUIT)
+boot -> ready (one word to the master) -> serve -> retire (SIGHUP), drain (SIGTERM), stop (SIGQUIT)
 """
 
 from __future__ import annotations
@@ -10,34 +10,36 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import uvloop
 
+from metad import layers, tls
 from metad.config import Config, Listener
-from metad.layers.base import Layer, LayerContext
-from metad.layers.logs import LogLayer
-from metad.layers.null import NullLayer
+from metad.errors import MetadError
+from metad.layers.base import LayerContext
 from metad.loglines import LogLines
-from metad.protocol.pop3 import Pop3Settings
-from metad.protocol.smtp import SmtpSettings
 from metad.shm import Cell, ProcessRow, SharedArea
 from metad.store.table import Semaphore
 from metad.users.cache import LoginMemory
 from metad.users.database import UserDatabase
-from metad.workers.context import WorkerContext, is_loopback
+from metad.users.logins import LastLogins
+from metad.users.policy import Policies
+from metad.workers import services
+from metad.workers.context import WorkerContext
 from metad.workers.filters import accept
-from metad.workers.pop3 import Pop3Session
-from metad.workers.smtp import SmtpSession
+from metad.workers.gate import Gate
+from metad.workers.handshake import Certificates
 
 TICK_SECONDS = 0.25
-DRAIN_SECONDS = 10.0
+# Every so many ticks: deadlines of sessions, which are coarse, and new certificates.
+LOOK_TICKS = 4
 THREADS = 4
-
-LAYERS: dict[str, type[Layer]] = {"log": LogLayer, "null": NullLayer}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +61,21 @@ class MailWorker:
         self._setup = setup
         self._loop = uvloop.new_event_loop()
         self._log = LogLines(2, self._loop.call_soon)
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[services.Server] = []
         self._context = self._boot()
         self._deadline = 0.0
+        self._ticks = 0
+        self._retirement = 0.0
 
     def _boot(self) -> WorkerContext:
         """Open everything.  Raises MetadError, OSError: the master hears of it."""
         setup, loop = self._setup, self._loop
         asyncio.set_event_loop(loop)
         config = setup.config
-        layer = LAYERS[config.store.layer]()
-        users = UserDatabase(config.data / "users", create=True)
+        layer = layers.find(config.store.layer)()
+        users = UserDatabase(
+            config.data / "users", create=True, iterations=config.users.scram_iterations
+        )
         context = WorkerContext(
             config=config,
             layer=layer,
@@ -80,21 +86,38 @@ class MailWorker:
             threads=ThreadPoolExecutor(THREADS, "blocking"),
             row=setup.row,
             log=self._log,
+            gate=Gate(services.caps(config), config.limits.message_rate),
+            policies=Policies(config),
+            last_logins=LastLogins(config.data / "users"),
+            certificates=Certificates(config, self._log.line) if tls.wanted(config) else None,
             now=loop.time(),
             on_idle=loop.stop,
         )
-        layer.start(
-            LayerContext(
-                config.data,
-                config.store,
-                setup.area,
-                setup.semaphore,
-                setup.row,
-                loop,
-                self._report,
-            )
-        )
+        self._start_layer(context)
         return context
+
+    def _start_layer(self, context: WorkerContext) -> None:
+        """What a layer raises here, whatever it is, is why this worker cannot boot."""
+        setup = self._setup
+        config = setup.config
+        given = LayerContext(
+            data=config.data,
+            settings=config.store,
+            area=setup.area,
+            semaphore=setup.semaphore,
+            row=setup.row,
+            loop=self._loop,
+            report=self._report,
+            hostname=config.hostname,
+            options=layers.check(config),
+            address_of=context.users.address_of,
+        )
+        try:
+            context.layer.start(given)
+        except (MetadError, OSError):
+            raise
+        except Exception as error:
+            raise MetadError(f"layer {config.store.layer}: {error!r}") from error
 
     def _report(self, text: str) -> None:
         """A line of the store, from whichever thread."""
@@ -104,13 +127,12 @@ class MailWorker:
         """Serve until told to stop.  The exit code."""
         loop = self._loop
         loop.set_exception_handler(self._unexpected)
+        sys.unraisablehook = self._unraisable
+        loop.add_signal_handler(signal.SIGHUP, self._retire)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now)
         for listener, sock in self._setup.sockets:
-            factory = self._factory(listener)
-            self._servers.append(
-                loop.run_until_complete(loop.create_server(factory, sock=sock, backlog=4096))
-            )
+            self._servers.append(services.serve(self._context, listener, sock))
         self._tick()
         quieten_collector()
         self._setup.ready()
@@ -118,40 +140,50 @@ class MailWorker:
         self._close()
         return 0
 
-    def _factory(self, listener: Listener) -> Callable[[], asyncio.Protocol]:
-        """Makes the sessions of a listener; their settings are made once."""
-        context, config = self._context, self._setup.config
-        if listener.protocol == "pop3":
-            readable = Pop3Settings(config.hostname, plaintext=True)
-            refused = Pop3Settings(config.hostname, plaintext=False)
-            allowed = config.pop3.plaintext
-
-            def settings(client: str) -> Pop3Settings:
-                may = allowed == "always" or (allowed == "loopback" and is_loopback(client))
-                return readable if may else refused
-
-            return lambda: Pop3Session(context, settings)
-        smtp = SmtpSettings(
-            hostname=config.hostname,
-            message_size=config.limits.message_size,
-            recipients=config.limits.recipients,
-            errors=config.limits.smtp_errors,
-            lmtp=listener.protocol == "lmtp",
-        )
-        return lambda: SmtpSession(context, smtp)
-
     def _tick(self) -> None:
         """Heartbeat, deadlines, the layer's odd jobs."""
         context, row = self._context, self._setup.row
         now = context.now = self._loop.time()
         row[Cell.HEARTBEAT] = time.monotonic_ns()
         row[Cell.LOG_LINES_DROPPED] = self._log.dropped
-        for session in list(context.sessions):
-            session.expire(now)
-        context.layer.tick()
+        self._ticks += 1
+        if self._ticks % LOOK_TICKS == 0:
+            self._look(now)
+        self._tick_layer()
         if context.draining and now > self._deadline:
             self._loop.stop()
+        elif context.retired and now > self._retirement:
+            self._drain()
         self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _tick_layer(self) -> None:
+        """A layer that fails here must not stop the heart."""
+        try:
+            self._context.layer.tick()
+        except Exception as error:
+            self._log.line("worker", f"warning: layer: {error!r}")
+
+    def _look(self, now: float) -> None:
+        """Deadlines, last logins, and certificates that were installed."""
+        context = self._context
+        if context.last_logins.pending:
+            context.threads.submit(context.last_logins.flush)
+        for session in list(context.sessions):
+            session.expire(now)
+        if context.certificates is not None:
+            context.certificates.look()
+
+    def _retire(self) -> None:
+        """A successor has the sockets: serve who is here to the end, with a deadline."""
+        context = self._context
+        if context.retired or context.draining:
+            return
+        context.retired = True
+        self._retirement = self._loop.time() + self._setup.config.limits.reload_deadline
+        for server in self._servers:
+            server.close()
+        if not context.sessions:
+            self._loop.stop()
 
     def _drain(self) -> None:
         """Take no connection more; let transactions finish, then say 421."""
@@ -159,7 +191,7 @@ class MailWorker:
         if context.draining:
             return
         context.draining = True
-        self._deadline = self._loop.time() + DRAIN_SECONDS
+        self._deadline = self._loop.time() + self._setup.config.limits.stop_deadline
         for server in self._servers:
             server.close()
         for session in list(context.sessions):
@@ -184,8 +216,13 @@ class MailWorker:
         self._loop.call_soon(self._loop.stop)
         self._loop.run_forever()
         context.layer.stop()
+        context.last_logins.close()
         context.users.close()
         self._log.flush()
+
+    def _unraisable(self, details: sys.UnraisableHookArgs) -> None:
+        """Where nobody can catch: in a callback of OpenSSL, for a server name that is no ASCII."""
+        self._log.line("worker", f"warning: {details.exc_value!r}")
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, object]) -> None:
         """An exception that nobody caught: that connection ends, the worker goes on."""
@@ -204,6 +241,11 @@ def quieten_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def places(config: Config) -> list[Path]:
+    """The directories that a worker may use, under Landlock: its layer may name more."""
+    return [config.data, *layers.directories(config)]
 
 
 def main(setup: WorkerSetup) -> int:

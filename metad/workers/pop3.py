@@ -10,76 +10,111 @@ Rules of this file:
 
 from __future__ import annotations
 
-import asyncio
+import binascii
+import secrets
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 from metad import limits
-from metad.errors import DrainingError, MetadError, RefusedError
+from metad.errors import DrainingError, LoginDelayError, MetadError, RefusedError
 from metad.layers.base import Maildrop
 from metad.loglines import clean
 from metad.osio import Buffer
-from metad.protocol.pop3 import Event, Login, Pop3, Pop3Settings, Quit, Retrieve, Top
+from metad.protocol.pop3 import (
+    Event,
+    Login,
+    Personal,
+    Pop3,
+    Pop3Settings,
+    Quit,
+    Retrieve,
+    ScramLogin,
+    ScramUser,
+    StartTls,
+    Top,
+)
 from metad.shm import Cell
 from metad.users.database import Account, login_name
-from metad.workers.context import WorkerContext, peer_name
+from metad.workers.connection import Connection, Service
+from metad.workers.context import Client
+
+TOO_MANY = b"-ERR [SYS/TEMP] too many connections\r\n"
+NONCE_OCTETS = 18
+DAY = 86_400
 
 
-class Pop3Session(asyncio.Protocol):
+@dataclass(frozen=True, slots=True)
+class Pop3Service(Service):
+    """A listener for POP3.  `settings(readable)`: whether a password may come readably, TLS."""
+
+    settings: Callable[[bool, bool], Pop3Settings]
+    plaintext: str
+
+    def settings_for(self, client: Client, *, tls: bool) -> Pop3Settings:
+        near = self.plaintext == "loopback" and client.near
+        return self.settings(tls or near or self.plaintext == "always", tls)
+
+    def make(self, client: Client | None = None) -> Pop3Session:
+        return Pop3Session(self, client)
+
+
+class Pop3Session(Connection):
     """One connection."""
 
     __slots__ = (
-        "_busy", "_client", "_context", "_drained", "_drop", "_last", "_machine", "_paused",
-        "_retrieved", "_settings", "_stream", "_topping", "_transport", "_user",
+        "_drop", "_last", "_machine", "_progress", "_retrieved", "_stream", "_topping", "_user",
     )  # fmt: skip
-    _transport: asyncio.Transport
+    _machine: Pop3
+    _service: Pop3Service
 
-    def __init__(self, context: WorkerContext, settings: Callable[[str], Pop3Settings]) -> None:
-        self._context = context
-        self._settings = settings
+    def __init__(self, service: Pop3Service, client: Client | None = None) -> None:
+        super().__init__(service, client)
         self._drop: Maildrop | None = None
-        self._client = ""
         self._user = ""
-        self._busy = False
-        self._paused = False
-        self._drained = False
         self._retrieved = 0
         self._topping = False
         self._stream: Iterator[Buffer] | None = None
-        self._last = context.now
+        # As of the last look at the deadlines: commands answered, octets not yet sent, and since
+        # when these are the same.
+        self._progress = (0, 0)
+        self._last = self._context.now
 
     # -- the transport's side
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._client = peer_name(transport.get_extra_info("peername"))
-        context = self._context
-        context.sessions.add(self)
-        context.row.add(Cell.POP3_CONNECTIONS)
-        context.row.add(Cell.POP3_OPEN)
-        self._machine = Pop3(self._settings(self._client))
+    def _set_up(self, client: Client, *, secure: bool) -> None:
+        self._machine = Pop3(self._service.settings_for(client, tls=secure), tls=secure)
+
+    def _greet(self) -> None:
         self._machine.start()
-        if context.draining:
+        if self._context.draining:
+            self._machine.fail(DrainingError.pop3)
+        self._advance()
+
+    def _upgraded(self) -> None:
+        client = cast(Client, self._known)
+        self._machine.tls_started(self._service.settings_for(client, tls=True))
+        if self._context.draining:
             self._machine.fail(DrainingError.pop3)
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        self._last = self._context.now
         self._machine.receive(data)
         if not self._busy:
             self._advance()
 
     def eof_received(self) -> bool:
-        self._machine.eof()
+        machine = self._machine
+        machine.eof()
         self._advance()
-        return not self._machine.closed
+        # Behind TLS there is no half of a connection to keep open.
+        return not (machine.closed or machine.tls)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _gone(self) -> None:
         if not self._busy:
             self._close_drop()
         self._machine.fail("connection lost")
-        self._context.row.add(Cell.POP3_OPEN, -1)
-        self._context.forget(self)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -87,7 +122,6 @@ class Pop3Session(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._last = self._context.now
         self._transport.resume_reading()
         if self._stream is not None and not self._busy:
             self._next_piece()
@@ -96,20 +130,28 @@ class Pop3Session(asyncio.Protocol):
     # -- the worker's side
 
     def expire(self, now: float) -> None:
-        limit = limits.POP3_IDLE if self._machine.authorized else limits.POP3_LOGIN_IDLE
-        if now - self._last > limit and not self._busy:
+        """A command, or octets that the client takes, are progress; half a command is none."""
+        progress = (self._machine.commands, self._transport.get_write_buffer_size())
+        if self._busy or progress != self._progress:
+            self._progress = progress
+            self._last = now
+            return
+        if now - self._last > self._patience():
             self._machine.fail("session timed out")
             self._flush()
             if self._paused:
                 self._transport.abort()
 
+    def _patience(self) -> int:
+        """Seconds without any progress."""
+        if self._paused and self._context.gate.is_crowded:
+            return limits.CROWDED_GRACE
+        return limits.POP3_IDLE if self._machine.authorized else limits.POP3_LOGIN_IDLE
+
     def drain(self) -> None:
         if not self._machine.authorized and not self._busy:
             self._machine.fail(DrainingError.pop3)
             self._flush()
-
-    def abort(self) -> None:
-        self._transport.abort()
 
     # -- events
 
@@ -133,7 +175,7 @@ class Pop3Session(asyncio.Protocol):
             self._transport.writelines(output)
         if machine.closed:
             self._close_drop()
-            self._transport.close()
+            self._end(abrupt=machine.abrupt)
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Retrieve):
@@ -144,6 +186,14 @@ class Pop3Session(asyncio.Protocol):
             self._quit(event)
         elif isinstance(event, Top):
             self._top(event.number)
+        elif isinstance(event, ScramUser):
+            self._scram_user(event)
+        elif isinstance(event, ScramLogin):
+            self._scram_login(event)
+        elif isinstance(event, StartTls):
+            # The +OK goes out in the clear, and is the last that does.
+            self._flush()
+            self._start_tls()
 
     def _off_the_loop(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Do `work` in a thread, then `then` with its result, or its exception, on the loop."""
@@ -173,8 +223,7 @@ class Pop3Session(asyncio.Protocol):
 
     def _login(self, event: Login) -> None:
         context = self._context
-        user = login_name(event.user, context.config.pop3.default_domain)
-        self._user = clean(user)
+        user = self._login_name(event.user)
         account = context.logins.recall(user, event.password)
         if account is not None:
             self._open(account)
@@ -188,22 +237,83 @@ class Pop3Session(asyncio.Protocol):
                 self._log(f"user=<{self._user}>: login failed: {outcome}")
                 self._machine.login_failed(RefusedError.pop3)
             else:
-                context.row.add(Cell.LOGIN_FAILURES)
-                self._log(f"user=<{self._user}>: authentication failed")
-                self._machine.login_failed()
+                self._login_failed()
 
-        self._off_the_loop(lambda: context.users.verify(user, event.password), verified)
+        def check() -> None:
+            if self._ended:  # while it waited for its turn
+                self._busy = False
+                context.gate.checked(self._network)
+                return
+            self._off_the_loop(verify, verified)
+
+        def verify() -> Account | None:
+            try:
+                return context.users.verify(user, event.password)
+            finally:
+                context.loop.call_soon_threadsafe(context.gate.checked, self._network)
+
+        self._busy = True
+        context.gate.check(self._network, check)
+
+    def _login_name(self, user: str) -> str:
+        name = login_name(user, self._context.config.pop3.default_domain)
+        self._user = clean(name)
+        return name
+
+    def _scram_user(self, event: ScramUser) -> None:
+        """The user's keys, or made-up ones: who asks does not learn who exists."""
+        nonce = binascii.b2a_base64(secrets.token_bytes(NONCE_OCTETS), newline=False)
+        try:
+            _, keys = self._context.users.scram_keys(self._login_name(event.user))
+        except MetadError as error:
+            self._log(f"user=<{self._user}>: login failed: {error}")
+            self._machine.login_failed(RefusedError.pop3)
+        else:
+            self._machine.scram_keys(keys, nonce)
+
+    def _scram_login(self, event: ScramLogin) -> None:
+        account = None
+        if event.proven:
+            account = self._context.users.account(self._login_name(event.user))
+        if account is None or account.disabled:
+            self._login_failed()
+        else:
+            self._open(account)
+
+    def _login_failed(self) -> None:
+        """The answer waits, the longer the more logins of this network have failed lately."""
+        context = self._context
+        context.row.add(Cell.LOGIN_FAILURES)
+        delay = context.gate.failure_delay(self._network, context.loop.time())
+        self._log(f"user=<{self._user}>: authentication failed, answered in {delay:g} s")
+        self._busy = True
+        context.loop.call_later(delay, self._answer_failure)
+
+    def _answer_failure(self) -> None:
+        self._busy = False
+        if not self._ended:
+            self._machine.login_failed()
+            self._advance()
 
     def _open(self, account: Account) -> None:
         context = self._context
+        delay = context.policies.login_delay(account)
         try:
+            if delay and context.last_logins.too_soon(account.id, delay):
+                raise LoginDelayError
             self._drop = context.layer.open_mailbox(account.id)
         except RefusedError as error:
             self._log(f"user=<{self._user}>: {error.pop3}")
             self._machine.login_failed(error.pop3)
             return
+        except Exception as error:  # a layer's: it costs this login, no more
+            self._log(f"user=<{self._user}>: {error!r}")
+            self._machine.login_failed(RefusedError.pop3)
+            return
         context.row.add(Cell.LOGINS)
-        self._machine.login_ok(self._drop)
+        context.last_logins.note(account.id, at_once=bool(delay))
+        expiry = context.policies.expiry(account)
+        self._machine.login_ok(self._drop, Personal(expiry // DAY if expiry else None, delay))
 
     # -- messages
 
@@ -211,7 +321,7 @@ class Pop3Session(asyncio.Protocol):
         drop = cast(Maildrop, self._drop)
         try:
             chunks = drop.fetch(number, wait=False)
-        except MetadError as error:
+        except Exception as error:
             self._refuse(number, error)
             return
         if chunks is not None:
@@ -256,7 +366,7 @@ class Pop3Session(asyncio.Protocol):
 
         try:
             chunks = drop.fetch(number, wait=False)
-        except MetadError as error:
+        except Exception as error:
             fetched(error)
             return
         if chunks is not None:
@@ -341,12 +451,16 @@ class Pop3Session(asyncio.Protocol):
             if not self._transport.is_closing():
                 self._advance()
 
-        drop.delete(event.deleted, done)
+        try:
+            drop.delete(event.deleted, done)
+        except Exception as error:
+            done(RefusedError(f"{error!r}"))
 
     def _close_drop(self) -> None:
         self._close_stream()
         if self._drop is not None:
-            self._drop.close()
+            with suppress(Exception):  # a layer's
+                self._drop.close()
             self._drop = None
 
     def _log(self, text: str) -> None:

@@ -6,13 +6,19 @@ Rules of this file:
 * A client that does not read its replies is not read from; one that sends far ahead while an
   answer is due neither.
 * Nothing that a client sends ends the worker: what it causes is a reply.
+* Deadlines are looked at from outside, now and then (`expire`): what the machine has done since
+  the last look is progress, so octets cost nothing extra, and half a command is none.
 """
 
 from __future__ import annotations
 
-import asyncio
+import array
+import fcntl
+import termios
 from collections.abc import Callable
-from typing import Any, cast
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from metad import limits
 from metad.errors import (
@@ -22,8 +28,9 @@ from metad.errors import (
     QueuedReply,
     RefusedError,
     Reply,
+    TooMuchMailError,
 )
-from metad.layers.base import Envelope, Incoming, Recipient
+from metad.layers.base import Envelope, Incoming
 from metad.loglines import clean
 from metad.protocol.smtp import (
     Aborted,
@@ -33,10 +40,14 @@ from metad.protocol.smtp import (
     RcptTo,
     Smtp,
     SmtpSettings,
+    StartTls,
 )
 from metad.protocol.trace import date, origin, received
 from metad.shm import Cell
-from metad.workers.context import WorkerContext, peer_name
+from metad.workers.connection import Connection, Service
+from metad.workers.context import Client, WorkerContext
+from metad.workers.networks import Networks
+from metad.workers.recipients import Recipients
 
 READ_AHEAD = 256 * 1024
 _MESSAGES = int(Cell.MESSAGES)
@@ -44,60 +55,95 @@ _OCTETS = int(Cell.MESSAGE_OCTETS)
 _RECIPIENTS = int(Cell.RECIPIENTS)
 _REFUSED = int(Cell.REFUSED)
 TIMEOUT = Reply(421, "4.4.2", "Error: timeout exceeded")
+TOO_SLOW = Reply(421, "4.4.2", "Error: the message comes too slowly")
+# As Postfix says it to too many connections of one client.
+TOO_MANY = Reply(421, "4.7.0", "Error: too many connections")
+NOT_LISTED = Reply(554, "5.7.1", "Error: this client may not connect here")
 
 
-class SmtpSession(asyncio.Protocol):
+@dataclass(frozen=True, slots=True)
+class SmtpService(Service):
+    """A listener for SMTP or LMTP.  `repairing`: for clients in `repaired`."""
+
+    settings: SmtpSettings
+    repairing: SmtpSettings
+    repaired: Networks
+
+    def settings_for(self, client: str) -> SmtpSettings:
+        return self.repairing if self.repaired and client in self.repaired else self.settings
+
+    def make(self, client: Client | None = None) -> SmtpSession:
+        return SmtpSession(self, client)
+
+
+class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_busy", "_client", "_context", "_incoming", "_last", "_machine", "_origin",
-        "_origin_of", "_paused", "_recipients", "_sender", "_transport",
+        "_began", "_committing", "_incoming", "_last", "_machine", "_origin", "_origin_of",
+        "_progress", "_recipients", "_sender", "_transaction",
     )  # fmt: skip
-    _transport: asyncio.Transport
+    _machine: Smtp
+    _service: SmtpService
 
-    def __init__(self, context: WorkerContext, settings: SmtpSettings) -> None:
-        self._context = context
-        self._machine = Smtp(settings)
-        self._recipients: list[Recipient] = []
+    def __init__(self, service: SmtpService, client: Client | None = None) -> None:
+        super().__init__(service, client)
+        self._recipients = Recipients()
+        self._committing: Envelope | None = None
         self._sender = ""
         self._incoming: Incoming | None = None
-        self._client = ""
-        self._busy = False
-        self._paused = False
         self._origin_of: tuple[bytes, str] | None = None
         self._origin = b""
-        self._last = context.now
+        # As of the last look at the deadlines: what the machine had done, since when it has not
+        # done more, which transaction is going on and since when.
+        self._progress = (0, 0, 0)
+        self._last = self._context.now
+        self._transaction = 0
+        self._began = self._last
 
     # -- the transport's side
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._client = peer_name(transport.get_extra_info("peername"))
-        context = self._context
-        context.sessions.add(self)
-        context.row.add(Cell.SMTP_CONNECTIONS)
-        context.row.add(Cell.SMTP_OPEN)
-        self._machine.start()
-        if context.draining:
+    def _set_up(self, client: Client, *, secure: bool) -> None:
+        self._machine = Smtp(self._service.settings_for(client.address), tls=secure)
+
+    def _greet(self) -> None:
+        machine = self._machine
+        machine.start(early=not machine.tls and self._has_spoken())
+        if self._context.draining:
+            machine.fail(DrainingError.smtp)
+        self._advance()
+
+    def _has_spoken(self) -> bool:
+        """Whether octets have come already, before the greeting."""
+        waiting = array.array("i", [0])
+        try:
+            descriptor = self._transport.get_extra_info("socket").fileno()
+            fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+        except OSError:
+            return False
+        return waiting[0] > 0
+
+    def _upgraded(self) -> None:
+        self._machine.tls_started()
+        if self._context.draining:
             self._machine.fail(DrainingError.smtp)
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        self._last = self._context.now
         self._machine.receive(data)
         if not self._busy:
             self._advance()
 
     def eof_received(self) -> bool:
-        self._machine.eof()
+        machine = self._machine
+        machine.eof()
         self._advance()
-        return not self._machine.closed
+        # Behind TLS there is no half of a connection to keep open.
+        return not (machine.closed or machine.tls)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _gone(self) -> None:
         self._forget_message()
         self._machine.eof()
-        self._context.row.add(Cell.SMTP_OPEN, -1)
-        self._context.forget(self)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -111,19 +157,32 @@ class SmtpSession(asyncio.Protocol):
     # -- the worker's side
 
     def expire(self, now: float) -> None:
-        if now - self._last > limits.SMTP_IDLE and not self._busy:
+        machine = self._machine
+        if self._busy:
+            self._last = now
+            return
+        if machine.progress != self._progress:
+            self._progress = machine.progress
+            self._last = now
+        if not machine.in_transaction or machine.transactions != self._transaction:
+            self._transaction = machine.transactions
+            self._began = now
+        if now - self._last > limits.SMTP_IDLE:
             self._fail(TIMEOUT)
+        elif self._context.gate.is_too_slow(machine.message_octets, now - self._began):
+            self._fail(TOO_SLOW)
 
     def drain(self) -> None:
-        if not self._machine.in_transaction:
+        if not self._busy and not self._machine.in_transaction:
             self._fail(DrainingError.smtp)
 
-    def abort(self) -> None:
-        self._transport.abort()
-
     def _fail(self, reply: Reply) -> None:
+        """End the session; without a word if the client does not even read the last ones."""
         self._machine.fail(reply)
-        self._flush()
+        if self._paused:
+            self._transport.abort()
+        else:
+            self._advance()
 
     # -- events
 
@@ -142,6 +201,8 @@ class SmtpSession(asyncio.Protocol):
                 _HANDLERS[event.__class__](self, event)
             except RefusedError as error:
                 self._refused(error)
+            except Exception as error:  # of a layer or a filter: it costs this message, no more
+                self._refused(RefusedError(f"{error!r}"))
         self._flush()
 
     def _flush(self) -> None:
@@ -150,7 +211,7 @@ class SmtpSession(asyncio.Protocol):
         if output:
             self._transport.write(output)
         if machine.closed:
-            self._transport.close()
+            self._end(abrupt=machine.abrupt)
         elif self._busy and machine.buffered > READ_AHEAD:
             self._transport.pause_reading()
 
@@ -166,20 +227,17 @@ class SmtpSession(asyncio.Protocol):
 
     def _mail_from(self, event: MailFrom) -> None:
         self._forget_message()
-        self._recipients = []
-        self._context.layer.verdict(0, event.size or 0)
+        self._recipients = Recipients(event.size or 0)
+        context = self._context
+        gate = context.gate
+        if gate.limits_messages and not gate.may_send(self._network, context.now):
+            raise TooMuchMailError(self._network)
+        context.layer.verdict(0, event.size or 0)
         self._sender = event.sender
         self._machine.answer(None)
 
     def _recipient(self, event: RcptTo) -> None:
-        """Accept a recipient; two that are the same mailbox make one entry."""
-        context = self._context
-        address = event.address
-        mailbox = context.users.resolve(address).id
-        context.layer.verdict(mailbox, 0)
-        recipients = self._recipients
-        if not recipients or all(mailbox != known.mailbox for known in recipients):
-            recipients.append(Recipient(mailbox, address))
+        self._recipients.accept(self._context, event.address)
         self._machine.answer(None)
 
     def _body(self, event: BodyChunk) -> None:
@@ -188,8 +246,8 @@ class SmtpSession(asyncio.Protocol):
             self._incoming = _begin(self._context)
         try:
             self._incoming.write(event.data)
-        except RefusedError as error:
-            self._incoming.abort()
+        except Exception as error:
+            _abort(self._incoming)
             self._incoming = _Refused(error)
 
     def _end_of_message(self, event: EndOfMessage) -> None:
@@ -205,13 +263,20 @@ class SmtpSession(asyncio.Protocol):
             return
         if judgement.header:
             envelope = _with_header(envelope, judgement.header)
+        self._recipients.check_room(self._context, event.octets)
         self._busy = True
-        incoming.commit(envelope, lambda error: self._committed(envelope, error))
+        self._committing = envelope
+        try:
+            incoming.commit(envelope, lambda error: self._committed(envelope, error))
+        except Exception:
+            self._busy = False
+            self._committing = None
+            raise
 
     def _envelope(self, event: EndOfMessage) -> Envelope:
         machine, context = self._machine, self._context
         message_id = context.layer.next_id()
-        recipients = tuple(self._recipients)
+        recipients = tuple(self._recipients.entries.values())
         trace = received(
             self._origin_header(),
             message_id.hex(),
@@ -244,6 +309,9 @@ class SmtpSession(asyncio.Protocol):
 
     def _committed(self, envelope: Envelope, error: RefusedError | None) -> None:
         """The layer has decided: answer, count, log, and go on with what was sent meanwhile."""
+        if self._committing is not envelope:  # decided already
+            return
+        self._committing = None
         context = self._context
         self._busy = False
         self._incoming = None
@@ -257,8 +325,8 @@ class SmtpSession(asyncio.Protocol):
             status = "stored"
         else:
             cells[_REFUSED] += 1
-            reply = error.smtp
-            status = f"deferred ({error})"
+            reply = getattr(error, "smtp", RefusedError.smtp)
+            status = f"deferred ({clean(str(error))})"
         context.log.line(
             "smtp",
             f"{name}: client={self._client}, from=<{clean(envelope.sender)}>, "
@@ -274,16 +342,25 @@ class SmtpSession(asyncio.Protocol):
 
     def _aborted(self, event: Aborted) -> None:
         self._forget_message()
-        if event.reply is not None:
-            self._context.row.add(Cell.REFUSED)
-            self._context.log.line(
-                "smtp", f"reject: client={self._client}: {event.reply.wire[:-2].decode()}"
-            )
+        reply = event.reply
+        if reply is None:
+            return
+        context = self._context
+        context.row.add(Cell.REFUSED)
+        text = f"reject: client={self._client}: {reply.wire[:-2].decode()}"
+        if reply.enhanced == "5.5.2":  # appliances break most, and somebody must find them
+            text += f" ({context.gate.count_bare(self._network)} so far from {self._network})"
+        context.log.line("smtp", text)
+
+    def _tls(self, event: StartTls) -> None:
+        """The 220 goes out in the clear, and is the last that does."""
+        self._flush()
+        self._start_tls()
 
     def _forget_message(self) -> None:
         """Drop a message that has not gone to the layer; one that has is the layer's."""
         if self._incoming is not None and not self._busy:
-            self._incoming.abort()
+            _abort(self._incoming)
             self._incoming = None
 
 
@@ -293,13 +370,14 @@ _HANDLERS: dict[type, Callable[[SmtpSession, Any], None]] = {
     BodyChunk: SmtpSession._body,
     EndOfMessage: SmtpSession._end_of_message,
     Aborted: SmtpSession._aborted,
+    StartTls: SmtpSession._tls,
 }
 
 
 class _Refused(Incoming):
     """Stands in for a message that the layer would not take, until its end can be answered."""
 
-    def __init__(self, error: RefusedError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
 
     def write(self, chunk: bytes) -> None:
@@ -319,6 +397,14 @@ def _begin(context: WorkerContext) -> Incoming:
         return _Refused(error)
     except OSError as error:
         return _Refused(NoSpaceError(str(error)))
+    except Exception as error:
+        return _Refused(error)
+
+
+def _abort(incoming: Incoming) -> None:
+    """Whatever a layer makes of it, the message is forgotten here."""
+    with suppress(Exception):
+        incoming.abort()
 
 
 def _with_header(envelope: Envelope, header: bytes) -> Envelope:

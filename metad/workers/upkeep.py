@@ -1,11 +1,14 @@
-"""Children that do one job of the store and exit: recovery, and closing the index."""
+"""Children that do one job of the store and exit: recovery, and closing the index.
+
+What they raise is told to the master as the reason of their failure (metad.workers.base).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from metad.errors import EX_IOERR, EX_OK, MetadError
+from metad.errors import EX_OK
 from metad.loglines import LogLines
 from metad.osio import Osio
 from metad.shm import ProcessRow, SharedArea
@@ -25,6 +28,7 @@ class Setup:
     data: Path
     area: SharedArea
     semaphore: Semaphore
+    boot: str
 
 
 def recover_hub(setup: Setup, row: ProcessRow) -> int:
@@ -32,14 +36,8 @@ def recover_hub(setup: Setup, row: ProcessRow) -> int:
     osio, log = Osio(), LogLines()
     UserDatabase(setup.data / "users", create=True).close()
     table = LogTable(setup.area, setup.semaphore, row)
-    try:
-        recovery = Recovery(
-            osio, open_store(osio, setup.data), lambda text: log.line("recovery", text)
-        )
-        newest = recovery.run(table, index_state.boot_id())
-    except (MetadError, OSError) as error:
-        log.line("recovery", f"fatal: {error}")
-        return EX_IOERR
+    recovery = Recovery(osio, open_store(osio, setup.data), lambda text: log.line("recovery", text))
+    newest = recovery.run(table, setup.boot)
     setup.area.clock_offset = clock_offset(osio, newest)
     return EX_OK
 
@@ -48,14 +46,8 @@ def recover_process(setup: Setup, row: ProcessRow, dead: int) -> int:
     """The logs of a process that died; `dead` is its row."""
     osio, log = Osio(), LogLines()
     table = LogTable(setup.area, setup.semaphore, row)
-    try:
-        recovery = Recovery(
-            osio, open_store(osio, setup.data), lambda text: log.line("recovery", text)
-        )
-        recovery.recover_process(table, dead)
-    except (MetadError, OSError) as error:
-        log.line("recovery", f"warning: logs of a dead worker: {error}")
-        return EX_IOERR
+    recovery = Recovery(osio, open_store(osio, setup.data), lambda text: log.line("recovery", text))
+    recovery.recover_process(table, dead)
     return EX_OK
 
 
@@ -66,5 +58,5 @@ def close_index(setup: Setup) -> int:
     index = Index(store.index)
     index.sync()
     index.close()
-    index_state.mark(osio, store.index, index_state.boot_id(), clean=True)
+    index_state.mark(osio, store.index, setup.boot, clean=True)
     return EX_OK

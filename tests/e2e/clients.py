@@ -16,7 +16,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hub import DEADLINE, HOSTNAME, PASSWORD, Hub, address
 
@@ -111,6 +111,15 @@ class Line:
         self.input.close()
         self.socket.close()
 
+    @contextlib.contextmanager
+    def dropped_if_it_fails(self):
+        """For what is said before anybody has this connection to close it."""
+        try:
+            yield
+        except BaseException:
+            self.drop()
+            raise
+
     def line(self) -> bytes:
         line = self.input.readline()
         if not line.endswith(b"\r\n"):
@@ -127,8 +136,9 @@ class SmtpLine(Line):
     def __init__(self, hub: Hub, *, greet: bool = True) -> None:
         super().__init__(hub.smtp_port)
         if greet:
-            self.reply(b"220")
-            self.say("EHLO client.example.test")
+            with self.dropped_if_it_fails():
+                self.reply(b"220")
+                self.say("EHLO client.example.test")
 
     def reply(self, code: bytes = b"2") -> bytes:
         while (line := self.line())[3:4] == b"-":
@@ -143,6 +153,10 @@ class SmtpLine(Line):
     def deliver(self, octets: bytes, *names: str, code: bytes = b"250") -> bytes:
         """One message to mailboxes; the reply to its end."""
         self.say(f"MAIL FROM:<{SENDER}> BODY=8BITMIME")
+        return self.deliver_in(octets, *names, code=code)
+
+    def deliver_in(self, octets: bytes, *names: str, code: bytes = b"250") -> bytes:
+        """The same in a transaction that has begun."""
         for name in names:
             self.say(f"RCPT TO:<{address(name)}>")
         self.say("DATA", b"354")
@@ -162,7 +176,8 @@ class Pop3Line(Line):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub.pop3_port)
-        assert self.line().startswith(b"+OK")
+        with self.dropped_if_it_fails():
+            assert self.line().startswith(b"+OK")
 
     def say(self, command: str, answer: bytes = b"+OK") -> bytes:
         self.send(command.encode() + b"\r\n")
@@ -213,18 +228,31 @@ def unique_ids(hub: Hub, name: str) -> list[bytes]:
         return [line.split()[1] for line in pop.listing("UIDL").splitlines()[:-1]]
 
 
+def in_time(condition: Callable[[], bool]) -> bool:
+    """Whether something comes true that nobody tells of: asked over and over, up to a deadline."""
+    deadline = time.monotonic() + DEADLINE
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.02)
+    return True
+
+
 def wait_for_login(hub: Hub, name: str) -> None:
     """A session whose client or worker vanished ends when the hub sees it: at once, yet later."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
+
+    def admitted() -> bool:
         with contextlib.suppress(ConnectionError), Pop3Line(hub) as pop:
             pop.say(f"USER {address(name)}")
             pop.send(f"PASS {PASSWORD}\r\n".encode())
             if (answer := pop.line()).startswith(b"+OK"):
                 pop.say("QUIT")
-                return
+                return True
             assert answer.startswith(b"-ERR [IN-USE]"), answer
-        assert time.monotonic() < deadline
+        return False
+
+    assert in_time(admitted)
 
 
 def together(threads: Iterable[threading.Thread]) -> None:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from metad.protocol.pop3 import Event, Login, Pop3, Pop3Settings, Quit, Retrieve, Top
+from metad.protocol.pop3 import (
+    Event,
+    Login,
+    Pop3,
+    Pop3Settings,
+    Quit,
+    Retrieve,
+    ScramLogin,
+    ScramUser,
+    StartTls,
+    Top,
+)
+from metad.users.passwords import derive
 
 OPEN = Pop3Settings("mx.example.org", plaintext=True)
 GUARDED = Pop3Settings("mx.example.org", plaintext=False)
+TLS = Pop3Settings("mx.example.org", plaintext=True, stls=True)
+SCRAM = Pop3Settings("mx.example.org", plaintext=False, scram=True)
+KEYS = derive(b"pencil", b"a salt of 16 oct", 4096)
+NONCE = b"%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
 
 MESSAGES = (
     b"Subject: one\r\n\r\nfirst\r\nsecond\r\n.\r\n",
@@ -75,8 +91,14 @@ class Session:
         match event:
             case Login(_, b"wrong"):
                 machine.login_failed()
-            case Login():
+            case Login() | ScramLogin(_, True):
                 machine.login_ok(self.drop)
+            case ScramLogin():
+                machine.login_failed()
+            case ScramUser():
+                machine.scram_keys(KEYS, NONCE)
+            case StartTls():
+                machine.tls_started(OPEN)
             case Retrieve(number):
                 machine.message([self.drop.messages[number - 1]])
             case Top(number, _):

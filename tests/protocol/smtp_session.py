@@ -16,10 +16,10 @@ from metad.protocol.smtp import (
 )
 
 HOST = "mx.example.org"
-PLAIN = SmtpSettings(HOST, message_size=1000, recipients=3, errors=10_000)
-REPAIR = SmtpSettings(HOST, 1000, 3, errors=10_000, bare_line_ends="repair")
-LMTP = SmtpSettings(HOST, 1000, 3, errors=10_000, lmtp=True)
-TLS = SmtpSettings(HOST, 1000, 3, errors=10_000, starttls=True)
+PLAIN = SmtpSettings(HOST, message_size=1000, recipients=3, errors=10_000, idle_commands=10_000)
+REPAIR = SmtpSettings(HOST, 1000, 3, errors=10_000, idle_commands=10_000, bare_line_ends="repair")
+LMTP = SmtpSettings(HOST, 1000, 3, errors=10_000, idle_commands=10_000, lmtp=True)
+TLS = SmtpSettings(HOST, 1000, 3, errors=10_000, idle_commands=10_000, starttls=True)
 
 STORED = Reply(250, "2.0.0", "Ok: stored")
 NOBODY = Reply(550, "5.1.1", "User unknown")

@@ -42,7 +42,7 @@ def test_the_listings_say_numbers_sizes_and_uids() -> None:
 
 def test_a_listing_is_one_piece_of_output() -> None:
     machine = logged_in().machine
-    for command in (b"LIST\r\n", b"UIDL\r\n", b"CAPA\r\n"):
+    for command in (b"LIST\r\n", b"UIDL\r\n"):
         machine.receive(command)
         assert machine.next_event() is None
         assert len(machine.take_output()) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from pop3_session import GUARDED, OPEN, Session, logged_in
+from pop3_session import GUARDED, OPEN, TLS, Session, logged_in
 
 from metad.protocol.pop3 import Login, Quit
 from metad.protocol.pop3_states import COMMANDS, VERBS, State
@@ -22,6 +22,7 @@ GOOD = {
     b"RETR": b"RETR 1",
     b"TOP": b"TOP 1 0",
     b"DELE": b"DELE 1",
+    b"LANG": b"LANG sv",
 }
 BAD = [
     b"USER",
@@ -33,6 +34,12 @@ BAD = [
     b"PASS",
     b"PASS ",
     b"CAPA all",
+    b"STLS now",
+    b"UTF8 USER",
+    b"LANG en sv",
+    b"LANG sv_SE",
+    b"LANG **",
+    b"LANG \xff",
     b"QUIT now",
 ]
 BAD_LATER = [
@@ -71,7 +78,7 @@ BAD_LATER = [
 
 
 def in_state(state: State) -> Session:
-    return logged_in() if state is State.TRANSACTION else Session()
+    return logged_in(TLS) if state is State.TRANSACTION else Session(TLS)
 
 
 @pytest.mark.parametrize("state", [State.AUTHORIZATION, State.TRANSACTION])
@@ -128,7 +135,8 @@ def test_blanks_at_the_end_of_a_line_are_forgiven(line: bytes) -> None:
 
 @pytest.mark.parametrize("state", [State.AUTHORIZATION, State.TRANSACTION])
 def test_capa_announces_what_there_is(state: State) -> None:
-    lines = in_state(state).send(b"CAPA\r\n").split(b"\r\n")
+    session = logged_in() if state is State.TRANSACTION else Session()
+    lines = session.send(b"CAPA\r\n").split(b"\r\n")
     assert lines[0].startswith(b"+OK")
     assert lines[-2:] == [b".", b""]
     assert set(lines[1:-2]) == {
@@ -140,6 +148,8 @@ def test_capa_announces_what_there_is(state: State) -> None:
         b"EXPIRE NEVER",
         b"USER",
         b"SASL PLAIN",
+        b"UTF8 USER",
+        b"LANG",
         b"IMPLEMENTATION metad",
     }
 
@@ -147,7 +157,7 @@ def test_capa_announces_what_there_is(state: State) -> None:
 def test_without_plaintext_user_and_plain_are_neither_announced_nor_taken() -> None:
     session = Session(GUARDED)
     capabilities = session.send(b"CAPA\r\n")
-    assert b"USER" not in capabilities
+    assert b"\r\nUSER\r\n" not in capabilities
     assert b"SASL" not in capabilities
     refusal = b"-ERR plaintext authentication is refused on this connection\r\n"
     for line in (b"USER bob", b"PASS secret", b"AUTH PLAIN", b"AUTH PLAIN " + PLAIN):

@@ -20,8 +20,7 @@ from metad.errors import (
     UnavailableError,
     UnknownUserError,
 )
-from metad.users import database as module
-from metad.users import environment, passwords
+from metad.users import environment, lookup, passwords
 from metad.users.account import MAX_ID, POSTMASTER_ID, login_name
 from metad.users.database import UserDatabase
 
@@ -40,7 +39,7 @@ def users(path):
 @pytest.fixture(autouse=True)
 def quick_hashing(monkeypatch):
     make = passwords.make
-    monkeypatch.setattr(passwords, "make", lambda password: make(password, 10))
+    monkeypatch.setattr(passwords, "make", lambda password, iterations=0: make(password, 10))
 
 
 def raw_put(path, table, key, value):
@@ -257,7 +256,7 @@ def test_many_are_added_in_batches_and_a_bad_one_hinders_no_other(users):
 
 
 def test_accounts_are_listed_by_address_across_pieces(users, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 7)
+    monkeypatch.setattr(lookup, "BATCH", 7)
     names = [f"u{number:03}@example.org" for number in range(50)]
     list(users.add_many((name, None) for name in reversed(names)))
     assert [one.address for one in users.accounts()] == names
@@ -265,7 +264,7 @@ def test_accounts_are_listed_by_address_across_pieces(users, monkeypatch):
 
 
 def test_listing_goes_on_while_accounts_are_removed(users, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(lookup, "BATCH", 2)
     list(users.add_many((f"u{number}@x.org", None) for number in range(6)))
     listing = users.accounts()
     first = next(listing)

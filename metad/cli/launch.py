@@ -1,0 +1,141 @@
+"""How `metad start` becomes a hub: detached or not, below a nanny or not.
+
+metad start ── [fork, with --detach] ── [exec the nanny, as root with ports below 1024 or a
+                                         chroot] ── master
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from metad import nanny, privileges, systemd
+from metad.cli.context import Place
+from metad.config import Config, read
+from metad.errors import CannotCreateError, OsError, UsageError
+
+READY = b"metad: ready\n"
+UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+class Launch(NamedTuple):
+    """The options of `metad start`."""
+
+    place: Place
+    detach: bool = False
+    pid_file: Path | None = None
+    log_file: Path | None = None
+
+
+def launch(order: Launch) -> int:
+    """Run the hub; the exit code.  Raises MetadError if it does not get ready."""
+    if order.log_file is not None:
+        _log_to(order.log_file)
+    elif order.detach and os.isatty(2):
+        raise UsageError("--detach on a terminal needs --log-file FILE")
+    if order.detach:
+        return _detached(lambda: _run(order))
+    return _run(order)
+
+
+def _run(order: Launch) -> int:
+    config = order.place.config
+    if config.source is not None:
+        config = replace(config, source=config.source.absolute())
+    pid_file = order.pid_file.absolute() if order.pid_file else None
+    if needs_nanny(config):
+        _become_nanny(config, order.place, pid_file)
+    # Not before now: what only the hub needs must not slow down every other command.
+    from metad import master
+
+    return master.start(config, master.Options(pid_file=pid_file))
+
+
+# --- Detached -------------------------------------------------------------------------------------
+
+
+def _log_to(path: Path) -> None:
+    """Standard error goes there; a file that is rotated must be truncated, not renamed."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise CannotCreateError(f"{path}: {error.strerror}") from None
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def _detached(run: Callable[[], int]) -> int:
+    """Run in a child of its own session; return when it is ready, or with its exit code."""
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        if _relay(reader):
+            return 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(reader)
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(writer, 1)
+    for fd in (null, writer):
+        os.close(fd)
+    return run()
+
+
+def _relay(reader: int) -> bool:
+    """Show what the hub says on its standard output until it is ready; whether it is."""
+    with os.fdopen(reader, "rb") as lines:
+        for line in lines:
+            os.write(1, line)
+            if line == READY:
+                return True
+    return False
+
+
+# --- The nanny ------------------------------------------------------------------------------------
+
+
+def needs_nanny(config: Config) -> bool:
+    """Whether root is needed for longer than the data directory takes to be made."""
+    if os.geteuid() != 0 or systemd.are_passed():
+        return False
+    return config.chroot is not None or bool(_privileged(config))
+
+
+def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
+    try:
+        first = int(UNPRIVILEGED.read_text())
+    except (OSError, ValueError):
+        first = 1024
+    places = ((one.host, one.port) for one in config.listen if one.port is not None)
+    return tuple((host, port) for host, port in places if port < first)
+
+
+def _become_nanny(config: Config, place: Place, pid_file: Path | None) -> None:
+    """Exec: root goes on with as little code as possible.  Raises MetadError."""
+    from metad.master.options import Snapshot, SnapshotFile
+
+    source, content = read(place.file)
+    snapshot = Snapshot(content, str(source.absolute()) if source else None)
+    order = nanny.Order(
+        privileges.find_user(config.user or ""),
+        config.chroot is not None,
+        str(config.data),
+        SnapshotFile.make(snapshot).fd,
+        config.store.workers,
+        str(pid_file or ""),
+        _privileged(config),
+    )
+    sys.stdout.flush()
+    command = [sys.executable, "-P", "-m", "metad.nanny", *order.arguments()]
+    try:
+        os.execv(sys.executable, command)  # noqa: S606
+    except OSError as error:
+        raise OsError(f"{sys.executable}: {error.strerror}") from None

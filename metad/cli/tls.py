@@ -1,0 +1,145 @@
+"""`metad tls`: the certificates of a hub.
+
+Rules of this file:
+
+* What the caller gives is read as the caller (an ACME client's files belong to root), before the
+  command becomes the owner of DATA.
+* A hub that runs takes what is new by itself, within some seconds: nothing is restarted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metad import tls
+from metad.cli import tables
+from metad.cli.context import Place, hub_options
+from metad.errors import DataError, UnavailableError
+from metad.settings import domain
+
+SELF_SIGNED_DAYS = 90
+OPENSSL_SECONDS = 60
+
+
+@click.group(name="tls")
+def group() -> None:
+    """Certificates: install, list, remove, or make one for trying out."""
+
+
+@group.command()
+@hub_options
+@click.option(
+    "--cert",
+    "certificate",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The certificate and its chain, PEM.",
+)
+@click.option(
+    "--key",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The private key, PEM; else it is in the file of the certificate.",
+)
+@click.option("--name", metavar="NAME", help="Its name here (else the certificate's first).")
+def install(place: Place, certificate: Path, key: Path | None, name: str | None) -> None:
+    """Check a certificate and its key, and give them to the hub.
+
+    As a hook of an ACME client: metad tls install --cert fullchain.pem --key privkey.pem
+    """
+    chain, private = tls.read_pair(certificate, key)
+    show(tls.install(place.make(), chain, private, name))
+
+
+@group.command("self-signed")
+@hub_options
+@click.option("--name", metavar="NAME", help="Its name here (else the first domain).")
+@click.argument("domains", nargs=-1)
+def self_signed(place: Place, name: str | None, domains: tuple[str, ...]) -> None:
+    """Make a certificate that nobody vouches for, to try TLS out.
+
+    For DOMAINS, else for the hub's own name.  Needs the program openssl.
+    """
+    names = [_domain(one) for one in domains] or [place.config.hostname]
+    chain, private = make_self_signed(names)
+    show(tls.install(place.make(), chain, private, name))
+
+
+@group.command("list")
+@hub_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_all(place: Place, as_json: bool) -> None:
+    """List the certificates: the names they are for, and until when."""
+    config = place.config
+    place.enter()
+    contexts = tls.load_contexts(config)
+    default = contexts.default if contexts else None
+    found = [
+        facts(one) | {"default": one.context is default}
+        for one in (contexts.certificates if contexts else ())
+    ]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        tables.show_table("certificates", found)
+
+
+@group.command()
+@hub_options
+@click.argument("name")
+def remove(place: Place, name: str) -> None:
+    """Take the certificate NAME away."""
+    tls.remove(place.enter(), name)
+
+
+def facts(certificate: tls.Certificate) -> dict[str, Any]:
+    return {
+        "name": certificate.name,
+        "domains": " ".join(certificate.facts.names),
+        "expires": f"{certificate.facts.not_after:%Y-%m-%d}",
+    }
+
+
+def show(certificate: tls.Certificate) -> None:
+    shown = facts(certificate)
+    click.echo(f"installed {shown['name']}: {shown['domains']}, expires {shown['expires']}")
+
+
+def make_self_signed(names: list[str], days: int = SELF_SIGNED_DAYS) -> tuple[str, str]:
+    """(certificate, key) as PEM.  Raises UnavailableError (no openssl) and DataError."""
+    program = shutil.which("openssl")
+    if program is None:
+        raise UnavailableError("the program openssl is not here; it makes the certificate")
+    with tempfile.TemporaryDirectory() as directory:
+        chain, key = (Path(directory, part) for part in ("cert", "key"))
+        alternatives = ",".join(f"DNS:{name}" for name in names)
+        done = subprocess.run(
+            [
+                program, "req", "-x509", "-nodes", "-newkey", "ec",
+                "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", str(days),
+                "-subj", f"/CN={names[0][:64]}", "-addext", f"subjectAltName={alternatives}",
+                "-keyout", str(key), "-out", str(chain),
+            ],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=OPENSSL_SECONDS,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise DataError(f"openssl: {reason}")
+        return chain.read_text(), key.read_text()
+
+
+def _domain(name: str) -> str:
+    try:
+        prefix = "*." if name.startswith("*.") else ""
+        return prefix + str(domain(name.removeprefix("*.")))
+    except ValueError as error:
+        raise click.BadParameter(f"{name}: {error}") from None

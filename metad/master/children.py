@@ -1,0 +1,200 @@
+"""The master's children: forked, listed, heard, reaped.
+
+Rules of this file:
+
+* A child has a row of shared memory from its fork until its death has been dealt with, and a pipe
+  for one word: that it is ready, or why it cannot be.
+* Signals are blocked over a fork, so that none gets lost between the master's handlers and the
+  child's own.
+* That a child is stopped (SIGSTOP) is known from waitpid, which works in a chroot without /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from metad.errors import EX_SOFTWARE, OsError
+from metad.shm import PROCESSES, Cell, ProcessRow, Role, SharedArea
+from metad.workers.base import SIGNALS, Birth, run_child
+
+MASTER_ROW = 0
+_WORD = 8192
+Main = Callable[[ProcessRow, Birth], int]
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of ours.  Times are monotonic seconds, 0 when it has not happened."""
+
+    pid: int
+    role: Role
+    slot: int
+    row: ProcessRow
+    started: float
+    generation: int = 0
+    word_fd: int = -1
+    ready: bool = False
+    trouble: str = ""
+    trouble_code: int = EX_SOFTWARE
+    aborted: float = 0.0
+    stopped: float = 0.0
+    retired: float = 0.0
+    condemned: bool = False
+
+    @property
+    def name(self) -> str:
+        slot = f" {self.slot}" if self.role == Role.WORKER else ""
+        return f"{self.role.name.lower()}{slot} (pid {self.pid})"
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+class Wanted(NamedTuple):
+    """A child to be: `places` are the directories it may keep, none: all."""
+
+    role: Role
+    slot: int
+    main: Main
+    places: Sequence[Path] = ()
+    generation: int = 0
+
+
+class Family:
+    """All children of the master.  `close` is done in each of them after the fork."""
+
+    def __init__(self, area: SharedArea, close: Callable[[], None]) -> None:
+        self._area = area
+        self._close = close
+        self._children: dict[int, Child] = {}
+        # Rows of the dead whose logs are not recovered yet.
+        self.kept_rows: set[int] = set()
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._children.values()))
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def of(self, role: Role) -> list[Child]:
+        return [child for child in self if child.role == role]
+
+    def free_rows(self) -> int:
+        return sum(1 for _ in self._free_rows())
+
+    # -- birth
+
+    def fork(self, wanted: Wanted) -> Child:
+        """Raises OsError: no row, no descriptor or no process to be had."""
+        row = next(self._free_rows(), None)
+        if row is None:
+            raise OsError("no row of shared memory left for a process")
+        row.clear()
+        row[Cell.ROLE] = wanted.role
+        row[Cell.SLOT] = wanted.slot
+        row[Cell.HEARTBEAT] = time.monotonic_ns()
+        parent = os.getpid()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            word_r, word_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                pid = os.fork()
+            except OSError:
+                os.close(word_r)
+                os.close(word_w)
+                raise
+            if pid == 0:
+                row[Cell.PID] = os.getpid()
+                os.close(word_r)
+                birth = Birth(
+                    parent, self._close_all, word_w, wanted.role.name.lower(), wanted.places
+                )
+                run_child(birth, lambda: wanted.main(row, birth))
+        except OSError as error:
+            row.clear()
+            raise OsError(f"cannot fork: {error.strerror}") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(word_w)
+        row[Cell.PID] = pid
+        child = Child(pid, wanted.role, wanted.slot, row, time.monotonic())
+        child.generation = wanted.generation
+        child.word_fd = word_r
+        self._children[pid] = child
+        return child
+
+    def _free_rows(self) -> Iterator[ProcessRow]:
+        used = {child.row.index for child in self} | self.kept_rows | {MASTER_ROW}
+        return (row for row in map(self._area.process, range(PROCESSES)) if row.index not in used)
+
+    def _close_all(self) -> None:
+        """In a child: what belongs to the master and to other children."""
+        self._close()
+        for child in self:
+            if child.word_fd >= 0:
+                os.close(child.word_fd)
+
+    # -- words
+
+    def pipes(self) -> dict[int, Child]:
+        return {child.word_fd: child for child in self if child.word_fd >= 0}
+
+    def hear(self, child: Child) -> None:
+        """Its word, or its end of the pipe is closed: it ended without one."""
+        word = b""
+        with suppress(OSError):
+            word = os.read(child.word_fd, _WORD)
+        self._hang_up(child)
+        if word == b"R":
+            child.ready = True
+        elif word:
+            code, _, text = word[1:].decode("utf-8", "replace").partition(" ")
+            child.trouble, child.trouble_code = text, int(code)
+
+    def _hang_up(self, child: Child) -> None:
+        if child.word_fd >= 0:
+            os.close(child.word_fd)
+            child.word_fd = -1
+
+    # -- death
+
+    def reap(self) -> Iterator[tuple[Child, int]]:
+        """Each child that died, with its exit code or the negative signal.  Its row is its still:
+        `release` it, or keep it in `kept_rows`.  Notes who is stopped and who goes on."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.get(pid)
+            if child is None:
+                continue
+            if os.WIFSTOPPED(status):
+                child.stopped = time.monotonic()
+            elif os.WIFCONTINUED(status):
+                child.stopped = 0.0
+            else:
+                if child.word_fd >= 0:
+                    self.hear(child)
+                del self._children[pid]
+                yield child, os.waitstatus_to_exitcode(status)
+
+    def kill_all(self) -> None:
+        """kill -9 and wait for every one."""
+        for child in self:
+            child.signal(signal.SIGKILL)
+        for child in self:
+            with suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)
+            self._hang_up(child)
+            del self._children[child.pid]

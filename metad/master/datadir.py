@@ -1,0 +1,63 @@
+"""The data directory of a hub that starts: whether it may be used, and the lock on it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+from pathlib import Path
+
+from metad.errors import CannotCreateError, NotPermittedError, UnavailableError
+
+LOCK_SECONDS = 3.0
+
+
+def prepare_data(data: Path) -> None:
+    """Make it if need be.  Raises CannotCreateError (73), NotPermittedError (77)."""
+    os.umask(0o077)
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = data.stat()
+    except OSError as error:
+        raise CannotCreateError(f"{error.filename or data}: {error.strerror}") from None
+    if found.st_uid != os.geteuid():
+        raise NotPermittedError(f"{data}: belongs to another user (uid {found.st_uid})")
+    if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        raise CannotCreateError(f"{data}: not writable by this user")
+
+
+def take_lock(data: Path) -> int:
+    """The lock that says "a hub lives here".  Its descriptor; every child inherits it.
+
+    Raises UnavailableError, naming the pid of the living hub.  A hub that was killed this moment
+    is given a little time to be gone.
+    """
+    path = data / "lock"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CannotCreateError(f"{path}: {error.strerror}") from None
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            if time.monotonic() > deadline or _is_alive(pid):
+                os.close(fd)
+                raise UnavailableError(f"{data}: a hub runs here already, pid {pid}") from None
+            select.select([], [], [], 0.05)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether that process still runs (a zombie does not)."""
+    try:
+        with open(f"/proc/{int(pid)}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, ValueError, IndexError):
+        return False

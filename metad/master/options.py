@@ -1,0 +1,78 @@
+"""How a hub is started, besides its configuration; and that as text, from one process to another.
+
+A `Snapshot` is a configuration as it was read: a file's text and where it lies.  It goes from the
+caller of `metad reload` to the hub, and from the nanny to every master that it starts, whose user
+need not be allowed to read the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metad import limits
+from metad.config import Config, parse
+from metad.errors import ConfigError
+
+
+class Snapshot(NamedTuple):
+    """The text of a configuration file, and its path (None: there is none)."""
+
+    content: str
+    source: str | None
+
+    def parse(self, data: Path) -> Config:
+        """Raises ConfigError."""
+        return parse(self.content, Path(self.source) if self.source else None, data, {})
+
+    def as_json(self) -> dict[str, Any]:
+        return {"content": self.content, "source": self.source}
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Snapshot:
+        """Raises ConfigError."""
+        content, source = given.get("content"), given.get("source")
+        if not isinstance(content, str) or not isinstance(source, str | None):
+            raise ConfigError("this is no configuration")
+        return cls(content, source)
+
+
+class SnapshotFile:
+    """A snapshot in a file without a name, so that the next master starts with the newest."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def make(cls, snapshot: Snapshot) -> SnapshotFile:
+        """Inherited over an exec.  Raises OSError."""
+        made = cls(os.memfd_create("metad configuration", 0))
+        made.write(snapshot)
+        return made
+
+    def write(self, snapshot: Snapshot) -> None:
+        data = json.dumps(snapshot.as_json()).encode()
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, data, 0)
+
+    def read(self) -> Snapshot:
+        """Raises ConfigError, OSError."""
+        try:
+            found = json.loads(os.pread(self.fd, 8 * limits.CONFIG_FILE, 0))
+        except ValueError as error:
+            raise ConfigError(f"configuration snapshot: {error}") from None
+        return Snapshot.from_json(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`nanny` is the pid of the nanny above, 0 without; `ready` is called once, when it is so."""
+
+    pid_file: Path | None = None
+    nanny: int = 0
+    snapshot: SnapshotFile | None = None
+    ready: Callable[[], None] = lambda: None

@@ -1,0 +1,61 @@
+"""What Python would load only when it needs it, loaded while it still can be.
+
+After a chroot, under Landlock, or as a user who may not read a checkout below /root, an import
+fails.  So the master imports all that its children could ever want before it gives anything up.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from contextlib import suppress
+
+import metad
+from metad.users.preload import preload as preload_users
+
+# Not the hub's: programs of their own.
+_NOT_OURS = ("metad.cli", "metad.nanny", "metad.__main__")
+# Loaded inside of functions of the standard library, or by name.
+_LAZY = (
+    "concurrent.futures.process",
+    "concurrent.futures.thread",
+    "ctypes.util",
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.punycode",
+    "encodings.unicode_escape",
+    "encodings.utf_8",
+    "faulthandler",
+    "hashlib",
+    "hmac",
+    "ipaddress",
+    "json.scanner",
+    "linecache",
+    "secrets",
+    "ssl",
+    "_strptime",
+    "stringprep",
+    "tomllib",
+    "traceback",
+    "tracemalloc",
+    "unicodedata",
+    "warnings",
+)
+# Parts of other packages that are loaded late, where this version of them has such a part.
+_OTHERS = ("lmdb._envid", "msgpack.fallback", "idna.uts46data")
+
+
+def preload() -> None:
+    """Import everything, and read the time zone.  Raises ImportError."""
+    for name in _LAZY:
+        importlib.import_module(name)
+    for found in pkgutil.walk_packages(metad.__path__, "metad."):
+        if not found.name.startswith(_NOT_OURS) and not found.name.endswith(".__main__"):
+            importlib.import_module(found.name)
+    for name in _OTHERS:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    preload_users()
+    time.localtime()

@@ -1,0 +1,141 @@
+"""From a configuration to a running hub, in the order that leaves nothing half started.
+
+    [root: data directory, become the user] -> sockets handed over -> DATA/lock -> bind
+    -> notify socket, boot id -> shared memory -> chroot, no capabilities -> control socket
+    -> listen -> Master
+
+Rules of this file:
+
+* Whatever fails raises one MetadError with its exit code, and what was made before is unmade.
+* Everything outside the chroot is opened before it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import posix_ipc
+
+from metad import layers, privileges, shm
+from metad.config import Config
+from metad.control import ControlServer
+from metad.errors import ConfigError, NotPermittedError, OsError
+from metad.listeners import Bound, bind_all, close_all, listen_all
+from metad.master.datadir import prepare_data, take_lock
+from metad.master.loop import Hub, Master
+from metad.master.options import Options
+from metad.master.preload import preload
+from metad.osio import Osio, read_file, write_file
+from metad.pidfile import PidFile
+from metad.shm import SharedArea
+from metad.store import index_state, table
+from metad.store.identity import open_or_make_store
+from metad.systemd import Notifier, passed_sockets
+
+
+def start(config: Config, options: Options | None = None) -> int:
+    """Run a hub until it is stopped; the exit code.  Raises MetadError if it does not get ready."""
+    options = options or Options()
+    preload()
+    layers.check(config)
+    with ExitStack() as stack:
+        pid_file = PidFile(options.pid_file)
+        stack.callback(pid_file.remove)
+        if os.geteuid() == 0:
+            _leave_root(config)
+        privileges.no_new_privileges()
+        if config.chroot is not None and not privileges.has_capability(privileges.CAP_SYS_CHROOT):
+            raise NotPermittedError("chroot: needs a start by root, or CAP_SYS_CHROOT")
+        bound = _claim(config, stack)
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        boot = index_state.boot_id()
+        area, semaphore = _shared_memory(config, stack)
+        inner = _enter(config)
+        control = ControlServer(inner.data / "run" / "control")
+        stack.callback(control.close)
+        listen_all(bound)
+        hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, pid_file)
+        return Master(hub).run()
+
+
+def _leave_root(config: Config) -> None:
+    if config.user is None:
+        raise ConfigError("user: not set; the hub does not run as root")
+    if config.chroot is not None:
+        raise ConfigError("chroot: with sockets handed over, start the hub as its user")
+    user = privileges.find_user(config.user)
+    privileges.give_data_to(config.data, user)
+    privileges.become(user)
+
+
+def _claim(config: Config, stack: ExitStack) -> list[Bound]:
+    """The data directory and the addresses are ours."""
+    try:
+        passed = passed_sockets()
+    except ValueError as error:
+        raise ConfigError(f"socket activation: {error}") from None
+    prepare_data(config.data)
+    stack.callback(os.close, take_lock(config.data))
+    bound = bind_all(config, passed)
+    stack.callback(close_all, bound)
+    return bound
+
+
+def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_ipc.Semaphore]:
+    """The segment and its semaphore; those of a dead hub are removed: we hold DATA/lock."""
+    osio = Osio()
+    store = open_or_make_store(osio, config.data)
+    noted = config.data / "run" / "segment"
+    with suppress(FileNotFoundError):
+        old = read_file(osio, str(noted)).decode("ascii", "replace")
+        if old.startswith("/metad-"):
+            shm.unlink(old)
+    name = table.segment_name(store.store_id)
+    stack.callback(shm.unlink, name)
+    try:
+        shm.unlink(name)
+        write_file(osio, str(noted), name.encode())
+        area = SharedArea.create(name)
+        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
+    except (OSError, posix_ipc.Error) as error:
+        raise OsError(f"shared memory: {error}") from None
+    if config.chroot is not None:
+        shm.unlink(name)  # out of reach later; what is mapped stays
+    else:
+        stack.callback(_forget, noted)
+    return area, semaphore
+
+
+def _forget(noted: Path) -> None:
+    with suppress(OSError):
+        noted.unlink()
+
+
+def _enter(config: Config) -> Config:
+    """Go into the chroot, drop every capability; the configuration as it is seen from there."""
+    inner = config
+    if config.chroot is not None:
+        time.tzset()
+        try:
+            os.chroot(config.chroot)
+            os.chdir("/")
+        except OSError as error:
+            raise OsError(f"chroot {config.chroot}: {error.strerror}") from None
+        inner = inside(config)
+    try:
+        privileges.drop_capabilities()
+    except OSError as error:
+        raise OsError(f"capabilities: {error.strerror}") from None
+    return inner
+
+
+def inside(config: Config) -> Config:
+    """The configuration as a process in the chroot sees it."""
+    if config.chroot is None:
+        return config
+    return replace(config, data=Path("/") / config.data.relative_to(config.chroot))

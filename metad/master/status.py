@@ -1,0 +1,82 @@
+"""What `metad status` shows, put together from shared memory and what the master knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metad.master.children import MASTER_ROW, Child, Family
+from metad.master.crew import Crew
+from metad.shm import Cell, ProcessRow, Role, SharedArea
+
+PER_WORKER = {
+    "smtp_open": Cell.SMTP_OPEN,
+    "pop3_open": Cell.POP3_OPEN,
+    "messages": Cell.MESSAGES,
+    "refused": Cell.REFUSED,
+    "retrieved": Cell.RETRIEVED,
+}
+TOTALS = {
+    "messages": Cell.MESSAGES,
+    "octets": Cell.MESSAGE_OCTETS,
+    "recipients": Cell.RECIPIENTS,
+    "refused": Cell.REFUSED,
+    "groups": Cell.GROUPS,
+    "commit_failures": Cell.COMMIT_FAILURES,
+    "logins": Cell.LOGINS,
+    "login_failures": Cell.LOGIN_FAILURES,
+    "retrieved": Cell.RETRIEVED,
+    "deleted": Cell.DELETED,
+    "damaged": Cell.DAMAGED,
+}
+# Figures of one process that mean nothing once it is dead.
+PRESENT = (Cell.SMTP_OPEN, Cell.POP3_OPEN)
+
+
+def keep_figures(area: SharedArea, row: ProcessRow) -> None:
+    """Add a dead process's figures to those of all who were before."""
+    total = area.process(MASTER_ROW)
+    for cell in TOTALS.values():
+        if cell not in PRESENT:
+            total.add(cell, row[cell])
+
+
+def totals(area: SharedArea, family: Family) -> dict[str, int]:
+    before = area.process(MASTER_ROW)
+    rows = [child.row for child in family]
+    return {name: before[cell] + sum(row[cell] for row in rows) for name, cell in TOTALS.items()}
+
+
+def workers(crew: Crew, owned: dict[int, list[int]]) -> list[dict[str, Any]]:
+    """A row per slot, then one per worker that still finishes; `owned`: logs by process row."""
+    found: list[dict[str, Any]] = []
+    for slot in crew.slots:
+        if slot.child is None:
+            found.append({"slot": slot.number, "pid": 0, "state": "starting"})
+        else:
+            found.append(_worker(slot.child, owned))
+    return found + [_worker(child, owned) for child in crew.retired()]
+
+
+def _worker(child: Child, owned: dict[int, list[int]]) -> dict[str, Any]:
+    state = "finishing" if child.retired else "serving" if child.ready else "starting"
+    return {
+        "slot": child.slot,
+        "pid": child.pid,
+        "state": "stopped" if child.stopped else state,
+        "generation": child.generation,
+        "logs": owned.get(child.row.index, []),
+        **{name: child.row[cell] for name, cell in PER_WORKER.items()},
+    }
+
+
+def others(family: Family) -> list[dict[str, Any]]:
+    """The children that are no workers."""
+    return [
+        {
+            "role": child.role.name.lower(),
+            "pid": child.pid,
+            "state": "stopped" if child.stopped else "working",
+        }
+        for child in family
+        if child.role != Role.WORKER
+    ]

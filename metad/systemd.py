@@ -1,0 +1,124 @@
+"""What systemd and a service tell each other: sd_notify(3) and sd_listen_fds(3).
+
+Rules of this file:
+
+* No library: a datagram of KEY=value lines, and descriptors from 3 on with names.
+* A notification that cannot be sent is nobody's loss: it is never waited for and never an error.
+* The socket is opened once, before a chroot could put it out of reach.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from typing import NamedTuple
+
+FIRST_FD = 3
+_LISTEN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class Passed(NamedTuple):
+    """A socket that was handed over, by the name that it was given."""
+
+    name: str
+    sock: socket.socket
+
+
+def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[Passed]:
+    """The sockets handed to this process, once: the variables are taken away.
+
+    Raises ValueError if one is no listening stream socket or the like.
+    """
+    pid, count, names = (environ.pop(key, "") for key in _LISTEN)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    given = names.split(":") if names else []
+    found: list[Passed] = []
+    for number in range(int(count)):
+        name = given[number] if number < len(given) else "unknown"
+        try:
+            os.set_inheritable(FIRST_FD + number, False)
+            sock = socket.socket(fileno=FIRST_FD + number)
+        except OSError as error:
+            raise ValueError(f"descriptor {FIRST_FD + number} ({name}): {error.strerror}") from None
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"descriptor {FIRST_FD + number} ({name}): not a stream socket")
+        sock.setblocking(False)
+        found.append(Passed(name, sock))
+    return found
+
+
+def are_passed(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether sockets were handed to this process; takes nothing."""
+    return environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ
+
+
+class Notifier:
+    """Tells the service manager how we are.  Without one every method does nothing."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._sock = _connect(environ.get("NOTIFY_SOCKET", ""))
+        self._every = _watchdog_seconds(environ)
+        self._next = 0.0
+
+    @property
+    def present(self) -> bool:
+        return self._sock is not None
+
+    def ready(self, status: str) -> None:
+        self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """Type=notify-reload waits for these two and then for READY."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        self._send(f"STATUS={text}")
+
+    def extend(self, seconds: float) -> None:
+        """A start or stop under way goes on: do not time out before `seconds` from now."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def watchdog(self, now: float) -> None:
+        """Say that the loop turns, as often as is wanted.  `now`: monotonic seconds."""
+        if self._every and now >= self._next:
+            self._next = now + self._every
+            self._send("WATCHDOG=1")
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _send(self, text: str) -> None:
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.send(text.encode())
+
+
+def _connect(path: str) -> socket.socket | None:
+    """The manager's socket; an abstract one begins with @."""
+    if path[:1] not in ("/", "@"):
+        return None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect("\0" + path[1:] if path[0] == "@" else path)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float:
+    """Half of what is allowed; 0 if nobody watches."""
+    wanted, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not wanted.isdecimal() or (pid and pid != str(os.getpid())):
+        return 0.0
+    return int(wanted) / 2e6

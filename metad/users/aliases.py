@@ -1,0 +1,180 @@
+"""Aliases: addresses that are others', and the catch-all of a domain.
+
+Rules of this file:
+
+* A member is an address that mail is taken for when the alias is made; metad relays nothing.
+* A loop is refused when it would be made: only a new alias can close one, because whoever an
+  alias names cannot be removed behind its back.
+* The table "members" leads back, from the entry that a member means to the aliases that name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from metad import limits
+from metad.errors import DataError, ForeignDomainError, NoSuchUserError, UnknownUserError
+from metad.users.account import KIND_ALIAS, Alias, pack_alias, unpack_alias
+from metad.users.environment import ID
+from metad.users.lookup import Lookup, alias_key, alias_name, key_of
+
+
+class AliasTable(Lookup):
+    """The users database, with aliases that can be changed."""
+
+    def set_alias(self, address: str, members: Sequence[str]) -> Alias:
+        """Make an alias, or give one other members; in one transaction.
+
+        Raises DataError: a bad or foreign address, a user of that name, a loop, no member.
+        """
+        with self._translated, self._env.begin(write=True) as txn:
+            return self.put_alias(txn, address, members)
+
+    def put_alias(self, txn: Any, address: str, members: Sequence[str]) -> Alias:
+        """The same within a transaction, which is as it was if this raises DataError."""
+        key = alias_key(address)
+        keys = [_member_key(key, member) for member in dict.fromkeys(members)]
+        if not keys or len(keys) > limits.ALIAS_MEMBERS:
+            raise DataError(f"{address}: an alias has 1 to {limits.ALIAS_MEMBERS:,} members")
+        alias = Alias(alias_name(key), tuple(dict.fromkeys(one.decode() for one in keys)))
+        old = txn.get(key, db=self._addresses)
+        if old is not None and old[0] != KIND_ALIAS:
+            raise DataError(f"{alias.address}: there is such a user already")
+        # Loops show only with the new alias in its place.
+        txn.put(key, pack_alias(alias.members), db=self._addresses)
+        try:
+            self._check_loop(txn, key)
+        except DataError:
+            if old is None:
+                txn.delete(key, db=self._addresses)
+            else:
+                txn.put(key, old, db=self._addresses)
+            raise
+        if old is None:
+            self._count_domain(txn, alias.address, 1)
+        else:
+            self._unlink(txn, key, old)
+        for member in keys:
+            self._link(txn, key, member)
+        return alias
+
+    def remove_alias(self, address: str, *, force: bool = False) -> Alias:
+        """Remove an alias.  Raises NoSuchUserError; DataError while others name it."""
+        key = alias_key(address)
+        with self._translated, self._env.begin(write=True) as txn:
+            raw = txn.get(key, db=self._addresses)
+            members = None if raw is None else unpack_alias(raw)
+            if raw is None or members is None:
+                raise NoSuchUserError(f"{address}: there is no such alias")
+            self._leave_aliases(txn, key, force=force)
+            self._drop(txn, key, raw)
+        return Alias(alias_name(key), members)
+
+    def named_by(self, address: str) -> list[str]:
+        """The aliases that name an account or alias."""
+        with self._translated, self._env.begin() as txn:
+            return [alias_name(one) for one in self._named_by(txn, alias_key(address))]
+
+    # -- within a transaction
+
+    def _check_loop(self, txn: Any, key: bytes) -> None:
+        """Follow everything that the new alias leads to; it must not lead back."""
+        waiting = list(unpack_alias(txn.get(key, db=self._addresses)) or ())
+        seen: set[bytes] = set()
+        while waiting:
+            member = waiting.pop()
+            entry, raw = self._entry_of_member(txn, key, member)
+            if entry == key:
+                raise DataError(f"{alias_name(key)}: the alias would lead back to itself")
+            if entry not in seen:
+                seen.add(entry)
+                waiting.extend(unpack_alias(raw) or ())
+            if len(seen) > limits.ALIAS_MEMBERS:
+                raise DataError(f"{alias_name(key)}: leads to over {limits.ALIAS_MEMBERS:,} others")
+
+    def _entry_of_member(self, txn: Any, key: bytes, member: str) -> tuple[bytes, bytes]:
+        try:
+            return self._entry(txn, key_of(member))
+        except ForeignDomainError:
+            reason = "its domain is not served here, and metad relays nothing"
+        except UnknownUserError:
+            reason = "there is no such user or alias"
+        raise DataError(f"{alias_name(key)}: {member}: {reason}")
+
+    def _link(self, txn: Any, key: bytes, member: bytes) -> None:
+        entry, _ = self._entry_of_member(txn, key, member.decode())
+        for one in {entry, member}:
+            txn.put(one, key, db=self._members)
+
+    def _unlink(self, txn: Any, key: bytes, raw: bytes) -> None:
+        """The alias `key` is about to change: nobody is named by it any more."""
+        for member in unpack_alias(raw) or ():
+            try:
+                entry, _ = self._entry(txn, key_of(member))
+            except (ForeignDomainError, UnknownUserError):
+                entry = b""
+            for one in {entry, member.encode()} - {b""}:
+                txn.delete(one, key, db=self._members)
+
+    def _named_by(self, txn: Any, key: bytes) -> list[bytes]:
+        """The aliases that name `key` now; what the table says is looked at again."""
+        cursor = txn.cursor(self._members)
+        if not cursor.set_key(key):
+            return []
+        return [one for one in cursor.iternext_dup() if self._names(txn, one, key)]
+
+    def _names(self, txn: Any, alias: bytes, key: bytes) -> bool:
+        raw = txn.get(alias, db=self._addresses)
+        for member in (unpack_alias(raw) or ()) if raw is not None else ():
+            try:
+                if self._entry(txn, key_of(member))[0] == key:
+                    return True
+            except (ForeignDomainError, UnknownUserError):
+                continue
+        return False
+
+    def _leave_aliases(self, txn: Any, key: bytes, *, force: bool) -> None:
+        """Whoever is to be removed must not be named by an alias; with `force` it leaves them."""
+        named = self._named_by(txn, key)
+        if named and not force:
+            names = ", ".join(alias_name(one) for one in named[:3])
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            raise DataError(f"{alias_name(key)}: named by the aliases {names}{more}")
+        for alias in named:
+            raw = txn.get(alias, db=self._addresses)
+            members = unpack_alias(raw) or ()
+            left = tuple(one for one in members if self._entry(txn, key_of(one))[0] != key)
+            if left:
+                self._unlink(txn, alias, raw)
+                txn.put(alias, pack_alias(left), db=self._addresses)
+                for member in left:
+                    self._link(txn, alias, member.encode())
+            else:
+                self._leave_aliases(txn, alias, force=True)
+                self._drop(txn, alias, raw)
+
+    def _drop(self, txn: Any, key: bytes, raw: bytes) -> None:
+        self._unlink(txn, key, raw)
+        txn.delete(key, db=self._addresses)
+        self._count_domain(txn, alias_name(key), -1)
+
+    def _count_domain(self, txn: Any, address: str, change: int) -> None:
+        """The domains of accounts and aliases are those that are served."""
+        at, domain = address.rpartition("@")[1:]
+        if not at:
+            return
+        key = domain.encode()
+        count = ID.unpack(txn.get(key, ID.pack(0), db=self._domains))[0] + change
+        if count:
+            txn.put(key, ID.pack(count), db=self._domains)
+        else:
+            txn.delete(key, db=self._domains)
+
+
+def _member_key(alias: bytes, member: str) -> bytes:
+    """The key of a member, which is one address.  Raises DataError."""
+    try:
+        return key_of(member)
+    except UnknownUserError:
+        raise DataError(f"{alias_name(alias)}: {member!a} is not an address") from None

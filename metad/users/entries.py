@@ -1,0 +1,112 @@
+"""One line of an import: an account or an alias as a file describes it; and its secret.
+
+Rules of this file:
+
+* What a file does not speak of is not in `fields`, and stays as it is in the database.
+* A secret's text is never part of an error or a repr.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from metad import limits
+from metad.errors import DataError
+from metad.users import hashes, passwords
+from metad.users.passwords import ScramKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A password as it came: readable, as another program's hash, as SCRAM keys, or none."""
+
+    plain: bytes | None = field(default=None, repr=False)
+    hash: str | None = field(default=None, repr=False)
+    scram: ScramKeys | None = field(default=None, repr=False)
+
+    @property
+    def empty(self) -> bool:
+        return self.plain is None and self.hash is None and self.scram is None
+
+
+NO_SECRET = Secret()
+
+
+class Entry(NamedTuple):
+    """`place` is file:line.  `members` None: an account.  `secret` None: not spoken of."""
+
+    place: str
+    address: str
+    secret: Secret | None = None
+    fields: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    members: tuple[str, ...] | None = None
+
+
+class BadLine(NamedTuple):
+    """A line that is passed over, and why."""
+
+    place: str
+    reason: str
+
+
+_SCHEME = re.compile(r"\{([A-Za-z0-9-]{1,32})(?:\.([A-Za-z0-9]+))?\}(.*)", re.ASCII | re.DOTALL)
+_READABLE = {"PLAIN", "CLEAR", "CLEARTEXT"}
+_HASHED = {
+    "CRYPT", "BLF-CRYPT", "SHA512-CRYPT", "SHA256-CRYPT", "MD5-CRYPT", "MD5", "DES-CRYPT",
+    "ARGON2I", "ARGON2ID",
+}  # fmt: skip
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+def hashed(text: str) -> Secret:
+    """What stands in a shadow file: a hash; empty or locked: no password.  Raises DataError."""
+    if not text or text.startswith(("!", "*")):
+        return NO_SECRET
+    hashes.scheme_of(text)
+    return Secret(hash=text)
+
+
+def dovecot(text: str, default: str = "CRYPT") -> Secret:
+    """A password of Dovecot's, "{SCHEME}...".  Raises DataError: a scheme not known here."""
+    match = _SCHEME.fullmatch(text)
+    scheme, encoding, value = match.groups() if match else (default, None, text)
+    name = scheme.upper()
+    if encoding:
+        raise DataError(f"a password in the encoding {encoding!a} cannot be read here")
+    if name in _READABLE:
+        return readable(value)
+    if name in _HASHED:
+        return hashed(value)
+    if name == "SCRAM-SHA-256":
+        return scram(value)
+    raise DataError(f"a password of the scheme {name} cannot be checked here")
+
+
+def readable(text: str) -> Secret:
+    """A password as it is.  Raises DataError."""
+    return Secret(plain=passwords.acceptable(text.encode("utf-8", "surrogateescape")))
+
+
+def scram(text: str) -> Secret:
+    """SCRAM keys as Dovecot writes them: iterations,salt,StoredKey,ServerKey in base64."""
+    parts = text.removeprefix("{SCRAM-SHA-256}").split(",")
+    if len(parts) == 4 and _NUMBER.fullmatch(parts[0]):
+        try:
+            octets = [base64.b64decode(one, validate=True) for one in parts[1:]]
+        except (binascii.Error, ValueError):
+            octets = []
+        keys = passwords.unpacked([int(parts[0]), *octets])
+        sizes = [len(one) for one in octets[1:]]
+        if keys is not None and sizes == [32, 32] and 1 <= len(octets[0]) <= limits.PASSWORD:
+            return Secret(scram=keys)
+    raise DataError("these are no SCRAM-SHA-256 keys")
+
+
+def show_scram(keys: ScramKeys) -> str:
+    """The form that `scram` reads."""
+    octets = (keys.salt, keys.stored_key, keys.server_key)
+    return ",".join([str(keys.iterations), *(base64.b64encode(one).decode() for one in octets)])

@@ -1,0 +1,279 @@
+"""Reading the users database: whose mail an address is, and who may log in.
+
+Rules of this file:
+
+* No transaction outlives a call, and no hashing is done within one.
+* The order at RCPT: the address itself (account or alias), the base of its +tag, postmaster, the
+  catch-all of its domain.  A disabled account falls through to nothing.
+* An alias is judged whole, by the worst of its members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from metad import limits
+from metad.errors import (
+    DataError,
+    DisabledUserError,
+    ForeignDomainError,
+    UnknownUserError,
+)
+from metad.protocol.address import AddressError, fold, fold_domain
+from metad.users import passwords
+from metad.users.account import (
+    DISABLED,
+    KIND_ACCOUNT,
+    KIND_ALIAS,
+    POSTMASTER,
+    POSTMASTER_ID,
+    Account,
+    Alias,
+    from_record,
+    unpack_alias,
+    unpack_entry,
+    unpack_record,
+)
+from metad.users.environment import ID, MAX_KEY, Environment
+from metad.users.passwords import ScramKeys
+
+BATCH = 1000
+_POSTMASTER = POSTMASTER.encode()
+# Where an alias for the bare <postmaster> is kept: its account's entry stays what it is.
+POSTMASTER_ALIAS = b"postmaster@"
+_BUILTIN = (POSTMASTER_ALIAS, _POSTMASTER)
+
+
+class Lookup(Environment):
+    """An open users database, as far as it is read."""
+
+    # -- whose mail
+
+    def expand(self, address: str) -> tuple[Account, ...]:
+        """The accounts that mail for `address` goes to; a few microseconds for one of them.
+
+        Raises UnknownUserError, ForeignDomainError (nothing here has that domain) and
+        DisabledUserError; for an alias, if one of its members would.
+        """
+        key = key_of(address)
+        with self._translated, self._env.begin(self._addresses) as txn:
+            raw = txn.get(key)
+            account = None if raw is None or key == _POSTMASTER else unpack_entry(key, raw)
+            if account is None:
+                return self._expand(txn, key)
+        if account.flags & DISABLED:
+            raise DisabledUserError(address)
+        return (account,)
+
+    def resolve(self, address: str) -> Account:
+        """The one account of `address`.  Raises as `expand`, and DataError if it has several."""
+        found = self.expand(address)
+        if len(found) > 1:
+            raise DataError(f"{address}: stands for {len(found)} mailboxes")
+        return found[0]
+
+    def _expand(self, txn: Any, key: bytes) -> tuple[Account, ...]:
+        """All that an address leads to, over aliases of aliases."""
+        found: dict[int, Account] = {}
+        seen: set[bytes] = set()
+        waiting = [key]
+        while waiting:
+            entry, raw = self._entry(txn, waiting.pop())
+            if entry in seen:
+                continue
+            seen.add(entry)
+            account = unpack_entry(entry, raw)
+            if account is None:
+                waiting.extend(key_of(member) for member in reversed(unpack_alias(raw) or ()))
+            elif account.disabled:
+                raise DisabledUserError(account.address)
+            else:
+                found[account.id] = account
+            if len(seen) > limits.ALIAS_MEMBERS:
+                raise UnknownUserError(f"{key.decode()}: an alias for too many addresses")
+        if not found:
+            raise UnknownUserError(key.decode())
+        return tuple(found.values())
+
+    def _entry(self, txn: Any, key: bytes) -> tuple[bytes, bytes]:
+        """Key and entry of the account or alias that `key` means, by the order of the rules."""
+        local, at, domain = key.rpartition(b"@")
+        exact = txn.get(key, db=self._addresses) if at else None
+        if exact is None and at and txn.get(domain, db=self._domains) is None:
+            raise ForeignDomainError(key.decode())
+        others = _fallbacks(local, domain) if at else _BUILTIN
+        found = (key, exact) if exact is not None else self._first(txn, others)
+        # An entry of a kind that only a newer metad knows is nobody's, and hides what is behind.
+        if found is None or found[1][0] not in (KIND_ACCOUNT, KIND_ALIAS):
+            raise UnknownUserError(key.decode())
+        return found
+
+    def _first(self, txn: Any, keys: Iterable[bytes]) -> tuple[bytes, bytes] | None:
+        for key in keys:
+            raw = txn.get(key, db=self._addresses)
+            if raw is not None:
+                return key, raw
+        return None
+
+    # -- accounts and aliases
+
+    def account(self, address: str) -> Account | None:
+        """The account with exactly this address, disabled or not."""
+        key = key_of(address)
+        with self._translated, self._env.begin(self._addresses) as txn:
+            return found_account(txn, key)
+
+    def by_id(self, number: int) -> Account | None:
+        with self._translated, self._env.begin(self._accounts) as txn:
+            raw = txn.get(ID.pack(number))
+            return None if raw is None else from_record(number, unpack_record(raw))
+
+    def address_of(self, number: int) -> str | None:
+        """The address of the account with this id."""
+        account = self.by_id(number)
+        return None if account is None else account.address
+
+    def record(self, address: str) -> dict[str, Any]:
+        """Everything that is kept of an account, what only `passwords` understands too."""
+        account = self.account(address)
+        if account is None:
+            return {}
+        with self._translated, self._env.begin(self._accounts) as txn:
+            raw = txn.get(ID.pack(account.id))
+            return {} if raw is None else unpack_record(raw)
+
+    def accounts(self, *, builtin: bool = False) -> Iterator[Account]:
+        """All accounts by address, read in pieces: no transaction stays open between two."""
+        for key, raw in self._entries():
+            account = unpack_entry(key, raw)
+            if account is not None and (builtin or account.id != POSTMASTER_ID):
+                yield account
+
+    def alias(self, address: str) -> Alias | None:
+        """The alias with exactly this address."""
+        key = alias_key(address)
+        with self._translated, self._env.begin(self._addresses) as txn:
+            raw = txn.get(key)
+            members = None if raw is None else unpack_alias(raw)
+        return None if members is None else Alias(alias_name(key), members)
+
+    def aliases(self) -> Iterator[Alias]:
+        """All aliases by address, read in pieces."""
+        for key, raw in self._entries():
+            members = unpack_alias(raw)
+            if members is not None:
+                yield Alias(alias_name(key), members)
+
+    def _entries(self) -> Iterator[tuple[bytes, bytes]]:
+        last = b""
+        while True:
+            with self._translated, self._env.begin(self._addresses) as txn:
+                piece = _entries_after(txn, last)
+            if not piece:
+                return
+            last = piece[-1][0]
+            yield from piece
+
+    def removed(self) -> Iterator[tuple[int, str, int]]:
+        """Tombstones: (id, address, Unix seconds of the removal), by id."""
+        with self._translated, self._env.begin(self._removed) as txn:
+            found = [(ID.unpack(key)[0], unpack_record(raw)) for key, raw in txn.cursor()]
+        for number, record in found:
+            yield number, record.get("address", ""), record.get("time", 0)
+
+    def extremes(self) -> tuple[int, int]:
+        """The least expiry and the greatest login delay, in seconds, that any account has had of
+        its own; 0: none has."""
+        with self._translated, self._env.begin() as txn:
+            return self._extremes(txn)
+
+    def _extremes(self, txn: Any) -> tuple[int, int]:
+        names = (b"least expiry", b"most login delay")
+        least, most = (ID.unpack(txn.get(n, ID.pack(0), db=self._meta))[0] for n in names)
+        return least, most
+
+    # -- SCRAM
+
+    def scram_keys(self, address: str) -> tuple[Account | None, ScramKeys]:
+        """What a SCRAM exchange for `address` needs: the account if it may log in, and keys.
+
+        Whoever may not, or is unknown, has keys that no password fits, the same each time.
+        """
+        account, record = self._login_record(address)
+        keys = passwords.unpacked(record.get("scram"))
+        if account is None or keys is None or account.disabled:
+            return None, passwords.fake(self._secret, address, self.iterations)
+        return account, keys
+
+    def every_login_has_keys(self) -> bool:
+        """Whether SCRAM can check everybody who may log in."""
+        with self._translated, self._env.begin(self._meta) as txn:
+            return int(ID.unpack(txn.get(b"unkeyed", ID.pack(0)))[0]) == 0
+
+    def _login_record(self, address: str) -> tuple[Account | None, dict[str, Any]]:
+        try:
+            key = key_of(address)
+        except UnknownUserError:
+            return None, {}
+        with self._translated, self._env.begin(self._addresses) as txn:
+            account = found_account(txn, key)
+            if account is None:
+                return None, {}
+            raw = txn.get(ID.pack(account.id), db=self._accounts)
+        return account, {} if raw is None else unpack_record(raw)
+
+
+def _fallbacks(local: bytes, domain: bytes) -> Iterator[bytes]:
+    """Where an address is looked for that is no entry itself; its domain is served."""
+    # RFC 5233: what follows the "+" is detail; a quoted local part has none.
+    base = local if local.startswith(b'"') else local.partition(b"+")[0]
+    if base and base != local:
+        yield base + b"@" + domain
+    if base == _POSTMASTER:
+        yield from _BUILTIN
+    yield b"@" + domain
+
+
+def key_of(address: str) -> bytes:
+    """What `address` is stored under.  Raises UnknownUserError if it is none that could be."""
+    try:
+        key = fold(address).encode()
+    except ValueError:
+        # The one mailbox that needs no domain: RFC 5321 4.5.1.
+        if address.lower() == POSTMASTER:
+            return _POSTMASTER
+        raise UnknownUserError(ascii(address)) from None
+    if len(key) > MAX_KEY:
+        raise UnknownUserError("an address of impossible length")
+    return key
+
+
+def alias_key(address: str) -> bytes:
+    """As `key_of`, of an alias: "@domain" is one too.  Raises DataError."""
+    try:
+        if address.startswith("@"):
+            fold(f"x{address}")
+            return b"@" + fold_domain(address[1:]).encode()
+        key = key_of(address)
+    except (AddressError, UnknownUserError) as error:
+        raise DataError(f"{address!a}: not an address: {error}") from None
+    return POSTMASTER_ALIAS if key == _POSTMASTER else key
+
+
+def alias_name(key: bytes) -> str:
+    return POSTMASTER if key == POSTMASTER_ALIAS else key.decode()
+
+
+def found_account(txn: Any, key: bytes, table: Any = None) -> Account | None:
+    raw = txn.get(key) if table is None else txn.get(key, db=table)
+    return None if raw is None else unpack_entry(key, raw)
+
+
+def _entries_after(txn: Any, last: bytes) -> list[tuple[bytes, bytes]]:
+    """Up to BATCH entries whose key is above `last`."""
+    cursor = txn.cursor()
+    if not cursor.set_range(last + b"\0"):
+        return []
+    return list(islice(cursor.iternext(keys=True, values=True), BATCH))

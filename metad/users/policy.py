@@ -1,0 +1,105 @@
+"""What holds for an account: its own policy, else its domain's, else everybody's.
+
+Rules of this file:
+
+* Quota is decided at RCPT, by usage and the SIZE that was announced; once more after the data, by
+  whoever asks, when every recipient has one.
+* Mail is never deleted here: `expiry` says how old it may become, the collector does it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from metad import limits
+from metad.config import Config
+from metad.errors import MailboxFullError, OverQuotaError
+from metad.users.account import DEFAULT, POSTMASTER_ID, Account, Policy
+
+
+class Usage(Protocol):
+    """What a mailbox holds (metad.layers.base.Usage)."""
+
+    @property
+    def octets(self) -> int: ...
+    @property
+    def messages(self) -> int: ...
+
+
+class Quota(NamedTuple):
+    """Octets and messages, 0 for no bound.  `refuse`: what is over it is not to be tried again."""
+
+    octets: int
+    messages: int
+    refuse: bool
+
+    def check(self, usage: Usage, size: int) -> None:
+        """Raise OverQuotaError if a message of `size` octets (0: unknown) has no room."""
+        octets = self.octets
+        if octets and size > octets:
+            raise MailboxFullError
+        over = octets and usage.octets + size > octets
+        if over or (self.messages and usage.messages >= self.messages):
+            raise MailboxFullError if self.refuse else OverQuotaError
+
+
+class Policies:
+    """The policies of a configuration, for any account."""
+
+    def __init__(self, config: Config) -> None:
+        defaults = Policy(
+            config.quota.size, config.quota.messages, config.users.expiry, config.pop3.login_delay
+        )
+        self._default = defaults
+        self._refuse = config.quota.full == "refuse"
+        self._domains = {
+            one.name: _over(Policy(one.quota, one.messages, one.expiry, one.login_delay), defaults)
+            for one in config.domain
+        }
+        policies = [defaults, *self._domains.values()]
+        self._quotas = any(one.quota or one.messages for one in policies)
+        self._least_expiry = min((one.expiry for one in policies if one.expiry), default=0)
+        self._most_delay = max(one.login_delay or 0 for one in policies)
+
+    def of(self, account: Account) -> Policy:
+        """Every field a number; 0 is no bound, never, no delay."""
+        policy = self._default
+        if self._domains:
+            policy = self._domains.get(account.address.rpartition("@")[2], policy)
+        if account.id == POSTMASTER_ID:
+            policy = policy._replace(expiry=policy.expiry or limits.POSTMASTER_EXPIRY)
+        return policy if account.policy == DEFAULT else _over(account.policy, policy)
+
+    def quota(self, account: Account) -> Quota | None:
+        """The quota of an account, None if it has none; most have none, so that is quick."""
+        if not self._quotas and account.policy is DEFAULT:
+            return None
+        policy = self.of(account)
+        octets, messages = policy.quota or 0, policy.messages or 0
+        return Quota(octets, messages, self._refuse) if octets or messages else None
+
+    def expiry(self, account: Account) -> int:
+        """Seconds after which its mail is deleted; 0: never."""
+        return self.of(account).expiry or 0
+
+    def login_delay(self, account: Account) -> int:
+        """The least seconds between two logins."""
+        return self.of(account).login_delay or 0
+
+    def least_expiry(self, own: int) -> tuple[int, bool]:
+        """The least expiry in force for anybody, 0 for none, and whether it may be others'.
+
+        `own`: the least that an account has of its own (UserDatabase.extremes).
+        """
+        found = [one for one in (own, self._least_expiry) if one]
+        return min(found, default=0), bool(own or self._domains)
+
+    def most_login_delay(self, own: int) -> tuple[int, bool]:
+        """The greatest login delay in force for anybody, and whether it may be less for others."""
+        return max(own, self._most_delay), bool(own or self._domains)
+
+
+def _over(policy: Policy, defaults: Policy) -> Policy:
+    """`policy`, with `defaults` where it says nothing."""
+    pairs = zip(policy, defaults, strict=True)
+    return Policy(*(default if one is None else one for one, default in pairs))

@@ -1,0 +1,13 @@
+"""What Python and the system load when it is first used: loaded now, before a chroot."""
+
+from __future__ import annotations
+
+from metad.protocol.address import fold_domain
+from metad.users import hashes, passwords
+
+
+def preload() -> None:
+    """Libraries of password hashes, the tables of IDNA and of SASLprep."""
+    hashes.preload()
+    fold_domain("bücher.example")
+    passwords.prepare("bücher".encode())

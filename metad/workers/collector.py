@@ -1,0 +1,274 @@
+"""The collector's process: when it works, on what, and how fast.
+
+    resting -> a round (idle, short of space, or asked for) -> log by log, step by step -> resting
+
+Rules of this file:
+
+* Under load it works a small share of the time; each step is some milliseconds, and between two
+  steps it looks whether it is to stop.
+* It never runs at a lower priority than the workers: it would hold the index's lock for longer
+  than they can bear.
+* A log that could not be collected is left alone for a while; nothing is tried in a tight loop.
+* Signals are blocked and asked for: no handler runs anywhere.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+
+import lmdb
+
+from metad.config import Config
+from metad.errors import MetadError
+from metad.loglines import LogLines
+from metad.osio import Osio
+from metad.shm import Cell, ProcessRow, SharedArea
+from metad.store.collector import Collector, NotCollectableError
+from metad.store.evacuation import Step, Tools
+from metad.store.identity import open_store
+from metad.store.ids import HubClock, IdMaker
+from metad.store.index import Index
+from metad.store.source import LogSettings, LogSource
+from metad.store.survivors import Survivors
+from metad.store.table import LogTable, Row, Semaphore, State
+from metad.store.victims import Taste, choose, has_garbage
+from metad.workers.load import Load, Space, space
+
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
+REST_SECONDS = 0.25
+LOOK_SECONDS = 1.0
+# The share of its time that it works while the hub is busy.
+BUSY_SHARE = 0.15
+LONGEST_PAUSE = 0.25
+AVOID_SECONDS = 60.0
+READER_CHECK_SECONDS = 60.0
+SCARCE = 0.15  # garbage worth collecting when space is short
+
+
+class Work(IntEnum):
+    """What the collector does, as `Cell.WORK` shows it."""
+
+    RESTING = 0
+    IDLE = 1
+    SHORT = 2
+    ASKED = 3
+    WAITING = 4  # for the end of a backup
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the master hands to the collector.  `asked` is the row in which it asks for rounds."""
+
+    config: Config
+    area: SharedArea
+    semaphore: Semaphore
+    row: ProcessRow
+    asked: ProcessRow
+    ready: Callable[[], None]
+
+
+class StoppedError(Exception):
+    """The process is to end."""
+
+
+class CollectorWorker:
+    """The process after its fork."""
+
+    def __init__(self, setup: Setup) -> None:
+        config, row = setup.config, setup.row
+        self._setup = setup
+        self._row = row
+        self._log = LogLines()
+        self._settings = config.collector
+        self._store_settings = config.store
+        osio = Osio()
+        store = open_store(osio, config.data)
+        self._logs = config.data / "logs"
+        self._clock = HubClock(osio, setup.area.clock_offset)
+        self._table = LogTable(setup.area, setup.semaphore, row)
+        self._index = Index(store.index)
+        self._index.on_lock = partial(row.__setitem__, Cell.INDEX_LOCK)
+        self._survivors = Survivors(partial(self._make_source, osio))
+        self._collector = Collector(
+            Tools(
+                osio=osio,
+                store=store,
+                index=self._index,
+                table=self._table,
+                survivors=self._survivors,
+                next_id=IdMaker(self._clock, store.node).next,
+                report=self._report,
+            )
+        )
+        self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
+        self._avoid: dict[int, float] = {}
+        self._checked = self._looked = time.monotonic()
+
+    def _make_source(self, osio: Osio, generation: int) -> LogSource:
+        settings = self._store_settings
+        logs = LogSettings(settings.log_size, settings.align, settings.sync, generation)
+        store = open_store(osio, self._setup.config.data)
+        return LogSource(osio, store, self._table, logs, self._clock, self._report)
+
+    def _report(self, text: str) -> None:
+        self._log.line("collector", text)
+
+    # -- the life
+
+    def run(self) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        self._setup.ready()
+        try:
+            self._drive(self._collector.tidy())
+            while True:
+                self._one_round()
+                self._row[Cell.WORK] = Work.RESTING
+                self._pause(REST_SECONDS)
+        except StoppedError:
+            return 0
+        finally:
+            self._collector.close()
+            self._index.close()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, or only look; raises StoppedError when it is time to end."""
+        self._row[Cell.HEARTBEAT] = time.monotonic_ns()
+        if signal.sigtimedwait(STOP_SIGNALS, seconds) is not None:
+            raise StoppedError
+        self._load.look()
+        if time.monotonic() - self._checked > READER_CHECK_SECONDS:
+            self._checked = time.monotonic()
+            self._index.reader_check()
+
+    # -- rounds
+
+    def _one_round(self) -> None:
+        asked = self._setup.asked[Cell.ROUND]
+        if asked != self._row[Cell.ROUND]:
+            return self._asked_round(asked)
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return None
+        self._looked = time.monotonic()
+        if self._space().share * 100 < self._settings.low_space:
+            self._short_round()
+        elif self._load.quiet_seconds >= self._settings.idle_seconds:
+            self._idle_round()
+        return None
+
+    def _asked_round(self, asked: int) -> None:
+        """What `metad gc` asked for: the number of the round twice, plus one if it is full."""
+        self._row[Cell.WORK] = Work.ASKED
+        self._avoid.clear()
+        self._drive(self._collector.tidy())
+        rows = self._table.rows()
+        now = self._now()
+        if asked & 1:
+            kept = self._survivors.kept
+            sealed = [row for row in rows if row.state == State.SEALED]
+            victims = [row for row in sealed if has_garbage(row, kept.get(row.number, 0))]
+        else:
+            taste = self._taste()
+            victims = [r for r in rows if r.state == State.SEALED and taste.is_worth(r)]
+            victims.sort(key=lambda row: taste.score(row, now), reverse=True)
+        for left, row in zip(range(len(victims), 0, -1), victims, strict=True):
+            self._row[Cell.LEFT] = left
+            if self._table.row(row.number).life == row.life:
+                self._empty(row)
+        self._row[Cell.LEFT] = 0
+        self._row[Cell.ROUND] = asked
+
+    def _idle_round(self) -> None:
+        """While nothing happens, whatever is worth it."""
+        self._row[Cell.WORK] = Work.IDLE
+        while self._load.is_low and self._not_asked():
+            row = self._best(self._taste())
+            if row is None:
+                return
+            self._empty(row)
+
+    def _short_round(self) -> None:
+        """Until there is enough space, whatever gives any."""
+        self._row[Cell.WORK] = Work.SHORT
+        self._drive(self._collector.tidy())
+        while self._space().share * 100 < self._settings.enough_space and self._not_asked():
+            row = self._best(self._taste(SCARCE, 1.0))
+            if row is None:
+                return
+            self._empty(row)
+
+    def _not_asked(self) -> bool:
+        return self._setup.asked[Cell.ROUND] == self._row[Cell.ROUND]
+
+    def _taste(self, garbage: float | None = None, older: float = 0.75) -> Taste:
+        share = self._settings.garbage / 100 if garbage is None else garbage
+        return Taste(self._store_settings.log_size, share, older, self._survivors.kept)
+
+    def _best(self, taste: Taste) -> Row | None:
+        now = time.monotonic()
+        self._avoid = {number: until for number, until in self._avoid.items() if until > now}
+        return choose(self._table.rows(), taste, self._now(), self._avoid)
+
+    def _now(self) -> int:
+        """Hub time in seconds, the measure of lives."""
+        return self._clock.now_us() // 1_000_000
+
+    def _space(self) -> Space:
+        return space(self._table.rows(), self._store_settings, self._logs)
+
+    # -- one log
+
+    def _empty(self, row: Row) -> None:
+        """Collect one log; what hinders that is reported, and the log left alone for a while."""
+        try:
+            self._drive(self._collector.collect(row.number))
+        except NotCollectableError:
+            self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
+        except (MetadError, OSError, lmdb.Error, ValueError) as error:
+            self._report(f"warning: log {row.number} could not be collected: {error}")
+            self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
+
+    def _drive(self, steps: Generator[Step, None, None]) -> None:
+        """Step by step, with pauses; a stop comes between two steps."""
+        work = self._row[Cell.WORK]
+        step = Step.LOOKED
+        try:
+            began = time.monotonic()
+            for step in steps:
+                self._show()
+                self._row[Cell.WORK] = Work.WAITING if step is Step.WAITS else work
+                self._pause(self._rest(step, time.monotonic() - began))
+                began = time.monotonic()
+        except StoppedError:
+            if step is Step.DROPPED:  # the log is free: a moment, and that is all done
+                deque(steps, maxlen=0)
+            raise
+        finally:
+            steps.close()
+            self._row[Cell.WORK] = work
+            self._show()
+
+    def _rest(self, step: Step, took: float) -> float:
+        """Seconds until the next step."""
+        if step is Step.WAITS:
+            return REST_SECONDS
+        if self._load.is_low:
+            return 0.0
+        return min(took * (1 / BUSY_SHARE - 1), LONGEST_PAUSE)
+
+    def _show(self) -> None:
+        figures, row = self._collector.figures, self._row
+        row[Cell.FREED] = figures.logs
+        row[Cell.FREED_OCTETS] = figures.octets
+        row[Cell.MOVED_OCTETS] = figures.moved_octets
+        row[Cell.DAMAGED] = figures.damaged
+
+
+def main(setup: Setup) -> int:
+    """The collector's life, in a forked child."""
+    return CollectorWorker(setup).run()

@@ -1,0 +1,79 @@
+"""How busy the hub is and how much room its logs have: what the collector goes by.
+
+Rule of this file: it only looks, at shared memory and the file system.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from metad import shm
+from metad.config import StoreConfig
+from metad.shm import Cell, Role, SharedArea
+from metad.store.table import Row, State
+
+# What counts as work: a message taken or given out, a login.
+WORK = (Cell.MESSAGES, Cell.RETRIEVED, Cell.LOGINS)
+
+
+class Load:
+    """The rate of work of all workers, and since when it is low.  `clock`: monotonic seconds."""
+
+    def __init__(self, area: SharedArea, idle_below: float, clock: Callable[[], float]) -> None:
+        self._area = area
+        self._idle_below = idle_below
+        self._clock = clock
+        self._then = clock()
+        self._before = self._sum()
+        self._quiet_since = self._then
+        self.rate = 0.0
+
+    def look(self) -> None:
+        """To be called often; measures once a second at most."""
+        now = self._clock()
+        if now - self._then < 1.0:
+            return
+        total = self._sum()
+        # A worker that died took its figures with it: that second counts as idle.
+        self.rate = max(total - self._before, 0) / (now - self._then)
+        self._before, self._then = total, now
+        if self.rate >= self._idle_below:
+            self._quiet_since = now
+
+    @property
+    def is_low(self) -> bool:
+        return self.rate < self._idle_below
+
+    @property
+    def quiet_seconds(self) -> float:
+        return self._clock() - self._quiet_since
+
+    def _sum(self) -> int:
+        rows = (self._area.process(index) for index in range(shm.PROCESSES))
+        return sum(row[cell] for row in rows if row[Cell.ROLE] == Role.WORKER for cell in WORK)
+
+
+class Space(NamedTuple):
+    """Logs that there are and may be, in all and free."""
+
+    total: int
+    free: int
+
+    @property
+    def share(self) -> float:
+        """Free, as a share of all."""
+        return self.free / self.total if self.total else 1.0
+
+
+def space(rows: Iterable[Row], settings: StoreConfig, logs: Path) -> Space:
+    """The room for logs: below size_limit, or what the disk still has.  Raises OSError."""
+    states = [row.state for row in rows]
+    if settings.size_limit is not None:
+        more = settings.size_limit // settings.log_size - len(states)
+    else:
+        more = shutil.disk_usage(logs).free // settings.log_size
+    more = max(more, 0)
+    return Space(len(states) + more, states.count(State.FREE) + more)

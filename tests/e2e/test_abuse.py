@@ -1,0 +1,371 @@
+"""A real hub among clients that mean no good, or are slow: honest ones are served all the while.
+
+Sizes grow with METAD_TEST_SCALE (1 in CI; 10 brings the figures of reliability.md, rows 16 and 17).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clients import SENDER, bodies, fetch, message, stuffed
+from hub import DEADLINE, address
+from wide_hub import (
+    Pop3,
+    Smtp,
+    WideHub,
+    connect,
+    pop3,
+    smtp,
+    wait_for_lines,
+)
+
+SCALE = int(os.environ.get("METAD_TEST_SCALE", "1"))
+BOXES = [f"abuse{number}" for number in range(8)]
+MEBIBYTE = 1 << 20
+CAPS = """
+[limits]
+network_connections = 4
+connections = 100
+message_rate = 3
+[smtp]
+clients = ["127.0.0.0/29"]
+repair_networks = ["127.0.0.5"]
+"""
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[WideHub]:
+    """One worker, so that its caps are the hub's."""
+    with WideHub(["smtp", "pop3", "smtps"], BOXES, workers=1) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[WideHub]:
+    with WideHub(["smtp", "pop3"], BOXES, CAPS, workers=1) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Iterator[str]:
+    return iter(BOXES)
+
+
+@pytest.fixture
+def mailbox(boxes: Iterator[str]) -> str:
+    return next(boxes)
+
+
+# --- caps ---
+
+
+def test_a_network_over_its_cap_hears_421_and_others_are_served(strict: WideHub) -> None:
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(smtp(strict, "smtp", "127.0.0.2")) for _ in range(4)]
+        turned = stack.enter_context(Smtp(connect(strict.places["smtp"], "127.0.0.2")))
+        assert turned.rest() == b"421 4.7.0 Error: too many connections\r\n"
+        reader = stack.enter_context(Pop3(connect(strict.places["pop3"], "127.0.0.2")))
+        assert reader.rest() == b"-ERR [SYS/TEMP] too many connections\r\n"
+        for one in kept:
+            one.say("NOOP")
+        stack.enter_context(smtp(strict, "smtp", "127.0.0.3")).say("NOOP")
+        kept[0].say("QUIT", b"221")
+        assert kept[0].rest() == b""
+        again = wait_for_room(strict)
+        again.drop()
+    assert wait_for_lines(strict, "client=127.0.0.2: turned away: too many connections")
+
+
+def wait_for_room(hub: WideHub) -> Smtp:
+    """The place of a connection that has ended is free when the worker has seen its end."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        client = Smtp(connect(hub.places["smtp"], "127.0.0.2"))
+        if client.line().startswith(b"220"):
+            return client
+        client.drop()
+        assert time.monotonic() < deadline
+
+
+def test_over_the_cap_in_all_everybody_hears_421_and_the_worker_lives(strict: WideHub) -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(100):
+            source = f"127.0.1.{number + 1}"
+            client = stack.enter_context(Pop3(connect(strict.places["pop3"], source)))
+            assert client.line().startswith(b"+OK")
+        for number in range(50):
+            source = f"127.0.2.{number + 1}"
+            client = stack.enter_context(Pop3(connect(strict.places["pop3"], source)))
+            assert client.rest() == b"-ERR [SYS/TEMP] too many connections\r\n"
+    with wait_for_room(strict) as client:
+        client.say("EHLO c")
+
+
+def test_who_is_no_client_of_the_list_hears_554(strict: WideHub) -> None:
+    with Smtp(connect(strict.places["smtp"], "127.0.0.9")) as client:
+        assert client.rest() == b"554 5.7.1 Error: this client may not connect here\r\n"
+    with pop3(strict, "pop3", "127.0.0.9") as reader:
+        reader.say("CAPA")
+
+
+def test_more_messages_than_the_rate_are_put_off(strict: WideHub, mailbox: str) -> None:
+    with smtp(strict, "smtp", "127.0.0.4") as client:
+        for _ in range(3):
+            client.deliver(message(), mailbox)
+        client.say(f"MAIL FROM:<{SENDER}>", b"450 4.7.1")
+        client.say("NOOP")
+    assert len(fetch(strict, mailbox)) == 3
+
+
+def test_bare_line_ends_are_repaired_for_some_and_refused_and_counted_for_others(
+    strict: WideHub, mailbox: str
+) -> None:
+    body = b"Subject: from a scanner\n\nline\n.\nlast\n"
+    with smtp(strict, "smtp", "127.0.0.5") as scanner:
+        scanner.say(f"MAIL FROM:<{SENDER}>")
+        scanner.say(f"RCPT TO:<{address(mailbox)}>")
+        scanner.say("DATA", b"354")
+        scanner.send(body + b"\r\n.\r\n")
+        scanner.reply(b"250")
+    with smtp(strict, "smtp", "127.0.0.6") as other:
+        for _ in range(2):
+            other.say(f"MAIL FROM:<{SENDER}>")
+            other.say(f"RCPT TO:<{address(mailbox)}>")
+            other.say("DATA", b"354")
+            other.send(body + b"\r\n.\r\n")
+            other.reply(b"550 5.5.2 bare <LF> received")
+    assert bodies(strict, mailbox) == [body.replace(b"\n", b"\r\n") + b"\r\n"]
+    wait_for_lines(strict, "550 5.5.2 bare <LF> received (2 so far from 127.0.0.6)")
+
+
+# --- sessions that go wrong ---
+
+
+@pytest.mark.parametrize(
+    ("octets", "last"),
+    [
+        (b"WHAT\r\n" * 25, b"421 4.7.0 Error: too many errors\r\n"),
+        (b"NOOP\r\n" * 120, b"421 4.7.0 Error: too many commands without mail\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"554 5.5.1 Error: this is no web server\r\n"),
+        (
+            b"POST /x HTTP/1.1\r\n\r\nMAIL FROM:<>\r\n",
+            b"554 5.5.1 Error: this is no web server\r\n",
+        ),
+        (b"x" * 400_000, b"421 4.7.0 Error: line does not end\r\n"),
+        (b"QUIT\r\n", b"221 2.0.0 Bye\r\n"),
+    ],
+    ids=["errors", "noops", "get", "post", "flood", "quit"],
+)
+def test_the_last_reply_arrives_though_the_client_goes_on_sending(hub, octets, last) -> None:
+    """Without lingering the kernel resets the connection, and the reply is gone."""
+    with smtp(hub, "smtp") as client:
+        client.send(octets)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10):
+                client.send(b"y" * 20_000)
+        assert client.rest().endswith(last)
+
+
+def test_the_last_answer_of_pop3_arrives_too(hub: WideHub) -> None:
+    with pop3(hub, "pop3") as client:
+        client.send(b"NOPE\r\n" * 25)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10):
+                client.send(b"y" * 20_000)
+        assert client.rest().endswith(b"-ERR too many errors\r\n")
+
+
+def test_who_speaks_before_the_greeting_is_shown_out(hub: WideHub) -> None:
+    """The worker is stopped while the client connects and talks, so that it is surely early."""
+    (worker,) = serving(hub)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        client = Smtp(connect(hub.places["smtp"]))
+        client.send(b"EHLO early.example.test\r\n")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    with client:
+        assert client.rest() == b"554 5.5.0 Error: you spoke before your turn\r\n"
+
+
+def serving(hub: WideHub) -> list[int]:
+    return [one["pid"] for one in hub.status()["workers"]]
+
+
+# --- passwords ---
+
+
+def test_wrong_passwords_wait_and_right_ones_do_not(hub: WideHub, mailbox: str) -> None:
+    """By order, not by the clock: the right answer overtakes the wrong ones of its own network."""
+    source = "127.0.3.1"
+    wrong = [pop3(hub, "pop3", source) for _ in range(3)]
+    for one in wrong:
+        one.say(f"USER {address(mailbox)}")
+        one.send(b"PASS wrong\r\n")
+    began = time.monotonic()
+    with pop3(hub, "pop3", source) as right:
+        right.log_in(mailbox)
+        assert not select.select([one.socket for one in wrong], [], [], 0)[0]
+    answers = {one.line() for one in wrong}
+    # 1, 2 and 4 s; they began together.
+    assert time.monotonic() - began > 3.5
+    assert answers == {b"-ERR [AUTH] authentication failed"}
+    for one in wrong:
+        one.drop()
+
+
+# --- slow clients, many clients (row 16) ---
+
+
+def served_in(hub: WideHub, mailbox: str, rounds: int) -> float:
+    """Honest clients: each delivers and fetches; the slowest of all, in seconds."""
+    worst = 0.0
+    for _ in range(rounds):
+        began = time.monotonic()
+        with smtp(hub, "smtp", "127.0.9.1") as client:
+            client.deliver(message(b"honest\r\n"), mailbox)
+            client.say("QUIT", b"221")
+        with pop3(hub, "pop3", "127.0.9.1") as reader:
+            reader.log_in(mailbox)
+            reader.say("DELE 1")
+            reader.say("QUIT")
+        worst = max(worst, time.monotonic() - began)
+    return worst
+
+
+PHASES = {
+    "connected": b"",
+    "half a command": b"EHL",
+    "greeted": b"EHLO c\r\n",
+    "in a transaction": b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\n",
+    "in the data": b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\nRCPT TO:<%b>\r\nDATA\r\nA: b",
+    "in a chunk": b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\nRCPT TO:<%b>\r\nBDAT 999\r\nA",
+}
+
+
+def test_slow_clients_in_every_phase_hold_nobody_up(hub: WideHub, mailbox: str) -> None:
+    count = 100 * SCALE
+    (worker,) = serving(hub)
+    idle = served_in(hub, mailbox, 5)
+    before = resident(worker)
+    slow: list[socket.socket] = []
+    try:
+        for number in range(count):
+            source = f"127.0.{10 + number % 40}.1"
+            octets = list(PHASES.values())[number % len(PHASES)]
+            octets = octets.replace(b"%b", address(mailbox).encode())
+            one = connect(hub.places["smtp"], source)
+            slow.append(one)
+            one.recv(200)
+            if octets:
+                one.sendall(octets)
+        for number in range(0, count, 4):
+            slow[number].sendall(b"x")
+        crowded = served_in(hub, mailbox, 5)
+        each = (resident(worker) - before) / count
+        print(
+            f"{count} slow clients: idle {idle:.4f} s, with them {crowded:.4f} s, {each:.0f} B each"
+        )
+        assert hub.status()["workers"][0]["smtp_open"] >= count
+        assert each < 64 * 1024
+        assert crowded < DEADLINE / 10
+    finally:
+        for one in slow:
+            one.close()
+
+
+def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailbox: str) -> None:
+    """Opened and closed as fast as it goes, some with a word, some with a reset."""
+    count = 400 * SCALE
+    stop = threading.Event()
+    made = [0]
+
+    def storm() -> None:
+        number = 0
+        while not stop.is_set() and number < count:
+            with connect(hub.places["smtp"], f"127.0.{60 + number % 20}.1") as one:
+                if number % 3 == 0:
+                    one.sendall(b"EHLO storm\r\n")
+                if number % 3 == 1:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            number += 1
+        made[0] = number
+
+    thread = threading.Thread(target=storm)
+    began = time.monotonic()
+    thread.start()
+    try:
+        worst = served_in(hub, mailbox, 10)
+    finally:
+        thread.join(DEADLINE)
+        stop.set()
+    rate = made[0] / (time.monotonic() - began)
+    print(f"{made[0]} connections, {rate:.0f} per second; the slowest honest round {worst:.4f} s")
+    assert made[0] == count
+    assert worst < DEADLINE / 10
+
+
+# --- memory (row 17) ---
+
+
+def resident(pid: int, name: str = "VmRSS") -> int:
+    """Octets of memory that a process has, or (VmHWM) had at most."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(name)
+
+
+def test_many_of_the_largest_messages_at_once_stay_within_the_memory_declared() -> None:
+    """Fifty that are all but complete, then all complete: the worker never held more than its
+    budget for bodies (64 MiB), one group, and what it has anyway."""
+    count = 50 if SCALE > 1 else 24
+    size = 4 * MEBIBYTE
+    with WideHub(["smtp", "pop3"], ["big"], workers=1, log_size="16MiB") as hub:
+        (worker,) = serving(hub)
+        before = resident(worker)
+        sent = [
+            message((b"%03d" % number + b"x" * 73 + b"\r\n") * (size // 80))
+            for number in range(count)
+        ]
+        clients = [smtp(hub, "smtp", f"127.0.4.{number + 1}") for number in range(count)]
+        for client, octets in zip(clients, sent, strict=True):
+            client.say(f"MAIL FROM:<{SENDER}>")
+            client.say(f"RCPT TO:<{address('big')}>")
+            client.say("DATA", b"354")
+            client.send(stuffed(octets)[:-100])
+        for client, octets in zip(clients, sent, strict=True):
+            client.send(stuffed(octets)[-100:])
+        for client in clients:
+            client.reply(b"250")
+            client.drop()
+        most = resident(worker, "VmHWM")
+        print(f"{count} messages of {size >> 20} MiB: {(most - before) >> 20} MiB more at most")
+        assert most - before < 64 * MEBIBYTE + 2 * size + 32 * MEBIBYTE
+        assert sorted(len(one) for one in bodies(hub, "big")) == sorted(map(len, sent))
+
+
+def test_who_pipelines_and_never_reads_is_not_answered_without_end(
+    hub: WideHub, mailbox: str
+) -> None:
+    (worker,) = serving(hub)
+    before = resident(worker)
+    with pop3(hub, "pop3", "127.0.5.1") as client:
+        client.log_in(mailbox)
+        client.socket.setblocking(False)
+        # Until the hub reads no more: its answers fill the way back.
+        while select.select([], [client.socket], [], 0.3)[1]:
+            with contextlib.suppress(BlockingIOError):
+                client.socket.send(b"CAPA\r\n" * 1000)
+        assert resident(worker) - before < 16 * MEBIBYTE
+        with pop3(hub, "pop3") as other:
+            other.say("CAPA")

@@ -1,0 +1,121 @@
+"""A full disk: new mail is put off with 452, what is there is served, and room is noticed."""
+
+import os
+import pwd
+import shutil
+import subprocess
+
+import pytest
+from clients import SENDER, Pop3Line, SmtpLine, bodies, deliver, in_time, message
+from hub import METAD, USER, Hub, address
+
+SIZE = "64m"
+
+
+def private_mounts() -> bool:
+    """Whether this is root with the right to mount where nobody else sees it."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        return False
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+class SmallDisk(Hub):
+    """A hub whose data directory is a small file system, in a mount namespace of the hub alone:
+    nothing is left mounted, whatever happens."""
+
+    def wrapper(self) -> list[str]:
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        owner = pwd.getpwnam(USER)
+        mount = f"mount -t tmpfs -o size={SIZE},mode=0700,uid={owner.pw_uid},gid={owner.pw_gid}"
+        return [
+            *("unshare", "--mount", "sh", "-c"),
+            f'{mount} tmpfs "$0" && exec "$@"',
+            str(self.data),
+        ]
+
+    def inside(self, *command: str, given: bytes = b"") -> bytes:
+        """Run a command where the hub's disk is to be seen."""
+        pid = str(self.process.pid)
+        whole = ["nsenter", "--mount", "--target", pid, *command]
+        done = subprocess.run(whole, input=given, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fill(self, *, leave: int) -> None:
+        """Somebody else's file takes what is free, but for `leave` octets."""
+        disk = os.statvfs(f"/proc/{self.process.pid}/root{self.data}")
+        size = disk.f_bavail * disk.f_frsize - leave
+        self.inside("fallocate", "-l", str(size), f"{self.data}/filler")
+
+    def free(self) -> None:
+        self.inside("rm", f"{self.data}/filler")
+
+
+@pytest.fixture
+def small_disk():
+    if not private_mounts():
+        pytest.skip("needs root and a mount namespace")
+    with SmallDisk([], workers=1, log_size="4MiB") as hub:
+        command = ("user", "add", address("alice"), "--config", str(hub.config))
+        hub.inside(METAD, *command, "--password-stdin", given=b"secret\n")
+        yield hub
+
+
+def test_mail_that_fills_the_disk_is_put_off_in_time_and_all_is_served(small_disk):
+    """Mail alone fills the disk: the hub stops while it can still index what it took."""
+    small_disk.fill(leave=12 << 20)
+    accepted = deliver_until_refused(small_disk)
+    assert bodies(small_disk, "alice") == accepted
+    small_disk.free()
+    assert taken_again(small_disk)
+
+
+def test_a_disk_that_others_fill_at_once_does_not_stop_what_is_there(small_disk):
+    sent = message()
+    deliver(small_disk, sent, "alice")
+    small_disk.fill(leave=0)
+    accepted = [sent, *deliver_until_refused(small_disk)]
+    assert bodies(small_disk, "alice") == accepted
+    with Pop3Line(small_disk) as pop:
+        pop.log_in("alice")
+        pop.say("DELE 1")
+        pop.send(b"QUIT\r\n")
+        if pop.line().startswith(b"+OK"):
+            del accepted[0]
+    small_disk.free()
+    assert taken_again(small_disk)
+    assert bodies(small_disk, "alice")[:-1] == accepted
+
+
+def deliver_until_refused(hub):
+    """Messages of a kilobyte until one is put off; those that were taken."""
+    accepted = []
+    with SmtpLine(hub) as smtp:
+        while (reply := put(smtp, octets := message(b"x" * 900 + b"\r\n"))) == b"250":
+            accepted.append(octets)
+            assert len(accepted) < 100_000
+    assert reply == b"452"
+    return accepted
+
+
+def taken_again(hub):
+    """Whether mail is taken, once the hub has noticed that there is room."""
+
+    def taken():
+        with SmtpLine(hub) as smtp:
+            return put(smtp, message()) == b"250"
+
+    return in_time(taken)
+
+
+def put(smtp, octets):
+    """One message; the code of the first reply that is no success, or of its end."""
+    for command in (f"MAIL FROM:<{SENDER}>", f"RCPT TO:<{address('alice')}>", "DATA"):
+        smtp.send(command.encode() + b"\r\n")
+        line = smtp.line()
+        if line[:1] not in b"23":
+            smtp.say("RSET")
+            return line[:3]
+    smtp.send(octets + b".\r\n")  # no line of ours begins with a dot
+    return smtp.line()[:3]

@@ -1,0 +1,214 @@
+"""The collector of a running hub: asked by `metad gc`, idle, short of space, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from clients import Pop3Line, SmtpLine, bodies, deliver, digest, fetch, in_time, random_body
+from hub import Hub
+from metad.control import request
+
+NAMES = ["alice", "bob", "carol"]
+# Never by itself: these tests ask for what they want.
+QUIET = "[collector]\nidle_seconds = 86400\n"
+SMALL = {"log_size": "1MiB", "workers": 2}
+
+
+@pytest.fixture
+def own_hub() -> Iterator[Hub]:
+    with Hub(NAMES, QUIET, **SMALL) as hub:
+        yield hub
+
+
+def fill(hub: Hub, dice: random.Random, messages: int = 120) -> dict[str, list[str]]:
+    """Some MiB of mail for one to three each; digests by mailbox."""
+    sent: dict[str, list[str]] = {name: [] for name in NAMES}
+    with SmtpLine(hub) as one, SmtpLine(hub) as other:
+        for number in range(messages):
+            octets = b"Subject: %d\r\n\r\n" % number + dice.randbytes(20_000).hex().encode()
+            names = dice.sample(NAMES, dice.randrange(1, 4))
+            dice.choice([one, other]).deliver(octets, *names)
+            for name in names:
+                sent[name].append(digest(octets))
+    return sent
+
+
+def delete_some(hub: Hub, sent: dict[str, list[str]], every: int = 2) -> None:
+    """All but every n-th message of each mailbox go."""
+    for name in NAMES:
+        with Pop3Line(hub) as pop:
+            pop.log_in(name)
+            count = pop.count()
+            gone = [number for number in range(1, count + 1) if number % every]
+            for number in gone:
+                pop.say(f"DELE {number}")
+            pop.say("QUIT")
+        sent[name] = [one for at, one in enumerate(sent[name], 1) if not at % every]
+
+
+def check(hub: Hub, sent: dict[str, list[str]]) -> None:
+    """By digest, in order within what one connection sent."""
+    for name in NAMES:
+        assert sorted(digest(body) for body in bodies(hub, name)) == sorted(sent[name])
+
+
+def states(hub: Hub) -> dict[int, str]:
+    return {row["number"]: row["state"] for row in request(hub.data, "status")["logs"]}
+
+
+def collector(hub: Hub) -> int:
+    """Its pid; it is started with the workers."""
+    (found,) = [
+        one["pid"]
+        for one in request(hub.data, "status")["processes"]
+        if one["role"] == "collector"
+    ]
+    return found
+
+
+def test_gc_frees_logs_and_keeps_every_message(own_hub: Hub, dice: random.Random) -> None:
+    sent = fill(own_hub, dice)
+    delete_some(own_hub, sent, every=3)
+    before = list(states(own_hub).values())
+    said = json.loads(own_hub.run("gc", "--json").stdout)
+    after = list(states(own_hub).values())
+    assert said["logs_freed"] >= 2
+    assert said["octets_freed"] == said["logs_freed"] << 20
+    assert 0 < said["octets_moved"] < said["octets_freed"]
+    assert after.count("free") >= before.count("free") + said["logs_freed"] - 2
+    assert "collecting" not in after
+    check(own_hub, sent)
+    own_hub.restart()
+    check(own_hub, sent)
+
+
+def test_gc_full_leaves_nothing_dead(own_hub: Hub, dice: random.Random) -> None:
+    sent = fill(own_hub, dice)
+    delete_some(own_hub, sent)
+    said = own_hub.run("gc", "--full").stdout
+    assert "logs freed" in said
+    rows = [row for row in request(own_hub.data, "status")["logs"] if row["state"] == "sealed"]
+    assert all(row["live_octets"] >= 0.9 * row["tail"] for row in rows if row["generation"])
+    assert all(row["live_octets"] >= 0.97 * row["tail"] for row in rows if not row["generation"])
+    check(own_hub, sent)
+    own_hub.kill()
+    own_hub.start()
+    check(own_hub, sent)
+
+
+def test_a_collection_survives_kill_9_and_the_loss_of_the_index(
+    own_hub: Hub, dice: random.Random
+) -> None:
+    sent = fill(own_hub, dice)
+    delete_some(own_hub, sent)
+    own_hub.run("gc", "--full")
+    own_hub.kill()
+    import shutil
+
+    shutil.rmtree(own_hub.data / "index")
+    own_hub.start()
+    check(own_hub, sent)
+
+
+def test_a_killed_collector_is_replaced_and_the_round_done(
+    own_hub: Hub, dice: random.Random
+) -> None:
+    sent = fill(own_hub, dice)
+    delete_some(own_hub, sent)
+    asked = request(own_hub.data, "gc", full=True)
+    for _ in range(3):
+        pid = collector(own_hub)
+        os.kill(pid, signal.SIGKILL)
+        assert in_time(lambda pid=pid: replaced(own_hub, pid))
+    assert in_time(lambda: request(own_hub.data, "gc-progress")["done"] >= asked["round"])
+    assert "collecting" not in states(own_hub).values()
+    check(own_hub, sent)
+    own_hub.restart()
+    check(own_hub, sent)
+
+
+def replaced(hub: Hub, pid: int) -> bool:
+    progress = request(hub.data, "gc-progress")
+    return progress.get("pid") not in (None, pid)
+
+
+def test_senders_and_readers_do_not_notice(own_hub: Hub, dice: random.Random) -> None:
+    """Collections all the while that mail comes and goes."""
+    done = threading.Event()
+    failed: list[BaseException] = []
+
+    def collect() -> None:
+        try:
+            while not done.is_set():
+                own_hub.run("gc", "--full")
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    try:
+        sent = fill(own_hub, dice, 60)
+        delete_some(own_hub, sent)
+        more = fill(own_hub, dice, 60)
+    finally:
+        done.set()
+        thread.join()
+    assert not failed
+    check(own_hub, {name: sent[name] + more[name] for name in NAMES})
+
+
+def test_an_idle_hub_collects_by_itself(dice: random.Random) -> None:
+    settings = "[collector]\nidle_seconds = 0\nidle_load = 1000000\n"
+    with Hub(NAMES, settings, **SMALL) as hub:
+        sent = fill(hub, dice)
+        delete_some(hub, sent, every=5)
+        assert in_time(lambda: request(hub.data, "gc-progress")["logs_freed"] >= 2)
+        check(hub, sent)
+
+
+def test_at_the_limit_mail_is_put_off_until_the_collector_made_room(dice: random.Random) -> None:
+    settings = "[collector]\nidle_seconds = 86400\nlow_space = 60\nenough_space = 70\n"
+    with Hub(NAMES, settings, **SMALL, size_limit="8MiB") as hub:
+        kept = b"Subject: kept\r\n\r\nfrom the beginning\r\n"
+        deliver(hub, kept, "alice")
+        big = b"Subject: big\r\n\r\n" + random_body(dice, 200_000).ljust(200_000, b"x")
+        accepted = fill_to_the_limit(hub, big)
+        assert accepted < 60
+        assert len(fetch(hub, "bob", delete=True)) == accepted
+        assert in_time(lambda: takes(hub, big))
+        assert len(states(hub)) <= 8
+        assert [digest(body) for body in bodies(hub, "alice")] == [digest(kept)]
+
+
+def fill_to_the_limit(hub: Hub, octets: bytes) -> int:
+    """Until 452; how many were taken."""
+    count = 0
+    while takes(hub, octets):
+        count += 1
+        assert count < 100
+    return count
+
+
+def takes(hub: Hub, octets: bytes) -> bool:
+    with SmtpLine(hub) as smtp:
+        smtp.say("MAIL FROM:<sender@example.org>")
+        answer = smtp.say("RCPT TO:<bob@example.test>", b"")
+        if answer.startswith(b"452"):
+            return False
+        smtp.say("DATA", b"354")
+        smtp.send(octets + b"\r\n.\r\n")
+        return smtp.reply(b"").startswith(b"250")
+
+
+def test_gc_without_a_hub_says_so(own_hub: Hub) -> None:
+    own_hub.stop()
+    done = own_hub.run("gc", check=False)
+    assert done.returncode == 69
+    assert "no hub runs" in done.stderr
+    own_hub.start()

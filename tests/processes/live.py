@@ -1,0 +1,79 @@
+"""A real hub, seen as its processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hub import DEADLINE, Hub, watching
+
+from metad.control import request
+from metad.errors import MetadError
+
+NAMES = ["alice", "bob", "carol"]
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class LiveHub(Hub):
+    """`heartbeat` in seconds; the rest as for Hub."""
+
+    def __init__(self, heartbeat: int = 30, settings: str = "", **store: object) -> None:
+        self.limits = f"[limits]\nheartbeat = {heartbeat}\n{settings}"
+        super().__init__(NAMES, self.limits, **store)
+
+    def facts(self) -> dict:
+        """The status, asked for without a command of its own."""
+        return request(self.data, "status")
+
+    def worker_pids(self) -> list[int]:
+        return [one["pid"] for one in self.facts()["workers"]]
+
+    def until(self, condition: Callable[[dict], object], what: str) -> dict:
+        """The first status of which `condition` holds."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            try:
+                facts = self.facts()
+            except MetadError:
+                continue
+            if condition(facts):
+                return facts
+        raise AssertionError(f"never: {what}; the log:\n{self.log.read_text()}")
+
+    def whole(self, *gone: int) -> dict:
+        """Wait until every slot has a serving worker, none of `gone`, and nothing is recovered."""
+
+        def holds(facts: dict) -> bool:
+            serving = [one for one in facts["workers"] if one["state"] == "serving"]
+            pids = {one["pid"] for one in serving}
+            busy = any(one["role"] == "recovery" for one in facts["processes"])
+            return len(serving) >= 2 and not pids & set(gone) and not busy
+
+        return self.until(holds, "all workers serving")
+
+
+def strike(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal one process, and for kill -9 wait until it is gone."""
+    with watching([pid]) as gone:
+        os.kill(pid, number)
+        if number == signal.SIGKILL:
+            gone(DEADLINE)
+
+
+def wait_gone(pid: int) -> None:
+    with watching([pid]) as gone:
+        gone(DEADLINE)
+
+
+@contextmanager
+def index_locked(data: Path) -> Iterator[None]:
+    """Hold the index's write lock, so that whoever wants to write it waits."""
+    with (data / "index" / "writer").open("r+b") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        yield

@@ -1,0 +1,174 @@
+"""kill -9 of each kind of process under load: nothing acknowledged is lost or doubled."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from live import NAMES, LiveHub, index_locked, strike
+from load import Load
+
+
+def rounds(scale: float) -> int:
+    return max(1, round(4 * scale))
+
+
+@pytest.fixture
+def live():
+    with LiveHub() as hub:
+        yield hub
+
+
+def test_a_killed_worker_is_replaced_and_its_mail_is_there(live, scale, capsys):
+    times = []
+    with Load(live, NAMES) as load:
+        for _ in range(rounds(scale)):
+            load.wait_for(30)
+            victim = live.worker_pids()[0]
+            struck = time.monotonic()
+            strike(victim)
+            live.whole(victim)
+            times.append(time.monotonic() - struck)
+    load.check()
+    live.restart()
+    load.check()
+    show(capsys, "worker", times)
+
+
+def test_all_workers_killed_at_once_are_replaced(live, scale, capsys):
+    times = []
+    with Load(live, NAMES) as load:
+        for _ in range(rounds(scale)):
+            load.wait_for(30)
+            victims = live.worker_pids()
+            struck = time.monotonic()
+            for victim in victims:
+                strike(victim)
+            live.whole(*victims)
+            times.append(time.monotonic() - struck)
+    load.check()
+    show(capsys, "all workers", times)
+
+
+def test_with_the_master_killed_everything_ends_and_the_next_start_has_all(live, scale, capsys):
+    times = []
+    for _ in range(rounds(scale)):
+        with Load(live, NAMES) as load:
+            load.wait_for(30)
+            struck = time.monotonic()
+            live.kill_master()
+        live.start()
+        times.append(time.monotonic() - struck)
+        load.check()
+        empty(live)
+    show(capsys, "master, and a start", times)
+
+
+def test_with_the_index_gone_after_a_kill_all_is_there(live):
+    with Load(live, NAMES) as load:
+        load.wait_for(60)
+        strike(live.worker_pids()[0])
+        load.wait_for(30)
+        live.kill()
+    shutil.rmtree(live.data / "index")
+    live.start()
+    load.check()
+
+
+def test_a_killed_recovery_is_tried_again_until_the_mail_is_there(live):
+    with Load(live, NAMES) as load:
+        load.wait_for(60)
+        victim = live.worker_pids()[0]
+        with index_locked(live.data):
+            strike(victim)
+            facts = live.until(recovery, "a recovery that waits")
+            strike(recovery(facts))
+            again = live.until(lambda facts: recovery(facts), "the next recovery")
+            assert recovery(again) != recovery(facts)
+        live.whole(victim)
+    load.check()
+    assert "not recovered yet: killed by SIGKILL" in live.log.read_text()
+
+
+def recovery(facts: dict) -> int:
+    """The pid of a recovery, 0: none works."""
+    return next((one["pid"] for one in facts["processes"] if one["role"] == "recovery"), 0)
+
+
+def test_a_stopped_recovery_is_killed_and_tried_again():
+    with LiveHub(heartbeat=1) as live:
+        with Load(live, NAMES) as load:
+            load.wait_for(30)
+            victim = live.worker_pids()[0]
+            with index_locked(live.data):
+                strike(victim)
+                first = recovery(live.until(recovery, "a recovery that waits"))
+                os.kill(first, signal.SIGSTOP)
+                live.until(lambda facts: recovery(facts) not in (0, first), "another recovery")
+            live.whole(victim)
+        load.check()
+
+
+def test_a_fork_that_fails_is_tried_again(live):
+    """As with a full process table: the master goes on, and the worker comes when it can."""
+    master, victim = live.process.pid, live.worker_pids()[0]
+    limits = Path(f"/proc/{master}/limits").read_text()
+    hard = re.search(r"^Max processes +\S+ +(\S+)", limits, re.M)[1]
+    most = resource.RLIM_INFINITY if hard == "unlimited" else int(hard)
+    limit_processes(master, (1, most))
+    try:
+        strike(victim)
+        live.until(lambda _: "cannot fork" in live.log.read_text(), "a fork that fails")
+        assert live.facts()["state"] == "serving"
+    finally:
+        limit_processes(master, (most, most))
+    live.whole(victim)
+
+
+def limit_processes(pid: int, limit: tuple[int, int]) -> None:
+    """As the user of that process, who alone may."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    uid, gid = (int(status.partition(key)[2].split()[0]) for key in ("Uid:", "Gid:"))
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            resource.prlimit(pid, resource.RLIMIT_NPROC, limit)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_workers_that_die_again_and_again_come_later_each_time(live):
+    """A crash loop must not eat the machine: the fifth death in a row costs over a second."""
+    gaps = []
+    for _ in range(5):
+        victim = live.until(lambda facts: facts["workers"][0]["pid"], "a worker")
+        pid = victim["workers"][0]["pid"]
+        struck = time.monotonic()
+        strike(pid)
+        live.until(lambda facts: facts["workers"][0]["pid"] not in (0, pid), "its successor")
+        gaps.append(time.monotonic() - struck)
+    assert gaps[-1] > 1.0 > gaps[0]
+    assert gaps[-1] > gaps[1]
+
+
+def empty(live: LiveHub) -> None:
+    from clients import fetch
+
+    for name in NAMES:
+        fetch(live, name, delete=True)
+
+
+def show(capsys, what: str, times: list[float]) -> None:
+    with capsys.disabled():
+        shown = ", ".join(f"{one:.2f}" for one in sorted(times))
+        print(f"\nback in service after kill -9 of {what}: {shown} s")

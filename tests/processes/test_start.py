@@ -1,0 +1,311 @@
+"""metad start: refused with one line and the right exit code, or ready; and who is told of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from clients import deliver, message
+from hub import DEADLINE, METAD, Hub, lines_of, watching
+from live import LiveHub
+
+SHARED = Path("/dev/shm")
+
+
+def refused(hub: Hub, *options: str) -> tuple[int, str]:
+    """Exit code and the only line of a start that does not succeed; nothing of it is left."""
+    before = set(SHARED.iterdir())
+    done = hub.run("start", *options, check=False)
+    assert done.stdout == ""
+    mine = {path for path in set(SHARED.iterdir()) - before if f"-{os.getpid()}" in path.name}
+    assert not mine
+    return done.returncode, done.stderr
+
+
+@contextmanager
+def idle_hub(**given):
+    """A hub that is not started, nor looked at when it ends."""
+    hub = LiveHub(**given)
+    hub.start().stop()
+    try:
+        yield hub
+    finally:
+        hub.__exit__(KeyError)
+
+
+def test_a_second_hub_on_the_directory_is_refused_with_the_pid_of_the_first():
+    with LiveHub() as live:
+        code, said = refused(live)
+        assert code == 69
+        assert said == f"metad: fatal: {live.data}: a hub runs here already, pid {live.process.pid}\n"
+        deliver(live, message(), "alice")
+
+
+def test_a_port_in_use_is_refused_and_nothing_is_left():
+    with idle_hub() as hub, socket.socket() as taken:
+        taken.bind(("127.0.0.1", hub.smtp_port))
+        taken.listen()
+        code, said = refused(hub)
+        assert code == 71
+        where = f"127.0.0.1:{hub.smtp_port}"
+        assert said == f"metad: fatal: cannot listen on {where}: Address already in use\n"
+        assert not list((hub.data / "run").iterdir())
+
+
+def test_a_bad_configuration_is_refused():
+    with idle_hub() as hub:
+        hub.config.write_text(hub.config.read_text().replace("workers = 2", "workers = 0"))
+        code, said = refused(hub)
+        assert code == 78
+        assert re.fullmatch(r"metad: fatal: .*metad.toml:\d+: store.workers: .*\n", said)
+
+
+def test_a_data_directory_of_somebody_else_is_refused():
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    with idle_hub() as hub:
+        os.chown(hub.data, 54321, 54321)
+        code, said = refused(hub)
+        assert code == 77
+        assert said.startswith(f"metad: fatal: {hub.data}: belongs to another user")
+
+
+def test_a_data_directory_that_cannot_be_made_is_refused():
+    with idle_hub() as hub:
+        text = hub.config.read_text().replace(str(hub.data), "/proc/metad")
+        hub.config.write_text(text)
+        code, said = refused(hub)
+        assert code in (71, 73)
+        assert said.startswith("metad: fatal: /proc/metad: ")
+
+
+def test_a_pid_file_that_cannot_be_written_is_refused():
+    with idle_hub() as hub:
+        assert refused(hub, "--pid-file", "/proc/metad.pid")[0] == 73
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "text"),
+    [("boot", 71, "sabotage: no room"), ("bug", 70, "KeyError: 'sabotage'")],
+)
+def test_a_worker_that_cannot_begin_stops_the_start_with_its_reason(sabotaged, flag, code, text):
+    with idle_hub() as hub:
+        (hub.data / flag).touch()
+        done = hub_start(hub)
+        assert done.returncode == code
+        assert re.search(rf"^metad: fatal: worker [01] cannot start: {text}$", done.stderr, re.M)
+        assert done.stdout == ""
+        (hub.data / flag).unlink()
+        hub.start()
+        deliver(hub, message(), "alice")
+        hub.stop()
+
+
+def hub_start(hub: Hub) -> subprocess.CompletedProcess[str]:
+    """A start that is to fail, tracebacks allowed."""
+    command = [METAD, "start", "--config", str(hub.config)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+
+
+def test_a_recovery_that_fails_stops_the_start_with_its_reason():
+    with idle_hub() as hub:
+        logs = hub.data / "logs"
+        logs.chmod(0)
+        code, said = refused_with_log(hub)
+        logs.chmod(0o700)
+        assert code == 74
+        assert said.startswith("metad: fatal: recovery failed: ")
+
+
+def refused_with_log(hub: Hub) -> tuple[int, str]:
+    done = hub.run("start", check=False)
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+def test_one_left_by_a_dead_hub_is_recovered_and_started():
+    with LiveHub() as live:
+        deliver(live, message(), "alice")
+        live.kill()
+        live.start()
+        assert live.facts()["state"] == "serving"
+
+
+# --- Detached, PID file ---------------------------------------------------------------------------
+
+
+def test_a_detached_hub_is_ready_when_the_command_returns_and_its_pid_is_in_the_file():
+    with idle_hub() as hub:
+        pid_file, log = hub.home / "pid", hub.home / "log of it"
+        hub.home.chmod(0o777)
+        done = hub.run("start", "--detach", "--pid-file", str(pid_file), "--log-file", str(log))
+        pid = int(pid_file.read_text())
+        try:
+            assert done.stdout.splitlines()[-1] == "metad: ready"
+            deliver(hub, message(), "alice")
+            assert os.getsid(pid) == pid
+            assert "status=stored" in log.read_text()
+            assert hub.facts()["pid"] == pid
+            with watching([pid]) as gone:
+                hub.run("stop")
+                gone(DEADLINE)
+            assert not pid_file.exists() or pid_file.read_text() == ""
+        finally:
+            if hub.run("status", check=False).returncode == 0:
+                hub.run("stop", "--now")
+
+
+def test_a_detached_start_that_is_refused_says_why_and_has_the_exit_code():
+    with LiveHub() as live:
+        done = live.run("start", "--detach", check=False)
+        assert done.returncode == 69
+        assert f"a hub runs here already, pid {live.process.pid}" in done.stderr
+
+
+# --- systemd --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notified(monkeypatch):
+    """What the hub tells the service manager: a function that gives the next datagram."""
+    with tempfile.TemporaryDirectory() as top, socket.socket(
+        socket.AF_UNIX, socket.SOCK_DGRAM
+    ) as sock:
+        os.chmod(top, 0o711)
+        path = Path(top) / "notify"
+        sock.bind(str(path))
+        path.chmod(0o777)
+        sock.settimeout(DEADLINE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+        def until(key: str) -> dict[str, str]:
+            while True:
+                text = sock.recv(4096).decode()
+                fields = dict(line.split("=", 1) for line in text.splitlines())
+                if key in fields:
+                    return fields
+
+        yield until
+
+
+def test_systemd_is_told_of_ready_reload_watchdog_and_stop(notified):
+    with LiveHub() as live:
+        assert notified("READY")["MAINPID"] == str(live.process.pid)
+        assert notified("WATCHDOG")["WATCHDOG"] == "1"
+        live.run("reload")
+        assert int(notified("RELOADING")["MONOTONIC_USEC"]) > 0
+        assert notified("READY")["READY"] == "1"
+        live.stop()
+        assert notified("STOPPING")["STOPPING"] == "1"
+
+
+def test_sockets_handed_over_by_name_and_by_address_are_served():
+    """As systemd does it: descriptors from 3 on, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES."""
+    with idle_hub() as hub:
+        smtp, pop3 = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+        with smtp, pop3:
+            old = (hub.smtp_port, hub.pop3_port)
+            hub.smtp_port, hub.pop3_port = (one.getsockname()[1] for one in (smtp, pop3))
+            text = hub.config.read_text().replace(f'"127.0.0.1:{old[0]}"', '"fd:smtp"')
+            hub.config.write_text(text.replace(str(old[1]), str(hub.pop3_port)))
+            with activated(hub, {"smtp": smtp, "other": pop3}) as process:
+                smtp.close()
+                pop3.close()
+                said = read_until_ready(process)
+                assert said[:2] == [
+                    f"listening smtp 127.0.0.1:{hub.smtp_port}",
+                    f"listening pop3 127.0.0.1:{hub.pop3_port}",
+                ]
+                deliver(hub, message(), "alice")
+                hub.run("stop")
+                assert process.wait(DEADLINE) == 0
+
+
+def test_a_socket_that_no_table_wants_is_refused():
+    with idle_hub() as hub, socket.create_server(("127.0.0.1", 0)) as stray:
+        with activated(hub, {"stray": stray}) as process:
+            assert process.wait(DEADLINE) == 78
+            assert "no [[listen]] table wants the socket stray" in process.stderr.read()
+
+
+@contextmanager
+def activated(hub: Hub, sockets: dict[str, socket.socket]):
+    """A start with sockets handed over; a shell sets the pid, which must be the hub's own."""
+    moved = " ".join(f"{number}<&{sock.fileno()}" for number, sock in enumerate(sockets.values(), 3))
+    process = subprocess.Popen(
+        ["bash", "-c", f'LISTEN_PID=$$ exec "$0" start --config "$1" {moved}', METAD, hub.config],
+        env={**os.environ, "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(sockets)},
+        pass_fds=[sock.fileno() for sock in sockets.values()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(DEADLINE)
+
+
+def read_until_ready(process: subprocess.Popen[str]) -> list[str]:
+    said = []
+    for line in lines_of(process.stdout.fileno(), DEADLINE):
+        said.append(line)
+        if line == "metad: ready":
+            return said
+    raise AssertionError(f"{said} {process.stderr.read()}")
+
+
+# --- Stopping -------------------------------------------------------------------------------------
+
+
+def test_stop_now_waits_for_nobody_and_loses_nothing():
+    from clients import SmtpLine, bodies
+
+    with LiveHub() as live:
+        sent = message()
+        deliver(live, sent, "alice")
+        with SmtpLine(live) as smtp:
+            smtp.say("MAIL FROM:<a@example.test>")
+            with watching([live.process.pid]) as gone:
+                live.run("stop", "--now")
+                gone(DEADLINE)
+        assert live.finished() == 0
+        live.start()
+        assert bodies(live, "alice") == [sent]
+
+
+def test_a_stop_during_the_start_leaves_nothing():
+    with idle_hub() as hub:
+        for _ in range(3):
+            process = subprocess.Popen(
+                [METAD, "start", "--config", str(hub.config)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            with process:
+                while not (hub.data / "run" / "control").exists() and process.poll() is None:
+                    select.select([], [], [], 0.005)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(DEADLINE) == 0, process.stderr.read()
+                wait_for_nobody(hub)
+
+
+def wait_for_nobody(hub: Hub) -> None:
+    run = hub.data / "run"
+    assert not [path for path in run.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", hub.smtp_port))

@@ -1,0 +1,80 @@
+"""What holds for every file of the tree, whatever is in it."""
+
+import ast
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Somebody's machine, or a package registry.  Written so that this file is not found itself.
+FORBIDDEN = re.compile(
+    "|".join(
+        (
+            *(rf"(?<![\w.}}])/{name}/" for name in ("wor[k]", "tmp/[n]", "roo[t]", "opt/pyp[i]")),
+            *(r"pypi\.or[g]", r"pythonhosted\.or[g]", r"npmjs\.or[g]"),
+            *(r"deb\.debian\.or[g]", r"nodesource\.co[m]"),
+        )
+    )
+)
+
+
+def tracked() -> list[Path]:
+    """Files of the tree that git has or would take; without git, those that look like it."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode == 0:
+        paths = [ROOT / os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    else:
+        paths = [path for path in ROOT.rglob("*") if not hidden(path)]
+    return [path for path in paths if path.is_file()]
+
+
+def hidden(path: Path) -> bool:
+    parts = path.relative_to(ROOT).parts
+    return any((part.startswith(".") and part != ".ci") or part == "__pycache__" for part in parts)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+FILES = tracked()
+MODULES = [path for path in FILES if path.suffix == ".py"]
+
+
+def test_the_tree_is_looked_at():
+    assert {"pyproject.toml", "metad/__init__.py", "tools/test"} <= {named(path) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_file_names_a_machine_or_a_registry(path):
+    text = path.read_bytes().decode("utf-8", "replace")
+    assert FORBIDDEN.findall(text) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_every_module_opens_with_what_it_is(path):
+    said = ast.get_docstring(ast.parse(path.read_bytes()))
+    assert said
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_what_begins_with_an_interpreter_can_be_run_and_nothing_else(path):
+    assert os.access(path, os.X_OK) == path.read_bytes().startswith(b"#!")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.read_bytes().startswith(b"#!/bin/sh\n")], ids=named
+)
+def test_shell_scripts_parse_and_stop_at_the_first_error(path):
+    assert subprocess.run(["sh", "-n", str(path)], check=False).returncode == 0
+    assert "\nset -eu\n" in path.read_text()
+
+
+def test_a_machine_path_and_a_registry_would_be_found():
+    for text in ("cd /wor" + "k/main", '"/roo' + 't/x"', "https://pypi" + ".org/"):
+        assert FORBIDDEN.search(text)
+    assert not FORBIDDEN.search("$test/root/usr, .test/root/")
