@@ -169,7 +169,7 @@ class ControlServer:
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
-        with _short(self.path) as path:
+        with short_path(self.path) as path:
             self._sock.bind(path)
         self.path.chmod(0o600)
         self._sock.setblocking(False)
@@ -253,7 +253,7 @@ class Client:
 
     def _connect(self, path: Path) -> None:
         self._sock.settimeout(self._timeout)
-        with _short(path) as short:
+        with short_path(path) as short:
             self._sock.connect(short)
 
     def __enter__(self) -> Client:
@@ -336,7 +336,7 @@ def _decoded(line: bytes) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _short(path: Path) -> Iterator[str]:
+def short_path(path: Path) -> Iterator[str]:
     """`path` in a form of at most 107 octets, which is what a socket's address holds (unix(7))."""
     if len(os.fsencode(path)) <= _SUN_PATH:
         yield str(path)

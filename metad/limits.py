@@ -130,7 +130,7 @@ COLLECTOR_LOGS = 3
 # is dead, per cent of the space that is free.
 IDLE_LOAD = 50
 IDLE_SECONDS = 10
-GARBAGE = 50
+GARBAGE = 70
 LOW_SPACE = 10
 ENOUGH_SPACE = 15
 

@@ -9,12 +9,14 @@ Rules of this file:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Sequence
 
 Buffer = bytes | bytearray | memoryview
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 class Osio:
@@ -30,8 +32,14 @@ class Osio:
         return os.pread(fd, count, offset)
 
     def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
-        """Octets read.  With RWF_NOWAIT: BlockingIOError when the disk would have to be asked."""
-        return os.preadv(fd, buffers, offset, flags)
+        """Octets read.  With RWF_NOWAIT: BlockingIOError when the disk would have to be asked, or
+        when the file system cannot tell (tmpfs, NFS)."""
+        try:
+            return os.preadv(fd, buffers, offset, flags)
+        except OSError as error:
+            if flags and error.errno == errno.EOPNOTSUPP:
+                raise BlockingIOError(errno.EAGAIN, "no RWF_NOWAIT here") from None
+            raise
 
     def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
         return os.pwrite(fd, data, offset)
@@ -56,6 +64,25 @@ class Osio:
     def allocate(self, fd: int, size: int) -> None:
         """Reserve `size` octets, so that a full disk is met here and not at an append."""
         os.posix_fallocate(fd, 0, size)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Set the size of a file; what is new in it is a hole."""
+        os.ftruncate(fd, size)
+
+    def clone(self, source: int, target: int) -> None:
+        """Let `target` share all blocks of `source` until one of them is written to (FICLONE).
+
+        Raises OSError where the file system cannot.
+        """
+        fcntl.ioctl(target, _FICLONE, source)
+
+    def copy_range(self, source: int, target: int, count: int, offset: int) -> int:
+        """Copy within the kernel, to the same offset; octets copied.  Raises OSError where the
+        file systems cannot."""
+        return os.copy_file_range(source, target, count, offset, offset)
+
+    def link(self, old: str, new: str) -> None:
+        os.link(old, new)
 
     def rename(self, old: str, new: str) -> None:
         os.replace(old, new)

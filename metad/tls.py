@@ -96,6 +96,12 @@ def required(config: Config) -> TlsContexts:
     return contexts
 
 
+def check(config: Config) -> None:
+    """Before a start: raises ConfigError if a listener wants a certificate and there is none."""
+    if wanted(config):
+        required(config)
+
+
 def wanted(config: Config) -> bool:
     """Whether any listener needs a certificate."""
     return any(listener.tls != "none" for listener in config.listen)

@@ -154,6 +154,7 @@ class HubOptions:
     layer: str = "log"
     users: tuple[str, ...] = ()
     log_size: str = "128MiB"
+    more: str = ""  # lines behind the table [store]
 
 
 @contextlib.contextmanager
@@ -197,7 +198,7 @@ address = "127.0.0.1:{pop3}"
 layer = "{options.layer}"
 workers = {options.workers}
 log_size = "{options.log_size}"
-"""
+{options.more}"""
 
 
 def machine(where: Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from store_kit import StoreKit
+
 from metad.store.collector import Collector
 from metad.store.evacuation import Tools
 from metad.store.ids import IdMaker
 from metad.store.source import LogSettings, LogSource
 from metad.store.survivors import Survivors
 from metad.store.table import LogTable, State
-from store_kit import StoreKit
 
 ROW = 6  # the process row that the collector has
 

@@ -68,7 +68,11 @@ class Hub:
             raise
 
     def __enter__(self) -> Hub:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            shutil.rmtree(self.home)
+            raise
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import click
 
 from metad import __version__
-from metad.cli import config, gc, hub, tls, users
+from metad.cli import config, fsck, gc, hub, mail, store, tls, user_edit, user_files, users
 from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
 
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -38,13 +38,19 @@ def version() -> None:
     click.echo(f"metad {__version__}")
 
 
+# Verbs of `metad user`, each file with its own.
+_VERBS = (user_edit, user_files)
+
 for _one in (
     hub.start,
     hub.stop,
     hub.reload,
     hub.status,
     gc.gc,
+    fsck.fsck,
+    store.group,
     users.user,
+    mail.mail,
     config.config,
     tls.group,
 ):

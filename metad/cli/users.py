@@ -10,17 +10,18 @@ import click
 
 from metad import limits
 from metad.cli.context import Place, hub_options
-from metad.errors import DataError, UsageError
+from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
 from metad.users.database import Account, UserDatabase
 
 password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, one line."
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(no_args_is_help=False)
 def user() -> None:
-    """Add, change, remove and list mailboxes."""
+    """Mailboxes and aliases: add, change, remove, list, import, export."""
 
 
 @user.command()
@@ -28,75 +29,109 @@ def user() -> None:
 @hub_options
 @password_stdin
 @click.option("--no-password", is_flag=True, help="A mailbox that nobody can log in to yet.")
-def add(place: Place, address: str, password_stdin: bool, no_password: bool) -> None:
+@json_option
+def add(place: Place, address: str, password_stdin: bool, no_password: bool, as_json: bool) -> None:
     """Add a mailbox; makes the data directory if it is the first."""
     if password_stdin and no_password:
         raise UsageError("--password-stdin and --no-password exclude each other")
+    work = iterations(place)
     password = None if no_password else read_password(password_stdin)
-    with UserDatabase(place.make() / "users", create=True) as database:
+    with UserDatabase(place.make() / "users", create=True, iterations=work) as database:
         account = database.add(address, password)
-    click.echo(f"added {account.address}, mailbox {account.id}")
+    said(account, f"added {account.address}, mailbox {account.id}", as_json)
 
 
 @user.command()
 @click.argument("address")
 @hub_options
-def remove(place: Place, address: str) -> None:
+@click.option("--force", is_flag=True, help="Out of every alias that names it, too.")
+@json_option
+def remove(place: Place, address: str, force: bool, as_json: bool) -> None:
     """Remove a mailbox; its mail goes with the next collection."""
-    with UserDatabase(place.enter() / "users") as database:
-        account = database.remove(address)
-    click.echo(f"removed {account.address}, mailbox {account.id}")
+    with open_users(place) as database:
+        try:
+            account = database.remove(address, force=force)
+        except NoSuchUserError:
+            if database.alias(address) is None:
+                raise
+            raise DataError(f"{address} is an alias: metad user alias {address} --delete") from None
+    said(account, f"removed {account.address}, mailbox {account.id}", as_json)
 
 
 @user.command()
 @click.argument("address")
 @hub_options
 @password_stdin
-def passwd(place: Place, address: str, password_stdin: bool) -> None:
+@json_option
+def passwd(place: Place, address: str, password_stdin: bool, as_json: bool) -> None:
     """Give a mailbox a new password."""
+    work = iterations(place)
     password = read_password(password_stdin)
-    with UserDatabase(place.enter() / "users") as database:
+    with UserDatabase(place.enter() / "users", iterations=work) as database:
         account = database.set_password(address, password)
-    click.echo(f"changed the password of {account.address}")
+    said(account, f"changed the password of {account.address}", as_json)
 
 
 @user.command("list")
 @hub_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--all", "everything", is_flag=True, help="The built-in postmaster too.")
-def list_users(place: Place, as_json: bool, everything: bool) -> None:
+@click.option("--aliases", is_flag=True, help="Aliases and what they stand for, not mailboxes.")
+def list_users(place: Place, as_json: bool, everything: bool, aliases: bool) -> None:
     """List the mailboxes by address, one to a line."""
-    with UserDatabase(place.enter() / "users") as database:
+    with open_users(place) as database:
+        found = database.aliases() if aliases else database.accounts(builtin=everything)
         if as_json:
-            _list_json(database, everything)
+            print_array(map(facts_of, found))
             return
-        for account in database.accounts(builtin=everything):
-            notes = _notes(account)
-            click.echo(account.address + (f"\t{', '.join(notes)}" if notes else ""))
+        for one in found:
+            notes = _notes(one) if isinstance(one, Account) else list(one.members)
+            click.echo(one.address + (f"\t{', '.join(notes)}" if notes else ""))
 
 
-def _list_json(database: UserDatabase, everything: bool) -> None:
-    """One array, written as it is read: a million users need no memory."""
+def print_array(items: Any) -> None:
+    """One JSON array, written as it is made: a million users need no memory."""
     separator = "["
-    for account in database.accounts(builtin=everything):
+    for item in items:
         click.echo(separator)
-        click.echo(json.dumps(_facts(account), ensure_ascii=False), nl=False)
+        click.echo(json.dumps(item, ensure_ascii=False), nl=False)
         separator = ","
     click.echo("\n]" if separator == "," else "[]")
 
 
-def _facts(account: Account) -> dict[str, Any]:
+def facts_of(one: Any) -> dict[str, Any]:
+    """An account or an alias as JSON shows it."""
+    if not isinstance(one, Account):
+        return {"address": one.address, "members": list(one.members)}
     return {
-        "id": account.id,
-        "address": account.address,
-        "disabled": account.disabled,
-        "has_password": account.has_password,
+        "id": one.id,
+        "address": one.address,
+        "disabled": one.disabled,
+        "has_password": one.has_password,
     }
 
 
 def _notes(account: Account) -> list[str]:
     disabled = ["disabled"] if account.disabled else []
     return disabled + ([] if account.has_password else ["no password"])
+
+
+def said(one: Any, text: str, as_json: bool) -> None:
+    """What was done, for people or programs."""
+    click.echo(json.dumps(facts_of(one), ensure_ascii=False) if as_json else text)
+
+
+def open_users(place: Place) -> UserDatabase:
+    """The users database that is there, as its owner."""
+    return UserDatabase(place.enter() / "users")
+
+
+def iterations(place: Place) -> int:
+    """The work for new passwords.  A bad file hinders nobody who names the directory."""
+    try:
+        return place.config.users.scram_iterations
+    except ConfigError:
+        return limits.SCRAM_ITERATIONS
 
 
 def read_password(from_stdin: bool) -> bytes:

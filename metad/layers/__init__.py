@@ -72,8 +72,18 @@ def check(config: Config) -> dict[str, Any]:
 
 
 def directories(config: Config) -> list[Path]:
-    """What the layer needs besides the data directory.  Raises ConfigError."""
-    return find(config.store.layer).directories(check(config))
+    """What the layer needs besides the data directory, made if it is not there.
+
+    Raises ConfigError.
+    """
+    wanted = find(config.store.layer).directories(check(config))
+    outside = [one for one in wanted if not one.is_relative_to(config.data)]
+    for one in outside:
+        try:
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"layer: {one}: {error.strerror}") from None
+    return outside
 
 
 def _entry_point(name: str) -> EntryPoint:

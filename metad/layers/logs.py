@@ -125,7 +125,7 @@ class LogLayer(Layer):
     # -- mail out
 
     def open_mailbox(self, mailbox: int) -> Maildrop:
-        if self.committer.behind:
+        if self.committer.is_behind(mailbox):
             raise RefusedError("the index is behind the log")
         if not self.locks.acquire(mailbox):
             raise MailboxInUseError

@@ -16,32 +16,24 @@ import select
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
-import posix_ipc
-
-from metad import __version__, config, confine
-from metad.config import Config
-from metad.control import Connection, ControlServer
+from metad.control import Connection
 from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError
-from metad.listeners import Bound, close_all, rebind
-from metad.loglines import LogLines
-from metad.master import reload, status
+from metad.master import status
 from metad.master.aftercare import Aftercare
-from metad.master.children import MASTER_ROW, Child, Family, Wanted
+from metad.master.births import Births
+from metad.master.children import MASTER_ROW, Child, Family
 from metad.master.collecting import Collecting
 from metad.master.crew import Crew, Generation
-from metad.master.options import Options, Snapshot
-from metad.master.watch import SemaphoreWatch, Watch
-from metad.pidfile import PidFile
-from metad.shm import Cell, ProcessRow, Role, SharedArea
+from metad.master.hub import Hub
+from metad.master.options import Snapshot
+from metad.master.turning import Reloading
+from metad.master.watch import BOOT_SECONDS, SemaphoreWatch, Watch
+from metad.shm import Role
 from metad.store.table import LogTable
-from metad.systemd import Notifier
-from metad.workers import collector, mail, upkeep
-from metad.workers.base import SIGNALS, Birth, describe
+from metad.workers.base import SIGNALS, describe
 
 POLL_MILLISECONDS = 250
 # What children get beyond the stop deadline before they are killed.
@@ -61,31 +53,11 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-@dataclass(slots=True)
-class Hub:
-    """Everything that a master is given.  `given` is the configuration as its owner wrote it,
-    `config` the same as seen from inside a chroot."""
-
-    given: Config
-    config: Config
-    bound: list[Bound]
-    area: SharedArea
-    semaphore: posix_ipc.Semaphore
-    control: ControlServer
-    notifier: Notifier
-    boot: str
-    options: Options
-    pid_file: PidFile
-    log: LogLines = field(default_factory=LogLines)
-
-
 class Master:
     """A running hub's first process."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._given = hub.given
-        self._config = hub.config
         self._control = hub.control
         self._phase = Phase.RECOVERING
         self._started = time.monotonic()
@@ -95,15 +67,15 @@ class Master:
         self._clean = False  # whether the index will be all there when the last worker has ended
         self._failure: MetadError | None = None
         self._announced = False
-        self._turn: reload.Turn | None = None
         self._job: Child | None = None  # the first recovery, or the closing of the index
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._family = Family(hub.area, self._close_in_child)
-        self._crew = Crew(
-            self._family, Generation(1, hub.config, hub.bound), self._worker, self._report
-        )
-        self._aftercare = Aftercare(self._family, self._recovery_of, self._report)
-        self._collecting = Collecting(self._family, hub.area, self._collector, self._report)
+        self._births = births = Births(hub)
+        first = Generation(1, hub.config, hub.bound)
+        self._crew = Crew(self._family, first, births.worker, self._report)
+        self._aftercare = Aftercare(self._family, births.recovery_of, self._report)
+        self._collecting = Collecting(self._family, hub.area, births.collector, self._report)
+        self._reloading = Reloading(hub, self._crew, self._reloaded, self._report)
         self._watch = Watch(self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
@@ -140,28 +112,32 @@ class Master:
         now = time.monotonic()
         for child, code in self._family.reap():
             self._mourn(child, code)
-        if self._phase in (Phase.STARTING, Phase.SERVING) and self._turn is None:
+        if self._phase in (Phase.STARTING, Phase.SERVING) and self._reloading.turn is None:
             self._crew.tend(now)
-        if self._phase in (Phase.STARTING, Phase.SERVING) and self._has_logs:
+        if self._phase in (Phase.STARTING, Phase.SERVING) and self._hub.has_logs:
             self._collecting.tend(now)
         if self._phase is not Phase.RECOVERING:
             self._aftercare.tend(now)
-        self._watch.look(self._family, self._config.limits.heartbeat)
+        self._watch.look(self._family, self._heartbeat())
         self._semaphore_watch.look(self._family, now)
         self._crew.end_overdue(self._retire_seconds(), now)
         self._look_at_deadlines(now)
+        self._reloading.advance(now)
         self._advance()
         self._notify(now)
         if self._phase is not Phase.ENDED:
             self._poll()
 
+    def _heartbeat(self) -> float:
+        """The limit; one that ends writes its log's seal, with a heart that stands still."""
+        limit = self._hub.config.limits.heartbeat
+        return max(limit, BOOT_SECONDS) if self._phase is Phase.DRAINING else limit
+
     def _retire_seconds(self) -> float:
-        limits = self._config.limits
+        limits = self._hub.config.limits
         return limits.reload_deadline + limits.stop_deadline
 
     def _look_at_deadlines(self, now: float) -> None:
-        if self._turn is not None and now > self._turn.deadline:
-            self._abandon(MetadError("the new workers did not get ready in time"))
         if self._phase is Phase.DRAINING and now > self._stop_deadline:
             self._report("warning: drain deadline passed; killing what is left")
             self._clean = False
@@ -174,8 +150,12 @@ class Master:
             self._announce()
         elif self._phase is Phase.DRAINING and not len(self._family):
             self._close_index()
-        if self._turn is not None and self._crew.successors_ready():
-            self._complete(self._turn)
+
+    def _reloaded(self) -> None:
+        """There is a new configuration in force, or the old one stays."""
+        self._collecting.renew(signal.SIGTERM)
+        if self._phase is Phase.SERVING:
+            self._announce()
 
     def _announce(self) -> None:
         """The hub is ready: told to whoever waits for it."""
@@ -206,75 +186,20 @@ class Master:
         os.close(self._wake_r)
         os.close(self._wake_w)
 
-    def _places(self) -> list[Path]:
-        return mail.places(self._config) if self._config.landlock else []
-
-    def _setup(self) -> upkeep.Setup:
-        hub = self._hub
-        return upkeep.Setup(self._config.data, hub.area, hub.semaphore, hub.boot)
-
-    def _child(self, role: Role, main: Any) -> Wanted:
-        return Wanted(role, 0, lambda row, _: int(main(row)), self._places())
-
-    @property
-    def _has_logs(self) -> bool:
-        return self._config.store.layer == "log"
-
-    def _collector(self, done: int) -> Wanted:
-        """The collector; `done` is the last round that was asked for and done."""
-        config, area, semaphore = self._config, self._hub.area, self._hub.semaphore
-        asked = self._collecting.asked
-
-        def main(row: ProcessRow, birth: Birth) -> int:
-            row[Cell.ROUND] = done
-            return collector.main(collector.Setup(config, area, semaphore, row, asked, birth.ready))
-
-        return Wanted(Role.COLLECTOR, 0, main, self._places())
-
     def _recover(self) -> None:
         """The first child, alone."""
-        if self._config.store.layer != "log":
+        if not self._hub.has_logs:
             self._hub.area.clock_offset = time.time_ns() - time.monotonic_ns()
             self._phase = Phase.STARTING
-            return
-        setup = self._setup()
-        wanted = self._child(Role.RECOVERY, lambda row: upkeep.recover_hub(setup, row))
-        self._job = self._family.fork(wanted)
-
-    def _recovery_of(self, dead: ProcessRow) -> Wanted:
-        setup = self._setup()
-        return self._child(
-            Role.RECOVERY, lambda row: upkeep.recover_process(setup, row, dead.index)
-        )
+        else:
+            self._job = self._family.fork(self._births.first_recovery())
 
     def _close_index(self) -> None:
         """Note that the index is clean, if every worker ended as it should."""
-        if not self._clean or len(self._aftercare) or self._config.store.layer != "log":
-            self._phase = Phase.ENDED
-            return
-        self._phase = Phase.CLOSING
-        setup = self._setup()
-        wanted = self._child(Role.RECOVERY, lambda _: upkeep.close_index(setup))
-        self._job = self._family.fork(wanted)
-
-    def _worker(self, slot: int, generation: Generation) -> Wanted:
-        slots = len(self._crew.slots)
-        mine = [
-            (one.listener, sock) for one in generation.bound for sock in one.of_slot(slot, slots)
-        ]
-        area, semaphore = self._hub.area, self._hub.semaphore
-
-        def main(row: ProcessRow, birth: Birth) -> int:
-            keep = {sock.fileno() for _, sock in mine}
-            for one in {*self._hub.bound, *generation.bound}:
-                for sock in one.sockets:
-                    if sock.fileno() not in keep:
-                        sock.close()
-            return mail.main(
-                mail.WorkerSetup(generation.config, mine, area, semaphore, row, birth.ready)
-            )
-
-        return Wanted(Role.WORKER, slot, main, self._places(), generation.number)
+        self._phase = Phase.ENDED
+        if self._clean and not len(self._aftercare) and self._hub.has_logs:
+            self._job = self._family.fork(self._births.closing())
+            self._phase = Phase.CLOSING
 
     # -- deaths
 
@@ -324,9 +249,8 @@ class Master:
             self._clean = False
             self._exit_code = self._exit_code or EX_TEMPFAIL
         self._crew.died(child, code, expected=stopping)
-        if successor and self._turn is not None:
-            why = child.trouble or describe(code)
-            self._abandon(MetadError(f"a new worker cannot start: {why}"))
+        if successor:
+            self._reloading.failed(child.trouble or describe(code))
         elif self._phase is Phase.STARTING and not self._announced and child.trouble:
             self._fail(child, f"worker {child.slot} cannot start", code)
 
@@ -348,78 +272,15 @@ class Master:
         if self._phase is not Phase.DRAINING:
             self._report("stopping" if now else "draining")
             self._hub.notifier.stopping()
-        if self._turn is not None:
-            self._abandon(MetadError("the hub is stopping"))
+            limits = self._hub.config.limits
+            self._stop_deadline = time.monotonic() + limits.stop_deadline + STOP_GRACE_SECONDS
+        self._reloading.abandon(MetadError("the hub is stopping"))
         if self._job is not None:
             self._job.signal(signal.SIGKILL)  # a recovery may be cut off anywhere
         self._phase = Phase.DRAINING
-        self._stop_deadline = (
-            time.monotonic() + self._config.limits.stop_deadline + STOP_GRACE_SECONDS
-        )
         for child in self._family:
             if child.role != Role.RECOVERY:
                 child.signal(signal.SIGQUIT if now else signal.SIGTERM)
-
-    # -- reloading
-
-    def _reload(self, snapshot: Snapshot, connection: Connection | None) -> None:
-        """Begin a change of generation; the answer comes when it has succeeded or failed."""
-        if self._phase is not Phase.SERVING or self._turn is not None:
-            raise reload.NotNowError("the hub is starting, stopping or reloading; try again")
-        old, bound = self._given, self._hub.bound
-        plan = reload.plan(old, snapshot.parse(old.data), bound, _may_bind)
-        listening, fresh, rest = rebind(bound, plan.config)
-        try:
-            inner = _inside(plan.config, self._config)
-            generation = Generation(self._crew.generation.number + 1, inner, listening)
-            self._crew.raise_successors(generation)
-        except BaseException:
-            close_all(fresh)
-            raise
-        self._hub.notifier.reloading()
-        self._turn = reload.Turn(
-            plan, generation, snapshot, fresh, rest, connection, reload.deadline()
-        )
-        self._report("reloading")
-
-    def _complete(self, turn: reload.Turn) -> None:
-        self._turn = None
-        self._crew.succeed(turn.generation)
-        close_all(turn.rest)
-        self._hub.bound = turn.generation.bound
-        self._given, self._config = turn.plan.config, turn.generation.config
-        self._collecting.renew(signal.SIGTERM)
-        if self._hub.options.snapshot is not None:
-            self._hub.options.snapshot.write(turn.snapshot)
-        for key, why in turn.plan.kept.items():
-            self._report(f"warning: {key} needs a restart: {why}")
-        self._report(f"reloaded: {', '.join(turn.plan.changed) or 'nothing changed'}")
-        self._announce()
-        turn.answer()
-
-    def _abandon(self, error: MetadError) -> None:
-        turn, self._turn = self._turn, None
-        self._crew.kill_successors()
-        self._report(f"warning: not reloaded: {error}")
-        if turn is not None:
-            turn.give_up(error)
-            if self._phase is Phase.SERVING:
-                self._announce()
-
-    def _reload_by_signal(self) -> None:
-        """SIGHUP: nobody hands over a configuration, so it is read as this user."""
-        try:
-            source, content = config.read(self._given.source)
-            self._reload(Snapshot(content, str(source) if source else None), None)
-        except MetadError as error:
-            hint = "; use metad reload" if self._given.chroot else ""
-            self._report(f"warning: not reloaded: {error}{hint}")
-            self._announce_again()
-
-    def _announce_again(self) -> None:
-        if self._phase is Phase.SERVING and self._turn is None:
-            self._hub.notifier.reloading()
-            self._announce()
 
     # -- waiting
 
@@ -451,7 +312,7 @@ class Master:
         elif caught & STOP_SIGNALS:
             self._stop(now=False)
         elif signal.SIGHUP in caught:
-            self._reload_by_signal()
+            self._reloading.by_signal(self._phase is Phase.SERVING)
 
     # -- the control socket
 
@@ -476,57 +337,20 @@ class Master:
             connection.reply({"pid": os.getpid()})
             self._stop(now=request.get("now") is True)
         elif command == "reload":
-            self._reload(Snapshot.from_json(request), connection)
-        elif command == "gc" and self._has_logs:
+            snapshot = Snapshot.from_json(request)
+            self._reloading.begin(snapshot, connection, self._phase is Phase.SERVING)
+        elif command == "gc" and self._hub.has_logs:
             connection.reply(self._collecting.ask(full=request.get("full") is True))
-        elif command == "gc-progress" and self._has_logs:
+        elif command == "gc-progress" and self._hub.has_logs:
             connection.reply(self._collecting.progress())
         else:
             raise MetadError(f"unknown command {command!r}")
 
     def _status(self) -> dict[str, Any]:
-        rows = self._table().rows()
-        owned: dict[int, list[int]] = {}
-        for row in rows:
-            owned.setdefault(row.owner - 1, []).append(row.number)
-        options = self._hub.options
+        state = "reloading" if self._reloading.turn else self._phase.value
         return {
             "pid": os.getpid(),
-            **({"nanny": options.nanny} if options.nanny else {}),
-            "version": __version__,
             "uptime": round(time.monotonic() - self._started, 1),
-            "state": "reloading" if self._turn else self._phase.value,
-            "generation": self._crew.generation.number,
-            "config": str(self._given.source) if self._given.source else None,
-            "data": str(self._given.data),
-            "chroot": str(self._given.chroot) if self._given.chroot else None,
-            "landlock": _landlock(self._config),
-            **status.totals(self._hub.area, self._family),
-            "listen": [
-                {"protocol": one.listener.protocol, "address": one.name} for one in self._hub.bound
-            ],
-            "workers": status.workers(self._crew, owned),
-            "processes": status.others(self._family),
-            "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
+            "state": state,
+            **status.of_hub(self._hub, self._family, self._crew, self._table().rows()),
         }
-
-
-def _landlock(config: Config) -> str:
-    found = confine.version()
-    if not config.landlock:
-        return "off"
-    return f"in force (version {found})" if found else "not in this kernel"
-
-
-def _inside(new: Config, old: Config) -> Config:
-    """`new` as seen from where `old` was seen."""
-    return replace(new, data=old.data)
-
-
-def _may_bind(port: int) -> bool:
-    """Whether an unprivileged process may."""
-    try:
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "rb") as file:
-            return port >= int(file.read())
-    except (OSError, ValueError):
-        return port >= 1024

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 import metad
 from metad.users.preload import preload as preload_users
 
 # Not the hub's: programs of their own.
-_NOT_OURS = ("metad.cli", "metad.nanny", "metad.__main__")
+_NOT_OURS = ("metad.cli", "metad.nanny", "metad.layers.testing")
 # Loaded inside of functions of the standard library, or by name.
 _LAZY = (
     "concurrent.futures.process",
@@ -51,11 +52,18 @@ def preload() -> None:
     """Import everything, and read the time zone.  Raises ImportError."""
     for name in _LAZY:
         importlib.import_module(name)
-    for found in pkgutil.walk_packages(metad.__path__, "metad."):
-        if not found.name.startswith(_NOT_OURS) and not found.name.endswith(".__main__"):
-            importlib.import_module(found.name)
+    _load("metad", metad.__path__)
     for name in _OTHERS:
         with suppress(ImportError):
             importlib.import_module(name)
     preload_users()
     time.localtime()
+
+
+def _load(package: str, paths: Iterable[str]) -> None:
+    """Every module below a package of ours."""
+    for found in pkgutil.iter_modules(paths, f"{package}."):
+        if found.name not in _NOT_OURS:
+            module = importlib.import_module(found.name)
+            if found.ispkg:
+                _load(found.name, module.__path__)

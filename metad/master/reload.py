@@ -143,3 +143,12 @@ def _different(name: str, old: Any, new: Any) -> set[str]:
         for field in dataclasses.fields(old)
         if getattr(old, field.name) != getattr(new, field.name)
     }
+
+
+def may_bind(port: int) -> bool:
+    """Whether an unprivileged process may, as the master is by now."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "rb") as file:
+            return port >= int(file.read())
+    except (OSError, ValueError):
+        return port >= 1024

@@ -20,13 +20,14 @@ from pathlib import Path
 
 import posix_ipc
 
-from metad import layers, privileges, shm
+from metad import layers, privileges, shm, tls
 from metad.config import Config
 from metad.control import ControlServer
 from metad.errors import ConfigError, NotPermittedError, OsError
 from metad.listeners import Bound, bind_all, close_all, listen_all
 from metad.master.datadir import prepare_data, take_lock
-from metad.master.loop import Hub, Master
+from metad.master.hub import Hub
+from metad.master.loop import Master
 from metad.master.options import Options
 from metad.master.preload import preload
 from metad.osio import Osio, read_file, write_file
@@ -47,6 +48,7 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(pid_file.remove)
         if os.geteuid() == 0:
             _leave_root(config)
+        tls.check(config)
         privileges.no_new_privileges()
         if config.chroot is not None and not privileges.has_capability(privileges.CAP_SYS_CHROOT):
             raise NotPermittedError("chroot: needs a start by root, or CAP_SYS_CHROOT")

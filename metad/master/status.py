@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from metad import __version__, confine
+from metad.config import Config
 from metad.master.children import MASTER_ROW, Child, Family
 from metad.master.crew import Crew
+from metad.master.hub import Hub
 from metad.shm import Cell, ProcessRow, Role, SharedArea
+from metad.store.table import Row
 
 PER_WORKER = {
     "smtp_open": Cell.SMTP_OPEN,
@@ -80,3 +84,33 @@ def others(family: Family) -> list[dict[str, Any]]:
         for child in family
         if child.role != Role.WORKER
     ]
+
+
+def of_hub(hub: Hub, family: Family, crew: Crew, rows: list[Row]) -> dict[str, Any]:
+    """What is known of the whole; `rows` are those of the log table."""
+    owned: dict[int, list[int]] = {}
+    for row in rows:
+        owned.setdefault(row.owner - 1, []).append(row.number)
+    given = hub.given
+    return {
+        **({"nanny": hub.options.nanny} if hub.options.nanny else {}),
+        "version": __version__,
+        "generation": crew.generation.number,
+        "config": str(given.source) if given.source else None,
+        "data": str(given.data),
+        "chroot": str(given.chroot) if given.chroot else None,
+        "landlock": landlock(hub.config),
+        **totals(hub.area, family),
+        "listen": [{"protocol": one.listener.protocol, "address": one.name} for one in hub.bound],
+        "workers": workers(crew, owned),
+        "processes": others(family),
+        "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
+    }
+
+
+def landlock(config: Config) -> str:
+    """Whether the children are confined by it."""
+    found = confine.version()
+    if not config.landlock:
+        return "off"
+    return f"in force (version {found})" if found else "not in this kernel"

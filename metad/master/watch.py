@@ -23,12 +23,13 @@ from metad.shm import Cell, Role, SharedArea
 from metad.store import table
 
 ABORT_SECONDS = 2.0
-# Opening index and log of a large hub on a slow disk is no hang.
+# Opening index and log of a large hub on a slow disk is no hang, nor is sealing the log at the
+# end, nor a long step of the collector: nobody waits for them.
 BOOT_SECONDS = 30.0
 # The loop looks four times a second: more than this, and it did not run.
 GAP_SECONDS = 2.0
 # Roles whose own loop moves the heartbeat.
-BEATING = (Role.WORKER,)
+BEATING = (Role.WORKER, Role.COLLECTOR)
 Report = Callable[[str], None]
 
 
@@ -66,7 +67,8 @@ class Watch:
             return True
         if child.role not in BEATING:
             return False
-        allowed = limit if child.ready else max(limit, BOOT_SECONDS)
+        waited_for = child.ready and child.role == Role.WORKER and not child.retired
+        allowed = limit if waited_for else max(limit, BOOT_SECONDS)
         return self._age(child.row[Cell.HEARTBEAT], now) > allowed
 
     def _age(self, then: int, now: int) -> float:

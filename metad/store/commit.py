@@ -20,15 +20,12 @@ Rules of this file:
 from __future__ import annotations
 
 import queue
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-import lmdb
-
-from metad.errors import MetadError, NoSpaceError, RefusedError, SyncFailedError
+from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.osio import Buffer
 from metad.store import footer, record
 from metad.store.ids import NO_ID
@@ -43,6 +40,7 @@ GROUP_RECORDS = 900
 MANY = 14
 ENOUGH = 32
 GATHER_SECONDS = 0.001
+MOST_REST_SECONDS = 60.0
 
 Done = Callable[[RefusedError | None], None]
 
@@ -130,18 +128,22 @@ class Committer:
         self._behind: list[Batch] = []
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
+        self._failed_in_a_row = 0
+        self._resting = False
         self.groups = 0
         self.failures = 0
 
     @property
     def accepts(self) -> bool:
         """False while new mail must be refused: no space, or the index is behind."""
-        return self._source.has_space and not self._behind
+        return self._source.has_space and not self._behind and not self._resting
 
-    @property
-    def behind(self) -> bool:
-        """True while the index lacks what is durable in the log."""
-        return bool(self._behind)
+    def is_behind(self, mailbox: int) -> bool:
+        """True while the index lacks deletions of a mailbox that are durable in the log: it would
+        show mail that its owner deleted.  (Mail that it lacks only comes later.)"""
+        return any(
+            deletion.mailbox == mailbox for batch in self._behind for deletion in batch.deletions
+        )
 
     def open_first(self) -> LogWriter:
         """Take the first log, before any session is there.  Raises RefusedError."""
@@ -177,6 +179,9 @@ class Committer:
         if self._busy or not self._waiting:
             return
         group = self._take()
+        if self._resting:
+            self._answer(group, NoSpaceError("resting after failed writes"))
+            return
         self._busy = True
         writer = self._writer
         alone = len(group) == 1 and self._last_size <= 1
@@ -211,18 +216,38 @@ class Committer:
         elif self._behind or not self._index.try_lock():
             self._jobs.put(lambda: self._enter_in_thread(group, outcome))
         else:
-            self._enter(outcome)
-            self._index.unlock()
+            self._enter_and_unlock(outcome)
             self._finish(group, None)
 
     def _finish(self, group: list[Append], error: RefusedError | None) -> None:
         self._busy = False
         self.groups += 1
+        if error is not None and self._broken is not None:
+            self._rest()
+        elif error is None:
+            self._failed_in_a_row = 0
         if error is not None:
             self.failures += 1
+        self._answer(group, error)
+
+    def _answer(self, group: list[Append], error: RefusedError | None) -> None:
         for item in group:
             item.done(error)
         if self._waiting and not self._scheduled:
+            self._schedule()
+
+    def _rest(self) -> None:
+        """A write or sync failed.  Each failure costs a log: after the second in a row nothing is
+        taken for a second, then two, then four …, so that a dead disk does not eat them all."""
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row > 1:
+            self._resting = True
+            seconds = min(2.0 ** (self._failed_in_a_row - 2), MOST_REST_SECONDS)
+            self._loop.call_later(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._waiting and not self._scheduled and not self._busy:
             self._schedule()
 
     def catch_up(self) -> None:
@@ -257,12 +282,14 @@ class Committer:
             outcome = error
         except OSError as error:
             outcome = SyncFailedError(str(error))
+        except Exception as error:  # a bug costs this group, not the thread
+            self._source.report(f"panic: a group could not be written: {error!r}")
+            outcome = SyncFailedError(repr(error))
         self._loop.call_soon_threadsafe(self._appended, group, outcome)
 
     def _enter_in_thread(self, group: list[Append], batch: Batch) -> None:
         self._index.lock()
-        self._enter(batch)
-        self._index.unlock()
+        self._enter_and_unlock(batch)
         self._loop.call_soon_threadsafe(self._finish, group, None)
 
     # -- either
@@ -299,17 +326,23 @@ class Committer:
             raise NoSpaceError("a message larger than a log")
         return writer
 
-    def _enter(self, batch: Batch) -> None:
-        """Enter a batch in the index, after those that could not be entered before."""
+    def _enter_and_unlock(self, batch: Batch) -> None:
+        """Enter a batch in the index, after those that could not be entered before.
+
+        The mail is durable whatever happens here, so nothing may leave: what the index would not
+        take waits, and no new mail is taken until it does.
+        """
         batches = [*self._behind, batch]
         try:
             while batches:
                 self._index.apply(batches[0], self._publish)
                 del batches[0]
-        except (lmdb.Error, struct.error, MetadError) as error:
+        except Exception as error:  # LMDB, a full disk, a row that cannot be: all the same
             self.failures += 1
             self._source.report(f"warning: the index lags behind the log: {error!r}")
-        self._behind = batches
+        finally:
+            self._behind = batches
+            self._index.unlock()
 
 
 def _in_memory(group: list[Append]) -> bool:

@@ -32,7 +32,7 @@ import lmdb
 
 from metad.store import record
 from metad.store.footer import ENTRY_SIZE
-from metad.store.ids import NO_ID, is_imported
+from metad.store.ids import ID_SIZE, NO_ID, is_imported
 
 MAP_SIZE = 1 << 40
 MAX_READERS = 1024
@@ -238,7 +238,7 @@ class Index:
             yield from rows
             if len(rows) < 1000:
                 return
-            after = _MAILBOX.pack(rows[-1][0] + 1)
+            after = _after(rows[-1][0])
 
     def _some_usages(self, start: bytes, most: int) -> list[tuple[int, Usage]]:
         rows: list[tuple[int, Usage]] = []
@@ -249,7 +249,7 @@ class Index:
                 (mailbox,) = _MAILBOX.unpack_from(key)
                 if key[4:] == NO_ID:
                     rows.append((mailbox, Usage(*_USAGE.unpack(value))))
-                more = cursor.set_range(_MAILBOX.pack(mailbox + 1) + NO_ID)
+                more = cursor.set_range(_after(mailbox))
         return rows
 
     def places(self, message_id: bytes) -> list[Place]:
@@ -285,6 +285,11 @@ class Index:
 
 def unpack_places(value: bytes) -> list[Place]:
     return [Place(*fields) for fields in _PLACE.iter_unpack(value[_REFERENCES.size :])]
+
+
+def _after(mailbox: int) -> bytes:
+    """A key behind every one of a mailbox."""
+    return _MAILBOX.pack(mailbox) + b"\xff" * (ID_SIZE + 1)
 
 
 def pack_usage(octets: int, messages: int) -> bytes:

@@ -8,9 +8,11 @@ Rules of this file:
 
 * Everything that speaks of one message (its copies, its recipients, its deletions) has its id, so
   it is in one part: what survives is decided there, whatever order the logs were read in.
-* A copy counts as a place as long as it lies in a log; the first place is that in the younger life.
+* A part is about as large as another, whatever the mailboxes: one with ten million messages is cut
+  like everything else.
 * A second process prepares parts while this one loads them; a small store needs no second.
-* The new index is made beside the old one and takes its place by rename.
+* The new index is made beside the old one and takes its place by rename.  Only if the disk is too
+  full for both, the old one, which is not believed any more, goes first.
 """
 
 from __future__ import annotations
@@ -28,18 +30,18 @@ from typing import NamedTuple
 
 import msgpack
 
-from metad.store.bulk import ENTRY_ROW, Loader, Row
+from metad.store.bulk import ENTRY_ROW, PLACE_ROW, Loader, Row
+from metad.store.decision import Decision, Fields, fields_of
 from metad.store.footer import ENTRY_SIZE
-from metad.store.index import LogCounts, Place, pack_places
-from metad.store.record import MESSAGE
+from metad.store.index import LogCounts
 
 PART_ENTRIES = 200_000
 SAMPLE_EVERY = 997
 FORK_FROM = 300_000
 PROGRESS_SECONDS = 2.0
+ROOM_PER_ENTRY = 200  # octets: two copies in working files, and the tables
+_CUT, _PLACES, _ENTRIES, _FAILED = range(4)
 _CHUNK = struct.Struct("<II")
-_FIELDS = struct.Struct(">4s16s8s4sB3x")
-_PLACE_ROW = struct.Struct(">16sII8s")
 
 Report = Callable[[str], None]
 
@@ -61,10 +63,16 @@ class Work:
     logs: dict[int, Source] = field(default_factory=dict)
     total: int = 0
     ids: list[bytes] = field(default_factory=list)
-    mailboxes: list[bytes] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    parent: int = 0
 
     def path(self, name: str) -> str:
         return os.path.join(self.directory, name)
+
+    def check_parent(self) -> None:
+        """In the second process: leave if nobody waits for it any more."""
+        if self.parent and os.getppid() != self.parent:
+            os._exit(1)
 
 
 class Prepared(NamedTuple):
@@ -81,7 +89,10 @@ def rebuild(index: str, sources: Iterable[Source], report: Report) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     work = Work(f"{fresh}/work")
     os.makedirs(work.directory, 0o700)
-    _spool(work, sources)
+    _spool(work, sources, report)
+    if os.path.isdir(index) and _free_space(fresh) < work.total * ROOM_PER_ENTRY:
+        report("index: too little space for two; removing the old one first")
+        shutil.rmtree(index)
     loader = Loader(fresh)
     try:
         _load(work, loader, report)
@@ -96,11 +107,17 @@ def rebuild(index: str, sources: Iterable[Source], report: Report) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-# -- spool: all entries in one file, with samples of ids and mailboxes
+def _free_space(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
-def _spool(work: Work, sources: Iterable[Source]) -> None:
+# -- spool: all entries in one file, with samples of ids and keys (mailbox and id)
+
+
+def _spool(work: Work, sources: Iterable[Source], report: Report) -> None:
     step = SAMPLE_EVERY * ENTRY_SIZE
+    progress = _Progress(report)
     with open(work.path("spool"), "wb") as out:
         for source in sources:
             entries = source.entries
@@ -109,7 +126,8 @@ def _spool(work: Work, sources: Iterable[Source]) -> None:
             work.total += len(entries) // ENTRY_SIZE
             for at in range(0, len(entries), step):
                 work.ids.append(entries[at + 4 : at + 20])
-                work.mailboxes.append(entries[at : at + 4])
+                work.keys.append(entries[at : at + 20])
+            progress.show(f"{len(work.logs)} logs read, {work.total:,} entries")
 
 
 def _bounds(samples: list[bytes], parts: int) -> list[bytes]:
@@ -126,8 +144,9 @@ def _chunks(path: str) -> Iterator[tuple[int, bytes]]:
             yield number, file.read(size)
 
 
-def _split(work: Work, bounds: list[bytes]) -> None:
-    """Cut the spool into parts by id."""
+def _split(work: Work, bounds: list[bytes]) -> Iterator[int]:
+    """Cut the spool into parts by id; yields how many entries are cut so far."""
+    done = 0
     files = [open(work.path(f"part-{n}"), "wb") for n in range(len(bounds) + 1)]
     try:
         for number, data in _chunks(work.path("spool")):
@@ -138,6 +157,8 @@ def _split(work: Work, bounds: list[bytes]) -> None:
                 if low < high:
                     some = b"".join(entries[low:high])
                     file.write(_CHUNK.pack(number, len(some)) + some)
+            done += len(entries)
+            yield done
     finally:
         for file in files:
             file.close()
@@ -152,84 +173,18 @@ _id_of = itemgetter(slice(4, 20))
 
 def _prepare(work: Work, part: int, bounds: list[bytes]) -> Prepared:
     """Decide a part; its surviving entries go to the files of their mailboxes."""
-    rows: list[tuple[bytes, int, bytes, int, bytes, bytes]] = []
+    rows: list[Fields] = []
     path = work.path(f"part-{part}")
     for number, data in _chunks(path):
-        rows += [
-            (message_id, kind, mailbox, number, place, octets)
-            for mailbox, message_id, place, octets, kind in _FIELDS.iter_unpack(data)
-        ]
+        rows += fields_of(number, data)
     os.unlink(path)
     rows.sort()
-    decided = _Decision(work)
+    decided = Decision({number: source.life for number, source in work.logs.items()})
     decided.run(rows)
     decided.survivors.sort()
     _append_survivors(work, decided.survivors, bounds)
     live = {number: (m, o) for number, (m, o) in decided.live.items()}
     return Prepared(b"".join(decided.places), decided.odd, live)
-
-
-class _Decision:
-    """What becomes of the messages of one part."""
-
-    def __init__(self, work: Work) -> None:
-        self._lives = {number: source.life for number, source in work.logs.items()}
-        self.places: list[bytes] = []
-        self.odd: list[Row] = []
-        self.survivors: list[bytes] = []
-        self.live: dict[int, list[int]] = {}
-
-    def run(self, rows: list[tuple[bytes, int, bytes, int, bytes, bytes]]) -> None:
-        """`rows` sorted: id, kind (messages first), mailbox, log, place, octets."""
-        at, count = 0, len(rows)
-        while at < count:
-            message_id, kind, mailbox, number, place, octets = rows[at]
-            stop = at + 1
-            while stop < count and rows[stop][0] == message_id:
-                stop += 1
-            if stop - at > 1:
-                self._several(message_id, rows[at:stop])
-            elif kind == MESSAGE:  # by far the most: one recipient, not deleted, one copy
-                self.places.append(_PLACE_ROW.pack(message_id, 1, number, place))
-                self.survivors.append(mailbox + message_id + octets)
-                self._count(number, int.from_bytes(place[4:], "big"))
-            at = stop
-
-    def _several(
-        self, message_id: bytes, rows: list[tuple[bytes, int, bytes, int, bytes, bytes]]
-    ) -> None:
-        """Copies, recipients and deletions of one message."""
-        gone = {mailbox for _, kind, mailbox, *_ in rows if kind != MESSAGE}
-        named: dict[bytes, bytes] = {}
-        places: dict[Place, int] = {}
-        for _, kind, mailbox, number, place, octets in rows:
-            if kind == MESSAGE:
-                where = Place(number, *struct.unpack(">II", place))
-                places.setdefault(where, 0)
-                if mailbox not in gone:
-                    named[mailbox] = octets
-                    places[where] += 1
-        if not places:
-            return
-        # First a copy that names all of them (metad.store.moves), the youngest of such.
-        ordered = sorted(
-            places, key=lambda p: (places[p], self._lives[p.log], p.offset), reverse=True
-        )
-        self.survivors += [mailbox + message_id + octets for mailbox, octets in named.items()]
-        value = pack_places(len(named), ordered)
-        if len(ordered) == 1:
-            self.places.append(message_id + value)
-        else:
-            self.odd.append((message_id, value))
-        if named:
-            self._count(ordered[0].log, ordered[0].size)
-
-    def _count(self, number: int, size: int) -> None:
-        live = self.live.get(number)
-        if live is None:
-            live = self.live[number] = [0, 0]
-        live[0] += 1
-        live[1] += size
 
 
 def _append_survivors(work: Work, survivors: list[bytes], bounds: list[bytes]) -> None:
@@ -260,34 +215,39 @@ def _steps(work: Work) -> Iterator[bytes]:
     """All that is to be loaded, one packed piece after the other."""
     parts = work.total // PART_ENTRIES + 1
     by_id = _bounds(work.ids, parts)
-    by_mailbox = _bounds(work.mailboxes, parts)
-    _split(work, by_id)
+    by_key = _bounds(work.keys, parts)
+    for done in _split(work, by_id):
+        yield msgpack.packb((_CUT, done))
     for part in range(len(by_id) + 1):
-        prepared = _prepare(work, part, by_mailbox)
-        yield msgpack.packb((0, prepared.places, prepared.odd, prepared.live))
-    for bucket in range(len(by_mailbox) + 1):
-        yield msgpack.packb((1, _sorted_bucket(work, bucket)))
+        prepared = _prepare(work, part, by_key)
+        yield msgpack.packb((_PLACES, prepared.places, prepared.odd, prepared.live))
+    for bucket in range(len(by_key) + 1):
+        yield msgpack.packb((_ENTRIES, _sorted_bucket(work, bucket)))
 
 
 def _load(work: Work, loader: Loader, report: Report) -> None:
     """Load every step as it comes."""
     live: dict[int, list[int]] = {number: [0, 0] for number in work.logs}
-    progress = _Progress(work.total, report)
-    steps = _steps_of_child(work) if work.total >= FORK_FROM else _steps(work)
-    for packed in steps:
+    progress = _Progress(report)
+    entries = messages = 0
+    for packed in _steps_of_child(work) if work.total >= FORK_FROM else _steps(work):
         kind, data, *more = msgpack.unpackb(packed, strict_map_key=False, use_list=False)
-        if kind == 0:
+        if kind == _CUT:
+            progress.show(f"{data:,} of {work.total:,} entries sorted")
+        elif kind == _PLACES:
             odd, counts = more
             loader.places(data)
             loader.odd_places(odd)
-            for number, (messages, octets) in counts.items():
-                live[number][0] += messages
-                live[number][1] += octets
-            progress.add(len(data) // 64)
-        else:
+            _add(live, counts)
+            messages += len(data) // PLACE_ROW + len(odd)
+            progress.show(f"{messages:,} messages of about {work.total:,} entries loaded")
+        elif kind == _ENTRIES:
             loader.entries(data)
-            progress.add(len(data) // 48)
-    loader.logs(
+            entries += len(data) // ENTRY_ROW
+            progress.show(f"{messages:,} messages, {entries:,} entries of mailboxes loaded")
+        else:
+            raise OSError(f"preparing the index failed: {data}")
+    loader.finish(
         {
             number: LogCounts(source.life, source.end, *live[number])
             for number, source in work.logs.items()
@@ -295,20 +255,21 @@ def _load(work: Work, loader: Loader, report: Report) -> None:
     )
 
 
+def _add(live: dict[int, list[int]], counts: dict[int, tuple[int, int]]) -> None:
+    for number, (messages, octets) in counts.items():
+        live[number][0] += messages
+        live[number][1] += octets
+
+
 def _steps_of_child(work: Work) -> Iterator[bytes]:
-    """The steps, prepared by a child one ahead of us.  Raises OSError if it fails."""
+    """The steps, prepared by a child one ahead of us.  Raises OSError if it dies."""
     reader, writer = os.pipe()
+    work.parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        code = 1
-        try:
-            os.close(reader)
-            with os.fdopen(writer, "wb") as out:
-                for step in _steps(work):
-                    out.write(len(step).to_bytes(8, "little") + step)
-            code = 0
-        finally:
-            os._exit(code)
+        os.close(reader)
+        _be_child(work, writer)
+    work.parent = 0
     os.close(writer)
     try:
         with os.fdopen(reader, "rb", 1 << 20) as pipe:
@@ -320,17 +281,32 @@ def _steps_of_child(work: Work) -> Iterator[bytes]:
         raise OSError(f"preparing the index failed (exit {os.waitstatus_to_exitcode(status)})")
 
 
+def _be_child(work: Work, writer: int) -> None:
+    """Send every step, or at last why there are no more; never returns."""
+    code = 1
+    try:
+        with os.fdopen(writer, "wb") as out:
+            try:
+                for step in _steps(work):
+                    work.check_parent()
+                    out.write(len(step).to_bytes(8, "little") + step)
+                    out.flush()
+            except OSError as error:
+                step = msgpack.packb((_FAILED, str(error)))
+                out.write(len(step).to_bytes(8, "little") + step)
+        code = 0
+    finally:
+        os._exit(code)
+
+
 class _Progress:
     """Says every two seconds how far it is."""
 
-    def __init__(self, total: int, report: Report) -> None:
-        self._total = total
+    def __init__(self, report: Report) -> None:
         self._report = report
-        self._done = 0
         self._next = time.monotonic() + PROGRESS_SECONDS
 
-    def add(self, count: int) -> None:
-        self._done = min(self._done + count, self._total)
+    def show(self, how_far: str) -> None:
         if time.monotonic() >= self._next:
-            self._next += PROGRESS_SECONDS
-            self._report(f"index: {self._done:,} of about {self._total:,} entries")
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            self._report(f"index: {how_far}")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from metad.osio import Osio
-from metad.store import index_state, logfile, moves
+from metad.store import index_state, logfile, moves, quarantine
 from metad.store.header import FREE, LogHeader, log_path
 from metad.store.identity import Store
 from metad.store.ids import time_of
@@ -74,7 +74,8 @@ class Recovery:
             if not reason:
                 self._drop_free(index, logs)
                 done = self.recover_logs(index, logs)
-            self._fill_table(table, logs, done, index.logs())
+            self._fill_table(table, logs, done)
+            self._show_counts(table, logs, index)
             newest = time_of(index.greatest_id())
             index.sync()
         finally:
@@ -83,7 +84,7 @@ class Recovery:
         return max(newest, lives * 1_000_000)
 
     def headers(self) -> dict[int, LogHeader]:
-        """Number and header of every log.  A file that never became a log is removed."""
+        """Number and header of every log.  A file that is none is removed or put away."""
         found: dict[int, LogHeader] = {}
         for name in sorted(self._osio.listdir(self._store.logs)):
             stem, _, ending = name.partition(".")
@@ -93,9 +94,18 @@ class Recovery:
             if log is not None:
                 found[int(stem)] = log
             else:
-                self._report(f"log {int(stem)} was never finished; removing it")
-                self._osio.unlink(log_path(self._store.logs, int(stem)))
+                self._clear_away(int(stem))
         return found
+
+    def _clear_away(self, number: int) -> None:
+        """A file in which neither a header nor a record verifies: never finished, or trash."""
+        path = log_path(self._store.logs, number)
+        if self._tails.is_blank(number):
+            self._report(f"log {number} was never finished; removing it")
+            self._osio.unlink(path)
+        else:
+            name = quarantine.put_away(self._osio, self._store, path)
+            self._report(f"warning: nothing in log {number} verifies; it is quarantine/{name} now")
 
     def _why_rebuild(self, logs: dict[int, LogHeader], boot: str) -> str | None:
         reason = index_state.why_unusable(self._osio, self._store.index, boot)
@@ -107,6 +117,8 @@ class Recovery:
                 log = logs.get(number)
                 if counts.live_messages and (log is None or log.life != counts.life):
                     return f"log {number} is not in the life that it speaks of"
+                if log and log.life == counts.life and 0 < log.seal_offset < counts.watermark:
+                    return f"log {number} ends before what it speaks of"
         finally:
             index.close()
         return None
@@ -119,9 +131,15 @@ class Recovery:
 
         def sources() -> Iterator[Source]:
             for number, log in logs.items():
-                if log.state != FREE:
+                if log.state == FREE:
+                    continue
+                try:
                     one = self._recover(log, log.align, stops)
-                    done[number] = one._replace(tail=one.tail._replace(entries=b""))
+                except logfile.LogBusyError as error:
+                    self._report(f"warning: {error}: its mail is there after the next start")
+                    continue
+                done[number] = one._replace(tail=one.tail._replace(entries=b""))
+                if one.state != State.FREE:
                     yield Source(number, log.life, one.tail.end, one.tail.entries)
 
         rebuild(self._store.index, sources(), self._report)
@@ -139,7 +157,6 @@ class Recovery:
         table: LogTable,
         logs: dict[int, LogHeader],
         done: dict[int, Recovered],
-        counts: dict[int, LogCounts],
     ) -> None:
         for number, log in logs.items():
             one = done.get(number)
@@ -147,8 +164,18 @@ class Recovery:
             state = one.state if one else State.FREE if log.state == FREE else State.ACTIVE
             end = one.tail.end if one else 0
             table.restore(Row(number, state, log.life, log.generation, 0, end, 0, 0))
-            row = counts.get(number, LogCounts())
-            table.set_live(number, row.live_messages, row.live_octets)
+
+    @staticmethod
+    def _show_counts(table: LogTable, logs: Iterable[int], index: Index) -> None:
+        """Under the index's lock: nobody who lives publishes newer counts meanwhile."""
+        index.lock()
+        try:
+            counts = index.logs()
+            for number in logs:
+                row = counts.get(number, LogCounts())
+                table.set_live(number, row.live_messages, row.live_octets)
+        finally:
+            index.unlock()
 
     # -- the logs of one dead process
 
@@ -162,16 +189,17 @@ class Recovery:
         index = Index(self._store.index)
         try:
             for row in owned:
-                if row.number not in logs:
+                if row.number not in logs:  # a poisoned one that the collector unlinked, or unborn
+                    drop_log(index, row.number)
                     table.restore(row._replace(state=State.NONE, owner=0, tail=0))
             everything = self.headers_of(row.number for row in table.rows())
             for number, log in logs.items():
                 if log.state == FREE:
                     drop_log(index, number)
             done = self.recover_logs(index, logs, everything | logs)
-            counts = index.logs()
             ours = {n: log for n, log in logs.items() if n in done or log.state == FREE}
-            self._fill_table(table, ours, done, counts)
+            self._fill_table(table, ours, done)
+            self._show_counts(table, ours, index)
         finally:
             index.close()
 
@@ -202,18 +230,25 @@ class Recovery:
         """
         stops = predecessors(everything or logs)
         done: dict[int, Recovered] = {}
+        changed: list[Recovered] = []
         for number, log in logs.items():
             if log.state == FREE:
                 continue
             counts = index.log_counts(number)
-            start = counts.watermark if counts.life == log.life else log.align
+            known = counts.watermark if counts.life == log.life else 0
+            if 0 < log.seal_offset <= known and log.life not in stops:
+                tail = Tail(number, b"", log.seal_offset)
+                done[number] = Recovered(log, State.SEALED, known, tail)
+                continue
             try:
-                one = self._recover(log, max(start, log.align), stops)
+                one = self._recover(log, max(known, log.align), stops)
             except logfile.LogBusyError:
                 continue
             done[number] = one
-            enter_messages(index, one)
-        for one in done.values():
+            if one.state != State.FREE:
+                changed.append(one)
+                enter_messages(index, one)
+        for one in changed:
             enter_deletions(index, one)
         return done
 
@@ -272,8 +307,8 @@ def enter_deletions(index: Index, one: Recovered) -> None:
 
 
 def drop_log(index: Index, number: int) -> None:
-    """Take every place in log `number` out of the index, and its row."""
-    start: bytes | None = b""
+    """Take every place in log `number` out of the index, and its row, if it has one."""
+    start: bytes | None = b"" if index.log_counts(number).life else None
     while start is not None:
         ids, start = moves.ids_in(index, number, start)
         if ids:

@@ -23,6 +23,7 @@ from metad.store.scan import Damage, Found, Scanner, Seal, find_seal
 
 Report = Callable[[str], None]
 _SEARCH = 1 << 20
+_SECTOR = 512
 
 
 class Tail(NamedTuple):
@@ -58,7 +59,8 @@ class TailReader:
             return Tail(log.number, b"", seal.end)
         if seal.covers_from <= start:
             return Tail(log.number, entries_from(seal.entries, start), seal.end)
-        return self.scanned(fd, log, start, seal.end)
+        before = self.scanned(fd, log, start, seal.covers_from)
+        return before._replace(entries=before.entries + seal.entries, end=seal.end)
 
     def scanned(self, fd: int, log: LogHeader, start: int, stop: int | None) -> Tail:
         """The tail by reading it; `stop`: where the log ends, if that is known."""
@@ -110,7 +112,7 @@ class TailReader:
                 life = self._proven_life(window[hit : hit + record.HEADER_SIZE], number)
                 if life:
                     self._report(f"warning: log {number}: both headers are damaged")
-                    return self._made_header(number, life, size)
+                    return self._made_header(number, life, size, at + hit)
                 hit = window.find(record.MAGIC, hit + 1)
             at += _SEARCH - record.HEADER_SIZE
         return None
@@ -120,12 +122,31 @@ class TailReader:
         seed = record.seed_of(self._store.secret, number, life)
         return life if record.parse_header(head, seed, life) else 0
 
-    def _made_header(self, number: int, life: int, size: int) -> LogHeader:
+    def _made_header(self, number: int, life: int, size: int, first: int) -> LogHeader:
+        """`first`: where the first good record lies; groups begin at the alignment."""
         store = self._store
         return LogHeader(
-            state=header.ACTIVE, generation=0, number=number, life=life, size=size, align=512,
+            state=header.ACTIVE, generation=0, number=number, life=life, size=size,
+            align=512 if first % 4096 else 4096,
             node=store.node, store_id=store.store_id, secret=store.secret,
         )  # fmt: skip
+
+    def is_blank(self, number: int) -> bool:
+        """True if a file holds nothing but zeros between its first and its last sector.
+
+        The making of a log that a power cut ended leaves no more than trash in those.
+        """
+        fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
+        try:
+            at, stop = _SECTOR, self._osio.fstat(fd).st_size - _SECTOR
+            while at < stop:
+                window = self._osio.pread(fd, min(_SEARCH, stop - at), at)
+                if not window or window.count(0) < len(window):
+                    return not window
+                at += len(window)
+        finally:
+            self._osio.close(fd)
+        return True
 
 
 def entries_of(found: Found) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lmdb
+import lmdb._envid  # it is imported late, when a checkout below /root is out of reach
 import msgpack
 
 from metad import limits

@@ -40,25 +40,35 @@ _ARGON2 = re.compile(
     r"\$argon2(?P<kind>id|i|d)\$v=(?:16|19)\$m=(?P<memory>[0-9]{1,9}),t=(?P<time>[0-9]{1,6}),"
     r"p=(?P<lanes>[0-9]{1,3})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{16,171}"
 )
-# Brute force takes these in hours: they are taken, because users must not lose their mail, and
-# are named where they come in.
-WEAK = frozenset({"md5-crypt", "descrypt"})
+_NAMES = {
+    "$y$": "yescrypt", "$gy": "yescrypt", "$7$": "scrypt", "$2a": "bcrypt", "$2b": "bcrypt",
+    "$2x": "bcrypt", "$2y": "bcrypt", "$6$": "sha512-crypt", "$5$": "sha256-crypt",
+    "$1$": "md5-crypt", "$ar": "argon2",
+}  # fmt: skip
 _CRYPT_DATA = 32768  # sizeof (struct crypt_data), crypt(3)
 _SONAMES = ("libcrypt.so.1", "libcrypt.so.2")
 
 
 def scheme_of(source: str) -> str:
     """The name of the scheme of a hash.  Raises DataError: unknown, malformed, or too costly."""
-    argon2 = _ARGON2.fullmatch(source)
-    if argon2:
-        _check_argon2(argon2)
-        return f"argon2{argon2['kind']}"
-    for name, shape in _SHAPES.items():
-        found = shape.fullmatch(source)
+    name = _NAMES.get(source[:3], "") if source.startswith("$") else "descrypt"
+    if name == "argon2":
+        argon2 = _ARGON2.fullmatch(source)
+        if argon2:
+            _check_argon2(argon2)
+            return f"argon2{argon2['kind']}"
+    elif name:
+        found = _SHAPES[name].fullmatch(source)
         if found:
             _check_cost(found.groupdict())
             return name
     raise DataError("this is no password hash that can be checked")
+
+
+def is_weak(source: str) -> bool:
+    """Whether brute force takes a hash in hours.  Such are taken, because users must not lose
+    their mail, and are counted where they come in."""
+    return source.startswith("$1$") or not source.startswith("$")
 
 
 def check(password: bytes, source: str) -> bool:

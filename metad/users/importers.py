@@ -14,8 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from metad import settings
 from metad.errors import DataError, MetadError, OsError
@@ -31,12 +30,19 @@ _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 Found = Iterator[Entry | BadLine]
 
 
+class Text(NamedTuple):
+    """A file to read, open already: who may read it need not be who owns the hub."""
+
+    name: str
+    file: IO[bytes]
+
+
 class Source(NamedTuple):
     """What is to be read, and how."""
 
-    path: Path
+    text: Text
     domain: str | None = None
-    shadow: Path | None = None
+    shadow: Text | None = None
     least_uid: int = LEAST_UID
 
 
@@ -45,17 +51,17 @@ def read(kind: str, source: Source) -> Found:
     return FORMATS[kind].read(source)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str | BadLine]]:
+def _lines(text: Text) -> Iterator[tuple[str, str | BadLine]]:
     """(file:line, text) of every line, without its end."""
+    readline = text.file.readline
+    number = 0
     try:
-        with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(LINE + 1):
-                number += 1
-                place = f"{path}:{number}"
-                yield place, _decoded(place, raw, file.readline)
+        while raw := readline(LINE + 1):
+            number += 1
+            place = f"{text.name}:{number}"
+            yield place, _decoded(place, raw, readline)
     except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
+        raise OsError(f"{text.name}: {error.strerror}") from None
 
 
 def _decoded(place: str, raw: bytes, more: Callable[[int], bytes]) -> str | BadLine:
@@ -69,9 +75,9 @@ def _decoded(place: str, raw: bytes, more: Callable[[int], bytes]) -> str | BadL
         return BadLine(place, "not UTF-8")
 
 
-def _each(path: Path, make: Callable[[str, str], Entry | None]) -> Found:
+def _each(text: Text, make: Callable[[str, str], Entry | None]) -> Found:
     """`make(place, line)` for every line that is no comment; its errors become bad lines."""
-    for place, line in _lines(path):
+    for place, line in _lines(text):
         if isinstance(line, BadLine):
             yield line
         elif line.strip() and not line.startswith("#"):
@@ -116,7 +122,7 @@ def _read_passwd(source: Source) -> Found:
         secret = shadow.get(name, NO_SECRET) if password == "x" else entries.hashed(password)  # noqa: S105
         return Entry(place, f"{name}@{source.domain}", secret)
 
-    yield from _each(source.path, line)
+    yield from _each(source.text, line)
 
 
 def _shadow_line(place: str, text: str) -> Entry:
@@ -143,7 +149,7 @@ def _read_dovecot(source: Source) -> Found:
         address = _full(fields[0], source.domain)
         return Entry(place, address, secret, _dovecot_quota(extra))
 
-    yield from _each(source.path, line)
+    yield from _each(source.text, line)
 
 
 def _dovecot_quota(extra: list[str]) -> dict[str, Any]:
@@ -177,10 +183,10 @@ def _limit(name: str, value: str) -> dict[str, int]:
 # --- Postfix's maps -------------------------------------------------------------------------------
 
 
-def _logical_lines(path: Path) -> Iterator[tuple[str, str | BadLine]]:
+def _logical_lines(text: Text) -> Iterator[tuple[str, str | BadLine]]:
     """postconf(5): a line that begins with white space continues the one before."""
     held: tuple[str, str] | None = None
-    for place, line in _lines(path):
+    for place, line in _lines(text):
         if isinstance(line, BadLine):
             yield place, line
         elif line.strip() and not line.lstrip().startswith("#"):
@@ -195,7 +201,7 @@ def _logical_lines(path: Path) -> Iterator[tuple[str, str | BadLine]]:
 
 
 def _read_virtual(source: Source) -> Found:
-    for place, line in _logical_lines(source.path):
+    for place, line in _logical_lines(source.text):
         if isinstance(line, BadLine):
             yield line
             continue
@@ -233,7 +239,7 @@ def _read_mailboxes(source: Source) -> Found:
             raise DataError("a catch-all is an alias: metad user alias @domain ADDRESS")
         return Entry(place, _full(name, source.domain), NO_SECRET)
 
-    yield from _each(source.path, line)
+    yield from _each(source.text, line)
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -250,13 +256,13 @@ def _read_csv(source: Source) -> Found:
     texts: list[str] = []
 
     def lines() -> Iterator[str]:
-        for place, line in _lines(source.path):
+        for place, line in _lines(source.text):
             texts[:] = [place]
             # What is not to be read becomes what no column can hold.
             yield "\0\n" if isinstance(line, BadLine) else f"{line}\n"
 
     rows = csv.reader(lines(), strict=True)
-    header = _header(rows, source.path)
+    header = _header(rows, source.text.name)
     while True:
         try:
             row = next(rows, None)
@@ -272,12 +278,12 @@ def _read_csv(source: Source) -> Found:
             yield entry
 
 
-def _header(rows: Iterable[list[str]], path: Path) -> list[str]:
+def _header(rows: Iterable[list[str]], name: str) -> list[str]:
     header = [one.strip().lower() for one in next(iter(rows), [])]
     unknown = [one for one in header if one not in COLUMNS]
     if "address" not in header or unknown or len(set(header)) < len(header):
         what = f"there is no column {unknown[0]!a}" if unknown else "the first must name columns"
-        raise DataError(f"{path}:1: {what}; they are {', '.join(COLUMNS)}")
+        raise DataError(f"{name}:1: {what}; they are {', '.join(COLUMNS)}")
     return header
 
 

@@ -34,7 +34,7 @@ from metad.users.entries import BadLine, Entry, Secret
 from metad.users.environment import ID
 from metad.users.lookup import alias_key, alias_name, found_account
 
-BATCH = 5000
+BATCH = 20_000
 
 
 class Prepared(NamedTuple):
@@ -135,11 +135,12 @@ class Transfer:
         fields: dict[str, Any] = {"imported": self._users.fingerprint(source)}
         if secret.hash:
             fields["hash"] = secret.hash
-            self.outcome.weak += hashes.scheme_of(secret.hash) in hashes.WEAK
+            self.outcome.weak += hashes.is_weak(secret.hash)
         return fields | ({"scram": keys} if keys else {})
 
     def _accounts(self, prepared: Iterable[Prepared]) -> None:
-        ready = list(prepared)
+        # In the order of the keys, a batch changes each page of the database once.
+        ready = sorted(prepared, key=lambda one: one.address)
         users = self._users
         results: list[str | MetadError] = []
         with users.transaction(write=not self._dry) as txn:
@@ -259,10 +260,10 @@ def _is_new_password(record: dict[str, Any], fields: dict[str, Any]) -> bool:
     if record.get("imported") == fields["imported"]:
         return False
     source = fields.get("hash")
-    if source is None or "scram" in fields or hashes.scheme_of(source) not in hashes.WEAK:
+    if source is None or "scram" in fields or not hashes.is_weak(source):
         return True
     old = record.get("hash")
-    return "scram" not in record and (old is None or hashes.scheme_of(old) in hashes.WEAK)
+    return "scram" not in record and (old is None or hashes.is_weak(old))
 
 
 def _folded(members: Iterable[str]) -> set[str]:

@@ -45,6 +45,9 @@ REST_SECONDS = 0.25
 LOOK_SECONDS = 1.0
 # The share of its time that it works while the hub is busy.
 BUSY_SHARE = 0.15
+# The same when no space at all is left; in between, in between: senders had better be served a
+# little later than be put off.
+PRESSED_SHARE = 0.6
 LONGEST_PAUSE = 0.25
 AVOID_SECONDS = 60.0
 READER_CHECK_SECONDS = 60.0
@@ -109,6 +112,7 @@ class CollectorWorker:
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}
         self._checked = self._looked = time.monotonic()
+        self._free = 100.0  # per cent of the space for logs, when it was looked at last
 
     def _make_source(self, osio: Osio, generation: int) -> LogSource:
         settings = self._store_settings
@@ -259,7 +263,18 @@ class CollectorWorker:
             return REST_SECONDS
         if self._load.is_low:
             return 0.0
-        return min(took * (1 / BUSY_SHARE - 1), LONGEST_PAUSE)
+        return min(took * (1 / self._share() - 1), LONGEST_PAUSE)
+
+    def _share(self) -> float:
+        """The share of its time that it may work under load."""
+        if self._row[Cell.WORK] != Work.SHORT:
+            return BUSY_SHARE
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self._free = self._space().share * 100
+        pressed = 1 - min(self._free / self._settings.low_space, 1.0)
+        return BUSY_SHARE + pressed * (PRESSED_SHARE - BUSY_SHARE)
 
     def _show(self) -> None:
         figures, row = self._collector.figures, self._row

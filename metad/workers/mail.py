@@ -30,13 +30,14 @@ from metad.users.cache import LoginMemory
 from metad.users.database import UserDatabase
 from metad.users.logins import LastLogins
 from metad.users.policy import Policies
-from metad.workers import services
+from metad.workers import intake, services
 from metad.workers.context import WorkerContext
 from metad.workers.filters import accept
 from metad.workers.gate import Gate
 from metad.workers.handshake import Certificates
 
 TICK_SECONDS = 0.25
+SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 # Every so many ticks: deadlines of sessions, which are coarse, and new certificates.
 LOOK_TICKS = 4
 THREADS = 4
@@ -133,12 +134,19 @@ class MailWorker:
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now)
         for listener, sock in self._setup.sockets:
             self._servers.append(services.serve(self._context, listener, sock))
+        self._servers.append(intake.serve(self._context, self._setup.row[Cell.SLOT]))
         self._tick()
         quieten_collector()
-        self._setup.ready()
+        loop.call_soon(self._begin)
         loop.run_forever()
         self._close()
         return 0
+
+    def _begin(self) -> None:
+        """The loop turns.  Not before could it hear a signal: uvloop loses one that comes while
+        it stands still."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._setup.ready()
 
     def _tick(self) -> None:
         """Heartbeat, deadlines, the layer's odd jobs."""
@@ -154,7 +162,7 @@ class MailWorker:
             self._loop.stop()
         elif context.retired and now > self._retirement:
             self._drain()
-        self._loop.call_later(TICK_SECONDS, self._tick)
+        self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _tick_layer(self) -> None:
         """A layer that fails here must not stop the heart."""
@@ -207,6 +215,7 @@ class MailWorker:
         """Every acknowledged message is in the log already; seal it and let go."""
         context = self._context
         context.on_idle = lambda: None
+        self._ticking.cancel()
         for server in self._servers:
             server.close()
         for session in list(context.sessions):
@@ -251,4 +260,6 @@ def places(config: Config) -> list[Path]:
 def main(setup: WorkerSetup) -> int:
     """The worker's life, in a forked child."""
     setup.row[Cell.PID] = os.getpid()
+    # Before any thread: none but the loop's is to get a signal, and that one only when it turns.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     return MailWorker(setup).run()

@@ -98,10 +98,11 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
     expiry, expire_differs = context.policies.least_expiry(least)
     delay, delay_differs = context.policies.most_login_delay(most)
     common = Personal(expiry // DAY if expiry else None, delay)
+    offer = ScramOffer(context)
 
     def settings(plaintext: bool, tls: bool) -> Pop3Settings:
         """By what differs between connections; a handful in all."""
-        scram = offers_scram(context)
+        scram = offer.stands()
         key = (plaintext, tls, scram)
         if key not in made:
             made[key] = Pop3Settings(
@@ -128,7 +129,19 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
     )
 
 
-def offers_scram(context: WorkerContext) -> bool:
-    """SCRAM only while every user who may log in has keys: a client would not try PLAIN then."""
-    wish = context.config.pop3.scram
-    return wish == "always" or (wish == "auto" and context.users.every_login_has_keys())
+class ScramOffer:
+    """Whether SCRAM is offered: only while every user who may log in has keys, for a client that
+    sees it offered would not try PLAIN.  Looked up once a second: clients poll."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._looked = float("-inf")
+        self._every = False
+
+    def stands(self) -> bool:
+        context = self._context
+        wish = context.config.pop3.scram
+        if wish == "auto" and context.now - self._looked >= 1.0:
+            self._looked = context.now
+            self._every = context.users.every_login_has_keys()
+        return wish == "always" or (wish == "auto" and self._every)

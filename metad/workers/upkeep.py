@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from metad.errors import EX_OK
+import lmdb
+
+from metad.errors import EX_OK, MetadError
 from metad.loglines import LogLines
 from metad.osio import Osio
 from metad.shm import ProcessRow, SharedArea
@@ -52,11 +54,17 @@ def recover_process(setup: Setup, row: ProcessRow, dead: int) -> int:
 
 
 def close_index(setup: Setup) -> int:
-    """After the last worker: the index is synced and noted as clean."""
+    """After the last worker: the index is synced and noted as clean.
+
+    Where that fails (a full disk), it stays noted as dirty: the next start sees to it.
+    """
     osio = Osio()
-    store = open_store(osio, setup.data)
-    index = Index(store.index)
-    index.sync()
-    index.close()
-    index_state.mark(osio, store.index, setup.boot, clean=True)
+    try:
+        store = open_store(osio, setup.data)
+        index = Index(store.index)
+        index.sync()
+        index.close()
+        index_state.mark(osio, store.index, setup.boot, clean=True)
+    except (MetadError, OSError, lmdb.Error) as error:
+        LogLines().line("recovery", f"warning: the index is not noted as clean: {error}")
     return EX_OK

@@ -96,5 +96,3 @@ def test_the_runs_collect_and_free_logs() -> None:
         ops, _ = record(seed)
         freed += sum(op.kind == "write" and op.offset == 0 and op.data[10] == 2 for op in ops)
     assert freed > 8
-
-

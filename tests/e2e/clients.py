@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterable
 
 from hub import DEADLINE, HOSTNAME, PASSWORD, Hub, address
 
+# Mailboxes of one message with a hundred recipients.
+MANY = [f"many{number:02}" for number in range(100)]
+
 SENDER = "sender@client.example.test"
 HEADER = (
     b"From: Sender <sender@client.example.test>\r\n"
@@ -93,11 +96,18 @@ def unstuffed(wire: bytes) -> bytes:
     return re.sub(rb"(?m)^\.", b"", wire[:-3])
 
 
+def stranger() -> str:
+    """A loopback address that nobody has come from yet: what is held against a client network,
+    as failed logins are, is held against no other test."""
+    number = next(_numbers)
+    return f"127.{number >> 16 & 127 | 128}.{number >> 8 & 255}.{number & 255}"
+
+
 class Line:
     """A connection on which lines come."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE)
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0))
         self.input = self.socket.makefile("rb")
 
     def __enter__(self):
@@ -174,8 +184,8 @@ def deliver(hub: Hub, octets: bytes, *names: str) -> bytes:
 class Pop3Line(Line):
     """A POP3 client; `say` gives the answer's line, `listing` what follows it."""
 
-    def __init__(self, hub: Hub) -> None:
-        super().__init__(hub.pop3_port)
+    def __init__(self, hub: Hub, source: str = "127.0.0.1") -> None:
+        super().__init__(hub.pop3_port, source)
         with self.dropped_if_it_fails():
             assert self.line().startswith(b"+OK")
 

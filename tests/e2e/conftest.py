@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from clients import MANY
 from hub import Hub
 
-MANY = [f"many{number:02}" for number in range(100)]
 _BOXES = [f"box{number:02}" for number in range(60)]
 
 

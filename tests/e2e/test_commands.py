@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 import pytest
-from clients import Pop3Line, SmtpLine, deliver, fetch, message
+from clients import Pop3Line, SmtpLine, deliver, fetch, message, stranger
 from hub import DEADLINE, METAD, Hub, address, free_ports
 
 EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE, EX_OSERR, EX_CONFIG = 65, 67, 69, 71, 78
@@ -103,14 +103,14 @@ def test_users_change_while_the_hub_runs(hub):
         pop.log_in(name, "first")
         pop.say("QUIT")
     hub.run("user", "passwd", address(name), "--password-stdin", given="second\n")
-    with Pop3Line(hub) as pop:
+    with Pop3Line(hub, stranger()) as pop:
         pop.log_in(name, "first", b"-ERR")
     with Pop3Line(hub) as pop:
         pop.log_in(name, "second")
     assert address(name) in hub.run("user", "list").stdout.split()
     hub.run("user", "remove", address(name))
     assert address(name) not in hub.run("user", "list").stdout.split()
-    with Pop3Line(hub) as pop:
+    with Pop3Line(hub, stranger()) as pop:
         pop.log_in(name, "second", b"-ERR")
     with SmtpLine(hub) as smtp:
         smtp.say("MAIL FROM:<>")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
-from clients import Pop3Line, SmtpLine, bodies, deliver, digest, fetch, in_time, random_body
+from clients import Pop3Line, SmtpLine, bodies, deliver, digest, fetch, in_time
 from hub import Hub
+
 from metad.control import request
 
 NAMES = ["alice", "bob", "carol"]
 # Never by itself: these tests ask for what they want.
 QUIET = "[collector]\nidle_seconds = 86400\n"
-SMALL = {"log_size": "1MiB", "workers": 2}
+SMALL = {"log_size": "1MiB", "workers": 1}
 
 
 @pytest.fixture
@@ -26,12 +28,18 @@ def own_hub() -> Iterator[Hub]:
         yield hub
 
 
-def fill(hub: Hub, dice: random.Random, messages: int = 120) -> dict[str, list[str]]:
+def text(dice: random.Random, size: int) -> bytes:
+    """Lines of about `size` octets in all."""
+    lines = (dice.randbytes(400).hex().encode() for _ in range(size // 800 + 1))
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def fill(hub: Hub, dice: random.Random, messages: int = 110) -> dict[str, list[str]]:
     """Some MiB of mail for one to three each; digests by mailbox."""
     sent: dict[str, list[str]] = {name: [] for name in NAMES}
     with SmtpLine(hub) as one, SmtpLine(hub) as other:
         for number in range(messages):
-            octets = b"Subject: %d\r\n\r\n" % number + dice.randbytes(20_000).hex().encode()
+            octets = b"Subject: %d\r\n\r\n" % number + text(dice, dice.randrange(60_000))
             names = dice.sample(NAMES, dice.randrange(1, 4))
             dice.choice([one, other]).deliver(octets, *names)
             for name in names:
@@ -65,16 +73,14 @@ def states(hub: Hub) -> dict[int, str]:
 def collector(hub: Hub) -> int:
     """Its pid; it is started with the workers."""
     (found,) = [
-        one["pid"]
-        for one in request(hub.data, "status")["processes"]
-        if one["role"] == "collector"
+        one["pid"] for one in request(hub.data, "status")["processes"] if one["role"] == "collector"
     ]
     return found
 
 
 def test_gc_frees_logs_and_keeps_every_message(own_hub: Hub, dice: random.Random) -> None:
     sent = fill(own_hub, dice)
-    delete_some(own_hub, sent, every=3)
+    delete_some(own_hub, sent, every=6)
     before = list(states(own_hub).values())
     said = json.loads(own_hub.run("gc", "--json").stdout)
     after = list(states(own_hub).values())
@@ -84,7 +90,9 @@ def test_gc_frees_logs_and_keeps_every_message(own_hub: Hub, dice: random.Random
     assert after.count("free") >= before.count("free") + said["logs_freed"] - 2
     assert "collecting" not in after
     check(own_hub, sent)
-    own_hub.restart()
+    own_hub.stop()
+    assert own_hub.run("fsck").returncode == 0
+    own_hub.start()
     check(own_hub, sent)
 
 
@@ -109,8 +117,6 @@ def test_a_collection_survives_kill_9_and_the_loss_of_the_index(
     delete_some(own_hub, sent)
     own_hub.run("gc", "--full")
     own_hub.kill()
-    import shutil
-
     shutil.rmtree(own_hub.data / "index")
     own_hub.start()
     check(own_hub, sent)
@@ -153,9 +159,9 @@ def test_senders_and_readers_do_not_notice(own_hub: Hub, dice: random.Random) ->
     thread = threading.Thread(target=collect)
     thread.start()
     try:
-        sent = fill(own_hub, dice, 60)
+        sent = fill(own_hub, dice, 50)
         delete_some(own_hub, sent)
-        more = fill(own_hub, dice, 60)
+        more = fill(own_hub, dice, 50)
     finally:
         done.set()
         thread.join()
@@ -167,22 +173,22 @@ def test_an_idle_hub_collects_by_itself(dice: random.Random) -> None:
     settings = "[collector]\nidle_seconds = 0\nidle_load = 1000000\n"
     with Hub(NAMES, settings, **SMALL) as hub:
         sent = fill(hub, dice)
-        delete_some(hub, sent, every=5)
+        delete_some(hub, sent, every=6)
         assert in_time(lambda: request(hub.data, "gc-progress")["logs_freed"] >= 2)
         check(hub, sent)
 
 
 def test_at_the_limit_mail_is_put_off_until_the_collector_made_room(dice: random.Random) -> None:
     settings = "[collector]\nidle_seconds = 86400\nlow_space = 60\nenough_space = 70\n"
-    with Hub(NAMES, settings, **SMALL, size_limit="8MiB") as hub:
+    with Hub(NAMES, settings, **SMALL, size_limit="7MiB") as hub:
         kept = b"Subject: kept\r\n\r\nfrom the beginning\r\n"
         deliver(hub, kept, "alice")
-        big = b"Subject: big\r\n\r\n" + random_body(dice, 200_000).ljust(200_000, b"x")
+        big = b"Subject: big\r\n\r\n" + text(dice, 200_000)
         accepted = fill_to_the_limit(hub, big)
         assert accepted < 60
         assert len(fetch(hub, "bob", delete=True)) == accepted
         assert in_time(lambda: takes(hub, big))
-        assert len(states(hub)) <= 8
+        assert len(states(hub)) <= 7
         assert [digest(body) for body in bodies(hub, "alice")] == [digest(kept)]
 
 
@@ -197,13 +203,13 @@ def fill_to_the_limit(hub: Hub, octets: bytes) -> int:
 
 def takes(hub: Hub, octets: bytes) -> bool:
     with SmtpLine(hub) as smtp:
-        smtp.say("MAIL FROM:<sender@example.org>")
-        answer = smtp.say("RCPT TO:<bob@example.test>", b"")
-        if answer.startswith(b"452"):
-            return False
-        smtp.say("DATA", b"354")
-        smtp.send(octets + b"\r\n.\r\n")
-        return smtp.reply(b"").startswith(b"250")
+        for command in ("MAIL FROM:<a@example.org>", "RCPT TO:<bob@example.test>", "DATA"):
+            if smtp.say(command, b"").startswith(b"452"):
+                return False
+        smtp.send(octets + b".\r\n")
+        answer = smtp.reply(b"")
+        assert answer[:3] in (b"250", b"452")
+        return answer.startswith(b"250")
 
 
 def test_gc_without_a_hub_says_so(own_hub: Hub) -> None:

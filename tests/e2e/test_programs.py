@@ -154,7 +154,10 @@ def test_fetchmail_fetches_and_deletes(hub, mailbox, program, home):
         f"no rewrite no mimedecode fetchall mda \"cat >>'{into}'\"",
     )
     command = (fetchmail, "-f", rc, "--nodetach", "--nosyslog", "--pidfile", f"{home.path}/pid")
-    run(*command, env={"PATH": "/usr/bin:/bin", "FETCHMAILHOME": str(home.path)})
+    run(
+        *command,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home.path), "FETCHMAILHOME": str(home.path)},
+    )
     found = into.read_bytes().replace(b"\n", b"\r\n")
     assert digest(without_trace(found, recipient=mailbox)) == digest(sent)
     assert fetch(hub, mailbox) == []

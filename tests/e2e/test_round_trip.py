@@ -7,6 +7,7 @@ import socket
 import pytest
 from clients import (
     AWKWARD,
+    MANY,
     SENDER,
     Pop3Line,
     SmtpLine,
@@ -19,7 +20,6 @@ from clients import (
     stuffed,
     without_trace,
 )
-from conftest import MANY
 from hub import PASSWORD, Hub, address
 
 

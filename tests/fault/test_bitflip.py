@@ -119,8 +119,10 @@ class Small:
 @pytest.fixture(scope="module")
 def small() -> Iterator[Small]:
     data = campaign.scratch()
-    yield Small(data)
-    shutil.rmtree(data)
+    try:
+        yield Small(data)
+    finally:
+        shutil.rmtree(data)
 
 
 def touched(small: Small, path: str, at: int) -> frozenset[bytes]:

@@ -15,6 +15,8 @@ import textwrap
 from importlib import import_module
 from typing import NamedTuple
 
+from collector_mutants import COLLECTOR
+
 POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
 FAULTS = "fault/test_faults.py::test_every_call_fails"
 SHORT = "fault/test_faults.py::test_every_write_is_short_or_finds_no_space[0-once]"
@@ -145,7 +147,7 @@ MUTANTS = [
            "store/test_commit.py::test_what_the_index_missed_is_there_after_a_restart"),
     Mutant("deletions are not in the footer", "footer:deletion_entries",
            "for each in deletion.each()", "for each in []", POWER),
-    Mutant("what the index missed is forgotten", "commit:Committer._enter",
+    Mutant("what the index missed is forgotten", "commit:Committer._enter_and_unlock",
            "self._behind = batches", "self._behind = []",
            "store/test_commit.py::test_batches_are_entered_in_order_when_the_index_is_back"),
     Mutant("a deletion leaves the usage", "index:Change.delete",
@@ -173,3 +175,5 @@ MUTANTS = [
            "return False", "return True",
            "store/test_locks.py::test_a_mailbox_has_one_session_in_the_hub"),
 ]  # fmt: skip
+
+MUTANTS += [Mutant(*each) for each in COLLECTOR]

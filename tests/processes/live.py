@@ -8,9 +8,10 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from clients import fetch
 from hub import DEADLINE, Hub, watching
 
 from metad.control import request
@@ -30,6 +31,11 @@ class LiveHub(Hub):
     def facts(self) -> dict:
         """The status, asked for without a command of its own."""
         return request(self.data, "status")
+
+    def reload(self) -> dict:
+        """As the command does it, without a command of its own."""
+        text, source = self.config.read_text(), str(self.config)
+        return request(self.data, "reload", DEADLINE, content=text, source=source)
 
     def worker_pids(self) -> list[int]:
         return [one["pid"] for one in self.facts()["workers"]]
@@ -56,6 +62,29 @@ class LiveHub(Hub):
             return len(serving) >= 2 and not pids & set(gone) and not busy
 
         return self.until(holds, "all workers serving")
+
+
+@contextmanager
+def as_it_was(live: LiveHub) -> Iterator[LiveHub]:
+    """For a hub that several tests have one after another: configuration and workers are again
+    as they were, no mail is left, when the next one gets it."""
+    text = live.config.read_text()
+    yield live
+    live.config.write_text(text)
+    live.reload()
+    for name in NAMES:
+        settled_fetch(live, name, delete=True)
+    live.until(lambda facts: len(facts["workers"]) == 2, "the old generation gone")
+    live.whole()
+
+
+def settled_fetch(hub: Hub, name: str, *, delete: bool = False) -> list[bytes]:
+    """A mailbox, once no broken session holds it any more and every log has been recovered."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        with suppress(OSError, AssertionError):
+            return fetch(hub, name, delete=delete)
+        assert time.monotonic() < deadline
 
 
 def strike(pid: int, number: int = signal.SIGKILL) -> None:

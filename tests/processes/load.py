@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import random
 import threading
-import time
-from contextlib import suppress
 
-from clients import Pop3Line, SmtpLine, digest, fetch, message, random_body, without_trace
+from clients import Pop3Line, SmtpLine, digest, message, random_body, without_trace
 from hub import DEADLINE, Hub
+from live import settled_fetch
 
 PER_SESSION = 5  # messages that a sender sends on one connection
 PAUSE = 0.02  # before a refused client tries again
@@ -108,12 +107,3 @@ class _Client(threading.Thread):
             except (OSError, AssertionError) as error:
                 load.failures.append(f"{type(error).__name__}: {error}")
                 load.ended.wait(PAUSE)
-
-
-def settled_fetch(hub: Hub, name: str) -> list[bytes]:
-    """A mailbox, once no broken session holds it any more and every log has been recovered."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        with suppress(OSError, AssertionError):
-            return fetch(hub, name)
-        assert time.monotonic() < deadline

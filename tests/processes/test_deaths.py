@@ -16,7 +16,7 @@ from load import Load
 
 
 def rounds(scale: float) -> int:
-    return max(1, round(4 * scale))
+    return max(1, round(3 * scale))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_killed_recovery_is_tried_again_until_the_mail_is_there(live):
             strike(victim)
             facts = live.until(recovery, "a recovery that waits")
             strike(recovery(facts))
-            again = live.until(lambda facts: recovery(facts), "the next recovery")
+            again = live.until(recovery, "the next recovery")
             assert recovery(again) != recovery(facts)
         live.whole(victim)
     load.check()
@@ -155,7 +155,8 @@ def test_workers_that_die_again_and_again_come_later_each_time(live):
         pid = victim["workers"][0]["pid"]
         struck = time.monotonic()
         strike(pid)
-        live.until(lambda facts: facts["workers"][0]["pid"] not in (0, pid), "its successor")
+        old = (0, pid)
+        live.until(lambda facts, old=old: facts["workers"][0]["pid"] not in old, "its successor")
         gaps.append(time.monotonic() - struck)
     assert gaps[-1] > 1.0 > gaps[0]
     assert gaps[-1] > gaps[1]
@@ -172,3 +173,18 @@ def show(capsys, what: str, times: list[float]) -> None:
     with capsys.disabled():
         shown = ", ".join(f"{one:.2f}" for one in sorted(times))
         print(f"\nback in service after kill -9 of {what}: {shown} s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT])
+def test_a_collector_that_ends_is_replaced(live, number):
+    with Load(live, NAMES) as load:
+        load.wait_for(20)
+        victim = collector(live.until(collector, "a collector"))
+        os.kill(victim, number)
+        live.until(lambda facts: collector(facts) not in (0, victim), "the next collector")
+        load.wait_for(20)
+    load.check()
+
+
+def collector(facts: dict) -> int:
+    return next((one["pid"] for one in facts["processes"] if one["role"] == "collector"), 0)

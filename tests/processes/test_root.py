@@ -1,4 +1,4 @@
-"""As root, in a network of its own, with ports 25 and 110 and a chroot: the nanny and its master."""
+"""As root, in a network of its own, with ports 25 and 110 and a chroot: nanny and master."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import Pop3Line, SmtpLine, bodies, deliver, digest, message, stuffed
+from clients import Pop3Line, SmtpLine, bodies, deliver, digest, message
 from hub import DEADLINE, USER, watching
-from live import NAMES, LiveHub, strike
+from live import NAMES, LiveHub, as_it_was, strike
 from load import Load
 
 from metad.nanny import _can_exec
@@ -30,7 +31,7 @@ SYSTEM_PYTHON = Path("/usr/bin/python3")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a nanny")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def network() -> Iterator[None]:
     """A network namespace with a loopback that has all its ports free."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -73,9 +74,17 @@ class ExecHub(NannyHub):
         return [str(SYSTEM_PYTHON)]
 
 
-@pytest.fixture
-def live() -> Iterator[NannyHub]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[NannyHub]:
     with NannyHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def live(shared) -> Iterator[NannyHub]:
+    if shared.process is None:
+        shared.start()
+    with as_it_was(shared) as hub:
         yield hub
 
 
@@ -108,21 +117,11 @@ def check_privileges(live: NannyHub) -> None:
         assert os.readlink(f"/proc/{pid}/root") == str(live.data)
 
 
-def test_with_a_readable_python_the_master_is_its_own_program(monkeypatch):
-    site = next(path for path in sys.path if path.endswith("site-packages"))
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{site}")
-    version = os.popen(f"{SYSTEM_PYTHON} -c 'import sys; print(sys.version_info[:2])'").read()
-    if version.strip() != str(sys.version_info[:2]):
-        pytest.skip("no Python of this version that everybody can read")
-    with ExecHub() as live:
-        check_privileges(live)
-        assert b"metad.master.entry" in Path(f"/proc/{live.master()}/cmdline").read_bytes()
-        deliver(live, message(), "alice")
-        old = live.master()
-        strike(old)
-        live.next_master(old)
-        check_privileges(live)
-        assert len(bodies(live, "alice")) == 1
+def run(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return ""
 
 
 def test_every_command_works_in_the_chroot(live):
@@ -133,13 +132,14 @@ def test_every_command_works_in_the_chroot(live):
         for command in ("EXPN a", "MAIL FROM:<", "XYZZY", "RCPT TO:<alice@example.test>"):
             smtp.say(command, b"5")
         smtp.say("EHLO client.example.test")
-        smtp.say("MAIL FROM:<räk@example.test> SMTPUTF8".encode().decode())
+        smtp.say("MAIL FROM:<räk@example.test> SMTPUTF8")
         smtp.say("RCPT TO:<nobody-here@example.test>", b"550")
         smtp.say("RCPT TO:<alice@xn--rksmrgs-5wao1o.test>", b"550")
         smtp.say("RSET")
         smtp.deliver(message(), "alice", "bob")
         smtp.deliver(message(b"x" * 900 + b"\r\n" * 4_000_00), "bob")
-        smtp.say(f"BDAT 3", b"503")
+        smtp.send(b"BDAT 3\r\nabc")
+        smtp.reply(b"503")
         smtp.say("QUIT", b"221")
     with Pop3Line(live) as pop:
         pop.say("CAPA")
@@ -157,8 +157,6 @@ def test_every_command_works_in_the_chroot(live):
     assert len(bodies(live, "bob")) == 2
     live.run("user", "add", "later@example.test", "--no-password")
     deliver(live, message(), "later")
-    commands = live.run("--help").stdout if False else ""
-    assert commands == ""
     live.run("reload")
     strike(live.worker_pids()[0])
     live.whole()
@@ -173,7 +171,7 @@ def test_every_command_works_in_the_chroot(live):
 def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live, scale, capsys):
     times = []
     with Load(live, NAMES) as load:
-        for _ in range(max(1, round(3 * scale))):
+        for _ in range(max(1, round(2 * scale))):
             load.wait_for(30)
             master = live.master()
             struck = time.monotonic()
@@ -262,4 +260,21 @@ def test_nothing_of_a_chrooted_hub_is_left_in_shared_memory_even_by_kill_9(live)
     owned = [path for path in before if path.stat().st_uid == find_user(USER).uid]
     mine = [path for path in owned if path.name.endswith(f"-{live.master()}")]
     assert mine == []
-    assert stuffed(b".\r\n") == b"..\r\n.\r\n"
+
+
+def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatch):
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{site}")
+    command = [str(SYSTEM_PYTHON), "-c", "import sys; print(sys.version_info[:2])"]
+    if run(command) != f"{sys.version_info[:2]}\n":
+        pytest.skip("no Python of this version that everybody can read")
+    shared.stop()
+    with ExecHub() as live:
+        check_privileges(live)
+        assert b"metad.master.entry" in Path(f"/proc/{live.master()}/cmdline").read_bytes()
+        deliver(live, message(), "alice")
+        old = live.master()
+        strike(old)
+        live.next_master(old)
+        check_privileges(live)
+        assert len(bodies(live, "alice")) == 1

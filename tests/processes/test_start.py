@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -35,7 +34,6 @@ def refused(hub: Hub, *options: str) -> tuple[int, str]:
 def idle_hub(**given):
     """A hub that is not started, nor looked at when it ends."""
     hub = LiveHub(**given)
-    hub.start().stop()
     try:
         yield hub
     finally:
@@ -46,7 +44,9 @@ def test_a_second_hub_on_the_directory_is_refused_with_the_pid_of_the_first():
     with LiveHub() as live:
         code, said = refused(live)
         assert code == 69
-        assert said == f"metad: fatal: {live.data}: a hub runs here already, pid {live.process.pid}\n"
+        assert (
+            said == f"metad: fatal: {live.data}: a hub runs here already, pid {live.process.pid}\n"
+        )
         deliver(live, message(), "alice")
 
 
@@ -58,7 +58,7 @@ def test_a_port_in_use_is_refused_and_nothing_is_left():
         assert code == 71
         where = f"127.0.0.1:{hub.smtp_port}"
         assert said == f"metad: fatal: cannot listen on {where}: Address already in use\n"
-        assert not list((hub.data / "run").iterdir())
+        assert_nothing_runs(hub)
 
 
 def test_a_bad_configuration_is_refused():
@@ -113,13 +113,12 @@ def test_a_worker_that_cannot_begin_stops_the_start_with_its_reason(sabotaged, f
 def hub_start(hub: Hub) -> subprocess.CompletedProcess[str]:
     """A start that is to fail, tracebacks allowed."""
     command = [METAD, "start", "--config", str(hub.config)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def test_a_recovery_that_fails_stops_the_start_with_its_reason():
     with idle_hub() as hub:
+        hub.start().stop()
         logs = hub.data / "logs"
         logs.chmod(0)
         code, said = refused_with_log(hub)
@@ -154,8 +153,7 @@ def test_a_detached_hub_is_ready_when_the_command_returns_and_its_pid_is_in_the_
             assert done.stdout.splitlines()[-1] == "metad: ready"
             deliver(hub, message(), "alice")
             assert os.getsid(pid) == pid
-            assert "status=stored" in log.read_text()
-            assert hub.facts()["pid"] == pid
+            assert hub.until(lambda _: "status=stored" in log.read_text(), "a line")["pid"] == pid
             with watching([pid]) as gone:
                 hub.run("stop")
                 gone(DEADLINE)
@@ -178,9 +176,10 @@ def test_a_detached_start_that_is_refused_says_why_and_has_the_exit_code():
 @pytest.fixture
 def notified(monkeypatch):
     """What the hub tells the service manager: a function that gives the next datagram."""
-    with tempfile.TemporaryDirectory() as top, socket.socket(
-        socket.AF_UNIX, socket.SOCK_DGRAM
-    ) as sock:
+    with (
+        tempfile.TemporaryDirectory() as top,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+    ):
         os.chmod(top, 0o711)
         path = Path(top) / "notify"
         sock.bind(str(path))
@@ -233,16 +232,21 @@ def test_sockets_handed_over_by_name_and_by_address_are_served():
 
 
 def test_a_socket_that_no_table_wants_is_refused():
-    with idle_hub() as hub, socket.create_server(("127.0.0.1", 0)) as stray:
-        with activated(hub, {"stray": stray}) as process:
-            assert process.wait(DEADLINE) == 78
-            assert "no [[listen]] table wants the socket stray" in process.stderr.read()
+    with (
+        idle_hub() as hub,
+        socket.create_server(("127.0.0.1", 0)) as stray,
+        activated(hub, {"stray": stray}) as process,
+    ):
+        assert process.wait(DEADLINE) == 78
+        assert "no [[listen]] table wants the socket stray" in process.stderr.read()
 
 
 @contextmanager
 def activated(hub: Hub, sockets: dict[str, socket.socket]):
     """A start with sockets handed over; a shell sets the pid, which must be the hub's own."""
-    moved = " ".join(f"{number}<&{sock.fileno()}" for number, sock in enumerate(sockets.values(), 3))
+    moved = " ".join(
+        f"{number}<&{sock.fileno()}" for number, sock in enumerate(sockets.values(), 3)
+    )
     process = subprocess.Popen(
         ["bash", "-c", f'LISTEN_PID=$$ exec "$0" start --config "$1" {moved}', METAD, hub.config],
         env={**os.environ, "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": ":".join(sockets)},
@@ -301,11 +305,11 @@ def test_a_stop_during_the_start_leaves_nothing():
                     select.select([], [], [], 0.005)
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(DEADLINE) == 0, process.stderr.read()
-                wait_for_nobody(hub)
+                assert_nothing_runs(hub)
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", hub.smtp_port))
 
 
-def wait_for_nobody(hub: Hub) -> None:
-    run = hub.data / "run"
-    assert not [path for path in run.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", hub.smtp_port))
+def assert_nothing_runs(hub: Hub) -> None:
+    assert not (hub.data / "run" / "control").exists()
+    assert not (hub.data / "run" / "segment").exists()

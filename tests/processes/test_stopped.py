@@ -65,7 +65,7 @@ def test_a_stopped_and_continued_master_kills_nobody(live):
 
 
 def test_workers_that_wait_for_the_index_are_not_hung(live):
-    """Somebody else holds it for longer than the limit: nobody is killed, the mail comes through."""
+    """Somebody else holds it for longer than the limit: nobody is killed, the mail arrives."""
     pids = live.worker_pids()
     sender = threading.Thread(target=deliver, args=(live, message(), "alice"))
     with index_locked(live.data):

@@ -161,9 +161,7 @@ def judge(data: Path, ledger: Ledger, *, rebuilt: bool) -> None:
         kit.check()
 
 
-def try_kill(
-    template: tuple[Path, Ledger], scratch: Path, work: Callable[[Path], None]
-) -> bool:
+def try_kill(template: tuple[Path, Ledger], scratch: Path, work: Callable[[Path], None]) -> bool:
     """False if the work was done before the moment of the kill came."""
     origin, ledger = template
     data = scratch / "data"

@@ -225,13 +225,12 @@ def test_after_the_sync_the_answer_is_yes_whatever_the_index_says(
     break_index(kit, monkeypatch)
     assert kit.put([1], b"one").acked
     committer = kit.writers[0].committer
-    assert committer.behind
     assert not committer.accepts
     assert kit.put([1], b"two").acked
     monkeypatch.undo()
     committer.catch_up()
     kit.run()
-    assert not committer.behind
+    assert committer.accepts
     assert committer.accepts
     assert kit.check() == 2
 
@@ -258,7 +257,7 @@ def test_batches_are_entered_in_order_when_the_index_is_back(
     kit.delete(1, [sent.id])
     monkeypatch.undo()
     kit.put([2], b"three")
-    assert not kit.writers[0].committer.behind
+    assert kit.writers[0].committer.accepts
     assert kit.check() == 2
 
 
@@ -350,3 +349,28 @@ def test_the_threads_commit_under_load(tmp_path: Path) -> None:
         kit.recover()
         kit.open_index()
         assert [each for each, _ in kit.listing(1)] == sorted(bodies)
+
+
+def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: StoreKit) -> None:
+    """Every failed sync costs a log; a dead disk must not eat them all."""
+    committer = kit.writers[0].committer
+    kept = kit.put([1], b"before")
+    rests: list[tuple[float, object]] = []
+    kit.loop.call_later = lambda delay, then: rests.append((delay, then))  # type: ignore[method-assign]
+    kit.osio.faults = Faults("sync", 1, persistent=True, only=".log")
+    assert kit.put([1], b"one").error is not None
+    assert committer.accepts, "one failure may be that log's alone"
+    for seconds in (1, 2, 4):
+        assert kit.put([1], b"again").error is not None
+        assert not committer.accepts
+        if len(rests) > 1:
+            assert rests[-1][0] == seconds
+        logs = len(kit.table.rows())
+        assert kit.put([1], b"meanwhile").error is not None
+        assert len(kit.table.rows()) == logs
+        rests[-1][1]()  # type: ignore[operator]
+        assert committer.accepts
+    kit.osio.faults = None
+    assert kit.put([1], b"after").acked
+    assert len(kit.listing(1)) == 2
+    assert kit.listing(1)[0][0] == kept.id

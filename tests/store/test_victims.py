@@ -29,7 +29,7 @@ def test_the_older_log_of_two_equally_empty() -> None:
 
 
 def test_an_old_log_is_worth_more_than_a_slightly_emptier_young_one() -> None:
-    assert chosen(row(1, 100, age=60), row(2, 400, age=86_400)) == 2
+    assert chosen(row(1, 100, age=60), row(2, 300, age=86_400)) == 2
 
 
 @pytest.mark.parametrize("state", [state for state in State if state != State.SEALED])

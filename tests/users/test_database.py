@@ -25,17 +25,6 @@ from metad.users.account import MAX_ID, POSTMASTER_ID, login_name
 from metad.users.database import UserDatabase
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "users"
-
-
-@pytest.fixture
-def users(path):
-    with UserDatabase(path, create=True) as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
 def quick_hashing(monkeypatch):
     make = passwords.make

@@ -1,0 +1,125 @@
+"""`metad store backup` and `metad store restore`, of a hub that runs or not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+import lmdb
+
+from metad.cli import tables
+from metad.cli.context import Place, become_owner, hub_options
+from metad.errors import CannotCreateError, OsError, UnavailableError
+from metad.osio import Osio
+from metad.settings import show_size
+from metad.store.backup import Backup, Done, restore
+from metad.store.identity import open_store
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command("backup")
+@hub_options
+@click.argument("directory", type=DIRECTORY)
+@click.option(
+    "--incremental",
+    metavar="OLD",
+    type=DIRECTORY,
+    help="An earlier backup: what has not changed is taken from it by a link, not copied.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def backup_command(place: Place, directory: Path, incremental: Path | None, as_json: bool) -> None:
+    """Back up mail and users into DIRECTORY, which must be new or empty.
+
+    The hub may run, and serves all the while; no log is freed meanwhile.  The index is left out:
+    it is made again from the logs.  TLS keys are left out: they are not the store's.
+    """
+    directory, incremental = directory.absolute(), incremental and incremental.absolute()
+    _make_for_owner(directory, place.data)
+    data = place.enter()
+    osio = Osio()
+    made = Backup(osio, open_store(osio, data), directory, incremental, _progress)
+    users = data / "users"
+    made.run(lambda target: copy_users(users, target) if users.exists() else None)
+    _end_progress()
+    _show(made.done, as_json)
+
+
+@click.command("restore")
+@hub_options
+@click.argument("backup", type=DIRECTORY)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def restore_command(place: Place, backup: Path, as_json: bool) -> None:
+    """Make a new data directory, the one given by --data, of the backup in BACKUP.
+
+    Every file is checked against the digest it had when it was copied.  The store gets another
+    node number, so that no message id is ever made twice.
+    """
+    source = backup.absolute()
+    _must_be_empty(place.data)
+    place.make()
+    done = restore(Osio(), source, place.data, _progress)
+    _end_progress()
+    _show(done, as_json)
+
+
+def copy_users(users: Path, target: Path) -> None:
+    """A consistent copy of the users database, which a hub may be using.  Raises OsError."""
+    try:
+        env = lmdb.open(str(users), readonly=True, create=False)
+        try:
+            env.copy(str(target), compact=True)
+        finally:
+            env.close()
+    except lmdb.Error as error:
+        raise OsError(f"{users}: {error}") from None
+
+
+def _make_for_owner(directory: Path, data: Path) -> None:
+    """As root: make the directory in which the owner of `data`, who is not root, will write."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = os.stat(data)
+    except OSError:
+        raise UnavailableError(f"{data}: there is no data directory here") from None
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.mkdir(directory, 0o700)
+        except FileNotFoundError as error:
+            raise CannotCreateError(f"{directory}: {error.strerror}") from None
+        os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        Osio().fsync_directory(str(directory.parent))
+
+
+def _must_be_empty(data: Path) -> None:
+    if data.is_dir():
+        become_owner(data)
+        if os.listdir(data):
+            raise CannotCreateError(f"{data}: not an empty directory; give a new one by --data")
+
+
+def _progress(text: str) -> None:
+    if text.startswith("warning"):
+        click.echo(text, err=True)
+    elif sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+
+def _end_progress() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
+
+
+def _show(done: Done, as_json: bool) -> None:
+    if as_json:
+        facts = {"files": done.files, "linked": done.linked, "octets": done.octets}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        tables.show_facts(
+            {"files": done.files, "linked": done.linked, "copied": show_size(done.octets)}
+        )

@@ -1,0 +1,182 @@
+"""`metad fsck`: the whole store checked, and repaired if asked.
+
+Rules of this file:
+
+* A check holds DATA/lock, shared, so that no hub starts meanwhile; where a hub runs already, the
+  store is pinned instead, and only what is settled counts.
+* Each difference is one line on standard output; exit code 0 is clean, 65 damaged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import click
+import lmdb
+
+from metad.cli.context import Place, hub_options
+from metad.errors import EX_DATAERR, EX_OK, DataError
+from metad.osio import Osio
+from metad.store.fsck import Fsck, Plan, Summary
+from metad.store.identity import Store, open_store
+from metad.store.index_state import boot_id
+from metad.store.pin import pinned
+from metad.store.repair import repair
+
+MOST_IN_JSON = 10_000
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@hub_options
+@click.option("--repair", "do_repair", is_flag=True, help="Set damage aside, rebuild the index.")
+@click.option("--checksums-only", is_flag=True, help="Read the logs, leave the index out.")
+@as_json_option
+def fsck(place: Place, do_repair: bool, checksums_only: bool, as_json: bool) -> int:
+    """Check the store: every record of the logs, and the index against them.
+
+    Changes nothing, and may be used while a hub runs.  Each difference is one line; the exit code
+    is 0 if there is none, else 65.  With --repair (no hub may run) damaged octets are copied to
+    quarantine/ and the index is made anew.
+    """
+    data = place.enter()
+    if do_repair:
+        return _repair(data, as_json)
+    return check(data, compare=not checksums_only, as_json=as_json)
+
+
+def check(data: Path, *, compare: bool, as_json: bool) -> int:
+    """Check and show; the exit code."""
+    osio = Osio()
+    store = open_store(osio, data)
+    with _share_lock(data) as alone:
+        plan = Plan(boot_id(), running=not alone, compare=compare)
+        with nullcontext() if alone else pinned(osio, store):
+            return _check(osio, store, plan, as_json)
+
+
+def _check(osio: Osio, store: Store, plan: Plan, as_json: bool) -> int:
+    lines: list[str] = []
+    say: Callable[[str], None] = lines.append if as_json else click.echo
+    summary = Fsck(osio, store, plan, say, _progress).run()
+    _clear_progress()
+    if as_json:
+        click.echo(json.dumps(_facts(summary, lines), indent=2))
+    else:
+        _show(summary)
+    return EX_OK if summary.clean else EX_DATAERR
+
+
+def _repair(data: Path, as_json: bool) -> int:
+    osio = Osio()
+    store = open_store(osio, data)
+    with exclusive(data):
+        plan = Plan(boot_id())
+        lines: list[str] = []
+        say: Callable[[str], None] = lines.append if as_json else click.echo
+        before = Fsck(osio, store, plan, say, _progress).run()
+        _clear_progress()
+        if before.clean and before.compared:
+            remain = before
+        else:
+            rebuilding(lambda: repair(osio, store, plan.boot, before, report))
+            say("after the repair:")
+            remain = Fsck(osio, store, plan, say).run()
+        if as_json:
+            click.echo(json.dumps(_facts(remain, lines), indent=2))
+        else:
+            _show(remain)
+    return EX_OK if remain.clean else EX_DATAERR
+
+
+def report(text: str) -> None:
+    """What a repair or a rebuild says on its way."""
+    click.echo(f"metad: {text}", err=True)
+
+
+def rebuilding(work: Callable[[], object]) -> None:
+    """Do something to the index; what LMDB raises is one line and not a bug."""
+    try:
+        work()
+    except lmdb.Error as error:
+        raise DataError(f"index: {error}") from None
+
+
+# -- the lock
+
+
+@contextmanager
+def exclusive(data: Path) -> Iterator[None]:
+    """As the only one that uses the data directory.  Raises UnavailableError if a hub runs."""
+    # Here, because the master's modules are many and most commands need none.
+    from metad.master.datadir import take_lock
+
+    fd = take_lock(data)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _share_lock(data: Path) -> Iterator[bool]:
+    """True: no hub runs, nor will one while this lasts."""
+    try:
+        fd = os.open(data / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+# -- for people
+
+
+def _facts(summary: Summary, lines: list[str]) -> dict[str, object]:
+    return {
+        "clean": summary.clean,
+        "findings": lines[:MOST_IN_JSON],
+        "more": max(len(lines) - MOST_IN_JSON, 0),
+        "notes": summary.notes,
+        "logs": summary.logs,
+        "records": summary.records,
+        "octets": summary.octets,
+        "messages": summary.messages if summary.compared else None,
+        "compared": summary.compared,
+    }
+
+
+def _show(summary: Summary) -> None:
+    for note in summary.notes:
+        click.echo(f"note: {note}")
+    what = f"{summary.logs} logs, {summary.records} records, {summary.octets} octets"
+    index = f"index with {summary.messages} messages" if summary.compared else "no index compared"
+    if summary.clean:
+        click.echo(f"clean: {what}; {index}")
+    else:
+        click.echo(f"damaged: {summary.findings} findings; {what}; {index}")
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[Klog {done} of {total}", nl=False, err=True)
+
+
+def _clear_progress() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)

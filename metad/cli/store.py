@@ -1,0 +1,163 @@
+"""`metad store logs | dump | check | rebuild`: looking into the store, and its index made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metad.cli import backup, tables
+from metad.cli.context import Place, hub_options
+from metad.cli.fsck import as_json_option, exclusive, rebuilding, report
+from metad.cli.fsck import check as check_store
+from metad.errors import EX_DATAERR, EX_OK, UsageError
+from metad.osio import Osio
+from metad.store.check import log_numbers, read_headers
+from metad.store.dump import body_octets, dump_log, line_of
+from metad.store.header import FREE, LogHeader, log_path
+from metad.store.identity import Store, open_store
+from metad.store.index import LogCounts
+from metad.store.index_state import boot_id
+from metad.store.repair import rebuild_index
+from metad.store.scan import find_seal
+from metad.store.snapshot import read_snapshot
+
+
+@click.group("store", no_args_is_help=False)
+def group() -> None:
+    """Look into the store; rebuild its index."""
+
+
+@group.command()
+@hub_options
+@as_json_option
+def logs(place: Place, as_json: bool) -> None:
+    """List the logs: state, where each ends, how much of it is live."""
+    osio = Osio()
+    store = open_store(osio, place.enter())
+    rows = log_rows(osio, store)
+    total = _total(rows)
+    if as_json:
+        click.echo(json.dumps({"logs": rows, "total": total}, indent=2))
+        return
+    tables.show_table("logs", [{**row, "live": _percent(row["live"])} for row in rows])
+    click.echo("")
+    tables.show_facts({**total, "live": _percent(total["live"])})
+
+
+@group.command()
+@hub_options
+@as_json_option
+def check(place: Place, as_json: bool) -> int:
+    """Verify every checksum in the logs; leaves the index out.  Exit code 65 if one is wrong."""
+    return check_store(place.enter(), compare=False, as_json=as_json)
+
+
+@group.command()
+@hub_options
+def rebuild(place: Place) -> None:
+    """Make the index anew from the logs; no hub may run."""
+    osio = Osio()
+    data = place.enter()
+    store = open_store(osio, data)
+    with exclusive(data):
+        rebuilding(lambda: rebuild_index(osio, store, boot_id(), report))
+    counts = read_snapshot(store).logs.values()
+    live = sum(row.live_messages for row in counts)
+    click.echo(f"rebuilt: {len(counts)} logs, {live} live messages")
+
+
+@group.command()
+@click.argument("log")
+@hub_options
+@click.option("--bodies", is_flag=True, help="The messages too, as they lie in the log.")
+@as_json_option
+def dump(place: Place, log: str, bodies: bool, as_json: bool) -> int:
+    """Show the records of a log, by its number.  Exit code 65 if something does not verify."""
+    if not (log.isascii() and log.isdigit()) or len(log) > 8:
+        raise UsageError(f"not the number of a log: {log}")
+    osio = Osio()
+    store = open_store(osio, place.enter())
+    path = Path(log_path(store.logs, int(log)))
+    damaged = False
+    for fact in dump_log(osio, path, store.secret, bodies=bodies):
+        damaged |= fact["what"] == "damage"
+        click.echo(json.dumps(fact) if as_json else line_of(fact))
+        if "body" in fact and not as_json:
+            click.echo(body_octets(fact["body"], terminal=tables.terminal()), nl=False)
+    return EX_DATAERR if damaged else EX_OK
+
+
+for _one in (backup.backup_command, backup.restore_command):
+    group.add_command(_one)
+
+
+# -- the table
+
+
+def log_rows(osio: Osio, store: Store) -> list[dict[str, Any]]:
+    """A row for each log.  What cannot be told (no index, no header) is None."""
+    snapshot = read_snapshot(store) if os.path.exists(f"{store.index}/data.mdb") else None
+    counts = snapshot.logs if snapshot and snapshot.readable else {}
+    rows = []
+    for number in log_numbers(osio, store):
+        headers = read_headers(osio, store, number)
+        if headers is None:
+            continue
+        if headers.log is None:
+            rows.append({"log": number, "state": "damaged"})
+        else:
+            rows.append(_row(osio, store, headers.log, counts.get(number)))
+    return [{**dict.fromkeys(_COLUMNS), **row} for row in rows]
+
+
+_COLUMNS = ("log", "life", "state", "generation", "size", "end", "messages", "octets", "live")
+
+
+def _row(osio: Osio, store: Store, log: LogHeader, counts: LogCounts | None) -> dict[str, Any]:
+    known = counts if counts is not None and counts.life == log.life else None
+    row: dict[str, Any] = {
+        "log": log.number,
+        "life": log.life,
+        "state": "free" if log.state == FREE else "sealed" if log.seal_offset else "active",
+        "generation": log.generation,
+        "size": log.size,
+    }
+    if log.state == FREE:
+        return row
+    row["end"] = _end(osio, store, log) or (known.watermark if known else None)
+    if known is not None:
+        row["messages"], row["octets"] = known.live_messages, known.live_octets
+        row["live"] = known.live_octets / log.size
+    return row
+
+
+def _end(osio: Osio, store: Store, log: LogHeader) -> int | None:
+    if not log.seal_offset:
+        return None
+    fd = osio.open(log_path(store.logs, log.number), os.O_RDONLY)
+    try:
+        seal = find_seal(osio, fd, log)
+    finally:
+        osio.close(fd)
+    return seal.end if seal else None
+
+
+def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    size = sum(row["size"] or 0 for row in rows)
+    octets = sum(row["octets"] or 0 for row in rows)
+    return {
+        "logs": len(rows),
+        "free": sum(row["state"] == "free" for row in rows),
+        "size": size,
+        "messages": sum(row["messages"] or 0 for row in rows),
+        "octets": octets,
+        "live": octets / size if size else None,
+    }
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}"

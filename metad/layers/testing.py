@@ -1,0 +1,481 @@
+"""What every layer must do, as tests that any test runner collects (docs/layers.md).
+
+    from metad.layers.testing import Conformance
+
+    class TestMine(Conformance):
+        layer = MyLayer
+
+pytest runs that as it is; with unittest: `class TestMine(Conformance, unittest.TestCase)`.
+
+Rules of this file:
+
+* Nothing but the interface is used: what passes here works in a worker.
+* Every test has a hub's surroundings of its own (`Bench`), and leaves nothing behind.
+* A layer that is no mail store says so: `serves = False` and its own `stored`, or
+  `forgets = True`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import posix_ipc
+
+from metad.config import StoreConfig
+from metad.errors import MailboxInUseError, RefusedError
+from metad.layers.base import (
+    Done,
+    Envelope,
+    Incoming,
+    Layer,
+    LayerContext,
+    Maildrop,
+    Recipient,
+)
+from metad.osio import Osio
+from metad.shm import SharedArea
+from metad.store.identity import open_or_make_store
+
+SECONDS = 30.0
+HEADER = b"Subject: a test\r\n\r\n"
+AWKWARD = (
+    b".\r\n..\r\n.dot in front\r\n...three\r\nno dot\r\n\r\n \r\nFrom the start\r\n"
+    b"8-bit \xe4\xf6\xfc\r\n" + b"long " * 300 + b"\r\n.\r\n"
+)
+TRACE = b"Received: from client.example.org\r\n\tby hub.example.org; now\r\n"
+SENDER = "sender@client.example.org"
+_serial = 0
+
+
+class BenchLoop:
+    """The part of an event loop that a layer may use; runs while a test waits for something."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Callable[[], object]] = deque()
+        self._later: list[tuple[float, Callable[[], object]]] = []
+        self._wake = threading.Condition()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        with self._wake:
+            self._ready.append(callback)
+            self._wake.notify()
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        with self._wake:
+            self._later.append((time.monotonic() + delay, callback))
+            self._wake.notify()
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
+        self.call_soon(lambda: callback(*args))
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """Run callbacks until `done()`; AssertionError after SECONDS."""
+        deadline = time.monotonic() + SECONDS
+        while not done():
+            demand(time.monotonic() < deadline, "what was asked for has not been done in time")
+            with self._wake:
+                now = time.monotonic()
+                due = [one for one in self._later if one[0] <= now]
+                self._later = [one for one in self._later if one[0] > now]
+                self._ready.extend(callback for _, callback in due)
+                if not self._ready:
+                    self._wake.wait(0.001 if self._later else 0.05)
+                ready, self._ready = self._ready, deque()
+            for callback in ready:
+                callback()
+
+
+class Bench:
+    """The surroundings of a layer in a worker, in a directory of their own."""
+
+    def __init__(self, suite: Conformance) -> None:
+        self._suite = suite
+        self.data = Path(tempfile.mkdtemp(prefix="metad-layer-"))
+        self.loop = BenchLoop()
+        self.reports: list[str] = []
+        self.layer: Layer | None = None
+
+    def __enter__(self) -> Bench:
+        try:
+            self.start()
+        except BaseException:
+            shutil.rmtree(self.data)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.layer is not None:
+                self.stop()
+        finally:
+            shutil.rmtree(self.data)
+
+    def start(self) -> None:
+        suite = self._suite
+        open_or_make_store(Osio(), self.data)
+        area, semaphore = _shared()
+        area.clock_offset = time.time_ns() - time.monotonic_ns()
+        context = LayerContext(
+            data=self.data,
+            settings=StoreConfig(layer=suite.layer.name, log_size=32 << 20),
+            area=area,
+            semaphore=semaphore,
+            row=area.process(1),
+            loop=self.loop,
+            report=self.reports.append,
+            hostname="hub.example.org",
+            options=suite.layer.check_options(suite.options, self.data),
+            address_of=lambda mailbox: f"user{mailbox}@example.org",
+        )
+        suite.prepare(context)
+        layer = suite.layer()
+        layer.start(context)
+        self.layer = layer
+
+    def stop(self) -> None:
+        layer, self.layer = self.its_layer, None
+        layer.stop()
+
+    def restart(self) -> None:
+        """As a hub that is stopped and started."""
+        self.stop()
+        self.start()
+
+    @property
+    def its_layer(self) -> Layer:
+        if self.layer is None:
+            raise AssertionError("the layer is not started")
+        return self.layer
+
+    # -- mail
+
+    def send(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> Sent:
+        """Hand a message over, in one piece or in `pieces` octets each; it is not waited for."""
+        layer = self.its_layer
+        incoming = layer.begin()
+        wire = stuff(message)
+        step = pieces or len(wire)
+        for at in range(0, len(wire), step):
+            incoming.write(wire[at : at + step])
+        sent = Sent(incoming)
+        incoming.commit(self.envelope(mailboxes, message), sent.done)
+        return sent
+
+    def envelope(self, mailboxes: Sequence[int], message: bytes) -> Envelope:
+        """What a worker would say of `message`."""
+        layer = self.its_layer
+        for mailbox in mailboxes:
+            layer.verdict(mailbox, len(message))
+        recipients = tuple(Recipient(one, f"user{one}@example.org") for one in mailboxes)
+        dots = len(re.findall(rb"(?m)^\.", message))
+        return Envelope(
+            layer.next_id(), "192.0.2.1", "client.example.org", SENDER, recipients, TRACE,
+            len(message), dots,
+        )  # fmt: skip
+
+    def put(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> None:
+        """A message that must be taken."""
+        sent = self.send(mailboxes, message, pieces)
+        self.loop.run_until(lambda: sent.calls > 0)
+        demand(sent.error is None, f"a message was refused: {sent.error}")
+
+    def delete(self, drop: Maildrop, numbers: Sequence[int]) -> None:
+        sent = Sent(None)
+        drop.delete(numbers, sent.done)
+        self.loop.run_until(lambda: sent.calls > 0)
+        demand(sent.error is None, f"a deletion was refused: {sent.error}")
+
+
+class Sent:
+    """A message handed over: how often it was answered, and what the last answer was."""
+
+    def __init__(self, incoming: Incoming | None) -> None:
+        self.incoming = incoming
+        self.calls = 0
+        self.error: RefusedError | None = None
+        self.thread: int | None = None
+
+    @property
+    def done(self) -> Done:
+        def called(error: RefusedError | None) -> None:
+            self.calls += 1
+            self.error = error
+            self.thread = threading.get_ident()
+
+        return called
+
+
+class Conformance:
+    """The tests.  Set `layer`, and what else your layer needs."""
+
+    layer: type[Layer]
+    options: Mapping[str, Any] = {}
+    # Whether mailboxes can be opened; a layer that hands mail over elsewhere overrides `stored`.
+    serves = True
+    # Whether mail is thrown away.
+    forgets = False
+
+    def prepare(self, context: LayerContext) -> None:
+        """What the hub does before a worker starts, for your layer."""
+
+    def stored(self, bench: Bench, mailbox: int) -> list[bytes]:
+        """Every message that a mailbox has, as a user gets it: CR LF, no stuffed dots."""
+        drop = bench.its_layer.open_mailbox(mailbox)
+        try:
+            return [unstuff(whole(drop, number)) for number in range(1, len(drop) + 1)]
+        finally:
+            drop.close()
+
+    def _expect(self, bench: Bench, mailbox: int, messages: Sequence[bytes]) -> None:
+        """A mailbox has exactly these, in this order, each behind its trace."""
+        found = self.stored(bench, mailbox)
+        wanted = [] if self.forgets else messages
+        demand(len(found) == len(wanted), f"{len(found)} messages are stored, not {len(wanted)}")
+        for has, message in zip(found, wanted, strict=True):
+            demand(has.endswith(TRACE + message), "a message is not stored octet by octet")
+            head = has[: len(has) - len(TRACE + message)]
+            demand(b"\r\n\r\n" not in head, "what stands in front of a message is no header")
+
+    # -- mail in
+
+    def test_a_message_is_there_once_it_is_committed(self) -> None:
+        with Bench(self) as bench:
+            bench.put([2], HEADER + AWKWARD)
+            self._expect(bench, 2, [HEADER + AWKWARD])
+            self._expect(bench, 3, [])
+
+    def test_every_recipient_gets_it(self) -> None:
+        with Bench(self) as bench:
+            bench.put([2, 3, 5], HEADER + b"to three\r\n")
+            bench.put([3], HEADER + b"to one\r\n")
+            self._expect(bench, 2, [HEADER + b"to three\r\n"])
+            self._expect(bench, 3, [HEADER + b"to three\r\n", HEADER + b"to one\r\n"])
+            self._expect(bench, 5, [HEADER + b"to three\r\n"])
+
+    def test_the_cut_of_the_chunks_makes_no_difference(self) -> None:
+        messages = [HEADER + AWKWARD + b"%d\r\n" % size for size in (1, 2, 3, 7)]
+        with Bench(self) as bench:
+            for size, message in zip((1, 2, 3, 7), messages, strict=True):
+                bench.put([2], message, pieces=size)
+            self._expect(bench, 2, messages)
+
+    def test_an_empty_message_is_a_message(self) -> None:
+        with Bench(self) as bench:
+            bench.put([2], b"")
+            self._expect(bench, 2, [b""])
+
+    def test_a_large_message_is_taken(self) -> None:
+        line = random.Random(1).randbytes(700).translate(_NO_LINE_ENDS) + b"\r\n"  # noqa: S311
+        message = HEADER + line * 6000
+        with Bench(self) as bench:
+            bench.put([2, 3], message, pieces=256 * 1024)
+            self._expect(bench, 2, [message])
+            self._expect(bench, 3, [message])
+
+    def test_an_aborted_message_is_nowhere(self) -> None:
+        with Bench(self) as bench:
+            incoming = bench.its_layer.begin()
+            incoming.write(b"half of it\r\n")
+            incoming.abort()
+            bench.put([2], HEADER)
+            self._expect(bench, 2, [HEADER])
+
+    def test_many_at_once_are_all_there_in_order(self) -> None:
+        messages = [HEADER + b"%d\r\n" % number for number in range(200)]
+        with Bench(self) as bench:
+            sent = [bench.send([2 + number % 3], one) for number, one in enumerate(messages)]
+            bench.loop.run_until(lambda: all(one.calls for one in sent))
+            demand(all(one.error is None for one in sent), "a message was refused")
+            for mailbox in (2, 3, 4):
+                self._expect(bench, mailbox, messages[mailbox - 2 :: 3])
+
+    def test_done_is_called_once_and_on_the_loop(self) -> None:
+        with Bench(self) as bench:
+            sent = [bench.send([2], HEADER) for _ in range(3)]
+            bench.loop.run_until(lambda: all(one.calls for one in sent))
+            bench.put([2], HEADER)
+            demand([one.calls for one in sent] == [1, 1, 1], "done was called more than once")
+            here = threading.get_ident()
+            demand(all(one.thread == here for one in sent), "done was called off the loop")
+
+    def test_what_was_committed_is_there_after_a_restart(self) -> None:
+        with Bench(self) as bench:
+            bench.put([2], HEADER + AWKWARD)
+            bench.restart()
+            self._expect(bench, 2, [HEADER + AWKWARD])
+            bench.put([2], HEADER + b"after\r\n")
+            self._expect(bench, 2, [HEADER + AWKWARD, HEADER + b"after\r\n"])
+
+    def test_ids_are_sixteen_octets_and_rise(self) -> None:
+        with Bench(self) as bench:
+            ids = [bench.its_layer.next_id() for _ in range(1000)]
+            demand(all(len(one) == 16 for one in ids), "an id is not sixteen octets")
+            demand(ids == sorted(set(ids)), "ids do not rise")
+
+    def test_a_tick_costs_nothing_that_was_stored(self) -> None:
+        with Bench(self) as bench:
+            bench.put([2], HEADER)
+            for _ in range(100):
+                bench.its_layer.tick()
+            self._expect(bench, 2, [HEADER])
+
+    def test_an_unknown_setting_is_refused(self) -> None:
+        try:
+            self.layer.check_options({"no such setting": 1}, Path("/nowhere"))
+        except ValueError:
+            return
+        raise AssertionError("an unknown setting was taken")
+
+    # -- mail out
+
+    def test_a_layer_that_does_not_serve_says_so(self) -> None:
+        if self.serves:
+            return
+        with Bench(self) as bench:
+            try:
+                bench.its_layer.open_mailbox(2)
+            except RefusedError:
+                return
+            raise AssertionError("a mailbox that is not served was opened")
+
+    def test_sizes_are_exact(self) -> None:
+        if not self.serves or self.forgets:
+            return
+        with Bench(self) as bench:
+            for body in (b"", AWKWARD, b"x\r\n" * 999):
+                bench.put([2], HEADER + body)
+            drop = bench.its_layer.open_mailbox(2)
+            sizes = [drop.size(number) for number in range(1, len(drop) + 1)]
+            lengths = [len(unstuff(whole(drop, number))) for number in range(1, len(drop) + 1)]
+            demand(sizes == lengths, f"the sizes are {lengths}, said are {sizes}")
+            demand(drop.octets == sum(sizes), "octets is not the sum of the sizes")
+            drop.close()
+
+    def test_unique_ids_are_unique_and_stay(self) -> None:
+        if not self.serves or self.forgets:
+            return
+        with Bench(self) as bench:
+            for _ in range(3):
+                bench.put([2], HEADER)
+            before = _uids(bench, 2)
+            bench.put([2], HEADER)
+            bench.restart()
+            after = _uids(bench, 2)
+            demand(after[:3] == before, "unique ids have changed")
+            demand(len(set(after)) == 4, "unique ids are not unique")
+            # RFC 1939 section 7.
+            good = all(re.fullmatch(r"[!-~]{1,70}", one) for one in after)
+            demand(good, "a unique id has other characters than RFC 1939 allows")
+
+    def test_deletions_stay(self) -> None:
+        if not self.serves or self.forgets:
+            return
+        messages = [HEADER + b"%d\r\n" % number for number in range(5)]
+        with Bench(self) as bench:
+            for one in messages:
+                bench.put([2, 3], one)
+            drop = bench.its_layer.open_mailbox(2)
+            bench.delete(drop, [1, 3, 4])
+            drop.close()
+            self._expect(bench, 2, [messages[1], messages[4]])
+            bench.restart()
+            self._expect(bench, 2, [messages[1], messages[4]])
+            self._expect(bench, 3, messages)
+
+    def test_a_session_without_deletions_deletes_nothing(self) -> None:
+        if not self.serves or self.forgets:
+            return
+        with Bench(self) as bench:
+            bench.put([2], HEADER)
+            drop = bench.its_layer.open_mailbox(2)
+            bench.delete(drop, [])
+            drop.close()
+            drop.close()
+            self._expect(bench, 2, [HEADER])
+
+    def test_a_listing_is_frozen(self) -> None:
+        if not self.serves or self.forgets:
+            return
+        with Bench(self) as bench:
+            bench.put([2], HEADER)
+            drop = bench.its_layer.open_mailbox(2)
+            bench.put([2], HEADER)
+            demand(len(drop) == 1, "a listing has changed while its session was open")
+            drop.close()
+
+    def test_a_mailbox_has_one_session_at_a_time(self) -> None:
+        if not self.serves or self.forgets:
+            return
+        with Bench(self) as bench:
+            drop = bench.its_layer.open_mailbox(2)
+            try:
+                bench.its_layer.open_mailbox(2)
+            except MailboxInUseError:
+                bench.its_layer.open_mailbox(3).close()
+            else:
+                raise AssertionError("a mailbox was opened twice")
+            drop.close()
+            bench.its_layer.open_mailbox(2).close()
+
+
+_NO_LINE_ENDS = bytes(ord("x") if octet in b"\r\n\0" else octet for octet in range(256))
+
+
+def demand(so: bool, otherwise: str) -> None:
+    """As `assert`, which -O would take away."""
+    if not so:
+        raise AssertionError(otherwise)
+
+
+def stuff(message: bytes) -> bytes:
+    """The wire format of a message of whole lines (RFC 5321 section 4.5.2)."""
+    return re.sub(rb"(?m)^\.", b"..", message) + b".\r\n"
+
+
+def unstuff(wire: bytes) -> bytes:
+    demand(wire == b".\r\n" or wire.endswith(b"\r\n.\r\n"), "a message without its final dot line")
+    return re.sub(rb"(?m)^\.", b"", wire[:-3])
+
+
+def whole(drop: Maildrop, number: int) -> bytes:
+    """A message as RETR sends it, however the layer gives it."""
+    chunks = drop.fetch(number, wait=False)
+    if chunks is None:
+        chunks = drop.fetch(number, wait=True)
+    if chunks is None:
+        chunks = list(drop.stream(number))
+    return b"".join(map(bytes, chunks))
+
+
+def _uids(bench: Bench, mailbox: int) -> list[str]:
+    drop = bench.its_layer.open_mailbox(mailbox)
+    found = [drop.uid(number) for number in range(1, len(drop) + 1)]
+    drop.close()
+    return found
+
+
+def _shared() -> tuple[SharedArea, posix_ipc.Semaphore]:
+    """Shared memory that nobody else finds, and that is gone with this process."""
+    global _serial
+    _serial += 1
+    name = f"/metad-layer-{os.getpid()}-{_serial}"
+    area = SharedArea.create(name)
+    try:
+        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
+        semaphore.unlink()
+    finally:
+        area.unlink()
+    return area, semaphore
+
+
+__all__ = ["AWKWARD", "HEADER", "TRACE", "Bench", "Conformance", "demand", "whole"]

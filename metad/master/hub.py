@@ -1,0 +1,39 @@
+"""Everything that a master is given, and what a reload changes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import posix_ipc
+
+from metad.config import Config
+from metad.control import ControlServer
+from metad.listeners import Bound
+from metad.loglines import LogLines
+from metad.master.options import Options
+from metad.pidfile import PidFile
+from metad.shm import SharedArea
+from metad.systemd import Notifier
+
+
+@dataclass(slots=True)
+class Hub:
+    """`given` is the configuration as its owner wrote it, `config` the same as seen from inside a
+    chroot.  `boot` is the machine's boot id."""
+
+    given: Config
+    config: Config
+    bound: list[Bound]
+    area: SharedArea
+    semaphore: posix_ipc.Semaphore
+    control: ControlServer
+    notifier: Notifier
+    boot: str
+    options: Options
+    pid_file: PidFile
+    log: LogLines = field(default_factory=LogLines)
+
+    @property
+    def has_logs(self) -> bool:
+        """Whether there is anything to recover and to collect."""
+        return self.config.store.layer == "log"

@@ -1,0 +1,261 @@
+"""What is fuzzed, and what must hold for every input.
+
+Rules of this file:
+
+* A target takes octets and returns; what it finds wrong it raises.
+* The same input whole, octet by octet, and cut by its own checksum gives the same.
+* No target has a state that outlives a call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from metad import x509
+from metad.config import parse
+from metad.errors import ConfigError, Reply
+from metad.protocol import proxy, sasl, scram
+from metad.protocol.pop3 import (
+    Login,
+    Pop3,
+    Pop3Settings,
+    Quit,
+    Retrieve,
+    ScramLogin,
+    ScramUser,
+    StartTls,
+    Top,
+)
+from metad.protocol.smtp import (
+    Aborted,
+    BodyChunk,
+    EndOfMessage,
+    MailFrom,
+    RcptTo,
+    Smtp,
+    SmtpSettings,
+)
+from metad.users.passwords import fake
+
+STORED = Reply(250, "2.0.0", "Ok: stored")
+NOBODY = Reply(550, "5.1.1", "User unknown")
+MOST = 4096  # octets of an input; more only takes longer
+KEYS = fake(b"secret", "user")
+MESSAGES = (b"A: 1\r\n\r\nfirst\r\n.\r\n", b"A: 2\r\n\r\n..dot\r\n.\r\n", b".\r\n")
+
+
+def cuts(octets: bytes) -> Iterator[list[bytes]]:
+    """Ways to cut an input: whole, into octets, and by its own checksum."""
+    yield [octets]
+    yield [octets[at : at + 1] for at in range(len(octets))]
+    size = zlib.crc32(octets) % 97 + 2
+    yield [octets[at : at + size] for at in range(0, len(octets), size)]
+
+
+def same_for_every_cut(octets: bytes, run: Callable[[list[bytes]], object]) -> None:
+    outcomes = [run(pieces) for pieces in cuts(octets[:MOST])]
+    for other in outcomes[1:]:
+        if other != outcomes[0]:
+            raise AssertionError(f"{other!r} and not {outcomes[0]!r}")
+
+
+# --- SMTP ---
+
+
+def run_smtp(settings: SmtpSettings, pieces: list[bytes]) -> tuple[object, ...]:
+    machine = Smtp(settings)
+    machine.start()
+    events: list[Any] = []
+    said = b""
+    for piece in [*pieces, None]:
+        if piece is None:
+            machine.eof()
+        else:
+            machine.receive(piece)
+        while True:
+            event = machine.next_event()
+            if event is None:
+                full = machine.full
+                said += machine.take_output()
+                if not full:
+                    break
+                continue
+            _keep(machine, events, event)
+    assert machine.closed
+    check_stored(events)
+    return events, said
+
+
+def _keep(machine: Smtp, events: list[Any], event: Any) -> None:
+    """Note an event, its body chunks joined; answer it as a worker would."""
+    if isinstance(event, BodyChunk) and events and isinstance(events[-1], bytes):
+        events[-1] += event.data
+    elif isinstance(event, BodyChunk):
+        events.append(event.data)
+    else:
+        if isinstance(event, Aborted) and events and isinstance(events[-1], bytes):
+            events.pop()
+        events.append(event)
+    if isinstance(event, MailFrom):
+        machine.answer(None)
+    elif isinstance(event, RcptTo):
+        machine.answer(NOBODY if event.address.startswith("no") else None)
+    elif isinstance(event, EndOfMessage):
+        machine.answer(STORED)
+
+
+def check_stored(events: list[Any]) -> None:
+    """A stored body ends once, and has no line end but CR LF."""
+    for body, end in itertools.pairwise(events):
+        if isinstance(body, bytes) and isinstance(end, EndOfMessage):
+            wire = b"\r\n" + body
+            assert wire.find(b"\r\n.\r\n") == len(wire) - 5, body
+            lines = body.count(b"\r\n")
+            assert body.count(b"\r") == body.count(b"\n") == lines, body
+            assert end.octets == len(body) - end.stuffed_dots - 3, body
+
+
+def smtp(octets: bytes) -> None:
+    settings = SmtpSettings("mx.example.org", 600, 3)
+    same_for_every_cut(octets, lambda pieces: run_smtp(settings, pieces))
+
+
+def repair(octets: bytes) -> None:
+    settings = SmtpSettings("mx.example.org", 600, 3, bare_line_ends="repair")
+    same_for_every_cut(octets, lambda pieces: run_smtp(settings, pieces))
+
+
+def lmtp(octets: bytes) -> None:
+    settings = SmtpSettings("mx.example.org", 600, 3, lmtp=True)
+    same_for_every_cut(octets, lambda pieces: run_smtp(settings, pieces))
+
+
+# --- POP3 ---
+
+
+class Drop:
+    octets = sum(len(message) for message in MESSAGES)
+
+    def __len__(self) -> int:
+        return len(MESSAGES)
+
+    def size(self, number: int) -> int:
+        return len(MESSAGES[number - 1])
+
+    def uid(self, number: int) -> str:
+        return f"uid{number}"
+
+
+def run_pop3(pieces: list[bytes]) -> tuple[object, ...]:
+    machine = Pop3(Pop3Settings("mx.example.org", plaintext=True, scram=True))
+    machine.start()
+    events: list[Any] = []
+    said = b""
+    for piece in [*pieces, None]:
+        if piece is None:
+            machine.eof()
+        else:
+            machine.receive(piece)
+        while True:
+            event = machine.next_event()
+            full = machine.full
+            if event is not None:
+                events.append(event)
+                _answer(machine, event)
+            said += b"".join(machine.take_output())
+            if event is None and not full:
+                break
+    assert machine.closed
+    assert not [event for event in events if isinstance(event, ScramLogin) and event.proven]
+    return events, said
+
+
+def _answer(machine: Pop3, event: Any) -> None:
+    match event:
+        case Login(_, b"wrong") | ScramLogin():
+            machine.login_failed()
+        case Login():
+            machine.login_ok(Drop())
+        case ScramUser():
+            machine.scram_keys(KEYS, b"nonce")
+        case StartTls():
+            raise AssertionError("TLS was not offered")
+        case Retrieve(number):
+            machine.message([MESSAGES[number - 1]])
+        case Top(number, _):
+            machine.top([MESSAGES[number - 1]])
+        case Quit():
+            machine.quit_done()
+
+
+def pop3(octets: bytes) -> None:
+    same_for_every_cut(octets, run_pop3)
+
+
+# --- the small ones ---
+
+
+def proxy_header(octets: bytes) -> None:
+    """A verdict once given stays, whatever follows."""
+    verdict: object = None
+    for end in range(min(len(octets), 600) + 1):
+        try:
+            now: object = proxy.parse(octets[:end])
+        except proxy.ProxyError:
+            now = "refused"
+        assert verdict is None or now == verdict, octets[:end]
+        verdict = now
+
+
+def scram_exchange(octets: bytes) -> None:
+    first, _, final = octets.partition(b"\n")
+    try:
+        exchange = scram.Exchange(first)
+        exchange.server_first(KEYS, b"nonce")
+        assert not exchange.is_proven(final)
+    except sasl.SaslError:
+        return
+
+
+def plain_message(octets: bytes) -> None:
+    try:
+        user, password = sasl.plain(sasl.decode_initial(octets))
+    except sasl.SaslError:
+        return
+    assert user
+    assert user.isprintable()
+    assert b"\0" not in password
+
+
+def certificate(octets: bytes) -> None:
+    for read in (x509.read_der, lambda text: x509.read_pem(text.decode("latin-1"))):
+        try:
+            facts = read(octets)
+        except ValueError:
+            continue
+        assert facts.not_before.tzinfo
+
+
+def settings_file(octets: bytes) -> None:
+    try:
+        config = parse(octets.decode("utf-8", "replace"), None, None, {"HOME": "/home/x"})
+    except ConfigError as error:
+        assert "\n" not in str(error)
+    else:
+        assert config.listen
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "smtp": smtp,
+    "repair": repair,
+    "lmtp": lmtp,
+    "pop3": pop3,
+    "proxy": proxy_header,
+    "scram": scram_exchange,
+    "plain": plain_message,
+    "certificate": certificate,
+    "settings": settings_file,
+}

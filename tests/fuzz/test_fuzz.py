@@ -1,0 +1,57 @@
+"""Random and mutated input (reliability.md, row 13): nothing raises, and no cut matters.
+
+The corpus is kept: what once was a fault stays in it.  METAD_TEST_SCALE makes runs longer,
+METAD_TEST_SEED repeats one; campaign.py runs for hours.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from mutations import corpus, mutants
+from targets import TARGETS
+
+SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
+SCALE = int(os.environ.get("METAD_TEST_SCALE", "1"))
+# Inputs of each target at scale 1: about a second each.
+COUNTS = {"smtp": 1500, "repair": 1000, "lmtp": 1000, "pop3": 3000, "proxy": 4000, "settings": 4000}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_input_of_the_corpus_is_taken(target: str) -> None:
+    known = corpus(target)
+    assert len(known) >= 3
+    for octets in known:
+        TARGETS[target](octets)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_mutants_of_the_corpus_are_taken(target: str) -> None:
+    tried = 0
+    for octets in mutants(target, SEED, SCALE * COUNTS.get(target, 10_000)):
+        try:
+            TARGETS[target](octets)
+        except Exception as error:
+            pytest.fail(f"{target}: {octets!r} (METAD_TEST_SEED={SEED}): {error!r}")
+        tried += 1
+    assert tried == SCALE * COUNTS.get(target, 10_000)
+
+
+def test_mutants_are_the_same_for_the_same_seed() -> None:
+    assert list(mutants("smtp", 7, 20)) == list(mutants("smtp", 7, 20))
+    assert list(mutants("smtp", 7, 20)) != list(mutants("smtp", 8, 20))
+
+
+def test_a_fault_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that forgets its place when input is cut between CR and LF must not pass."""
+    from metad.protocol.lines import LineBuffer
+
+    def forgetful(self: LineBuffer, data: bytes) -> None:
+        self.data = data
+        self.position = self._searched = 0
+
+    monkeypatch.setattr(LineBuffer, "push", forgetful)
+    with pytest.raises(AssertionError):
+        for octets in corpus("smtp"):
+            TARGETS["smtp"](octets)

@@ -1,0 +1,208 @@
+"""The small parts: Landlock, sd_notify, the PID file, the nanny's order, words of children."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metad import confine, privileges, systemd
+from metad.errors import CannotCreateError, ConfigError, OsError
+from metad.nanny import Order
+from metad.pidfile import PidFile
+from metad.privileges import Identity
+from metad.systemd import Notifier, passed_sockets
+from metad.workers.base import EXIT_BOOT, Birth, describe
+
+
+def in_child(action: Callable[[], object]) -> str:
+    """What `action` returns or raises in a process of its own, as text."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            said = repr(action())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+# --- Landlock -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def confined(tmp_path):
+    """Does something in a process that has only `tmp_path`/mine left."""
+    if not confine.version():
+        pytest.skip("this kernel has no Landlock")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "other").write_text("x")
+
+    def run(action: Callable[[], object]) -> str:
+        def inside() -> object:
+            privileges.no_new_privileges()
+            confine.confine([tmp_path / "mine"])
+            return action()
+
+        return in_child(inside)
+
+    return run
+
+
+def test_below_the_directory_everything_goes_on(confined, tmp_path):
+    def work() -> str:
+        path = tmp_path / "mine" / "a"
+        path.write_text("text")
+        path.rename(tmp_path / "mine" / "b")
+        os.truncate(tmp_path / "mine" / "b", 2)
+        os.close(os.open(tmp_path / "mine", os.O_TMPFILE | os.O_RDWR))
+        return (tmp_path / "mine" / "b").read_text()
+
+    assert confined(work) == "'te'"
+
+
+@pytest.mark.parametrize("path", ["other", "/etc/passwd"])
+def test_elsewhere_nothing_can_be_opened(confined, tmp_path, path):
+    assert "PermissionError" in confined((tmp_path / path).read_bytes)
+
+
+def test_no_connection_and_no_listener_can_be_made(confined):
+    if confine.version() < 4:
+        pytest.skip("this kernel's Landlock knows no network")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        sock = socket.socket()
+        assert "PermissionError" in confined(lambda: sock.connect(address))
+        assert "PermissionError" in confined(lambda: sock.bind(("127.0.0.1", 0)))
+        sock.close()
+
+
+# --- systemd --------------------------------------------------------------------------------------
+
+
+def test_without_a_service_manager_nothing_is_sent():
+    notifier = Notifier({})
+    notifier.ready("x")
+    notifier.watchdog(1e9)
+    assert not notifier.present
+
+
+def test_a_manager_in_the_abstract_namespace_is_told(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        name = f"metad-test-{os.getpid()}"
+        sock.bind("\0" + name)
+        notifier = Notifier({"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "2000000"})
+        notifier.ready("serving")
+        assert sock.recv(999).split(b"\n")[0] == b"READY=1"
+        for now, said in ((10.0, 1), (10.5, 0), (11.0, 1)):
+            notifier.watchdog(now)
+            if said:
+                assert sock.recv(99) == b"WATCHDOG=1"
+        notifier.extend(2)
+        assert sock.recv(99) == b"EXTEND_TIMEOUT_USEC=2000000"
+        notifier.close()
+
+
+def test_the_watchdog_of_another_process_is_not_ours():
+    environ = {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}
+    assert systemd._watchdog_seconds(environ) == 0.0
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_PID": "1", "LISTEN_FDS": "1"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "+1"},
+    ],
+)
+def test_sockets_for_somebody_else_are_not_taken(environ):
+    assert passed_sockets(environ) == []
+    assert "LISTEN_FDS" not in environ
+
+
+def test_a_descriptor_that_is_no_socket_is_refused():
+    def take() -> object:
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 3)
+        return passed_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
+
+    assert "ValueError: descriptor 3 (unknown): " in in_child(take)
+
+
+# --- The rest -------------------------------------------------------------------------------------
+
+
+def test_a_pid_file_is_written_when_told_and_gone_at_the_end(tmp_path):
+    path = tmp_path / "pid"
+    path.write_text("another")
+    pid_file = PidFile(path)
+    assert path.read_text() == "another"
+    pid_file.write()
+    assert path.read_text() == f"{os.getpid()}\n"
+    pid_file.remove()
+    pid_file.remove()
+    assert not path.exists()
+
+
+def test_a_pid_file_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(CannotCreateError):
+        PidFile(tmp_path / "link")
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("pid_file", ["", "/run/a b.pid"])
+def test_an_order_survives_its_way_over_a_command_line(pid_file):
+    user = Identity("mail", 8, 12, (12, 5))
+    listen = (("0.0.0.0", 25), ("::", 25), ("127.0.0.1", 110))
+    order = Order(user, True, "/var/lib/a b", 3, 4, pid_file, listen)
+    assert Order.parse(order.arguments()) == order
+
+
+def test_a_hub_does_not_become_root_or_nobody_at_all():
+    with pytest.raises(ConfigError, match="does not run as root"):
+        privileges.find_user("root")
+    with pytest.raises(ConfigError, match="no system user"):
+        privileges.find_user("no-such-user")
+
+
+def test_the_word_of_a_child_is_said_once():
+    reader, writer = os.pipe()
+    birth = Birth(0, lambda: None, writer)
+    birth.fail(OsError("no room"), 71)
+    birth.ready()
+    with open(reader) as file:
+        assert file.read() == "E71 no room"
+
+
+def test_exit_codes_are_described_for_people():
+    assert describe(-9) == "killed by SIGKILL"
+    assert describe(EXIT_BOOT) == "exit code 3 (cannot begin)"
+    assert describe(55) == "exit code 55 (see the log)"
+
+
+def test_the_hub_is_preloaded_and_no_command_line_with_it():
+    code = (
+        "import sys; from metad.master.preload import preload; preload(); "
+        "print('metad.workers.mail' in sys.modules, 'metad.cli' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
+
+
+def test_giving_a_directory_away_does_not_follow_links(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(OsError):
+        privileges.give_data_to(Path(tmp_path / "link"), Identity("x", os.getuid() + 1, 1, (1,)))
