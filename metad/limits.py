@@ -38,7 +38,7 @@ RECEIVED_HOPS = 100
 SMTP_IDLE = 300
 
 # --- Connections ----------------------------------------------------------------------------------
-# At once, in all: what a worker holds of an idle one is 10 KiB, with TLS some 60.  Postfix: 100
+# At once, in all: a worker holds 2 KiB of an idle one, with TLS 45 (perf/tls.py).  Postfix: 100
 # processes for each service; Dovecot: 1,000 for imap-login.
 CONNECTIONS = 10_000
 # At once from one client (IPv4 address, IPv6 /64): Postfix takes 50, but a relay in front of a hub

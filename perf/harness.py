@@ -72,13 +72,18 @@ class Server:
     smtp: int
     pop3: int = 0
 
-    def cpu(self) -> float:
-        """Seconds of user and system time so far, of all its processes."""
+    def family(self) -> list[int]:
+        """Its process and all living descendants."""
         processes = _processes()
         family = [self.pid]
         for pid in family:
             family += [child for child, (parent, _) in processes.items() if parent == pid]
-        return sum(processes[pid][1] for pid in family if pid in processes)
+        return [pid for pid in family if pid in processes]
+
+    def cpu(self) -> float:
+        """Seconds of user and system time so far, of all its processes."""
+        processes = _processes()
+        return sum(processes[pid][1] for pid in self.family() if pid in processes)
 
 
 def _processes() -> dict[int, tuple[int, float]]:
@@ -155,6 +160,7 @@ class HubOptions:
     users: tuple[str, ...] = ()
     log_size: str = "128MiB"
     more: str = ""  # lines behind the table [store]
+    tls: bool = False  # a certificate is made for it
 
 
 @contextlib.contextmanager
@@ -172,6 +178,11 @@ def hub(where: Path, options: HubOptions) -> Iterator[Server]:
         )
         if done.returncode:
             raise HarnessError(f"user add {user}: {done.stderr.decode(errors='replace')}")
+    if options.tls:
+        made = [*command, "tls", "self-signed", *place]
+        done = subprocess.run(made, capture_output=True, cwd=TOP, check=False)
+        if done.returncode:
+            raise HarnessError(f"tls self-signed: {done.stderr.decode(errors='replace')}")
     log = where / "hub.log"
     with _running([*command, "start", *place], dict(os.environ), [smtp, pop3], log) as pid:
         yield Server(pid, smtp, pop3)

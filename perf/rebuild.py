@@ -46,9 +46,9 @@ PER_LOG = (LOG_SIZE - (8 << 20)) // RECORD
 
 
 def make_log(
-    store: Store, number: int, count: int, mailboxes: int, old: list[bytes]
+    store: Store, number: int, count: int, mailboxes: int, gone: list[bytes]
 ) -> list[bytes]:
-    """A sealed log of `count` messages that deletes half of `old`; its entries' keys."""
+    """A sealed log of `count` messages that deletes those in `gone`; its entries' keys."""
     osio = Osio()
     life = 1_700_000_000 + number
     log = LogHeader(header.ACTIVE, 0, number, life, LOG_SIZE, 512, 1, store.store_id, store.secret)
@@ -62,10 +62,9 @@ def make_log(
         entries.append(pack(mailbox, message_id, 512 + n * RECORD, RECORD, 700, record.MESSAGE))
         keys.append(entries[-1][:20])
     end = 512 + count * RECORD
-    for key in old:
-        if random.random() < DELETED:
-            mailbox = int.from_bytes(key[:4], "big")
-            entries.append(pack(mailbox, key[4:], end, 100, 0, record.DELETION))
+    for key in gone:
+        mailbox = int.from_bytes(key[:4], "big")
+        entries.append(pack(mailbox, key[4:], end, 100, 0, record.DELETION))
     fd = os.open(log_path(store.logs, number), os.O_RDWR | os.O_CREAT, 0o600)
     os.ftruncate(fd, LOG_SIZE)
     header.write_first(osio, fd, log)
@@ -74,13 +73,15 @@ def make_log(
     return keys
 
 
-def make_store(data: Path, messages: int, mailboxes: int) -> Store:
+def make_store(data: Path, messages: int, mailboxes: int, deleted: float = DELETED) -> Store:
+    """A store in which each log deletes a share of the log before."""
     data.mkdir()
     store = open_or_make_store(Osio(), data)
     old: list[bytes] = []
     for number in range(1, -(-messages // PER_LOG) + 1):
         count = min(PER_LOG, messages - (number - 1) * PER_LOG)
-        old = make_log(store, number, count, mailboxes, old)
+        gone = [key for key in old if random.random() < deleted]
+        old = make_log(store, number, count, mailboxes, gone)
     return store
 
 

@@ -21,6 +21,7 @@ import click
 from metad.config import Config, load
 from metad.errors import ConfigError, NotPermittedError, OsError, UnavailableError
 from metad.osio import Osio
+from metad.users.preload import preload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,6 +111,8 @@ def become_owner(data: Path) -> None:
 
 def _become(uid: int, gid: int) -> None:
     """Drop root for ever: groups, group and user, real, effective and saved."""
+    # Our own code may lie where only root can read it.
+    preload()
     try:
         entry = pwd.getpwuid(uid)
         gid, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)

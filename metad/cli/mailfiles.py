@@ -133,9 +133,9 @@ class MboxWriter:
     """A new mbox file (mboxrd).  Raises CannotCreateError: it is there already."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         try:
             # Through the caller's rights, before a command becomes the hub's owner.
+            self._directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         except OSError as error:
             raise CannotCreateError(f"{path}: {error.strerror}") from None
@@ -151,7 +151,8 @@ class MboxWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        Osio().fsync_directory(str(self._path.absolute().parent))
+        os.fsync(self._directory)
+        os.close(self._directory)
 
 
 # --- Maildir --------------------------------------------------------------------------------------

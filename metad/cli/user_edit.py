@@ -18,7 +18,7 @@ from metad.cli.mailstore import usage_of
 from metad.cli.users import json_option, open_users, said, user
 from metad.errors import DataError, MetadError, NoSuchUserError, UsageError
 from metad.users import hashes
-from metad.users.account import MAX_COUNT, MAX_QUOTA, Account, Policy
+from metad.users.account import MAX_COUNT, MAX_QUOTA, Account, Alias, Policy
 from metad.users.database import UserDatabase
 from metad.users.logins import LastLogins
 from metad.users.lookup import alias_key, alias_name
@@ -96,15 +96,26 @@ def show(place: Place, address: str, as_json: bool) -> None:
     policies = Policies(place.config)
     data = place.enter()
     with UserDatabase(data / "users") as database:
-        alias = database.alias(address) if database.account(address) is None else None
-        if alias is not None:
+        try:
+            account = _existing(database, address)
+        except NoSuchUserError:
+            alias = _alias(database, address)
+            if alias is None:
+                raise
             said(alias, f"{alias.address}: {', '.join(alias.members)}", as_json)
             return
-        facts = _facts(data, database, _existing(database, address), policies)
+        facts = _facts(data, database, account, policies)
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
         tables.show_facts(_readable(facts))
+
+
+def _alias(database: UserDatabase, address: str) -> Alias | None:
+    try:
+        return database.alias(address)
+    except DataError:
+        return None
 
 
 def _facts(

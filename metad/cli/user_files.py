@@ -20,10 +20,9 @@ from metad import settings
 from metad.cli.context import Place, hub_options
 from metad.cli.users import iterations, json_option, open_users, print_array, user
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
-from metad.protocol.address import AddressError, fold_domain
 from metad.users import entries, importers, passwords
 from metad.users.account import Account
-from metad.users.database import UserDatabase
+from metad.users.database import UserDatabase, account_address
 from metad.users.transfer import Outcome, Transfer
 
 PROGRESS_SECONDS = 1.0
@@ -88,9 +87,9 @@ def import_users(place: Place, **given: Any) -> int:
 
 def _domain(name: str) -> str:
     try:
-        return fold_domain(name)
-    except AddressError as error:
-        raise UsageError(f"--domain {name!a}: {error}") from None
+        return account_address(f"x@{name}").rpartition("@")[2]
+    except DataError:
+        raise UsageError(f"--domain {name!a}: not a domain") from None
 
 
 def _open(stack: ExitStack, path: Path) -> importers.Text:

@@ -46,6 +46,10 @@ class Births:
 
         def main(row: ProcessRow, birth: Birth) -> int:
             row[Cell.ROUND] = done
+            # Held here, they would stay open when a reload has closed them.
+            for one in hub.bound:
+                for sock in one.sockets:
+                    sock.close()
             area, semaphore = hub.area, hub.semaphore
             return collector.main(
                 collector.Setup(hub.config, area, semaphore, row, asked, birth.ready)

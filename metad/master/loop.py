@@ -106,6 +106,7 @@ class Master:
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since the start began
 
     def _step(self) -> None:
         """One turn of the loop."""

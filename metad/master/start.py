@@ -13,6 +13,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+import signal
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -36,6 +37,7 @@ from metad.shm import SharedArea
 from metad.store import index_state, table
 from metad.store.identity import open_or_make_store
 from metad.systemd import Notifier, passed_sockets
+from metad.workers.base import SIGNALS
 
 
 def start(config: Config, options: Options | None = None) -> int:
@@ -44,6 +46,9 @@ def start(config: Config, options: Options | None = None) -> int:
     preload()
     layers.check(config)
     with ExitStack() as stack:
+        # One that comes now is heard by the master's loop, so that what is made here is unmade.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
         pid_file = PidFile(options.pid_file)
         stack.callback(pid_file.remove)
         if os.geteuid() == 0:

@@ -30,7 +30,7 @@ from metad.store.pin import FreeLock
 from metad.store.scan import Damage
 from metad.store.table import Row, State
 
-DROPPED = 400  # places per write transaction: about a millisecond
+DROPPED = 250  # places per write transaction: below a millisecond
 
 
 class NotCollectableError(MetadError):

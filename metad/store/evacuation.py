@@ -33,7 +33,7 @@ from metad.store.victims import next_generation
 GROUP_OCTETS = 256 << 10
 GROUP_RECORDS = 400
 LOOKED_AT = 200  # records per read transaction
-MOVED = 200  # messages per write transaction: about a millisecond
+MOVED = 200  # messages per write transaction: below a millisecond
 
 
 class Step(Enum):

@@ -1,4 +1,5 @@
-"""What Python and the system load when it is first used: loaded now, before a chroot."""
+"""What Python and the system load when it is first used: loaded now, before a chroot, or before
+root becomes somebody who cannot read our code."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from metad.control import peer_uid, short_path
 from metad.errors import RefusedError
 from metad.layers.base import Envelope, Incoming, Recipient
 from metad.protocol.address import AddressError, parse_mailbox
-from metad.protocol.dots import Counter, EndFinder
+from metad.protocol.dots import END_LINE, Counter, EndFinder
 from metad.shm import Cell
 from metad.users.account import POSTMASTER
 from metad.workers.context import WorkerContext
@@ -55,7 +55,7 @@ class Announced(NamedTuple):
     size: int
 
     @classmethod
-    def parse(cls, line: bytes, most: int) -> Announced:
+    def parse(cls, line: bytes) -> Announced:
         """Raises ValueError."""
         found = json.loads(line)
         if not isinstance(found, dict) or set(found) != set(cls._fields):
@@ -69,8 +69,8 @@ class Announced(NamedTuple):
         for address in filter(None, (one.address, one.sender)):
             if address.lower() != POSTMASTER:
                 parse_mailbox(address)
-        if not 3 <= one.size <= most:
-            raise ValueError(f"a message of {one.size:,} octets; the most are {most:,}")
+        if one.size < len(END_LINE):
+            raise ValueError("a message without its final dot line")
         return one
 
 
@@ -87,7 +87,11 @@ class Message:
         self._ended_at = -1
         self._incoming: Incoming | None = None
         self._error: Exception | None = None
+        # A message is stored whole in a log, of which it may be a quarter.
+        most = context.config.store.log_size // 4
         try:
+            if announced.size > most:
+                raise ValueError(f"a message of {announced.size:,} octets; the most are {most:,}")
             if context.users.by_id(announced.mailbox) is None:
                 raise RefusedError(f"there is no mailbox {announced.mailbox}")
             self._incoming = context.layer.begin()
@@ -190,8 +194,6 @@ class IntakeSession(asyncio.Protocol):
         self._message: Message | None = None
         self._answers: deque[Answer] = deque()
         self._ending = False
-        # A message is stored whole in a log, of which it may be a quarter.
-        self._most = context.config.store.log_size // 4
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -250,7 +252,7 @@ class IntakeSession(asyncio.Protocol):
         if end < 0 and len(self._buffer) < LINE:
             return False
         try:
-            announced = Announced.parse(bytes(self._buffer[: max(end, 0)]), self._most)
+            announced = Announced.parse(bytes(self._buffer[: max(end, 0)]))
         except (ValueError, AddressError, TypeError, AttributeError) as error:
             # Where the next message begins is not known any more.
             answer = Answer(self)
@@ -283,6 +285,9 @@ class IntakeSession(asyncio.Protocol):
         if self._message is not None:
             self._message.abort()
             self._message = None
+            answer = Answer(self)
+            self._answers.append(answer)
+            answer.refuse(ValueError("a message that ends in the middle"))
         if not self._answers:
             self._transport.close()
 

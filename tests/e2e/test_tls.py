@@ -300,6 +300,7 @@ def test_certificates_are_renewed_and_chosen_by_name_while_sessions_go_on(mailbo
             wait_for(hub, "MX2.example.org", of("mx2.example.org", "*.wild.example.org"))
             wild = of("mx2.example.org", "*.wild.example.org")
             mine = of(HOSTNAME, "renewed.example.org")
+            wait_for(hub, HOSTNAME, mine)
             assert served(hub, "a.wild.example.org") == wild
             for name in ("a.b.wild.example.org", "nobody.example.org", HOSTNAME):
                 assert served(hub, name) == mine

@@ -68,7 +68,7 @@ def test_curl_sends(hub: WideHub, mailbox: str, program, trust: str, kind: str) 
 
 
 @pytest.mark.parametrize("kind", ["stls", "pop3s"])
-@pytest.mark.parametrize("login", ["+LOGIN", "PLAIN", "SCRAM-SHA-256"])
+@pytest.mark.parametrize("login", ["PLAIN", "SCRAM-SHA-256"])
 def test_curl_fetches(hub: WideHub, program, trust: str, kind: str, login: str) -> None:
     name = BOXES[-1]
     curl = program("curl")

@@ -15,7 +15,7 @@ from targets import TARGETS
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
 SCALE = int(os.environ.get("METAD_TEST_SCALE", "1"))
 # Inputs of each target at scale 1: about a second each.
-COUNTS = {"smtp": 1500, "repair": 1000, "lmtp": 1000, "pop3": 3000, "proxy": 4000, "settings": 4000}
+COUNTS = {"smtp": 1000, "repair": 600, "lmtp": 600, "pop3": 2000, "proxy": 4000, "settings": 4000}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from store_kit import SECRET, StoreKit
 from metad.errors import DataError
 from metad.osio import Osio
 from metad.store import check, rows
+from metad.store.collector import NotCollectableError
 from metad.store.header import FREE, log_path
 from metad.store.log import Footer, round_up, seal
 from metad.store.pin import pinned
@@ -159,29 +162,33 @@ def test_nothing_is_changed_and_no_descriptor_is_left(kit: StoreKit) -> None:
 # -- while a hub runs
 
 
-def hub(data: Path, ready: int) -> None:
-    """In a child: work and collect until killed."""
+def hub(data: Path, ready: int, parent: int) -> None:
+    """In a child: work and collect until killed, or alone."""
     with StoreKit(data) as kit:
         kit.start(2)
-        kit.ledger.acked.clear()
         os.write(ready, b"1")
         collector = make_collector(kit)
-        for turn in range(10**6):
-            work(kit, turn, 30)
+        for turn in itertools.count():
+            if os.getppid() != parent:
+                return
+            work(kit, turn, 20)
             for box in range(4):  # leave a few
                 if ids := [each for each, _ in kit.listing(box)][:-15]:
                     kit.delete(box, ids)
-            for number in sealed(kit)[:4]:
-                for _ in collector.collect(number):
-                    work(kit, turn, 1)
+            for number in sealed(kit)[:-8]:
+                with suppress(NotCollectableError):
+                    for step, _ in enumerate(collector.collect(number)):
+                        if step == turn % 7:
+                            work(kit, turn, 1)
 
 
 def test_there_is_no_false_alarm_beside_a_working_hub_and_collector(tmp_path: Path) -> None:
     reader, writer = os.pipe()
+    parent = os.getpid()
     pid = os.fork()
     if not pid:
         try:
-            hub(tmp_path, writer)
+            hub(tmp_path, writer, parent)
         finally:
             os._exit(1)
     os.close(writer)
