@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from metad import layers
 from metad.cli.context import Place, hub_options
 from metad.config import DEFAULT_LISTEN, SETTINGS, Config
 from metad.settings import Setting, show_duration, show_size, show_value
@@ -37,6 +38,7 @@ def show(place: Place, defaults: bool) -> None:
 def check(place: Place) -> None:
     """Check the configuration: exit code 78 and the reason if it is bad."""
     source = place.config.source
+    layers.check(place.config)
     click.echo(f"{source}: good" if source else "no configuration file: the defaults")
 
 

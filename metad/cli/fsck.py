@@ -46,10 +46,9 @@ def fsck(place: Place, do_repair: bool, checksums_only: bool, as_json: bool) -> 
     is 0 if there is none, else 65.  With --repair (no hub may run) damaged octets are copied to
     quarantine/ and the index is made anew.
     """
-    data = place.enter()
     if do_repair:
-        return _repair(data, as_json)
-    return check(data, compare=not checksums_only, as_json=as_json)
+        return _repair(place, as_json)
+    return check(place.enter(), compare=not checksums_only, as_json=as_json)
 
 
 def check(data: Path, *, compare: bool, as_json: bool) -> int:
@@ -74,10 +73,9 @@ def _check(osio: Osio, store: Store, plan: Plan, as_json: bool) -> int:
     return EX_OK if summary.clean else EX_DATAERR
 
 
-def _repair(data: Path, as_json: bool) -> int:
+def _repair(place: Place, as_json: bool) -> int:
     osio = Osio()
-    store = open_store(osio, data)
-    with exclusive(data):
+    with exclusive(place) as store:
         plan = Plan(boot_id())
         lines: list[str] = []
         say: Callable[[str], None] = lines.append if as_json else click.echo
@@ -113,14 +111,17 @@ def rebuilding(work: Callable[[], object]) -> None:
 
 
 @contextmanager
-def exclusive(data: Path) -> Iterator[None]:
-    """As the only one that uses the data directory.  Raises UnavailableError if a hub runs."""
-    # Here, because the master's modules are many and most commands need none.
+def exclusive(place: Place) -> Iterator[Store]:
+    """The store, as its only user.  Raises DataError, and UnavailableError if a hub runs."""
+    # Here, because the master's modules are many and most commands need none; and before this
+    # process becomes the owner of DATA, who may not be able to read them.
     from metad.master.datadir import take_lock
 
+    data = place.enter()
+    store = open_store(Osio(), data)
     fd = take_lock(data)
     try:
-        yield
+        yield store
     finally:
         os.close(fd)
 

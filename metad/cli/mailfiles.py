@@ -159,7 +159,7 @@ class MboxWriter:
 
 _UIDLIST_HEAD = re.compile(r"3 V([0-9]{1,10}) .*|3 V([0-9]{1,10})|1 ([0-9]{1,10}) .*", re.ASCII)
 _UIDLIST_LINE = re.compile(r"([0-9]{1,10}) ((?:[A-Z]\S* )*):(.*)", re.ASCII)
-_CONVERSION = re.compile(r"%(0?[0-9]{0,2})([Xx]?)([uvf%])", re.ASCII)
+_CONVERSION = re.compile(r"%(0?[0-9]{0,2})(X?)([uvf%])", re.ASCII)
 
 
 class Known(NamedTuple):
@@ -227,7 +227,8 @@ def _uidl(uidl_format: str, number: int, validity: int, name: str) -> str:
         width, base, what = match.groups()
         if what in "f%":
             return name if what == "f" else "%"
-        return format(number if what == "u" else validity, width + (base or "d"))
+        # Dovecot's X is hexadecimal in small letters.
+        return format(number if what == "u" else validity, width + ("x" if base else "d"))
 
     return _CONVERSION.sub(one, uidl_format)
 

@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ class MailStore:
         osio = Osio()
         try:
             store = open_store(osio, data)
+            if not os.path.exists(os.path.join(store.index, index_state.DATA_FILE)):
+                raise UnavailableError(f"{data}: there is no mail here")
             unusable = index_state.why_unusable(osio, store.index, index_state.boot_id())
             if unusable and not hub_runs(data):
                 raise UnavailableError(f"{data}: the index has to be rebuilt: start the hub once")

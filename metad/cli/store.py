@@ -60,11 +60,8 @@ def check(place: Place, as_json: bool) -> int:
 @hub_options
 def rebuild(place: Place) -> None:
     """Make the index anew from the logs; no hub may run."""
-    osio = Osio()
-    data = place.enter()
-    store = open_store(osio, data)
-    with exclusive(data):
-        rebuilding(lambda: rebuild_index(osio, store, boot_id(), report))
+    with exclusive(place) as store:
+        rebuilding(lambda: rebuild_index(Osio(), store, boot_id(), report))
     counts = read_snapshot(store).logs.values()
     live = sum(row.live_messages for row in counts)
     click.echo(f"rebuilt: {len(counts)} logs, {live} live messages")

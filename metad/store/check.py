@@ -25,7 +25,6 @@ from metad.store.tails import TailReader, entries_from, entries_of
 _STEP = 1 << 20
 _SHOWN = 3
 _TRIES = 3  # a header may be read while it is being rewritten
-_SECRET = slice(56, 88)
 
 
 class Headers(NamedTuple):
@@ -121,7 +120,7 @@ def _contradictions(store: Store, number: int, size: int, log: LogHeader) -> lis
 
 def _without_header(osio: Osio, store: Store, number: int, fd: int) -> Headers:
     """No copy verifies: of another store, or damaged; then the records tell the life."""
-    if own_secret(osio, fd) is not None:
+    if header.own_secret(osio, fd) is not None:
         text = f"log {number}: it is of another store, or the secret in store.json is damaged"
         return Headers(number, None, (), (text,), foreign=True)
     log = TailReader(osio, store, lambda _: None).header(number)
@@ -129,17 +128,6 @@ def _without_header(osio: Osio, store: Store, number: int, fd: int) -> Headers:
     size = osio.fstat(fd).st_size
     bad = (Damage(0, min(512, size)), Damage(max(size - 512, 0), size))
     return Headers(number, log, bad, (f"log {number}: {text}",))
-
-
-def own_secret(osio: Osio, fd: int) -> bytes | None:
-    """The secret that the log open at `fd` names and that proves its header right."""
-    size = osio.fstat(fd).st_size
-    for at in (0, size - 512, size - 4096):
-        block = osio.pread(fd, header.HEADER_SIZE, at) if at >= 0 else b""
-        secret = block[_SECRET]
-        if len(secret) == 32 and header.parse(block, secret) is not None:
-            return secret
-    return None
 
 
 # -- records

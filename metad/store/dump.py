@@ -19,7 +19,6 @@ from typing import Any
 from metad.errors import DataError
 from metad.osio import Osio
 from metad.store import header, record
-from metad.store.check import own_secret
 from metad.store.footer import ENTRY_SIZE
 from metad.store.header import FREE, LogHeader
 from metad.store.identity import make_store
@@ -48,7 +47,7 @@ def dump_log(osio: Osio, path: Path, secret: bytes | None, *, bodies: bool) -> I
 
 
 def _log(osio: Osio, path: Path, fd: int, secret: bytes | None) -> LogHeader:
-    known = secret or own_secret(osio, fd)
+    known = secret or header.own_secret(osio, fd)
     if known is None:
         raise DataError(f"{path}: both headers are damaged: the store's secret is needed")
     found = header.read(osio, fd, known)

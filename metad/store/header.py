@@ -37,6 +37,7 @@ VERSION = 1
 ACTIVE, FREE = 1, 2
 _FIELDS = struct.Struct("<8sHBBIQQII16s32sQQQII")
 CHECK_SIZE = 16
+_SECRET = slice(56, 88)
 HEADER_SIZE = _FIELDS.size + CHECK_SIZE
 
 
@@ -141,6 +142,17 @@ def rewrite(osio: Osio, fd: int, header: LogHeader) -> None:
 def _write(osio: Osio, fd: int, header: LogHeader, offset: int) -> None:
     if osio.pwrite(fd, header.pack(), offset) != header.align:
         raise OSError(f"short write of a log header at {offset}")
+
+
+def own_secret(osio: Osio, fd: int) -> bytes | None:
+    """The secret that the log open at `fd` names itself, if that proves its header right."""
+    size = osio.fstat(fd).st_size
+    for at in (0, size - 512, size - 4096):
+        block = osio.pread(fd, HEADER_SIZE, at) if at >= 0 else b""
+        secret = block[_SECRET]
+        if len(secret) == 32 and parse(block, secret) is not None:
+            return secret
+    return None
 
 
 def log_path(directory: str, number: int) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from metad.errors import DataError
 from metad.osio import Osio
 from metad.store import index_state, logfile, moves, quarantine
 from metad.store.header import FREE, LogHeader, log_path
@@ -98,8 +99,16 @@ class Recovery:
         return found
 
     def _clear_away(self, number: int) -> None:
-        """A file in which neither a header nor a record verifies: never finished, or trash."""
+        """A file in which neither a header nor a record verifies: never finished, or trash.
+
+        Raises DataError if it is a good log, but of a store with another secret.
+        """
         path = log_path(self._store.logs, number)
+        if self._tails.is_of_another_store(number):
+            raise DataError(
+                f"log {number} is good, but not under the secret in store.json: "
+                "put the right store.json back"
+            )
         if self._tails.is_blank(number):
             self._report(f"log {number} was never finished; removing it")
             self._osio.unlink(path)

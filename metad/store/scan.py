@@ -51,7 +51,9 @@ class Damage(NamedTuple):
 
 
 class Scanner:
-    """Iterates over a log from `start` to `stop`; afterwards `end` is where its good part ends.
+    """Iterates over a log from `start` to `stop`.
+
+    Afterwards `end` is where its good part ends, `at` where its last good record does.
 
     Raises OSError where the file cannot be read at all.
     """
@@ -72,7 +74,7 @@ class Scanner:
         self._mark = re.compile(re.escape(record.MAGIC) + b"." + re.escape(after), re.DOTALL)
         self._window = b""
         self._base = 0
-        self.end = start or log.align
+        self.at = self.end = start or log.align
         self.sequence = 0
 
     def __iter__(self) -> Iterator[Found | Damage]:
@@ -86,7 +88,7 @@ class Scanner:
                 if not self._is_padding(at, found):
                     yield Damage(at, found.offset)
             self.sequence = found.header.sequence + 1
-            at = found.offset + found.header.size
+            self.at = at = found.offset + found.header.size
             self.end = round_up(at, self._align)
             if found.header.kind == record.SEAL:
                 self.end = found.offset

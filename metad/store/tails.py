@@ -73,9 +73,11 @@ class TailReader:
             else:
                 entries.append(entries_of(item))
         end = scanner.end
-        if stop is not None and end < stop:
-            self._set_aside(fd, log, Damage(end, stop))
-            end = stop
+        if stop is not None:
+            rest = self._osio.pread(fd, max(stop - scanner.at, 0), scanner.at)
+            if rest.strip(b"\0"):
+                self._set_aside(fd, log, Damage(scanner.at, stop))
+            end = max(end, stop)
         damaged = self.damaged - before
         return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged)
 
@@ -130,6 +132,14 @@ class TailReader:
             align=512 if first % 4096 else 4096,
             node=store.node, store_id=store.store_id, secret=store.secret,
         )  # fmt: skip
+
+    def is_of_another_store(self, number: int) -> bool:
+        """Whether the log's header proves itself, under the secret that it names."""
+        fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
+        try:
+            return header.own_secret(self._osio, fd) not in (None, self._store.secret)
+        finally:
+            self._osio.close(fd)
 
     def is_blank(self, number: int) -> bool:
         """True if a file holds nothing but zeros between its first and its last sector.

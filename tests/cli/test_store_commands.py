@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from store_kit import StoreKit
@@ -255,3 +257,33 @@ def test_backup_and_restore_are_of_the_same_group(run):
     out = run("store", "--help")[1]
     for verb in ("backup", "check", "dump", "logs", "rebuild", "restore"):
         assert f"\n  {verb} " in out
+
+
+NO_MORE_IMPORTS = """
+import sys
+from metad.cli import context, main
+
+class Refuse:
+    def find_spec(self, name, *_):
+        raise AssertionError(f"{name} is imported too late")
+
+def become_owner(data, real=context.become_owner):
+    real(data)
+    sys.meta_path.insert(0, Refuse())
+
+context.become_owner = become_owner
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["fsck", "fsck --json", "fsck --repair", "store logs", "store check", "store dump 1",
+     "store rebuild"],
+)  # fmt: skip
+def test_everything_is_imported_before_root_becomes_the_owner(data, store, command):
+    """The owner of DATA may not be able to read a Python that only root can."""
+    spoil_index(store)
+    command = [sys.executable, "-c", NO_MORE_IMPORTS, *command.split(), "--data", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (EX_OK, EX_DATAERR), done.stderr

@@ -1,11 +1,13 @@
-"""A Dovecot on free ports of the loopback, out of the packages that were unpacked for the tests.
+"""A Dovecot on free ports of the loopback: the installed one, or the packages that were unpacked
+for the tests, laid over /usr in a mount namespace of its own (its paths are compiled in).
 
-One process tree of its own, as the user that owns the mail; it ends with the `with`.
+One process tree, serving mail as the user that owns it; it ends with the `with`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import pwd
 import select
@@ -21,6 +23,7 @@ from pathlib import Path
 import pytest
 from hub import DEADLINE, USER, free_ports, session_pids, watching
 
+PROGRAM = Path("/usr/sbin/dovecot")
 PASSWORD = "secret"
 MASTER = "master"
 MASTER_PASSWORD = "master secret"
@@ -37,8 +40,7 @@ class Dovecot:
         self.log = self.home / "log"
         self._configure(location, protocols)
         self.process = subprocess.Popen(
-            [str(_unpacked("usr/sbin/dovecot")), "-F", "-c", str(self.home / "dovecot.conf")],
-            env=os.environ | {"LD_LIBRARY_PATH": _libraries()},
+            [*_in_namespace(), str(PROGRAM), "-F", "-c", str(self.home / "dovecot.conf")],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
@@ -56,9 +58,6 @@ base_dir = {run}
 state_dir = {run}
 instance_name = test
 log_path = {self.log}
-libexec_dir = {_unpacked("usr/lib/dovecot")}
-mail_plugin_dir = {_unpacked("usr/lib/dovecot/modules")}
-import_environment = LD_LIBRARY_PATH
 default_internal_user = {owner}
 default_internal_group = {group}
 default_login_user = {owner}
@@ -117,11 +116,8 @@ namespace inbox {{
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", port), 5) as s,
-            ):
-                if select.select([s], [], [], 5)[0] and s.recv(4096).startswith(greeting):
+            with contextlib.suppress(OSError), _connected(port) as one:
+                if select.select([one], [], [], 5)[0] and one.recv(4096).startswith(greeting):
                     return
         log = self.log.read_text() if self.log.exists() else "no log"
         raise AssertionError(f"Dovecot does not answer: {log}")
@@ -138,9 +134,9 @@ namespace inbox {{
 @contextlib.contextmanager
 def dovecot(location: str, protocol: str) -> Iterator[Dovecot]:
     """Serving `protocol` ("imap" or "pop3"), or the test skips with a word."""
-    for part in ("usr/sbin/dovecot", f"usr/lib/dovecot/{protocol}-login"):
-        if not _unpacked(part).exists():
-            pytest.skip("Dovecot is not here (sh tools/test --full brings it)")
+    part = f"usr/lib/dovecot/{protocol}-login"
+    if not (PROGRAM.exists() or ((_root() / part).exists() and _can_overlay())):
+        pytest.skip("Dovecot is not here (sh tools/test --full brings it)")
     server = Dovecot(location, protocol)
     try:
         port = server.imap_port if protocol == "imap" else server.pop3_port
@@ -150,23 +146,26 @@ def dovecot(location: str, protocol: str) -> Iterator[Dovecot]:
         server.close()
 
 
+def _connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 5)
+
+
 def _root() -> Path:
     return Path(os.environ.get("METAD_TEST_ROOT", Path(__file__).parents[2] / ".test" / "root"))
 
 
-def _unpacked(part: str) -> Path:
-    """A file of the package: installed, or unpacked for the tests."""
-    installed = Path("/") / part
-    return installed if installed.exists() else _root() / part
+def _in_namespace() -> list[str]:
+    """What runs a program with the unpacked packages laid over /usr."""
+    if PROGRAM.exists():
+        return []
+    mount = f'mount -t overlay overlay -o "lowerdir={_root()}/usr:/usr" /usr && exec "$@"'
+    return ["unshare", "-m", "sh", "-c", mount, "sh"]
 
 
-def _libraries() -> str:
-    found = [*_root().glob("usr/lib/*-linux-gnu*"), *_root().glob("lib/*-linux-gnu*"),
-             _unpacked("usr/lib/dovecot")]  # fmt: skip
-    return ":".join(map(str, found))
+def _can_overlay() -> bool:
+    done = subprocess.run([*_in_namespace(), "true"], capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def _group(number: int) -> str:
-    import grp
-
     return grp.getgrgid(number).gr_name

@@ -159,7 +159,7 @@ def test_a_maildir_of_dovecots_comes_in_its_order_with_its_unique_ids(hub, name)
         b"first",
         b"third",
     ]
-    assert unique_ids(hub, name)[:2] == [b"00000007%08X" % 1275660208, b"saved-uidl"]
+    assert unique_ids(hub, name)[:2] == [b"00000007%08x" % 1275660208, b"saved-uidl"]
 
 
 @pytest.mark.parametrize(

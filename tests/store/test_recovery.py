@@ -6,12 +6,14 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from osio_kit import Faults, KitOsio
 from store_kit import StoreKit
 
+from metad.errors import DataError
 from metad.store import header, index_state
 from metad.store.header import log_path
 from metad.store.index import Index
@@ -582,3 +584,32 @@ def test_a_log_that_an_orphan_still_holds_is_not_said_to_be_free(kit: StoreKit) 
     state = kit.table.row(number).state
     os.close(orphan)
     assert state != State.FREE
+
+
+def test_logs_of_another_secret_are_left_alone_and_stop_the_start(kit: StoreKit) -> None:
+    """A digit of store.json is wrong: nothing verifies, and nothing may be put away for it."""
+    kit.start()
+    work(kit, 12, 20)
+    kit.crash()
+    files = {path: path.read_bytes() for path in kit.log_files()}
+    other = replace(kit.store, secret=bytes(32))
+    with pytest.raises(DataError, match=r"store\.json"):
+        Recovery(KitOsio(), other, kit.reports.append).headers()
+    assert {path: path.read_bytes() for path in kit.log_files()} == files
+
+
+def test_a_damaged_last_record_within_the_last_block_is_kept_aside(kit: StoreKit) -> None:
+    kit.start()
+    kept = kit.put([1], b"x")
+    spoilt = kit.put([1], b"y")
+    place = kit.index.places(spoilt.id)[0]
+    kit.stop()
+    log, _ = seal_of(kit, place.log)
+    assert log is not None
+    spoil(kit, place.log, place.offset + place.size - 1)
+    spoil(kit, place.log, log.seal_offset + 10)
+    kit.drop_index()
+    kit.recover()
+    assert list(Path(kit.store.quarantine).iterdir())
+    kit.open_index()
+    assert [each for each, _ in kit.listing(1)] == [kept.id]
