@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -216,3 +217,22 @@ def test_a_layer_that_cannot_begin_stops_the_start_with_a_word(
         hub.process = None
         hub.close()
         shutil.rmtree(hub.home)
+
+
+def test_sort_puts_mail_elsewhere_even_when_workers_are_confined():
+    with Hub(["ann", "bob"], layer="sort") as hub:
+        root = hub.home / "vhosts"
+        root.mkdir()
+        os.chown(root, hub.data.stat().st_uid, -1)
+        hub.stop()
+        ports = hub.smtp_port, hub.pop3_port
+        text = hub.config.read_text()
+        lines = f'[layer]\nroot = {json.dumps(str(root))}\ntemplate = "{{domain}}/{{id}}"\n'
+        hub.config.write_text(text + lines)
+        hub.start()
+        assert (hub.smtp_port, hub.pop3_port) == ports
+        deliver(hub, message(), "ann", "bob")
+        files = sorted(root.glob("example.test/*/new/*"))
+        assert [path.parts[-3] for path in files] == ["2", "3"]
+        with Pop3Line(hub) as pop:
+            pop.log_in("ann", answer=b"-ERR [SYS/PERM]")
