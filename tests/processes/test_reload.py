@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from clients import Pop3Line, SmtpLine, deliver, message
+from clients import Pop3Line, SmtpLine, deliver, in_time, message
 from hub import DEADLINE, free_ports
 from live import NAMES, LiveHub, as_it_was, wait_gone
 from load import Load
@@ -35,6 +35,12 @@ def change(live: LiveHub, old: str, new: str) -> None:
     live.config.write_text(text.replace(old, new))
 
 
+def greets_as(live: LiveHub, name: bytes) -> bool:
+    """An old worker may take one more connection in the moment in which it retires."""
+    with SmtpLine(live, greet=False) as smtp:
+        return name in smtp.reply(b"220")
+
+
 def test_reloads_under_load_break_no_session(live, scale):
     """The promise: zero failed sessions, whatever the number of reloads."""
     first, before = set(live.worker_pids()), live.facts()["generation"]
@@ -54,8 +60,7 @@ def test_what_is_new_is_in_force_and_said(live):
     change(live, 'hostname = "hub.example.test"', 'hostname = "new.example.test"')
     done = live.run("reload")
     assert done.stdout == "reloaded: hostname\n"
-    with SmtpLine(live, greet=False) as smtp:
-        assert b"new.example.test" in smtp.reply(b"220")
+    assert in_time(lambda: greets_as(live, b"new.example.test"))
 
 
 def test_nothing_new_is_no_error(live):
@@ -152,8 +157,7 @@ def test_sighup_reloads_from_the_file_that_the_hub_was_started_with(live):
     change(live, 'hostname = "hub.example.test"', 'hostname = "new.example.test"')
     os.kill(live.process.pid, signal.SIGHUP)
     live.whole(*pids)
-    with SmtpLine(live, greet=False) as smtp:
-        assert b"new.example.test" in smtp.reply(b"220")
+    assert in_time(lambda: greets_as(live, b"new.example.test"))
 
 
 def test_sighup_with_a_bad_file_changes_nothing(live):
