@@ -1,0 +1,53 @@
+"""Reliability row 9: shared memory is made anew at any start; losing it costs no mail."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from clients import bodies, deliver, message
+from hub import Hub
+
+from metad import shm
+from metad.shm import SharedArea
+
+
+@pytest.fixture
+def hub():
+    with Hub(["alice"], workers=2) as made:
+        yield made
+
+
+def segment(hub: Hub) -> str:
+    return (hub.data / "run" / "segment").read_text()
+
+
+def test_a_name_that_is_gone_hinders_nobody(hub):
+    """Everybody maps it by inheritance; the name is for those who look."""
+    kept = message()
+    deliver(hub, kept, "alice")
+    shm.unlink(segment(hub))
+    more = message()
+    deliver(hub, more, "alice")
+    assert bodies(hub, "alice") == [kept, more]
+    hub.restart()
+    assert bodies(hub, "alice") == [kept, more]
+
+
+def test_octets_scribbled_over_all_of_it_cost_no_mail(hub):
+    """Whatever the table says, the logs and the index are the truth at the next start."""
+    rng = random.Random(int(os.environ.get("METAD_TEST_SEED", "1999")))
+    sent = [message() for _ in range(20)]
+    for one in sent:
+        deliver(hub, one, "alice")
+    area = SharedArea.attach(segment(hub))
+    cells = area.cells
+    used = shm.HEAD_CELLS + shm.PROCESSES * shm.PROCESS_CELLS + 64 * shm.LOG_CELLS
+    for at in range(used):
+        cells[at] = rng.getrandbits(64)
+    hub.kill()
+    hub.start()
+    assert bodies(hub, "alice") == sent
+    deliver(hub, sent[0], "alice")
+    assert len(bodies(hub, "alice")) == 21
