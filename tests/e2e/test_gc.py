@@ -79,8 +79,8 @@ def collector(hub: Hub) -> int:
 
 
 def test_gc_frees_logs_and_keeps_every_message(own_hub: Hub, dice: random.Random) -> None:
-    sent = fill(own_hub, dice)
-    delete_some(own_hub, sent, every=6)
+    sent = fill(own_hub, dice, 200)
+    delete_some(own_hub, sent, every=12)
     before = list(states(own_hub).values())
     said = json.loads(own_hub.run("gc", "--json").stdout)
     after = list(states(own_hub).values())
@@ -172,8 +172,8 @@ def test_senders_and_readers_do_not_notice(own_hub: Hub, dice: random.Random) ->
 def test_an_idle_hub_collects_by_itself(dice: random.Random) -> None:
     settings = "[collector]\nidle_seconds = 0\nidle_load = 1000000\n"
     with Hub(NAMES, settings, **SMALL) as hub:
-        sent = fill(hub, dice)
-        delete_some(hub, sent, every=6)
+        sent = fill(hub, dice, 200)
+        delete_some(hub, sent, every=12)
         assert in_time(lambda: request(hub.data, "gc-progress")["logs_freed"] >= 2)
         check(hub, sent)
 
