@@ -43,11 +43,12 @@ class LogLines:
 
     def line(self, service: str, text: str) -> None:
         """Queue one line of `service` (smtp, pop3, master, …)."""
-        if not self._lines and self._call_soon is not None:
-            self._call_soon(self.flush)
-        self._lines.append(f"{self._time()}metad/{service}{self._tag} {text}\n")
+        lines = self._lines
+        lines.append(f"metad/{service}{self._tag} {text}\n")
         if self._call_soon is None:
             self.flush()
+        elif len(lines) == 1:
+            self._call_soon(self.flush)
 
     def _time(self) -> str:
         if not self._with_time:
@@ -62,7 +63,8 @@ class LogLines:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        data = "".join(lines).encode("utf-8", "replace")
+        stamp = self._time()  # of the turn: a line is queued for no longer
+        data = (stamp + stamp.join(lines)).encode("utf-8", "replace")
         try:
             written = os.write(self._fd, data)
         except OSError:

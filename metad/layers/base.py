@@ -195,6 +195,19 @@ class Layer(ABC):
     def begin(self) -> Incoming:
         """A message begins to arrive.  Raises RefusedError."""
 
+    def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
+        """Keep a message that came whole, as `begin`, `write` and `commit` would.
+
+        Most messages come so; a layer that can do it in one step saves the others.
+        """
+        incoming = self.begin()
+        try:
+            incoming.write(body)
+            incoming.commit(envelope, done)
+        except Exception:
+            incoming.abort()
+            raise
+
     @abstractmethod
     def open_mailbox(self, mailbox: int) -> Maildrop:
         """Open a mailbox for one session.  Raises MailboxInUseError, RefusedError."""

@@ -31,7 +31,7 @@ from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front, in_front_size
 from metad.shm import Cell
 from metad.store import record
-from metad.store.commit import Append, Committer, MemoryBody
+from metad.store.commit import Append, Body, Committer, MemoryBody
 from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
 from metad.store.index import LISTING_ENTRY, Index, LogCounts
@@ -41,6 +41,7 @@ from metad.store.source import LogSettings, LogSource
 from metad.store.table import LogTable, Room
 
 _ENTRY = LISTING_ENTRY.size
+_new = tuple.__new__
 _OCTETS = struct.Struct(">I")
 DELETIONS_PER_RECORD = 250
 READER_CHECK_TICKS = 60
@@ -66,6 +67,7 @@ class LogLayer(Layer):
         self.reader = Reader(self.osio, self.store, self.index)
         self.locks = MailboxLocks(self.osio, self.store.locks)
         self.ids = IdMaker(self.clock, self.store.node)
+        self.next_id = self.ids.next  # type: ignore[method-assign]
         self.budget = Budget()
         self.source = LogSource(
             self.osio,
@@ -114,13 +116,20 @@ class LogLayer(Layer):
         return Usage(*self.index.usage(mailbox))
 
     def verdict(self, mailbox: int, size: int) -> None:
-        if not self.committer.accepts:
+        if self.committer.blocked or not self.source.has_space:
             raise NoSpaceError
 
     def begin(self) -> Incoming:
         if not self.committer.accepts:
             raise NoSpaceError
         return LogIncoming(self)
+
+    def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
+        if self.committer.blocked or not self.source.has_space:
+            raise NoSpaceError
+        trace = envelope.trace
+        whole = MemoryBody((trace, body), len(trace) + len(body))
+        self.committer.submit(_append(envelope, whole, done))
 
     # -- mail out
 
@@ -167,22 +176,7 @@ class LogIncoming(Spool, Incoming):
             if self.in_memory
             else SpooledBody(trace, self)
         )
-        recipients = _recipients(envelope)
-        kept = record.pack_envelope(
-            record.Envelope(
-                envelope.time_us or int.from_bytes(envelope.id[:8], "big"),
-                envelope.client,
-                envelope.helo,
-                envelope.sender,
-                recipients,
-                envelope.stuffed,
-                envelope.uid,
-            )
-        )
-        item = Append(envelope.id, kept, body, self._finish)
-        item.recipients = recipients
-        item.uid = envelope.uid
-        self._layer.committer.submit(item)
+        self._layer.committer.submit(_append(envelope, body, self._finish))
 
     def _finish(self, error: RefusedError | None) -> None:
         self.close()
@@ -192,15 +186,23 @@ class LogIncoming(Spool, Incoming):
         self.close()
 
 
-def _recipients(envelope: Envelope) -> tuple[record.Recipient, ...]:
-    """The recipients with the exact size that each mailbox will show."""
-    octets = in_front_size(envelope.sender) + len(envelope.trace) + envelope.octets
-    return tuple(
-        [
-            record.Recipient(mailbox, address, octets + len(address.encode()))
-            for mailbox, address in envelope.recipients
-        ]
-    )
+def _append(envelope: Envelope, body: Body, done: Done) -> Append:
+    """The record of a message, with the exact size that each mailbox will show."""
+    message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
+    octets += in_front_size(sender) + len(trace)
+    shown: tuple[record.Recipient, ...]
+    if len(given) == 1:  # nearly all there are
+        ((mailbox, address),) = given
+        shown = (_new(record.Recipient, (mailbox, address, octets + len(address.encode()))),)
+    else:
+        shown = tuple([record.Recipient(m, a, octets + len(a.encode())) for m, a in given])
+    if not time_us:
+        time_us = int.from_bytes(message_id[:8], "big")
+    kept = (time_us, client, helo, sender, shown, stuffed, uid)
+    item = Append(message_id, record.pack_envelope(_new(record.Envelope, kept)), body, done)
+    item.recipients = shown
+    item.uid = uid
+    return item
 
 
 class LogMaildrop(Maildrop):

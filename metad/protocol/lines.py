@@ -33,41 +33,44 @@ class Fault(enum.Enum):
 
 
 class LineBuffer:
-    """Octets received; `data[position:]` are those that nobody has used yet.
+    """Octets received; `data[position:end]` are those that nobody has used yet.
 
-    `limit`: the longest line, in octets without its CR LF.
+    `limit`: the longest line, in octets without its CR LF.  `dropping`: `position` is within a line
+    already reported, whose rest nobody is to see.
     """
 
-    __slots__ = ("_dropped", "_dropping", "_limit", "_searched", "data", "position")
+    __slots__ = ("_dropped", "_limit", "_searched", "data", "dropping", "end", "position")
 
     def __init__(self, limit: int) -> None:
         self.data = b""
         self.position = 0
+        self.end = 0
         self._limit = limit
         self._searched = 0  # no CR LF begins before this offset
-        self._dropping = False  # inside a line already reported
+        self.dropping = False
         self._dropped = 0
 
     def __len__(self) -> int:
-        return len(self.data) - self.position
+        return self.end - self.position
 
     def push(self, data: bytes) -> None:
         """Append what came.  Copies only what is still unused."""
         position = self.position
-        if position == len(self.data):
+        if position == self.end:
             self.data = data
             self._searched = 0
         else:
             self.data = self.data[position:] + data
             self._searched -= position
         self.position = 0
+        self.end = len(self.data)
 
     def line(self) -> bytes | Fault | None:
         """The next line without its CR LF; None: it is not complete."""
         data, start = self.data, self.position
         searched = self._searched
         end = data.find(_CRLF, start if start > searched else searched)
-        if end < 0 or end - start > self._limit or self._dropping:
+        if end < 0 or end - start > self._limit or self.dropping:
             return self._odd(end)
         self.position = end + 2
         line = data[start:end]
@@ -77,16 +80,16 @@ class LineBuffer:
 
     def _odd(self, end: int) -> bytes | Fault | None:
         """No line yet, or a bad one; `end`: the offset of the next CR LF, or -1."""
-        if self._dropping:
+        if self.dropping:
             return self._drop(end)
         data, start = self.data, self.position
         searched = max(start, self._searched)
         # No CR LF begins this early, so an LF here is a bare one.
         if data.find(b"\n", searched, start + self._limit + 1) >= 0:
-            self._dropping = True
+            self.dropping = True
             return Fault.BARE
         if end >= 0 or len(data) - start > self._limit + 1:
-            self._dropping = True
+            self.dropping = True
             return Fault.LONG
         self._searched = max(start, len(data) - 1)  # the last octet may be the CR of a CR LF
         return None
@@ -105,5 +108,5 @@ class LineBuffer:
             return None
         self.position = end + 2
         self._dropped = 0
-        self._dropping = False
+        self.dropping = False
         return self.line()

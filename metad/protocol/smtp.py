@@ -11,6 +11,9 @@ Rules of this file:
 * Nothing a client sends raises.  An answer that no event asked for is a bug and raises.
 * However the input is cut, the same events (body chunks joined) and octets come out; O(n) in
   all.  Chunks before an Aborted are worth nothing, and how many there are depends on the cut.
+* The lines of a message as most senders write them go a quick way: one pattern that frames and
+  checks them at once.  What it does not match goes the long way, to the same end: that is what
+  feeding any session octet by octet shows, for half a line never matches.
 
 What each verb does in each state is data, in smtp_states.py; `_do_x` here is its action `x`.
 """
@@ -18,7 +21,7 @@ What each verb does in each state is data, in smtp_states.py; `_do_x` here is it
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..errors import Reply
@@ -36,7 +39,7 @@ from .smtp_events import (
 )
 from .smtp_intake import MessageIntake
 from .smtp_states import CHUNKS, IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
-from .smtp_syntax import parse_mail, parse_rcpt
+from .smtp_syntax import PLAIN_LIMIT, QUICK_MAIL, QUICK_RCPT, parse_mail, parse_rcpt
 
 __all__ = [
     "Aborted",
@@ -60,10 +63,11 @@ _FAULTS: Final = {
 class Smtp(MessageIntake):
     """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
     and the client may be sending still, so read on a little or a reset takes our last reply.
+    `full`: so many replies are queued that the next command waits until they were taken.
 
     `helo`: what the client calls itself, as it came; `extended`: it said EHLO or LHLO;
     `accepted`: recipients accepted in this transaction; `transactions`: how many there were, with
-    this one; `tls`: TLS runs.
+    this one; `tls`: TLS runs; `utf8`: this transaction's MAIL came with SMTPUTF8.
     """
 
     __slots__ = ()
@@ -99,6 +103,7 @@ class Smtp(MessageIntake):
     def take_output(self) -> bytes:
         """All replies queued so far, to be written at once."""
         output = self._output
+        self.full = False
         if len(output) == 1:
             return output.pop()
         self._output = []
@@ -141,77 +146,72 @@ class Smtp(MessageIntake):
         return self._body.octets if self._body is not None else 0
 
     @property
-    def full(self) -> bool:
-        """So many replies are queued that the next command waits until they were taken."""
-        return len(self._output) >= states.REPLY_LIMIT
-
-    @property
     def with_protocol(self) -> str:
         """The name for Received: (RFC 3848; RFC 6531 section 4.3)."""
         if not self.extended:
             return "SMTP"
-        base = "LMTP" if self._settings.lmtp else "SMTP" if self._utf8 else "ESMTP"
-        return f"{'UTF8' if self._utf8 else ''}{base}{'S' if self.tls else ''}"
+        base = "LMTP" if self._settings.lmtp else "SMTP" if self.utf8 else "ESMTP"
+        return f"{'UTF8' if self.utf8 else ''}{base}{'S' if self.tls else ''}"
 
     # -- events ---------------------------------------------------------------------------
 
     def next_event(self) -> Event | None:
-        event = self._next
-        if event is not None:
-            self._next = None
-            return event
         lines = self._lines
-        while self._due is None and not self.closed and len(self._output) < states.REPLY_LIMIT:
-            if lines.position == len(lines.data):
+        while self._due is None and not self.closed:
+            if len(self._output) >= states.REPLY_LIMIT:
+                self.full = True
+                return None
+            if lines.position == lines.end:
                 return self._out_of_input()
-            if self._reading is not None:
-                event = self._reading(self)
-            else:
-                line = lines.line()
-                if line is None:
-                    return self._out_of_input()
-                event = self._command(line) if isinstance(line, bytes) else self._fault(line)
+            event: Event | None = (self._reading or _READERS[self._state])(self)
             if event is not None:
-                return event
+                return event if event is not _STARVED else self._out_of_input()
         event, self._next = self._next, None
         return event
 
-    def answer(self, reply: Reply | None) -> None:
+    def answer(self, reply: Reply | None) -> bool:
         """The verdict on the last MailFrom, RcptTo or EndOfMessage.
 
         None: yes, in the machine's own words (not for EndOfMessage).  One reply to an
-        EndOfMessage of LMTP is said for each recipient.  A 421 ends the session.
+        EndOfMessage of LMTP is said for each recipient.  A 421 ends the session.  Gives whether
+        `next_event` is to be asked again before more octets come.
         """
         due = self._due
+        accepted = reply is None or reply.code < 400
         if due.__class__ is RcptTo:
-            if reply is None or reply.code < 400:
+            if accepted:
                 self.accepted += 1
-                self._enter(RCPT)
+                self._state = RCPT
             elif self._state is MAIL:
-                self._enter(REFUSED)
-            self._answered([reply or states.RECIPIENT_OK])
-            if reply is not None and reply.code >= 400 and not self._settings.lmtp:
-                self._idles()
+                self._state = REFUSED
+            self._output.append((reply or states.RECIPIENT_OK).wire)
         elif due.__class__ is MailFrom:
-            if reply is None or reply.code < 400:
+            if accepted:
                 self.transactions += 1
-                self._enter(MAIL)
-            self._answered([reply or states.SENDER_OK])
+                self._state = MAIL
+            self._output.append((reply or states.SENDER_OK).wire)
         elif due.__class__ is EndOfMessage and reply is not None:
-            replies = [reply] * self.accepted if self._settings.lmtp else [reply]
+            repeat = self.accepted if self._settings.lmtp else 1
+            self._output += [reply.wire] * repeat
             self._idle = 0
             self._forget()
-            self._answered(replies)
         else:
             raise RuntimeError(f"answer {reply!r} to {due!r}")
+        self._due = None
+        if self._later or self._failing is not None or not accepted:
+            self._answered(due, reply)
+        lines = self._lines
+        return lines.position != lines.end or self._eof or self._next is not None
 
     def answer_each(self, replies: Sequence[Reply]) -> None:
         """LMTP: one verdict per accepted RCPT, in their order (RFC 2033 section 4.2)."""
         if self._due.__class__ is not EndOfMessage or len(replies) != self.accepted:
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
+        self._output.extend([reply.wire for reply in replies])
         self._idle = 0
         self._forget()
-        self._answered(replies)
+        self._due = None
+        self._answered(None, replies[0])
 
     def tls_started(self) -> None:
         """The handshake is done: forget all that was said before (RFC 3207 section 4.2)."""
@@ -222,7 +222,7 @@ class Smtp(MessageIntake):
         self.helo = b""
         self.extended = False
         self._table = _bound(self._settings.lmtp, self._settings.starttls, True)
-        self._enter(START)
+        self._state = START
 
     # -- actions: `argument` without blanks around it, `reply` as in the table -------------
 
@@ -284,12 +284,12 @@ class Smtp(MessageIntake):
         if mail.size is not None and mail.size > self._settings.message_size:
             self._refuse(states.TOO_LARGE)
             return None
-        self._utf8 = mail.utf8
+        self.utf8 = mail.utf8
         self._due = mail
         return mail
 
     def _do_rcpt(self, argument: bytes, _reply: Reply) -> Event | None:
-        rcpt = parse_rcpt(argument, self._utf8)
+        rcpt = parse_rcpt(argument, self.utf8)
         if isinstance(rcpt, Reply):
             self._refuse(rcpt)
             return None
@@ -299,12 +299,66 @@ class Smtp(MessageIntake):
         self._due = rcpt
         return rcpt
 
+    # -- commands: the quick way first, where there is one --------------------------------
+
+    def _read_command(self) -> Event | None:
+        line = self._lines.line()
+        if line is None:
+            return _STARVED
+        return self._command(line) if isinstance(line, bytes) else self._fault(line)
+
+    def _read_mail(self) -> Event | None:
+        lines = self._lines
+        match = QUICK_MAIL.match(lines.data, lines.position)
+        if match is None or lines.dropping:
+            return self._read_command()
+        end = match.end()
+        sender, digits = match.groups()
+        size = None if digits is None else int(digits)
+        if (
+            end - lines.position > self._longest
+            or len(sender) > PLAIN_LIMIT
+            or (size is not None and size > self._settings.message_size)
+        ):
+            return self._read_command()
+        lines.position = end
+        self._commands += 1
+        self._due = mail = _new(MailFrom, (sender.decode(), size, False))
+        return mail
+
+    def _read_rcpt(self) -> Event | None:
+        lines = self._lines
+        match = QUICK_RCPT.match(lines.data, lines.position)
+        if match is None or lines.dropping:
+            return self._read_command()
+        end = match.end()
+        address = match[1]
+        if (
+            end - lines.position > self._longest
+            or len(address) > PLAIN_LIMIT
+            or self.accepted >= self._settings.recipients
+        ):
+            return self._read_command()
+        lines.position = end
+        self._commands += 1
+        self._due = rcpt = _new(RcptTo, (address.decode(),))
+        return rcpt
+
+    def _read_rcpt_or_data(self) -> Event | None:
+        lines = self._lines
+        if lines.dropping or not lines.data.startswith(_DATA_LINE, lines.position):
+            return self._read_rcpt()
+        lines.position += len(_DATA_LINE)
+        self._commands += 1
+        return self._do_data(b"", states.OK)
+
     # -- within -----------------------------------------------------------------------------
 
     def _command(self, line: bytes) -> Event | None:
         verb, _, argument = line.partition(b" ")
         self._commands += 1
-        rule = self._rules.get(verb) or self._rules.get(verb.upper())
+        rules = self._table[self._state]
+        rule = rules.get(verb) or rules.get(verb.upper())
         if rule is None:
             self._refuse(states.UNKNOWN)
             return None
@@ -322,17 +376,22 @@ class Smtp(MessageIntake):
             self._refuse(_FAULTS[fault])
         return None
 
-    def _answered(self, replies: Sequence[Reply]) -> None:
-        self._due = None
-        for reply in replies:
-            self._output.append(reply.wire)
+    def _answered(self, due: Event | None, reply: Reply | None) -> None:
+        """What an answer may bring with it: octets that waited for it, the end of the session."""
         if self._later:
             self._lines.push(bytes(self._later))
             self._later.clear()
         if self._failing is not None:
             self._end(self._failing)
-        elif replies[0].code == 421:
+        elif reply is not None and reply.code == 421:
             self._close()
+        elif (
+            due.__class__ is RcptTo
+            and reply is not None
+            and reply.code >= 400
+            and not self._settings.lmtp
+        ):
+            self._idles()  # a refused recipient leads to no message
 
     def _greeted(self, helo: bytes, *, extended: bool) -> Event | None:
         """EHLO begins anew, as RSET does (RFC 5321 section 4.1.4)."""
@@ -344,7 +403,7 @@ class Smtp(MessageIntake):
         """Forget the transaction; if a message was begun, the session must know."""
         begun = self._state.message
         self._forget()
-        self._enter(state)
+        self._state = state
         return Aborted(None) if begun else None
 
     def _out_of_input(self) -> Event | None:
@@ -365,3 +424,17 @@ def _bound(lmtp: bool, starttls: bool, tls: bool) -> Table:
         }
         for state, rules in states.table(lmtp=lmtp, starttls=starttls, tls=tls).items()
     }
+
+
+# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+_new: Final = tuple.__new__
+_DATA_LINE: Final = b"DATA\r\n"
+# Stands for "no whole line is there".
+_STARVED: Final = Aborted(None)
+_READERS: Final[dict[State, Callable[[Smtp], Event | None]]] = {
+    **dict.fromkeys(states.STATES, Smtp._read_command),
+    IDLE: Smtp._read_mail,
+    MAIL: Smtp._read_rcpt,
+    REFUSED: Smtp._read_rcpt,
+    RCPT: Smtp._read_rcpt_or_data,
+}

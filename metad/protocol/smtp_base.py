@@ -39,22 +39,23 @@ class SmtpBase:
         "_later",
         "_left",
         "_lines",
+        "_longest",
         "_next",
         "_output",
         "_reading",
         "_refusal",
-        "_rules",
         "_settings",
         "_state",
         "_table",
-        "_utf8",
         "abrupt",
         "accepted",
         "closed",
         "extended",
+        "full",
         "helo",
         "tls",
         "transactions",
+        "utf8",
     )
     _chunked: ChunkedBody  # in state CHUNKS
 
@@ -69,8 +70,8 @@ class SmtpBase:
         self._settings = settings
         self._table = table
         self._state = START
-        self._rules = self._table[START]
-        self._utf8 = False  # this transaction's MAIL came with SMTPUTF8
+        self.utf8 = False
+        self.full = False
         self._errors = 0
         self._commands = 0  # command lines read so far
         self._idle = 0  # of them, since a message was answered, those that lead to none
@@ -78,6 +79,7 @@ class SmtpBase:
         self._next: Event | None = None  # the event that comes next, whatever happens
         self._failing: Reply | None = None  # the session ends with this after the answer due
         self._lines = LineBuffer(settings.command_line - 2)
+        self._longest = settings.command_line  # octets of a command line
         self._later = bytearray()  # octets that came while an answer was due
         self._output: list[bytes] = []
         self._eof = False
@@ -109,14 +111,10 @@ class SmtpBase:
     def _forget(self) -> None:
         """The transaction is over."""
         self.accepted = 0
-        self._utf8 = False
+        self.utf8 = False
         self._body = None
         self._reading = None
-        self._enter(IDLE)
-
-    def _enter(self, state: State) -> None:
-        self._state = state
-        self._rules = self._table[state]
+        self._state = IDLE
 
     def _end(self, reply: Reply) -> None:
         if not self.closed:

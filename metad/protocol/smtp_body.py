@@ -33,7 +33,7 @@ _LF: Final = 10
 _NUL: Final = 0
 
 
-def whole(data: bytes, start: int, limit: int) -> tuple[bytes, EndOfMessage] | None:
+def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
     """The message by DATA that lies whole in `data` from `start`, with its counts.
 
     None if it does not end there, or has anything that needs a closer look.  `limit`: octets.
@@ -42,7 +42,7 @@ def whole(data: bytes, start: int, limit: int) -> tuple[bytes, EndOfMessage] | N
     if end < 0 or data[start] == _DOT:
         return None
     dots = 0
-    if data[end + 3 : end + 5] != _CRLF:  # not the final line: that one then, and count
+    if not data.startswith(_CRLF, end + 3):  # not the final line: that one then, and count
         end = data.find(TERMINATOR, end)
         if end < 0:
             return None
@@ -52,7 +52,7 @@ def whole(data: bytes, start: int, limit: int) -> tuple[bytes, EndOfMessage] | N
     bare = body.replace(_CRLF, b"")
     if _CR in bare or _LF in bare or _NUL in bare or octets > limit:
         return None
-    return body, EndOfMessage(octets, dots, starts_with_header(body), count_received(body))
+    return EndOfMessage(octets, dots, starts_with_header(body), count_received(body), body)
 
 
 class _Body:
@@ -76,13 +76,14 @@ class _Body:
         fault = self._counter.fault
         return None if fault is None else _BARE[fault]
 
-    def end(self) -> EndOfMessage:
-        """The counts of the message, which is complete."""
+    def end(self, rest: bytes) -> EndOfMessage:
+        """The counts of the message, which is complete with the wire octets `rest`."""
         return EndOfMessage(
             self.octets,
             self._counter.dots - 1,
             self._headers.starts_with_header,
             self._headers.received,
+            rest,
         )
 
     def _count(self, piece: bytes) -> bytes:

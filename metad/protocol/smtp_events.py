@@ -28,7 +28,7 @@ class RcptTo(NamedTuple):
 
 
 class BodyChunk(NamedTuple):
-    """Wire octets to store as they are: dots stuffed, the last ending in the final dot line."""
+    """Wire octets to store as they are: dots stuffed.  There will be more."""
 
     data: bytes
 
@@ -41,12 +41,14 @@ class EndOfMessage(NamedTuple):
     `starts_with_header`: the first line is a header field or empty, so that a trace header can
     stand right before it; otherwise an empty line belongs between.
     `received`: how many Received: fields its header has.
+    `rest`: its last octets, after those of the chunks before; they end in the final dot line.
     """
 
     octets: int
     stuffed_dots: int
     starts_with_header: bool
     received: int
+    rest: bytes = b""
 
 
 class Aborted(NamedTuple):

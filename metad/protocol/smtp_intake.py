@@ -23,8 +23,8 @@ class MessageIntake(SmtpBase):
     __slots__ = ()
 
     def _do_data(self, _argument: bytes, _reply: Reply) -> Event | None:
-        self._say(states.GO_AHEAD)
-        self._enter(DATA)
+        self._output.append(states.GO_AHEAD.wire)
+        self._state = DATA
         self._reading = MessageIntake._read_data
         return None
 
@@ -33,7 +33,7 @@ class MessageIntake(SmtpBase):
         if chunk is None:
             return None
         if self._state is not CHUNKS:
-            self._enter(CHUNKS)
+            self._state = CHUNKS
             self._chunked = ChunkedBody(repair=self._repair)
         if self._chunked.received + chunk.octets > self._settings.message_size:
             self._refusal = states.TOO_LARGE
@@ -57,15 +57,15 @@ class MessageIntake(SmtpBase):
         if body is None:
             found = whole(lines.data, lines.position, self._settings.message_size)
             if found is not None:
-                lines.position += len(found[0])
-                return self._complete(*found)
+                lines.position += len(found.rest)
+                return self._complete(found)
             body = self._body = DataBody(self._settings.message_size, repair=self._repair)
         wire, lines.position, ended = body.take(lines.data, lines.position)
         refusal = body.refusal
         if ended:
             if refusal is not None:
                 return self._refuse_message(refusal, each=True)
-            return self._complete(wire, body.end())
+            return self._complete(body.end(wire))
         return BodyChunk(wire) if wire and refusal is None else None
 
     def _read_chunk(self) -> Event | None:
@@ -80,7 +80,7 @@ class MessageIntake(SmtpBase):
             if refusal is not None:
                 return self._refuse_message(refusal, each=self._last)
             if self._last:
-                return self._complete(wire, body.end())
+                return self._complete(body.end(wire))
             self._say(states.OK)
         return BodyChunk(wire) if wire and refusal is None else None
 
@@ -111,10 +111,10 @@ class MessageIntake(SmtpBase):
         self._left -= len(piece)
         return piece
 
-    def _complete(self, wire: bytes, end: EndOfMessage) -> Event:
+    def _complete(self, end: EndOfMessage) -> Event:
         self._reading = None
-        self._due = self._next = end
-        return BodyChunk(wire)
+        self._due = end
+        return end
 
     def _refuse_message(self, reply: Reply, *, each: bool) -> Event:
         """`each`: this answers the message, so LMTP says it for each recipient."""

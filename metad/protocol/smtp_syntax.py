@@ -33,10 +33,16 @@ _ADDRESS: Final = (
     rb"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*+"
 )
 _REST: Final = rb"(?: ++(.++))?+"
+# Whole lines as most senders write them: one look frames and checks them (see `Smtp`).
+QUICK_MAIL: Final = re.compile(
+    rb"(?:MAIL FROM|mail FROM):<(" + _ADDRESS + rb"|)>"
+    rb"(?: (?:SIZE|size)=([0-9]{1,20}))?+(?: BODY=(?:8BITMIME|7BIT))?+\r\n"
+)
+QUICK_RCPT: Final = re.compile(rb"(?:RCPT TO|rcpt TO):<(" + _ADDRESS + rb")>\r\n")
 _PLAIN_MAIL: Final = re.compile(rb"(?i:FROM): *+<(" + _ADDRESS + rb"|)>" + _REST)
 _PLAIN_RCPT: Final = re.compile(rb"(?i:TO): *+<(" + _ADDRESS + rb")>" + _REST)
 # Longer ones go the long way, where each part's own limit is looked at.
-_PLAIN_LIMIT: Final = LOCAL_LIMIT
+PLAIN_LIMIT: Final = LOCAL_LIMIT
 
 # A path ends at the first ">" outside quotes.
 _PATH: Final = rb'<((?:[^<>"\\\x00-\x20\x7f]|"(?:[^"\\]|\\.)*+")*+)>'
@@ -63,7 +69,7 @@ def parse_mail(argument: bytes) -> MailFrom | Reply:
     if match is None:
         return _mail_the_long_way(argument)
     address, parameters = match.groups()
-    if len(address) > _PLAIN_LIMIT:
+    if len(address) > PLAIN_LIMIT:
         return _mail_the_long_way(argument)
     if parameters is None:
         return MailFrom(address.decode(), None, False)
@@ -76,7 +82,7 @@ def parse_rcpt(argument: bytes, utf8: bool) -> RcptTo | Reply:
     if match is None:
         return _rcpt_the_long_way(argument, utf8)
     address, parameters = match.groups()
-    if len(address) > _PLAIN_LIMIT:
+    if len(address) > PLAIN_LIMIT:
         return _rcpt_the_long_way(argument, utf8)
     if parameters is not None:
         return _UNSUPPORTED

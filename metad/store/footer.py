@@ -16,6 +16,7 @@ that sorting the octets sorts by mailbox and id:
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from metad.store import record
@@ -34,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def message_entries(
-    message_id: bytes, offset: int, size: int, recipients: tuple[record.Recipient, ...]
+    message_id: bytes, offset: int, size: int, recipients: Sequence[record.Recipient]
 ) -> bytes:
     """The entries of one message at `offset`, packed."""
     return b"".join(

@@ -60,7 +60,7 @@ class IdMaker:
     """Makes the ids of one log's life, strictly increasing even if the clock stands still."""
 
     def __init__(self, clock: HubClock, node: int) -> None:
-        self._clock = clock
+        self._now_us = clock.now_us
         self._node = node
         self._life = 0
         self._sequence = 0
@@ -76,7 +76,7 @@ class IdMaker:
         return _ID.pack(*made[:3], made[3] | _IMPORTED)
 
     def next(self) -> bytes:
-        now = self._clock.now_us()
+        now = self._now_us()
         if now <= self._last_us:
             now = self._last_us + 1
         self._last_us = now

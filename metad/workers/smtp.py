@@ -46,6 +46,7 @@ from metad.protocol.trace import date, origin, received
 from metad.shm import Cell
 from metad.workers.connection import Connection, Service
 from metad.workers.context import Client, WorkerContext
+from metad.workers.filters import ACCEPTED
 from metad.workers.networks import Networks
 from metad.workers.recipients import Recipients
 
@@ -80,8 +81,8 @@ class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_began", "_committing", "_incoming", "_last", "_machine", "_origin", "_origin_of",
-        "_progress", "_recipients", "_sender", "_transaction",
+        "_began", "_committing", "_deciding", "_held", "_helo", "_helo_text", "_incoming", "_last",
+        "_machine", "_origin", "_progress", "_recipients", "_sender", "_transaction",
     )  # fmt: skip
     _machine: Smtp
     _service: SmtpService
@@ -92,8 +93,11 @@ class SmtpSession(Connection):
         self._committing: Envelope | None = None
         self._sender = ""
         self._incoming: Incoming | None = None
-        self._origin_of: tuple[bytes, str] | None = None
+        self._helo: bytes | None = None  # what `_origin` was made from
+        self._helo_text = ""
         self._origin = b""
+        self._deciding = False  # within the call that hands a message to the layer
+        self._held = False  # not read from until the answer that is due
         # As of the last look at the deadlines: what the machine had done, since when it has not
         # done more, which transaction is going on and since when.
         self._progress = (0, 0, 0)
@@ -130,9 +134,13 @@ class SmtpSession(Connection):
         self._advance()
 
     def data_received(self, data: bytes) -> None:
-        self._machine.receive(data)
+        machine = self._machine
+        machine.receive(data)
         if not self._busy:
             self._advance()
+        elif not self._held and machine.buffered > READ_AHEAD:
+            self._held = True
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         machine = self._machine
@@ -151,7 +159,8 @@ class SmtpSession(Connection):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._transport.resume_reading()
+        if not self._held:
+            self._transport.resume_reading()
         self._advance()
 
     # -- the worker's side
@@ -187,23 +196,30 @@ class SmtpSession(Connection):
     # -- events
 
     def _advance(self) -> None:
-        """Carry out every event that is there, then write all replies at once."""
+        """Carry out every event that is there, then write all replies at once.
+
+        A handler says whether there is more to do before more octets come.
+        """
         machine = self._machine
-        next_event = machine.next_event
-        while not (self._busy or self._paused):
-            event = next_event()
+        more = True
+        while more and not (self._busy or self._paused):
+            event = machine.next_event()
             if event is None:
-                if machine.full:  # of replies: they go first, then it goes on
+                more = machine.full  # of replies: they go first, then it goes on
+                if more:
                     self._flush()
-                    continue
-                break
+                continue
             try:
-                _HANDLERS[event.__class__](self, event)
+                more = _HANDLERS[event.__class__](self, event)
             except RefusedError as error:
                 self._refused(error)
             except Exception as error:  # of a layer or a filter: it costs this message, no more
                 self._refused(RefusedError(f"{error!r}"))
-        self._flush()
+        output = machine.take_output()
+        if output:
+            self._transport.write(output)
+        if machine.closed:
+            self._end(abrupt=machine.abrupt)
 
     def _flush(self) -> None:
         machine = self._machine
@@ -212,8 +228,6 @@ class SmtpSession(Connection):
             self._transport.write(output)
         if machine.closed:
             self._end(abrupt=machine.abrupt)
-        elif self._busy and machine.buffered > READ_AHEAD:
-            self._transport.pause_reading()
 
     def _refused(self, error: RefusedError) -> None:
         """Answer the event that users, layer or filter would not have."""
@@ -225,22 +239,24 @@ class SmtpSession(Connection):
         self._forget_message()
         self._machine.answer(error.smtp)
 
-    def _mail_from(self, event: MailFrom) -> None:
-        self._forget_message()
-        self._recipients = Recipients(event.size or 0)
+    def _mail_from(self, event: MailFrom) -> bool:
+        if self._incoming is not None:
+            self._forget_message()
+        sender, size, _ = event
+        self._recipients = Recipients(size or 0)
         context = self._context
         gate = context.gate
         if gate.limits_messages and not gate.may_send(self._network, context.now):
             raise TooMuchMailError(self._network)
-        context.layer.verdict(0, event.size or 0)
-        self._sender = event.sender
-        self._machine.answer(None)
+        context.layer.verdict(0, size or 0)
+        self._sender = sender
+        return self._machine.answer(None)
 
-    def _recipient(self, event: RcptTo) -> None:
+    def _recipient(self, event: RcptTo) -> bool:
         self._recipients.accept(self._context, event.address)
-        self._machine.answer(None)
+        return self._machine.answer(None)
 
-    def _body(self, event: BodyChunk) -> None:
+    def _body(self, event: BodyChunk) -> bool:
         """Keep octets of the body.  A failure is remembered until the end of the message."""
         if self._incoming is None:
             self._incoming = _begin(self._context)
@@ -249,63 +265,74 @@ class SmtpSession(Connection):
         except Exception as error:
             _abort(self._incoming)
             self._incoming = _Refused(error)
+        return True
 
-    def _end_of_message(self, event: EndOfMessage) -> None:
-        incoming = self._incoming or _begin(self._context)
-        self._incoming = incoming
+    def _end_of_message(self, event: EndOfMessage) -> bool:
+        context = self._context
         if event.received >= limits.RECEIVED_HOPS:
             raise MailLoopError
         envelope = self._envelope(event)
-        judgement = self._context.filter(envelope)
-        if judgement.refusal is not None:
-            self._forget_message()
-            self._machine.answer(judgement.refusal)
-            return
-        if judgement.header:
-            envelope = _with_header(envelope, judgement.header)
-        self._recipients.check_room(self._context, event.octets)
+        judgement = context.filter(envelope)
+        if judgement is not ACCEPTED:
+            if judgement.refusal is not None:
+                self._forget_message()
+                return self._machine.answer(judgement.refusal)
+            if judgement.header:
+                envelope = _with_header(envelope, judgement.header)
+        self._recipients.check_room(context, event.octets)
         self._busy = True
         self._committing = envelope
+        self._deciding = True
         try:
+            self._hand_over(envelope, event.rest)
+        except Exception as error:
+            if self._committing is envelope:
+                self._busy = False
+                self._committing = None
+                raise
+            context.log.line("smtp", f"warning: layer, after its decision: {error!r}")
+        finally:
+            self._deciding = False
+        return not self._busy
+
+    def _hand_over(self, envelope: Envelope, rest: bytes) -> None:
+        """The message is the layer's; `_committed` is called at once or later."""
+        incoming = self._incoming
+        if incoming is None:
+            self._context.layer.deliver(envelope, rest, lambda e: self._committed(envelope, e))
+        else:
+            incoming.write(rest)
             incoming.commit(envelope, lambda error: self._committed(envelope, error))
-        except Exception:
-            self._busy = False
-            self._committing = None
-            raise
 
     def _envelope(self, event: EndOfMessage) -> Envelope:
-        machine, context = self._machine, self._context
-        message_id = context.layer.next_id()
+        machine = self._machine
+        octets, stuffed, starts_with_header, _, _ = event
+        message_id = self._context.layer.next_id()
         recipients = tuple(self._recipients.entries.values())
+        if machine.helo is not self._helo or machine.utf8:
+            self._make_origin()
         trace = received(
-            self._origin_header(),
+            self._origin,
             message_id.hex(),
             date(int.from_bytes(message_id[:8], "big") // 1_000_000),
             recipients[0].address if len(recipients) == 1 else None,
         )
-        if not event.starts_with_header:
+        if not starts_with_header:
             trace += b"\r\n"
+        helo = self._helo_text
         return Envelope(
-            message_id,
-            self._client,
-            machine.helo.decode("utf-8", "replace"),
-            self._sender,
-            recipients,
-            trace,
-            event.octets,
-            event.stuffed_dots,
+            message_id, self._client, helo, self._sender, recipients, trace, octets, stuffed
         )
 
-    def _origin_header(self) -> bytes:
-        """The part of Received: that is the same until the next EHLO, kept."""
+    def _make_origin(self) -> None:
+        """The part of Received: that is the same until the next EHLO."""
         machine = self._machine
-        key = (machine.helo, machine.with_protocol)
-        if self._origin_of != key:
-            self._origin_of = key
-            hostname = self._context.config.hostname
-            address = "" if self._client == "local" else self._client
-            self._origin = origin(machine.helo, address, hostname, machine.with_protocol)
-        return self._origin
+        # One with SMTPUTF8 names another protocol: the next message makes it anew.
+        self._helo = None if machine.utf8 else machine.helo
+        self._helo_text = machine.helo.decode("utf-8", "replace")
+        hostname = self._context.config.hostname
+        address = "" if self._client == "local" else self._client
+        self._origin = origin(machine.helo, address, hostname, machine.with_protocol)
 
     def _committed(self, envelope: Envelope, error: RefusedError | None) -> None:
         """The layer has decided: answer, count, log, and go on with what was sent meanwhile."""
@@ -315,47 +342,60 @@ class SmtpSession(Connection):
         context = self._context
         self._busy = False
         self._incoming = None
+        machine = self._machine
         name = envelope.id.hex()
         cells = context.row.cells
         if error is None:
             cells[_MESSAGES] += 1
             cells[_OCTETS] += envelope.octets
             cells[_RECIPIENTS] += len(envelope.recipients)
-            reply: Reply = QueuedReply(name)
+            more = machine.answer(QueuedReply(name))
             status = "stored"
         else:
             cells[_REFUSED] += 1
-            reply = getattr(error, "smtp", RefusedError.smtp)
+            more = machine.answer(getattr(error, "smtp", RefusedError.smtp))
             status = f"deferred ({clean(str(error))})"
         context.log.line(
             "smtp",
-            f"{name}: client={self._client}, from=<{clean(envelope.sender)}>, "
+            f"{name}: client={self._client}, from=<{envelope.sender}>, "
             f"size={envelope.octets}, nrcpt={len(envelope.recipients)}, status={status}",
         )
-        self._machine.answer(reply)
-        if not self._transport.is_closing():
-            if context.draining:
-                self._machine.fail(DrainingError.smtp)
-            elif not self._paused:
-                self._transport.resume_reading()
+        if context.draining:
+            machine.fail(DrainingError.smtp)
+            more = True
+        if self._deciding or self._ended:  # `_advance` goes on; or nobody is there
+            return
+        if self._held:
+            self._let_go()
+        if more:
             self._advance()
+        else:
+            self._flush()
 
-    def _aborted(self, event: Aborted) -> None:
+    def _let_go(self) -> None:
+        """Much was sent while the answer was due: read on."""
+        self._held = False
+        if not self._paused:
+            self._transport.resume_reading()
+
+    def _aborted(self, event: Aborted) -> bool:
         self._forget_message()
         reply = event.reply
         if reply is None:
-            return
+            return True
         context = self._context
         context.row.add(Cell.REFUSED)
         text = f"reject: client={self._client}: {reply.wire[:-2].decode()}"
         if reply.enhanced == "5.5.2":  # appliances break most, and somebody must find them
             text += f" ({context.gate.count_bare(self._network)} so far from {self._network})"
         context.log.line("smtp", text)
+        return True
 
-    def _tls(self, event: StartTls) -> None:
+    def _tls(self, event: StartTls) -> bool:
         """The 220 goes out in the clear, and is the last that does."""
         self._flush()
         self._start_tls()
+        return False
 
     def _forget_message(self) -> None:
         """Drop a message that has not gone to the layer; one that has is the layer's."""
@@ -364,7 +404,7 @@ class SmtpSession(Connection):
             self._incoming = None
 
 
-_HANDLERS: dict[type, Callable[[SmtpSession, Any], None]] = {
+_HANDLERS: dict[type, Callable[[SmtpSession, Any], bool]] = {
     MailFrom: SmtpSession._mail_from,
     RcptTo: SmtpSession._recipient,
     BodyChunk: SmtpSession._body,

@@ -98,6 +98,10 @@ def _keep(machine: Smtp, events: list[Any], event: Any) -> None:
     else:
         if isinstance(event, Aborted) and events and isinstance(events[-1], bytes):
             events.pop()
+        if isinstance(event, EndOfMessage):
+            begun = events.pop() if events and isinstance(events[-1], bytes) else b""
+            events.append(begun + event.rest)
+            event = event._replace(rest=b"")
         events.append(event)
     if isinstance(event, MailFrom):
         machine.answer(None)

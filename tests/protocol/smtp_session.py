@@ -71,7 +71,9 @@ class Session:
             self.chunks.append(event.data)
             return
         if isinstance(event, EndOfMessage):
-            self.events.append(BodyChunk(b"".join(self.chunks)))
+            assert event.rest
+            self.events.append(BodyChunk(b"".join([*self.chunks, event.rest])))
+            event = event._replace(rest=b"")
         if isinstance(event, EndOfMessage | Aborted):
             self.chunks = []
         self.events.append(event)

@@ -123,6 +123,9 @@ class Layer:
     def commit(self, envelope: Any, done: Any) -> None:
         done(None)
 
+    def deliver(self, envelope: Any, body: bytes, done: Any) -> None:
+        self.commit(envelope, done)
+
     def next_id(self) -> bytes:
         return bytes(16)
 
