@@ -25,18 +25,16 @@ _FIELD: Final = re.compile(rb"[!-9;-~]++[ \t]*+:|\r\n")
 _UNDECIDED: Final = re.compile(rb"[!-9;-~]*+[ \t]*+|\r")
 
 
-def starts_with_header(body: bytes) -> bool:
-    """Whether the first line of a whole message is a header field or the empty line."""
-    return _FIELD.match(body, 0, _FIRST_LIMIT) is not None
-
-
-def count_received(body: bytes) -> int:
-    """How many Received: fields the header of a whole message has."""
-    if body.startswith(b"\r\n"):
-        return 0
+def look_at(body: bytes) -> tuple[bool, int]:
+    """Of a whole message: whether its first line is a header field or the empty line, and how
+    many Received: fields its header has."""
+    starts_with_header = _FIELD.match(body, 0, _FIRST_LIMIT) is not None
     end = body.find(_END)
     header = (body[:end] if end >= 0 else body).lower()
-    return header.count(_RECEIVED) + header.startswith(b"received:")
+    received = header.count(_RECEIVED)
+    if header.startswith(b"\r\n"):
+        return starts_with_header, 0
+    return starts_with_header, received + header.startswith(b"received:")
 
 
 class HeaderScanner:
@@ -65,4 +63,4 @@ class HeaderScanner:
 
     @property
     def starts_with_header(self) -> bool:
-        return starts_with_header(self._first)
+        return _FIELD.match(self._first, 0, _FIRST_LIMIT) is not None

@@ -57,13 +57,18 @@ class LineBuffer:
         """Append what came.  Copies only what is still unused."""
         position = self.position
         if position == self.end:
-            self.data = data
-            self._searched = 0
+            self.replace(data)
         else:
             self.data = self.data[position:] + data
             self._searched -= position
-        self.position = 0
-        self.end = len(self.data)
+            self.position = 0
+            self.end = len(self.data)
+
+    def replace(self, data: bytes) -> None:
+        """What came, where all of what was there is used."""
+        self.data = data
+        self.end = len(data)
+        self.position = self._searched = 0
 
     def line(self) -> bytes | Fault | None:
         """The next line without its CR LF; None: it is not complete."""

@@ -96,6 +96,16 @@ class Smtp(MessageIntake):
         else:
             self._later += data
 
+    def feed(self, data: bytes) -> Event | None:
+        """`receive` and `next_event` in one, for a client that waits for its answers."""
+        lines = self._lines
+        if self._due is not None or lines.position != lines.end or self.closed or self._output:
+            self.receive(data)
+            return self.next_event()
+        lines.replace(data)
+        event: Event | None = (self._reading or _READERS[self._state])(self)
+        return event if event is not None and event is not _STARVED else self.next_event()
+
     def eof(self) -> None:
         """The client sends no more.  Whole commands that it sent before are still answered."""
         self._eof = True
@@ -103,9 +113,9 @@ class Smtp(MessageIntake):
     def take_output(self) -> bytes:
         """All replies queued so far, to be written at once."""
         output = self._output
-        self.full = False
         if len(output) == 1:
             return output.pop()
+        self.full = False
         self._output = []
         return b"".join(output)
 

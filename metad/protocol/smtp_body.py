@@ -18,7 +18,7 @@ from typing import Final
 
 from ..errors import Reply
 from .dots import END_LINE, TERMINATOR, Counter, EndFinder, Repairer, Stuffer
-from .headers import HeaderScanner, count_received, starts_with_header
+from .headers import HeaderScanner, look_at
 from .smtp_events import EndOfMessage
 from .smtp_states import TOO_LARGE
 
@@ -52,7 +52,8 @@ def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
     bare = body.replace(_CRLF, b"")
     if _CR in bare or _LF in bare or _NUL in bare or octets > limit:
         return None
-    return EndOfMessage(octets, dots, starts_with_header(body), count_received(body), body)
+    starts_with_header, received = look_at(body)
+    return EndOfMessage(octets, dots, starts_with_header, received, body)
 
 
 class _Body:

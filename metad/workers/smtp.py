@@ -36,6 +36,7 @@ from metad.protocol.smtp import (
     Aborted,
     BodyChunk,
     EndOfMessage,
+    Event,
     MailFrom,
     RcptTo,
     Smtp,
@@ -51,6 +52,8 @@ from metad.workers.networks import Networks
 from metad.workers.recipients import Recipients
 
 READ_AHEAD = 256 * 1024
+# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+_new = tuple.__new__
 _MESSAGES = int(Cell.MESSAGES)
 _OCTETS = int(Cell.MESSAGE_OCTETS)
 _RECIPIENTS = int(Cell.RECIPIENTS)
@@ -115,7 +118,7 @@ class SmtpSession(Connection):
         machine.start(early=not machine.tls and self._has_spoken())
         if self._context.draining:
             machine.fail(DrainingError.smtp)
-        self._advance()
+        self._go_on()
 
     def _has_spoken(self) -> bool:
         """Whether octets have come already, before the greeting."""
@@ -131,21 +134,22 @@ class SmtpSession(Connection):
         self._machine.tls_started()
         if self._context.draining:
             self._machine.fail(DrainingError.smtp)
-        self._advance()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
         machine = self._machine
+        if not (self._busy or self._paused):
+            self._advance(machine.feed(data))
+            return
         machine.receive(data)
-        if not self._busy:
-            self._advance()
-        elif not self._held and machine.buffered > READ_AHEAD:
+        if not self._held and machine.buffered > READ_AHEAD:
             self._held = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         machine = self._machine
         machine.eof()
-        self._advance()
+        self._go_on()
         # Behind TLS there is no half of a connection to keep open.
         return not (machine.closed or machine.tls)
 
@@ -161,7 +165,7 @@ class SmtpSession(Connection):
         self._paused = False
         if not self._held:
             self._transport.resume_reading()
-        self._advance()
+        self._go_on()
 
     # -- the worker's side
 
@@ -191,30 +195,36 @@ class SmtpSession(Connection):
         if self._paused:
             self._transport.abort()
         else:
-            self._advance()
+            self._go_on()
 
     # -- events
 
-    def _advance(self) -> None:
-        """Carry out every event that is there, then write all replies at once.
+    def _go_on(self) -> None:
+        """Carry out what is there already."""
+        if not (self._busy or self._paused):
+            self._advance(self._machine.next_event())
+        else:
+            self._flush()
+
+    def _advance(self, event: Event | None) -> None:
+        """Carry out `event` and all that follow, then write all replies at once.
 
         A handler says whether there is more to do before more octets come.
         """
         machine = self._machine
-        more = True
-        while more and not (self._busy or self._paused):
-            event = machine.next_event()
-            if event is None:
-                more = machine.full  # of replies: they go first, then it goes on
-                if more:
-                    self._flush()
-                continue
+        while event is not None or machine.full:
             try:
-                more = _HANDLERS[event.__class__](self, event)
+                if event is None:  # so many replies that they go first
+                    self._flush()
+                elif not _HANDLERS[event.__class__](self, event):
+                    break
             except RefusedError as error:
                 self._refused(error)
             except Exception as error:  # of a layer or a filter: it costs this message, no more
                 self._refused(RefusedError(f"{error!r}"))
+            if self._busy or self._paused:
+                break
+            event = machine.next_event()
         output = machine.take_output()
         if output:
             self._transport.write(output)
@@ -319,9 +329,10 @@ class SmtpSession(Connection):
         )
         if not starts_with_header:
             trace += b"\r\n"
-        helo = self._helo_text
-        return Envelope(
-            message_id, self._client, helo, self._sender, recipients, trace, octets, stuffed
+        client, helo, sender = self._client, self._helo_text, self._sender
+        return _new(
+            Envelope,
+            (message_id, client, helo, sender, recipients, trace, octets, stuffed, "", 0),
         )
 
     def _make_origin(self) -> None:
@@ -368,7 +379,7 @@ class SmtpSession(Connection):
         if self._held:
             self._let_go()
         if more:
-            self._advance()
+            self._go_on()
         else:
             self._flush()
 
