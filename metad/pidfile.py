@@ -2,8 +2,6 @@
 
 It is opened before privileges go, written when the hub is ready, and emptied at its end; removed
 too, if that is still allowed.  What tells whether a hub runs is DATA/lock, never this file.
-
-The nanny uses it too: standard library and `metad.errors` only.
 """
 
 from __future__ import annotations
@@ -16,29 +14,47 @@ from metad.errors import CannotCreateError
 
 
 class PidFile:
-    """Raises CannotCreateError if it cannot be written to.  Without a path it does nothing."""
+    """Raises CannotCreateError if it cannot be written to.  Without a path it does nothing.
 
-    def __init__(self, path: Path | None) -> None:
+    `fd`: somebody opened it for us, at a place that is not ours to remove it from.
+    """
+
+    def __init__(self, path: Path | None = None, fd: int = -1) -> None:
         self._path = path
-        self._fd = -1
-        if path is None:
-            return
+        self._fd = fd
+        self._mine = False  # else it may speak of a hub that lives: that one is left alone
+        if path is not None:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                self._fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                self._mine = True
+            except FileExistsError:
+                self._fd = os.open(path, flags)
         except OSError as error:
             raise CannotCreateError(f"{path}: {error.strerror}") from None
 
-    def write(self) -> None:
-        """This process is the hub's first."""
-        self._replace(f"{os.getpid()}\n".encode())
+    def fileno(self) -> int:
+        """-1 if there is none."""
+        return self._fd
+
+    def write(self, pid: int) -> None:
+        """`pid` is the hub's first process."""
+        self._mine = True
+        self._replace(f"{pid}\n".encode())
 
     def remove(self) -> None:
         """Idempotent."""
-        if self._path is None or self._fd < 0:
+        if self._fd < 0:
             return
-        self._replace(b"")
-        with suppress(OSError):
-            self._path.unlink()
+        if self._mine:
+            self._replace(b"")
+            with suppress(OSError):
+                if self._path is not None:
+                    self._path.unlink()
         os.close(self._fd)
         self._fd = -1
 

@@ -11,12 +11,15 @@ import ctypes
 import os
 import pwd
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from metad.errors import ConfigError, NotPermittedError, OsError
 
 # capability.h
+CAP_DAC_OVERRIDE = 1
+CAP_DAC_READ_SEARCH = 2
 CAP_NET_BIND_SERVICE = 10
 CAP_SYS_CHROOT = 18
 # prctl.h
@@ -74,7 +77,7 @@ def give_data_to(data: Path, user: Identity) -> None:
         raise OsError(f"{error.filename or data}: {error.strerror}") from None
 
 
-def become(user: Identity, keep: tuple[int, ...] = ()) -> None:
+def become(user: Identity, keep: Sequence[int] = ()) -> None:
     """Drop root for good: groups, group, user, capabilities but `keep`; no way back.
 
     What is kept is kept over an exec too (ambient).  Raises OsError.
@@ -95,7 +98,7 @@ def become(user: Identity, keep: tuple[int, ...] = ()) -> None:
         raise OsError(f"cannot become {user.name}: {error.strerror}") from None
 
 
-def drop_capabilities(keep: tuple[int, ...] = ()) -> None:
+def drop_capabilities(keep: Sequence[int] = ()) -> None:
     """Keep no capability but `keep` (of those that are there).  Raises OSError."""
     _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
     _set_capabilities(tuple(one for one in keep if has_capability(one)))
@@ -125,7 +128,7 @@ def die_with_parent(parent: int, signal: int) -> bool:
     return os.getppid() == parent
 
 
-def _set_capabilities(keep: tuple[int, ...]) -> None:
+def _set_capabilities(keep: Sequence[int]) -> None:
     mask = sum(1 << one for one in keep)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     if _libc.capset(_CAP_HEADER, _CAP_DATA.pack(low, low, low, high, high, high)):

@@ -6,6 +6,8 @@ metad start ── [fork, with --detach] ── [exec the nanny, as root with po
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from metad import nanny, privileges, systemd
 from metad.cli.context import Place
 from metad.config import Config, read
 from metad.errors import CannotCreateError, OsError, UsageError
+from metad.pidfile import PidFile
+from metad.privileges import Identity
 
 READY = b"metad: ready\n"
 UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -33,6 +37,7 @@ class Launch(NamedTuple):
 
 def launch(order: Launch) -> int:
     """Run the hub; the exit code.  Raises MetadError if it does not get ready."""
+    _open_standard_streams()
     if order.log_file is not None:
         _log_to(order.log_file)
     elif order.detach and os.isatty(2):
@@ -46,13 +51,20 @@ def _run(order: Launch) -> int:
     config = order.place.config
     if config.source is not None:
         config = replace(config, source=config.source.absolute())
-    pid_file = order.pid_file.absolute() if order.pid_file else None
+    pid_file = PidFile(order.pid_file.absolute() if order.pid_file else None)
     if needs_nanny(config):
         _become_nanny(config, order.place, pid_file)
     # Not before now: what only the hub needs must not slow down every other command.
     from metad import master
 
     return master.start(config, master.Options(pid_file=pid_file))
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us without one would have log lines go into the file that gets its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 # --- Detached -------------------------------------------------------------------------------------
@@ -118,24 +130,55 @@ def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
     return tuple((host, port) for host, port in places if port < first)
 
 
-def _become_nanny(config: Config, place: Place, pid_file: Path | None) -> None:
+def _become_nanny(config: Config, place: Place, pid_file: PidFile) -> None:
     """Exec: root goes on with as little code as possible.  Raises MetadError."""
-    from metad.master.options import Snapshot, SnapshotFile
-
-    source, content = read(place.file)
-    snapshot = Snapshot(content, str(source.absolute()) if source else None)
-    order = nanny.Order(
-        privileges.find_user(config.user or ""),
-        config.chroot is not None,
-        str(config.data),
-        SnapshotFile.make(snapshot).fd,
-        config.store.workers,
-        str(pid_file or ""),
-        _privileged(config),
-    )
-    sys.stdout.flush()
-    command = [sys.executable, "-P", "-m", "metad.nanny", *order.arguments()]
+    user = privileges.find_user(config.user or "")
+    listen = _privileged(config)
+    above = nanny.FIRST_SOCKET + len(listen) * config.store.workers
     try:
+        fds = [_moved(fd, above) for fd in (_snapshot(place), pid_file.fileno())]
+        facts = [*map(str, fds), str(os.getpid()), str(config.data)]
+        master = [sys.executable, "-P", "-m", "metad.master.entry", *facts]
+        keep = [privileges.CAP_SYS_CHROOT] if config.chroot is not None else []
+        if not _can_read(user):
+            keep.append(_reading())
+        order = nanny.Order(user, keep, str(config.data), config.store.workers, listen, master)
+        sys.stdout.flush()
+        command = [sys.executable, "-P", "-m", "metad.nanny", json.dumps(order)]
         os.execv(sys.executable, command)  # noqa: S606
     except OSError as error:
         raise OsError(f"{sys.executable}: {error.strerror}") from None
+
+
+def _snapshot(place: Place) -> int:
+    """The configuration as root read it, for every master to come."""
+    from metad.master.options import Snapshot, SnapshotFile
+
+    source, content = read(place.file)
+    return SnapshotFile.make(Snapshot(content, str(source.absolute()) if source else None)).fd
+
+
+def _moved(fd: int, above: int) -> int:
+    """A copy that is kept over an exec, out of the way of the nanny's sockets."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD, above) if fd >= 0 else fd
+
+
+def _can_read(user: Identity) -> bool:
+    """Whether that user can read Python and what it needs.  Tried by a fork that becomes it."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(nanny.__file__)))
+    needed = [sys.executable, package, *filter(os.path.isdir, sys.path)]
+    pid = os.fork()
+    if pid == 0:
+        able = False
+        try:
+            privileges.become(user)
+            able = all(os.access(path, os.R_OK | os.X_OK) for path in needed)
+        finally:
+            os._exit(not able)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _reading() -> int:
+    """The capability with which a master reads a Python below /root; a container may lack it."""
+    lesser = privileges.CAP_DAC_READ_SEARCH
+    return lesser if privileges.has_capability(lesser) else privileges.CAP_DAC_OVERRIDE

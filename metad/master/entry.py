@@ -1,6 +1,7 @@
-"""The master as the nanny starts it: `main(["CONFIG_FD", "READY_FD", "NANNY_PID", "DATA"])`.
+"""The master as the nanny starts it: `main(["CONFIG_FD", "PID_FD", "NANNY_PID", "DATA"])`.
 
-It is the configured user already, with no capability but the one for the chroot.
+It is the configured user already, with no capability but the one for the chroot; and, where that
+user could not read Python itself, the one to read files, until everything is imported.
 """
 
 from __future__ import annotations
@@ -8,39 +9,43 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from metad import privileges
-from metad.errors import EX_OSERR, MetadError
+from metad.errors import EX_OSERR, EX_SOFTWARE, MetadError
 from metad.master.options import Options, SnapshotFile
 from metad.master.preload import preload
 from metad.master.start import start
+from metad.pidfile import PidFile
 
-
-def prepare() -> None:
-    """What has to be done while files can still be read."""
-    preload()
+# The nanny tries again after it, even if this was the first master: it had been ready.
+EXIT_CRASHED = 1
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code.  What goes wrong is one line on standard error."""
-    config_fd, ready_fd, nanny = map(int, arguments[:3])
+    """The exit code.  What goes wrong is one line on standard error, or a bug's trace."""
+    config_fd, pid_fd, nanny = map(int, arguments[:3])
     if not privileges.die_with_parent(nanny, signal.SIGKILL):
         return EX_OSERR
-    for fd in (config_fd, ready_fd):
-        os.set_inheritable(fd, False)
-
-    def ready() -> None:
-        os.write(ready_fd, b"R")
-        os.close(ready_fd)
-
+    preload()
+    privileges.drop_capabilities((privileges.CAP_SYS_CHROOT,))
+    for fd in (config_fd, pid_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    announced: list[bool] = []
     snapshot = SnapshotFile(config_fd)
     try:
         config = snapshot.read().parse(Path(arguments[3]))
-        return start(config, Options(nanny=nanny, snapshot=snapshot, ready=ready))
+        pid_file = PidFile(fd=pid_fd)
+        return start(config, Options(pid_file, nanny, snapshot, lambda: announced.append(True)))
     except MetadError as error:
         print(f"metad: fatal: {error}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+        code = error.exit_code
+    except Exception:
+        traceback.print_exc()
+        code = EX_SOFTWARE
+    return EXIT_CRASHED if announced else code
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from metad.control import ControlServer
 from metad.listeners import Bound
 from metad.loglines import LogLines
 from metad.master.options import Options
-from metad.pidfile import PidFile
 from metad.shm import SharedArea
 from metad.systemd import Notifier
 
@@ -30,7 +29,6 @@ class Hub:
     notifier: Notifier
     boot: str
     options: Options
-    pid_file: PidFile
     log: LogLines = field(default_factory=LogLines)
 
     @property

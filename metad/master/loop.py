@@ -167,8 +167,9 @@ class Master:
                 for bound in self._hub.bound:
                     print(f"listening {bound.listener.protocol} {bound.name}")  # noqa: T201
                 print("metad: ready", flush=True)  # noqa: T201
-            self._hub.pid_file.write()
-            self._hub.options.ready()
+            options = self._hub.options
+            options.pid_file.write(options.nanny or os.getpid())
+            options.ready()
         self._hub.notifier.ready(f"serving with {len(self._crew.slots)} workers")
 
     def _notify(self, now: float) -> None:

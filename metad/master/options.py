@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metad import limits
 from metad.config import Config, parse
 from metad.errors import ConfigError
+from metad.pidfile import PidFile
 
 
 class Snapshot(NamedTuple):
@@ -72,7 +73,7 @@ class SnapshotFile:
 class Options:
     """`nanny` is the pid of the nanny above, 0 without; `ready` is called once, when it is so."""
 
-    pid_file: Path | None = None
+    pid_file: PidFile = field(default_factory=PidFile)
     nanny: int = 0
     snapshot: SnapshotFile | None = None
     ready: Callable[[], None] = lambda: None

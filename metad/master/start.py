@@ -32,7 +32,6 @@ from metad.master.loop import Master
 from metad.master.options import Options
 from metad.master.preload import preload
 from metad.osio import Osio, read_file, write_file
-from metad.pidfile import PidFile
 from metad.shm import SharedArea
 from metad.store import index_state, table
 from metad.store.identity import open_or_make_store
@@ -49,8 +48,7 @@ def start(config: Config, options: Options | None = None) -> int:
         # One that comes now is heard by the master's loop, so that what is made here is unmade.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
-        pid_file = PidFile(options.pid_file)
-        stack.callback(pid_file.remove)
+        stack.callback(options.pid_file.remove)
         if os.geteuid() == 0:
             _leave_root(config)
         tls.check(config)
@@ -66,7 +64,7 @@ def start(config: Config, options: Options | None = None) -> int:
         control = ControlServer(inner.data / "run" / "control")
         stack.callback(control.close)
         listen_all(bound)
-        hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, pid_file)
+        hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options)
         return Master(hub).run()
 
 

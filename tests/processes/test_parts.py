@@ -13,7 +13,6 @@ import pytest
 
 from metad import confine, privileges, systemd
 from metad.errors import CannotCreateError, ConfigError, OsError
-from metad.nanny import Order
 from metad.pidfile import PidFile
 from metad.privileges import Identity
 from metad.systemd import Notifier, passed_sockets
@@ -148,11 +147,31 @@ def test_a_pid_file_is_written_when_told_and_gone_at_the_end(tmp_path):
     path.write_text("another")
     pid_file = PidFile(path)
     assert path.read_text() == "another"
-    pid_file.write()
-    assert path.read_text() == f"{os.getpid()}\n"
+    pid_file.write(4711)
+    assert path.read_text() == "4711\n"
     pid_file.remove()
     pid_file.remove()
     assert not path.exists()
+
+
+def test_a_pid_file_that_was_never_ours_is_left_as_it_was(tmp_path):
+    """A second start that is refused must not wipe out the first one's."""
+    path = tmp_path / "pid"
+    path.write_text("4711\n")
+    PidFile(path).remove()
+    assert path.read_text() == "4711\n"
+    path.unlink()
+    PidFile(path).remove()
+    assert not path.exists()
+
+
+def test_a_pid_file_that_was_handed_over_is_emptied_and_stays(tmp_path):
+    path = tmp_path / "pid"
+    pid_file = PidFile(fd=os.open(path, os.O_RDWR | os.O_CREAT))
+    pid_file.write(4711)
+    assert path.read_text() == "4711\n"
+    pid_file.remove()
+    assert path.read_text() == ""
 
 
 def test_a_pid_file_is_not_written_through_a_link(tmp_path):
@@ -160,14 +179,6 @@ def test_a_pid_file_is_not_written_through_a_link(tmp_path):
     with pytest.raises(CannotCreateError):
         PidFile(tmp_path / "link")
     assert not (tmp_path / "target").exists()
-
-
-@pytest.mark.parametrize("pid_file", ["", "/run/a b.pid"])
-def test_an_order_survives_its_way_over_a_command_line(pid_file):
-    user = Identity("mail", 8, 12, (12, 5))
-    listen = (("0.0.0.0", 25), ("::", 25), ("127.0.0.1", 110))
-    order = Order(user, True, "/var/lib/a b", 3, 4, pid_file, listen)
-    assert Order.parse(order.arguments()) == order
 
 
 def test_a_hub_does_not_become_root_or_nobody_at_all():

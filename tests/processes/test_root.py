@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import re
 import signal
@@ -21,8 +22,8 @@ from hub import DEADLINE, USER, watching
 from live import NAMES, LiveHub, as_it_was, strike
 from load import Load
 
-from metad.nanny import _can_exec
-from metad.privileges import find_user
+from metad.cli.launch import _can_read
+from metad.privileges import CAP_SYS_CHROOT, find_user
 
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -95,9 +96,18 @@ def status_of(pid: int) -> dict[str, str]:
 
 def test_only_the_nanny_is_root_and_the_rest_has_nothing(live):
     check_privileges(live)
-    executes = _can_exec(find_user(USER))
-    command = Path(f"/proc/{live.master()}/cmdline").read_bytes()
-    assert (b"metad.master.entry" in command) == executes
+    assert (len(given_to_the_master(live)) == 1) == _can_read(find_user(USER))
+
+
+def given_to_the_master(live: NannyHub) -> list[int]:
+    """The capabilities that it has over its exec, before it drops them."""
+    assert "metad.master.entry" in command_of(live.master())
+    order = json.loads(command_of(live.process.pid)[-1])
+    return order[1]
+
+
+def command_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
 
 
 def check_privileges(live: NannyHub) -> None:
@@ -271,7 +281,7 @@ def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatc
     shared.stop()
     with ExecHub() as live:
         check_privileges(live)
-        assert b"metad.master.entry" in Path(f"/proc/{live.master()}/cmdline").read_bytes()
+        assert given_to_the_master(live) == [CAP_SYS_CHROOT]
         deliver(live, message(), "alice")
         old = live.master()
         strike(old)
