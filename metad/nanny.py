@@ -114,7 +114,6 @@ def main(text: str) -> int:
     """The exit code."""
     user, *rest = json.loads(text)
     order = Order(privileges.Identity(*user), *rest)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by who started us, it would not come
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     try:
         count = bind(order)

@@ -110,7 +110,8 @@ class SharedArea:
 
     @classmethod
     def create(cls, name: str) -> SharedArea:
-        """Raises posix_ipc.Error or OSError."""
+        """Raises posix_ipc.Error or OSError, above all if there is no room: a page that is found to
+        have none when it is written to would be a SIGBUS."""
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=CELLS * 8)
         return cls._map(name, memory, layout=LAYOUT)
 
@@ -125,6 +126,8 @@ class SharedArea:
     @classmethod
     def _map(cls, name: str, memory: posix_ipc.SharedMemory, layout: int = 0) -> SharedArea:
         try:
+            if layout:
+                os.posix_fallocate(memory.fd, 0, CELLS * 8)
             area = cls(name, mmap.mmap(memory.fd, CELLS * 8))
         finally:
             os.close(memory.fd)

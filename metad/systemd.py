@@ -68,8 +68,9 @@ class Notifier:
     def present(self) -> bool:
         return self._sock is not None
 
-    def ready(self, status: str) -> None:
-        self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={status}")
+    def ready(self, status: str, first: int) -> None:
+        """`first` is the pid of the hub's first process, which outlives the others."""
+        self._send(f"READY=1\nMAINPID={first}\nSTATUS={status}")
 
     def reloading(self) -> None:
         """Type=notify-reload waits for these two and then for READY."""

@@ -58,6 +58,7 @@ class Hub:
         self.data = self.home / "data"
         self.config = self.home / "metad.toml"
         self.log = self.home / "log"
+        self.options: list[str] = []  # more of `metad start`
         self.process: subprocess.Popen[str] | None = None
         self.shared: set[Path] = set()
         self.configure(settings, **store)
@@ -140,7 +141,7 @@ class Hub:
         """Start and wait for the ready line.  Raises HubError with the log if it does not come."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.wrapper(), METAD, "start", "--config", str(self.config)],
+                [*self.wrapper(), METAD, "start", "--config", str(self.config), *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typing import NamedTuple
 from metad import nanny, privileges, systemd
 from metad.cli.context import Place
 from metad.config import Config, read
-from metad.errors import CannotCreateError, OsError, UsageError
+from metad.errors import EX_SOFTWARE, CannotCreateError, OsError, UsageError
 from metad.pidfile import PidFile
 from metad.privileges import Identity
 
@@ -37,7 +38,7 @@ class Launch(NamedTuple):
 
 def launch(order: Launch) -> int:
     """Run the hub; the exit code.  Raises MetadError if it does not get ready."""
-    _open_standard_streams()
+    _undo_inherited()
     if order.log_file is not None:
         _log_to(order.log_file)
     elif order.detach and os.isatty(2):
@@ -60,11 +61,15 @@ def _run(order: Launch) -> int:
     return master.start(config, master.Options(pid_file=pid_file))
 
 
-def _open_standard_streams() -> None:
-    """Whoever started us without one would have log lines go into the file that gets its number."""
+def _undo_inherited() -> None:
+    """What a careless parent left us: children whose end nobody hears of, and no standard streams,
+    so that log lines would go into whichever file gets their number."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
 # --- Detached -------------------------------------------------------------------------------------
@@ -89,7 +94,8 @@ def _detached(run: Callable[[], int]) -> int:
         os.close(writer)
         if _relay(reader):
             return 0
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return code if code >= 0 else EX_SOFTWARE  # killed before it was ready
     os.close(reader)
     os.setsid()
     os.chdir("/")

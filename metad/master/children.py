@@ -157,7 +157,8 @@ class Family:
             child.ready = True
         elif word:
             code, _, text = word[1:].decode("utf-8", "replace").partition(" ")
-            child.trouble, child.trouble_code = text, int(code)
+            child.trouble = text or "no reason given"
+            child.trouble_code = int(code) if code.isascii() and code.isdigit() else EX_SOFTWARE
 
     def _hang_up(self, child: Child) -> None:
         if child.word_fd >= 0:

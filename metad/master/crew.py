@@ -27,6 +27,7 @@ from metad.workers.base import describe
 QUICK_DEATH_SECONDS = 5.0
 FIRST_BACKOFF_SECONDS = 0.2
 MOST_BACKOFF_SECONDS = 10.0
+HOPELESS_DEATHS = 4  # of the first workers, without a word: the last some 0.6 s after the first
 # What a finishing worker gets beyond its own deadlines before it is killed.
 GRACE_SECONDS = 5.0
 
@@ -91,6 +92,10 @@ class Crew:
                 except OsError as error:
                     self._report(f"warning: worker {slot.number}: {error}")
                     BackOff.after(slot, now, now)
+
+    def cannot_begin(self, slot: int) -> bool:
+        """Whether workers of that slot die as soon as they are born."""
+        return self.slots[slot].quick_deaths >= HOPELESS_DEATHS
 
     def all_ready(self) -> bool:
         return all(slot.child is not None and slot.child.ready for slot in self.slots)

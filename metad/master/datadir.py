@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from metad.errors import CannotCreateError, NotPermittedError, UnavailableError
@@ -49,8 +50,9 @@ def take_lock(data: Path) -> int:
                 os.close(fd)
                 raise UnavailableError(f"{data}: a hub runs here already, pid {pid}") from None
             select.select([], [], [], 0.05)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # only shown, and a full disk is no reason not to serve
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 

@@ -20,7 +20,7 @@ from enum import Enum
 from typing import Any
 
 from metad.control import Connection
-from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError
+from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError, OsError
 from metad.master import status
 from metad.master.aftercare import Aftercare
 from metad.master.births import Births
@@ -170,7 +170,8 @@ class Master:
             options = self._hub.options
             options.pid_file.write(options.nanny or os.getpid())
             options.ready()
-        self._hub.notifier.ready(f"serving with {len(self._crew.slots)} workers")
+        status = f"serving with {len(self._crew.slots)} workers"
+        self._hub.notifier.ready(status, self._hub.options.nanny or os.getpid())
 
     def _notify(self, now: float) -> None:
         notifier = self._hub.notifier
@@ -187,6 +188,10 @@ class Master:
         self._hub.notifier.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
+        options = self._hub.options
+        for fd in (options.pid_file.fileno(), options.snapshot.fd if options.snapshot else -1):
+            if fd >= 0:
+                os.close(fd)
 
     def _recover(self) -> None:
         """The first child, alone."""
@@ -200,8 +205,12 @@ class Master:
         """Note that the index is clean, if every worker ended as it should."""
         self._phase = Phase.ENDED
         if self._clean and not len(self._aftercare) and self._hub.has_logs:
-            self._job = self._family.fork(self._births.closing())
-            self._phase = Phase.CLOSING
+            try:
+                self._job = self._family.fork(self._births.closing())
+                self._phase = Phase.CLOSING
+            except OsError as error:  # then the next start sees to it
+                self._report(f"warning: the index is not noted as clean: {error}")
+                self._exit_code = EX_TEMPFAIL
 
     # -- deaths
 
@@ -253,7 +262,9 @@ class Master:
         self._crew.died(child, code, expected=stopping)
         if successor:
             self._reloading.failed(child.trouble or describe(code))
-        elif self._phase is Phase.STARTING and not self._announced and child.trouble:
+            return
+        hopeless = child.trouble or self._crew.cannot_begin(child.slot)
+        if hopeless and self._phase is Phase.STARTING and not self._announced:
             self._fail(child, f"worker {child.slot} cannot start", code)
 
     def _fail(self, child: Child, what: str, code: int) -> None:
@@ -330,6 +341,9 @@ class Master:
                 self._command(connection, request)
             except MetadError as error:
                 connection.reply_error(error)
+            except Exception as error:  # whoever asks must not end the hub by a bug of ours
+                self._report(f"warning: {request['command']}: {error!r}")
+                connection.reply_error(MetadError(f"a bug: {error!r}"))
 
     def _command(self, connection: Connection, request: dict[str, Any]) -> None:
         command = request["command"]

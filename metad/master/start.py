@@ -12,6 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -65,6 +66,10 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(control.close)
         listen_all(bound)
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options)
+        # What is here now stays: no child that looks for garbage shall visit it, and so copy it.
+        # That was most of the time that a worker took to start.
+        gc.collect()
+        gc.freeze()
         return Master(hub).run()
 
 
@@ -102,6 +107,8 @@ def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_
             shm.unlink(old)
     name = table.segment_name(store.store_id)
     stack.callback(shm.unlink, name)
+    if config.chroot is None:
+        stack.callback(_forget, noted)
     try:
         shm.unlink(name)
         write_file(osio, str(noted), name.encode())
@@ -111,8 +118,6 @@ def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_
         raise OsError(f"shared memory: {error}") from None
     if config.chroot is not None:
         shm.unlink(name)  # out of reach later; what is mapped stays
-    else:
-        stack.callback(_forget, noted)
     return area, semaphore
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import struct
 import time
@@ -18,6 +19,7 @@ from metad.control import request
 from metad.errors import MetadError
 
 NAMES = ["alice", "bob", "carol"]
+LOOK_SECONDS = 0.005
 _FLOCK = struct.Struct("hhqqi4x")
 
 
@@ -44,12 +46,11 @@ class LiveHub(Hub):
         """The first status of which `condition` holds."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
-            try:
+            with suppress(MetadError):
                 facts = self.facts()
-            except MetadError:
-                continue
-            if condition(facts):
-                return facts
+                if condition(facts):
+                    return facts
+            select.select([], [], [], LOOK_SECONDS)  # the machine is the hub's meanwhile
         raise AssertionError(f"never: {what}; the log:\n{self.log.read_text()}")
 
     def whole(self, *gone: int) -> dict:
@@ -106,3 +107,16 @@ def index_locked(data: Path) -> Iterator[None]:
     with (data / "index" / "writer").open("r+b") as file:
         fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
         yield
+
+
+def helper(facts: dict, role: str) -> int:
+    """The pid of that child of the master, 0: there is none."""
+    return next((one["pid"] for one in facts["processes"] if one["role"] == role), 0)
+
+
+def recovery(facts: dict) -> int:
+    return helper(facts, "recovery")
+
+
+def collector(facts: dict) -> int:
+    return helper(facts, "collector")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from live import NAMES, LiveHub, index_locked, strike
+from live import NAMES, LiveHub, collector, index_locked, recovery, strike
 from load import Load
 
 
@@ -96,11 +96,6 @@ def test_a_killed_recovery_is_tried_again_until_the_mail_is_there(live):
     assert "not recovered yet: killed by SIGKILL" in live.log.read_text()
 
 
-def recovery(facts: dict) -> int:
-    """The pid of a recovery, 0: none works."""
-    return next((one["pid"] for one in facts["processes"] if one["role"] == "recovery"), 0)
-
-
 def test_a_stopped_recovery_is_killed_and_tried_again():
     with LiveHub(heartbeat=1) as live:
         with Load(live, NAMES) as load:
@@ -129,6 +124,17 @@ def test_a_fork_that_fails_is_tried_again(live):
     finally:
         limit_processes(master, (most, most))
     live.whole(victim)
+
+
+def test_a_fork_that_fails_at_the_end_costs_the_next_start_a_recovery_and_no_mail(live):
+    with Load(live, NAMES) as load:
+        load.wait_for(20)
+    master = live.process.pid
+    limit_processes(master, (1, 1))
+    assert live.stop() == 75
+    assert "the index is not noted as clean: cannot fork" in live.log.read_text()
+    live.start()
+    load.check()
 
 
 def limit_processes(pid: int, limit: tuple[int, int]) -> None:
@@ -184,7 +190,3 @@ def test_a_collector_that_ends_is_replaced(live, number):
         live.until(lambda facts: collector(facts) not in (0, victim), "the next collector")
         load.wait_for(20)
     load.check()
-
-
-def collector(facts: dict) -> int:
-    return next((one["pid"] for one in facts["processes"] if one["role"] == "collector"), 0)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import posix_ipc
+import pytest
 from clients import deliver, message
-from live import LiveHub, strike
+from live import LiveHub, collector, strike
 
+from metad import nanny
+from metad.privileges import Identity
 from metad.shm import PROCESSES, Cell, SharedArea
 
 MOST_GROWTH = 1024  # KiB of resident memory, over all rounds
@@ -27,33 +31,62 @@ class Held(NamedTuple):
     semaphore: int
 
 
-def test_deaths_and_reloads_leak_nothing(scale):
-    """100 rounds in soak (METAD_TEST_SCALE=25)."""
+def test_a_hundred_deaths_and_reloads_leak_nothing(scale):
+    """A reload every second round: it makes every slot's last death forgotten, so that none of the
+    next ones has to wait."""
     with LiveHub() as live:
-        for _ in range(3):  # what Python allocates once
-            one_round(live)
+        for number in range(4):  # what Python allocates once
+            one_round(live, number)
         before, resident = held(live), memory(live.process.pid)
-        for _ in range(round(4 * scale)):
-            one_round(live)
+        for number in range(round(100 * scale)):
+            one_round(live, number)
         assert held(live) == before
         assert memory(live.process.pid) - resident < MOST_GROWTH
 
 
-def one_round(live: LiveHub) -> None:
-    facts = live.whole()
-    (first, second) = (one["pid"] for one in facts["workers"])
-    strike(first)
-    live.whole(first)
-    live.run("reload")
-    live.until(lambda facts: len(facts["workers"]) == 2, "the old generation gone")
-    live.whole(first, second)
+def one_round(live: LiveHub, number: int) -> None:
+    """kill -9 of one worker; every second time a reload, every tenth the collector's death too."""
+    pids = live.worker_pids()
+    strike(pids[number % 2])
+    if number % 10 == 0:
+        strike(collector(live.until(collector, "a collector")))
+    live.whole(pids[number % 2])
     deliver(live, message(), "alice")
+    if number % 2:
+        live.reload()
+        live.until(lambda facts: len(facts["workers"]) == 2, "the old generation gone")
+        live.whole(*pids)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a nanny")
+def test_a_hundred_masters_leak_nothing_of_their_nanny(tmp_path, monkeypatch):
+    """The nanny itself, with masters that only write down what it holds, and end."""
+    monkeypatch.setattr(nanny, "LONG_LIFE_SECONDS", 0.0)  # so that none waits for longer and longer
+    noted = tmp_path / "noted"
+    script = (
+        f"echo $(ls /proc/$PPID/fd | wc -l) $(grep RssAnon: /proc/$PPID/status) >> {noted};"
+        f" exit $(( $(wc -l < {noted}) < 102 ))"
+    )
+    root = Identity("root", 0, 0, (0,))
+    order = nanny.Order(root, (), str(tmp_path), 2, [("127.0.0.1", 0)], ["/bin/sh", "-c", script])
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(log, 2)
+        os._exit(nanny.main(json.dumps(order)))
+    os.close(log)
+    assert os.waitpid(pid, 0)[1] == 0
+    lines = [line.split() for line in noted.read_text().splitlines()]
+    assert len(lines) == 102
+    assert lines[-1][0] == lines[1][0]
+    assert int(lines[-1][2]) - int(lines[1][2]) < MOST_GROWTH
 
 
 def held(live: LiveHub) -> Held:
     master = live.process.pid
     name = f"/{next(path.name for path in live.shared if not path.name.startswith('sem.'))}"
     status = Path(f"/proc/{master}/status").read_text()
+    live.until(collector, "a collector")
     return Held(
         descriptors=len(os.listdir(f"/proc/{master}/fd")),
         threads=int(re.search(r"Threads:\t(\d+)", status)[1]),

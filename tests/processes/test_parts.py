@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from metad import confine, privileges, systemd
+from metad import confine, privileges, shm, systemd
 from metad.errors import CannotCreateError, ConfigError, OsError
+from metad.master.children import Family, Wanted
+from metad.master.datadir import take_lock
 from metad.pidfile import PidFile
 from metad.privileges import Identity
+from metad.shm import Role, SharedArea
 from metad.systemd import Notifier, passed_sockets
 from metad.workers.base import EXIT_BOOT, Birth, describe
 
@@ -92,7 +96,7 @@ def test_no_connection_and_no_listener_can_be_made(confined):
 
 def test_without_a_service_manager_nothing_is_sent():
     notifier = Notifier({})
-    notifier.ready("x")
+    notifier.ready("x", 1)
     notifier.watchdog(1e9)
     assert not notifier.present
 
@@ -102,8 +106,8 @@ def test_a_manager_in_the_abstract_namespace_is_told(tmp_path):
         name = f"metad-test-{os.getpid()}"
         sock.bind("\0" + name)
         notifier = Notifier({"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "2000000"})
-        notifier.ready("serving")
-        assert sock.recv(999).split(b"\n")[0] == b"READY=1"
+        notifier.ready("serving", 4711)
+        assert sock.recv(999).split(b"\n")[:2] == [b"READY=1", b"MAINPID=4711"]
         for now, said in ((10.0, 1), (10.5, 0), (11.0, 1)):
             notifier.watchdog(now)
             if said:
@@ -195,6 +199,36 @@ def test_the_word_of_a_child_is_said_once():
     birth.ready()
     with open(reader) as file:
         assert file.read() == "E71 no room"
+
+
+@pytest.mark.parametrize("word", [b"E", b"E\xff", b"E+1", b"Ex y", b"x", b"E71"])
+def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
+    """A child may be broken, or broken into."""
+
+    def main(row: object, birth: Birth) -> int:
+        os.write(birth.word_fd, word)
+        return 0
+
+    name = f"/metad-test-{os.getpid()}"
+    area = SharedArea.create(name)
+    shm.unlink(name)
+    family = Family(area, lambda: None)
+    child = family.fork(Wanted(Role.WORKER, 0, main))
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert list(family.reap()) == [(child, 0)]
+    assert not child.ready
+    assert child.trouble
+    assert child.trouble_code in (70, 71)
+
+
+def test_a_lock_is_taken_even_where_no_pid_can_be_written(tmp_path):
+    """As on a full disk: the mail that is there is served."""
+
+    def take() -> object:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        return take_lock(tmp_path) > 0
+
+    assert in_child(take) == "True"
 
 
 def test_exit_codes_are_described_for_people():

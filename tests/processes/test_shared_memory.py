@@ -10,6 +10,8 @@ from clients import bodies, deliver, message
 from hub import Hub
 
 from metad import shm
+from metad.control import request
+from metad.errors import MetadError
 from metad.shm import SharedArea
 
 
@@ -33,6 +35,19 @@ def test_a_name_that_is_gone_hinders_nobody(hub):
     assert bodies(hub, "alice") == [kept, more]
     hub.restart()
     assert bodies(hub, "alice") == [kept, more]
+
+
+def test_a_status_of_a_table_that_makes_no_sense_does_not_end_the_hub(hub):
+    sent = message()
+    deliver(hub, sent, "alice")
+    area = SharedArea.attach(segment(hub))
+    states = area.log_cells()
+    kept, states[shm.LOG_CELLS] = states[shm.LOG_CELLS], 77
+    with pytest.raises(MetadError, match="a bug: ValueError"):
+        request(hub.data, "status")
+    states[shm.LOG_CELLS] = kept
+    assert request(hub.data, "status")["state"] == "serving"
+    assert bodies(hub, "alice") == [sent]
 
 
 def test_octets_scribbled_over_all_of_it_cost_no_mail(hub):

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from clients import deliver, message
 from hub import DEADLINE, METAD, Hub, lines_of, watching
-from live import LiveHub
+from live import LiveHub, strike
 
 SHARED = Path("/dev/shm")
 
@@ -95,7 +96,11 @@ def test_a_pid_file_that_cannot_be_written_is_refused():
 
 @pytest.mark.parametrize(
     ("flag", "code", "text"),
-    [("boot", 71, "sabotage: no room"), ("bug", 70, "KeyError: 'sabotage'")],
+    [
+        ("boot", 71, "sabotage: no room"),
+        ("bug", 70, "KeyError: 'sabotage'"),
+        ("crash", 70, "killed by SIGKILL"),
+    ],
 )
 def test_a_worker_that_cannot_begin_stops_the_start_with_its_reason(sabotaged, flag, code, text):
     with idle_hub() as hub:
@@ -168,6 +173,79 @@ def test_a_detached_start_that_is_refused_says_why_and_has_the_exit_code():
         done = live.run("start", "--detach", check=False)
         assert done.returncode == 69
         assert f"a hub runs here already, pid {live.process.pid}" in done.stderr
+
+
+def test_a_detached_start_that_is_killed_before_it_is_ready_has_failed(sabotaged):
+    with idle_hub() as hub:
+        hub.config.write_text(f"landlock = false\n{hub.config.read_text()}")  # else it could not
+        (hub.data / "murder").touch()
+        assert hub.run("start", "--detach", check=False).returncode == 70
+
+
+class CarelessHub(LiveHub):
+    """Started by a parent that ignores its children and has no standard input and error."""
+
+    def wrapper(self) -> list[str]:
+        code = (
+            "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+            "os.close(0); os.close(2); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        return [sys.executable, "-c", code]
+
+
+def test_a_hub_does_not_take_over_what_a_careless_parent_left_it():
+    """Log lines would go into a log of the store, if that had got the number 2."""
+    with CarelessHub() as live:
+        for pid in live.pids():
+            for fd in (0, 2):
+                assert os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/null"
+        victim = live.worker_pids()[0]
+        strike(victim)
+        live.whole(victim)
+        deliver(live, message(), "alice")
+
+
+def test_a_second_start_leaves_the_pid_file_of_the_first():
+    with idle_hub() as hub:
+        hub.home.chmod(0o777)
+        pid_file = str(hub.home / "pid")
+        hub.options = ["--pid-file", pid_file]
+        hub.start()
+        assert refused(hub, "--pid-file", pid_file)[0] == 69
+        assert Path(pid_file).read_text() == f"{hub.process.pid}\n"
+        for pid in hub.worker_pids():
+            links = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+            assert pid_file not in links
+        hub.stop()
+        assert not Path(pid_file).exists() or Path(pid_file).read_text() == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_no_room_for_shared_memory_is_refused_and_no_bus_error_later():
+    with idle_hub() as hub:
+        small = "mount -t tmpfs -o size=64k tmpfs /dev/shm 2>&1 && exec"
+        done = subprocess.run(
+            [
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                f'{small} "$0" start --config "$1"',
+                METAD,
+                hub.config,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        if "mount:" in done.stdout or "unshare:" in done.stderr:
+            pytest.skip("no mounts here")
+        assert done.returncode == 71
+        assert done.stderr.splitlines()[-1] == (
+            "metad: fatal: shared memory: [Errno 28] No space left on device"
+        )
+        assert_nothing_runs(hub)
 
 
 # --- systemd --------------------------------------------------------------------------------------

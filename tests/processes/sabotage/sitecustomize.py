@@ -1,10 +1,12 @@
 """Loaded by Python itself in a hub whose PYTHONPATH has this directory: makes its workers fail.
 
 What goes wrong is said by files in the data directory, which a confined worker may still see:
-`hang` (its loop stands still), `boot` (it cannot begin), `bug` (it breaks in beginning).
+`hang` (its loop stands still), `boot` (it cannot begin), `bug` (it breaks in beginning), `crash`
+(it dies in beginning, without a word), `murder` (it takes the master with it).
 """
 
 import os
+import signal
 import time
 
 from metad.errors import OsError
@@ -19,6 +21,10 @@ def boot(worker):
         raise OsError("sabotage: no room")
     if (data / "bug").exists():
         raise KeyError("sabotage")
+    if (data / "crash").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (data / "murder").exists():
+        os.kill(os.getppid(), signal.SIGKILL)
     return _boot(worker)
 
 
