@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,10 @@ class NannyHub(LiveHub):
         self.config.write_text(f'chroot = "{self.data}"\n{text}')
         self.config.chmod(0o600)  # root's alone: nobody else has to read it
 
+    def wrapper(self) -> list[str]:
+        """As a shell does it whose limit on descriptors is a low one."""
+        return ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "-"]
+
     def master(self) -> int:
         return self.facts()["pid"]
 
@@ -72,7 +77,7 @@ class ExecHub(NannyHub):
     """With a Python that the hub's user can read, so that its master is a program of its own."""
 
     def wrapper(self) -> list[str]:
-        return [str(SYSTEM_PYTHON)]
+        return [*super().wrapper(), str(SYSTEM_PYTHON)]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,22 @@ def check_privileges(live: NannyHub) -> None:
         assert {found[key] for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
         assert found["NoNewPrivs"] == "1"
         assert os.readlink(f"/proc/{pid}/root") == str(live.data)
+
+
+def test_no_child_can_write_what_the_next_master_will_be(live):
+    """Landlock takes no descriptor from them: the configuration's would be a way out."""
+    assert "/memfd:metad configuration (deleted)" in descriptors(live.master())
+    for pid in live.pids():
+        if pid not in (live.process.pid, live.master()):
+            assert "/memfd:metad configuration (deleted)" not in descriptors(pid)
+
+
+def descriptors(pid: int) -> set[str]:
+    found = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(fd))
+    return found
 
 
 def run(command: list[str]) -> str:
@@ -244,6 +265,21 @@ def test_stop_through_the_nanny_and_by_the_command(live):
         gone(DEADLINE)
     assert live.finished() == 0
     live.start()
+
+
+def test_the_pid_file_below_a_nanny_names_the_nanny_and_is_emptied(shared):
+    shared.stop()
+    pid_file = shared.home / "pid"  # in a directory of root's
+    shared.options = ["--pid-file", str(pid_file)]
+    shared.start()
+    assert pid_file.read_text() == f"{shared.process.pid}\n"
+    old = shared.master()
+    strike(old)
+    shared.next_master(old)
+    assert pid_file.read_text() == f"{shared.process.pid}\n"
+    shared.options = []
+    assert shared.stop() == 0
+    assert pid_file.read_text() == ""
 
 
 def test_a_start_that_fails_has_one_line_and_its_exit_code_through_the_nanny(live):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from clients import deliver, message
+from clients import bodies, deliver, message
 from hub import DEADLINE, METAD, Hub, lines_of, watching
 from live import LiveHub, strike
 
@@ -319,6 +320,38 @@ def test_a_socket_that_no_table_wants_is_refused():
         assert "no [[listen]] table wants the socket stray" in process.stderr.read()
 
 
+def test_systemds_own_activator_hands_sockets_over_by_name():
+    """It listens, and starts the hub in its own place when the first client comes."""
+    if (program := shutil.which("systemd-socket-activate")) is None:
+        pytest.skip("systemd-socket-activate is not here")
+    with idle_hub() as hub:
+        text = hub.config.read_text()
+        command = [program, "--fdname=smtp:pop3"]
+        for name, port in (("smtp", hub.smtp_port), ("pop3", hub.pop3_port)):
+            text = text.replace(f'"127.0.0.1:{port}"', f'"fd:{name}"')
+            command += ["-l", f"127.0.0.1:{port}"]
+        hub.config.write_text(text)
+        with subprocess.Popen(
+            [*command, METAD, "start", "--config", str(hub.config)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                for line in lines_of(process.stderr.fileno(), DEADLINE):
+                    if f":{hub.pop3_port}" in line:
+                        break
+                sent = message()
+                deliver(hub, sent, "alice")
+                assert read_until_ready(process) == [*hub.announced(), "metad: ready"]
+                assert bodies(hub, "alice") == [sent]
+                hub.run("stop")
+                assert process.wait(DEADLINE) == 0
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+
+
 @contextmanager
 def activated(hub: Hub, sockets: dict[str, socket.socket]):
     """A start with sockets handed over; a shell sets the pid, which must be the hub's own."""
@@ -355,7 +388,7 @@ def read_until_ready(process: subprocess.Popen[str]) -> list[str]:
 
 
 def test_stop_now_waits_for_nobody_and_loses_nothing():
-    from clients import SmtpLine, bodies
+    from clients import SmtpLine
 
     with LiveHub() as live:
         sent = message()

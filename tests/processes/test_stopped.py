@@ -10,7 +10,7 @@ import time
 
 import pytest
 from clients import bodies, deliver, message, together
-from live import NAMES, LiveHub, index_locked, wait_gone
+from live import NAMES, LiveHub, collector, index_locked, wait_gone
 from load import Load
 
 
@@ -34,6 +34,16 @@ def test_a_stopped_worker_is_killed_and_replaced(live, capsys):
     assert f"(pid {victim}) is stopped" in live.log.read_text()
     with capsys.disabled():
         print(f"\nback in service after SIGSTOP of a worker, heartbeat 1 s: {took:.2f} s")
+
+
+def test_a_stopped_collector_is_killed_and_replaced(live):
+    with Load(live, NAMES) as load:
+        load.wait_for(20)
+        victim = collector(live.until(collector, "a collector"))
+        os.kill(victim, signal.SIGSTOP)
+        live.until(lambda facts: collector(facts) not in (0, victim), "the next collector")
+        load.wait_for(20)
+    load.check()
 
 
 def test_a_worker_that_hangs_is_aborted_with_its_trace(sabotaged):
