@@ -42,6 +42,8 @@ class Cell(IntEnum):
     HEARTBEAT = 3
     SEMAPHORE = 4
     STARTED = 5
+    # The version of Landlock that confines this process, 0: none does.
+    LANDLOCK = 7
     SMTP_CONNECTIONS = 8
     SMTP_OPEN = 9
     MESSAGES = 10

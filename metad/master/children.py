@@ -68,6 +68,11 @@ class Wanted(NamedTuple):
     generation: int = 0
 
 
+def _main(wanted: Wanted, row: ProcessRow, birth: Birth) -> int:
+    row[Cell.LANDLOCK] = birth.landlock
+    return wanted.main(row, birth)
+
+
 class Family:
     """All children of the master.  `close` is done in each of them after the fork."""
 
@@ -117,7 +122,7 @@ class Family:
                 birth = Birth(
                     parent, self._close_all, word_w, wanted.role.name.lower(), wanted.places
                 )
-                run_child(birth, lambda: wanted.main(row, birth))
+                run_child(birth, lambda: _main(wanted, row, birth))
         except OSError as error:
             row.clear()
             raise OsError(f"cannot fork: {error.strerror}") from None

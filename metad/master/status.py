@@ -68,6 +68,7 @@ def _worker(child: Child, owned: dict[int, list[int]]) -> dict[str, Any]:
         "pid": child.pid,
         "state": "stopped" if child.stopped else state,
         "generation": child.generation,
+        "landlock": child.row[Cell.LANDLOCK],
         "logs": owned.get(child.row.index, []),
         **{name: child.row[cell] for name, cell in PER_WORKER.items()},
     }
@@ -80,6 +81,7 @@ def others(family: Family) -> list[dict[str, Any]]:
             "role": child.role.name.lower(),
             "pid": child.pid,
             "state": "stopped" if child.stopped else "working",
+            "landlock": child.row[Cell.LANDLOCK],
         }
         for child in family
         if child.role != Role.WORKER

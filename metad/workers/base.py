@@ -47,6 +47,7 @@ class Birth:
     name: str = "worker"
     places: Sequence[Path] = ()
     said: bool = False
+    landlock: int = 0
 
     def ready(self) -> None:
         """Tell the master that this child is at work."""
@@ -106,6 +107,6 @@ def _begin(birth: Birth) -> None:
     random.seed()
     if birth.places:
         try:
-            confine.confine(birth.places)
+            birth.landlock = confine.confine(birth.places)
         except OSError as error:
             raise OsError(f"landlock: {error.filename or ''} {error.strerror}") from None

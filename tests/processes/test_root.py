@@ -23,6 +23,7 @@ from hub import DEADLINE, USER, watching
 from live import NAMES, LiveHub, as_it_was, strike
 from load import Load
 
+from metad import confine
 from metad.cli.launch import _can_read
 from metad.privileges import CAP_SYS_CHROOT, find_user
 
@@ -130,6 +131,10 @@ def check_privileges(live: NannyHub) -> None:
         assert {found[key] for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
         assert found["NoNewPrivs"] == "1"
         assert os.readlink(f"/proc/{pid}/root") == str(live.data)
+    facts = live.facts()
+    assert facts["chroot"] == str(live.data)
+    children = [*facts["workers"], *facts["processes"]]
+    assert {one["landlock"] for one in children} == {confine.version()}
 
 
 def test_no_child_can_write_what_the_next_master_will_be(live):
@@ -267,12 +272,19 @@ def test_stop_through_the_nanny_and_by_the_command(live):
     live.start()
 
 
-def test_the_pid_file_below_a_nanny_names_the_nanny_and_is_emptied(shared):
-    shared.stop()
+def test_the_pid_file_and_systemd_are_told_of_the_nanny(shared, notified):
+    """It outlives its masters; and the master has opened the notify socket before its chroot."""
+    if shared.process is not None:
+        shared.stop()
     pid_file = shared.home / "pid"  # in a directory of root's
     shared.options = ["--pid-file", str(pid_file)]
     shared.start()
     assert pid_file.read_text() == f"{shared.process.pid}\n"
+    assert notified("READY")["MAINPID"] == str(shared.process.pid)
+    shared.reload()
+    assert int(notified("RELOADING")["MONOTONIC_USEC"]) > 0
+    assert notified("READY")
+    assert notified("WATCHDOG")
     old = shared.master()
     strike(old)
     shared.next_master(old)
@@ -314,7 +326,8 @@ def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatc
     command = [str(SYSTEM_PYTHON), "-c", "import sys; print(sys.version_info[:2])"]
     if run(command) != f"{sys.version_info[:2]}\n":
         pytest.skip("no Python of this version that everybody can read")
-    shared.stop()
+    if shared.process is not None:
+        shared.stop()
     with ExecHub() as live:
         check_privileges(live)
         assert given_to_the_master(live) == [CAP_SYS_CHROOT]

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -250,31 +249,6 @@ def test_no_room_for_shared_memory_is_refused_and_no_bus_error_later():
 
 
 # --- systemd --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def notified(monkeypatch):
-    """What the hub tells the service manager: a function that gives the next datagram."""
-    with (
-        tempfile.TemporaryDirectory() as top,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
-    ):
-        os.chmod(top, 0o711)
-        path = Path(top) / "notify"
-        sock.bind(str(path))
-        path.chmod(0o777)
-        sock.settimeout(DEADLINE)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        monkeypatch.setenv("WATCHDOG_USEC", "400000")
-
-        def until(key: str) -> dict[str, str]:
-            while True:
-                text = sock.recv(4096).decode()
-                fields = dict(line.split("=", 1) for line in text.splitlines())
-                if key in fields:
-                    return fields
-
-        yield until
 
 
 def test_systemd_is_told_of_ready_reload_watchdog_and_stop(notified):
