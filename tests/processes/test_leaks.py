@@ -44,6 +44,18 @@ def test_a_hundred_deaths_and_reloads_leak_nothing(scale):
         assert memory(live.process.pid) - resident < MOST_GROWTH
 
 
+def test_a_worker_shares_what_the_master_imported():
+    """Its first look for garbage copied most of it, and took most of the time of its start."""
+    with LiveHub() as live:
+        for pid in live.worker_pids():
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            shared, own = (
+                int(re.search(rf"{key}: +(\d+)", text)[1])
+                for key in ("Shared_Dirty", "Private_Dirty")
+            )
+            assert shared > 2 * own
+
+
 def one_round(live: LiveHub, number: int) -> None:
     """kill -9 of one worker; every second time a reload, every tenth the collector's death too."""
     pids = live.worker_pids()
