@@ -84,6 +84,14 @@ class Account(NamedTuple):
         return self.flags & (DISABLED | HAS_PASSWORD | HAS_KEYS) == HAS_PASSWORD
 
 
+_unpack_head = _ENTRY.unpack_from
+_HEAD = _ENTRY.size
+_END = _ENTRY.size + _POLICY.size
+_POLICIES = 1024
+_policies: dict[bytes, Policy] = {}
+_new = tuple.__new__  # without the defaults of Account's own, which take as long again
+
+
 class Alias(NamedTuple):
     """An address that is others'.  "@domain" is the catch-all of a domain."""
 
@@ -101,14 +109,29 @@ def pack_entry(account: Account) -> bytes:
 
 def unpack_entry(key: bytes, raw: bytes) -> Account | None:
     """The account of an entry; None for one of another kind."""
-    kind, flags, number, version = _ENTRY.unpack_from(raw)
+    return unpack_account(key.decode(), raw)
+
+
+def unpack_account(address: str, raw: bytes) -> Account | None:
+    """The same for an address that is text already: at every RCPT, so it is not to dawdle."""
+    kind, flags, number, version = _unpack_head(raw)
     if kind != KIND_ACCOUNT:
         return None
-    if len(raw) < _ENTRY.size + _POLICY.size:
-        return Account(number, key.decode(), flags, version)
-    fields = zip(_POLICY.unpack_from(raw, _ENTRY.size), _UNSET, strict=True)
+    policy = DEFAULT
+    if len(raw) >= _END:
+        packed = raw[_HEAD:_END]
+        # Few policies are many users'; taking one apart costs as much as all the rest.
+        policy = _policies.get(packed) or _unpack_policy(packed)
+    return _new(Account, (number, address, flags, version, policy))
+
+
+def _unpack_policy(packed: bytes) -> Policy:
+    fields = zip(_POLICY.unpack(packed), _UNSET, strict=True)
     policy = Policy(*(None if one == unset else one for one, unset in fields))
-    return Account(number, key.decode(), flags, version, policy)
+    if len(_policies) >= _POLICIES:
+        _policies.clear()
+    _policies[packed] = policy
+    return policy
 
 
 def pack_alias(members: tuple[str, ...]) -> bytes:

@@ -155,9 +155,9 @@ class Translated:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, lmdb.Error):
-            raise self._ours(error) from None
+            raise self.ours(error) from None
 
-    def _ours(self, error: lmdb.Error) -> MetadError:
+    def ours(self, error: lmdb.Error) -> MetadError:
         if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
             return NoSpaceError(f"{self.path}: {error}")
         if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError):

@@ -6,13 +6,17 @@ Rules of this file:
 * The order at RCPT: the address itself (account or alias), the base of its +tag, postmaster, the
   catch-all of its domain.  A disabled account falls through to nothing.
 * An alias is judged whole, by the worst of its members.
+* What RCPT found is remembered as of one transaction of the database, whose number each look-up
+  asks for: a change by whichever process ends that at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
+
+import lmdb
 
 from metad import limits
 from metad.errors import (
@@ -21,7 +25,7 @@ from metad.errors import (
     ForeignDomainError,
     UnknownUserError,
 )
-from metad.protocol.address import AddressError, fold, fold_domain
+from metad.protocol.address import LOCAL_LIMIT, AddressError, fold, fold_domain, is_plain
 from metad.users import passwords
 from metad.users.account import (
     DISABLED,
@@ -32,6 +36,7 @@ from metad.users.account import (
     Account,
     Alias,
     from_record,
+    unpack_account,
     unpack_alias,
     unpack_entry,
     unpack_record,
@@ -46,8 +51,22 @@ POSTMASTER_ALIAS = b"postmaster@"
 _BUILTIN = (POSTMASTER_ALIAS, _POSTMASTER)
 
 
+# Addresses whose accounts are remembered.
+KNOWN = 512
+
+
+class Known(NamedTuple):
+    """What the addresses asked for are, as of a transaction: never changed to be of another, so
+    that threads cannot mix two."""
+
+    transaction: int
+    accounts: dict[str, tuple[Account, ...]]
+
+
 class Lookup(Environment):
     """An open users database, as far as it is read."""
+
+    _known = Known(-1, {})
 
     # -- whose mail
 
@@ -57,15 +76,34 @@ class Lookup(Environment):
         Raises UnknownUserError, ForeignDomainError (nothing here has that domain) and
         DisabledUserError; for an alias, if one of its members would.
         """
-        key = key_of(address)
-        with self._translated, self._env.begin(self._addresses) as txn:
-            raw = txn.get(key)
-            account = None if raw is None or key == _POSTMASTER else unpack_entry(key, raw)
-            if account is None:
-                return self._expand(txn, key)
-        if account.flags & DISABLED:
-            raise DisabledUserError(address)
-        return (account,)
+        try:
+            txn = self._env.begin(self._addresses)
+            try:
+                number = txn.id()
+                known, accounts = self._known
+                if known != number or len(accounts) >= KNOWN:
+                    accounts = {}
+                    self._known = Known(number, accounts)
+                found = accounts.get(address)
+                if found is None:
+                    found = accounts[address] = self._find(txn, address)
+                return found
+            finally:
+                txn.abort()
+        except lmdb.Error as error:
+            raise self._translated.ours(error) from None
+
+    def _find(self, txn: Any, address: str) -> tuple[Account, ...]:
+        """As `expand`, in a transaction whose database is that of the addresses."""
+        if is_plain(address) and len(address) <= LOCAL_LIMIT:
+            folded = address.lower()
+            raw = txn.get(folded.encode())
+            account = None if raw is None else unpack_account(folded, raw)
+            if account is not None:
+                if account.flags & DISABLED:
+                    raise DisabledUserError(address)
+                return (account,)
+        return self._expand(txn, key_of(address))
 
     def resolve(self, address: str) -> Account:
         """The one account of `address`.  Raises as `expand`, and DataError if it has several."""
