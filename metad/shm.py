@@ -5,7 +5,7 @@
        1    clock offset in ns (two's complement)
        2    hub state: 1 starting, 2 serving, 3 draining
     16-31   the plan of a change of the log table (metad.store.table)
-    32 ..   one row of 32 cells per process
+    32 ..   one row of 40 cells per process
      ..     one row of 8 cells per log
 
 Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
@@ -22,9 +22,9 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 1
+LAYOUT = 2
 HEAD_CELLS = 32
-PROCESS_CELLS = 32
+PROCESS_CELLS = 40
 PROCESSES = 160
 LOG_CELLS = 8
 LOGS = 65536
@@ -71,6 +71,11 @@ class Cell(IntEnum):
     MOVED_OCTETS = 30
     # The index's write lock: 0 idle, 1 waiting, else held since then (monotonic ns).
     INDEX_LOCK = 31
+    # The collector again: messages that expired (or were of removed users), mailboxes passed over
+    # because they were in use; and mailboxes with mail that nobody has, at its last walk.
+    EXPIRED = 32
+    IN_USE = 33
+    UNKNOWN = 34
 
 
 class Role(IntEnum):

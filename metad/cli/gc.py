@@ -15,7 +15,7 @@ from metad.control import Client
 from metad.settings import show_size
 
 ASK_SECONDS = 0.2
-_FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged")
+_FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged", "expired", "in_use")
 
 
 @click.command()
@@ -25,8 +25,9 @@ _FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged")
 def gc(place: Place, full: bool, as_json: bool) -> None:
     """Have the running hub collect garbage now, and wait until it has.
 
-    Sealed logs are emptied: mail that somebody still has moves together, and the logs are free for
-    new mail.  The hub serves all the while.
+    Mail that is older than its user's expiry goes, and that of removed users.  Then sealed logs are
+    emptied: mail that somebody still has moves together, and the logs are free for new mail.  The
+    hub serves all the while.
     """
     with Client(place.enter()) as client:
         before = client.request("gc", full=full)
@@ -38,6 +39,7 @@ def gc(place: Place, full: bool, as_json: bool) -> None:
             _add(done, last, now)
             last = now
             _show_progress(now)
+    done["unknown"] = last["unknown"]
     if as_json:
         click.echo(json.dumps(done, indent=2))
     else:
@@ -69,5 +71,8 @@ def _show(done: dict[str, int]) -> None:
             "octets freed": show_size(done["octets_freed"]),
             "octets moved": show_size(done["octets_moved"]),
             "damaged records": done["damaged"],
+            "messages expired": done["expired"],
+            "mailboxes in use": done["in_use"],
+            "mailboxes of nobody": done["unknown"],
         }
     )

@@ -90,4 +90,7 @@ FIGURES = {
     "octets_freed": Cell.FREED_OCTETS,
     "octets_moved": Cell.MOVED_OCTETS,
     "damaged": Cell.DAMAGED,
+    "expired": Cell.EXPIRED,
+    "in_use": Cell.IN_USE,
+    "unknown": Cell.UNKNOWN,
 }

@@ -84,6 +84,13 @@ class Account(NamedTuple):
         return self.flags & (DISABLED | HAS_PASSWORD | HAS_KEYS) == HAS_PASSWORD
 
 
+class Removed(NamedTuple):
+    """What is left of an account that was removed.  `time`: when, in Unix seconds."""
+
+    address: str
+    time: int
+
+
 _unpack_head = _ENTRY.unpack_from
 _HEAD = _ENTRY.size
 _END = _ENTRY.size + _POLICY.size

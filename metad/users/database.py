@@ -4,8 +4,10 @@ Rules of this file:
 
 * Opened after the fork only; several processes read while one writes; no transaction outlives a
   call, and no hashing is done within one.
-* An id is never given twice: the next one is a counter in the database, and removal leaves a dated
-  tombstone under the id.  Mail is only ever deleted for those.
+* An id is never given twice, not even by a database that was put back from an earlier day: the
+  next one is a counter in the database and in a file beside it (metad.users.numbers), and the
+  greater counts.  Removal leaves a dated tombstone under the id; mail is only ever deleted for
+  those.
 * What an account's record holds that we do not know is kept as it is when the record is changed.
 * A change is one transaction; when the call returns it is durable.
 
@@ -117,7 +119,7 @@ class UserDatabase(AliasTable):
         while piece := list(islice(source, batch)):
             # The hashing comes before the transaction: it would hold up every other writer.
             prepared = [self._prepared(address, password) for address, password in piece]
-            with self._translated, self._env.begin(write=True) as txn:
+            with self._giving() as txn:
                 results = [
                     one if isinstance(one, MetadError) else self._add(txn, *one) for one in prepared
                 ]
@@ -141,13 +143,40 @@ class UserDatabase(AliasTable):
         if there is not None:
             what = "a user" if unpack_entry(b"", there) is not None else "an alias"
             return DataError(f"{address}: there is such {what} already")
-        number = ID.unpack(txn.get(b"next", db=self._meta))[0]
+        number = _number(txn, self._meta)
         if number > MAX_ID:
             return DataError(f"{address}: all {MAX_ID:,} numbers of mailboxes have been given")
         txn.put(b"next", ID.pack(number + 1), db=self._meta)
         self._count_domain(txn, address, 1)
         record: dict[str, Any] = {"address": address, "created": int(time.time())}
         return self._put(txn, number, record | fields)
+
+    @contextmanager
+    def _giving(self) -> Iterator[Any]:
+        """A write transaction that may give numbers to new accounts."""
+        with self._translated, self._env.begin(write=True) as txn:
+            before = max(_number(txn, self._meta), self._numbers.next())
+            txn.put(b"next", ID.pack(before), db=self._meta)
+            yield txn
+            after = _number(txn, self._meta)
+            if after != before:
+                self._numbers.raise_to(after)
+
+    def reserve(self, greatest: int) -> None:
+        """Give no number up to `greatest`, which has mail, to a new account.
+
+        Once at a start, before anybody can be added: it makes the file of numbers if that is not
+        there, or no good.
+        """
+        with self._translated, self._env.begin(write=True) as txn:
+            try:
+                known = self._numbers.next()
+            except DataError:
+                known = 0
+            number = max(_number(txn, self._meta), known, greatest + 1)
+            txn.put(b"next", ID.pack(number), db=self._meta)
+            if number != known:
+                self._numbers.raise_to(number)
 
     def remove(self, address: str, *, force: bool = False) -> Account:
         """Remove an account; its mail goes with the next collection.
@@ -242,7 +271,11 @@ class UserDatabase(AliasTable):
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[Any]:
-        with self._translated, self._env.begin(write=write) as txn:
+        if write:
+            with self._giving() as txn:
+                yield txn
+            return
+        with self._translated, self._env.begin() as txn:
             yield txn
 
     @property
@@ -266,6 +299,12 @@ class UserDatabase(AliasTable):
     def fingerprint(self, source: str) -> bytes:
         """What is kept of an imported hash, to see whether it changed."""
         return hmac.digest(self._secret, b"source " + source.encode(), "sha256")[:16]
+
+
+def _number(txn: Any, meta: Any) -> int:
+    """The next number that the database would give."""
+    number: int = ID.unpack(txn.get(b"next", db=meta))[0]
+    return number
 
 
 def account_address(address: str) -> str:

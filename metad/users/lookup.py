@@ -35,6 +35,7 @@ from metad.users.account import (
     POSTMASTER_ID,
     Account,
     Alias,
+    Removed,
     from_record,
     unpack_account,
     unpack_alias,
@@ -220,6 +221,26 @@ class Lookup(Environment):
             found = [(ID.unpack(key)[0], unpack_record(raw)) for key, raw in txn.cursor()]
         for number, record in found:
             yield number, record.get("address", ""), record.get("time", 0)
+
+    def owners(self, numbers: Iterable[int]) -> list[Account | Removed | None]:
+        """Whose each of these mailboxes is or was, as of one moment.
+
+        None: nobody's that this database knows, or what it says cannot be understood.
+        """
+        with self._translated, self._env.begin() as txn:
+            return [self._owner(txn, ID.pack(number)) for number in numbers]
+
+    def _owner(self, txn: Any, key: bytes) -> Account | Removed | None:
+        raw, gone = txn.get(key, db=self._accounts), txn.get(key, db=self._removed)
+        try:
+            if raw is not None:
+                return from_record(ID.unpack(key)[0], unpack_record(raw))
+            if gone is not None:
+                record = unpack_record(gone)
+                return Removed(record["address"], int(record["time"]))
+        except (DataError, KeyError, TypeError, ValueError):
+            pass
+        return None
 
     def extremes(self) -> tuple[int, int]:
         """The least expiry and the greatest login delay, in seconds, that any account has had of

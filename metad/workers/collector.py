@@ -1,6 +1,7 @@
 """The collector's process: when it works, on what, and how fast.
 
     resting -> a round (idle, short of space, or asked for) -> log by log, step by step -> resting
+            -> a walk over the mailboxes, every hour: what is too old, or of users who are gone
 
 Rules of this file:
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -38,6 +39,8 @@ from metad.store.source import LogSettings, LogSource
 from metad.store.survivors import Survivors
 from metad.store.table import LogTable, Row, Semaphore, State
 from metad.store.victims import Taste, choose, has_garbage
+from metad.users.policy import Policies
+from metad.workers.expiry import Walks
 from metad.workers.load import Load, Space, space
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
@@ -62,6 +65,7 @@ class Work(IntEnum):
     SHORT = 2
     ASKED = 3
     WAITING = 4  # for the end of a backup
+    EXPIRING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +102,18 @@ class CollectorWorker:
         self._index = Index(store.index)
         self._index.on_lock = partial(row.__setitem__, Cell.INDEX_LOCK)
         self._survivors = Survivors(partial(self._make_source, osio))
-        self._collector = Collector(
-            Tools(
-                osio=osio,
-                store=store,
-                index=self._index,
-                table=self._table,
-                survivors=self._survivors,
-                next_id=IdMaker(self._clock, store.node).next,
-                report=self._report,
-            )
+        tools = Tools(
+            osio=osio,
+            store=store,
+            index=self._index,
+            table=self._table,
+            survivors=self._survivors,
+            next_id=IdMaker(self._clock, store.node).next,
+            report=self._report,
         )
+        self._collector = Collector(tools)
+        self._walks = Walks(config.data / "users", Policies(config), tools, self._clock)
+        self._began = time.monotonic()
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}
         self._checked = self._looked = time.monotonic()
@@ -137,6 +142,7 @@ class CollectorWorker:
         except StoppedError:
             return 0
         finally:
+            self._walks.close()
             self._collector.close()
             self._index.close()
 
@@ -163,12 +169,22 @@ class CollectorWorker:
             self._short_round()
         elif self._load.quiet_seconds >= self._settings.idle_seconds:
             self._idle_round()
+        self._row[Cell.WORK] = Work.EXPIRING
+        self._expire(self._walks.steps(time.monotonic() - self._began))
         return None
+
+    def _expire(self, steps: Iterator[Step]) -> None:
+        """Mail that has to go; what hinders that hinders no collection."""
+        try:
+            self._drive(steps)
+        except (MetadError, OSError, lmdb.Error, ValueError) as error:
+            self._report(f"warning: mail could not be expired: {error}")
 
     def _asked_round(self, asked: int) -> None:
         """What `metad gc` asked for: the number of the round twice, plus one if it is full."""
         self._row[Cell.WORK] = Work.ASKED
         self._avoid.clear()
+        self._expire(self._walks.walk(time.monotonic() - self._began))
         self._drive(self._collector.tidy())
         rows = self._table.rows()
         now = self._now()
@@ -237,7 +253,7 @@ class CollectorWorker:
             self._report(f"warning: log {row.number} could not be collected: {error}")
             self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
 
-    def _drive(self, steps: Generator[Step, None, None]) -> None:
+    def _drive(self, steps: Iterator[Step]) -> None:
         """Step by step, with pauses; a stop comes between two steps."""
         work = self._row[Cell.WORK]
         step = Step.LOOKED
@@ -253,7 +269,8 @@ class CollectorWorker:
                 deque(steps, maxlen=0)
             raise
         finally:
-            steps.close()
+            if isinstance(steps, Generator):
+                steps.close()
             self._row[Cell.WORK] = work
             self._show()
 
@@ -282,6 +299,9 @@ class CollectorWorker:
         row[Cell.FREED_OCTETS] = figures.octets
         row[Cell.MOVED_OCTETS] = figures.moved_octets
         row[Cell.DAMAGED] = figures.damaged
+        row[Cell.EXPIRED] = self._walks.figures.messages
+        row[Cell.IN_USE] = self._walks.figures.in_use
+        row[Cell.UNKNOWN] = self._walks.unknown
 
 
 def main(setup: Setup) -> int:

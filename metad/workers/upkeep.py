@@ -36,11 +36,16 @@ class Setup:
 def recover_hub(setup: Setup, row: ProcessRow) -> int:
     """Before the first worker: every log recovered, the index usable, the table filled."""
     osio, log = Osio(), LogLines()
-    UserDatabase(setup.data / "users", create=True).close()
     table = LogTable(setup.area, setup.semaphore, row)
-    recovery = Recovery(osio, open_store(osio, setup.data), lambda text: log.line("recovery", text))
-    newest = recovery.run(table, setup.boot)
-    setup.area.clock_offset = clock_offset(osio, newest)
+    store = open_store(osio, setup.data)
+    with UserDatabase(setup.data / "users", create=True) as users:
+        recovery = Recovery(osio, store, lambda text: log.line("recovery", text))
+        newest = recovery.run(table, setup.boot)
+        setup.area.clock_offset = clock_offset(osio, newest)
+        # No new user gets a number that has mail, wherever the database comes from.
+        index = Index(store.index)
+        users.reserve(index.greatest_mailbox())
+        index.close()
     return EX_OK
 
 
