@@ -1,4 +1,5 @@
-"""Power cuts while the collector works: the campaign of this directory, with collections in it.
+"""Power cuts while the collector works: the campaign of this directory, with collections in it
+and mail that expires.
 
 What kill -9 cannot show: a log freed before its survivors are durable, a deletion dropped before
 the header that says "free".
@@ -17,6 +18,9 @@ from power_kit import MODES
 from store_kit import StoreKit
 
 from metad.store.collector import NotCollectableError
+from metad.store.expiry import Due, Expiry
+from metad.store.ids import time_of
+from metad.store.locks import MailboxLocks
 from metad.store.table import State
 
 
@@ -35,6 +39,7 @@ def record(seed: int, turns: int = 2, rounds: int = 4) -> tuple[list[Op], str]:
                     campaign.work(kit, rng, 10)
                     kit.osio.faults = None
                     empty_one(kit, collector, rng)
+                    expire_some(kit, collector, rng)
                 rng.choice([kit.crash, collector.close])()
                 kit.crash()
         return osio.ops, str(data / "logs")
@@ -55,6 +60,21 @@ def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
                     kit.delete(box, [rng.choice(listing)[0]])
         except NotCollectableError:
             continue
+
+
+def expire_some(kit: StoreKit, collector, rng: random.Random) -> None:
+    """The older part of each mailbox goes, now and then."""
+    due: list[Due] = []
+    pairs: list[tuple[int, bytes]] = []
+    for box in range(3):
+        ids = [each for each, _ in kit.listing(box)]
+        if ids and rng.random() < 0.4:
+            due.append(Due(box, time_of(rng.choice(ids))))
+            pairs += [(box, each) for each in ids if time_of(each) < due[-1].before]
+    kit._note("deleting", pairs)
+    expiry = Expiry(collector._tools, MailboxLocks(kit.osio, kit.store.locks))
+    assert len(list(expiry.steps(due))) <= 1  # few are due: it is one group
+    kit._note("deleted", pairs)
 
 
 def cut(judge: campaign.Judge, seed: int, states: int) -> None:

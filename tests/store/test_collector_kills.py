@@ -10,18 +10,17 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from collector_kit import collect, collect_all, fill_log, make_collector, sealed
+from kill_kit import Killed, killed, scratch_directory
 from oracle import Ledger
-from osio_kit import SEED, KitOsio, scaled
+from osio_kit import SEED, scaled
 from store_kit import StoreKit
 
-from metad.osio import Buffer
 from metad.store.table import State
 
 FAILPOINTS = (
@@ -39,10 +38,8 @@ FAILPOINTS = (
 
 @pytest.fixture(scope="module")
 def scratch() -> Iterator[Path]:
-    """On a tmpfs where there is one: kill -9 keeps what was written, synced or not."""
-    fast = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="metad-test-", dir=fast) as name:
-        yield Path(name)
+    with scratch_directory() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +60,6 @@ def template(scratch: Path) -> tuple[Path, Ledger]:
         return data, kit.ledger
 
 
-class Killed(KitOsio):
-    """Dies before its n-th change of a file."""
-
-    def __init__(self, ordinal: int = 0) -> None:
-        super().__init__()
-        self.ordinal = ordinal
-        self.count = 0
-        self.armed = False
-
-    def _step(self) -> None:
-        if self.armed:
-            self.count += 1
-            if self.count == self.ordinal:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def _write(self, fd: int, data: Buffer, offset: int) -> int:
-        self._step()
-        return super()._write(fd, bytes(data), offset)
-
-    def _sync(self, fd: int) -> None:
-        self._step()
-        super()._sync(fd)
-
-    def unlink(self, path: str) -> None:
-        self._step()
-        super().unlink(path)
-
-    def rename(self, old: str, new: str) -> None:
-        self._step()
-        super().rename(old, new)
-
-
 def run(data: Path, osio: Killed, failpoint: Callable[[str], None] = lambda name: None) -> None:
     """A whole life of a hub that only collects: twice, so that survivors are collected too.
 
@@ -110,22 +75,6 @@ def run(data: Path, osio: Killed, failpoint: Callable[[str], None] = lambda name
         collect(collector, reversed(sealed(kit)))
         collector.close()
     osio.armed = False
-
-
-def killed(data: Path, work: Callable[[Path], None]) -> bool:
-    """Do `work` in a process of its own; whether it was killed."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work(data)
-        except BaseException as error:
-            os.write(2, f"{error!r}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
 
 
 def kill_at(name: str, ordinal: int) -> Callable[[Path], None]:

@@ -248,5 +248,3 @@ def test_the_oldest_of_a_mailbox_are_the_first_of_its_listing(kit: StoreKit) -> 
         assert kit.index.oldest(1, most) == sent[:most]
     assert kit.index.oldest(7, 3) == []
     assert kit.index.greatest_mailbox() == 2
-
-
