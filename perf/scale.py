@@ -45,6 +45,7 @@ def prepare(where: Path, stored: int, mailboxes: int) -> None:
     # Nothing deleted: the collector has nothing to do with logs whose records are holes.
     make_store(data, stored, mailboxes, deleted=0.0)
     with UserDatabase(data / "users", create=True) as users:
+        users.reserve(0)  # as a start does: with mail there, no number is given before
         for outcome in users.add_many((address(n), None) for n in range(mailboxes)):
             if isinstance(outcome, Exception):
                 raise outcome
