@@ -7,6 +7,7 @@ POWER = (
 )
 TESTS = "store/test_collector.py::test_"
 KILLS = "store/test_collector_kills.py::test_killed_at_a_failpoint"
+WALKS = "workers/test_expiry.py::test_"
 BACKUP = "store/test_backup.py::test_"
 
 COLLECTOR = [
@@ -64,6 +65,43 @@ COLLECTOR = [
     ("live counts stay with the old log", "moves:_Moving._put_places",
      "self._count(old_places[0], -1)", "pass",
      TESTS + "what_is_alive_is_moved_and_the_log_is_free"),
+    # -- expiry
+    ("mail expires in a mailbox that is in use", "expiry:Expiry._take",
+     "self._locks.acquire(mailbox)", "True",
+     "store/test_expiry.py::test_a_mailbox_in_use_is_passed_over_and_named"),
+    ("mail expires without the mailbox's lock", "expiry:Expiry._take",
+     "self._locks.acquire(mailbox)",
+     "self._locks.acquire(mailbox) and self._locks.release(mailbox) is None",
+     "store/test_expiry.py::test_it_holds_the_lock_while_it_deletes_and_lets_go"),
+    ("what is found before the lock is deleted under it", "expiry:Expiry._step",
+     "ids = self._old(mailbox, before, room)", "ids = self._tools.index.oldest(mailbox, room)",
+     "store/test_expiry.py::test_what_is_older_goes_and_nothing_else"),
+    ("the index hears of an expiry before the disk", "expiry:Expiry._commit",
+     'tools.failpoint("deleting")',
+     "tools.change(Index.apply, __import__('metad.store.index', fromlist=['x']).Batch("
+     "999, 1, 0, [], deletions))\n    " 'tools.failpoint("deleting")',
+     "store/test_expiry.py::test_what_cannot_be_written_stays_and_goes_another_time[write]"),
+    ("a later group hides what the index lacks", "expiry:Expiry._commit",
+     "tools.survivors.seal()", "pass",
+     "store/test_expiry.py::test_what_the_index_would_not_take_is_entered_at_the_next_start"),
+    ("removal deletes mail of unknown users", "metad.workers.expiry:Walks._due",
+     "unknown.note(number)", "found.append(Due(number, 1 << 62))",
+     WALKS + "mail_of_a_mailbox_that_nobody_knows_is_kept_and_said"),
+    ("a removed user's mail stays", "metad.workers.expiry:Walks._due",
+     "isinstance(owner, Removed)", "False and owner",
+     WALKS + "a_removed_users_mail_goes_and_nobody_elses"),
+    ("a clock that is ahead deletes mail", "metad.workers.expiry:Walks._now",
+     "min(self._clock.now_us(), self._osio.time_ns() // 1000)", "self._clock.now_us()",
+     WALKS + "a_clock_that_was_ahead_at_the_start_deletes_nothing_once_it_is_right"),
+    ("a number is given twice", "metad.users.database:UserDatabase._giving",
+     "max(_number(txn, self._meta), self._numbers.next())", "_number(txn, self._meta)",
+     "users/test_numbers.py::test_a_database_of_an_earlier_day_goes_on_where_the_later_one_ended"),
+    ("what has mail is not reserved", "metad.users.database:UserDatabase.reserve",
+     "max(_number(txn, self._meta), known, greatest + 1)", "max(_number(txn, self._meta), known)",
+     "users/test_numbers.py::test_what_has_mail_is_reserved_at_a_start"),
+    ("a changed user is remembered as it was", "metad.users.lookup:Lookup.expand",
+     "known != number or ", "",
+     "users/test_known.py::test_a_new_number_policy_and_alias_hold_at_once"),
     # -- backup
     ("a backup takes a log's earlier life", "backup:Backup._link",
      'before is None or replace(before, digest="") != entry', "before is None",

@@ -34,7 +34,8 @@ class Mutant(NamedTuple):
     def apply(self) -> None:
         """Put the bug into the running program.  Raises LookupError if the text is not there."""
         module_name, _, path = self.where.partition(":")
-        module = import_module(f"metad.store.{module_name}")
+        whole = module_name.startswith("metad.")  # elsewhere than in the store
+        module = import_module(module_name if whole else f"metad.store.{module_name}")
         function = module
         for name in path.split("."):
             function = function.__dict__[name]

@@ -162,6 +162,22 @@ def test_many_mailboxes_cost_one_sync(kit: StoreKit, monkeypatch: pytest.MonkeyP
     assert len(syncs) == 1
 
 
+def test_what_has_expired_can_be_deleted_once_more(kit: StoreKit) -> None:
+    """A session whose listing is older than the expiry: its QUIT is +OK, and counts stay right."""
+    old, new = kit.put([1], b"old").id, kit.put([1], b"new").id
+    expire(kit, Due(1, time_of(new)))
+    assert kit.delete(1, [old]).acked
+    assert ids(kit, 1) == [new]
+    assert kit.index.usage(1) == usage_of_listing(kit, 1)
+    assert kit.delete(1, [old, new]).acked
+    assert kit.index.usage(1) == Usage()
+    kit.crash()
+    kit.drop_index()
+    kit.start()
+    assert not ids(kit, 1)
+    assert kit.index.usage(1) == Usage()
+
+
 def test_nothing_due_writes_nothing(kit: StoreKit) -> None:
     kit.put([1], b"new")
     logs = len(list(kit.log_files()))
