@@ -1,7 +1,8 @@
 """What a million users cost: to import, to import again, to open, to look up.
 
 Writes a Dovecot passwd-file with given hashes and quotas, in no order, and imports it twice into a
-new database; then opens the database anew and looks up recipients at random.
+new database; then opens the database anew and looks up recipients: all at random, and a few again
+and again, as senders of many messages ask.
 
     python -m perf.users_import [--users 1000000]
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import random
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ from perf.rebuild import RESULTS
 
 HASH = "$6$saltsaltsalt$" + "a" * 86
 LOOKUPS = 200_000
+PASSES = 7
+FEW = 300  # addresses that are asked for again and again
 SEED = 1999
 
 
@@ -57,6 +61,18 @@ def import_file(database: UserDatabase, path: Path) -> tuple[int, int]:
     return transfer.outcome.added, transfer.outcome.unchanged
 
 
+def look_up(database: UserDatabase, names: list[str]) -> dict[str, float]:
+    """Microseconds of processor for each, over some passes: what else runs counts least in the
+    least of them."""
+    passes: list[float] = []
+    for _ in range(PASSES):
+        began = time.process_time()
+        for name in names:
+            database.expand(name)
+        passes.append((time.process_time() - began) / len(names) * 1e6)
+    return {"least": round(min(passes), 2), "median": round(statistics.median(passes), 2)}
+
+
 def measure(where: Path, users: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"users": users}
     path = where / "passwd"
@@ -72,10 +88,9 @@ def measure(where: Path, users: int) -> dict[str, Any]:
         database = UserDatabase(where / "users")
     dice = random.Random(SEED)
     names = [f"user{dice.randrange(users):07d}@example.org" for _ in range(LOOKUPS)]
-    with database, timed(figures, "lookups"):
-        for name in names:
-            database.expand(name)
-    figures["lookup_us"] = round(figures["lookups_s"] / LOOKUPS * 1e6, 2)
+    with database:
+        figures["lookup_us"] = look_up(database, names)
+        figures["lookup_again_us"] = look_up(database, names[:FEW] * (LOOKUPS // FEW))
     figures["database_octets"] = (where / "users" / "data.mdb").stat().st_blocks * 512
     figures["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return figures

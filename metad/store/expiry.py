@@ -29,7 +29,7 @@ from metad.store.locks import MailboxLocks
 from metad.store.victims import next_generation
 
 # Messages per step, which is one write transaction: below a millisecond.
-DELETED = 100
+DELETED = 50
 _LATEST = (1 << 64) - 1
 
 

@@ -1,0 +1,150 @@
+"""What the collector's walk over the mailboxes costs, and for how long it lets others wait.
+
+Makes a store and its users; walks once while nothing is old enough, and once while the older half
+of all mail is.  Steps and write transactions are timed one by one.
+
+    python -m perf.expiry [--messages 1000000] [--mailboxes 100000]
+
+Prints the figures; writes perf/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from metad import config
+from metad.osio import Osio
+from metad.store.evacuation import Tools
+from metad.store.identity import open_store
+from metad.store.ids import HubClock, IdMaker
+from metad.store.index import Index
+from metad.store.source import LogSettings, LogSource
+from metad.store.survivors import Survivors
+from metad.store.table import LogTable
+from metad.users.database import UserDatabase
+from metad.users.policy import Policies
+from metad.workers.expiry import Walks
+from perf import harness
+from perf.rebuild import LOG_SIZE, RESULTS, make_store
+from perf.recovery import Shared, make_shared, recover
+
+
+class TimedTools(Tools):
+    """Tools that note how long each write transaction takes, its lock included."""
+
+    def change(self, work: Any, *arguments: object) -> None:
+        began = time.perf_counter()
+        super().change(work, *arguments)
+        TRANSACTIONS.append(time.perf_counter() - began)
+
+
+TRANSACTIONS: list[float] = []
+
+
+def prepare(data: Path, messages: int, mailboxes: int, shared: Shared) -> Index:
+    store = make_store(data, messages, mailboxes, deleted=0.0)
+    recover(store, shared)
+    with UserDatabase(data / "users", create=True) as users:
+        users.reserve(0)
+        for _ in users.add_many(((f"box{n}@x.example", None) for n in range(mailboxes)), 20_000):
+            pass
+    return Index(store.index)
+
+
+def make_walks(data: Path, index: Index, shared: Shared, seconds: int) -> tuple[Walks, Survivors]:
+    """`seconds`: everybody's expiry."""
+    osio = Osio()
+    store = open_store(osio, data)
+    table = LogTable(shared.area, shared.semaphore, shared.area.process(1))
+    clock = HubClock(osio, shared.area.clock_offset)
+
+    def make_source(generation: int) -> LogSource:
+        settings = LogSettings(LOG_SIZE, generation=generation)
+        return LogSource(osio, store, table, settings, clock, print)
+
+    survivors = Survivors(make_source)
+    tools = TimedTools(osio, store, index, table, survivors, IdMaker(clock, store.node).next, print)
+    file = data / "metad.toml"
+    file.write_text(f'hostname = "mx.example"\n[users]\nexpiry = "{seconds}s"\n')
+    return Walks(data / "users", Policies(config.load(file, data, {})), tools, clock), survivors
+
+
+def timed(steps: Iterator[object]) -> list[float]:
+    """Seconds of each step."""
+    found: list[float] = []
+    while True:
+        began = time.perf_counter()
+        if next(steps, None) is None:
+            return found
+        found.append(time.perf_counter() - began)
+
+
+def walk(walks: Walks, mailboxes: int) -> dict[str, Any]:
+    TRANSACTIONS.clear()
+    cpu = time.process_time()
+    steps = timed(walks.walk(0.0))
+    figures = {
+        "seconds": round(sum(steps), 3),
+        "cpu_s": round(time.process_time() - cpu, 3),
+        "us_per_mailbox": round(sum(steps) / mailboxes * 1e6, 2),
+        "expired": walks.figures.messages,
+        "step_ms_p99": milliseconds(steps),
+        "transactions": len(TRANSACTIONS),
+    }
+    if TRANSACTIONS:
+        figures["transaction_ms_median"] = round(statistics.median(TRANSACTIONS) * 1000, 3)
+        figures["transaction_ms_p99"] = milliseconds(TRANSACTIONS)
+    return figures
+
+
+def milliseconds(times: list[float]) -> float:
+    """The 99th percentile."""
+    return round(sorted(times)[int(len(times) * 0.99)] * 1000, 3)
+
+
+def measure(where: Path, messages: int, mailboxes: int) -> dict[str, Any]:
+    data = where / "data"
+    shared = make_shared()
+    index = prepare(data, messages, mailboxes, shared)
+    ids = [one for mailbox in range(2, 1002) for one in index.oldest(mailbox, 1000)]
+    middle = sorted(int.from_bytes(one[:8], "big") for one in ids)[len(ids) // 2] // 1_000_000
+    figures: dict[str, Any] = {"messages": messages, "mailboxes": mailboxes}
+    expiries = {"nothing due": 10 * 366 * 86_400, "half due": int(time.time()) - middle}
+    for name, seconds in expiries.items():
+        walks, survivors = make_walks(data, index, shared, seconds)
+        figures[name] = walk(walks, mailboxes)
+        walks.close()
+        survivors.seal()
+    index.close()
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--mailboxes", type=int, default=100_000)
+    arguments = parser.parse_args()
+    with harness.directory() as where:
+        figures = measure(where, arguments.messages, arguments.mailboxes)
+        report = {
+            "command": " ".join(["python", "-m", "perf.expiry", *sys.argv[1:]]),
+            "machine": harness.machine(where),
+            "figures": figures,
+        }
+    text = json.dumps(report, indent=1)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    name = f"expiry-{arguments.messages}-in-{arguments.mailboxes}-{time.strftime('%Y-%m-%d')}.json"
+    (RESULTS / name).write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
