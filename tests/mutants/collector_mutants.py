@@ -7,7 +7,7 @@ POWER = (
 )
 TESTS = "store/test_collector.py::test_"
 KILLS = "store/test_collector_kills.py::test_killed_at_a_failpoint"
-WALKS = "workers/test_expiry.py::test_"
+WALKS = "workers/test_walks.py::test_"
 BACKUP = "store/test_backup.py::test_"
 
 COLLECTOR = [
