@@ -15,19 +15,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 
 import click
 import lmdb
 
 from metad.cli.context import Place, hub_options
-from metad.errors import EX_DATAERR, EX_OK, DataError
+from metad.cli.mailstore import mail_store
+from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
 from metad.osio import Osio
 from metad.store.fsck import Fsck, Plan, Summary
 from metad.store.identity import Store, open_store
 from metad.store.index_state import boot_id
 from metad.store.pin import pinned
 from metad.store.repair import repair
+from metad.users.database import UserDatabase
 
 MOST_IN_JSON = 10_000
 
@@ -66,11 +69,27 @@ def _check(osio: Osio, store: Store, plan: Plan, as_json: bool) -> int:
     say: Callable[[str], None] = lines.append if as_json else click.echo
     summary = Fsck(osio, store, plan, say, _progress).run()
     _clear_progress()
+    if summary.clean and summary.compared:
+        _note_nobodys(store.data, summary)
     if as_json:
         click.echo(json.dumps(_facts(summary, lines), indent=2))
     else:
         _show(summary)
     return EX_OK if summary.clean else EX_DATAERR
+
+
+def _note_nobodys(data: Path, summary: Summary) -> None:
+    """Mail of mailboxes that the users database does not know is kept; it is to be seen here."""
+    try:
+        with mail_store(data) as mail, UserDatabase(data / "users") as users:
+            numbers = (number for number, usage in mail.index.usages() if usage.messages)
+            count = 0
+            while piece := list(islice(numbers, 1000)):
+                count += users.owners(piece).count(None)
+    except MetadError:
+        return  # no users, or an index that has to be made first
+    if count:
+        summary.notes.append(f"users: the mail of {count} mailboxes is nobody's; it is kept")
 
 
 def _repair(place: Place, as_json: bool) -> int:
