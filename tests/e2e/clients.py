@@ -235,7 +235,9 @@ def bodies(hub: Hub, name: str) -> list[bytes]:
 def unique_ids(hub: Hub, name: str) -> list[bytes]:
     with Pop3Line(hub) as pop:
         pop.log_in(name)
-        return [line.split()[1] for line in pop.listing("UIDL").splitlines()[:-1]]
+        found = [line.split()[1] for line in pop.listing("UIDL").splitlines()[:-1]]
+        pop.say("QUIT")  # who only hangs up has the mailbox until the hub sees it
+        return found
 
 
 def in_time(condition: Callable[[], bool]) -> bool:

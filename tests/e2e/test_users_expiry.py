@@ -64,6 +64,7 @@ def holds(hub: Hub, name: str) -> tuple[int, int]:
         pop.log_in(name)
         pop.send(b"STAT\r\n")
         _, messages, octets = pop.line().split()[:3]
+        pop.say("QUIT")
     facts = show(hub, name)
     assert (facts["messages"], facts["octets"]) == (int(messages), int(octets))
     return int(messages), int(octets)
@@ -155,6 +156,7 @@ def test_capa_and_show_tell_the_expiry(hub: Hub) -> None:
     with Pop3Line(hub) as pop:
         pop.log_in("ann")
         assert b"\r\nEXPIRE 30\r\n" in pop.listing("CAPA")
+        pop.say("QUIT")
     assert show(hub, "ann")["expiry"] == 30 * 86_400
     assert "expiry:            30d\n" in hub.run("user", "show", address("ann")).stdout
 
