@@ -13,7 +13,7 @@ from mutants import MUTANTS, Mutant
 TESTS = Path(__file__).parent.parent
 CAUGHT, SURVIVED, NOT_THERE = 1, 0, 77
 SEED = "1999"
-KITS = ("osio_kit", "store_kit", "power_kit", "collector_kit", "campaign", "oracle")
+KITS = ("osio_kit", "store_kit", "power_kit", "collector_kit", "kill_kit", "campaign", "oracle")
 
 
 def launch(mutant: Mutant | None, test: str) -> int:
