@@ -155,11 +155,12 @@ class UserDatabase(AliasTable):
     def _giving(self) -> Iterator[Any]:
         """A write transaction that may give numbers to new accounts."""
         with self._translated, self._env.begin(write=True) as txn:
-            before = max(_number(txn, self._meta), self._numbers.next())
-            txn.put(b"next", ID.pack(before), db=self._meta)
+            before, known = _number(txn, self._meta), self._numbers.next()
+            if known > before:  # this database is older than others that were here
+                txn.put(b"next", ID.pack(known), db=self._meta)
             yield txn
             after = _number(txn, self._meta)
-            if after != before:
+            if after > max(before, known):
                 self._numbers.raise_to(after)
 
     def reserve(self, greatest: int) -> None:

@@ -9,7 +9,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from metad import limits
@@ -82,13 +81,6 @@ class Policies:
     def expiry(self, account: Account) -> int:
         """Seconds after which its mail is deleted; 0: never."""
         return self.of(account).expiry or 0
-
-    def expiring(self, accounts: Iterable[Account]) -> Iterator[tuple[int, int]]:
-        """(mailbox, seconds) of every account whose mail expires, for the collector."""
-        for account in accounts:
-            seconds = self.expiry(account)
-            if seconds:
-                yield account.id, seconds
 
     def login_delay(self, account: Account) -> int:
         """The least seconds between two logins."""

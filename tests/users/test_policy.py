@@ -214,14 +214,3 @@ def test_a_full_disk_costs_only_the_fact(logins, monkeypatch):
     monkeypatch.setattr("os.pwrite", full)
     logins.note(7, at_once=True)
     assert logins.last(7) is None
-
-
-def test_the_collector_is_told_whose_mail_expires(users, tmp_path):
-    day = 86_400
-    for name, own in (("a@x.org", Policy()), ("b@x.org", Policy(expiry=day)),
-                      ("c@slow.org", Policy(expiry=0)), ("d@big.org", Policy())):  # fmt: skip
-        users.add(name)
-        users.set_policy(name, own)
-    found = dict(policies(tmp_path).expiring(users.accounts(builtin=True)))
-    assert found == {1: 90 * day, 2: 90 * day, 3: day}
-    assert dict(policies(tmp_path, "").expiring(users.accounts())) == {3: day}
