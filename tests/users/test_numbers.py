@@ -148,3 +148,11 @@ def test_who_is_both_here_and_removed_is_here(users):
     with users.transaction(write=True) as txn:
         txn.put(ID.pack(ann.id), b"\x82\xa7address\xa1x\xa4time\x01", db=users._removed)
     assert users.owners([ann.id]) == [ann]
+
+
+def test_an_import_that_changes_nothing_writes_nothing(users):
+    entries = [Entry("f:1", "ann@example.org")]
+    Transfer(users).run(entries)
+    before = users._env.info()["last_txnid"]
+    Transfer(users).run(entries)
+    assert users._env.info()["last_txnid"] == before
