@@ -279,7 +279,10 @@ def _read_csv(source: Source) -> Found:
 
 
 def _header(rows: Iterable[list[str]], name: str) -> list[str]:
-    header = [one.strip().lower() for one in next(iter(rows), [])]
+    try:
+        header = [one.strip().lower() for one in next(iter(rows), [])]
+    except csv.Error as error:
+        raise DataError(f"{name}:1: {error}") from None
     unknown = [one for one in header if one not in COLUMNS]
     if "address" not in header or unknown or len(set(header)) < len(header):
         what = f"there is no column {unknown[0]!a}" if unknown else "the first must name columns"

@@ -1,7 +1,8 @@
 """Fuzz one target for as long as wanted: python tests/fuzz/campaign.py TARGET [SECONDS]
 
-With atheris installed (pip install atheris) it is guided by coverage, and what finds new branches
-is written to the corpus, to be looked at and kept.  Without it, by chance.
+With atheris installed (pip install '.[fuzz]') it is guided by coverage, and what finds new branches
+goes to the folder METAD_FUZZ_FOUND (else one in the temporary directory, which is named), to be
+looked at and kept.  Without it, by chance.  An input that fails is kept in the corpus at once.
 """
 
 from __future__ import annotations
@@ -9,47 +10,71 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import os
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import CORPUS, mutants
-from targets import TARGETS
+
+NAMES = sorted(path.name for path in CORPUS.iterdir())
+Target = Callable[[bytes], None]
 
 
-def by_chance(target: str, seconds: float) -> int:
-    """The number of inputs tried.  A faulty one is kept in the corpus, and raises."""
+def keeping(name: str, target: Target) -> Target:
+    """The target; an input that it fails on goes into the corpus, and raises."""
+
+    def run(octets: bytes) -> None:
+        try:
+            target(octets)
+        except Exception:
+            kept = f"fault-{hashlib.sha256(octets).hexdigest()[:12]}"
+            (CORPUS / name / kept).write_bytes(octets)
+            raise
+
+    return run
+
+
+def by_chance(name: str, seconds: float) -> int:
+    """The number of inputs tried."""
+    from targets import TARGETS
+
+    target = keeping(name, TARGETS[name])
     deadline = time.monotonic() + seconds
     tried = 0
     for seed in itertools.count(time.time_ns()):
-        for octets in mutants(target, seed, 100):
-            try:
-                TARGETS[target](octets)
-            except Exception:
-                (CORPUS / target / f"fault-{hashlib.sha256(octets).hexdigest()[:12]}").write_bytes(
-                    octets
-                )
-                raise
+        for octets in mutants(name, seed, 100):
+            target(octets)
             tried += 1
         if time.monotonic() > deadline:
             break
     return tried
 
 
-def by_coverage(target: str, seconds: float) -> None:
+def by_coverage(name: str, seconds: float) -> None:
+    """Leaves the process when the time is over; its exit code is not 0 if an input failed."""
     import atheris
 
-    atheris.instrument_all()
-    arguments = [sys.argv[0], str(CORPUS / target), f"-max_total_time={int(seconds)}"]
-    atheris.Setup([*arguments, "-max_len=4096"], TARGETS[target])
+    # Ours alone: instrumenting the libraries too takes a minute, and finds their branches.
+    with atheris.instrument_imports(include=["metad"], enable_loader_override=False):
+        from targets import TARGETS
+
+    found = os.environ.get("METAD_FUZZ_FOUND") or tempfile.mkdtemp(prefix=f"metad-fuzz-{name}.")
+    Path(found).mkdir(parents=True, exist_ok=True)
+    print(f"{name}: what is new goes to {found}", flush=True)
+    options = [f"-max_total_time={int(seconds)}", "-max_len=4096", "-timeout=60"]
+    options.append(f"-artifact_prefix={found}/")
+    atheris.Setup([sys.argv[0], found, str(CORPUS / name), *options], keeping(name, TARGETS[name]))
     atheris.Fuzz()
 
 
 def main() -> int:
-    if len(sys.argv) not in (2, 3) or sys.argv[1] not in TARGETS:
-        print(__doc__, "\nTargets:", *TARGETS, file=sys.stderr)
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in NAMES:
+        print(__doc__, "\nTargets:", *NAMES, file=sys.stderr)
         return 64
     seconds = float(sys.argv[2]) if len(sys.argv) == 3 else 60.0
     if importlib.util.find_spec("atheris"):

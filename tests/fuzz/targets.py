@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import io
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 from metad import x509
 from metad.config import parse
-from metad.errors import ConfigError, Reply
+from metad.errors import ConfigError, DataError, Reply
 from metad.protocol import proxy, sasl, scram
 from metad.protocol.pop3 import (
     Login,
@@ -38,6 +39,9 @@ from metad.protocol.smtp import (
     Smtp,
     SmtpSettings,
 )
+from metad.store import record
+from metad.users import importers
+from metad.users.entries import BadLine
 from metad.users.passwords import fake
 
 STORED = Reply(250, "2.0.0", "Ok: stored")
@@ -252,6 +256,45 @@ def settings_file(octets: bytes) -> None:
         assert config.listen
 
 
+def stored_record(octets: bytes) -> None:
+    """As it lies in a log, and as if its checksums were right."""
+    assert record.parse_header(octets, 7, 9) is None
+    half = len(octets) // 2
+    made = record.Header(record.MESSAGE, 9, 0, half, len(octets) - half, bytes(16), b"")
+    assert not record.payload_is_good(made, octets, 7)
+    try:
+        envelope = record.unpack_envelope(octets)
+    except ValueError:
+        pass
+    else:
+        assert all(isinstance(one, record.Recipient) for one in envelope.recipients)
+    try:
+        deletion = record.unpack_deletion(octets[:half], octets[half:])
+    except ValueError:
+        return
+    assert b"".join(deletion.each()) == octets[half:]
+
+
+def users_file(octets: bytes) -> None:
+    """The first line names the format; of what follows each line is an entry, bad, or nothing."""
+    kind, _, text = octets.partition(b"\n")
+    name = kind.decode("ascii", "replace")
+    if name not in importers.FORMATS:
+        name, text = "passwd", octets
+    shadow = importers.Text("shadow", io.BytesIO(text))
+    source = importers.Source(importers.Text("file", io.BytesIO(text)), "x.org", shadow)
+    try:
+        found = list(importers.read(name, source))
+    except DataError as error:  # a header that is none
+        assert "\n" not in str(error)
+        return
+    for one in found:
+        if isinstance(one, BadLine):
+            assert str(one.place).startswith(("file", "shadow"))
+        else:
+            assert "@" in one.address
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "smtp": smtp,
     "repair": repair,
@@ -262,4 +305,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "plain": plain_message,
     "certificate": certificate,
     "settings": settings_file,
+    "record": stored_record,
+    "passwd": users_file,
 }

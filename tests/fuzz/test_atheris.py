@@ -1,0 +1,36 @@
+"""The campaign itself, guided by coverage, a moment for each input of reliability.md's row 13.
+
+Skips where atheris is not installed (`sh tools/test --full` brings it where there is a wheel).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mutations import CORPUS
+
+SECONDS = int(os.environ.get("METAD_TEST_SCALE", "1"))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="atheris is not installed")
+@pytest.mark.parametrize("target", ["smtp", "pop3", "proxy", "record", "settings", "passwd"])
+def test_what_coverage_leads_to_is_taken(target: str, tmp_path: Path) -> None:
+    campaign = Path(__file__).with_name("campaign.py")
+    run = subprocess.run(
+        [sys.executable, campaign, target, str(SECONDS)],
+        env={**os.environ, "METAD_FUZZ_FOUND": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    done = re.search(r"Done (\d+) runs", run.stderr)
+    assert done, run.stderr[-3000:]
+    assert int(done[1]) > len(list((CORPUS / target).iterdir()))
