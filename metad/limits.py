@@ -44,8 +44,8 @@ CONNECTIONS = 10_000
 # At once from one client (IPv4 address, IPv6 /64): Postfix takes 50, but a relay in front of a hub
 # is one address.
 NETWORK_CONNECTIONS = 1_000
-# Of the caps of one worker, how much more than its even share: the kernel spreads by a hash.
-SHARE_SLACK = 1.25
+# Connections of one network that a worker does not show to the others, for most have no more.
+UNSHOWN_CONNECTIONS = 4
 # Above this part of the cap slow senders have to keep a rate.
 CROWDED = 0.8
 # Octets per second of a message being sent, averaged over it, when it is crowded: Postfix's

@@ -7,6 +7,7 @@
     16-31   the plan of a change of the log table (metad.store.table)
     32 ..   one row of 40 cells per process
      ..     one row of 8 cells per log
+     ..     two tables per process of what clients' networks have (metad.workers.crowd)
 
 Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
 memoryview, so that no reader ever sees half of one.  The area is made by the master before it
@@ -29,7 +30,9 @@ PROCESSES = 160
 LOG_CELLS = 8
 LOGS = 65536
 PLAN = 16
-CELLS = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
+TALLY_CELLS = 4096
+TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
+CELLS = TALLIES + 2 * PROCESSES * TALLY_CELLS
 _MASK = (1 << 64) - 1
 
 
@@ -42,6 +45,7 @@ class Cell(IntEnum):
     HEARTBEAT = 3
     SEMAPHORE = 4
     STARTED = 5
+    CONNECTIONS = 6
     # The version of Landlock that confines this process, 0: none does.
     LANDLOCK = 7
     SMTP_CONNECTIONS = 8
@@ -85,6 +89,16 @@ class Role(IntEnum):
     COLLECTOR = 3
 
 
+_NO_TALLY = memoryview(bytes(8 * TALLY_CELLS)).cast("Q")
+
+
+class Tally(IntEnum):
+    """Which table: of connections, or of messages in this minute."""
+
+    CONNECTIONS = 0
+    MESSAGES = 1
+
+
 class ProcessRow:
     """The row of cells that one process writes."""
 
@@ -92,6 +106,7 @@ class ProcessRow:
         self.index = index
         start = HEAD_CELLS + index * PROCESS_CELLS
         self.cells = cells[start : start + PROCESS_CELLS]
+        self._all = cells
 
     def add(self, cell: int, amount: int = 1) -> None:
         self.cells[cell] += amount
@@ -105,6 +120,20 @@ class ProcessRow:
     def clear(self) -> None:
         for cell in range(PROCESS_CELLS):
             self.cells[cell] = 0
+        self.forget_clients()
+
+    def tally(self, which: Tally) -> memoryview:
+        start = TALLIES + (which * PROCESSES + self.index) * TALLY_CELLS
+        return self._all[start : start + TALLY_CELLS]
+
+    def forget_clients(self) -> None:
+        """Its connections are gone: they count for nobody's cap."""
+        self.cells[Cell.CONNECTIONS] = 0
+        for which in Tally:
+            self.clear_tally(which)
+
+    def clear_tally(self, which: Tally) -> None:
+        self.tally(which)[:] = _NO_TALLY
 
 
 class SharedArea:
@@ -157,8 +186,13 @@ class SharedArea:
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)
 
+    def column(self, cell: Cell) -> memoryview:
+        """One cell of every process row."""
+        end = HEAD_CELLS + PROCESSES * PROCESS_CELLS
+        return self.cells[HEAD_CELLS + cell : end : PROCESS_CELLS]
+
     def log_cells(self) -> memoryview:
-        return self.cells[HEAD_CELLS + PROCESSES * PROCESS_CELLS :]
+        return self.cells[HEAD_CELLS + PROCESSES * PROCESS_CELLS : TALLIES]
 
 
 def unlink(name: str) -> None:

@@ -217,6 +217,7 @@ class Master:
     def _mourn(self, child: Child, code: int) -> None:
         self._semaphore_watch.died(child)
         status.keep_figures(self._hub.area, child.row)
+        child.row.forget_clients()
         if child is self._job:
             self._job_done(child, code)
         elif child.role == Role.WORKER:

@@ -89,7 +89,10 @@ def client_of(transport: asyncio.BaseTransport) -> Client:
 
 
 def peer_name(peer: object) -> str:
-    """The client's address for logs and trace; a unix socket's peer has none."""
+    """The client's address for logs and trace; a unix socket's peer has none.
+
+    A socket handed over may be for IPv4 too: such a client is the same as on one for IPv4 alone.
+    """
     if isinstance(peer, tuple) and peer:
-        return str(peer[0])
+        return str(peer[0]).removeprefix("::ffff:")
     return LOCAL

@@ -1,11 +1,11 @@
-"""What one client network may have of a worker: connections, messages, checks of passwords.
+"""What one client network may have of the hub: connections, messages, checks of passwords.
 
 Rules of this file:
 
 * Counts only, with a clock that is given; who is told what is the sessions' business.
 * Every table is bounded: a network without an open connection is forgotten, the oldest first.
-* The hub's caps are shared evenly by its workers, with some slack, because the kernel spreads
-  connections by a hash: no client is refused below the cap, none gets much above it.
+* Caps are the hub's, and hold for all workers together (metad.workers.crowd).  Who is about to be
+  let in is counted and shown first and looked at then: two workers at once never pass a cap.
 * What has no network (a unix socket's peer) has no cap but the one on all connections.
 """
 
@@ -14,30 +14,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import ceil
 from typing import NamedTuple
 
 from metad import limits
-from metad.config import Limits
+from metad.shm import Tally
+from metad.workers.crowd import Crowd
 from metad.workers.networks import LOCAL
 
 MINUTE = 60.0
 
 
 class Caps(NamedTuple):
-    """Of one worker."""
+    """Of the hub; `of_worker`: what one worker's descriptors allow."""
 
     connections: int
     of_network: int
-
-
-def share(settings: Limits, workers: int) -> Caps:
-    """One worker's part of the hub's caps."""
-    slack = limits.SHARE_SLACK if workers > 1 else 1.0
-    return Caps(
-        ceil(settings.connections * slack / workers),
-        ceil(settings.network_connections * slack / workers),
-    )
+    of_worker: int
 
 
 @dataclass(slots=True)
@@ -46,8 +38,6 @@ class _Past:
 
     failures: int = 0
     failed: float = 0.0
-    messages: int = 0
-    minute: float = -MINUTE
     bare: int = 0
 
 
@@ -60,42 +50,69 @@ class _Checks:
 
 
 class Gate:
-    """The counts of one worker.  `now` in seconds of a clock that never goes back."""
+    """The counts of one worker.  `now` in seconds of a clock that never goes back, and that all
+    workers share."""
 
-    def __init__(self, caps: Caps, message_rate: int = 0) -> None:
+    def __init__(self, caps: Caps, crowd: Crowd, message_rate: int = 0) -> None:
         self.caps = caps
         self.limits_messages = message_rate > 0
+        self._crowd = crowd
         self._message_rate = message_rate
         self._open: dict[str, int] = {}
+        self._sent: dict[str, int] = {}  # messages in this minute
+        self._minute = -1.0
         self._past: dict[str, _Past] = {}
         self._checks: dict[str, _Checks] = {}
+        # Of a network the first few connections of a worker are not shown: most have no more, and
+        # would fill the table.  So much above its cap it may come, for each other worker.
+        self._unshown = min(limits.UNSHOWN_CONNECTIONS, caps.of_network // 100)
         self.connections = 0
+        self._all = 0  # of all workers, when one was last let in or looked for
 
     # -- connections
 
     def enter(self, network: str) -> bool:
         """Whether a connection may stay; if so, `leave` must follow."""
-        held = self._open.get(network, 0)
-        if self.connections >= self.caps.connections:
-            return False
-        if held >= self.caps.of_network and network != LOCAL:
-            return False
-        self._open[network] = held + 1
-        self.connections += 1
-        return True
+        self._count(network, 1)
+        caps = self.caps
+        every = self.look()
+        if every <= caps.connections and self.connections <= caps.of_worker:
+            if every <= caps.of_network or network == LOCAL:
+                return True
+            held = self._open[network]
+            if held + self._crowd.of_others(Tally.CONNECTIONS, network) <= caps.of_network:
+                return True
+        self.leave(network)
+        return False
 
     def leave(self, network: str) -> None:
-        held = self._open[network] - 1
+        self._count(network, -1)
+
+    def _count(self, network: str, change: int) -> None:
+        held = self._open.get(network, 0) + change
         if held:
             self._open[network] = held
         else:
             del self._open[network]
-        self.connections -= 1
+        if max(held, held - change) > self._unshown:
+            shown = held if held > self._unshown else 0
+            self._crowd.show(Tally.CONNECTIONS, network, shown)
+        self.connections += change
+        self._crowd.show_connections(self.connections)
+
+    def look(self) -> int:
+        """The connections of all workers now."""
+        self._all = self._crowd.connections()
+        return self._all
 
     @property
     def is_crowded(self) -> bool:
-        """So many connections that slow ones have to make room."""
-        return self.connections > self.caps.connections * limits.CROWDED
+        """So many connections, when last looked at, that slow ones have to make room."""
+        caps = self.caps
+        return (
+            self._all > caps.connections * limits.CROWDED
+            or self.connections > caps.of_worker * limits.CROWDED
+        )
 
     def is_too_slow(self, octets: int, seconds: float) -> bool:
         """Whether a transaction of `seconds`, whose message has `octets` so far, takes too long."""
@@ -105,13 +122,20 @@ class Gate:
     # -- messages
 
     def may_send(self, network: str, now: float) -> bool:
-        """Count a message; False: more than the network may send in a minute."""
-        past = self._remember(network)
-        if now - past.minute >= MINUTE:
-            past.minute = now
-            past.messages = 0
-        past.messages += 1
-        return past.messages <= self._message_rate or network == LOCAL
+        """Count a message; False: more than the network may send in this minute of the clock."""
+        minute = now // MINUTE
+        if minute != self._minute:
+            self._minute = minute
+            self._sent.clear()
+            self._crowd.forget(Tally.MESSAGES)
+        if network not in self._sent and len(self._sent) >= limits.NETWORKS_REMEMBERED:
+            del self._sent[next(iter(self._sent))]
+        sent = self._sent[network] = self._sent.get(network, 0) + 1
+        # A worker that has had no message since has its figures of an earlier minute still there.
+        name = f"{network} {minute}"
+        self._crowd.show(Tally.MESSAGES, name, sent)
+        others = self._crowd.of_others(Tally.MESSAGES, name)
+        return sent + others <= self._message_rate or network == LOCAL
 
     def count_bare(self, network: str) -> int:
         """Count a message refused for its line ends: how many from this network so far."""

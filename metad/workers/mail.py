@@ -32,6 +32,7 @@ from metad.users.logins import LastLogins
 from metad.users.policy import Policies
 from metad.workers import intake, services
 from metad.workers.context import WorkerContext
+from metad.workers.crowd import Crowd
 from metad.workers.filters import accept
 from metad.workers.gate import Gate
 from metad.workers.handshake import Certificates
@@ -87,7 +88,9 @@ class MailWorker:
             threads=ThreadPoolExecutor(THREADS, "blocking"),
             row=setup.row,
             log=self._log,
-            gate=Gate(services.caps(config), config.limits.message_rate),
+            gate=Gate(
+                services.caps(config), Crowd(setup.area, setup.row), config.limits.message_rate
+            ),
             policies=Policies(config),
             last_logins=LastLogins(config.data / "users"),
             certificates=Certificates(config, self._log.line) if tls.wanted(config) else None,
@@ -176,6 +179,7 @@ class MailWorker:
         context = self._context
         if context.last_logins.pending:
             context.threads.submit(context.last_logins.flush)
+        context.gate.look()
         for session in list(context.sessions):
             session.expire(now)
         if context.certificates is not None:

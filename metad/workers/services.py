@@ -14,7 +14,7 @@ from metad.shm import Cell
 from metad.workers.accepting import Acceptor
 from metad.workers.connection import Service
 from metad.workers.context import WorkerContext
-from metad.workers.gate import Caps, share
+from metad.workers.gate import Caps
 from metad.workers.networks import Networks
 from metad.workers.pop3 import TOO_MANY as TOO_MANY_POP3
 from metad.workers.pop3 import Pop3Service
@@ -34,16 +34,17 @@ class Server(Protocol):
 
 
 def caps(config: Config) -> Caps:
-    """A worker's connection caps: its share, and what its descriptors allow.
+    """The hub's caps on connections, and what the descriptors of this process allow.
 
     Raises the limit on descriptors as far as that is allowed.
     """
-    wanted = share(config.limits, config.store.workers)
+    wanted = config.limits
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard == resource.RLIM_INFINITY:
-        return wanted
-    return wanted._replace(connections=min(wanted.connections, max(16, hard - OTHER_DESCRIPTORS)))
+    most = wanted.connections
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, max(16, hard - OTHER_DESCRIPTORS))
+    return Caps(wanted.connections, wanted.network_connections, most)
 
 
 def serve(context: WorkerContext, listener: Listener, sock: socket.socket) -> Server:

@@ -162,7 +162,15 @@ def test_csv_names_its_columns():
 
 @pytest.mark.parametrize(
     "header",
-    ["", "name,password", "address,adress", "address,address", "quota", "\x00", "address,pass\rword"],
+    [
+        "",
+        "name,password",
+        "address,adress",
+        "address,address",
+        "quota",
+        "\x00",
+        "address,pass\rword",
+    ],
 )
 def test_csv_without_a_good_first_line_is_refused(header):
     with pytest.raises(DataError, match="file:1"):

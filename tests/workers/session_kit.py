@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from metad.errors import RefusedError
 from metad.protocol.pop3 import Pop3Settings
 from metad.protocol.smtp import SmtpSettings
-from metad.shm import Cell
+from metad.shm import CELLS, Cell, Role, SharedArea
 from metad.users.account import Account
 from metad.workers.context import WorkerContext
+from metad.workers.crowd import Crowd
 from metad.workers.filters import accept
 from metad.workers.gate import Caps, Gate
 from metad.workers.networks import Networks
@@ -20,6 +22,19 @@ from metad.workers.smtp import SmtpService, SmtpSession
 
 # Something with a descriptor that is no socket: nothing waits on it.
 NOTHING = open(os.devnull, "rb")
+
+
+def shared_area() -> SharedArea:
+    """Shared memory without a name: it goes with whoever has it."""
+    return SharedArea("", mmap.mmap(-1, CELLS * 8))
+
+
+def make_gate(caps: Caps, rate: int = 0, area: SharedArea | None = None, index: int = 1) -> Gate:
+    """The gate of the worker whose row is `index`."""
+    area = area or shared_area()
+    row = area.process(index)
+    row[Cell.ROLE] = Role.WORKER
+    return Gate(caps, Crowd(area, row), rate)
 
 
 class Transport:
@@ -164,7 +179,7 @@ class World:
         self.loop = Loop()
         self.lines: list[str] = []
         self.threads = Threads()
-        self.gate = Gate(Caps(connections, of_network), rate)
+        self.gate = make_gate(Caps(connections, of_network, connections), rate)
         fields = {
             "loop": self.loop,
             "gate": self.gate,
