@@ -77,6 +77,8 @@ class Limits:
     connections: int = limits.CONNECTIONS
     network_connections: int = limits.NETWORK_CONNECTIONS
     message_rate: int = 0
+    # Octets, of one worker.
+    memory: int = limits.MEMORY
     # Seconds: of the processes.
     heartbeat: int = limits.HEARTBEAT
     stop_deadline: int = limits.STOP_DEADLINE
@@ -290,6 +292,12 @@ SETTINGS: tuple[Setting, ...] = (
         "limits", "message_rate", settings.integer(0, 1_000_000), 0,
         "The most messages in a minute from one client address (IPv6: from one /64).  0: any "
         "number.",
+    ),
+    Setting(
+        "limits", "memory", settings.size(limits.MIN_MEMORY, limits.MAX_MEMORY), "128MiB",
+        "What a worker holds in memory of its clients' octets: half for messages on their way in, "
+        "which beyond that go to files without names; half for what clients send before its turn "
+        "or do not read: beyond that the one that has waited longest is dropped.",
     ),
     Setting(
         "limits", "heartbeat", settings.integer(1, 3600), limits.HEARTBEAT,

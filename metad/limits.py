@@ -71,9 +71,41 @@ NETWORKS_REMEMBERED = 16_384
 # Passwords of one network being checked at once; more wait for their turn.
 LOGIN_CHECKS = 4
 
+# --- Memory ---------------------------------------------------------------------------------------
+# Octets that a worker holds of its clients': half for messages on their way in, which go to files
+# beyond that, half for what is sent before its turn or not read.  Postfix and Dovecot have
+# processes for their clients instead, each with a limit (Dovecot: vsz_limit, 256 MB).
+MEMORY = 128 * MIB
+MIN_MEMORY = 8 * MIB
+MAX_MEMORY = 64 * GIB
+# Of one message; more of it goes to its file.  What Python needs for each piece of one that came.
+MESSAGE_MEMORY = 512 * KIB
+CHUNK_MEMORY = 64
+# Octets of one client waiting for their turn before it is not read from.
+READ_AHEAD = 256 * KIB
+# Of a recipient of an open transaction; each of the first few is the connection's own.
+RECIPIENT_MEMORY = 512
+FREE_RECIPIENTS = 16
+# Of a connection: session, transport, machine (perf/tls.py: 2 KiB, and 45 with TLS); TLS keeps what
+# its buffers once grew to.
+SESSION_MEMORY = 4 * KIB
+TLS_MEMORY = 320 * KIB
+# Messages are read, and passwords checked, in so many threads of a worker.
+WORKER_THREADS = 4
+# What is sent at a time of a message that a client takes slowly, or that is large.
+PIECE_GIVEN = 128 * KIB
+# The program itself, in one worker: Python, its modules, threads.
+PROGRAM_MEMORY = 48 * MIB
+# Octets for each login and network remembered.
+LOGIN_MEMORY_OCTETS = 320
+NETWORK_OCTETS = 320
+
 # --- POP3 ---------------------------------------------------------------------------------------
 # Octets of a command line with its CR LF: RFC 2449 section 4.
 POP3_COMMAND_LINE = 255
+# Octets of a SASL response: RFC 4954 section 4 says that 12,288 suffice; RFC 5034 section 4 frees
+# such lines from the limit of commands without naming another.
+SASL_RESPONSE = 12_288
 # Seconds without an octet, before and after login: RFC 1939 section 3 demands 600 of a session;
 # before login there is nothing to lose (Dovecot: 60).
 POP3_LOGIN_IDLE = 60

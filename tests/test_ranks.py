@@ -26,6 +26,7 @@ RANKS = {
     "keylines": 1,
     "osio": 1,
     "shm": 1,
+    "budget": 1,
     "loglines": 1,
     "control": 1,
     "tls": 1,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from metad import layers
+from metad import layers, limits
 from metad.cli.context import Place, hub_options
 from metad.config import DEFAULT_LISTEN, SETTINGS, Config
 from metad.settings import Setting, show_duration, show_size, show_value
+from metad.workers.memory import Bound, bound
 
 _SIZES = {
-    "store.log_size", "store.size_limit", "limits.message_size", "quota.size", "domain.quota",
+    "store.log_size", "store.size_limit", "limits.message_size", "limits.memory", "quota.size",
+    "domain.quota",
 }  # fmt: skip
 _DURATIONS = {"users.expiry", "domain.expiry"}
 
@@ -27,10 +31,38 @@ def config() -> None:
 @config.command()
 @hub_options
 @click.option("--defaults", is_flag=True, help="All settings with their defaults, explained.")
-def show(place: Place, defaults: bool) -> None:
-    """Show the configuration in force, as a file that says the same."""
-    for line in sample() if defaults else effective(place.config):
-        click.echo(line)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(place: Place, defaults: bool, as_json: bool) -> None:
+    """Show the configuration in force, as a file that says the same, and the most memory that
+    workers of it take."""
+    if defaults:
+        lines = [*sample()]
+        facts = {}
+    else:
+        lines = [*effective(place.config)]
+        most = bound(place.config)
+        facts = {"memory": {**most._asdict(), "worker": most.worker, "total": most.total}}
+        lines += ["", *_memory(most)]
+    if as_json:
+        click.echo(json.dumps(tomllib.loads("\n".join(lines)) | facts, indent=2))
+    else:
+        click.echo("\n".join(lines))
+
+
+def _memory(most: Bound) -> Iterator[str]:
+    def mebibytes(octets: int) -> str:
+        return f"{-(-octets // limits.MIB):,} MiB"
+
+    yield f"# Its workers take at most {mebibytes(most.total)} of memory, whatever clients do:"
+    yield (
+        f"# {most.workers} workers, each {mebibytes(most.worker)}: the program "
+        f"{mebibytes(most.program)}, limits.memory {mebibytes(most.clients)},"
+    )
+    yield (
+        f"# a group being committed {mebibytes(most.group)}, messages being read "
+        f"{mebibytes(most.reading)}, logins and networks {mebibytes(most.remembered)};"
+    )
+    yield f"# {most.connections:,} connections, each {most.connection // limits.KIB:,} KiB."
 
 
 @config.command()

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metad.budget import Budget
 from metad.config import StoreConfig
 from metad.errors import RefusedError
 from metad.osio import Buffer
@@ -38,7 +39,8 @@ class LayerContext:
     """What the hub gives to the layer of a worker, after the fork.
 
     `report` takes a line for the log, from any thread.  `options` is what `check_options` made of
-    the table [layer].  `address_of` gives the address of a mailbox, None if it is gone.
+    the table [layer].  `address_of` gives the address of a mailbox, None if it is gone.  `budget`
+    is for what a layer holds in memory of messages on their way in (metad.layers.spool keeps it).
     """
 
     data: Path
@@ -51,6 +53,7 @@ class LayerContext:
     hostname: str = "localhost"
     options: Mapping[str, Any] = field(default_factory=dict)
     address_of: Callable[[int], str | None] = lambda mailbox: None
+    budget: Budget = field(default_factory=Budget)
 
 
 class Usage(NamedTuple):

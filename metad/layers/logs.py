@@ -25,7 +25,7 @@ from metad.layers.base import (
     Maildrop,
     Usage,
 )
-from metad.layers.spool import Budget, Spool, SpooledBody
+from metad.layers.spool import Spool, SpooledBody
 from metad.limits import COLLECTOR_LOGS
 from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front, in_front_size
@@ -68,7 +68,7 @@ class LogLayer(Layer):
         self.locks = MailboxLocks(self.osio, self.store.locks)
         self.ids = IdMaker(self.clock, self.store.node)
         self.next_id = self.ids.next  # type: ignore[method-assign]
-        self.budget = Budget()
+        self.budget = context.budget
         self.source = LogSource(
             self.osio,
             self.store,

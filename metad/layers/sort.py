@@ -34,7 +34,7 @@ from typing import Any
 
 from metad.errors import NoSpaceError, RefusedError, Reply, SyncFailedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
-from metad.layers.spool import Budget, Spool
+from metad.layers.spool import Spool
 from metad.layers.texts import unstuffed
 from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front
@@ -133,7 +133,7 @@ class SortLayer(Layer):
 
     def start(self, context: LayerContext) -> None:
         self.osio = Osio()
-        self.budget = Budget()
+        self.budget = context.budget
         self.spool = str(context.data / "spool")
         self._ids = IdMaker(HubClock(self.osio, context.area.clock_offset), context.row.index)
         options = context.options or self.check_options({}, context.data)

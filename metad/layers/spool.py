@@ -1,8 +1,13 @@
 """A message while it arrives: in memory, and a large one in a file without a name.
 
 So a slow client never holds a log, and many large messages at once cost disk, not memory: one
-message holds at most `MESSAGE_MEMORY` octets, all of a worker together at most `WORKER_MEMORY`
-besides the first `SMALL` of each.
+message holds at most `MESSAGE_MEMORY` octets, all of a worker together what their budget says.
+
+Rules of this file:
+
+* Every octet in memory counts, from the first one on, and so does what Python needs for a chunk:
+  a client may send its message in pieces of two octets.
+* A message that the budget has no room for goes to its file at once, however small it is.
 """
 
 from __future__ import annotations
@@ -10,35 +15,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from metad.budget import Budget
+from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY
 from metad.osio import Buffer, Osio
 
-MESSAGE_MEMORY = 512 * 1024
-WORKER_MEMORY = 64 << 20
-SMALL = 64 * 1024
 PIECE = 1 << 20
-
-
-class Budget:
-    """Octets of bodies beyond the small ones that a worker holds in memory."""
-
-    __slots__ = ("used",)
-
-    def __init__(self) -> None:
-        self.used = 0
 
 
 class Spool:
     """Takes chunks; afterwards they are its body.  Raises OSError if the disk is full."""
 
-    __slots__ = ("_budget", "_directory", "_fd", "_held", "_osio", "parts", "size")
+    __slots__ = ("_budget", "_directory", "_fd", "_osio", "parts", "size")
 
     def __init__(self, osio: Osio, directory: str, budget: Budget) -> None:
         self._osio = osio
         self._directory = directory
         self._budget = budget
         self._fd = -1
-        self._held = 0  # octets of the budget that this one has
-        self.parts: list[bytes] = []
+        self.parts: list[bytes] = []  # of the budget they have their sizes and so much for each
         self.size = 0
 
     @property
@@ -46,38 +40,33 @@ class Spool:
         return self._fd < 0
 
     def write(self, chunk: bytes) -> None:
-        size = self.size + len(chunk)
-        if size > SMALL:
-            self._write_large(chunk)
+        budget = self._budget
+        length = len(chunk)
+        size = self.size + length
+        used = budget.used + length + CHUNK_MEMORY
+        if used <= budget.limit and size <= MESSAGE_MEMORY and self._fd < 0:
+            budget.used = used
+            self.parts.append(chunk)
+            self.size = size
         else:
-            self.parts.append(chunk)
-            self.size = size
-
-    def _write_large(self, chunk: bytes) -> None:
-        """Beyond the first octets, which every connection may hold, there is a budget."""
-        size = self.size + len(chunk)
-        more = size - self._held
-        if self._fd < 0 and size <= MESSAGE_MEMORY and self._budget.used + more <= WORKER_MEMORY:
-            self._budget.used += more
-            self._held = size
-            self.parts.append(chunk)
-            self.size = size
-            return
-        if self._fd < 0:
-            self._spill()
-        self._append(chunk)
+            if self._fd < 0:
+                self._spill()
+            self._append(chunk)
 
     def _spill(self) -> None:
         self._fd = self._osio.open(self._directory, os.O_RDWR | os.O_TMPFILE)
         parts = self.parts
-        self.parts, self.size = [], 0
         self._give_back()
+        self.size = 0
         for part in parts:
             self._append(part)
 
     def _give_back(self) -> None:
-        self._budget.used -= self._held
-        self._held = 0
+        """The parts are nobody's any more."""
+        parts = self.parts
+        if parts:
+            self._budget.used -= self.size + CHUNK_MEMORY * len(parts)
+            self.parts = []
 
     def _append(self, chunk: bytes) -> None:
         if self._osio.pwrite(self._fd, chunk, self.size) != len(chunk):
@@ -89,9 +78,7 @@ class Spool:
         if self._fd >= 0:
             self._osio.close(self._fd)
             self._fd = -1
-        if self._held:
-            self._give_back()
-        self.parts = []
+        self._give_back()
 
     def pieces(self) -> Iterator[Buffer]:
         """The octets of a spilled message, again from the start at each call."""

@@ -21,15 +21,20 @@ from typing import Any, Final, NamedTuple
 
 from metad import limits
 from metad.limits import POP3_COMMAND_LINE as COMMAND_LIMIT
+from metad.limits import SASL_RESPONSE as RESPONSE_LIMIT
 
 from .pop3_events import Personal
 from .pop3_languages import is_tag
 
-__all__ = ["COMMANDS", "COMMAND_LIMIT", "Pop3Settings", "State", "capabilities"]
+__all__ = [
+    "COMMANDS",
+    "COMMAND_LIMIT",
+    "RESPONSE_LIMIT",
+    "Pop3Settings",
+    "State",
+    "capabilities",
+]
 
-# RFC 4954 section 4: "12288 octets is considered to be sufficient" for a SASL response line;
-# RFC 5034 section 4 frees such lines from the limit of commands without naming another.
-RESPONSE_LIMIT: Final = 12_288
 # Answers queued before the machine stops to be emptied: else 10,000 pipelined LISTs of a full
 # maildrop, 60 kB of input, would ask for gigabytes at once.
 OUTPUT_LIMIT: Final = 262_144

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from metad.errors import DamagedError
+from metad.limits import PIECE_GIVEN
 from metad.osio import Osio
 from metad.store import header, logfile, record
 from metad.store.identity import Store
@@ -106,7 +107,8 @@ class Reader:
             at = place.offset + record.HEADER_SIZE
             packed = self._osio.pread(fd, envelope_size, at)
             yield Stored(record.unpack_envelope(packed), memoryview(b""))
-            yield from self._pieces(fd, at + envelope_size, place.offset + place.size)
+            end = place.offset + place.size
+            yield from self._pieces(fd, at + envelope_size, end, PIECE_GIVEN)
         finally:
             self._osio.close(fd)
 
@@ -141,13 +143,13 @@ class Reader:
         if found.kind != record.MESSAGE:
             return 0
         start = place.offset + record.HEADER_SIZE
-        pieces = self._pieces(fd, start, place.offset + place.size)
+        pieces = self._pieces(fd, start, place.offset + place.size, BUFFER)
         payload = record.digest_payload(b"", pieces, seed)
         return found.envelope_size if payload.digest == found.digest else 0
 
-    def _pieces(self, fd: int, start: int, stop: int) -> Iterator[bytes]:
+    def _pieces(self, fd: int, start: int, stop: int, most: int) -> Iterator[bytes]:
         while start < stop:
-            piece = self._osio.pread(fd, min(BUFFER, stop - start), start)
+            piece = self._osio.pread(fd, min(most, stop - start), start)
             if not piece:
                 raise DamagedError("a log ends within a message")
             yield piece

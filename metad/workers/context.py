@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from metad.budget import Budget
 from metad.config import Config
 from metad.layers.base import Layer
 from metad.loglines import LogLines
@@ -19,6 +20,7 @@ from metad.users.policy import Policies
 from metad.workers.filters import Filter
 from metad.workers.gate import Gate
 from metad.workers.networks import LOCAL, is_near, network_of
+from metad.workers.waiting import Waiting
 
 if TYPE_CHECKING:
     from metad.workers.handshake import Certificates
@@ -56,6 +58,8 @@ class WorkerContext:
     gate: Gate
     policies: Policies
     last_logins: LastLogins
+    budget: Budget
+    waiting: Waiting
     certificates: Certificates | None = None
     now: float = 0.0
     draining: bool = False

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import uvloop
 
-from metad import layers, tls
+from metad import layers, limits, tls
+from metad.budget import Budget
 from metad.config import Config, Listener
 from metad.errors import MetadError
 from metad.layers.base import LayerContext
@@ -36,12 +37,12 @@ from metad.workers.crowd import Crowd
 from metad.workers.filters import accept
 from metad.workers.gate import Gate
 from metad.workers.handshake import Certificates
+from metad.workers.waiting import Waiting
 
 TICK_SECONDS = 0.25
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 # Every so many ticks: deadlines of sessions, which are coarse, and new certificates.
 LOOK_TICKS = 4
-THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class MailWorker:
             logins=LoginMemory(users),
             filter=accept,
             loop=loop,
-            threads=ThreadPoolExecutor(THREADS, "blocking"),
+            threads=ThreadPoolExecutor(limits.WORKER_THREADS, "blocking"),
             row=setup.row,
             log=self._log,
             gate=Gate(
@@ -93,6 +94,8 @@ class MailWorker:
             ),
             policies=Policies(config),
             last_logins=LastLogins(config.data / "users"),
+            budget=Budget(config.limits.memory // 2),
+            waiting=Waiting(config.limits.memory // 2),
             certificates=Certificates(config, self._log.line) if tls.wanted(config) else None,
             now=loop.time(),
             on_idle=loop.stop,
@@ -115,6 +118,7 @@ class MailWorker:
             hostname=config.hostname,
             options=layers.check(config),
             address_of=context.users.address_of,
+            budget=context.budget,
         )
         try:
             context.layer.start(given)

@@ -4,7 +4,8 @@ Rules of this file:
 
 * Nothing blocks here: passwords that are not remembered are checked in a thread, and so are
   messages read that the page cache does not have.
-* A client that does not read is not served further: no more than one message waits for it.
+* A client that does not read is not served further: no more than one message waits for it, and
+  less when memory is short.  One that sends far ahead is not read from.
 * A dropped connection deletes nothing: only the machine's Quit leads to a deletion.
 """
 
@@ -64,7 +65,8 @@ class Pop3Session(Connection):
     """One connection."""
 
     __slots__ = (
-        "_drop", "_last", "_machine", "_progress", "_retrieved", "_stream", "_topping", "_user",
+        "_ahead", "_drop", "_last", "_machine", "_progress", "_retrieved", "_stream", "_topping",
+        "_user", "_waits",
     )  # fmt: skip
     _machine: Pop3
     _service: Pop3Service
@@ -76,6 +78,8 @@ class Pop3Session(Connection):
         self._retrieved = 0
         self._topping = False
         self._stream: Iterator[Buffer] | None = None
+        self._waits = False  # something waits for the client, and counts
+        self._ahead = False  # it sent so much ahead that it is not read from
         # As of the last look at the deadlines: commands answered, octets not yet sent, and since
         # when these are the same.
         self._progress = (0, 0)
@@ -101,7 +105,9 @@ class Pop3Session(Connection):
 
     def data_received(self, data: bytes) -> None:
         self._machine.receive(data)
-        if not self._busy:
+        if self._busy:
+            self._count_waiting()
+        else:
             self._advance()
 
     def eof_received(self) -> bool:
@@ -115,6 +121,7 @@ class Pop3Session(Connection):
         if not self._busy:
             self._close_drop()
         self._machine.fail("connection lost")
+        self._context.waiting.hold(self, 0)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -122,7 +129,8 @@ class Pop3Session(Connection):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._transport.resume_reading()
+        if not self._ahead:
+            self._transport.resume_reading()
         if self._stream is not None and not self._busy:
             self._next_piece()
         self._advance()
@@ -141,6 +149,12 @@ class Pop3Session(Connection):
             self._flush()
             if self._paused:
                 self._transport.abort()
+
+    def shed(self) -> None:
+        """Memory is short, and this client has let something wait for longest."""
+        self._ended = True
+        self._log("dropped: memory is short, and it sends ahead or does not read")
+        self._transport.abort()
 
     def _patience(self) -> int:
         """Seconds without any progress."""
@@ -176,6 +190,26 @@ class Pop3Session(Connection):
         if machine.closed:
             self._close_drop()
             self._end(abrupt=machine.abrupt)
+        elif self._busy or self._paused or self._waits:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """What was sent before its turn, or is not read, counts, and who is far ahead must wait."""
+        octets = unsent = 0
+        if self._busy or self._paused or self._stream is not None:
+            octets = self._machine.buffered
+        if self._paused:
+            unsent = self._transport.get_write_buffer_size()
+        if octets or unsent or self._waits:
+            self._waits = octets + unsent > 0
+            self._context.waiting.hold(self, octets + unsent)
+        ahead = octets > limits.READ_AHEAD
+        if ahead is not self._ahead and not self._ended:
+            self._ahead = ahead
+            if ahead:
+                self._transport.pause_reading()
+            elif not self._paused:
+                self._transport.resume_reading()
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Retrieve):
@@ -319,6 +353,9 @@ class Pop3Session(Connection):
 
     def _retrieve(self, number: int) -> None:
         drop = cast(Maildrop, self._drop)
+        if self._must_stream(number):
+            self._begin_stream(number, top=False)
+            return
         try:
             chunks = drop.fetch(number, wait=False)
         except Exception as error:
@@ -331,6 +368,11 @@ class Pop3Session(Connection):
                 lambda: drop.fetch(number, wait=True),
                 lambda outcome: self._fetched(number, outcome),
             )
+
+    def _must_stream(self, number: int) -> bool:
+        """While memory is short no message but a small one is fetched whole."""
+        context, drop = self._context, cast(Maildrop, self._drop)
+        return context.waiting.is_short and drop.size(number) > limits.PIECE_GIVEN
 
     def _fetched(self, number: int, outcome: Any) -> None:
         if isinstance(outcome, Exception):
@@ -355,6 +397,9 @@ class Pop3Session(Connection):
 
     def _top(self, number: int) -> None:
         drop = cast(Maildrop, self._drop)
+        if self._must_stream(number):
+            self._begin_stream(number, top=True)
+            return
 
         def fetched(outcome: Any) -> None:
             if isinstance(outcome, Exception):

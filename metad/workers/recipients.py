@@ -3,6 +3,7 @@
 Rules of this file:
 
 * An alias is judged whole, by the worst of its members: refused for good before put off.
+* Recipients beyond the first few count as octets of messages do, for as long as this lives.
 * After the data a message is refused for want of room only if none of its recipients has any.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metad import limits
-from metad.errors import OverQuotaError, RefusedError, TooManyMailboxesError
+from metad.budget import Budget, Lease
+from metad.errors import NoSpaceError, OverQuotaError, RefusedError, TooManyMailboxesError
 from metad.layers.base import Recipient
 from metad.users.account import Account
 from metad.users.policy import Quota
@@ -21,18 +23,21 @@ from metad.workers.context import WorkerContext
 class Recipients:
     """The recipients of one transaction; those that are the same mailbox are one entry."""
 
-    __slots__ = ("entries", "quotas", "size")
+    __slots__ = ("_lease", "entries", "quotas", "size")
 
     def __init__(self, size: int = 0) -> None:
         """`size`: what MAIL announced, 0 if nothing."""
         self.size = size
         self.entries: dict[int, Recipient] = {}
         self.quotas: dict[int, Quota] = {}
+        self._lease: Lease | None = None
 
     def accept(self, context: WorkerContext, address: str) -> None:
         """Take one RCPT.  Raises RefusedError; then nothing of it is taken."""
         accounts = context.users.expand(address)
         entries = self.entries
+        if len(entries) + len(accounts) > limits.FREE_RECIPIENTS:
+            self._make_room(context.budget, len(accounts))
         if len(accounts) == 1 and len(entries) < limits.MAX_RECIPIENTS:
             # Nearly all there are: one mailbox, without a quota.
             account = accounts[0]
@@ -49,6 +54,13 @@ class Recipients:
             entries.setdefault(account.id, Recipient(account.id, address))
         if quotas:
             self.quotas |= quotas
+
+    def _make_room(self, budget: Budget, count: int) -> None:
+        """Many recipients count as octets of messages do.  Raises NoSpaceError."""
+        if self._lease is None:
+            self._lease = Lease(budget)
+        if not self._lease.take(count * limits.RECIPIENT_MEMORY):
+            raise NoSpaceError("no memory for more recipients")
 
     def check_room(self, context: WorkerContext, octets: int) -> None:
         """Once the size is known.  Raises OverQuotaError if nobody has room for the message."""

@@ -1,10 +1,11 @@
 """metad config: what is shown can be read again and says the same."""
 
 import dataclasses
+import json
 
 import pytest
 
-from metad import config
+from metad import config, limits
 from metad.errors import EX_CONFIG
 
 FILE = """
@@ -49,6 +50,38 @@ def test_the_defaults_shown_are_the_defaults(run):
 def test_the_defaults_name_every_setting(run):
     _, out, _ = run("config", "show", "--defaults")
     assert [s.name for s in config.SETTINGS if f"{s.name} =" not in out] == []
+
+
+def test_the_memory_shown_is_what_is_enforced_and_follows_the_settings(run, file):
+    def memory(text):
+        file.write_text(text)
+        code, out, _ = run("config", "show", "--json", "--config", file)
+        assert code == 0
+        return json.loads(out)["memory"]
+
+    few = memory(FILE)
+    assert few["workers"] == 3
+    assert few["clients"] == limits.MEMORY
+    assert few["total"] == 3 * few["worker"] + few["connections"] * few["connection"]
+    more = memory(FILE.replace("[limits]", '[limits]\nmemory = "1GiB"\nconnections = 20_000'))
+    assert (
+        more["total"] - few["total"] == 3 * ((1 << 30) - limits.MEMORY) + 10_000 * few["connection"]
+    )
+    tls = memory(FILE.replace("[store]", 'tls = "starttls"\n[store]'))
+    assert tls["connection"] - few["connection"] == limits.TLS_MEMORY
+    _, out, _ = run("config", "show", "--config", file)
+    shown = -(-tls["total"] // (1 << 20))
+    assert f"# Its workers take at most {shown:,} MiB of memory, whatever clients do:" in out
+
+
+def test_the_configuration_is_shown_as_json_too(run, file):
+    code, out, _ = run("config", "show", "--json", "--config", file)
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["store"]["workers"] == 3
+    assert shown["listen"][0]["address"] == "[::]:25"
+    code, out, _ = run("config", "show", "--defaults", "--json")
+    assert json.loads(out)["limits"]["memory"] == "128MiB"
 
 
 def test_every_field_of_the_configuration_is_a_setting():

@@ -6,7 +6,9 @@ Sizes grow with METAD_TEST_SCALE (1 in CI; 10 brings the figures of reliability.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -27,6 +29,9 @@ from wide_hub import (
     smtp,
     wait_for_lines,
 )
+
+from metad import limits
+from metad.workers.memory import Bound
 
 SCALE = int(os.environ.get("METAD_TEST_SCALE", "1"))
 BOXES = [f"abuse{number}" for number in range(8)]
@@ -108,6 +113,34 @@ def test_over_the_cap_in_all_everybody_hears_421_and_the_worker_lives(strict: Wi
             assert client.rest() == b"-ERR [SYS/TEMP] too many connections\r\n"
     with wait_for_room(strict) as client:
         client.say("EHLO c")
+
+
+def test_one_relay_has_its_thousand_connections_however_they_spread_over_the_workers() -> None:
+    """The caps hold for all workers together, and for both protocols."""
+    with many_files(), contextlib.ExitStack() as stack:
+        hub = stack.enter_context(WideHub(["smtp", "pop3"], ["relay"], workers=2))
+        for number in range(1000):
+            kind = "smtp" if number % 2 else "pop3"
+            client = stack.enter_context(Smtp(connect(hub.places[kind], "127.0.0.2")))
+            assert client.line().startswith((b"220 ", b"+OK"))
+        for _ in range(40):
+            turned = stack.enter_context(Smtp(connect(hub.places["smtp"], "127.0.0.2")))
+            assert turned.rest() == b"421 4.7.0 Error: too many connections\r\n"
+        stack.enter_context(smtp(hub, "smtp", "127.0.0.3")).say("NOOP")
+        workers = hub.status()["workers"]
+        assert len(workers) == 2
+        assert sum(one["smtp_open"] + one["pop3_open"] for one in workers) == 1001
+
+
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 def test_who_is_no_client_of_the_list_hears_554(strict: WideHub) -> None:
@@ -316,41 +349,127 @@ def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailb
 # --- memory (row 17) ---
 
 
-def resident(pid: int, name: str = "VmRSS") -> int:
-    """Octets of memory that a process has, or (VmHWM) had at most."""
+def resident(pid: int, name: str = "RssAnon") -> int:
+    """Octets of memory that a process has for itself now; or another line of its status."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
     raise AssertionError(name)
 
 
-def test_many_of_the_largest_messages_at_once_stay_within_the_memory_declared() -> None:
-    """Fifty that are all but complete, then all complete: the worker never held more than its
-    budget for bodies (64 MiB), one group, and what it has anyway."""
-    count = 50 if SCALE > 1 else 18
-    size = 4 * MEBIBYTE
-    with WideHub(["smtp", "pop3"], ["big"], workers=1, log_size="16MiB") as hub:
+class Watched:
+    """The most memory that a process had while this was open, looked at all the time."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.before = self.most = resident(pid)
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            self.most = max(self.most, resident(self._pid))
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def more(self) -> int:
+        return self.most - self.before
+
+
+def declared(hub: WideHub) -> Bound:
+    """What `metad config show` says of the hub's memory."""
+    shown = json.loads(hub.run("config", "show", "--json").stdout)["memory"]
+    return Bound(**{name: shown[name] for name in Bound._fields})
+
+
+@contextlib.contextmanager
+def capped(mailbox: str, **store: object) -> Iterator[WideHub]:
+    """A hub none of whose processes gets more private memory than one worker is declared to take,
+    and what its threads' stacks may grow to."""
+    hub = WideHub(["smtp", "pop3"], [mailbox], '[limits]\nmemory = "16MiB"', workers=1, **store)
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    stacks = (limits.WORKER_THREADS + 4) * resource.getrlimit(resource.RLIMIT_STACK)[0]
+    resource.setrlimit(resource.RLIMIT_DATA, (declared(hub).worker + stacks, limit[1]))
+    try:
+        hub.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limit)
+    with contextlib.ExitStack() as stack:
+        stack.push(hub.__exit__)
+        yield hub
+
+
+def within(hub: WideHub, watched: Watched, connections: int) -> None:
+    """What a worker had is less than declared, in all and for what clients made it take."""
+    most = declared(hub)
+    allowed = most.clients + most.group + most.reading + connections * most.connection
+    print(f"{watched.more >> 10} KiB more at most, of {allowed >> 10} KiB declared")
+    assert watched.more < allowed
+    assert watched.most < most.worker + connections * most.connection
+
+
+def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared() -> None:
+    """Fifty that are all but complete, then all complete, under a cap at what is declared."""
+    count, size = 50, 4 * MEBIBYTE
+    with capped("big", log_size="16MiB") as hub:
         (worker,) = serving(hub)
-        before = resident(worker)
         sent = [
             message((b"%03d" % number + b"x" * 73 + b"\r\n") * (size // 80))
             for number in range(count)
         ]
-        clients = [smtp(hub, "smtp", f"127.0.4.{number + 1}") for number in range(count)]
-        for client, octets in zip(clients, sent, strict=True):
-            client.say(f"MAIL FROM:<{SENDER}>")
-            client.say(f"RCPT TO:<{address('big')}>")
-            client.say("DATA", b"354")
-            client.send(stuffed(octets)[:-100])
-        for client, octets in zip(clients, sent, strict=True):
-            client.send(stuffed(octets)[-100:])
-        for client in clients:
-            client.reply(b"250")
-            client.drop()
-        most = resident(worker, "VmHWM")
-        print(f"{count} messages of {size >> 20} MiB: {(most - before) >> 20} MiB more at most")
-        assert most - before < 64 * MEBIBYTE + 2 * size + 32 * MEBIBYTE
-        assert sorted(len(one) for one in bodies(hub, "big")) == sorted(map(len, sent))
+        with Watched(worker) as watched, contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(smtp(hub, "smtp", f"127.0.4.{number + 1}"))
+                for number in range(count)
+            ]
+            for client, octets in zip(clients, sent, strict=True):
+                client.say(f"MAIL FROM:<{SENDER}>")
+                client.say(f"RCPT TO:<{address('big')}>")
+                client.say("DATA", b"354")
+                client.send(stuffed(octets)[:-100])
+            for client, octets in zip(clients, sent, strict=True):
+                client.send(stuffed(octets)[-100:])
+            for client in clients:
+                client.reply(b"250")
+        within(hub, watched, count)
+        with Watched(worker) as watched:
+            assert sorted(len(one) for one in bodies(hub, "big")) == sorted(map(len, sent))
+        within(hub, watched, 1)
+
+
+def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -> None:
+    """The first 64 KiB of each were free once: with 10,000 connections 640 MB beyond the budget."""
+    count, size = 400 * SCALE, 60_000
+    with capped("small") as hub, many_files():
+        (worker,) = serving(hub)
+        body = message((b"x" * 78 + b"\r\n") * (size // 80))
+        with Watched(worker) as watched, contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(
+                    smtp(hub, "smtp", f"127.0.{4 + number // 250}.{number % 250 + 1}")
+                )
+                for number in range(count)
+            ]
+            for client in clients:
+                client.say(f"MAIL FROM:<{SENDER}>")
+                client.say(f"RCPT TO:<{address('small')}>")
+                client.say("DATA", b"354")
+                client.send(body)
+            for client in clients:
+                client.send(b".\r\n")
+            for client in clients:
+                client.reply(b"250")
+        within(hub, watched, count)
+        found = bodies(hub, "small")
+        assert len(found) == count
+        assert set(found) == {body}
 
 
 def test_who_pipelines_and_never_reads_is_not_answered_without_end(

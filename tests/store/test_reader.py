@@ -50,7 +50,7 @@ def test_a_message_is_read_as_it_was_stored(kit: StoreKit) -> None:
 def test_a_message_is_streamed_in_bounded_pieces(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "BUFFER", 100)
+    monkeypatch.setattr(reader, "PIECE_GIVEN", 100)
     sent = kit.put([1], bytes(range(256)) * 3)
     pieces = list(kit.reader.stream(sent.id))[1:]
     assert max(map(len, pieces)) == 100

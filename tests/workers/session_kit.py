@@ -7,6 +7,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
+from metad.budget import Budget
 from metad.errors import RefusedError
 from metad.protocol.pop3 import Pop3Settings
 from metad.protocol.smtp import SmtpSettings
@@ -19,6 +20,7 @@ from metad.workers.gate import Caps, Gate
 from metad.workers.networks import Networks
 from metad.workers.pop3 import Pop3Service, Pop3Session
 from metad.workers.smtp import SmtpService, SmtpSession
+from metad.workers.waiting import Waiting
 
 # Something with a descriptor that is no socket: nothing waits on it.
 NOTHING = open(os.devnull, "rb")
@@ -193,6 +195,8 @@ class World:
             "config": SimpleNamespace(
                 pop3=SimpleNamespace(default_domain=None), hostname="mx.example.org"
             ),
+            "budget": Budget(),
+            "waiting": Waiting(),
             "sessions": set(),
             "draining": False,
             "retired": False,

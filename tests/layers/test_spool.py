@@ -1,0 +1,103 @@
+"""A message kept aside: what it holds is counted, and what has no room goes to a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from metad.budget import Budget, Lease
+from metad.layers.spool import Spool, SpooledBody
+from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY
+from metad.osio import Osio
+
+
+def spool(path: Path, budget: Budget) -> Spool:
+    return Spool(Osio(), str(path), budget)
+
+
+def whole(one: Spool) -> bytes:
+    return b"".join(one.parts if one.in_memory else one.pieces())
+
+
+def test_a_small_message_counts_from_its_first_octet(tmp_path: Path) -> None:
+    """Ten thousand of 64 KiB, each below what once was free, were 640 MB beyond the budget."""
+    budget = Budget()
+    one, other = spool(tmp_path, budget), spool(tmp_path, budget)
+    one.write(b"abc")
+    one.write(b"de")
+    other.write(b"x" * 1000)
+    assert budget.used == 3 + 2 + 1000 + 3 * CHUNK_MEMORY
+    one.close()
+    one.close()
+    assert budget.used == 1000 + CHUNK_MEMORY
+    other.close()
+    assert budget.used == 0
+
+
+def test_what_exceeds_the_budget_goes_to_a_file_and_comes_back_the_same(tmp_path: Path) -> None:
+    budget = Budget(1100)
+    first, second = spool(tmp_path, budget), spool(tmp_path, budget)
+    first.write(b"a" * 800)
+    second.write(b"b" * 100)
+    assert second.in_memory
+    second.write(b"c" * 100)
+    assert not second.in_memory
+    second.write(b"d")
+    assert whole(second) == b"b" * 100 + b"c" * 100 + b"d"
+    assert second.size == 201
+    assert budget.used == 800 + CHUNK_MEMORY
+    first.close()
+    # One that has begun its file stays with it.
+    second.write(b"e")
+    assert whole(second).endswith(b"de")
+    assert budget.used == 0
+    assert b"".join(SpooledBody(b"trace", second).chunks()) == b"trace" + whole(second)
+    second.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_message_has_no_more_than_its_part(tmp_path: Path) -> None:
+    budget = Budget()
+    one = spool(tmp_path, budget)
+    one.write(b"x" * MESSAGE_MEMORY)
+    assert one.in_memory
+    one.write(b"y")
+    assert not one.in_memory
+    assert one.size == MESSAGE_MEMORY + 1
+    assert budget.used == 0
+    one.close()
+
+
+def test_a_message_in_pieces_of_two_octets_cannot_hold_more_than_the_budget(tmp_path: Path) -> None:
+    """Python needs thirty times as much for such a piece as is in it."""
+    budget = Budget(100_000)
+    one = spool(tmp_path, budget)
+    for _ in range(10_000):
+        one.write(b"xy")
+        assert budget.used <= budget.limit
+    assert not one.in_memory
+    assert whole(one) == b"xy" * 10_000
+    one.close()
+
+
+def test_a_file_that_cannot_be_had_gives_back_what_was_held(tmp_path: Path) -> None:
+    budget = Budget(100)
+    one = spool(tmp_path / "missing", budget)
+    one.write(b"x")
+    with pytest.raises(OSError, match="missing"):
+        one.write(b"y" * 100)
+    one.close()
+    assert budget.used == 0
+
+
+def test_a_lease_is_given_back_when_it_is_forgotten() -> None:
+    budget = Budget(100)
+    lease = Lease(budget)
+    assert lease.take(60)
+    assert lease.take(40)
+    assert not lease.take(1)
+    assert budget.used == 100
+    del lease
+    assert budget.used == 0
