@@ -86,10 +86,10 @@ READ_AHEAD = 256 * KIB
 # Of a recipient of an open transaction; each of the first few is the connection's own.
 RECIPIENT_MEMORY = 512
 FREE_RECIPIENTS = 16
-# Of a connection: session, transport, machine (perf/tls.py: 2 KiB, and 45 with TLS); TLS keeps what
-# its buffers once grew to.
+# Of a connection: session, transport, machine (perf/tls.py: 2 KiB, and 45 with TLS).  uvloop's
+# TLS has a buffer of 256 KiB, OpenSSL one of a third more, and both keep what they grew to.
 SESSION_MEMORY = 4 * KIB
-TLS_MEMORY = 320 * KIB
+TLS_MEMORY = 704 * KIB
 # Messages are read, and passwords checked, in so many threads of a worker.
 WORKER_THREADS = 4
 # What is sent at a time of a message that a client takes slowly, or that is large.

@@ -54,6 +54,11 @@ class LineReader:
             self._searched -= position
         self._position = 0
 
+    def clear_used(self) -> None:
+        """All was given out: a session that waits for its client keeps none of it."""
+        self._input = b""
+        self._position = 0
+
     def clear(self) -> None:
         self._input = b""
         self._position = self._searched = self._discarded = 0
@@ -78,6 +83,8 @@ class LineReader:
         return line
 
     def _need_more(self, limit: int) -> None:
+        if not self.buffered:
+            self.clear_used()
         self._searched = len(self._input)
         if self.buffered > limit:
             self._discarded += self.buffered

@@ -53,6 +53,7 @@ __all__ = [
     "StartTls",
 ]
 
+KEPT: Final = 4_096
 _FAULTS: Final = {
     Fault.BARE: states.BARE_IN_COMMAND,
     Fault.LONG: states.LINE_TOO_LONG,
@@ -112,6 +113,11 @@ class Smtp(MessageIntake):
 
     def take_output(self) -> bytes:
         """All replies queued so far, to be written at once."""
+        lines = self._lines
+        if lines.end > KEPT and lines.position == lines.end:
+            # All is used: a session that waits for its client keeps no more than this of it.
+            lines.data = b""
+            lines.position = lines.end = 0
         output = self._output
         if len(output) == 1:
             return output.pop()

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
+from metad import limits
 from metad.shm import Cell
 from metad.workers.context import Client, WorkerContext, client_of
 from metad.workers.endings import end
@@ -57,10 +58,19 @@ class Service:
         return words
 
 
+class Machine(Protocol):
+    """What any protocol's machine is here."""
+
+    @property
+    def buffered(self) -> int:
+        """Octets received and not yet understood."""
+
+
 class Connection(asyncio.Protocol):
     """One connection.  `client`: known, and counted in, if somebody else accepted it."""
 
     __slots__ = (
+        "_ahead",
         "_busy",
         "_client",
         "_context",
@@ -70,8 +80,10 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_service",
         "_transport",
+        "_waits",
         "has_begun",
     )
+    _machine: Machine
     _transport: asyncio.Transport
     _client: str
     _network: str
@@ -83,6 +95,8 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._paused = False
         self._ended = False
+        self._waits = False  # something waits for the client, and counts
+        self._ahead = False  # it sent so much ahead that it is not read from
         self.has_begun = False
 
     # -- what a protocol says of itself
@@ -127,6 +141,50 @@ class Connection(asyncio.Protocol):
         context.row.add(service.open)
         self._greet()
 
+    # -- what waits
+
+    def _count_waiting(self) -> None:
+        """What was sent before its turn, or is not read, counts, and who is far ahead must wait."""
+        octets = unsent = 0
+        if self._is_blocked:
+            octets = self._machine.buffered
+        if self._paused:
+            unsent = self._transport.get_write_buffer_size()
+        if octets or unsent or self._waits:
+            self._waits = octets + unsent > 0
+            self._context.waiting.hold(self, octets + unsent)
+        ahead = octets > limits.READ_AHEAD
+        if ahead is not self._ahead and not self._ended:
+            self._ahead = ahead
+            if ahead:
+                self._transport.pause_reading()
+            elif not self._paused:
+                self._transport.resume_reading()
+
+    @property
+    def _is_blocked(self) -> bool:
+        """Whether what comes has to wait."""
+        return self._busy or self._paused
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self._ahead:
+            self._transport.resume_reading()
+        self._resumed()
+
+    def _resumed(self) -> None:
+        """The client reads again."""
+        raise NotImplementedError
+
+    def shed(self) -> None:
+        """Memory is short, and this client has let something wait for longest."""
+        self._ended = True
+        self._context.log.line(
+            "gate",
+            f"client={self._client}: dropped: memory is short, and it sends ahead or does not read",
+        )
+        self._transport.abort()
+
     # -- TLS
 
     def _start_tls(self) -> None:
@@ -155,6 +213,7 @@ class Connection(asyncio.Protocol):
         self.has_begun = False
         self._gone()
         context = self._context
+        context.waiting.hold(self, 0)
         context.gate.leave(self._network)
         context.row.add(self._service.open, -1)
         context.forget(self)

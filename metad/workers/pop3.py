@@ -65,8 +65,7 @@ class Pop3Session(Connection):
     """One connection."""
 
     __slots__ = (
-        "_ahead", "_drop", "_last", "_machine", "_progress", "_retrieved", "_stream", "_topping",
-        "_user", "_waits",
+        "_drop", "_last", "_machine", "_progress", "_retrieved", "_stream", "_topping", "_user",
     )  # fmt: skip
     _machine: Pop3
     _service: Pop3Service
@@ -78,8 +77,6 @@ class Pop3Session(Connection):
         self._retrieved = 0
         self._topping = False
         self._stream: Iterator[Buffer] | None = None
-        self._waits = False  # something waits for the client, and counts
-        self._ahead = False  # it sent so much ahead that it is not read from
         # As of the last look at the deadlines: commands answered, octets not yet sent, and since
         # when these are the same.
         self._progress = (0, 0)
@@ -121,16 +118,12 @@ class Pop3Session(Connection):
         if not self._busy:
             self._close_drop()
         self._machine.fail("connection lost")
-        self._context.waiting.hold(self, 0)
 
     def pause_writing(self) -> None:
         self._paused = True
         self._transport.pause_reading()
 
-    def resume_writing(self) -> None:
-        self._paused = False
-        if not self._ahead:
-            self._transport.resume_reading()
+    def _resumed(self) -> None:
         if self._stream is not None and not self._busy:
             self._next_piece()
         self._advance()
@@ -149,12 +142,6 @@ class Pop3Session(Connection):
             self._flush()
             if self._paused:
                 self._transport.abort()
-
-    def shed(self) -> None:
-        """Memory is short, and this client has let something wait for longest."""
-        self._ended = True
-        self._log("dropped: memory is short, and it sends ahead or does not read")
-        self._transport.abort()
 
     def _patience(self) -> int:
         """Seconds without any progress."""
@@ -193,23 +180,9 @@ class Pop3Session(Connection):
         elif self._busy or self._paused or self._waits:
             self._count_waiting()
 
-    def _count_waiting(self) -> None:
-        """What was sent before its turn, or is not read, counts, and who is far ahead must wait."""
-        octets = unsent = 0
-        if self._busy or self._paused or self._stream is not None:
-            octets = self._machine.buffered
-        if self._paused:
-            unsent = self._transport.get_write_buffer_size()
-        if octets or unsent or self._waits:
-            self._waits = octets + unsent > 0
-            self._context.waiting.hold(self, octets + unsent)
-        ahead = octets > limits.READ_AHEAD
-        if ahead is not self._ahead and not self._ended:
-            self._ahead = ahead
-            if ahead:
-                self._transport.pause_reading()
-            elif not self._paused:
-                self._transport.resume_reading()
+    @property
+    def _is_blocked(self) -> bool:
+        return self._busy or self._paused or self._stream is not None
 
     def _carry_out(self, event: Event) -> None:
         if isinstance(event, Retrieve):

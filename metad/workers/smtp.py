@@ -51,7 +51,6 @@ from metad.workers.filters import ACCEPTED
 from metad.workers.networks import Networks
 from metad.workers.recipients import Recipients
 
-READ_AHEAD = 256 * 1024
 # A NamedTuple of a tuple that is complete: half the cost of calling its class.
 _new = tuple.__new__
 _MESSAGES = int(Cell.MESSAGES)
@@ -84,7 +83,7 @@ class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_began", "_committing", "_deciding", "_held", "_helo", "_helo_text", "_incoming", "_last",
+        "_began", "_committing", "_deciding", "_helo", "_helo_text", "_incoming", "_last",
         "_machine", "_origin", "_progress", "_recipients", "_sender", "_transaction",
     )  # fmt: skip
     _machine: Smtp
@@ -100,7 +99,6 @@ class SmtpSession(Connection):
         self._helo_text = ""
         self._origin = b""
         self._deciding = False  # within the call that hands a message to the layer
-        self._held = False  # not read from until the answer that is due
         # As of the last look at the deadlines: what the machine had done, since when it has not
         # done more, which transaction is going on and since when.
         self._progress = (0, 0, 0)
@@ -142,9 +140,7 @@ class SmtpSession(Connection):
             self._advance(machine.feed(data))
             return
         machine.receive(data)
-        if not self._held and machine.buffered > READ_AHEAD:
-            self._held = True
-            self._transport.pause_reading()
+        self._count_waiting()
 
     def eof_received(self) -> bool:
         machine = self._machine
@@ -161,10 +157,7 @@ class SmtpSession(Connection):
         self._paused = True
         self._transport.pause_reading()
 
-    def resume_writing(self) -> None:
-        self._paused = False
-        if not self._held:
-            self._transport.resume_reading()
+    def _resumed(self) -> None:
         self._go_on()
 
     # -- the worker's side
@@ -225,11 +218,7 @@ class SmtpSession(Connection):
             if self._busy or self._paused:
                 break
             event = machine.next_event()
-        output = machine.take_output()
-        if output:
-            self._transport.write(output)
-        if machine.closed:
-            self._end(abrupt=machine.abrupt)
+        self._flush()
 
     def _flush(self) -> None:
         machine = self._machine
@@ -238,6 +227,8 @@ class SmtpSession(Connection):
             self._transport.write(output)
         if machine.closed:
             self._end(abrupt=machine.abrupt)
+        elif self._paused or self._waits or (self._busy and machine.buffered):
+            self._count_waiting()
 
     def _refused(self, error: RefusedError) -> None:
         """Answer the event that users, layer or filter would not have."""
@@ -376,18 +367,10 @@ class SmtpSession(Connection):
             more = True
         if self._deciding or self._ended:  # `_advance` goes on; or nobody is there
             return
-        if self._held:
-            self._let_go()
         if more:
             self._go_on()
         else:
             self._flush()
-
-    def _let_go(self) -> None:
-        """Much was sent while the answer was due: read on."""
-        self._held = False
-        if not self._paused:
-            self._transport.resume_reading()
 
     def _aborted(self, event: Aborted) -> bool:
         self._forget_message()

@@ -390,10 +390,11 @@ def declared(hub: WideHub) -> Bound:
 
 
 @contextlib.contextmanager
-def capped(mailbox: str, **store: object) -> Iterator[WideHub]:
+def capped(mailbox: str, *kinds: str, **store: object) -> Iterator[WideHub]:
     """A hub none of whose processes gets more private memory than one worker is declared to take,
     and what its threads' stacks may grow to."""
-    hub = WideHub(["smtp", "pop3"], [mailbox], '[limits]\nmemory = "16MiB"', workers=1, **store)
+    memory = '[limits]\nmemory = "16MiB"'
+    hub = WideHub(["smtp", "pop3", *kinds], [mailbox], memory, workers=1, **store)
     limit = resource.getrlimit(resource.RLIMIT_DATA)
     stacks = (limits.WORKER_THREADS + 4) * resource.getrlimit(resource.RLIMIT_STACK)[0]
     resource.setrlimit(resource.RLIMIT_DATA, (declared(hub).worker + stacks, limit[1]))
@@ -417,8 +418,8 @@ def within(hub: WideHub, watched: Watched, connections: int) -> None:
 
 def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared() -> None:
     """Fifty that are all but complete, then all complete, under a cap at what is declared."""
-    count, size = 50, 4 * MEBIBYTE
-    with capped("big", log_size="16MiB") as hub:
+    count, size = 50, 2 * MEBIBYTE
+    with capped("big", log_size="8MiB") as hub:
         (worker,) = serving(hub)
         sent = [
             message((b"%03d" % number + b"x" * 73 + b"\r\n") * (size // 80))
@@ -470,6 +471,22 @@ def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -
         found = bodies(hub, "small")
         assert len(found) == count
         assert set(found) == {body}
+
+
+def test_tls_connections_that_carried_much_stay_within_the_memory_declared() -> None:
+    """Their buffers grow, and stay as they were at their largest."""
+    count = 30 * SCALE
+    with capped("secret", "smtps") as hub:
+        (worker,) = serving(hub)
+        body = message((b"x" * 78 + b"\r\n") * 12_000)
+        with Watched(worker) as watched, contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(smtp(hub, "smtps", f"127.0.6.{number + 1}"))
+                for number in range(count)
+            ]
+            for client in clients:
+                client.deliver(body, "secret")
+        within(hub, watched, count)
 
 
 def test_who_pipelines_and_never_reads_is_not_answered_without_end(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from session_kit import World
 
 from metad import limits
 from metad.errors import NoSpaceError
+from metad.protocol.smtp import KEPT
 from metad.users.account import Account
 from metad.workers.recipients import Recipients
 from metad.workers.waiting import Waiting
@@ -114,3 +116,53 @@ def test_many_recipients_count_and_are_put_off_when_there_is_no_room() -> None:
     assert len(recipients.entries) == limits.FREE_RECIPIENTS + 10
     del recipients
     assert context.budget.used == 0
+
+
+def test_an_smtp_client_far_ahead_of_a_commit_is_not_read_from_until_it_is_done() -> None:
+    world = World()
+    done: list[Any] = []
+    world.context.layer.commit = lambda envelope, then: done.append(then)
+    client = world.smtp()
+    client.send(b"EHLO c\r\nMAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nDATA\r\n")
+    client.send(b"A: b\r\n\r\n.\r\n")
+    (then,) = done
+    client.send(b"NOOP\r\n" * 3)
+    assert world.context.waiting.used == len(b"NOOP\r\n" * 3)
+    assert client.transport.reading
+    client.send(b"x" * limits.READ_AHEAD)
+    assert not client.transport.reading
+    then(None)
+    assert client.transport.take().count(b"250 2.0.0 Ok") == 4
+    assert world.context.waiting.used == 0
+    assert client.transport.reading
+
+
+def test_an_smtp_client_that_does_not_read_counts_and_is_dropped_when_memory_is_short() -> None:
+    world = World()
+    client = world.smtp()
+    world.context.waiting.limit = 100
+    client.send(b"EHLO c\r\n")
+    client.transport.unsent = 101
+    client.session.pause_writing()
+    client.send(b"NOOP\r\n")
+    assert client.transport.aborted
+    assert any("memory is short" in line for line in world.lines)
+    client.lose()
+    assert world.context.waiting.used == 0
+    assert world.gate.connections == 0
+
+
+def test_sessions_keep_next_to_nothing_of_what_they_have_understood() -> None:
+    """The last octets that came stayed until the next ones did: up to 256 KiB of each client."""
+    world = World()
+    client = world.smtp()
+    to_data = b"EHLO c\r\nMAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nDATA\r\n"
+    said = client.send(to_data + b"A: b\r\n\r\n" + b"x\r\n" * 20_000 + b".\r\n")
+    assert b"250 2.0.0 Ok: queued" in said
+    assert len(client.session._machine._lines.data) <= KEPT
+    reader = world.pop3()
+    reader.send(b"CAPA\r\n" * 90)
+    assert reader.session._machine._lines._input == b""
+    reader.send(b"NO")
+    reader.send(b"OP\r\n")
+    assert reader.session._machine._lines._input == b""
