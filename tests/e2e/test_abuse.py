@@ -6,12 +6,15 @@ Sizes grow with METAD_TEST_SCALE (1 in CI; 10 brings the figures of reliability.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import resource
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -258,9 +261,9 @@ def test_wrong_passwords_wait_and_right_ones_do_not(hub: WideHub, mailbox: str) 
 # --- slow clients, many clients (row 16) ---
 
 
-def served_in(hub: WideHub, mailbox: str, rounds: int) -> float:
-    """Honest clients: each delivers and fetches; the slowest of all, in seconds."""
-    worst = 0.0
+def served_in(hub: WideHub, mailbox: str, rounds: int) -> list[float]:
+    """Honest clients, one after the other: each delivers and fetches.  Seconds, ascending."""
+    took = []
     for _ in range(rounds):
         began = time.monotonic()
         with smtp(hub, "smtp", "127.0.9.1") as client:
@@ -270,80 +273,112 @@ def served_in(hub: WideHub, mailbox: str, rounds: int) -> float:
             reader.log_in(mailbox)
             reader.say("DELE 1")
             reader.say("QUIT")
-        worst = max(worst, time.monotonic() - began)
-    return worst
+        took.append(time.monotonic() - began)
+    return sorted(took)
 
 
+def shown(took: list[float]) -> str:
+    """Of at least a hundred."""
+    p50, p99 = took[len(took) // 2], took[len(took) * 99 // 100]
+    return f"p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+
+
+TO_MAIL = b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\n"
+TO_RCPT = TO_MAIL + b"RCPT TO:<%b>\r\n"
+# The listener, and what a client has said when it becomes slow.
 PHASES = {
-    "connected": b"",
-    "half a command": b"EHL",
-    "greeted": b"EHLO c\r\n",
-    "in a transaction": b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\n",
-    "in the data": b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\nRCPT TO:<%b>\r\nDATA\r\nA: b",
-    "in a chunk": b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\nRCPT TO:<%b>\r\nBDAT 999\r\nA",
+    "connected": ("smtp", b""),
+    "half a command": ("smtp", b"EHL"),
+    "greeted": ("smtp", b"EHLO c\r\n"),
+    "in a transaction": ("smtp", TO_MAIL),
+    "before the data": ("smtp", TO_RCPT),
+    "in the data": ("smtp", TO_RCPT + b"DATA\r\nA: b"),
+    "in a chunk": ("smtp", TO_RCPT + b"BDAT 999\r\nA"),
+    "in a handshake": ("smtps", b"\x16\x03\x01\x02\x00\x01"),
+    "connected by POP3": ("pop3", b""),
+    "half a login": ("pop3", b"USER %b\r\n"),
+    "half an exchange": ("pop3", b"AUTH PLAIN\r\nAA"),
 }
 
 
+def become_slow(hub: WideHub, number: int, mailbox: str) -> socket.socket:
+    kind, octets = list(PHASES.values())[number % len(PHASES)]
+    one = connect(hub.places[kind], f"127.0.{10 + number % 40}.1")
+    if kind != "smtps":
+        one.recv(200)
+    if octets:
+        one.sendall(octets.replace(b"%b", address(mailbox).encode()))
+    return one
+
+
+class Trickle:
+    """An octet of each client now and then, as long as this is open."""
+
+    def __init__(self, clients: list[socket.socket]) -> None:
+        self._clients = clients
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        for one in itertools.cycle(self._clients):
+            if self._over.wait(9 / len(self._clients)):
+                return
+            with contextlib.suppress(ConnectionError):
+                one.sendall(b"x")
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 def test_slow_clients_in_every_phase_hold_nobody_up(hub: WideHub, mailbox: str) -> None:
-    count = 100 * SCALE
+    """One octet of each in nine seconds, and honest clients among them."""
+    count = 1000 if SCALE == 1 else 5000
     (worker,) = serving(hub)
-    idle = served_in(hub, mailbox, 5)
+    idle = served_in(hub, mailbox, 100)
     before = resident(worker)
-    slow: list[socket.socket] = []
-    try:
-        for number in range(count):
-            source = f"127.0.{10 + number % 40}.1"
-            octets = list(PHASES.values())[number % len(PHASES)]
-            octets = octets.replace(b"%b", address(mailbox).encode())
-            one = connect(hub.places["smtp"], source)
-            slow.append(one)
-            one.recv(200)
-            if octets:
-                one.sendall(octets)
-        for number in range(0, count, 4):
-            slow[number].sendall(b"x")
-        crowded = served_in(hub, mailbox, 5)
+    with many_files(), contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(become_slow(hub, number, mailbox)) for number in range(count)]
+        with Trickle(slow):
+            crowded = served_in(hub, mailbox, 100)
         each = (resident(worker) - before) / count
-        print(
-            f"{count} slow clients: idle {idle:.4f} s, with them {crowded:.4f} s, {each:.0f} B each"
-        )
-        assert hub.status()["workers"][0]["smtp_open"] >= count
-        assert each < 64 * 1024
-        assert crowded < DEADLINE / 10
-    finally:
-        for one in slow:
-            one.close()
+        print(f"{count} slow clients: idle {shown(idle)}; with them {shown(crowded)}; {each:.0f} B")
+        row = hub.status()["workers"][0]
+        assert row["smtp_open"] + row["pop3_open"] >= count * 10 // 11
+        most = declared(hub)
+        assert each < most.connection
+        assert crowded[-1] < DEADLINE / 3
 
 
 def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailbox: str) -> None:
-    """Opened and closed as fast as it goes, some with a word, some with a reset."""
-    count = 400 * SCALE
-    stop = threading.Event()
-    made = [0]
-
-    def storm() -> None:
-        number = 0
-        while not stop.is_set() and number < count:
-            with connect(hub.places["smtp"], f"127.0.{60 + number % 20}.1") as one:
-                if number % 3 == 0:
-                    one.sendall(b"EHLO storm\r\n")
-                if number % 3 == 1:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            number += 1
-        made[0] = number
-
-    thread = threading.Thread(target=storm)
-    began = time.monotonic()
-    thread.start()
-    try:
-        worst = served_in(hub, mailbox, 10)
-    finally:
-        thread.join(DEADLINE)
-        stop.set()
-    rate = made[0] / (time.monotonic() - began)
-    print(f"{made[0]} connections, {rate:.0f} per second; the slowest honest round {worst:.4f} s")
-    assert made[0] == count
-    assert worst < DEADLINE / 10
+    count = 3000 * SCALE
+    alive = serving(hub)
+    idle = served_in(hub, mailbox, 20)
+    port = hub.places["smtp"][1]
+    storms = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("storm.py"), str(port), str(count), first],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for first in ("60", "61")
+    ]
+    took: list[float] = []
+    while any(one.poll() is None for one in storms):
+        took += served_in(hub, mailbox, 1)
+    seconds = max(float(one.communicate()[0]) for one in storms)
+    rate = len(storms) * count / seconds
+    print(
+        f"{rate:.0f} connections a second for {seconds:.1f} s; {len(took)} honest rounds, "
+        f"the slowest {max(took) * 1000:.0f} ms, on an idle hub {max(idle) * 1000:.0f} ms"
+    )
+    assert [one.returncode for one in storms] == [0, 0]
+    assert took
+    assert max(took) < DEADLINE / 3
+    assert serving(hub) == alive
 
 
 # --- memory (row 17) ---

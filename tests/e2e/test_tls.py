@@ -125,9 +125,10 @@ def test_stls_forgets_the_user(hub: WideHub, mailbox: str) -> None:
 
 
 @pytest.mark.parametrize("rest", [b"RSET\r\n", b"EHLO evil.example\r\n", b"X", b"\0"])
-def test_smtp_in_the_clear_behind_starttls_has_no_effect(hub: WideHub, rest: bytes) -> None:
+@pytest.mark.parametrize("kind", ["starttls", "lmtp-starttls"])
+def test_smtp_in_the_clear_behind_starttls_has_no_effect(hub, kind: str, rest: bytes) -> None:
     """One segment with both: the session ends, nothing of it is carried out behind TLS."""
-    with smtp(hub, "starttls") as client:
+    with smtp(hub, kind, hello="EHLO" if kind == "starttls" else "LHLO") as client:
         client.send(b"STARTTLS\r\n" + rest)
         assert client.rest() == b"554 5.5.0 Error: data before the TLS handshake\r\n"
 
@@ -139,12 +140,13 @@ def test_pop3_in_the_clear_behind_stls_has_no_effect(hub: WideHub, rest: bytes) 
         assert client.rest() == b"-ERR data before the TLS handshake\r\n"
 
 
-@pytest.mark.parametrize("kind", ["starttls", "stls"])
+@pytest.mark.parametrize("kind", ["starttls", "lmtp-starttls", "stls"])
 def test_commands_in_the_clear_before_the_handshake_have_no_effect(hub, kind: str) -> None:
     """After the 220 was read, before the handshake: it is no handshake, and that is the end."""
-    client = smtp(hub, kind) if kind == "starttls" else pop3(hub, kind)
+    hello = "LHLO" if kind == "lmtp-starttls" else "EHLO"
+    client = pop3(hub, kind) if kind == "stls" else smtp(hub, kind, hello=hello)
     with client:
-        client.say("STARTTLS" if kind == "starttls" else "STLS")
+        client.say("STLS" if kind == "stls" else "STARTTLS")
         client.send(b"NOOP\r\n" * 3)
         assert b"250" not in client.rest()
 
@@ -179,6 +181,7 @@ def injected(place: tuple[str, int] | str, hello: bytes, command: bytes, evil: b
     [
         ("starttls", b"EHLO c\r\n", b"STARTTLS\r\n", b"MAIL FROM:<evil@example.org>\r\n"),
         ("starttls", b"EHLO c\r\n", b"STARTTLS\r\n", b"RSET\r\nNOOP\r\n"),
+        ("lmtp-starttls", b"LHLO c\r\n", b"STARTTLS\r\n", b"MAIL FROM:<evil@example.org>\r\n"),
         ("stls", b"", b"STLS\r\n", b"USER evil@example.org\r\n"),
         ("stls", b"", b"STLS\r\n", b"CAPA\r\nNOOP\r\n"),
     ],
