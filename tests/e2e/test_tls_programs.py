@@ -68,16 +68,13 @@ def test_curl_sends(hub: WideHub, mailbox: str, program, trust: str, kind: str) 
 
 
 @pytest.mark.parametrize("kind", ["stls", "pop3s"])
-@pytest.mark.parametrize("login", ["PLAIN", "SCRAM-SHA-256"])
-def test_curl_fetches(hub: WideHub, program, trust: str, kind: str, login: str) -> None:
+def test_curl_fetches(hub: WideHub, program, trust: str, kind: str) -> None:
+    """By PLAIN: Debian's curl has no SCRAM (mpop has, below)."""
     name = BOXES[-1]
-    curl = program("curl")
-    if login.startswith("SCRAM") and b"gsasl" not in run(curl, "--version").lower():
-        pytest.skip("this curl has no SCRAM")
     scheme = "pop3s" if kind == "pop3s" else "pop3"
     listed = run(
-        curl,
-        *("-sS", "--ssl-reqd", "--cacert", trust, "--login-options", f"AUTH={login}"),
+        program("curl"),
+        *("-sS", "--ssl-reqd", "--cacert", trust, "--login-options", "AUTH=PLAIN"),
         *("--connect-to", f"::127.0.0.1:{port(hub, kind)}"),
         *("-u", f"{address(name)}:{PASSWORD}", f"{scheme}://{HOSTNAME}/"),
     )
