@@ -332,6 +332,30 @@ def test_a_bad_certificate_put_there_by_hand_changes_nothing() -> None:
         assert served(hub, HOSTNAME) == of(HOSTNAME)
 
 
+def test_one_command_makes_a_certificate_to_try_tls_out(mailbox: str) -> None:
+    with WideHub(["smtps", "pop3"], [mailbox], workers=1) as hub:
+        hub.run("tls", "self-signed", "try.example.org", "www.try.example.org")
+        wait_for_other(hub, "try.example.org", of(HOSTNAME))
+        (pem,) = [path for path in (hub.data / "tls").iterdir() if path.name.startswith("try.")]
+        head, mark, chain = pem.read_text().partition("-----BEGIN CERTIFICATE")
+        assert "PRIVATE KEY" in head
+        context = trusting(mark + chain)
+        for name in ("try.example.org", "www.try.example.org"):
+            with Smtp(connect(hub.places["smtps"])) as client:
+                client.secure(context, name)
+                client.reply(b"220")
+        # For the hub's own name if none is given: what it had goes.
+        hub.run("tls", "self-signed")
+        wait_for_other(hub, HOSTNAME, of(HOSTNAME))
+
+
+def wait_for_other(hub: WideHub, name: str, old: bytes) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while served(hub, name) == old:
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.05)
+
+
 def test_a_listener_with_tls_and_no_certificate_is_refused_at_start(tmp_path) -> None:
     hub = WideHub(["smtps"])
     with contextlib.closing(Closing(hub)):

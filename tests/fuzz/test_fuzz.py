@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from mutations import corpus, mutants
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mutations import WORDS, corpus, mutants
 from targets import TARGETS
 
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
@@ -24,6 +26,13 @@ def test_every_input_of_the_corpus_is_taken(target: str) -> None:
     assert len(known) >= 3
     for octets in known:
         TARGETS[target](octets)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@given(pieces=st.lists(st.sampled_from(WORDS) | st.binary(max_size=20), max_size=30))
+@settings(max_examples=100 * SCALE, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_octets_are_taken(target: str, pieces: list[bytes]) -> None:
+    TARGETS[target](b"".join(pieces))
 
 
 @pytest.mark.parametrize("target", TARGETS)
