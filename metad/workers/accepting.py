@@ -27,6 +27,7 @@ from metad.workers.handshake import Certificates, say_failed
 from metad.workers.networks import LOCAL, Networks, is_near, network_of
 
 ACCEPTS = 64  # at once, before other sessions get their turn
+REST = 1.0  # seconds after one that the system refused: who waits makes the loop turn at once
 
 
 class Acceptor:
@@ -39,10 +40,16 @@ class Acceptor:
         self._trusted = Networks(listener.trusted_proxies)
         self._socket = sock
         self._tasks: set[asyncio.Task[None]] = set()
-        self.context.loop.add_reader(sock.fileno(), self._accept)
+        self._is_open = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._is_open:
+            self.context.loop.add_reader(self._socket.fileno(), self._accept)
 
     def close(self) -> None:
         """Accept no more.  Idempotent."""
+        self._is_open = False
         if self._socket.fileno() >= 0:
             self.context.loop.remove_reader(self._socket.fileno())
 
@@ -52,8 +59,12 @@ class Acceptor:
                 sock, peer = self._socket.accept()
             except BlockingIOError:
                 return
+            except ConnectionAbortedError:
+                continue
             except OSError as error:
                 self.context.log.line("gate", f"warning: accept: {error.strerror}")
+                self.context.loop.remove_reader(self._socket.fileno())
+                self.context.loop.call_later(REST, self._go_on)
                 return
             sock.setblocking(False)
             self._arrived(sock, peer_name(peer))

@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         "_client",
         "_context",
         "_ended",
+        "_gone_already",
         "_known",
         "_network",
         "_paused",
@@ -95,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._paused = False
         self._ended = False
+        self._gone_already = False
         self._waits = False  # something waits for the client, and counts
         self._ahead = False  # it sent so much ahead that it is not read from
         self.has_begun = False
@@ -208,9 +210,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
-        if not self.has_begun:
+        # It stays begun: whoever accepted it may look only now, and would count it out again.
+        if not self.has_begun or self._gone_already:
             return
-        self.has_begun = False
+        self._gone_already = True
         self._gone()
         context = self._context
         context.waiting.hold(self, 0)

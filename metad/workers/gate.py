@@ -46,7 +46,7 @@ class _Checks:
     """Passwords of a network: how many are being checked, and who waits."""
 
     running: int = 0
-    waiting: deque[Callable[[], None]] = field(default_factory=deque)
+    waiting: deque[Callable[[], bool]] = field(default_factory=deque)
 
 
 class Gate:
@@ -157,21 +157,25 @@ class Gate:
         delay: float = limits.LOGIN_FAILURE_DELAY * 2**doublings
         return min(delay, limits.MAX_LOGIN_FAILURE_DELAY)
 
-    def check(self, network: str, start: Callable[[], None]) -> None:
-        """Call `start` now or when it is this network's turn; `checked` must follow it."""
+    def check(self, network: str, start: Callable[[], bool]) -> None:
+        """Call `start` now or when it is this network's turn; `checked` must follow it.
+
+        False from it: nobody wants to know any more, and the turn is the next one's.
+        """
         checks = self._checks.setdefault(network, _Checks())
         if checks.running >= limits.LOGIN_CHECKS:
             checks.waiting.append(start)
             return
         checks.running += 1
-        start()
+        if not start():
+            self.checked(network)
 
     def checked(self, network: str) -> None:
         """A check is done: the next one of its network begins."""
         checks = self._checks[network]
-        if checks.waiting:
-            checks.waiting.popleft()()
-            return
+        while checks.waiting:
+            if checks.waiting.popleft()():
+                return
         checks.running -= 1
         if not checks.running:
             del self._checks[network]

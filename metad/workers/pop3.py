@@ -246,12 +246,12 @@ class Pop3Session(Connection):
             else:
                 self._login_failed()
 
-        def check() -> None:
+        def check() -> bool:
             if self._ended:  # while it waited for its turn
                 self._busy = False
-                context.gate.checked(self._network)
-                return
+                return False
             self._off_the_loop(verify, verified)
+            return True
 
         def verify() -> Account | None:
             try:

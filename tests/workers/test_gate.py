@@ -200,14 +200,32 @@ def test_few_checks_of_a_network_run_at_once_and_the_others_wait_in_order() -> N
     gate = make_gate(Caps(10, 10, 1000))
     begun: list[int] = []
     for number in range(limits.LOGIN_CHECKS + 3):
-        gate.check("a", lambda number=number: begun.append(number))
-    gate.check("b", lambda: begun.append(99))
+        gate.check("a", lambda number=number: begun.append(number) or True)
+    gate.check("b", lambda: begun.append(99) or True)
     first = list(range(limits.LOGIN_CHECKS))
     assert begun == [*first, 99]
     for _ in range(limits.LOGIN_CHECKS + 3):
         gate.checked("a")
     gate.checked("b")
     assert begun == [*first, 99, *range(limits.LOGIN_CHECKS, limits.LOGIN_CHECKS + 3)]
+    assert gate._checks == {}
+
+
+def test_a_thousand_clients_that_left_the_queue_are_passed_over_and_hold_no_turn() -> None:
+    """Each called the next: more of them than Python's stack holds, and the turn was lost."""
+    gate = make_gate(Caps(10, 10, 10))
+    for _ in range(limits.LOGIN_CHECKS):
+        gate.check("a", lambda: True)
+    for _ in range(3000):
+        gate.check("a", lambda: False)
+    begun: list[int] = []
+    gate.check("a", lambda: begun.append(1) or True)
+    gate.checked("a")
+    assert begun == [1]
+    for _ in range(limits.LOGIN_CHECKS):
+        gate.checked("a")
+    assert gate._checks == {}
+    gate.check("a", lambda: False)
     assert gate._checks == {}
 
 

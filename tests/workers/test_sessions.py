@@ -261,3 +261,12 @@ def test_few_passwords_of_a_network_are_checked_at_once() -> None:
     assert len(world.threads.work) == 1
     world.threads.run()
     assert world.threads.work == []
+
+
+def test_a_connection_that_is_lost_before_its_acceptor_looks_is_counted_out_once() -> None:
+    world = World()
+    client = world.smtp()
+    client.lose()
+    client.lose()
+    assert client.session.has_begun
+    assert world.gate.connections == 0
