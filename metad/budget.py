@@ -9,12 +9,16 @@ from metad import limits
 
 
 class Budget:
-    """`used` of `limit` octets.  Who takes of it looks at both himself, and gives back as much."""
+    """`used` of `limit` octets.  Who takes of it looks at both himself, and gives back as much.
 
-    __slots__ = ("limit", "used")
+    `half`: who wants much takes of that only, so that those who want little always find some.
+    """
+
+    __slots__ = ("half", "limit", "used")
 
     def __init__(self, limit: int = limits.MEMORY // 2) -> None:
         self.limit = limit
+        self.half = limit // 2
         self.used = 0
 
 

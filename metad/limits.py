@@ -78,8 +78,10 @@ LOGIN_CHECKS = 4
 MEMORY = 128 * MIB
 MIN_MEMORY = 8 * MIB
 MAX_MEMORY = 64 * GIB
-# Of one message; more of it goes to its file.  What Python needs for each piece of one that came.
+# Of one message; more of it goes to its file.  Up to when it is a small one, for which half of the
+# room is kept.  What Python needs for each piece of one that came.
 MESSAGE_MEMORY = 512 * KIB
+SMALL_MESSAGE = 64 * KIB
 CHUNK_MEMORY = 64
 # Octets of one client waiting for their turn before it is not read from.
 READ_AHEAD = 256 * KIB

@@ -8,6 +8,8 @@ Rules of this file:
 * Every octet in memory counts, from the first one on, and so does what Python needs for a chunk:
   a client may send its message in pieces of two octets.
 * A message that the budget has no room for goes to its file at once, however small it is.
+* Large ones have half of the budget: those in files are committed one by one, and a few hundred
+  clients that hold half a message each must not bring everybody's to that.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 from collections.abc import Iterator
 
 from metad.budget import Budget
-from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY
+from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
 from metad.osio import Buffer, Osio
 
 PIECE = 1 << 20
@@ -44,7 +46,8 @@ class Spool:
         length = len(chunk)
         size = self.size + length
         used = budget.used + length + CHUNK_MEMORY
-        if used <= budget.limit and size <= MESSAGE_MEMORY and self._fd < 0:
+        room = used <= budget.half or (size <= SMALL_MESSAGE and used <= budget.limit)
+        if room and size <= MESSAGE_MEMORY and self._fd < 0:
             budget.used = used
             self.parts.append(chunk)
             self.size = size

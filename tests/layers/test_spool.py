@@ -9,7 +9,7 @@ import pytest
 
 from metad.budget import Budget, Lease
 from metad.layers.spool import Spool, SpooledBody
-from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY
+from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
 from metad.osio import Osio
 
 
@@ -58,6 +58,25 @@ def test_what_exceeds_the_budget_goes_to_a_file_and_comes_back_the_same(tmp_path
     assert os.listdir(tmp_path) == []
 
 
+def test_large_messages_leave_half_of_the_budget_to_small_ones(tmp_path: Path) -> None:
+    """Clients with half a large message each must not bring every small one to a file of its own:
+    those are committed one by one."""
+    budget = Budget()
+    large = [spool(tmp_path, budget) for _ in range(200)]
+    for one in large:
+        one.write(b"x" * (SMALL_MESSAGE + 1))
+        one.write(b"x" * 400_000)
+    assert budget.used <= budget.half
+    small = [spool(tmp_path, budget) for _ in range(400)]
+    for one in small:
+        one.write(b"y" * SMALL_MESSAGE)
+    assert all(one.in_memory for one in small)
+    assert not all(one.in_memory for one in large)
+    for one in large + small:
+        one.close()
+    assert budget.used == 0
+
+
 def test_one_message_has_no_more_than_its_part(tmp_path: Path) -> None:
     budget = Budget()
     one = spool(tmp_path, budget)
@@ -99,5 +118,6 @@ def test_a_lease_is_given_back_when_it_is_forgotten() -> None:
     assert lease.take(40)
     assert not lease.take(1)
     assert budget.used == 100
+    assert budget.half == 50
     del lease
     assert budget.used == 0
