@@ -46,8 +46,18 @@ class Spool:
         length = len(chunk)
         size = self.size + length
         used = budget.used + length + CHUNK_MEMORY
-        room = used <= budget.half or (size <= SMALL_MESSAGE and used <= budget.limit)
-        if room and size <= MESSAGE_MEMORY and self._fd < 0:
+        if used > budget.half or size > SMALL_MESSAGE or self._fd >= 0:
+            self._write_where_it_fits(chunk, size, used)
+        else:
+            budget.used = used
+            self.parts.append(chunk)
+            self.size = size
+
+    def _write_where_it_fits(self, chunk: bytes, size: int, used: int) -> None:
+        """`size` and `used`: with this chunk, if it stays in memory."""
+        budget = self._budget
+        most = budget.limit if size <= SMALL_MESSAGE else budget.half
+        if self._fd < 0 and size <= MESSAGE_MEMORY and used <= most:
             budget.used = used
             self.parts.append(chunk)
             self.size = size
@@ -66,10 +76,8 @@ class Spool:
 
     def _give_back(self) -> None:
         """The parts are nobody's any more."""
-        parts = self.parts
-        if parts:
-            self._budget.used -= self.size + CHUNK_MEMORY * len(parts)
-            self.parts = []
+        self._budget.used -= self.size + CHUNK_MEMORY * len(self.parts)
+        self.parts = []
 
     def _append(self, chunk: bytes) -> None:
         if self._osio.pwrite(self._fd, chunk, self.size) != len(chunk):
@@ -81,7 +89,8 @@ class Spool:
         if self._fd >= 0:
             self._osio.close(self._fd)
             self._fd = -1
-        self._give_back()
+        if self.parts:
+            self._give_back()
 
     def pieces(self) -> Iterator[Buffer]:
         """The octets of a spilled message, again from the start at each call."""
