@@ -281,7 +281,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "limits", "connections", settings.integer(100, 1_000_000), limits.CONNECTIONS,
-        "The most connections at once, shared evenly by the workers.  Above it a client hears 421.",
+        "The most connections at once, of all workers together.  Above it a client hears 421.",
     ),
     Setting(
         "limits", "network_connections", settings.integer(1, 1_000_000),
