@@ -52,7 +52,8 @@ def bound(config: Config) -> Bound:
         connections=wanted.connections,
         program=limits.PROGRAM_MEMORY,
         clients=wanted.memory,
-        group=2 * GROUP_OCTETS + PIECE,
+        # Its last message may bring it above its bound by all of that one's recipients.
+        group=2 * (GROUP_OCTETS + wanted.recipients * limits.RECIPIENT_MEMORY) + PIECE,
         reading=2 * limits.WORKER_THREADS * BUFFER,
         remembered=limits.LOGIN_MEMORY_ENTRIES * limits.LOGIN_MEMORY_OCTETS
         + 2 * limits.NETWORKS_REMEMBERED * limits.NETWORK_OCTETS,
