@@ -26,7 +26,7 @@ from metad.layers.base import (
     Usage,
 )
 from metad.layers.spool import Spool, SpooledBody
-from metad.limits import COLLECTOR_LOGS
+from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front, in_front_size
 from metad.shm import Cell
@@ -127,9 +127,21 @@ class LogLayer(Layer):
     def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
         if self.committer.blocked or not self.source.has_space:
             raise NoSpaceError
+        budget = self.budget
+        held = len(body) + CHUNK_MEMORY
+        if budget.used + held > budget.half:  # it may have to go to a file
+            super().deliver(envelope, body, done)
+            return
+
+        def finish(error: RefusedError | None) -> None:
+            budget.used -= held
+            done(error)
+
         trace = envelope.trace
         whole = MemoryBody((trace, body), len(trace) + len(body))
-        self.committer.submit(_append(envelope, whole, done))
+        item = _append(envelope, whole, finish)
+        budget.used += held
+        self.committer.submit(item)
 
     # -- mail out
 

@@ -1,0 +1,46 @@
+"""A message that came whole counts until it is committed; with little memory it goes to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from metad.budget import Budget
+from metad.layers.base import Envelope, Recipient
+from metad.layers.logs import LogLayer
+from metad.limits import CHUNK_MEMORY
+from metad.osio import Osio
+
+ENVELOPE = Envelope(bytes(16), "local", "c", "", (Recipient(2, "a@x.org"),), b"T: r\r\n", 600, 0)
+
+
+def bench(path: Path, budget: Budget) -> tuple[LogLayer, list[Any]]:
+    layer = LogLayer.__new__(LogLayer)
+    submitted: list[Any] = []
+    layer.budget = budget
+    layer.osio = Osio()
+    layer.store = SimpleNamespace(spool=str(path))  # type: ignore[assignment]
+    layer.source = SimpleNamespace(has_space=True)  # type: ignore[assignment]
+    layer.committer = SimpleNamespace(  # type: ignore[assignment]
+        blocked=False, accepts=True, submit=submitted.append
+    )
+    return layer, submitted
+
+
+def test_a_message_that_came_whole_counts_until_it_is_committed(tmp_path: Path) -> None:
+    budget = Budget(10_000)
+    layer, submitted = bench(tmp_path, budget)
+    done: list[Any] = []
+    for _ in range(10):
+        layer.deliver(ENVELOPE, b"x" * 900, done.append)
+    # Half of the budget holds five of them, all of it ten: small ones use the other half too.
+    assert budget.used <= budget.limit
+    assert budget.used >= 9 * (900 + CHUNK_MEMORY)
+    layer.deliver(ENVELOPE, b"y" * 900, done.append)
+    assert budget.used <= budget.limit
+    assert b"".join(bytes(one) for one in submitted[-1].body.chunks()) == b"T: r\r\n" + b"y" * 900
+    for item in submitted:
+        item.done(None)
+    assert done == [None] * 11
+    assert budget.used == 0
