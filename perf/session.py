@@ -1,0 +1,204 @@
+"""What a message costs a worker's code alone: real sessions, users and store, but no sockets.
+
+A worker is made in this process, on a RAM disk, with sessions whose transport only counts.  Each
+round gives every session one message in four pieces, as a client that waits for its answers sends
+it, and ends when all have their 250.  So what the kernel's sockets and a disk cost is left out,
+and a change of the code shows on a machine that is busy otherwise: the least of many rounds counts.
+
+    python -m perf.session [--sessions 50] [--rounds 500] [--layer null]
+    python -m perf.session --calls          which functions are called how often per message
+
+Prints microseconds of this process's CPU per message, and the calls of Python functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import posix_ipc
+
+from metad.config import Config, parse
+from metad.osio import Osio
+from metad.shm import Cell, Role, SharedArea
+from metad.store.identity import open_or_make_store
+from metad.users.database import UserDatabase
+from metad.workers import services
+from metad.workers.mail import MailWorker, WorkerSetup, quieten_collector
+from perf.smtp_load import message
+
+RAM_DISK = "/dev/shm"
+USERS = tuple(f"user{number}@perf.example" for number in range(20))
+SIZE = 500
+
+
+# Something with a descriptor that is no socket: nothing waits on it.
+_NOTHING = open(os.devnull, "rb")
+
+
+class Transport:
+    """Swallows answers; `answered` is told of each."""
+
+    def __init__(self, answered: Callable[[], None]) -> None:
+        self._answered = answered
+
+    def get_extra_info(self, name: str) -> object:
+        return ("192.0.2.1", 40000) if name == "peername" else _NOTHING
+
+    def write(self, octets: bytes) -> None:
+        self._answered()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
+
+class Bench:
+    """A worker without sockets, and its sessions."""
+
+    def __init__(self, config: Config, area: SharedArea, semaphore: Any, sessions: int) -> None:
+        row = area.process(1)
+        row[Cell.ROLE] = Role.WORKER
+        self._worker = MailWorker(WorkerSetup(config, [], area, semaphore, row, lambda: None))
+        self._loop = self._worker._loop
+        self._due = 0
+        service = services._smtp(self._worker._context, config.listen[0])
+        self.sessions = [service.make() for _ in range(sessions)]
+        for session in self.sessions:
+            transport = cast(asyncio.Transport, Transport(self._answered))
+            session.connection_made(transport)
+            session.data_received(b"EHLO load.perf.example\r\n")
+        self._recipients = [
+            f"RCPT TO:<{USERS[number % len(USERS)]}>\r\n".encode() for number in range(sessions)
+        ]
+        self._text = message(SIZE) + b".\r\n"
+        quieten_collector()
+
+    def _answered(self) -> None:
+        self._due -= 1
+        if not self._due:
+            self._loop.stop()
+
+    def round(self) -> None:
+        """One message for each session."""
+        self._due = 4 * len(self.sessions)
+        self._give(b"MAIL FROM:<load@perf.example>\r\n")
+        for session, octets in zip(self.sessions, self._recipients, strict=True):
+            session.data_received(octets)
+        self._give(b"DATA\r\n")
+        self._give(self._text)
+        if self._due:
+            self._loop.run_forever()
+
+    def _give(self, octets: bytes) -> None:
+        for session in self.sessions:
+            session.data_received(octets)
+
+    def close(self) -> None:
+        self._worker._tick()
+        self._worker._close()
+
+
+def timed(bench: Bench, rounds: int) -> list[float]:
+    """Microseconds of CPU per message, of each round."""
+    found = []
+    for _ in range(rounds):
+        began = time.process_time_ns()
+        bench.round()
+        found.append((time.process_time_ns() - began) / len(bench.sessions) / 1000)
+    return found
+
+
+def calls(bench: Bench, rounds: int) -> Counter[str]:
+    """Calls in so many rounds, by function."""
+    found: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, function: Any) -> None:
+        if event == "call":
+            found[frame.f_code.co_qualname] += 1
+        elif event == "c_call":
+            name = getattr(function, "__qualname__", repr(function))
+            found[f"  {name} in {frame.f_code.co_qualname}"] += 1
+
+    sys.setprofile(note)
+    for _ in range(rounds):
+        bench.round()
+    sys.setprofile(None)
+    return found
+
+
+def show_calls(bench: Bench) -> None:
+    rounds = 4
+    messages = rounds * len(bench.sessions)
+    found = calls(bench, rounds)
+    for name, count in found.most_common():
+        if count >= messages / 2:
+            print(f"{count / messages:6.2f} {name}")
+    total = sum(count for name, count in found.items() if not name.startswith(" "))
+    print(f"{total / messages:.1f} calls of Python functions per message")
+
+
+def show_times(bench: Bench, rounds: int) -> None:
+    found = timed(bench, rounds)
+    print(
+        f"{len(bench.sessions)} sessions, {rounds} rounds: {min(found):.1f} us of CPU per message "
+        f"at least, {statistics.median(found):.1f} at the median"
+    )
+
+
+def run(options: argparse.Namespace, where: Path) -> None:
+    data = where / "data"
+    for part in ("users", "logs", "run"):
+        (data / part).mkdir(parents=True)
+    text = f'hostname = "mx.perf.example"\n[store]\nlayer = "{options.layer}"\n'
+    config = parse(text, None, data, {})
+    open_or_make_store(Osio(), data)
+    with UserDatabase(data / "users", create=True) as users:
+        for user in USERS:
+            users.add(user, None)
+    name = f"/metad-perf-{os.getpid()}"
+    area = SharedArea.create(name)
+    semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
+    semaphore.unlink()
+    area.unlink()
+    area.clock_offset = time.time_ns() - time.monotonic_ns()
+    bench = Bench(config, area, semaphore, options.sessions)
+    for _ in range(20):
+        bench.round()
+    if options.calls:
+        show_calls(bench)
+    else:
+        show_times(bench, options.rounds)
+    bench.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sessions", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--layer", default="log", choices=("log", "null"))
+    parser.add_argument("--calls", action="store_true")
+    options = parser.parse_args()
+    ram = RAM_DISK if Path(RAM_DISK).is_dir() else None
+    # Log lines are part of the cost, and of no interest; what goes wrong here is.
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    with tempfile.TemporaryDirectory(prefix="metad-perf-", dir=ram) as where:
+        run(options, Path(where))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
