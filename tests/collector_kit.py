@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from store_kit import StoreKit
 
-from metad.store.collector import Collector
+from metad.store.collector import Collector, NotCollectableError
 from metad.store.evacuation import Tools
 from metad.store.ids import IdMaker
 from metad.store.source import LogSettings, LogSource
@@ -51,9 +51,18 @@ def collect(collector: Collector, numbers: Iterable[int]) -> None:
             pass
 
 
-def collect_all(kit: StoreKit, collector: Collector) -> None:
-    """Empty every log that is sealed now."""
-    collect(collector, sealed(kit))
+def collect_all(kit: StoreKit, collector: Collector, *, youngest_first: bool = False) -> None:
+    """Empty every log that is sealed now; one that says where another ends after that one."""
+    left = sorted(sealed(kit), reverse=youngest_first)
+    while left:
+        later: list[int] = []
+        for number in left:
+            try:
+                collect(collector, [number])
+            except NotCollectableError:
+                later.append(number)
+        assert len(later) < len(left), f"logs {later} are not to be had"
+        left = later
 
 
 def fill_log(kit: StoreKit, mailbox: int = 1, size: int = 700, writer: int = 0) -> list[bytes]:

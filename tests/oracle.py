@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from metad.errors import DamagedError
 from metad.store.index import Index, Place
 from metad.store.reader import Stored
 
@@ -39,9 +38,6 @@ class Ledger:
     acked: set[bytes] = field(default_factory=set)
     deleting: set[tuple[int, bytes]] = field(default_factory=set)
     deleted: set[tuple[int, bytes]] = field(default_factory=set)
-    # After a failed sync and a power cut, what was *refused* may be listed and be unreadable: the
-    # kernel showed recovery pages that were never written.
-    lenient: bool = False
 
     def apply(self, note: tuple[str, object]) -> None:
         what: str = note[0]
@@ -54,7 +50,7 @@ class Ledger:
 
     def copy(self) -> Ledger:
         sets = (set(self.acked), set(self.deleting), set(self.deleted))
-        return Ledger(dict(self.sent), *sets, self.lenient)
+        return Ledger(dict(self.sent), *sets)
 
     def mailboxes(self) -> set[int]:
         return {mailbox for _, mailboxes in self.sent.values() for mailbox in mailboxes}
@@ -71,7 +67,7 @@ class Ledger:
     def check(self, kit: Readable) -> int:
         """Raises AssertionError with what is wrong.  The number of entries looked at."""
         entries = 0
-        seen: dict[bytes, Stored | None] = {}
+        seen: dict[bytes, Stored] = {}
         for mailbox in sorted(self.mailboxes() | {0}):
             listing = kit.listing(mailbox)
             entries += len(listing)
@@ -84,7 +80,7 @@ class Ledger:
         kit: Readable,
         mailbox: int,
         listing: list[tuple[bytes, int]],
-        seen: dict[bytes, Stored | None],
+        seen: dict[bytes, Stored],
     ) -> None:
         ids = [message_id for message_id, _ in listing]
         assert ids == sorted(set(ids)), f"mailbox {mailbox} is not in order: {show(ids)}"
@@ -97,22 +93,12 @@ class Ledger:
             assert mailbox in mailboxes, f"{name} was not sent there"
             assert (mailbox, message_id) not in self.deleted, f"{name} came back"
             if message_id not in seen:
-                seen[message_id] = self._read(kit, message_id)
+                seen[message_id] = kit.stored(message_id)
             stored = seen[message_id]
-            if stored is None:
-                continue
             assert digest(bytes(stored.body)) == body, f"{name} has another body"
             sizes = {r.mailbox: r.octets for r in stored.envelope.recipients}
             assert sizes[mailbox] == octets, f"{name} has the size {octets}"
         self._check_usage(kit, mailbox, listing)
-
-    def _read(self, kit: Readable, message_id: bytes) -> Stored | None:
-        try:
-            return kit.stored(message_id)
-        except DamagedError:
-            if self.lenient and message_id not in self.acked:
-                return None
-            raise
 
     def _check_usage(self, kit: Readable, mailbox: int, listing: list[tuple[bytes, int]]) -> None:
         usage = kit.index.usage(mailbox)

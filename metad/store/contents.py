@@ -62,7 +62,9 @@ def _scanned(scanner: Scanner, log: LogHeader) -> Contents:
             damage.append(found)
         else:
             items.append(_item(found))
-    return Contents(items, scanner.end, False, damage)
+    # Numbers in sequence leave no room for a record that is not seen any more.
+    complete = not damage and len(items) == scanner.sequence
+    return Contents(items, scanner.end, complete, damage)
 
 
 def _item(found: Found) -> Item:

@@ -30,6 +30,11 @@ def round_up(size: int, align: int) -> int:
     return -(-size // align) * align
 
 
+def seal_room(entries_size: int, align: int) -> int:
+    """Octets to be kept for a seal with so many octets of entries."""
+    return round_up(record.HEADER_SIZE + _SEAL_ENVELOPE_ROOM + entries_size, align)
+
+
 class Footer(NamedTuple):
     """What a seal says besides the end: entries of the records from `covers_from` on.
 
@@ -75,8 +80,7 @@ class LogWriter:
         return after + self._seal_size(len(self.entries) + entries_size) <= self.log.size - align
 
     def _seal_size(self, entries_size: int) -> int:
-        size = record.HEADER_SIZE + _SEAL_ENVELOPE_ROOM + entries_size
-        return round_up(size, self.log.align)
+        return seal_room(entries_size, self.log.align)
 
     # -- appending
 

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 
 from metad.osio import Osio
@@ -29,8 +30,12 @@ class LogBusyError(Exception):
     """Somebody holds the lock that this needs, or the file failed: leave that log alone."""
 
 
-def create(osio: Osio, directory: str, new: LogHeader) -> int:
+def create(
+    osio: Osio, directory: str, new: LogHeader, fill: Callable[[int], None] = lambda fd: None
+) -> int:
     """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
+
+    `fill` may write more through the descriptor, and is done before the log has a name.
 
     It gets its name only when its headers are durable, so that after a power cut every log has
     one; what is left under the other name is overwritten when the number is used.
@@ -48,6 +53,7 @@ def create(osio: Osio, directory: str, new: LogHeader) -> int:
         osio.allocate(fd, new.size)
         header.write_first(osio, fd, new)
         header.write_last(osio, fd, new)
+        fill(fd)
         osio.fsync(fd)
         osio.rename(unfinished, path)
         made = path

@@ -1,7 +1,7 @@
 """Recovery: one path for a restart, a dead worker and a power cut.
 
-For each log without a living writer and without a seal: take its lock, sync it, find its end,
-state the end in a seal, enter its tail in the index.  After that nothing is ever appended to it.
+For each log without a living writer and without a seal: take its lock, find its end, state the
+end in a seal, enter its tail in the index.  After that nothing is ever appended to it.
 
 Rules of this file:
 
@@ -12,6 +12,9 @@ Rules of this file:
 * Damage never means "delete", and nothing from quarantine/ is put back by itself.
 * A poisoned log ends where its successor says, and is never written to again, not even a seal.
   The successor is kept, even without mail of its own, for what it says.
+* What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
+  (metad.store.undecided) unless the index has it, which is told of a group after its sync: it is
+  written anew, and the log ends in front of it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from metad.errors import DataError
+from metad.errors import DataError, MetadError
 from metad.osio import Osio
 from metad.store import index_state, logfile, moves, quarantine
 from metad.store.header import FREE, LogHeader, log_path
@@ -28,11 +31,41 @@ from metad.store.ids import time_of
 from metad.store.index import Batch, Index, LogCounts
 from metad.store.log import Footer, seal
 from metad.store.rebuild import Source, rebuild
-from metad.store.table import LogTable, Row, State
-from metad.store.tails import Report, Tail, TailReader
+from metad.store.table import Allocation, LogTable, Row, State
+from metad.store.tails import Report, Tail, TailReader, entries_from
+from metad.store.undecided import write_heir
 
 BATCH = 1000
 Enter = Callable[[Index, Batch], None]
+
+
+class Numbers:
+    """Numbers and lives for logs that recovery has to make: by the table where there is one, else
+    by the logs themselves.  `owner`: the dead process whose logs they are to be, if this recovery
+    is killed as well."""
+
+    def __init__(
+        self, osio: Osio, logs: dict[int, LogHeader], table: LogTable | None, owner: int | None
+    ) -> None:
+        self._osio = osio
+        self._table = table
+        self._owner = owner
+        self._number = max(logs, default=0)
+        self._life = max((log.life for log in logs.values()), default=0)
+
+    def take(self, generation: int) -> Allocation:
+        """Raises RefusedError."""
+        now = self._osio.time_ns() // 10**9
+        if self._table is not None:
+            return self._table.allocate(generation, now, owner=self._owner)
+        self._number += 1
+        self._life = max(self._life + 1, now)
+        return Allocation(self._number, self._life, fresh=True)
+
+    def give_back(self, number: int) -> None:
+        """Nothing was made of it."""
+        if self._table is not None:
+            self._table.change(number, State.NONE)
 
 
 class Recovered(NamedTuple):
@@ -52,6 +85,7 @@ class Recovery:
         self._store = store
         self._report = report
         self._tails = TailReader(osio, store, report)
+        self._numbers = Numbers(osio, {}, None, None)
 
     @property
     def damaged(self) -> int:
@@ -66,7 +100,10 @@ class Recovery:
         Fills the table, leaves a usable index.  Returns the greatest time in any id, in us.
         Raises OSError, lmdb.Error.
         """
+        self._osio.fsync_directory(self._store.logs)  # a name may be there and not yet durable
         logs = self.headers()
+        self._fill_table(table, logs, {})
+        self._numbers = Numbers(self._osio, logs, table, None)
         reason = self._why_rebuild(logs, boot)
         done = self.rebuild(logs, reason) if reason else {}
         index = Index(self._store.index)
@@ -75,6 +112,7 @@ class Recovery:
             if not reason:
                 self._drop_free(index, logs)
                 done = self.recover_logs(index, logs)
+            logs |= {number: one.log for number, one in done.items()}
             self._fill_table(table, logs, done)
             self._show_counts(table, logs, index)
             newest = time_of(index.greatest_id())
@@ -120,13 +158,15 @@ class Recovery:
         reason = index_state.why_unusable(self._osio, self._store.index, boot)
         if reason is not None:
             return reason
+        stops = predecessors(logs)
         index = Index(self._store.index)
         try:
             for number, counts in index.logs().items():
                 log = logs.get(number)
                 if counts.live_messages and (log is None or log.life != counts.life):
                     return f"log {number} is not in the life that it speaks of"
-                if log and log.life == counts.life and 0 < log.seal_offset < counts.watermark:
+                end = stops.get(counts.life) or (log.seal_offset if log else 0)
+                if log and log.life == counts.life and 0 < end < counts.watermark:
                     return f"log {number} ends before what it speaks of"
         finally:
             index.close()
@@ -139,17 +179,19 @@ class Recovery:
         done: dict[int, Recovered] = {}
 
         def sources() -> Iterator[Source]:
-            for number, log in logs.items():
+            for log in logs.values():
                 if log.state == FREE:
                     continue
                 try:
-                    one = self._recover(log, log.align, stops)
+                    found = self._recover(log, log.align, stops)
                 except logfile.LogBusyError as error:
                     self._report(f"warning: {error}: its mail is there after the next start")
                     continue
-                done[number] = one._replace(tail=one.tail._replace(entries=b""))
-                if one.state != State.FREE:
-                    yield Source(number, log.life, one.tail.end, one.tail.entries)
+                for one in found:
+                    its, tail = one.log, one.tail
+                    done[its.number] = one._replace(tail=tail._replace(entries=b""))
+                    if one.state != State.FREE:
+                        yield Source(its.number, its.life, tail.end, tail.entries)
 
         rebuild(self._store.index, sources(), self._report)
         return done
@@ -193,6 +235,7 @@ class Recovery:
 
         Raises OSError, lmdb.Error, TableBusyError.
         """
+        self._osio.fsync_directory(self._store.logs)  # a name may be there and not yet durable
         owned = table.owned_by(dead)
         logs = self.headers_of(row.number for row in owned)
         index = Index(self._store.index)
@@ -205,7 +248,9 @@ class Recovery:
             for number, log in logs.items():
                 if log.state == FREE:
                     drop_log(index, number)
+            self._numbers = Numbers(self._osio, everything, table, dead)
             done = self.recover_logs(index, logs, everything | logs)
+            logs |= {number: one.log for number, one in done.items()}
             ours = {n: log for n, log in logs.items() if n in done or log.state == FREE}
             self._fill_table(table, ours, done)
             self._show_counts(table, ours, index)
@@ -250,37 +295,76 @@ class Recovery:
                 done[number] = Recovered(log, State.SEALED, known, tail)
                 continue
             try:
-                one = self._recover(log, max(known, log.align), stops)
+                found = self._recover(log, max(known, log.align), stops)
             except logfile.LogBusyError:
                 continue
-            done[number] = one
-            if one.state != State.FREE:
-                changed.append(one)
-                enter_messages(index, one)
+            for one in found:
+                done[one.log.number] = one
+                if one.state != State.FREE:
+                    changed.append(one)
+                    enter_messages(index, one)
         for one in changed:
             enter_deletions(index, one)
         return done
 
-    def _recover(self, log: LogHeader, start: int, stops: dict[int, int]) -> Recovered:
-        """Find the end of a log and what lies beyond `start`; seal it if it may be written to."""
+    def _recover(self, log: LogHeader, start: int, stops: dict[int, int]) -> list[Recovered]:
+        """Find the end of a log and what lies beyond `start`, and state the end.
+
+        With the log comes the one that was made for its last group, if one was.
+        """
         fd = logfile.lock_log(self._osio, self._store.logs, log.number)
         try:
             poisoned_at = stops.get(log.life)
             if poisoned_at is not None:
                 tail = self._tails.scanned(fd, log, min(start, poisoned_at), poisoned_at)
-                return Recovered(log, State.SEALED, start, tail)
+                return [Recovered(log, State.SEALED, start, tail)]
             found = self._tails.seal(fd, log)
             if found is not None:
                 tail = self._tails.sealed(fd, log, start, found)
-                return Recovered(log, State.SEALED, start, tail)
-            self._osio.fdatasync(fd)
+                return [Recovered(log, State.SEALED, start, tail)]
             tail = self._tails.scanned(fd, log, start, log.seal_offset or None)
-            return Recovered(log, self._end(fd, log, start, tail, stops), start, tail)
+            return self._ended(fd, Recovered(log, State.SEALED, start, tail))
         finally:
             self._osio.close(fd)
 
-    def _end(self, fd: int, log: LogHeader, start: int, tail: Tail, stops: dict[int, int]) -> State:
-        """Seal a log, or free it if nothing ever was in it and nothing needs its header."""
+    def _ended(self, fd: int, one: Recovered) -> list[Recovered]:
+        """State the end of a log: in itself, or in one that is made for its last group."""
+        log, tail = one.log, one.tail
+        if tail.undecided and (with_heir := self._with_heir(fd, one)):
+            return with_heir
+        try:
+            return [one._replace(state=self._end(fd, log, one.start, tail))]
+        except OSError:
+            # Nothing more is written to that file; whoever is to say where it ends must be another.
+            with_heir = self._with_heir(fd, one)
+            if not with_heir:
+                raise
+            return with_heir
+
+    def _with_heir(self, fd: int, one: Recovered) -> list[Recovered]:
+        """The log without its last group, and the one that has it now; nothing if that cannot be
+        made, as on a full disk: what was acknowledged is durable where it is."""
+        log, tail = one.log, one.tail
+        tail = tail._replace(undecided=tail.undecided or tail.end)
+        given = None
+        try:
+            given = self._numbers.take(log.generation)
+            heir = write_heir(self._osio, self._store, fd, log, tail, given)
+        except (OSError, MetadError, logfile.LogBusyError) as error:
+            self._report(f"warning: log {log.number}: its last group stays where it is: {error}")
+            if given is not None:
+                self._numbers.give_back(given.number)
+            return []
+        moved = entries_from(tail.entries, tail.undecided)
+        kept = tail.entries[: len(tail.entries) - len(moved)]
+        old = one._replace(tail=tail._replace(entries=kept, end=tail.undecided))
+        return [old, Recovered(heir.log, State.SEALED, heir.log.align, heir.tail)]
+
+    def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> State:
+        """Seal a log, or free it if nothing ever was in it and nothing needs its header.
+
+        The sync of the seal is one of everything in the file.  Raises OSError.
+        """
         if tail.end == log.align and not (tail.damaged or log.predecessor_life):
             logfile.mark_free(self._osio, fd, log)
             return State.FREE

@@ -53,7 +53,8 @@ class Damage(NamedTuple):
 class Scanner:
     """Iterates over a log from `start` to `stop`.
 
-    Afterwards `end` is where its good part ends, `at` where its last good record does.
+    Afterwards `end` is where its good part ends, `at` where its last good record does, and `group`
+    where its last group begins, or something before that.
 
     Raises OSError where the file cannot be read at all.
     """
@@ -74,7 +75,7 @@ class Scanner:
         self._mark = re.compile(re.escape(record.MAGIC) + b"." + re.escape(after), re.DOTALL)
         self._window = b""
         self._base = 0
-        self.at = self.end = start or log.align
+        self.at = self.end = self.group = start or log.align
         self.sequence = 0
 
     def __iter__(self) -> Iterator[Found | Damage]:
@@ -87,6 +88,10 @@ class Scanner:
                     break
                 if not self._is_padding(at, found):
                     yield Damage(at, found.offset)
+            # Padding with no record lost in it ends a group.  A record that fills its block hides
+            # where the next group begins: then the two count as one.
+            if at < found.offset and found.header.sequence == self.sequence:
+                self.group = found.offset
             self.sequence = found.header.sequence + 1
             self.at = at = found.offset + found.header.size
             self.end = round_up(at, self._align)

@@ -133,8 +133,11 @@ class LogTable:
             self._logs[row.number * LOG_CELLS + 4] = row.tail
             self._plan(row.number, row.state, row.life, row.generation, row.owner)
 
-    def allocate(self, generation: int, now_seconds: int, room: Room = ROOM) -> Allocation:
-        """Give this process a log and a life for it: a free one, or a new number.
+    def allocate(
+        self, generation: int, now_seconds: int, room: Room = ROOM, owner: int | None = None
+    ) -> Allocation:
+        """Give this process (or the one with row `owner`) a log and a life for it: a free one, or
+        a new number.
 
         Raises TableBusyError, or RefusedError if the table or what `room` grants is full.
         """
@@ -150,7 +153,8 @@ class LogTable:
                 raise RefusedError("the log table is full")
             life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)
             fresh = number > used or self._logs[number * LOG_CELLS] == State.NONE
-            self._plan(number, State.PREPARING, life, generation, self._me.index + 1)
+            its = self._me.index if owner is None else owner
+            self._plan(number, State.PREPARING, life, generation, its + 1)
         return Allocation(number, life, fresh)
 
     def has_room(self, room: Room) -> bool:

@@ -27,13 +27,18 @@ _SECTOR = 512
 
 
 class Tail(NamedTuple):
-    """The footer entries of a log's records beyond some offset, and where the log ends."""
+    """The footer entries of a log's records beyond some offset, and where the log ends.
+
+    `undecided`: where its last group begins, if it was found by reading and nothing says that its
+    sync succeeded; 0 if everything is known to be durable.
+    """
 
     number: int
     entries: bytes
     end: int
     sequence: int = 0
     damaged: int = 0
+    undecided: int = 0
 
     def records(self) -> tuple[list[Message], list[record.Deletion]]:
         """What the index has to enter."""
@@ -79,7 +84,8 @@ class TailReader:
                 self._set_aside(fd, log, Damage(scanner.at, stop))
             end = max(end, stop)
         damaged = self.damaged - before
-        return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged)
+        undecided = scanner.group if stop is None and scanner.group < end else 0
+        return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged, undecided)
 
     def _set_aside(self, fd: int, log: LogHeader, damage: Damage) -> None:
         self.damaged += 1

@@ -127,7 +127,6 @@ def boundaries(
             ledger.apply(op.data)
         else:
             disk.apply(op)
-            ledger.lenient |= op.kind == "bad-sync"
         if op.kind != "note" or op.data[0] in ("acked", "deleted"):
             yield at, disk, ledger
 

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import campaign
-import pytest
 from oracle import Ledger
 from osio_kit import SEED, FakeClock, Faults, KitOsio, Op, scaled
 from power_kit import MODES, Disk, lay_out
@@ -51,7 +50,6 @@ def test_the_runs_go_through_all_that_the_store_does() -> None:
     assert reused > 8
 
 
-@pytest.mark.xfail(reason="recovery: seals the undecided rest as the page cache shows it")
 def test_a_refused_message_that_recovery_keeps_is_durable() -> None:
     """After a failed sync the kernel takes the pages for clean, and the sync in recovery succeeds
     without writing them.  What recovery keeps of such a tail it has to write again."""

@@ -89,7 +89,7 @@ def attempt(data: Path, faults: Faults, judge: campaign.Judge, name: str) -> Kit
 
 def cut(osio: KitOsio, place: str, judge: campaign.Judge) -> None:
     """The power goes at the end of the run: nothing under way, or all of it, or some."""
-    disk, ledger = Disk(), Ledger(lenient=True)
+    disk, ledger = Disk(), Ledger()
     for op in osio.ops:
         if op.kind == "note":
             ledger.apply(op.data)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from collector_kit import collect, collect_all, fill_log, make_collector, sealed
+from collector_kit import collect_all, fill_log, make_collector, sealed
 from kill_kit import Killed, killed, scratch_directory
 from oracle import Ledger
 from osio_kit import SEED, scaled
@@ -72,7 +72,7 @@ def run(data: Path, osio: Killed, failpoint: Callable[[str], None] = lambda name
     for _ in range(2):
         collector = make_collector(kit, failpoint)
         list(collector.tidy())
-        collect(collector, reversed(sealed(kit)))
+        collect_all(kit, collector, youngest_first=True)
         collector.close()
     osio.armed = False
 
@@ -166,7 +166,7 @@ def test_the_template_has_something_of_everything(template, scratch) -> None:
         kit.start()
         assert len(sealed(kit)) >= 4
         collector = make_collector(kit)
-        collect(collector, reversed(sealed(kit)))
+        collect_all(kit, collector, youngest_first=True)
         assert collector.figures.moved > 10
         assert collector.figures.deletions > 1
         assert collector.figures.logs >= 4

@@ -1,0 +1,84 @@
+"""The last group of a log that nobody sealed, written anew into a log of its own.
+
+After a sync that failed the kernel takes the pages for clean: they can be read, a second sync
+succeeds, and a power cut takes them all the same.  No writer goes on after such a sync, so it is
+the last group that may lie in the page cache alone.  Whether it was acknowledged, nobody can tell
+who finds it.  So it is kept, deletions too, but not where it lies.
+
+Rules of this file:
+
+* The new log gets its name only when all that is in it is durable, its seal as well.  Its header
+  ends the old log in front of that group: until the name is there nothing has changed, and from
+  then on nothing at the old place counts.
+* The old file is only read.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from metad.osio import Osio
+from metad.store import logfile, record
+from metad.store.header import ACTIVE, LogHeader, log_path
+from metad.store.identity import Store
+from metad.store.log import LogWriter, round_up, seal_room
+from metad.store.scan import Found, Scanner
+from metad.store.table import Allocation
+from metad.store.tails import Tail, entries_of
+
+_PART = 900  # buffers of one write; IOV_MAX is 1,024
+
+
+class Heir(NamedTuple):
+    """A log that has what another one is not trusted with, and ends that one."""
+
+    log: LogHeader
+    tail: Tail
+
+
+def write_heir(
+    osio: Osio, store: Store, fd: int, old: LogHeader, tail: Tail, given: Allocation
+) -> Heir:
+    """Write what lies in the log open at `fd` from `tail.undecided` on into the log `given`.
+
+    Raises OSError, LogBusyError; then there is no such log.
+    """
+    records = _records(osio, fd, old, tail)
+    octets = sum(each.header.size for each in records)
+    entries = b"".join(map(entries_of, records))
+    end = old.align + round_up(octets, old.align)
+    new = LogHeader(
+        state=ACTIVE, generation=old.generation, number=given.number, life=given.life,
+        size=end + seal_room(len(entries), old.align) + old.align, align=old.align,
+        node=store.node, store_id=store.store_id, secret=store.secret,
+        predecessor_life=old.life, predecessor_end=tail.undecided,
+    )  # fmt: skip
+
+    def fill(out: int) -> None:
+        writer = LogWriter(osio, out, new, sync=False)  # the seal's sync is for all of it
+        buffers = [_encode(writer, each) for each in records]
+        parts = [buffers[at : at + _PART] for at in range(0, len(buffers), _PART)]
+        writer.append(parts, octets, entries)
+        writer.seal()
+
+    if not given.fresh:
+        osio.unlink(log_path(store.logs, given.number))  # a free one, of another size
+    osio.close(logfile.create(osio, store.logs, new, fill))
+    return Heir(new, Tail(new.number, entries, end))
+
+
+def _records(osio: Osio, fd: int, old: LogHeader, tail: Tail) -> list[Found]:
+    """The records of the last group, by the offsets that they will have."""
+    at = old.align
+    records: list[Found] = []
+    for found in Scanner(osio, fd, old, tail.undecided, tail.end):
+        if isinstance(found, Found):  # damage was set aside when the tail was read
+            records.append(Found(at, found.header, memoryview(bytes(found.payload))))
+            at += found.header.size
+    return records
+
+
+def _encode(writer: LogWriter, found: Found) -> bytes:
+    head, data = found.header, bytes(found.payload)
+    payload = record.digest_whole(data, head.envelope_size, writer.seed)
+    return writer.make_header(head.kind, head.id, payload) + data
