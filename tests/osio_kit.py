@@ -57,7 +57,8 @@ class FakeClock:
 
 @dataclass
 class Faults:
-    """Fail the `ordinal`-th call (from 1) of `kind`; `persistent`: and all later ones.
+    """Fail the `ordinal`-th call (from 1) of `kind`, and the `times` - 1 after it; `persistent`:
+    all later ones; `dead`: from then on whatever would change the disk.
 
     `short` writes that share of the octets instead of raising.  kind "" fails nothing: then the
     counts tell how many ordinals there are.
@@ -69,6 +70,8 @@ class Faults:
     persistent: bool = False
     short: bool = False
     only: str = ""
+    times: int = 1
+    dead: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     hits: int = 0
     hit_paths: list[str] = field(default_factory=list)
@@ -77,10 +80,12 @@ class Faults:
         if self.only not in path:
             return False
         self.counts[kind] += 1
+        if self.dead and self.hits and kind not in ("open", "pread", "unlink"):
+            return True
         if kind != self.kind:
             return False
-        count = self.counts[kind]
-        if count == self.ordinal or (self.persistent and count > self.ordinal):
+        past = self.counts[kind] - self.ordinal
+        if past >= 0 and (past < self.times or self.persistent):
             self.hits += 1
             self.hit_paths.append(path)
             return True

@@ -7,7 +7,8 @@ Rules of this file:
 
 * `done(None)` is called only after the sync.  After a successful sync it is always None,
   whatever the index says: the logs are the truth.  If the index fails, nothing more is taken.
-* A failed write or sync is never retried on that log; the group gets SyncFailedError.
+* A failed write or sync is never retried on that log; the group gets SyncFailedError, after the
+  next log has said where that one ends: what a client was refused, no restart makes true.
 * The thread beside the loop does what may wait: write and sync, a new log, an index whose write
   lock somebody else has.  What only computes stays on the loop, and so does the index transaction
   when its lock is free: LMDB's every put lets go of the interpreter lock, and taking it back from
@@ -215,7 +216,9 @@ class Committer:
 
     def _appended(self, group: list[Append], outcome: Batch | RefusedError) -> None:
         """The group is durable, or is not: make it visible, or say so."""
-        if isinstance(outcome, RefusedError):
+        if isinstance(outcome, SyncFailedError) and self._broken is not None:
+            self._jobs.put(lambda: self._speak_and_finish(group, outcome))
+        elif isinstance(outcome, RefusedError):
             self._finish(group, outcome)
         elif self._behind or not self._index.try_lock():
             self._jobs.put(lambda: self._enter_in_thread(group, outcome))
@@ -226,7 +229,7 @@ class Committer:
     def _finish(self, group: list[Append], error: RefusedError | None) -> None:
         self._busy = False
         self.groups += 1
-        if error is not None and self._broken is not None:
+        if isinstance(error, SyncFailedError) or (error is not None and self._broken is not None):
             self._rest()
         elif error is None:
             self._failed_in_a_row = 0
@@ -293,6 +296,14 @@ class Committer:
             outcome = SyncFailedError(repr(error))
         self._loop.call_soon_threadsafe(self._appended, group, outcome)
 
+    def _speak_and_finish(self, group: list[Append], error: SyncFailedError) -> None:
+        """Have the next log say where the broken one ends; if it cannot, the next group tries."""
+        try:
+            self._next_writer()
+        except Exception as second:
+            self._source.report(f"warning: {error}; nothing says so yet: {second}")
+        self._loop.call_soon_threadsafe(self._finish, group, error)
+
     def _enter_in_thread(self, group: list[Append], batch: Batch) -> None:
         self._index.lock()
         self._enter_and_unlock(batch)
@@ -322,14 +333,19 @@ class Committer:
                 self._broken = writer
             else:
                 self._source.retire(writer)
+        writer = self._next_writer()
+        if not _fits(writer, group):
+            raise NoSpaceError("a message larger than a log")
+        return writer
+
+    def _next_writer(self) -> LogWriter:
+        """Another log, which speaks of the broken one.  Raises NoSpaceError, TableBusyError."""
         try:
             writer = self._source.take(self._broken)
         except OSError as error:
             raise NoSpaceError(f"no log to be had: {error}") from error
         self._writer = writer
         self._broken = None
-        if not _fits(writer, group):
-            raise NoSpaceError("a message larger than a log")
         return writer
 
     def _enter_and_unlock(self, batch: Batch) -> None:

@@ -33,7 +33,7 @@ from metad.store.log import Footer, seal
 from metad.store.rebuild import Source, rebuild
 from metad.store.table import Allocation, LogTable, Row, State
 from metad.store.tails import Report, Tail, TailReader, entries_from
-from metad.store.undecided import write_heir
+from metad.store.undecided import read_ended, write_heir
 
 BATCH = 1000
 Enter = Callable[[Index, Batch], None]
@@ -345,19 +345,19 @@ class Recovery:
         """The log without its last group, and the one that has it now; nothing if that cannot be
         made, as on a full disk: what was acknowledged is durable where it is."""
         log, tail = one.log, one.tail
-        tail = tail._replace(undecided=tail.undecided or tail.end)
         given = None
         try:
+            ended = read_ended(self._osio, fd, log, tail)
             given = self._numbers.take(log.generation)
-            heir = write_heir(self._osio, self._store, fd, log, tail, given)
+            heir = write_heir(self._osio, self._store, ended, given)
         except (OSError, MetadError, logfile.LogBusyError) as error:
             self._report(f"warning: log {log.number}: its last group stays where it is: {error}")
             if given is not None:
                 self._numbers.give_back(given.number)
             return []
-        moved = entries_from(tail.entries, tail.undecided)
+        moved = entries_from(tail.entries, ended.end)
         kept = tail.entries[: len(tail.entries) - len(moved)]
-        old = one._replace(tail=tail._replace(entries=kept, end=tail.undecided))
+        old = one._replace(tail=tail._replace(entries=kept, end=ended.end))
         return [old, Recovered(heir.log, State.SEALED, heir.log.align, heir.tail)]
 
     def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> State:

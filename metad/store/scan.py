@@ -88,16 +88,17 @@ class Scanner:
                     break
                 if not self._is_padding(at, found):
                     yield Damage(at, found.offset)
+            is_next = found.header.sequence == self.sequence
+            self.sequence = found.header.sequence + 1
+            if found.header.kind == record.SEAL:
+                self.at, self.end = found.offset + found.header.size, found.offset
+                break
             # Padding with no record lost in it ends a group.  A record that fills its block hides
             # where the next group begins: then the two count as one.
-            if at < found.offset and found.header.sequence == self.sequence:
+            if at < found.offset and is_next:
                 self.group = found.offset
-            self.sequence = found.header.sequence + 1
             self.at = at = found.offset + found.header.size
             self.end = round_up(at, self._align)
-            if found.header.kind == record.SEAL:
-                self.end = found.offset
-                break
             yield found
 
     def _after_padding(self, at: int) -> Found | None:

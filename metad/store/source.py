@@ -7,7 +7,8 @@ Rules of this file:
 
 * A log is entered in the table as active only after its header is durable.
 * A poisoned log is not sealed: nothing more is written to it.  Its successor's header says where
-  it ends, durably, before anything in the successor is acknowledged.
+  it ends, durably, before anything in the successor is acknowledged.  If there is no room for a
+  successor, a log of a few blocks says it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from metad.store.identity import Store
 from metad.store.ids import HubClock
 from metad.store.log import LogWriter
 from metad.store.table import ROOM, LogTable, Room, State
+from metad.store.undecided import Ended, write_heir
 
 ZERO_AHEAD = 8 << 20
 SPACE_RESERVE = 32 << 20
@@ -92,8 +94,8 @@ class LogSource:
                 writer.close()
                 writer = None
             if writer is None:
-                writer = self._make_now()
-            if predecessor is not None:
+                writer = self._make_now(predecessor)
+            if predecessor is not None and not predecessor.spoken_of:
                 self._speak_of(predecessor, writer)
             self._active = writer
         self._jobs.put(None)
@@ -104,17 +106,36 @@ class LogSource:
             writer.state_predecessor(predecessor)
         except OSError:
             writer.close()  # nothing is in it; the next recovery frees it
+            self._leave_word(predecessor)
             raise
 
     def retire(self, writer: LogWriter) -> None:
         """Seal a full log, some time soon."""
         self._jobs.put(writer)
 
-    def _make_now(self) -> LogWriter:
+    def _make_now(self, predecessor: LogWriter | None) -> LogWriter:
+        """A log at once; in the place of one that failed also at the limit, as the first one is."""
         try:
-            return self._make(self._settings.room)
+            return self._make(ROOM if predecessor else self._settings.room)
         except (OSError, MetadError) as error:
+            if predecessor is not None and not predecessor.spoken_of:
+                self._leave_word(predecessor)
             raise NoSpaceError(f"no log to be had: {error}") from error
+
+    def _leave_word(self, broken: LogWriter) -> None:
+        """Say in a log of a few blocks where a poisoned one ends."""
+        number = None
+        try:
+            now = self._clock.now_us() // 1_000_000
+            given = self._table.allocate(self._settings.generation, now)
+            number = given.number
+            write_heir(self._osio, self._store, Ended(broken.log, broken.end), given)
+            self._table.change(number, State.SEALED)
+            broken.spoken_of = True
+        except (OSError, MetadError, logfile.LogBusyError) as error:
+            self.report(f"warning: nothing says where log {broken.number} ends: {error}")
+            if number is not None:
+                self._table.change(number, State.NONE)
 
     def stop(self, last: LogWriter | None) -> None:
         """Seal what is open and end the thread."""

@@ -15,6 +15,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from metad.osio import Osio
@@ -29,6 +30,14 @@ from metad.store.tails import Tail, entries_of
 _PART = 900  # buffers of one write; IOV_MAX is 1,024
 
 
+class Ended(NamedTuple):
+    """A log that is to end at `end`, and the records behind that which count all the same."""
+
+    log: LogHeader
+    end: int
+    records: Sequence[Found] = ()
+
+
 class Heir(NamedTuple):
     """A log that has what another one is not trusted with, and ends that one."""
 
@@ -36,14 +45,13 @@ class Heir(NamedTuple):
     tail: Tail
 
 
-def write_heir(
-    osio: Osio, store: Store, fd: int, old: LogHeader, tail: Tail, given: Allocation
-) -> Heir:
-    """Write what lies in the log open at `fd` from `tail.undecided` on into the log `given`.
+def write_heir(osio: Osio, store: Store, ended: Ended, given: Allocation) -> Heir:
+    """Make the log `given`, which ends another one and has its last records.
 
     Raises OSError, LogBusyError; then there is no such log.
     """
-    records = _records(osio, fd, old, tail)
+    old = ended.log
+    records = _moved(ended)
     octets = sum(each.header.size for each in records)
     entries = b"".join(map(entries_of, records))
     end = old.align + round_up(octets, old.align)
@@ -51,7 +59,7 @@ def write_heir(
         state=ACTIVE, generation=old.generation, number=given.number, life=given.life,
         size=end + seal_room(len(entries), old.align) + old.align, align=old.align,
         node=store.node, store_id=store.store_id, secret=store.secret,
-        predecessor_life=old.life, predecessor_end=tail.undecided,
+        predecessor_life=old.life, predecessor_end=ended.end,
     )  # fmt: skip
 
     def fill(out: int) -> None:
@@ -67,15 +75,28 @@ def write_heir(
     return Heir(new, Tail(new.number, entries, end))
 
 
-def _records(osio: Osio, fd: int, old: LogHeader, tail: Tail) -> list[Found]:
-    """The records of the last group, by the offsets that they will have."""
-    at = old.align
-    records: list[Found] = []
-    for found in Scanner(osio, fd, old, tail.undecided, tail.end):
-        if isinstance(found, Found):  # damage was set aside when the tail was read
-            records.append(Found(at, found.header, memoryview(bytes(found.payload))))
-            at += found.header.size
-    return records
+def read_ended(osio: Osio, fd: int, log: LogHeader, tail: Tail) -> Ended:
+    """The log open at `fd`, to be ended in front of its undecided group.  Raises OSError."""
+    if not tail.undecided:
+        return Ended(log, tail.end)
+    scanner = Scanner(osio, fd, log, tail.undecided, tail.end)
+    # Damage was set aside when the tail was read.
+    records = [
+        found._replace(payload=memoryview(bytes(found.payload)))
+        for found in scanner
+        if isinstance(found, Found)
+    ]
+    return Ended(log, tail.undecided, records)
+
+
+def _moved(ended: Ended) -> list[Found]:
+    """The records with the offsets that they will have."""
+    at = ended.log.align
+    moved: list[Found] = []
+    for found in ended.records:
+        moved.append(found._replace(offset=at))
+        at += found.header.size
+    return moved
 
 
 def _encode(writer: LogWriter, found: Found) -> bytes:

@@ -71,8 +71,10 @@ def work(kit: StoreKit, rng: random.Random, steps: int) -> None:
                 boxes = rng.sample(range(3), rng.randrange(1, 3))
                 kit.submit(boxes, rng.randbytes(rng.choice([10, 400, 1500])), slot)
         if rng.random() < 0.05:
-            kit.osio.faults = Faults("sync", 1, short=False)
+            kit.osio.faults = Faults("sync", 1, dead=rng.random() < 0.5)
         kit.run()
+        if rng.random() < 0.7:  # else there is no log that could say so, for a while
+            kit.osio.faults = None
 
 
 # -- cuts

@@ -60,10 +60,13 @@ def test_a_refused_message_that_recovery_keeps_is_durable() -> None:
         with StoreKit(data, osio, size=campaign.SIZE) as kit:
             kit.start()
             assert kit.put([1], b"good").acked
-            osio.faults = Faults("sync", 1)
+            osio.faults = Faults("sync", 1, dead=True)
             assert kit.put([1], b"refused").error is not None
-            kit.crash()  # before a successor could say where that log ends
+            kit.crash()  # no other log could say where that one ends
+            osio.faults = None
             kit.recover()
+            kit.open_index()
+            assert len(kit.listing(1)) == 2
         disk, ledger = Disk(), Ledger()
         for op in osio.ops:
             if op.kind == "note":

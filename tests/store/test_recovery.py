@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from metad.store.header import log_path
 from metad.store.index import Index
 from metad.store.recovery import Recovery
 from metad.store.scan import find_seal
-from metad.store.table import State
+from metad.store.table import Room, State
 
 
 @pytest.fixture
@@ -514,17 +515,103 @@ def test_a_log_poisoned_by_its_first_group_is_never_written_to_again(kit: StoreK
     kit.check()
 
 
-def test_an_undecided_rest_may_be_kept_but_never_deletes(kit: StoreKit) -> None:
-    """No successor was to be had before the crash: nobody says where the log ends."""
+@pytest.mark.parametrize("index", ["kept", "removed"])
+@pytest.mark.parametrize("room", ["ready", "at the limit", "full disk"])
+def test_a_refused_deletion_is_not_carried_out_by_a_restart(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch, room: str, index: str
+) -> None:
+    """Before the client hears of it, another log says where the broken one ends."""
     kit.start()
     kept = kit.put([1], b"kept")
-    kit.osio.faults = Faults("sync", 1, persistent=True)
+    source = kit.writers[0].source
+    if room != "ready" and source._ready is not None:
+        source._ready.poisoned = True
+    if room == "at the limit":
+        source._settings = replace(source._settings, room=Room(1))
+    if room == "full disk":
+        monkeypatch.setattr(kit.osio, "allocate", no_room_for(kit.size))
+    kit.osio.faults = Faults("sync", 1)
     assert kit.delete(1, [kept.id]).error is not None
     kit.osio.faults = None
     kit.crash()
-    kit.recover()
-    kit.open_index()
+    monkeypatch.undo()
+    for _ in range(3):
+        if index == "removed":
+            kit.drop_index()
+        kit.start()
+        assert [each for each, _ in kit.listing(1)] == [kept.id]
+        kit.check()
+        kit.crash()
+
+
+def no_room_for(size: int) -> Callable[[int, int], None]:
+    """A disk with room for little files."""
+
+    def allocate(fd: int, octets: int) -> None:
+        if octets >= size:
+            raise OSError(errno.ENOSPC, "no room")
+        os.posix_fallocate(fd, 0, octets)
+
+    return allocate
+
+
+@pytest.mark.parametrize("index", ["kept", "removed"])
+def test_what_nobody_could_decide_is_kept_in_a_log_of_its_own(kit: StoreKit, index: str) -> None:
+    """Messages as well as deletions, since nobody knows that they were refused."""
+    kit.start()
+    first, second = kit.put([1, 2], b"first"), kit.put([1], b"second")
+    assert second.acked
+    kit.osio.faults = Faults("sync", 1, dead=True)
+    refused = [kit.submit([1], b"refused"), kit.submit_deletion(1, [first.id])]
+    kit.run()
+    assert all(each.error is not None for each in refused)
+    path = Path(kit.osio.faults.hit_paths[0])
+    before = path.read_bytes()
+    kit.crash()
+    kit.osio.faults = None
+    for _ in range(3):
+        if index == "removed":
+            kit.drop_index()
+        kit.start()
+        assert [each for each, _ in kit.listing(1)] == [second.id, refused[0].id]
+        assert [each for each, _ in kit.listing(2)] == [first.id]
+        ((place),) = kit.index.places(refused[0].id)
+        assert log_path(kit.store.logs, place.log) != str(path)
+        kit.check()
+        kit.stop()
+    assert path.read_bytes() == before
+
+
+def test_acknowledged_mail_in_a_last_group_is_kept_by_its_log(kit: StoreKit) -> None:
+    """The index was told after the sync: nothing is written anew."""
+    kit.start()
+    sent = kit.put([1], b"good")
+    place = kit.index.places(sent.id)
+    kit.crash()
+    logs = len(list(kit.log_files()))
+    kit.start()
+    assert kit.index.places(sent.id) == place
+    assert len(list(kit.log_files())) <= logs
     kit.check()
+
+
+def test_a_log_that_cannot_be_sealed_is_ended_by_another(kit: StoreKit) -> None:
+    """A disk that fails in one place must not keep the hub from starting."""
+    kit.start()
+    sent = [kit.put([1], b"good") for _ in range(3)]
+    path = log_path(kit.store.logs, kit.index.places(sent[0].id)[0].log)
+    kit.crash()
+    kit.osio.faults = Faults("sync", 1, only=path)
+    kit.recover()
+    assert kit.osio.faults.hits == 1
+    assert not kit.osio.retried
+    kit.osio.faults = None
+    kit.open_index()
+    assert kit.check() == 3
+    kit.crash()
+    kit.drop_index()
+    kit.start()
+    assert kit.check() == 3
 
 
 # -- while somebody lives
