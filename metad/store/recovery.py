@@ -40,9 +40,11 @@ Enter = Callable[[Index, Batch], None]
 
 
 class Numbers:
-    """Numbers and lives for logs that recovery has to make: by the table where there is one, else
-    by the logs themselves.  `owner`: the dead process whose logs they are to be, if this recovery
-    is killed as well."""
+    """Numbers and lives for logs that recovery has to make.
+
+    Beside a living hub the table gives them, to the dead process `owner`: its logs are recovered
+    again if this recovery is killed.  Before there is one, they follow those of the logs.
+    """
 
     def __init__(
         self, osio: Osio, logs: dict[int, LogHeader], table: LogTable | None, owner: int | None
@@ -56,16 +58,16 @@ class Numbers:
     def take(self, generation: int) -> Allocation:
         """Raises RefusedError."""
         now = self._osio.time_ns() // 10**9
-        if self._table is not None:
+        if self._table is not None and self._owner is not None:
             return self._table.allocate(generation, now, owner=self._owner)
         self._number += 1
         self._life = max(self._life + 1, now)
         return Allocation(self._number, self._life, fresh=True)
 
-    def give_back(self, number: int) -> None:
-        """Nothing was made of it."""
+    def give_back(self, given: Allocation) -> None:
+        """Nothing was made of it.  The life is used all the same."""
         if self._table is not None:
-            self._table.change(number, State.NONE)
+            self._table.restore(Row(given.number, State.NONE, given.life, 0, 0, 0, 0, 0))
 
 
 class Recovered(NamedTuple):
@@ -102,7 +104,6 @@ class Recovery:
         """
         self._osio.fsync_directory(self._store.logs)  # a name may be there and not yet durable
         logs = self.headers()
-        self._fill_table(table, logs, {})
         self._numbers = Numbers(self._osio, logs, table, None)
         reason = self._why_rebuild(logs, boot)
         done = self.rebuild(logs, reason) if reason else {}
@@ -353,7 +354,7 @@ class Recovery:
         except (OSError, MetadError, logfile.LogBusyError) as error:
             self._report(f"warning: log {log.number}: its last group stays where it is: {error}")
             if given is not None:
-                self._numbers.give_back(given.number)
+                self._numbers.give_back(given)
             return []
         moved = entries_from(tail.entries, ended.end)
         kept = tail.entries[: len(tail.entries) - len(moved)]

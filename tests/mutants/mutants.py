@@ -19,6 +19,8 @@ from collector_mutants import COLLECTOR
 
 POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
 FAULTS = "fault/test_faults.py::test_every_call_fails"
+POWER_ONE = "crash/test_power_cut.py::test_a_refused_message_that_recovery_keeps_is_durable"
+UNDECIDED = "store/test_recovery.py::test_what_nobody_could_decide_is_kept_in_a_log_of_its_own"
 SHORT = "fault/test_faults.py::test_every_write_is_short_or_finds_no_space[0-once]"
 FLIPS = "fault/test_bitflip.py::test_a_flipped_bit_of_a_log_costs_at_most_its_record"
 MODEL = "model/test_model.py::test_the_store_is_as_the_model_says"
@@ -94,6 +96,36 @@ MUTANTS = [
     Mutant("zeros overtake the mail", "log:LogWriter._claim",
            "self._zeroed = max(self._zeroed, after)", "pass",
            "store/test_log.py::test_zeros_never_touch_mail_that_overtook_them"),
+    Mutant("a client hears of a failed sync before it is stated", "commit:Committer._appended",
+           "self._jobs.put(lambda: self._speak_and_finish(group, outcome))",
+           "self._finish(group, outcome)",
+           "store/test_recovery.py::test_a_refused_deletion_is_not_carried_out_by_a_restart"),
+    # -- what recovery cannot decide
+    Mutant("the undecided group is sealed where it lies", "recovery:Recovery._ended",
+           "if tail.undecided and", "if False and", UNDECIDED),
+    Mutant("the undecided group is sealed where it lies, by the power cut",
+           "recovery:Recovery._ended", "if tail.undecided and", "if False and", POWER),
+    Mutant("what is written anew is not synced", "undecided:write_heir",
+           "writer.seal()", "writer.poisoned = True", POWER_ONE),
+    Mutant("deletions of the undecided group are dropped", "undecided:read_ended",
+           "if isinstance(found, Found)",
+           "if isinstance(found, Found) and found.header.kind == record.MESSAGE", POWER),
+    Mutant("messages of the undecided group are dropped", "undecided:read_ended",
+           "if isinstance(found, Found)",
+           "if isinstance(found, Found) and found.header.kind != record.MESSAGE", POWER),
+    Mutant("the old log ends behind what was written anew", "undecided:write_heir",
+           "predecessor_end=ended.end", "predecessor_end=old.size - old.align", UNDECIDED),
+    Mutant("a log ends before what was written anew is durable", "logfile:create",
+           "fill(fd)\n        osio.fsync(fd)\n        osio.rename(unfinished, path)\n"
+           "        made = path\n        osio.fsync_directory(directory)",
+           "osio.fsync(fd)\n        osio.rename(unfinished, path)\n"
+           "        made = path\n        osio.fsync_directory(directory)\n        fill(fd)", POWER),
+    Mutant("only the last record of a group is undecided", "scan:Scanner.__iter__",
+           "if at < found.offset and is_next:", "if True:",
+           "store/test_scan.py::test_the_last_group_begins_where_padding_says"),
+    Mutant("a log that cannot be sealed stops the start", "recovery:Recovery._ended",
+           "except OSError:", "except ZeroDivisionError:",
+           "store/test_recovery.py::test_a_log_that_cannot_be_sealed_is_ended_by_another"),
     # -- lives and ends of logs
     Mutant("a life is used twice", "table:LogTable.allocate",
            "max(self._cells[_GREATEST_LIFE] + 1, now_seconds)",

@@ -107,6 +107,33 @@ def test_records_over_window_borders_are_found(log: Log, monkeypatch: pytest.Mon
     assert damage == [log.gap(1)]
 
 
+def test_the_last_group_begins_where_padding_says(log: Log) -> None:
+    """Where a record fills its block nobody can tell: then more counts as the last group."""
+
+    def group(start: int = 0) -> int:
+        scanner = log.scanner(start)
+        for _ in scanner:
+            pass
+        return scanner.group
+
+    assert group() == 512
+    log.append(b"one")
+    log.append(b"two", b"three")
+    assert group() == log.places[1][0]
+    log.append(b"f" * (512 - record.HEADER_SIZE - 1))
+    begins = log.places[3][0]
+    log.append(b"four", b"five")
+    assert group() == begins
+    assert group(log.places[4][0]) == log.places[4][0]
+    log.append(b"six" * 400, b"seven")
+    begins = log.places[6][0]
+    assert group() == begins
+    log.append(b"eight")
+    log.spoil(log.places[6][0] + 10, b"\xff")
+    log.spoil(log.places[7][0] + 10, b"\xff")
+    assert group() == log.places[3][0]
+
+
 def test_a_scan_from_the_middle_finds_the_rest(log: Log) -> None:
     for body in BODIES:
         log.append(body)
