@@ -131,7 +131,7 @@ class KitOsio(Osio):
         faults = self.faults
         if faults is None or not self._watched(path) or not faults.strikes(kind, path):
             return False
-        if faults.short:
+        if faults.short and kind == faults.kind:
             return True
         raise OSError(faults.error, os.strerror(faults.error), path)
 

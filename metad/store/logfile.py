@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from metad.osio import Osio
-from metad.store import header
+from metad.store import header, record
 from metad.store.header import LogHeader, log_path
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -110,9 +110,20 @@ def lock_log(osio: Osio, directory: str, number: int) -> int:
 
 
 def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
-    """Rewrite both headers as free, durably: from here on nothing in the log counts."""
+    """Rewrite both headers as free, durably: from here on nothing in the log counts.
+
+    A record in the seal's place says the same, should both headers be damaged one day: the others
+    still verify, and must not come back.  (Not in a record's place: that may be read just now.)
+    """
     free = old._replace(state=header.FREE, seal_offset=0, seal_size=0)
-    header.rewrite(osio, fd, free)
+    header.write_first(osio, fd, free)
+    osio.fdatasync(fd)
+    if old.seal_offset:
+        freed = record.make_freed(old.secret, old.number, old.life).ljust(old.align, b"\0")
+        if osio.pwrite(fd, freed, old.seal_offset) != old.align:
+            raise OSError(errno.EIO, f"short write to log {old.number}")
+    header.write_last(osio, fd, free)
+    osio.fdatasync(fd)
 
 
 def try_reader_lock(fd: int, *, exclusive: bool = False) -> bool:

@@ -2,7 +2,7 @@
 
     offset size
          0    4  magic "mRec"
-         4    1  kind: 1 message, 2 deletion, 3 seal
+         4    1  kind: 1 message, 2 deletion, 3 seal, 4 freed
          5    1  format version, 1
          6    2  reserved, 0
          8    8  life of the log when this was written
@@ -34,8 +34,8 @@ from metad.store.ids import ID_SIZE
 
 MAGIC = b"mRec"
 VERSION = 1
-MESSAGE, DELETION, SEAL = 1, 2, 3
-KINDS = (MESSAGE, DELETION, SEAL)
+MESSAGE, DELETION, SEAL, FREED = 1, 2, 3, 4
+KINDS = (MESSAGE, DELETION, SEAL, FREED)
 
 _PREFIX = struct.Struct("<4sBBHQQII16s16s")
 _HEADER = struct.Struct("<4sBBHQQII16s16sQ")
@@ -111,6 +111,12 @@ def make_header(kind: int, life: int, sequence: int, record_id: bytes, payload: 
         payload.envelope_size, payload.body_size, record_id, payload.digest,
     )  # fmt: skip
     return prefix + _CHECK.pack(xxh3_64_intdigest(prefix, payload.seed))
+
+
+def make_freed(secret: bytes, number: int, life: int) -> bytes:
+    """A record that says that log `number` is free since its life `life`."""
+    payload = digest_payload(b"", [], seed_of(secret, number, life))
+    return make_header(FREED, life, 0, bytes(ID_SIZE), payload)
 
 
 class Payload(NamedTuple):

@@ -90,7 +90,7 @@ class Scanner:
                     yield Damage(at, found.offset)
             is_next = found.header.sequence == self.sequence
             self.sequence = found.header.sequence + 1
-            if found.header.kind == record.SEAL:
+            if found.header.kind in (record.SEAL, record.FREED):
                 self.at, self.end = found.offset + found.header.size, found.offset
                 break
             # Padding with no record lost in it ends a group.  A record that fills its block hides

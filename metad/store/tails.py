@@ -10,7 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from metad.osio import Osio
@@ -111,19 +111,29 @@ class TailReader:
 
     def _header_of_records(self, fd: int, number: int) -> LogHeader | None:
         """Every record says in clear which life it is of: its check proves it."""
+        first = next(self._proven_records(fd, number, record.MAGIC), None)
+        if first is None:
+            return None
+        at, life = first
+        self._report(f"warning: log {number}: both headers are damaged")
+        made = self._made_header(number, life, self._osio.fstat(fd).st_size, at)
+        freed = self._proven_records(fd, number, record.MAGIC + bytes([record.FREED]))
+        is_free = any(its == life for _, its in freed)
+        return made._replace(state=header.FREE) if is_free else made
+
+    def _proven_records(self, fd: int, number: int, mark: bytes) -> Iterator[tuple[int, int]]:
+        """Offset and life of every record header that begins with `mark`."""
         size = self._osio.fstat(fd).st_size
         at = 0
         while at < size:
             window = self._osio.pread(fd, _SEARCH, at)
-            hit = window.find(record.MAGIC)
+            hit = window.find(mark)
             while hit >= 0:
                 life = self._proven_life(window[hit : hit + record.HEADER_SIZE], number)
                 if life:
-                    self._report(f"warning: log {number}: both headers are damaged")
-                    return self._made_header(number, life, size, at + hit)
-                hit = window.find(record.MAGIC, hit + 1)
+                    yield at + hit, life
+                hit = window.find(mark, hit + 1)
             at += _SEARCH - record.HEADER_SIZE
-        return None
 
     def _proven_life(self, head: bytes, number: int) -> int:
         life = int.from_bytes(head[8:16], "little")

@@ -15,8 +15,11 @@ COLLECTOR = [
     ("survivors are not synced", "log:LogWriter.append", "if self._sync:",
      "if self._sync and not self.log.generation:", POWER),
     ("a header is freed without a sync", "logfile:mark_free",
-     "header.rewrite(osio, fd, free)",
-     "header.write_first(osio, fd, free)\n    header.write_last(osio, fd, free)", POWER),
+     "header.write_first(osio, fd, free)\n    osio.fdatasync(fd)",
+     "header.write_first(osio, fd, free)", POWER),
+    ("only the headers say that a log is free", "logfile:mark_free",
+     "if old.seal_offset:", "if False:",
+     TESTS + "a_free_log_without_headers_does_not_come_back"),
     ("a log is freed before its mail has moved", "collector:Collector.collect",
      "yield from Evacuation(self._tools, victim, self.figures).steps()",
      "logfile.mark_free(self._osio, fd, victim.log)\n        "

@@ -19,7 +19,6 @@ from collector_mutants import COLLECTOR
 
 POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
 FAULTS = "fault/test_faults.py::test_every_call_fails"
-POWER_ONE = "crash/test_power_cut.py::test_a_refused_message_that_recovery_keeps_is_durable"
 UNDECIDED = "store/test_recovery.py::test_what_nobody_could_decide_is_kept_in_a_log_of_its_own"
 SHORT = "fault/test_faults.py::test_every_write_is_short_or_finds_no_space[0-once]"
 FLIPS = "fault/test_bitflip.py::test_a_flipped_bit_of_a_log_costs_at_most_its_record"
@@ -105,8 +104,6 @@ MUTANTS = [
            "if tail.undecided and", "if False and", UNDECIDED),
     Mutant("the undecided group is sealed where it lies, by the power cut",
            "recovery:Recovery._ended", "if tail.undecided and", "if False and", POWER),
-    Mutant("what is written anew is not synced", "undecided:write_heir",
-           "writer.seal()", "writer.poisoned = True", POWER_ONE),
     Mutant("deletions of the undecided group are dropped", "undecided:read_ended",
            "if isinstance(found, Found)",
            "if isinstance(found, Found) and found.header.kind == record.MESSAGE", POWER),

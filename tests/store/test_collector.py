@@ -17,6 +17,7 @@ from metad.osio import Osio
 from metad.store import header, logfile, pin, record
 from metad.store.collector import Collector, NotCollectableError
 from metad.store.evacuation import Step
+from metad.store.header import log_path
 from metad.store.scan import Found, Scanner, find_seal
 from metad.store.table import State
 
@@ -236,6 +237,31 @@ def test_a_deletion_lives_as_long_as_a_copy_of_what_it_deletes(kit: StoreKit) ->
     assert everywhere(kit, record.DELETION) == []
     restart(kit, rebuilt=True)
     kit.check()
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_free_log_without_headers_does_not_come_back(kit: StoreKit, rebuilt: bool) -> None:
+    """Its records still verify, and nobody knows any more that they were deleted."""
+    ids = fill_log(kit)
+    number = kit.index.places(ids[0])[0].log
+    kit.delete(1, ids)
+    fill_log(kit, mailbox=2)
+    collector = make_collector(kit)
+    collect_all(kit, collector)
+    collector.close()
+    assert everywhere(kit, record.DELETION) == []
+    assert kit.table.row(number).state == State.FREE
+    kit.crash()
+    with Path(log_path(kit.store.logs, number)).open("r+b") as file:
+        assert file.read().count(record.MAGIC) > len(ids)
+        for at in (0, kit.size - kit.align):
+            file.seek(at)
+            file.write(b"\xff" * kit.align)
+    if rebuilt:
+        kit.drop_index()
+    kit.start()
+    kit.check()
+    assert not set(ids) & {each for each, _ in kit.listing(1)}
 
 
 def test_only_the_ids_that_are_needed_are_kept(kit: StoreKit) -> None:
