@@ -9,7 +9,7 @@ import shutil
 from typing import Any
 
 import campaign
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -21,11 +21,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )  # fmt: skip
-from osio_kit import FakeClock, Faults, KitOsio, scaled
+from osio_kit import SEED, FakeClock, Faults, KitOsio, scaled
 from store_kit import Sent, StoreKit
 
 from metad.errors import RefusedError
 
+STEPS = 40
 BOXES = st.lists(st.integers(1, 4), min_size=1, max_size=4, unique=True)
 BODIES = st.one_of(st.binary(max_size=300), st.integers(0, 3000).map(lambda n: b"z" * n))
 
@@ -147,14 +148,24 @@ class StoreMachine(RuleBasedStateMachine):
         self.kit.check()
 
 
-def test_the_store_is_as_the_model_says() -> None:
-    """Its assertions are those of the machine's rules and invariants."""
+def examples(count: int, number: int) -> int:
+    """`count` runs of the machine, by a seed of their own."""
     run_state_machine_as_test(
-        StoreMachine,
+        seed(number)(StoreMachine),
         settings=settings(
-            max_examples=scaled(100),
-            stateful_step_count=40,
+            max_examples=count,
+            stateful_step_count=STEPS,
             deadline=None,
+            database=None,
+            print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    return count
+
+
+def test_the_store_is_as_the_model_says() -> None:
+    """Its assertions are those of the machine's rules and invariants."""
+    done = campaign.spread(lambda job: examples(scaled(50), SEED + job), 2)
+    print(f"{done * STEPS} steps at most, seed {SEED}")
+    assert done == 2 * scaled(50)
