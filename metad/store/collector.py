@@ -11,7 +11,8 @@ Rules of this file:
   is lost and nothing returns.  The failpoints stand between the arrows.
 * Only logs that are sealed, and indexed to their seal, are taken, with the log's own lock.
 * A log that says where a poisoned one ends goes after that one.
-* A file that cannot be read, or not be freed, is left alone: what failed is not tried again.
+* A file that cannot be read is left alone, one that cannot be written to is unlinked: what failed
+  is not tried again.
 * Nothing here waits or sleeps: the steps are those of a generator, and who drives it decides
   when the next one comes (metad.workers.collector).
 """
@@ -164,14 +165,16 @@ class Collector:
                 self._osio.fsync_directory(self._logs)
                 state = State.NONE
             else:
-                logfile.mark_free(self._osio, victim.fd, victim.log)
-                state = State.FREE
+                state = self._mark_free(victim.fd, victim.log)
             failpoint("freed")
         finally:
             self._free_lock.release()
         self.figures.logs += 1
         self.figures.octets += victim.log.size
         return state
+
+    def _mark_free(self, fd: int, log: LogHeader) -> State:
+        return State.FREE if logfile.free(self._osio, self._logs, fd, log) else State.NONE
 
     def _ids(self, victim: Victim) -> Iterator[list[bytes]]:
         """Ids of what lay in the log, a transaction's worth at a time."""
@@ -224,23 +227,25 @@ class Collector:
                 self._release(row.number, State.NONE)
                 continue
             try:
-                state = self._state_on_disk(row.number, fd)
-                if state == State.FREE:
+                state, log = self._state_on_disk(row.number, fd)
+                if state == State.FREE and log is not None:
+                    # Whoever was killed may have had no time to sync it.
+                    state = self._mark_free(fd, log)
                     yield from self._forget(row.number)
             finally:
                 self._osio.close(fd)
             if state is not None:
                 self._release(row.number, state)
 
-    def _state_on_disk(self, number: int, fd: int) -> State | None:
+    def _state_on_disk(self, number: int, fd: int) -> tuple[State | None, LogHeader | None]:
         """What a log that nobody has really is; None: it is to be left alone for now."""
         log = header.read(self._osio, fd, self._tools.store.secret)
         if log is not None and log.state == header.FREE:
             # A long transfer may still read it: then it is looked at again next time.
-            return State.FREE if logfile.try_reader_lock(fd, exclusive=True) else None
+            return State.FREE if logfile.try_reader_lock(fd, exclusive=True) else None, log
         if log is not None and log.life == self._tools.index.log_counts(number).life:
-            return State.SEALED
-        return None
+            return State.SEALED, log
+        return None, log
 
     def _forget(self, number: int) -> Iterator[Step]:
         if self._tools.index.log_counts(number).life:

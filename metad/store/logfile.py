@@ -126,6 +126,21 @@ def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
     osio.fdatasync(fd)
 
 
+def free(osio: Osio, directory: str, fd: int, old: LogHeader) -> bool:
+    """Make a log free, durably; one that cannot be written to goes.  True if its file is there.
+
+    A header whose sync failed may say "free" in the page cache alone: believed, it would let
+    deletion records go whose messages a power cut brings back.  Raises OSError.
+    """
+    try:
+        mark_free(osio, fd, old)
+    except OSError:
+        osio.unlink(log_path(directory, old.number))
+        osio.fsync_directory(directory)
+        return False
+    return True
+
+
 def try_reader_lock(fd: int, *, exclusive: bool = False) -> bool:
     """Take the reader's lock on an open log without waiting."""
     kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK

@@ -201,8 +201,23 @@ class Recovery:
         """A log is free on disk and the index still speaks of it: the collector was cut short."""
         for number, counts in index.logs().items():
             log = logs.get(number)
-            if log is None or log.state == FREE or log.life != counts.life:
+            if log is None or log.life != counts.life:
                 drop_log(index, number)
+            elif log.state == FREE and not self._forget_free(index, log):
+                del logs[number]
+
+    def _forget_free(self, index: Index, log: LogHeader) -> bool:
+        """A log was just being freed: what says so may not be durable yet.  True if it is there."""
+        try:
+            fd = logfile.lock_log(self._osio, self._store.logs, log.number)
+        except logfile.LogBusyError:
+            return True  # an orphan begins its next life
+        try:
+            there = logfile.free(self._osio, self._store.logs, fd, log)
+        finally:
+            self._osio.close(fd)
+        drop_log(index, log.number)
+        return there
 
     def _fill_table(
         self,
@@ -246,9 +261,10 @@ class Recovery:
                     drop_log(index, row.number)
                     table.restore(row._replace(state=State.NONE, owner=0, tail=0))
             everything = self.headers_of(row.number for row in table.rows())
-            for number, log in logs.items():
-                if log.state == FREE:
-                    drop_log(index, number)
+            for number, log in list(logs.items()):
+                if log.state == FREE and not self._forget_free(index, log):
+                    del logs[number]
+                    table.restore(table.row(number)._replace(state=State.NONE, owner=0, tail=0))
             self._numbers = Numbers(self._osio, everything, table, dead)
             done = self.recover_logs(index, logs, everything | logs)
             logs |= {number: one.log for number, one in done.items()}

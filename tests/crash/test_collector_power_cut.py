@@ -13,7 +13,7 @@ import shutil
 import campaign
 from collector_kit import make_collector
 from oracle import Ledger
-from osio_kit import SEED, FakeClock, KitOsio, Op, scaled
+from osio_kit import SEED, FakeClock, Faults, KitOsio, Op, scaled
 from power_kit import MODES
 from store_kit import StoreKit
 
@@ -52,6 +52,8 @@ def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
     kit.background()
     sealed = [row.number for row in kit.table.rows() if row.state == State.SEALED]
     for number in rng.sample(sealed, min(2, len(sealed))):
+        if rng.random() < 0.2:  # when it is freed, above all
+            kit.osio.faults = Faults("sync", rng.choice([1, 1, 2]), only=f"{number:08d}")
         try:
             for _ in collector.collect(number):
                 box = rng.randrange(3)
@@ -60,6 +62,8 @@ def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
                     kit.delete(box, [rng.choice(listing)[0]])
         except NotCollectableError:
             continue
+        finally:
+            kit.osio.faults = None
 
 
 def expire_some(kit: StoreKit, collector, rng: random.Random) -> None:

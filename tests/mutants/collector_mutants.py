@@ -17,6 +17,10 @@ COLLECTOR = [
     ("a header is freed without a sync", "logfile:mark_free",
      "header.write_first(osio, fd, free)\n    osio.fdatasync(fd)",
      "header.write_first(osio, fd, free)", POWER),
+    ("a log that could not be freed is taken for free", "logfile:free",
+     "osio.unlink(log_path(directory, old.number))\n        osio.fsync_directory(directory)\n"
+     "        return False", "return True",
+     TESTS + "a_log_that_cannot_be_marked_free_is_unlinked"),
     ("only the headers say that a log is free", "logfile:mark_free",
      "if old.seal_offset:", "if False:",
      TESTS + "a_free_log_without_headers_does_not_come_back"),
