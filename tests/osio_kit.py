@@ -242,3 +242,32 @@ class KitOsio(Osio):
 
     def time_ns(self) -> int:
         return self.clock.time_ns() if self.clock else super().time_ns()
+
+
+class QuietOsio(KitOsio):
+    """For states that are only judged: no faults, no records, nothing waits for a disk."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = Osio.open(self, path, flags, mode)
+        self.names[fd] = path
+        return fd
+
+    def close(self, fd: int) -> None:
+        self.names.pop(fd, None)
+        Osio.close(self, fd)
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
+        return os.preadv(fd, buffers, offset)  # a tmpfs knows no RWF_NOWAIT
+
+    def allocate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def fsync_directory(self, path: str) -> None:
+        """Whatever is there is there."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Whatever is written is there."""
+
+    fsync = fdatasync
+    pread, pwrite, pwritev = Osio.pread, Osio.pwrite, Osio.pwritev
+    rename, unlink = Osio.rename, Osio.unlink

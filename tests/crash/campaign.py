@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oracle import Ledger
-from osio_kit import FakeClock, Faults, KitOsio, Op
+from osio_kit import FakeClock, Faults, KitOsio, Op, QuietOsio
 from power_kit import MODES, Disk, lay_out
 from store_kit import StoreKit
 
@@ -116,7 +116,7 @@ class Judge:
     def judge(self, state: dict[str, bytes], old: str, ledger: Ledger) -> None:
         """Raises AssertionError or whatever recovery raises."""
         self.states += 1
-        with self.lay_out(state, old, KitOsio(clock=FakeClock())) as kit:
+        with self.lay_out(state, old, QuietOsio(clock=FakeClock())) as kit:
             kit.recover()
             kit.open_index()
             ledger.check(kit)

@@ -201,7 +201,7 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_
 
 def test_a_kind_that_is_no_message_deletes(tmp_path: Path) -> None:
     """Only messages give: a record of another kind never puts mail into a mailbox."""
-    assert {record.MESSAGE, record.DELETION, record.SEAL} == set(record.KINDS)
+    assert {record.MESSAGE, record.DELETION, record.SEAL, record.FREED} == set(record.KINDS)
     entry = footer.ENTRY.pack(1, id_of(7), 512, 100, 10, record.SEAL)
     entries, *_ = build(tmp_path / "index", {1: (100, message(1, 7, (1,)) + entry)})
     assert entries == {}
