@@ -15,8 +15,12 @@ COLLECTOR = [
     ("survivors are not synced", "log:LogWriter.append", "if self._sync:",
      "if self._sync and not self.log.generation:", POWER),
     ("a header is freed without a sync", "logfile:mark_free",
+     "osio.fdatasync(fd)", "pass",
+     "store/test_logfile.py::test_the_two_headers_are_never_under_way_together"),
+    ("both headers of a freed log are under way together", "logfile:mark_free",
      "header.write_first(osio, fd, free)\n    osio.fdatasync(fd)",
-     "header.write_first(osio, fd, free)", POWER),
+     "header.write_first(osio, fd, free)",
+     "store/test_logfile.py::test_the_two_headers_are_never_under_way_together"),
     ("a log that could not be freed is taken for free", "logfile:free",
      "osio.unlink(log_path(directory, old.number))\n        osio.fsync_directory(directory)\n"
      "        return False", "return True",
