@@ -18,14 +18,14 @@ def test_an_empty_successor_keeps_its_word(tmp_path: Path) -> None:
         kit.osio.faults = Faults("sync", 1)
         kit.put([1], b"refused")
         kit.osio.faults = None
-        writer = kit.writers[0]
-        broken = writer.committer._broken
-        assert broken is not None
-        successor = writer.source.take(broken)
-        writer.committer._writer = successor
+        successor = kit.writers[0].committer.writer
+        assert successor is not None
+        assert not successor.sequence
+        said = (successor.log.predecessor_life, successor.log.predecessor_end)
+        assert all(said)
         kit.stop()
         fd = kit.osio.open(header.log_path(kit.store.logs, successor.number), 0)
         log = header.read(kit.osio, fd, kit.store.secret)
         assert log is not None
         assert log.state != header.FREE
-        assert (log.predecessor_life, log.predecessor_end) == (broken.life, broken.end)
+        assert (log.predecessor_life, log.predecessor_end) == said

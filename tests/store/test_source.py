@@ -230,9 +230,9 @@ def test_the_word_on_a_poisoned_log_outlives_an_empty_successor(kit: StoreKit) -
     refused = kit.put([1], b"refused")
     assert refused.error is not None
     kit.osio.faults = None
-    source = kit.writers[0].source
-    successor = source.take(kit.writers[0].committer._broken)
-    kit.writers[0].committer._writer = successor
+    successor = kit.writers[0].committer.writer
+    assert successor is not None
+    assert successor.log.predecessor_life
     kit.stop()
     for _ in range(3):
         kit.drop_index()
