@@ -385,8 +385,8 @@ def encode(writer: LogWriter, group: list[Append]) -> Encoded:
     entries: list[bytes] = []
     messages: list[Message] = []
     deletions: list[record.Deletion] = []
-    number, seed = writer.number, writer.seed
-    make_header, pack_entry = writer.make_header, footer.ENTRY.pack
+    number, seed, life, sequence = writer.number, writer.seed, writer.life, writer.sequence
+    make_header, pack_entry = record.make_header, footer.ENTRY.pack
     at = writer.end
     for item in group:
         envelope, body, record_id, deletion = item.envelope, item.body, item.id, item.deletion
@@ -399,7 +399,8 @@ def encode(writer: LogWriter, group: list[Append]) -> Encoded:
             payload = record.digest_payload(envelope, body.chunks(), seed)
         size = item.size
         kind = record.MESSAGE if deletion is None else record.DELETION
-        buffers.append(make_header(kind, record_id, payload) + data)
+        buffers.append(make_header(kind, life, sequence, record_id, payload) + data)
+        sequence += 1
         if deletion is not None:
             packed = footer.deletion_entries(deletion, at, size)
             deletions.append(deletion)
@@ -414,6 +415,7 @@ def encode(writer: LogWriter, group: list[Append]) -> Encoded:
             messages.append(_new(Message, (record_id, place, packed, item.uid)))
         entries.append(packed)
         at += size
+    writer.sequence = sequence
     return Encoded(buffers, at - writer.end, b"".join(entries), messages, deletions)
 
 

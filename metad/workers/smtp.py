@@ -18,6 +18,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from metad import limits
@@ -300,10 +301,10 @@ class SmtpSession(Connection):
         """The message is the layer's; `_committed` is called at once or later."""
         incoming = self._incoming
         if incoming is None:
-            self._context.layer.deliver(envelope, rest, lambda e: self._committed(envelope, e))
+            self._context.layer.deliver(envelope, rest, partial(self._committed, envelope))
         else:
             incoming.write(rest)
-            incoming.commit(envelope, lambda error: self._committed(envelope, error))
+            incoming.commit(envelope, partial(self._committed, envelope))
 
     def _envelope(self, event: EndOfMessage) -> Envelope:
         machine = self._machine
