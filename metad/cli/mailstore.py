@@ -21,7 +21,8 @@ from metad.errors import MetadError, UnavailableError
 from metad.osio import Osio
 from metad.store import index_state
 from metad.store.identity import open_store
-from metad.store.index import Index, Usage
+from metad.store.index import Index
+from metad.store.levels import Usage
 from metad.store.reader import Reader
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from metad.store.ids import ID_SIZE, NO_ID
-from metad.store.index import Index, LogCounts, pack_log, pack_usage
+from metad.store.ids import ID_SIZE
+from metad.store.index import Index, LogCounts, pack_log
+from metad.store.levels import pack_usage
 
 ROWS_PER_TRANSACTION = 50_000
 _PLACE = struct.Struct(f"{ID_SIZE}s16s")  # id; references, log, offset, size
@@ -39,6 +40,7 @@ class Loader:
 
     def __init__(self, path: str) -> None:
         self._index = Index(path)
+        self._mailboxes = self._index.tables.mailboxes[-1]
         self._open: _Sum | None = None
         self._late: list[_Sum] = []
 
@@ -61,7 +63,7 @@ class Loader:
         A mailbox's usage lies in front of its entries, where it can be appended only if all of
         them are here; else it is put there when they are all known.
         """
-        self._append(self._index.tables.mailboxes, self._with_usage(rows))
+        self._append(self._mailboxes, self._with_usage(rows))
         self._put_late()
 
     def _with_usage(self, rows: bytes) -> Iterator[Row]:
@@ -79,7 +81,7 @@ class Loader:
                 self._open = self._open.plus(octets, len(found))
             elif at < len(rows):
                 self._end_open()
-                yield mailbox + NO_ID, pack_usage(octets, len(found))
+                yield mailbox, pack_usage(octets, len(found))
             else:
                 self._end_open()
                 self._open = _Sum(mailbox, octets, len(found))
@@ -96,7 +98,7 @@ class Loader:
         with self._index.writing() as txn:
             for mailbox, octets, messages in self._late:
                 value = pack_usage(octets, messages)
-                txn.put(mailbox + NO_ID, value, db=self._index.tables.mailboxes)
+                txn.put(mailbox, value, db=self._mailboxes)
         self._late.clear()
 
     def finish(self, rows: dict[int, LogCounts]) -> None:

@@ -80,6 +80,7 @@ class _Message:
     references: int = 0
     places: list[Place] | None = None
     entries: dict[int, int] = field(default_factory=dict)
+    twice: set[int] = field(default_factory=set)  # in two levels of the index
     copies: list[Copy] = field(default_factory=list)
     gone: set[int] = field(default_factory=set)
     maybe_gone: set[int] = field(default_factory=set)
@@ -96,7 +97,10 @@ def _message(message_id: bytes, rows: Iterable[tuple[int, bytes]]) -> _Message:
     made = _Message(message_id.hex())
     for tag, octets in rows:
         if tag == INDEX_ENTRY:
-            made.entries[int.from_bytes(octets[:4], "big")] = int.from_bytes(octets[4:], "big")
+            mailbox = int.from_bytes(octets[:4], "big")
+            if mailbox in made.entries:
+                made.twice.add(mailbox)
+            made.entries[mailbox] = int.from_bytes(octets[4:], "big")
         elif tag == COPY:
             log, offset, size, mailbox, shown, certain, damaged = _COPY.unpack(octets)
             place = Place(log, offset, size)
@@ -208,6 +212,8 @@ class Comparison:
     # -- entries
 
     def _entries(self, one: _Message) -> None:
+        if one.twice:
+            self._say(one, f"is twice in {_mailboxes(one.twice)}")
         for mailbox, octets in one.entries.items():
             sizes = {copy.octets for copy in one.copies if copy.mailbox == mailbox}
             if not sizes:

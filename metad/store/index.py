@@ -1,15 +1,15 @@
 """The index: a view of the logs in LMDB, never synced, rebuilt whenever it is in doubt.
 
-Five databases in one environment (docs/log-format.md has the bytes):
+Databases in one environment:
 
-    mailboxes  mailbox (4) + id (16)       -> octets (4)                one per entry of a mailbox
-               mailbox (4) + 16 zero       -> octets (8), messages (4)  its usage, beside its mail
-    places     id (16)                     -> references (4), then log (4) offset (4) size (4) each
-    uids       id (16)                     -> unique id that an imported message came with
-    logs       log number (4)              -> life, watermark, live messages, live octets (8 each)
+    mailboxesN  entries and usage of the mailboxes, in levels: metad.store.levels has the rows
+    places      id (16)         -> references (4), then log (4) offset (4) size (4) each
+    uids        id (16)         -> unique id that an imported message came with
+    logs        log number (4)  -> life, watermark, live messages, live octets (8 each)
 
-All big-endian.  A message's place stays while a copy lies in a log, even when no mailbox refers
-to it any more: it is what keeps the deletion records that speak of it.
+All big-endian; whoever changes this counts `index_state.LAYOUT` up.  A message's place stays while
+a copy lies in a log, even when no mailbox refers to it any more: it is what keeps the deletion
+records that speak of it.
 
 Rules of this file:
 
@@ -24,26 +24,26 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import lmdb
 
 from metad.store import record
 from metad.store.footer import ENTRY_SIZE
-from metad.store.ids import ID_SIZE, NO_ID, is_imported
+from metad.store.ids import NO_ID, is_imported
+from metad.store.levels import BOUNDS, Levels, Usage
 
 MAP_SIZE = 1 << 40
 MAX_READERS = 1024
-_VALUE = struct.Struct(">I")
-_USAGE = struct.Struct(">QI")
 _REFERENCES = struct.Struct(">I")
 _PLACE = struct.Struct(">III")
 _LOG = struct.Struct(">QQQQ")
 _MAILBOX = struct.Struct(">I")
 LISTING_ENTRY = struct.Struct(">16sI")
-
+_USAGES = 1000  # read in one transaction
 
 _FLOCK = struct.Struct("hhqqi4x")
 _WRITE_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
@@ -67,11 +67,6 @@ class LogCounts(NamedTuple):
     live_octets: int = 0
 
 
-class Usage(NamedTuple):
-    octets: int = 0
-    messages: int = 0
-
-
 class Message(NamedTuple):
     """One message to be entered.  `entries` are its footer entries, packed."""
 
@@ -92,9 +87,9 @@ class Batch(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """LMDB's handles of the databases."""
+    """LMDB's handles of the databases.  `mailboxes`: those of the levels, youngest first."""
 
-    mailboxes: Any
+    mailboxes: list[Any]
     places: Any
     logs: Any
 
@@ -105,7 +100,8 @@ Publish = Callable[[dict[int, LogCounts]], None]
 class Index:
     """An open index.  Raises lmdb.Error from everything if its files are unusable."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, bounds: Sequence[int] = BOUNDS) -> None:
+        """`bounds`: rows in each level of the mailboxes but the last."""
         self._env = lmdb.open(
             path,
             map_size=MAP_SIZE,
@@ -123,7 +119,7 @@ class Index:
         # Told who waits for the write lock (1), has it (since when, monotonic ns), or neither (0):
         # the process that lets others wait is the one that hangs.
         self.on_lock: Callable[[int], None] = lambda state: None
-        self._mailboxes = self._env.open_db(b"mailboxes")
+        self._levels = Levels(self._env, bounds)
         self._places = self._env.open_db(b"places")
         self._logs = self._env.open_db(b"logs")
         self._uids = self._env.open_db(b"uids")
@@ -131,7 +127,7 @@ class Index:
     @property
     def tables(self) -> Tables:
         """The databases, for those who fill or move whole tables."""
-        return Tables(self._mailboxes, self._places, self._logs)
+        return Tables(self._levels.tables, self._places, self._logs)
 
     def close(self) -> None:
         self._env.close()
@@ -188,7 +184,7 @@ class Index:
         `publish` gets the absolute counts of every log that changed, while the write lock is
         still held: so shared memory is written by one process at a time.
         """
-        with self.writing() as txn:
+        with self._env.begin(write=True) as txn:
             change = Change(self, txn)
             change.add_messages(batch.messages)
             for deletion in batch.deletions:
@@ -201,16 +197,8 @@ class Index:
 
     def listing(self, mailbox: int) -> bytes:
         """The entries of a mailbox in id order: `LISTING_ENTRY` each, packed."""
-        prefix = _MAILBOX.pack(mailbox)
-        found: list[bytes] = []
-        with self._env.begin() as txn, txn.cursor(self._mailboxes) as cursor:
-            if cursor.set_range(prefix + NO_ID[:-1] + b"\1"):
-                for key, value in cursor:
-                    if key[:4] != prefix:
-                        break
-                    found.append(key[4:])
-                    found.append(value)
-        return b"".join(found)
+        with self._env.begin() as txn:
+            return self._levels.listing(txn, _MAILBOX.pack(mailbox))
 
     def oldest(self, mailbox: int, most: int) -> list[bytes]:
         """The first ids of a mailbox, in order, `most` of them."""
@@ -244,30 +232,19 @@ class Index:
 
     def usage(self, mailbox: int) -> Usage:
         with self._env.begin() as txn:
-            value = txn.get(_MAILBOX.pack(mailbox) + NO_ID, db=self._mailboxes)
-        return Usage(*_USAGE.unpack(value)) if value else Usage()
+            return self._levels.usage(txn, _MAILBOX.pack(mailbox))
 
     def usages(self) -> Iterator[tuple[int, Usage]]:
-        """Usage of every mailbox that has or had mail, a bounded number per transaction."""
-        after = b""
+        """Usage of every mailbox that has mail, a bounded number per transaction."""
+        start = b"\0"
         while True:
-            rows = self._some_usages(after, 1000)
-            yield from rows
-            if len(rows) < 1000:
+            with self._env.begin() as txn:
+                rows = list(islice(self._levels.usages(txn, start), _USAGES))
+            for mailbox, usage in rows:
+                yield int.from_bytes(mailbox, "big"), usage
+            if len(rows) < _USAGES:
                 return
-            after = _after(rows[-1][0])
-
-    def _some_usages(self, start: bytes, most: int) -> list[tuple[int, Usage]]:
-        rows: list[tuple[int, Usage]] = []
-        with self._env.begin() as txn, txn.cursor(self._mailboxes) as cursor:
-            more = cursor.set_range(start.ljust(20, b"\0"))
-            while more and len(rows) < most:
-                key, value = cursor.item()
-                (mailbox,) = _MAILBOX.unpack_from(key)
-                if key[4:] == NO_ID:
-                    rows.append((mailbox, Usage(*_USAGE.unpack(value))))
-                more = cursor.set_range(_after(mailbox))
-        return rows
+            start = rows[-1][0] + b"\0"
 
     def places(self, message_id: bytes) -> list[Place]:
         """The places of a message, the best one first; empty if it is nowhere."""
@@ -287,10 +264,10 @@ class Index:
         return LogCounts(*_LOG.unpack(value)) if value else LogCounts()
 
     def totals(self) -> dict[str, int]:
-        """Number of rows per database, for status."""
+        """Number of rows, for status."""
         with self._env.begin() as txn:
             return {
-                "entries": txn.stat(self._mailboxes)["entries"],
+                "entries": self._levels.rows(txn),
                 "places": txn.stat(self._places)["entries"],
             }
 
@@ -300,17 +277,14 @@ class Index:
             return bytes(cursor.key()) if cursor.last() else NO_ID
 
 
+def entry_rows(entries: bytes) -> list[tuple[bytes, bytes]]:
+    """The rows of a message's footer entries."""
+    starts = range(0, len(entries), ENTRY_SIZE)
+    return [(entries[at : at + 20], entries[at + 28 : at + 32]) for at in starts]
+
+
 def unpack_places(value: bytes) -> list[Place]:
     return [Place(*fields) for fields in _PLACE.iter_unpack(value[_REFERENCES.size :])]
-
-
-def _after(mailbox: int) -> bytes:
-    """A key behind every one of a mailbox."""
-    return _MAILBOX.pack(mailbox) + b"\xff" * (ID_SIZE + 1)
-
-
-def pack_usage(octets: int, messages: int) -> bytes:
-    return _USAGE.pack(octets, messages)
 
 
 def pack_log(counts: LogCounts) -> bytes:
@@ -332,7 +306,7 @@ class Change:
 
     def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
         self._txn = txn
-        self._mailboxes = index._mailboxes
+        self._levels = index._levels
         self._places = index._places
         self._logs = index._logs
         self._uids = index._uids
@@ -343,7 +317,6 @@ class Change:
             return
         rows: list[tuple[bytes, bytes]] = []
         places: list[tuple[bytes, bytes]] = []
-        usage: dict[bytes, list[int]] = {}
         live = self._live(messages[0].place.log)
         for message_id, place, entries, uid in messages:
             if uid:
@@ -351,47 +324,21 @@ class Change:
             places.append(
                 (message_id, _REFERENCES.pack(len(entries) // ENTRY_SIZE) + _PLACE.pack(*place))
             )
-            for at in range(0, len(entries), ENTRY_SIZE):
-                rows.append((entries[at : at + 20], entries[at + 28 : at + 32]))
-                sums = usage.setdefault(entries[at : at + 4], [0, 0])
-                sums[0] += int.from_bytes(entries[at + 28 : at + 32], "big")
-                sums[1] += 1
+            rows += entry_rows(entries)
             if entries:
                 live[0] += 1
                 live[1] += place.size
         with self._txn.cursor(self._places) as cursor:
             cursor.putmulti(places)
-        with self._txn.cursor(self._mailboxes) as cursor:
-            cursor.putmulti(rows)
-            self._add_usage(cursor, usage)
-
-    def _add_usage(self, cursor: lmdb.Cursor, usage: dict[bytes, list[int]]) -> None:
-        rows = []
-        for mailbox, (octets, messages) in usage.items():
-            key = mailbox + NO_ID
-            old = cursor.get(key)
-            if old:
-                before = _USAGE.unpack(old)
-                octets, messages = before[0] + octets, before[1] + messages  # noqa: PLW2901
-            rows.append((key, _USAGE.pack(octets, messages)))
-        cursor.putmulti(rows)
+        self._levels.add(self._txn, rows)
 
     def delete(self, deletion: record.Deletion) -> None:
         """Remove entries of one mailbox; ids that it no longer has are passed over."""
-        prefix = _MAILBOX.pack(deletion.mailbox)
-        octets = messages = 0
-        pop = self._txn.pop
-        for message_id in deletion.each():
-            value = pop(prefix + message_id, db=self._mailboxes)
-            if value is not None:
-                octets -= _VALUE.unpack(value)[0]
-                messages -= 1
-                self._drop_reference(message_id)
-                if is_imported(message_id):
-                    self._txn.delete(message_id, db=self._uids)
-        if messages:
-            with self._txn.cursor(self._mailboxes) as cursor:
-                self._add_usage(cursor, {prefix: [octets, messages]})
+        mailbox = _MAILBOX.pack(deletion.mailbox)
+        for message_id in self._levels.remove(self._txn, mailbox, deletion.each()):
+            self._drop_reference(message_id)
+            if is_imported(message_id):
+                self._txn.delete(message_id, db=self._uids)
 
     def _drop_reference(self, message_id: bytes) -> None:
         value = self._txn.get(message_id, db=self._places)
@@ -422,19 +369,18 @@ class Change:
         row = self._row(batch.log)
         if row.life != batch.life:
             row = LogCounts()
-        row = row._replace(life=batch.life, watermark=batch.watermark)
-        return self.write_rows({batch.log: row})
+        known = LogCounts(batch.life, batch.watermark, row.live_messages, row.live_octets)
+        return self.write_rows({batch.log: known})
 
     def write_rows(self, known: dict[int, LogCounts] | None = None) -> dict[int, LogCounts]:
         """Add the changes of this transaction to the logs' rows (`known`: as they are to be
         before that); the new absolute rows."""
         rows = dict(known or {})
-        for number, (messages, octets) in self._counts.items():
-            old = rows.get(number) or self._row(number)
-            rows[number] = old._replace(
-                live_messages=old.live_messages + messages, live_octets=old.live_octets + octets
-            )
-            self._txn.put(number.to_bytes(4, "big"), _LOG.pack(*rows[number]), db=self._logs)
+        for number, (more, more_octets) in self._counts.items():
+            life, watermark, messages, octets = rows.get(number) or self._row(number)
+            row = LogCounts(life, watermark, messages + more, octets + more_octets)
+            self._txn.put(number.to_bytes(4, "big"), _LOG.pack(*row), db=self._logs)
+            rows[number] = row
         return rows
 
     def _row(self, number: int) -> LogCounts:

@@ -3,6 +3,9 @@
 The index is never synced, so after a power cut it may be anything.  It is used only if it was
 closed cleanly, or if the machine has not been booted since and its file is the same one (then the
 page cache has seen every write).  Anything else: it is rebuilt from the logs.
+
+So is one of another layout.  (Layout 1 called the fields of `file` device and inode: a program that
+knows no other finds another file, and rebuilds too.)
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 
 from metad.osio import Osio, read_file, write_file
 
+LAYOUT = 2  # 2: the mailboxes in levels
 DATA_FILE = "data.mdb"
 STATE_FILE = "state"
 
@@ -28,7 +32,9 @@ def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
     Dirty goes before the first write; clean only after the environment was synced.
     """
     stat = osio.stat(os.path.join(directory, DATA_FILE))
-    fields = {"clean": clean, "boot": boot, "device": stat.st_dev, "inode": stat.st_ino}
+    fields = {
+        "layout": LAYOUT, "clean": clean, "boot": boot, "file": [stat.st_dev, stat.st_ino]
+    }  # fmt: skip
     write_file(osio, os.path.join(directory, STATE_FILE), json.dumps(fields).encode())
 
 
@@ -43,7 +49,9 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
         return f"its state cannot be read: {error}"
     if not isinstance(fields, dict):
         return "its state is damaged"
-    if (fields.get("device"), fields.get("inode")) != (stat.st_dev, stat.st_ino):
+    if fields.get("layout") != LAYOUT:
+        return "its layout is another one"
+    if fields.get("file") != [stat.st_dev, stat.st_ino]:
         return "its file is another one than was noted"
     if fields.get("clean") is True:
         return None

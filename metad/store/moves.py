@@ -28,6 +28,7 @@ from metad.store.index import (
     Message,
     Place,
     Publish,
+    entry_rows,
     pack_places,
     unpack_places,
     unpack_references,
@@ -184,7 +185,7 @@ class _Moving(Change):
     # -- looking
 
     def has_entry(self, key: bytes) -> bool:
-        return self._txn.get(key, db=self._mailboxes) is not None
+        return self._levels.has(self._txn, key)
 
     def row_of(self, message_id: bytes) -> tuple[int, list[Place]] | None:
         """References and places of a message; None if it has no row."""
@@ -244,14 +245,10 @@ class _Moving(Change):
 
     def _enter_missing(self, entries: bytes) -> int:
         """Enter those of a message's entries that are not there; their number."""
-        entered = 0
-        with self._txn.cursor(self._mailboxes) as cursor:
-            for at in range(0, len(entries), ENTRY_SIZE):
-                octets = entries[at + 28 : at + 32]
-                if cursor.put(entries[at : at + _KEY_SIZE], octets, overwrite=False):
-                    self._add_usage(cursor, {entries[at : at + 4]: [_number(octets), 1]})
-                    entered += 1
-        return entered
+        missing = [row for row in entry_rows(entries) if not self.has_entry(row[0])]
+        if missing:
+            self._levels.add(self._txn, missing)
+        return len(missing)
 
     def drop_place(self, message_id: bytes, number: int) -> None:
         """The place in log `number` is no more; with the last one the row goes."""
@@ -286,7 +283,3 @@ class _Moving(Change):
         live = self._live(place.log)
         live[0] += sign
         live[1] += sign * place.size
-
-
-def _number(octets: bytes) -> int:
-    return int.from_bytes(octets, "big")

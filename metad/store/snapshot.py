@@ -22,14 +22,17 @@ import lmdb
 import msgpack
 
 from metad.store.identity import Store
-from metad.store.ids import ID_SIZE, NO_ID
+from metad.store.ids import ID_SIZE
 from metad.store.index import MAP_SIZE, MAX_READERS, LogCounts
+from metad.store.levels import BOUNDS, names
 from metad.store.rows import Rows
 
 PLACES, ENTRY, UID = 1, 2, 3  # tags of rows
 MOST_FINDINGS = 10_000
 _USAGE = struct.Struct(">QI")
 _LOG = struct.Struct(">QQQQ")
+_LEVELS = names(len(BOUNDS) + 1)
+_TABLES = (*_LEVELS, b"places", b"uids", b"logs")
 
 Pairs = Iterator[tuple[bytes, bytes]]
 
@@ -108,8 +111,7 @@ def _read(store: Store, rows: Rows | None) -> Snapshot:
             store.index, readonly=True, create=False, map_size=MAP_SIZE, max_dbs=8,
             max_readers=MAX_READERS, readahead=False,
         ) as env:  # fmt: skip
-            names = (b"mailboxes", b"places", b"uids", b"logs")
-            tables = {name: env.open_db(name, create=False) for name in names}
+            tables = {name: env.open_db(name, create=False) for name in _TABLES}
             with env.begin() as txn:
                 _Reading(found, rows).run(txn, tables)
     except (lmdb.Error, OSError) as error:
@@ -130,7 +132,8 @@ class _Reading:
     def run(self, txn: lmdb.Transaction, tables: dict[bytes, Any]) -> None:
         self._walk(txn, tables, b"logs", self._logs)
         if self._rows is not None:
-            self._walk(txn, tables, b"mailboxes", self._mailboxes)
+            for level in _LEVELS:
+                self._walk(txn, tables, level, self._mailboxes)
             self._walk(txn, tables, b"places", self._places)
             self._walk(txn, tables, b"uids", self._uids)
 
@@ -171,11 +174,11 @@ class _Reading:
         add = self._add
         usage = _Usage(self._say)
         for key, value in pairs:
-            if len(key) == 20 and key[4:] != NO_ID and len(value) == 4:
+            if len(key) == 20 and len(value) == 4:
                 usage.entry(key[:4], value)
                 add(ENTRY, key[4:], key[:4] + value)
-            elif len(key) == 20 and key[4:] == NO_ID and len(value) == _USAGE.size:
-                usage.row(key[:4], value)
+            elif len(key) == 4 and len(value) == _USAGE.size:
+                usage.row(key, value)
             else:
                 self._say(f"a row of mailboxes is damaged: {key.hex()}")
         usage.finish()
@@ -200,7 +203,7 @@ class _Reading:
 
 
 class _Usage:
-    """Each mailbox's usage against its entries, which come behind it."""
+    """Each mailbox's usage in one level against its entries there, which come behind it."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

@@ -43,7 +43,7 @@ def spoil_log(store):
 def spoil_index(store):
     index = Index(store.store.index)
     with index.writing() as txn:
-        txn.drop(index.tables.mailboxes, delete=False)
+        txn.drop(index.tables.mailboxes[0], delete=False)
     index.sync()
     index.close()
 

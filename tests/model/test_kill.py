@@ -20,7 +20,7 @@ from collections.abc import Callable
 import campaign
 from oracle import Ledger, digest
 from osio_kit import SEED, KitOsio, scaled
-from store_kit import StoreKit
+from store_kit import BOUNDS, StoreKit
 
 from metad.errors import RefusedError
 from metad.store import record
@@ -65,7 +65,7 @@ class Victim:
         self.loop = QueueLoop()
         osio = KitOsio()
         table = LogTable(kit.area, kit.semaphore, kit.area.process(slot))
-        self.index = Index(kit.store.index)
+        self.index = Index(kit.store.index, BOUNDS)
         self.source = LogSource(
             osio, kit.store, table, LogSettings(LOG_SIZE), kit.clock, lambda text: None
         )

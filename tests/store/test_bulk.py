@@ -10,7 +10,8 @@ import pytest
 
 from metad.store.bulk import ENTRY_ROW, Loader
 from metad.store.ids import NO_ID
-from metad.store.index import Index, LogCounts, Place, Usage
+from metad.store.index import Index, LogCounts, Place
+from metad.store.levels import Usage
 
 SIZES = {1: 1, 2: 30, 3: 2, 70000: 17, 70001: 1}  # mailbox: how many messages
 
@@ -31,7 +32,7 @@ def load(path: Path, pieces: list[bytes]) -> dict[bytes, bytes]:
     loader.close()
     index = Index(str(path))
     try:
-        with index.reading() as txn, txn.cursor(index.tables.mailboxes) as cursor:
+        with index.reading() as txn, txn.cursor(index.tables.mailboxes[-1]) as cursor:
             return {bytes(key): bytes(value) for key, value in cursor}
     finally:
         index.close()

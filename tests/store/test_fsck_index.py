@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -20,7 +21,8 @@ from metad.osio import Osio
 from metad.store import check, compare, footer, record, rows
 from metad.store.header import LogHeader
 from metad.store.ids import NO_ID
-from metad.store.index import Index, LogCounts, Place, pack_log, pack_places, pack_usage
+from metad.store.index import Index, LogCounts, Place, pack_log, pack_places
+from metad.store.levels import Usage, pack_usage
 from metad.store.repair import repair
 from metad.store.snapshot import read_snapshot
 
@@ -39,7 +41,11 @@ class Facts:
         self.mailbox = next(box for box in range(4) if index.listing(box))
         self.id = index.listing(self.mailbox)[:16]
         self.key = self.mailbox.to_bytes(4, "big") + self.id
-        self.usage = index.usage(self.mailbox)
+        with index.reading() as txn:
+            having = [txn.get(self.key, db=table) is not None for table in index.tables.mailboxes]
+            self.at = having.index(True)
+            value = txn.get(self.key[:4], db=self.level(index))
+        self.usage = Usage(int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big"))
         self.places = index.places(self.id)
         self.log = self.places[0].log
         self.counts = index.log_counts(self.log)
@@ -48,17 +54,21 @@ class Facts:
         self.references = int.from_bytes(value[:4], "big")
         index.close()
 
+    def level(self, index: Index) -> Any:
+        """The table that the message's entry is in."""
+        return index.tables.mailboxes[self.at]
+
 
 def change_entry(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
-    txn.put(f.key, (77).to_bytes(4, "big"), db=index.tables.mailboxes)
+    txn.put(f.key, (77).to_bytes(4, "big"), db=f.level(index))
 
 
 def drop_entry(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
-    txn.delete(f.key, db=index.tables.mailboxes)
+    txn.delete(f.key, db=f.level(index))
 
 
 def add_entry(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
-    txn.put((9).to_bytes(4, "big") + f.id, b"\0\0\0\1", db=index.tables.mailboxes)
+    txn.put((9).to_bytes(4, "big") + f.id, b"\0\0\0\1", db=f.level(index))
 
 
 def drop_places(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
@@ -97,19 +107,27 @@ def short_place(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
 
 def more_usage(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
     value = pack_usage(f.usage.octets + 1, f.usage.messages)
-    txn.put(f.key[:4] + NO_ID, value, db=index.tables.mailboxes)
+    txn.put(f.key[:4], value, db=f.level(index))
 
 
 def no_usage(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
-    txn.delete(f.key[:4] + NO_ID, db=index.tables.mailboxes)
+    txn.delete(f.key[:4], db=f.level(index))
 
 
 def ghost_usage(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
-    txn.put(b"\0\1\0\0" + NO_ID, pack_usage(1, 1), db=index.tables.mailboxes)
+    txn.put(b"\0\1\0\0", pack_usage(1, 1), db=f.level(index))
+
+
+def entry_in_two_levels(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
+    index._levels._sweep(txn, 0, 1000)
+    value = bytes(txn.get(f.key, db=index.tables.mailboxes[-1]))
+    txn.put(f.key, value, db=index.tables.mailboxes[0])
+    octets = int.from_bytes(value, "big")
+    txn.put(f.key[:4], pack_usage(octets, 1), db=index.tables.mailboxes[0])
 
 
 def long_entry(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
-    txn.put(f.key + b"x", b"\0\0\0\1", db=index.tables.mailboxes)
+    txn.put(f.key + b"x", b"\0\0\0\1", db=f.level(index))
 
 
 def put_log(txn: lmdb.Transaction, index: Index, number: int, counts: LogCounts) -> None:
@@ -163,6 +181,7 @@ SPOILERS = {
     more_usage: "is said to have",
     no_usage: "is said to have 0 messages of 0 octets",
     ghost_usage: "mailbox 65536 is said to have 1 messages of 1 octets, it has 0 of 0",
+    entry_in_two_levels: "is twice in mailbox",
     long_entry: "a row of mailboxes is damaged",
     more_live: "live messages of",
     less_live_octets: "live messages of",
@@ -194,7 +213,7 @@ def test_a_deletion_that_was_not_carried_out_is_found(kit: StoreKit) -> None:
     kit.delete(1, [sent.id])
     kit.stop()
     key = (1).to_bytes(4, "big") + sent.id
-    spoil_index(kit, lambda txn, index: txn.put(key, b"\0\0\0\2", db=index.tables.mailboxes))
+    spoil_index(kit, lambda txn, index: txn.put(key, b"\0\0\0\2", db=index.tables.mailboxes[0]))
     assert f"index: message {sent.id.hex()} is in mailbox 1, where it was deleted" in fsck(kit)[0]
 
 
@@ -235,7 +254,7 @@ def content(directory: Path) -> object:
         try:
             found = []
             with lmdb.open(str(directory), readonly=True, max_dbs=8, lock=False) as env:
-                for name in (b"mailboxes", b"places", b"logs", b"uids"):
+                for name in (b"mailboxes0", b"mailboxes1", b"places", b"logs", b"uids"):
                     table = env.open_db(name, create=False)
                     with env.begin() as txn, txn.cursor(table) as cursor:
                         found.append(list(islice(cursor, 100_000)))

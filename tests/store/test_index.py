@@ -9,7 +9,8 @@ import lmdb
 import pytest
 
 from metad.store import footer, record
-from metad.store.index import LISTING_ENTRY, Batch, Index, LogCounts, Message, Place, Usage
+from metad.store.index import LISTING_ENTRY, Batch, Index, LogCounts, Message, Place
+from metad.store.levels import Usage
 
 
 @pytest.fixture

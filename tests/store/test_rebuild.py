@@ -13,8 +13,8 @@ from store_kit import StoreKit
 
 from metad.store import footer, record
 from metad.store import rebuild as rebuilding
-from metad.store.ids import NO_ID
-from metad.store.index import Index, LogCounts, Place, Usage, unpack_places, unpack_references
+from metad.store.index import Index, LogCounts, Place, unpack_places, unpack_references
+from metad.store.levels import Usage
 from metad.store.rebuild import Source, rebuild
 from metad.store.record import Deletion, Recipient
 
@@ -45,8 +45,9 @@ def content(path: str) -> tuple[Entries, Places, dict[int, LogCounts], dict[int,
         with index.reading() as txn:
             entries = {
                 (int.from_bytes(key[:4], "big"), bytes(key[4:])): int.from_bytes(value, "big")
-                for key, value in txn.cursor(index.tables.mailboxes)
-                if key[4:] != NO_ID
+                for table in index.tables.mailboxes
+                for key, value in txn.cursor(table)
+                if key[4:]
             }
             places = {
                 bytes(key): (unpack_references(value), unpack_places(value))

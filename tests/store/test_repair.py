@@ -67,7 +67,7 @@ def test_a_damaged_header_is_restored_from_the_other(kit: StoreKit, which: str) 
 def test_a_repaired_store_starts_with_all_its_mail(kit: StoreKit) -> None:
     stopped(kit)
     flip(log_path(kit.store.logs, 1), 20, 3)
-    spoil_index(kit, lambda txn, index: txn.drop(index.tables.mailboxes, delete=False))
+    spoil_index(kit, lambda txn, index: txn.drop(index.tables.mailboxes[0], delete=False))
     assert repaired(kit)[1] == []
     kit.reports.clear()
     kit.recover()
