@@ -90,3 +90,9 @@ def spoil_index(kit: StoreKit, spoil: Spoil) -> None:
         spoil(txn, index)
     index.sync()
     index.close()
+
+
+def drop_entries(txn: lmdb.Transaction, index: Index) -> None:
+    """The mailboxes are all empty."""
+    for table in index.tables.mailboxes:
+        txn.drop(table, delete=False)

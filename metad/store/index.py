@@ -40,6 +40,8 @@ MAP_SIZE = 1 << 40
 MAX_READERS = 1024
 _REFERENCES = struct.Struct(">I")
 _PLACE = struct.Struct(">III")
+_ONE_PLACE = struct.Struct(">IIII")  # a row of `places` with one
+_ENTRY_ROW = struct.Struct("20s8x4s4x")  # of a footer entry: mailbox and id; octets
 _LOG = struct.Struct(">QQQQ")
 _MAILBOX = struct.Struct(">I")
 LISTING_ENTRY = struct.Struct(">16sI")
@@ -278,9 +280,8 @@ class Index:
 
 
 def entry_rows(entries: bytes) -> list[tuple[bytes, bytes]]:
-    """The rows of a message's footer entries."""
-    starts = range(0, len(entries), ENTRY_SIZE)
-    return [(entries[at : at + 20], entries[at + 28 : at + 32]) for at in starts]
+    """The rows of messages' footer entries."""
+    return list(_ENTRY_ROW.iter_unpack(entries))
 
 
 def unpack_places(value: bytes) -> list[Place]:
@@ -315,22 +316,19 @@ class Change:
     def add_messages(self, messages: list[Message]) -> None:
         if not messages:
             return
-        rows: list[tuple[bytes, bytes]] = []
         places: list[tuple[bytes, bytes]] = []
         live = self._live(messages[0].place.log)
-        for message_id, place, entries, uid in messages:
+        for message_id, (log, offset, size), entries, uid in messages:
             if uid:
                 self._txn.put(message_id, uid.encode(), db=self._uids)
-            places.append(
-                (message_id, _REFERENCES.pack(len(entries) // ENTRY_SIZE) + _PLACE.pack(*place))
-            )
-            rows += entry_rows(entries)
-            if entries:
+            references = len(entries) // ENTRY_SIZE
+            places.append((message_id, _ONE_PLACE.pack(references, log, offset, size)))
+            if references:
                 live[0] += 1
-                live[1] += place.size
+                live[1] += size
         with self._txn.cursor(self._places) as cursor:
             cursor.putmulti(places)
-        self._levels.add(self._txn, rows)
+        self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
 
     def delete(self, deletion: record.Deletion) -> None:
         """Remove entries of one mailbox; ids that it no longer has are passed over."""

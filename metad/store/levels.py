@@ -7,10 +7,10 @@ Each level is a database of its own, with the same rows:
     mailbox (4)            -> octets (8), messages (4)  usage by the entries of this level alone
 
 New entries go to the youngest level.  Beyond its bound, those who add some move more than that to
-the next level, in the order of the keys, from where the last sweep stopped, and round again.  Why: mail comes to mailboxes in no order, so in one large tree every message changes
-a leaf of its own, which LMDB copies whole.  A small tree's leaves stay in the caches, and are
-changed many times before they reach the disk; a sweep brings a leaf of the large tree many
-entries at once.
+the next level, in the order of the keys, from where the last sweep stopped, and round again.  Why:
+mail comes to mailboxes in no order, so in one large tree every message changes a leaf of its own,
+which LMDB copies whole.  A small tree's leaves stay in the caches, and are changed many times
+before they reach the disk; a sweep brings a leaf of the large tree several entries at once.
 
 Rules of this file:
 
@@ -45,17 +45,17 @@ _SWEPT = b"swept"  # in the environment's main database, of each level: where it
 _MAILBOX = 4
 _KEY = _MAILBOX + ID_SIZE
 _USAGE = struct.Struct(">QI")
+_ONE_MESSAGE = (1).to_bytes(4, "big")
 
 Row = tuple[bytes, bytes]
+# What LMDB's stubs say of these, bytes or memoryview, is not so: without `buffers` it is bytes.
+Txn = Any
+Cursor = Any
 
 
 class Usage(NamedTuple):
     octets: int = 0
     messages: int = 0
-
-
-def pack_usage(octets: int, messages: int) -> bytes:
-    return _USAGE.pack(octets, messages)
 
 
 class Levels:
@@ -69,10 +69,10 @@ class Levels:
 
     # -- changing
 
-    def add(self, txn: lmdb.Transaction, rows: list[Row]) -> None:
+    def add(self, txn: Txn, rows: list[Row]) -> None:
         """Enter new entries, and move on what is then too much."""
         with txn.cursor(self.tables[0]) as cursor:
-            _add(cursor, rows)
+            _add(cursor, rows, _sums(rows))
         self._unswept += len(rows)
         if self._unswept >= self._look_every:
             for at, bound in enumerate(self._bounds):
@@ -80,7 +80,7 @@ class Levels:
                     self._sweep(txn, at, _ROWS_PER_ENTRY * self._unswept)
             self._unswept = 0
 
-    def remove(self, txn: lmdb.Transaction, mailbox: bytes, ids: Iterable[bytes]) -> list[bytes]:
+    def remove(self, txn: Txn, mailbox: bytes, ids: Iterable[bytes]) -> list[bytes]:
         """Take entries out of a mailbox; the ids of those that were there."""
         left = list(ids)
         removed: list[bytes] = []
@@ -92,7 +92,7 @@ class Levels:
                 left = [each for each in left if each not in found]
         return removed
 
-    def _sweep(self, txn: lmdb.Transaction, at: int, most: int) -> None:
+    def _sweep(self, txn: Txn, at: int, most: int) -> None:
         """Move about `most` rows, in order, from level `at` to the next."""
         place = _SWEPT + bytes([at])
         with txn.cursor(self.tables[at]) as cursor:
@@ -100,17 +100,23 @@ class Levels:
                 cursor.first()
             rows = list(islice(cursor, most))
             follows = _cut(cursor, rows)
+            entries = [row for row in rows if len(row[0]) == _KEY]
+            usage = {key: _number(value) for key, value in rows if len(key) == _MAILBOX}
+            if follows in usage:  # a mailbox that keeps some entries, and their usage
+                part = _sums(entries).get(follows, 0)
+                cursor.put(follows, _packed(usage[follows] - part))
+                usage[follows] = part
         txn.put(place, follows)
         with txn.cursor(self.tables[at + 1]) as cursor:
-            _add(cursor, [row for row in rows if len(row[0]) == _KEY])
+            _add(cursor, entries, usage)
 
     # -- looking
 
-    def has(self, txn: lmdb.Transaction, key: bytes) -> bool:
+    def has(self, txn: Txn, key: bytes) -> bool:
         """Whether there is an entry of this mailbox and id."""
         return any(txn.get(key, db=table) is not None for table in self.tables)
 
-    def listing(self, txn: lmdb.Transaction, mailbox: bytes) -> bytes:
+    def listing(self, txn: Txn, mailbox: bytes) -> bytes:
         """Id and octets of each entry of a mailbox, packed, in the order of the ids."""
         found: list[bytes] = []
         parts = 0
@@ -124,15 +130,14 @@ class Levels:
             found.sort()
         return b"".join(found)
 
-    def usage(self, txn: lmdb.Transaction, mailbox: bytes) -> Usage:
-        values = [txn.get(mailbox, db=table) for table in self.tables]
-        return _total(values)
+    def usage(self, txn: Txn, mailbox: bytes) -> Usage:
+        return _total(txn.get(mailbox, db=table) for table in self.tables)
 
-    def rows(self, txn: lmdb.Transaction) -> int:
+    def rows(self, txn: Txn) -> int:
         """Number of rows, those of usage included."""
         return sum(txn.stat(table)["entries"] for table in self.tables)
 
-    def usages(self, txn: lmdb.Transaction, start: bytes) -> Iterator[tuple[bytes, Usage]]:
+    def usages(self, txn: Txn, start: bytes) -> Iterator[tuple[bytes, Usage]]:
         """Mailboxes with mail from `start` on, and their usage."""
         rows = heapq.merge(*(_usages(txn, table, start) for table in self.tables))
         for mailbox, same in groupby(rows, itemgetter(0)):
@@ -144,87 +149,72 @@ def names(count: int) -> list[bytes]:
     return [b"mailboxes%d" % at for at in range(count)]
 
 
+def pack_usage(octets: int, messages: int) -> bytes:
+    return _USAGE.pack(octets, messages)
+
+
 def _total(values: Iterable[bytes | None]) -> Usage:
-    octets = messages = 0
-    for value in values:
-        if value:
-            more = _USAGE.unpack(value)
-            octets += more[0]
-            messages += more[1]
-    return Usage(octets, messages)
+    total = sum(_number(value) for value in values if value)
+    return Usage(*_USAGE.unpack(_packed(total)))
 
 
-def _sums(rows: list[Row]) -> dict[bytes, list[int]]:
+# Usage as one number: both sums by one addition, and nothing is nothing.
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, "big")
+
+
+def _packed(usage: int) -> bytes:
+    return usage.to_bytes(_USAGE.size, "big")
+
+
+def _sums(entries: list[Row]) -> dict[bytes, int]:
     """What entries add to the usage of their mailboxes."""
-    sums: dict[bytes, list[int]] = {}
-    for key, octets in rows:
+    sums: dict[bytes, int] = {}
+    for key, octets in entries:
         mailbox = key[:_MAILBOX]
-        if mailbox in sums:
-            its = sums[mailbox]
-            its[0] += int.from_bytes(octets, "big")
-            its[1] += 1
-        else:
-            sums[mailbox] = [int.from_bytes(octets, "big"), 1]
+        sums[mailbox] = sums.get(mailbox, 0) + int.from_bytes(octets + _ONE_MESSAGE, "big")
     return sums
 
 
-def _add(cursor: lmdb.Cursor, rows: list[Row]) -> None:
-    """Enter entries that are not there, and their usage, on one way through the tree."""
-    sums = _sums(rows)
-    for mailbox, value in cursor.getmulti(sorted(sums)):
-        its = sums[mailbox]
-        octets, messages = _USAGE.unpack(value)
-        its[0] += octets
-        its[1] += messages
-    usage = [(mailbox, _USAGE.pack(*its)) for mailbox, its in sums.items()]
-    cursor.putmulti(sorted(rows + usage))
+def _add(cursor: Cursor, entries: list[Row], usage: dict[bytes, int]) -> None:
+    """Enter entries that are not there, and what they add to usage, on one way through the tree."""
+    for mailbox, value in cursor.getmulti(sorted(usage)):
+        usage[mailbox] += _number(value)
+    rows = [(mailbox, _packed(its)) for mailbox, its in usage.items() if its]
+    cursor.putmulti(sorted(entries + rows))
 
 
-def _remove(cursor: lmdb.Cursor, mailbox: bytes, ids: list[bytes]) -> set[bytes]:
+def _remove(cursor: Cursor, mailbox: bytes, ids: list[bytes]) -> set[bytes]:
     """Take those entries of a mailbox that are in this level; their ids."""
     removed: set[bytes] = set()
-    usage = cursor.get(mailbox)
-    if usage is None:
+    value = cursor.get(mailbox)
+    if value is None:
         return removed
-    octets, messages = _USAGE.unpack(usage)
+    usage = _number(value)
     for each in ids:
-        value = cursor.pop(mailbox + each)
-        if value is not None:
-            octets -= int.from_bytes(value, "big")
-            messages -= 1
+        octets = cursor.pop(mailbox + each)
+        if octets is not None:
+            usage -= int.from_bytes(octets + _ONE_MESSAGE, "big")
             removed.add(each)
-    if removed:
-        _set_usage(cursor, mailbox, octets, messages)
+    if removed and usage:
+        cursor.put(mailbox, _packed(usage))
+    elif removed:
+        cursor.pop(mailbox)
     return removed
 
 
-def _set_usage(cursor: lmdb.Cursor, mailbox: bytes, octets: int, messages: int) -> None:
-    if messages:
-        cursor.put(mailbox, _USAGE.pack(octets, messages))
-    else:
-        cursor.pop(mailbox)
-
-
-def _cut(cursor: lmdb.Cursor, rows: list[Row]) -> bytes:
-    """Delete `rows`, which follow each other; the mailbox that follows them, nothing at the end.
-
-    It may be the last of theirs, of which they are the first entries: it keeps the usage of the
-    others.
-    """
+def _cut(cursor: Cursor, rows: list[Row]) -> bytes:
+    """Delete `rows`, which follow each other; the mailbox that then follows, nothing at the end."""
     cursor.set_key(rows[0][0])
     for _ in rows:
         cursor.delete()
     follows: bytes = cursor.key()[:_MAILBOX]
-    if follows == rows[-1][0][:_MAILBOX]:
-        usage = next(value for key, value in reversed(rows) if key == follows)
-        octets, messages = _USAGE.unpack(usage)
-        gone = [value for key, value in rows if len(key) == _KEY and key[:_MAILBOX] == follows]
-        gone_octets = sum(int.from_bytes(value, "big") for value in gone)
-        _set_usage(cursor, follows, octets - gone_octets, messages - len(gone))
     return follows
 
 
-def _list(cursor: lmdb.Cursor, mailbox: bytes) -> list[bytes]:
+def _list(cursor: Cursor, mailbox: bytes) -> list[bytes]:
     found: list[bytes] = []
     if cursor.set_range(mailbox + b"\0"):
         last = mailbox + b"\xff" * (ID_SIZE + 1)
@@ -235,7 +225,7 @@ def _list(cursor: lmdb.Cursor, mailbox: bytes) -> list[bytes]:
     return found
 
 
-def _usages(txn: lmdb.Transaction, table: Any, start: bytes) -> Iterator[Row]:
+def _usages(txn: Txn, table: Any, start: bytes) -> Iterator[Row]:
     with txn.cursor(table) as cursor:
         more = cursor.set_range(start)
         while more:

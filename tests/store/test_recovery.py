@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -187,7 +188,7 @@ def test_the_greatest_time_is_that_of_the_newest_message(kit: StoreKit) -> None:
 # -- the index in doubt
 
 
-@pytest.mark.parametrize("doubt", ["state", "data", "boot", "garbage", "copied"])
+@pytest.mark.parametrize("doubt", ["state", "data", "boot", "garbage", "copied", "layout"])
 def test_an_index_in_doubt_is_rebuilt(kit: StoreKit, doubt: str) -> None:
     kit.start(2)
     work(kit, 5)
@@ -201,6 +202,9 @@ def test_an_index_in_doubt_is_rebuilt(kit: StoreKit, doubt: str) -> None:
         kit.boot = "boot-2"
     elif doubt == "garbage":
         (index / "state").write_bytes(b"[1, 2")
+    elif doubt == "layout":
+        state = json.loads((index / "state").read_bytes())
+        (index / "state").write_text(json.dumps(state | {"layout": index_state.LAYOUT - 1}))
     else:
         shutil.copy(index / "data.mdb", index / "copy")
         os.replace(index / "copy", index / "data.mdb")

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fsck_kit import assert_clean, flip, fsck, headers, last_message, spoil_index, stopped, work
+from fsck_kit import (
+    assert_clean,
+    drop_entries,
+    flip,
+    fsck,
+    headers,
+    last_message,
+    spoil_index,
+    stopped,
+    work,
+)
 from osio_kit import FakeClock, Faults, KitOsio
 from store_kit import StoreKit
 
@@ -67,7 +77,7 @@ def test_a_damaged_header_is_restored_from_the_other(kit: StoreKit, which: str) 
 def test_a_repaired_store_starts_with_all_its_mail(kit: StoreKit) -> None:
     stopped(kit)
     flip(log_path(kit.store.logs, 1), 20, 3)
-    spoil_index(kit, lambda txn, index: txn.drop(index.tables.mailboxes[0], delete=False))
+    spoil_index(kit, drop_entries)
     assert repaired(kit)[1] == []
     kit.reports.clear()
     kit.recover()
