@@ -135,6 +135,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rows = [
         {"stored": stored, "mailboxes": mailboxes, **summary(runs[stored, mailboxes])}
         for stored, mailboxes in servers
+        if options.rounds
     ]
     return {
         "machine": machine,

@@ -119,8 +119,8 @@ def test_no_level_but_the_last_grows_much_beyond_its_bound(env: lmdb.Environment
     for number in range(1, 1500):
         add(env, levels, (number * 7919 % 331, number, 1))
         sizes = list(map(len, rows_of(env, levels)))
-        assert sizes[0] <= 40 + 2 * 40
-        assert sizes[1] <= 200 + 2 * 40
+        assert sizes[0] <= 40 + 20
+        assert sizes[1] <= 200 + 2 * 20
     assert sizes[2] > 1000
 
 
