@@ -13,7 +13,8 @@ its own), and those in pages that the hub dirtied (/proc/PID/io), which with lar
 more than it wrote.
 
 With --keep a store that is in the directory already is used as it is; making ten million messages
-takes minutes. Load before the rounds (--warm) brings a store to its steady state.
+takes minutes. A fresh index is packed full, and its young level is empty: --enter so many messages
+in the index alone, whose records nobody reads, brings it to its steady state first.
 """
 
 from __future__ import annotations
@@ -24,21 +25,27 @@ import os
 import pwd
 import random
 import statistics
+import struct
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metad.osio import Osio
+from metad.store import footer, record
+from metad.store.identity import open_store
+from metad.store.index import Batch, Index, Message, Place
 from metad.users.database import UserDatabase
 from perf import harness
 from perf.compare import SIZE, LoadFailedError
 from perf.harness import HubOptions, Server
-from perf.rebuild import make_store
+from perf.rebuild import RECORD, make_store
 from perf.smtp_load import SmtpLoad, SmtpRun
 
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 100
 DRAWN = 20_000
+GROUP = 18  # messages in a transaction, as at 100 connections
 
 
 def address(number: int) -> str:
@@ -59,6 +66,23 @@ def prepare(where: Path, stored: int, mailboxes: int) -> None:
         user = pwd.getpwnam(harness.user_name())
         for path in (data, *data.rglob("*")):
             os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def enter(data: Path, mailboxes: int, messages: int) -> None:
+    """Enter mail in the index of a hub that was stopped, in groups as under load."""
+    index = Index(open_store(Osio(), data).index)
+    counts = index.log_counts(1)
+    place = Place(1, 512, RECORD)
+    for first in range(0, messages, GROUP):
+        group = []
+        for number in range(first, first + GROUP):
+            message_id = struct.pack(">QHHI", 1_750_000_000_000_000 + number * 100, 1, 1, number)
+            recipient = record.Recipient(random.randrange(mailboxes) + 2, "", 700)
+            entries = footer.message_entries(message_id, 512, RECORD, (recipient,))
+            group.append(Message(message_id, place, entries))
+        index.apply(Batch(1, counts.life, counts.watermark, group, []))
+    index.sync()
+    index.close()
 
 
 def reached_device(where: Path) -> int:
@@ -123,6 +147,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             if not place.exists():
                 place.mkdir(mode=0o755)
                 prepare(place, stored, mailboxes)
+            if options.enter:
+                with harness.hub(place, HubOptions()):
+                    pass  # it makes the index
+                enter(place / "data", mailboxes, options.enter)
             if options.only_make:
                 continue
             hub = stack.enter_context(harness.hub(place, HubOptions()))
@@ -152,6 +180,7 @@ def main() -> int:
     parser.add_argument("--mailboxes", default="10,1000000")
     parser.add_argument("--messages", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--enter", type=int, default=0, help="messages, in the index alone")
     parser.add_argument("--warm", type=int, default=10_000, help="messages before the rounds")
     parser.add_argument("--directory", help="on the file system to measure")
     parser.add_argument("--keep", action="store_true", help="make stores there, to be used again")
