@@ -131,7 +131,12 @@ class Levels:
         return b"".join(found)
 
     def usage(self, txn: Txn, mailbox: bytes) -> Usage:
-        return _total(txn.get(mailbox, db=table) for table in self.tables)
+        total = 0
+        for table in self.tables:
+            value = txn.get(mailbox, db=table)
+            if value is not None:
+                total += _number(value)
+        return _usage(total)
 
     def rows(self, txn: Txn) -> int:
         """Number of rows, those of usage included."""
@@ -141,7 +146,7 @@ class Levels:
         """Mailboxes with mail from `start` on, and their usage."""
         rows = heapq.merge(*(_usages(txn, table, start) for table in self.tables))
         for mailbox, same in groupby(rows, itemgetter(0)):
-            yield mailbox, _total(value for _, value in same)
+            yield mailbox, _usage(sum(_number(value) for _, value in same))
 
 
 def names(count: int) -> list[bytes]:
@@ -153,16 +158,15 @@ def pack_usage(octets: int, messages: int) -> bytes:
     return _USAGE.pack(octets, messages)
 
 
-def _total(values: Iterable[bytes | None]) -> Usage:
-    total = sum(_number(value) for value in values if value)
-    return Usage(*_USAGE.unpack(_packed(total)))
-
-
 # Usage as one number: both sums by one addition, and nothing is nothing.
 
 
 def _number(value: bytes) -> int:
     return int.from_bytes(value, "big")
+
+
+def _usage(number: int) -> Usage:
+    return Usage(number >> 32, number & 0xFFFFFFFF)
 
 
 def _packed(usage: int) -> bytes:
