@@ -204,20 +204,13 @@ class Index:
 
     def oldest(self, mailbox: int, most: int) -> list[bytes]:
         """The first ids of a mailbox, in order, `most` of them."""
-        prefix = _MAILBOX.pack(mailbox)
-        found: list[bytes] = []
-        with self._env.begin() as txn, txn.cursor(self._mailboxes) as cursor:
-            if cursor.set_range(prefix + NO_ID[:-1] + b"\1"):
-                for key in cursor.iternext(values=False):
-                    if len(found) == most or key[:4] != prefix:
-                        break
-                    found.append(key[4:])
-        return found
+        with self._env.begin() as txn:
+            return self._levels.oldest(txn, _MAILBOX.pack(mailbox), most)
 
     def greatest_mailbox(self) -> int:
-        """The greatest number of a mailbox that has or had mail; 0 if none has."""
-        with self._env.begin() as txn, txn.cursor(self._mailboxes) as cursor:
-            return int(_MAILBOX.unpack_from(cursor.key())[0]) if cursor.last() else 0
+        """The greatest number of a mailbox that has mail; 0 if none has."""
+        with self._env.begin() as txn:
+            return int.from_bytes(self._levels.greatest_mailbox(txn), "big")
 
     def uids(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         """The unique ids of imported messages, as far as the index has them: a rebuild by footers

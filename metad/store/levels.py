@@ -130,6 +130,23 @@ class Levels:
             found.sort()
         return b"".join(found)
 
+    def oldest(self, txn: Txn, mailbox: bytes, most: int) -> list[bytes]:
+        """The first ids of a mailbox, in order, `most` of them."""
+        found: list[bytes] = []
+        for table in self.tables:
+            with txn.cursor(table) as cursor:
+                found += islice(_ids(cursor, mailbox), most)
+        return sorted(found)[:most]
+
+    def greatest_mailbox(self, txn: Txn) -> bytes:
+        """The last mailbox that has mail; empty if none has."""
+        last = b""
+        for table in self.tables:
+            with txn.cursor(table) as cursor:
+                if cursor.last():
+                    last = max(last, cursor.key()[:_MAILBOX])
+        return last
+
     def usage(self, txn: Txn, mailbox: bytes) -> Usage:
         total = 0
         for table in self.tables:
@@ -227,6 +244,14 @@ def _list(cursor: Cursor, mailbox: bytes) -> list[bytes]:
                 break
             found.append(key[_MAILBOX:] + value)
     return found
+
+
+def _ids(cursor: Cursor, mailbox: bytes) -> Iterator[bytes]:
+    if cursor.set_range(mailbox + b"\0"):
+        for key in cursor.iternext(values=False):
+            if key[:_MAILBOX] != mailbox:
+                return
+            yield key[_MAILBOX:]
 
 
 def _usages(txn: Txn, table: Any, start: bytes) -> Iterator[Row]:

@@ -71,12 +71,14 @@ def compare(env: lmdb.Environment, levels: Levels, model: Model) -> None:
             assert levels.listing(txn, box(mailbox)) == expected
             usage = Usage(sum(o for _, o in its), len(its))
             assert levels.usage(txn, box(mailbox)) == usage
+            assert levels.oldest(txn, box(mailbox), 3) == [an_id(n) for n, _ in its[:3]]
             if its:
                 usages[box(mailbox)] = usage
             for number, _ in its:
                 assert levels.has(txn, box(mailbox) + an_id(number))
         assert not levels.has(txn, box(0) + an_id(10**6))
         assert list(levels.usages(txn, b"\0")) == sorted(usages.items())
+        assert levels.greatest_mailbox(txn) == max(usages, default=b"")
 
 
 steps = st.one_of(
