@@ -4,7 +4,7 @@ For each size a hub is started on a store of so many messages in so many mailbox
 perf.rebuild makes it, indexed by the hub itself), then the same load is put on it: 500-octet
 messages to mailboxes drawn at random. Rounds go over all sizes in turn.
 
-    python -m perf.scale [--stored 10000,1000000] [--mailboxes 10,1000000] [--messages 40000]
+    python -m perf.scale [--sizes 10000:10,10000000:1000000] [--messages 40000]
 
 Prints, and writes perf/results/scale-DATE.json: microseconds of the hub's CPU per message and their
 ratio to the smallest store, and octets written per message: those that reached the block device
@@ -134,11 +134,8 @@ def summary(runs: list[Figures]) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    sizes = [
-        (int(stored), int(mailboxes))
-        for mailboxes in options.mailboxes.split(",")
-        for stored in options.stored.split(",")
-    ]
+    pairs = (size.split(":") for size in options.sizes.split(","))
+    sizes = [(int(stored), int(mailboxes)) for stored, mailboxes in pairs]
     runs: dict[tuple[int, int], list[Figures]] = {size: [] for size in sizes}
     with ExitStack() as stack:
         where = Path(options.directory) if options.keep else None
@@ -178,8 +175,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--stored", default="10000,1000000")
-    parser.add_argument("--mailboxes", default="10,1000000")
+    parser.add_argument("--sizes", default="10000:10,1000000:1000000", help="messages:mailboxes,…")
     parser.add_argument("--messages", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--enter", type=int, default=0, help="messages, in the index alone")
