@@ -33,8 +33,8 @@ import lmdb
 
 from metad.store.ids import ID_SIZE
 
-# Rows of each level but the last.  Twice as many entries pass between two visits of a sweep to the
-# same leaf, which then takes several: docs/performance.md, "Growth".
+# Rows of each level but the last.  Between two visits of a sweep to the same place twice a level's
+# entries pass through it, so that a leaf of the next takes several: docs/performance.md, "Growth".
 BOUNDS = (500_000,)
 # Entries that a process adds before it looks at the bounds: not every transaction has to.
 LOOK_EVERY = 64
