@@ -116,8 +116,11 @@ class LogLayer(Layer):
         return Usage(*self.index.usage(mailbox))
 
     def verdict(self, mailbox: int, size: int) -> None:
-        if self.committer.blocked or not self.source.has_space:
+        committer = self.committer
+        if committer.blocked or not self.source.has_space:
             raise NoSpaceError
+        if not mailbox:  # MAIL
+            committer.expected.begun()
 
     def begin(self) -> Incoming:
         if not self.committer.accepts:

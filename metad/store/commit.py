@@ -13,8 +13,9 @@ Rules of this file:
   lock somebody else has.  What only computes stays on the loop, and so does the index transaction
   when its lock is free: LMDB's every put lets go of the interpreter lock, and taking it back from
   a busy loop cost more than the put (docs/performance.md).
-* One message that waits alone is written and synced on the loop: a thread would only add its
-  wake-up.
+* A group waits, for two milliseconds at most, for those who are about to send (see expected.py).
+* When all that are at work wait in the group, it is written and synced on the loop, if the disk has
+  been quick lately: a thread would only add its wake-up.
 * Group bounds: 900 records and 1 MiB; a spooled message is its own group.
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -31,6 +33,7 @@ from xxhash import xxh3_128_digest
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.osio import Buffer
 from metad.store import footer, record
+from metad.store.expected import Expected
 from metad.store.ids import NO_ID
 from metad.store.index import Batch, Index, Message, Place, Publish
 from metad.store.log import LogWriter
@@ -38,11 +41,11 @@ from metad.store.source import LogSource
 
 GROUP_OCTETS = 1 << 20
 GROUP_RECORDS = 900
-# A group of so many says that many clients are at work: the next one waits for more of them, for
-# a millisecond at most.  A sync costs the processor as much as three messages.
-MANY = 14
-ENOUGH = 32
-GATHER_SECONDS = 0.001
+# A group of so many waits for nobody: the price of a sync is nothing beside theirs.
+ENOUGH = 100
+GATHER_SECONDS = 0.002
+# A write and its sync that take longer than this on the average are none for the loop.
+QUICK_SECONDS = 0.001
 MOST_REST_SECONDS = 60.0
 
 Done = Callable[[RefusedError | None], None]
@@ -125,7 +128,9 @@ class Committer:
         self._waiting: deque[Append] = deque()
         self._busy = False
         self._scheduled = False
-        self._last_size = 0
+        self._gathering = 0  # number of the group that waits for more, 0: none does
+        self._seconds = 0.0  # that a write and its sync take, on the average of the last ones
+        self.expected = Expected(time.monotonic)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._behind: list[Batch] = []
         # The index is behind, or the writer rests after failures: kept as a fact, because every
@@ -167,20 +172,37 @@ class Committer:
 
     def submit(self, item: Append) -> None:
         self._waiting.append(item)
-        if not self._busy and not self._scheduled:
+        if item.deletion is None:
+            self.expected.came()
+        if self._busy:
+            return
+        if not self._scheduled:
             self._schedule()
+        elif self._gathering and not self._is_worth_waiting():
+            self._gathering = 0
+            self._loop.call_soon(self._start)
+
+    def _is_worth_waiting(self) -> bool:
+        return len(self._waiting) < ENOUGH and self.expected.count() > 0
 
     def _schedule(self) -> None:
-        """Begin at the end of this turn of the loop; where many are at work, a little later."""
+        """Begin at the end of this turn of the loop, or when those who are expected have come."""
         self._scheduled = True
-        if self._last_size >= MANY and len(self._waiting) < ENOUGH:
-            self._loop.call_later(GATHER_SECONDS, self._start)
+        if self._is_worth_waiting():
+            self._gathering = number = self.groups + 1
+            self._loop.call_later(GATHER_SECONDS, lambda: self._waited(number))
         else:
             self._loop.call_soon(self._start)
+
+    def _waited(self, number: int) -> None:
+        """Long enough, for whoever has not come; unless the group has begun."""
+        if self._gathering == number:
+            self._start()
 
     def _start(self) -> None:
         """Begin with what waits."""
         self._scheduled = False
+        self._gathering = 0
         if self._busy or not self._waiting:
             return
         group = self._take()
@@ -189,13 +211,12 @@ class Committer:
             return
         self._busy = True
         writer = self._writer
-        alone = len(group) == 1 and self._last_size <= 1
-        self._last_size = len(group)
+        nobody_else = self._seconds < QUICK_SECONDS and not self.expected.count()
         if writer is None or not _in_memory(group) or not _fits(writer, group):
             self._jobs.put(lambda: self._switch_and_append(group))
             return
         encoded = encode(writer, group)
-        if alone:
+        if nobody_else:
             self._appended(group, self._append(writer, group, encoded))
         else:
             self._jobs.put(lambda: self._append_in_thread(writer, group, encoded))
@@ -315,11 +336,13 @@ class Committer:
         self, writer: LogWriter, group: list[Append], encoded: Encoded
     ) -> Batch | RefusedError:
         """Make an encoded group durable."""
+        began = time.monotonic()
         try:
             writer.append(_write_parts(encoded.buffers, group), encoded.size, encoded.entries)
         except OSError as error:
             self._broken, self._writer = writer, None
             return SyncFailedError(f"log {writer.number}: {error}")
+        self._seconds += (time.monotonic() - began - self._seconds) / 8
         return Batch(writer.number, writer.life, writer.end, encoded.messages, encoded.deletions)
 
     def _writer_for(self, group: list[Append]) -> LogWriter:

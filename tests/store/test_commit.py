@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -275,7 +275,9 @@ def test_while_another_writes_the_index_the_thread_waits(
 # -- with its real threads
 
 
-def test_the_threads_commit_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [True, False], ids=["thread", "loop"])
+def test_commits_under_load(tmp_path: Path, others: bool) -> None:
+    """Beside the loop where others are at work, on it where all of them wait."""
     from metad.store.commit import Append, Committer
     from metad.store.ids import IdMaker
     from metad.store.record import Envelope, Recipient, pack_envelope
@@ -332,6 +334,9 @@ def test_the_threads_commit_under_load(tmp_path: Path) -> None:
 
             item = Append(made, packed, MemoryBody([bodies[made]]), done)
             item.recipients = recipients
+            if others:
+                committer.expected.begun()
+                committer.expected.begun()
             committer.submit(item)
 
         for size in range(20):
@@ -376,3 +381,65 @@ def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: Stor
     assert kit.put([1], b"after").acked
     assert len(kit.listing(1)) == 2
     assert kit.listing(1)[0][0] == kept.id
+
+
+def later(kit: StoreKit) -> list[Callable[[], object]]:
+    """What is to be called after a time, instead of calling it."""
+    calls: list[Callable[[], object]] = []
+    kit.loop.call_later = lambda delay, then: calls.append(then)  # type: ignore[method-assign]
+    return calls
+
+
+def test_a_group_waits_for_those_who_are_about_to_send(kit: StoreKit) -> None:
+    committer, calls = kit.writers[0].committer, later(kit)
+    committer.expected.begun()
+    committer.expected.begun()
+    first = kit.submit([1], b"first")
+    kit.run()
+    assert not first.answered
+    second = kit.submit([1], b"second")  # the last who was expected
+    kit.run()
+    assert first.acked
+    assert second.acked
+    assert committer.groups == 1
+    third = kit.submit([1], b"third")
+    kit.run()
+    assert third.acked
+    calls[0]()  # of a group that has begun long ago
+    kit.run()
+    assert committer.groups == 2
+
+
+def test_a_group_does_not_wait_for_long(kit: StoreKit) -> None:
+    committer, calls = kit.writers[0].committer, later(kit)
+    committer.expected.begun()
+    committer.expected.begun()
+    sent = kit.submit([1], b"first")
+    kit.run()
+    assert not sent.answered
+    calls[0]()
+    kit.run()
+    assert sent.acked
+
+
+def test_a_large_group_waits_for_nobody(kit: StoreKit) -> None:
+    committer, calls = kit.writers[0].committer, later(kit)
+    for _ in range(2 * commit.ENOUGH):
+        committer.expected.begun()
+    sent = [kit.submit([1], b"x") for _ in range(commit.ENOUGH)]
+    kit.run()
+    assert len(calls) == 1
+    assert all(each.acked for each in sent)
+
+
+def test_a_slow_disk_is_waited_for_beside_the_loop(kit: StoreKit) -> None:
+    committer = kit.writers[0].committer
+    jobs: list[object] = []
+    kit.put([1], b"quick")
+    put = committer._jobs.put
+    committer._jobs.put = lambda job: (jobs.append(job), put(job))  # type: ignore[method-assign]
+    kit.put([1], b"quick")
+    assert not jobs
+    committer._seconds = 10 * commit.QUICK_SECONDS
+    assert kit.put([1], b"slow").acked
+    assert jobs
