@@ -17,13 +17,28 @@ from collections.abc import Sequence
 import click
 
 from metad import __version__
-from metad.cli import config, fsck, gc, hub, mail, store, tls, user_edit, user_files, users
+from metad.cli.lazy import LazyGroup
 from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
 
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+COMMANDS = {
+    "config": "config:config",
+    "fsck": "fsck:fsck",
+    "gc": "gc:gc",
+    "mail": "mail:mail",
+    "reload": "hub:reload",
+    "start": "hub:start",
+    "status": "hub:status",
+    "stop": "hub:stop",
+    "store": "store:group",
+    "tls": "tls:group",
+    "user": "users:user",
+}
 
 
 @click.group(
+    cls=LazyGroup,
+    places=COMMANDS,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -36,25 +51,6 @@ def command() -> None:
 def version() -> None:
     """Show the version."""
     click.echo(f"metad {__version__}")
-
-
-# Verbs of `metad user`, each file with its own.
-_VERBS = (user_edit, user_files)
-
-for _one in (
-    hub.start,
-    hub.stop,
-    hub.reload,
-    hub.status,
-    gc.gc,
-    fsck.fsck,
-    store.group,
-    users.user,
-    mail.mail,
-    config.config,
-    tls.group,
-):
-    command.add_command(_one)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

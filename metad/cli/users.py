@@ -10,6 +10,7 @@ import click
 
 from metad import limits
 from metad.cli.context import Place, hub_options
+from metad.cli.lazy import LazyGroup
 from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
 from metad.users.database import Account, UserDatabase
 
@@ -19,7 +20,17 @@ password_stdin = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(no_args_is_help=False)
+# What is not in this file.
+_ELSEWHERE = {
+    "alias": "user_edit:alias",
+    "export": "user_files:export_users",
+    "import": "user_files:import_users",
+    "set": "user_edit:set_user",
+    "show": "user_edit:show",
+}
+
+
+@click.group(cls=LazyGroup, places=_ELSEWHERE, no_args_is_help=False)
 def user() -> None:
     """Mailboxes and aliases: add, change, remove, list, import, export."""
 

@@ -1,6 +1,9 @@
 """The command line as a whole: exit codes, one line for every error, no traceback."""
 
+import ast
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 
@@ -31,6 +34,28 @@ def test_every_command_finds_its_hub_by_data_and_config(run, command):
     _, out, _ = run(*command, "--help")
     assert "--data DIR" in out
     assert "--config FILE" in out
+
+
+def test_every_verb_of_user_is_found_before_its_file_is_imported():
+    for found in pkgutil.iter_modules(cli.__path__, "metad.cli."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    group = cli.users.user
+    elsewhere = {
+        name for name, one in group.commands.items() if one.callback.__module__ != "metad.cli.users"
+    }
+    assert elsewhere == set(group.places)
+    for name in group.places:
+        assert group.get_command(None, name) is group.commands[name]
+
+
+def test_a_start_imports_nothing_of_the_other_commands():
+    program = "import sys, metad.cli.hub; print([n for n in sys.modules if n.startswith('metad.')])"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "metad.cli.launch" in loaded
+    assert not loaded & {"metad.cli.mail", "metad.cli.store", "metad.cli.users", "metad.store.fsck"}
 
 
 def test_the_version_is_shown(run):
