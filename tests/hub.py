@@ -12,8 +12,11 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import os
+import random
 import re
 import select
 import shutil
@@ -237,13 +240,45 @@ def _add_rest(data: Path, names: list[str]) -> int:
     return 0
 
 
+class Ports:
+    """Ports of the loopback for this process alone, however many tests run side by side.
+
+    They lie below those that the kernel gives to whoever connects, so none is taken between its
+    choice and its use.  The name of an abstract socket, which goes with the process, keeps the
+    block to us.
+    """
+
+    BLOCK = 128
+    LOWEST = 10_240
+
+    def __init__(self) -> None:
+        dynamic = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        blocks = range(self.LOWEST, max(dynamic, 32_768) - self.BLOCK, self.BLOCK)
+        self.claim = socket.socket(socket.AF_UNIX)
+        for first in random.SystemRandom().sample(blocks, len(blocks)):
+            with contextlib.suppress(OSError):
+                self.claim.bind(f"\0metad-test-ports-{first}")
+                self.numbers = itertools.cycle(range(first, first + self.BLOCK))
+                return
+        raise HubError("no block of ports is free")
+
+    def free(self) -> int:
+        """The next that nobody else on the machine has."""
+        for port in itertools.islice(self.numbers, self.BLOCK):
+            with contextlib.suppress(OSError), socket.socket() as one:
+                one.bind(("127.0.0.1", port))
+                return port
+        raise HubError("no port of the block is free")
+
+
+@functools.cache
+def _ports() -> Ports:
+    return Ports()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody has this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Ports of the loopback that nobody has, nor gets by chance."""
+    return [_ports().free() for _ in range(count)]
 
 
 def wrong_lines(log: str) -> str:

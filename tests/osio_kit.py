@@ -17,15 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sizes import SEED, scaled  # noqa: F401 - most that need a door need these too
+
 from metad.osio import Buffer, Osio
-
-SCALE = float(os.environ.get("METAD_TEST_SCALE", "1"))
-SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
-
-
-def scaled(count: int) -> int:
-    """`count` at the scale of this run, at least 1."""
-    return max(1, int(count * SCALE))
 
 
 class Op(NamedTuple):

@@ -13,8 +13,9 @@ import shutil
 import campaign
 from collector_kit import make_collector
 from oracle import Ledger
-from osio_kit import SEED, FakeClock, Faults, KitOsio, Op, scaled
+from osio_kit import SEED, FakeClock, Faults, KitOsio, Op
 from power_kit import MODES
+from sizes import reached, sized
 from store_kit import StoreKit
 
 from metad.store.collector import NotCollectableError
@@ -107,9 +108,9 @@ def run(seed: int, runs: int, states: int) -> int:
 
 
 def test_no_power_cut_during_a_collection_loses_or_revives_mail() -> None:
-    runs = scaled(3)
+    runs = sized(3, 70)
     states = campaign.spread(lambda job: run(SEED + job * 10_000, runs, 150), 2)
-    print(f"{states} states after a power cut while collecting, seed {SEED}")
+    reached("row 1, power cut while collecting: states recovered and judged", states)
     assert states >= 2 * runs * 100
 
 

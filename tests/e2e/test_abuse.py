@@ -1,6 +1,6 @@
 """A real hub among clients that mean no good, or are slow: honest ones are served all the while.
 
-Sizes grow with METAD_TEST_SCALE (1 in CI; 10 brings the figures of reliability.md, rows 16 and 17).
+Sizes grow with METAD_TEST_SCALE.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from clients import SENDER, bodies, fetch, message, stuffed
 from hub import DEADLINE, address
+from sizes import noted, reached, sized
 from wide_hub import (
     Pop3,
     Smtp,
@@ -36,7 +37,6 @@ from wide_hub import (
 from metad import limits
 from metad.workers.memory import Bound
 
-SCALE = int(os.environ.get("METAD_TEST_SCALE", "1"))
 BOXES = [f"abuse{number}" for number in range(8)]
 MEBIBYTE = 1 << 20
 CAPS = """
@@ -336,7 +336,7 @@ class Trickle:
 
 def test_slow_clients_in_every_phase_hold_nobody_up(hub: WideHub, mailbox: str) -> None:
     """One octet of each in nine seconds, and honest clients among them."""
-    count = 1000 if SCALE == 1 else 5000
+    count = sized(200, 1000)
     (worker,) = serving(hub)
     idle = served_in(hub, mailbox, 100)
     before = resident(worker)
@@ -345,7 +345,9 @@ def test_slow_clients_in_every_phase_hold_nobody_up(hub: WideHub, mailbox: str) 
         with Trickle(slow):
             crowded = served_in(hub, mailbox, 100)
         each = (resident(worker) - before) / count
-        print(f"{count} slow clients: idle {shown(idle)}; with them {shown(crowded)}; {each:.0f} B")
+        reached("row 16, slow clients at once", count)
+        figures = f"idle {shown(idle)}; with slow clients {shown(crowded)}; {each:.0f} octets each"
+        noted("row 16, an honest round", figures)
         row = hub.status()["workers"][0]
         assert row["smtp_open"] + row["pop3_open"] >= count * 10 // 11
         most = declared(hub)
@@ -354,7 +356,7 @@ def test_slow_clients_in_every_phase_hold_nobody_up(hub: WideHub, mailbox: str) 
 
 
 def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailbox: str) -> None:
-    count = 3000 * SCALE
+    count = sized(1000, 3000)
     alive = serving(hub)
     idle = served_in(hub, mailbox, 20)
     port = hub.places["smtp"][1]
@@ -371,9 +373,11 @@ def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailb
         took += served_in(hub, mailbox, 1)
     seconds = max(float(one.communicate()[0]) for one in storms)
     rate = len(storms) * count / seconds
-    print(
+    reached("row 16, a storm of connections", len(storms) * count)
+    noted(
+        "row 16, in the storm",
         f"{rate:.0f} connections a second for {seconds:.1f} s; {len(took)} honest rounds, "
-        f"the slowest {max(took) * 1000:.0f} ms, on an idle hub {max(idle) * 1000:.0f} ms"
+        f"the slowest {max(took) * 1000:.0f} ms, on an idle hub {max(idle) * 1000:.0f} ms",
     )
     assert [one.returncode for one in storms] == [0, 0]
     assert took
@@ -446,7 +450,8 @@ def within(hub: WideHub, watched: Watched, connections: int) -> None:
     """What a worker had is less than declared, in all and for what clients made it take."""
     most = declared(hub)
     allowed = most.clients + most.group + most.reading + connections * most.connection
-    print(f"{watched.more >> 10} KiB more at most, of {allowed >> 10} KiB declared")
+    figures = f"{watched.more >> 10} KiB at most, of {allowed >> 10} KiB declared"
+    noted("row 17, memory above the idle worker's", figures)
     assert watched.more < allowed
     assert watched.most < most.worker + connections * most.connection
 
@@ -482,7 +487,7 @@ def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared()
 
 def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -> None:
     """The first 64 KiB of each were free once: with 10,000 connections 640 MB beyond the budget."""
-    count, size = 400 * SCALE, 60_000
+    count, size = sized(400, 400), 60_000
     with capped("small") as hub, many_files():
         (worker,) = serving(hub)
         body = message((b"x" * 78 + b"\r\n") * (size // 80))
@@ -510,7 +515,7 @@ def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -
 
 def test_tls_connections_that_carried_much_stay_within_the_memory_declared() -> None:
     """Their buffers grow, and stay as they were at their largest."""
-    count = 30 * SCALE
+    count = sized(30, 30)
     with capped("secret", "smtps") as hub:
         (worker,) = serving(hub)
         body = message((b"x" * 78 + b"\r\n") * 12_000)

@@ -23,8 +23,8 @@ from clients import (
     without_trace,
 )
 from hub import Hub
+from sizes import reached, sized
 
-SCALE = int(os.environ.get("METAD_TEST_SCALE", "1"))
 NAMES = ["alice", "bob", "carol"]
 
 
@@ -113,7 +113,8 @@ def test_shared_memory_of_a_killed_hub_is_removed_by_the_next(own_hub):
 def test_kill_9_during_delivery_loses_nothing_acknowledged(own_hub, dice, victim):
     """Several senders and a reader at work; then kill; all that was promised must hold."""
     record = Record()
-    for _ in range(2 * SCALE):
+    rounds = sized(2, 8)
+    for _ in range(rounds):
         work = [Sender(own_hub, record, random.Random(dice.random())) for _ in range(4)]
         work.append(Reader(own_hub, record))
         for one in work:
@@ -132,6 +133,7 @@ def test_kill_9_during_delivery_loses_nothing_acknowledged(own_hub, dice, victim
     shutil.rmtree(own_hub.data / "index")
     own_hub.start()
     check(own_hub, record)
+    reached("row 3, kill -9 of a hub's processes under load: kills", rounds)
 
 
 def strike(hub: Hub, victim: str) -> None:

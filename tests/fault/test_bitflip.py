@@ -18,7 +18,8 @@ from typing import NamedTuple
 import campaign
 import pytest
 from oracle import Ledger, digest
-from osio_kit import SEED, FakeClock, KitOsio, scaled
+from osio_kit import SEED, FakeClock, KitOsio
+from sizes import reached, sized
 from store_kit import StoreKit
 
 from metad.errors import DamagedError
@@ -28,6 +29,7 @@ from metad.store.reader import Reader
 from metad.store.scan import Found, Scanner
 
 SIZE = 8 * 1024
+EVERY = 1 << 30  # more than there are
 
 
 class Piece(NamedTuple):
@@ -148,18 +150,19 @@ def positions(small: Small, count: int) -> list[tuple[str, int]]:
 def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
     rng = random.Random(SEED)
     losses = 0
-    for path, at in positions(small, scaled(900)):
+    for path, at in positions(small, sized(900, EVERY)):
         data = bytearray(small.logs[path])
         data[at] ^= 1 << rng.randrange(8)
         with campaign.blame(f"{os.path.basename(path)} octet {at} seed {SEED}"):
             losses += bool(small.judge({path: bytes(data)}, touched(small, path, at)))
+        reached("row 8, octets of logs flipped", 1)
     assert losses > 100
 
 
 def test_a_spoiled_sector_of_a_log_costs_at_most_what_lay_in_it(small: Small) -> None:
     rng = random.Random(SEED)
     every = [(path, at) for path in small.logs for at in range(512, SIZE - 512, 512)]
-    for path, at in rng.sample(every, min(len(every), scaled(60))):
+    for path, at in rng.sample(every, min(len(every), sized(60, EVERY))):
         data = bytearray(small.logs[path])
         data[at : at + 512] = rng.randbytes(512)
         hit = [p.ids for p in small.pieces if p.path == path and p.start < at + 512 and p.end > at]
@@ -170,7 +173,7 @@ def test_a_spoiled_sector_of_a_log_costs_at_most_what_lay_in_it(small: Small) ->
 def test_a_truncated_log_keeps_what_lies_before_the_cut(small: Small) -> None:
     rng = random.Random(SEED)
     every = [(path, at) for path in small.logs for at in range(512, SIZE)]
-    for path, at in rng.sample(every, min(len(every), scaled(150))):
+    for path, at in rng.sample(every, min(len(every), sized(150, 1500))):
         gone = [p.ids for p in small.pieces if p.path == path and p.end > at]
         with campaign.blame(f"{os.path.basename(path)} cut to {at} seed {SEED}"):
             small.judge({path: small.logs[path][:at]}, frozenset().union(*gone))
@@ -211,7 +214,7 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
     used = [at for at in range(len(data)) if data[at]]
     outcomes: dict[int, int] = {}
     try:
-        for at in rng.sample(used, min(len(used), scaled(250))):
+        for at in rng.sample(used, min(len(used), sized(250, 2500))):
             spoiled = bytearray(data)
             spoiled[at] ^= 1 << rng.randrange(8)
             campaign.lay_out({"/data.mdb": bytes(spoiled)}, "", str(directory))
@@ -230,7 +233,7 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
             outcomes[code] = outcomes.get(code, 0) + 1
     finally:
         shutil.rmtree(directory)
-    print(f"exit codes of readers of a spoiled index: {outcomes}")
+    reached("row 8, octets of the index flipped", sum(outcomes.values()))
     assert outcomes.get(0, 0) > 0
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import campaign
 import pytest
 from oracle import Ledger
-from osio_kit import SEED, FakeClock, Faults, KitOsio, scaled
+from osio_kit import SEED, FakeClock, Faults, KitOsio
 from power_kit import Disk
+from sizes import reached, sized
 from store_kit import StoreKit
 
 from metad.errors import MetadError
@@ -108,7 +109,7 @@ def ordinals(data: Path, kind: str) -> range:
     with StoreKit(data, osio, size=campaign.SIZE) as kit:
         run(kit, SEED)
     count = faults.counts[kind]
-    step = max(1, count // scaled(60))
+    step = max(1, count // sized(60, count))
     return range(1 + SEED % step, count + 1, step)
 
 
@@ -121,6 +122,7 @@ def test_every_call_fails(data: Path, judge: campaign.Judge, kind: str, persiste
         faults = Faults(kind, ordinal, code, persistent)
         attempt(data, faults, judge, f"{kind} {ordinal} seed {SEED}")
         hits += faults.hits
+    reached(f"row 5, faults by ordinal: {kind}", hits)
     assert hits or kind == "unlink"  # nothing is unlinked in a run without faults
 
 
@@ -133,11 +135,12 @@ def test_every_write_is_short_or_finds_no_space(
         faults = Faults("write", ordinal, error, persistent, short=not error)
         attempt(data, faults, judge, f"write {ordinal} error {error} seed {SEED}")
         assert faults.hits
+        reached("row 5, faults by ordinal: short writes and no space", 1)
 
 
 def test_a_failed_sync_is_the_last_of_its_file(data: Path) -> None:
     """Row 6, seen from the kernel: no acknowledgement, no second sync, no octet more."""
-    for ordinal in range(1, 40, max(1, 4 // scaled(1))):
+    for ordinal in range(1, 40, max(1, 4 // sized(1, 4))):
         shutil.rmtree(data, ignore_errors=True)
         osio = KitOsio(str(data / "logs"), record=True, clock=FakeClock())
         with StoreKit(data, osio, size=campaign.SIZE) as kit:

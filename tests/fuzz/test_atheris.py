@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from mutations import CORPUS
+from sizes import reached, sized
 
-SECONDS = int(os.environ.get("METAD_TEST_SCALE", "1"))
+SECONDS = sized(1, 10)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="atheris is not installed")
@@ -33,4 +34,5 @@ def test_what_coverage_leads_to_is_taken(target: str, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
     done = re.search(r"Done (\d+) runs", run.stderr)
     assert done, run.stderr[-3000:]
+    reached(f"row 13, guided by coverage: {target}", int(done[1]))
     assert int(done[1]) > len(list((CORPUS / target).iterdir()))

@@ -1,7 +1,6 @@
 """Reliability row 2: the store's process is killed at a random moment, and recovered.
 
-The child works with its real threads and says on a pipe what was acknowledged.  METAD_TEST_SCALE=17
-makes about 2,000 kills.
+The child works with its real threads and says on a pipe what was acknowledged.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from collections.abc import Callable
 
 import campaign
 from oracle import Ledger, digest
-from osio_kit import SEED, KitOsio, scaled
+from osio_kit import SEED, KitOsio
+from sizes import reached, sized
 from store_kit import BOUNDS, StoreKit
 
 from metad.errors import RefusedError
@@ -215,7 +215,8 @@ def campaign_of_kills(seed: int, rounds: int) -> int:
 
 
 def test_no_kill_loses_or_revives_mail() -> None:
-    rounds = scaled(30)
+    rounds = sized(30, 500)
     acked = campaign.spread(lambda job: campaign_of_kills(SEED + job, rounds), 2)
-    print(f"{2 * 2 * rounds} processes killed, {acked} messages acknowledged, seed {SEED}")
+    reached("row 2, kill -9 of a store's process: kills", 2 * 2 * rounds)
+    reached("row 2, kill -9 of a store's process: messages acknowledged", acked)
     assert acked > 10 * rounds

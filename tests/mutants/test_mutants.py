@@ -9,15 +9,25 @@ from pathlib import Path
 
 import pytest
 from mutants import MUTANTS, Mutant
+from sizes import reached
 
 TESTS = Path(__file__).parent.parent
 CAUGHT, SURVIVED, NOT_THERE = 1, 0, 77
 SEED = "1999"
-KITS = ("osio_kit", "store_kit", "power_kit", "collector_kit", "kill_kit", "campaign", "oracle")
+KITS = (
+    "sizes",
+    "osio_kit",
+    "store_kit",
+    "power_kit",
+    "collector_kit",
+    "kill_kit",
+    "campaign",
+    "oracle",
+)
 
 
-def launch(mutant: Mutant | None, test: str) -> int:
-    """Run one test in a child that has the bug; the child's pid."""
+def verdict(mutant: Mutant | None, test: str) -> int:
+    """Run one test in a child that has the bug; pytest's exit code."""
     child = os.fork()
     if not child:
         code = NOT_THERE
@@ -29,6 +39,7 @@ def launch(mutant: Mutant | None, test: str) -> int:
             sys.meta_path = [h for h in sys.meta_path if "Rewriting" not in type(h).__name__]
             # Whether a campaign of a few seconds meets a bug is luck: here always the same.
             os.environ["METAD_TEST_SEED"] = SEED
+            os.environ.pop("METAD_TEST_SCALE", None)
             for name in [name for name in sys.modules if name.startswith("test_") or name in KITS]:
                 del sys.modules[name]  # what they took from the good program at import
             if mutant is not None:
@@ -45,27 +56,13 @@ def launch(mutant: Mutant | None, test: str) -> int:
             code = int(pytest.main([*options, str(TESTS / test)]))
         finally:
             os._exit(code)
-    return child
-
-
-@pytest.fixture(scope="module")
-def verdicts() -> dict[str, int]:
-    """pytest's exit code per mutant; as many side by side as there are cores, four at most."""
-    codes: dict[str, int] = {}
-    running: dict[int, str] = {}
-    for mutant in MUTANTS:
-        if len(running) >= min(4, os.cpu_count() or 1):
-            child, status = os.wait()
-            codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
-        running[launch(mutant, mutant.caught_by)] = mutant.name
-    for child, name in running.items():
-        codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return codes
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
-def test_every_seeded_bug_is_caught(verdicts: dict[str, int], mutant: Mutant) -> None:
-    code = verdicts[mutant.name]
+def test_every_seeded_bug_is_caught(mutant: Mutant) -> None:
+    code = verdict(mutant, mutant.caught_by)
+    reached("row 18, seeded bugs: caught", int(code == CAUGHT))
     assert code != NOT_THERE, f"{mutant.where} has no {mutant.old!r} any more: write the bug anew"
     assert code != SURVIVED, f"{mutant.caught_by} does not see it"
     assert code == CAUGHT, f"{mutant.caught_by} could not be run: {code}"
@@ -73,8 +70,7 @@ def test_every_seeded_bug_is_caught(verdicts: dict[str, int], mutant: Mutant) ->
 
 def test_without_a_bug_the_witnesses_pass() -> None:
     """Those that run nowhere else; the others are part of the suite."""
-    child = launch(None, "mutants/witness.py")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert verdict(None, "mutants/witness.py") == 0
 
 
 def test_there_are_enough_of_them() -> None:

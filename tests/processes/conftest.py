@@ -12,14 +12,6 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 
-SCALE = float(os.environ.get("METAD_TEST_SCALE", "1"))
-
-
-@pytest.fixture
-def scale() -> float:
-    """How many times more than in CI."""
-    return SCALE
-
 
 @pytest.fixture
 def sabotaged(monkeypatch):

@@ -14,8 +14,10 @@ import threading
 from clients import Pop3Line, SmtpLine, digest, message, random_body, without_trace
 from hub import DEADLINE, Hub
 from live import settled_fetch
+from sizes import noted
 
 PER_SESSION = 5  # messages that a sender sends on one connection
+KILLS = "row 3, kill -9 of a hub's processes under load: kills"
 PAUSE = 0.02  # before a refused client tries again
 
 
@@ -107,3 +109,9 @@ class _Client(threading.Thread):
             except (OSError, AssertionError) as error:
                 load.failures.append(f"{type(error).__name__}: {error}")
                 load.ended.wait(PAUSE)
+
+
+def show(what: str, times: list[float]) -> None:
+    """The median and the longest time until all was served again."""
+    middle, most = sorted(times)[len(times) // 2], max(times)
+    noted(f"back in service after kill -9 of {what}", f"{middle:.2f} s, at most {most:.2f} s")

@@ -7,7 +7,6 @@ import re
 import resource
 import shutil
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,8 @@ from pathlib import Path
 
 import pytest
 from live import NAMES, LiveHub, collector, index_locked, recovery, strike
-from load import Load
-
-KILLS = 100
+from load import KILLS, Load, show
+from sizes import reached, sized
 
 
 @pytest.fixture
@@ -26,13 +24,13 @@ def live():
         yield hub
 
 
-def test_a_hundred_kills_under_load_lose_and_double_nothing(live, scale, capsys):
+def test_a_hundred_kills_under_load_lose_and_double_nothing(live):
     """kill -9 of workers, alone and together, of the collector and of the master."""
     times: dict[str, list[float]] = {"a worker": [], "all workers": [], "the collector": []}
     times["the master, and a start"] = []
     kills = 0
     with Load(live, NAMES, readers=3) as load:
-        while kills < KILLS * scale:
+        while kills < sized(17, 100):
             for _ in range(4):
                 kills += cycle(live, load, times)
             load.wait_for(20)
@@ -45,10 +43,9 @@ def test_a_hundred_kills_under_load_lose_and_double_nothing(live, scale, capsys)
     shutil.rmtree(live.data / "index")
     live.start()
     load.check()
-    with capsys.disabled():
-        print(f"\n{kills} kills under load, {len(load.acknowledged)} messages; back in service:")
-        for victim, taken in times.items():
-            print(f"  {victim}: median {statistics.median(taken):.2f} s, most {max(taken):.2f} s")
+    reached(KILLS, kills)
+    for victim, taken in times.items():
+        show(victim, taken)
 
 
 def cycle(live: LiveHub, load: Load, times: dict[str, list[float]]) -> int:

@@ -12,6 +12,7 @@ import posix_ipc
 import pytest
 from clients import deliver, message
 from live import LiveHub, collector, strike
+from sizes import reached, sized
 
 from metad import nanny
 from metad.privileges import Identity
@@ -31,15 +32,16 @@ class Held(NamedTuple):
     semaphore: int
 
 
-def test_a_hundred_deaths_and_reloads_leak_nothing(scale):
+def test_a_hundred_deaths_and_reloads_leak_nothing():
     """A reload every second round: it makes every slot's last death forgotten, so that none of the
     next ones has to wait."""
     with LiveHub() as live:
         for number in range(4):  # what Python allocates once
             one_round(live, number)
         before, resident = held(live), memory(live.process.pid)
-        for number in range(round(100 * scale)):
+        for number in range(rounds := sized(10, 100)):
             one_round(live, number)
+        reached("row 11, deaths and reloads without a leak: rounds", rounds)
         assert held(live) == before
         assert memory(live.process.pid) - resident < MOST_GROWTH
 

@@ -21,7 +21,8 @@ import pytest
 from clients import Pop3Line, SmtpLine, bodies, deliver, digest, message
 from hub import DEADLINE, USER, watching
 from live import NAMES, LiveHub, as_it_was, strike
-from load import Load
+from load import KILLS, Load, show
+from sizes import reached, sized
 
 from metad import confine
 from metad.cli.launch import _can_read
@@ -204,10 +205,10 @@ def test_every_command_works_in_the_chroot(live):
     assert not re.search(r"ImportError|ModuleNotFound|LookupError|No such file", log), log
 
 
-def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live, scale, capsys):
+def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live):
     times = []
     with Load(live, NAMES) as load:
-        for _ in range(max(1, round(2 * scale))):
+        for _ in range(sized(2, 12)):
             load.wait_for(30)
             master = live.master()
             struck = time.monotonic()
@@ -219,9 +220,8 @@ def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live,
             times.append(time.monotonic() - struck)
     load.check()
     assert not [text for text in load.failures if "Refused" in text]
-    with capsys.disabled():
-        print("\nback in service after kill -9 of a master below its nanny:", end=" ")
-        print(", ".join(f"{one:.2f}" for one in times), "s")
+    reached(KILLS, len(times))
+    show("a master below its nanny", times)
 
 
 def test_with_the_nanny_killed_everything_ends(live):

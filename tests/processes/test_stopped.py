@@ -12,6 +12,7 @@ import pytest
 from clients import bodies, deliver, message, together
 from live import NAMES, LiveHub, collector, index_locked, wait_gone
 from load import Load
+from sizes import noted
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def live():
         yield hub
 
 
-def test_a_stopped_worker_is_killed_and_replaced(live, capsys):
+def test_a_stopped_worker_is_killed_and_replaced(live):
     with Load(live, NAMES) as load:
         load.wait_for(30)
         victim = live.worker_pids()[0]
@@ -32,8 +33,7 @@ def test_a_stopped_worker_is_killed_and_replaced(live, capsys):
         load.wait_for(30)
     load.check()
     assert f"(pid {victim}) is stopped" in live.log.read_text()
-    with capsys.disabled():
-        print(f"\nback in service after SIGSTOP of a worker, heartbeat 1 s: {took:.2f} s")
+    noted("back in service after SIGSTOP of a worker, heartbeat 1 s", f"{took:.2f} s")
 
 
 def test_a_stopped_collector_is_killed_and_replaced(live):

@@ -19,6 +19,7 @@ from collector_kit import collect_all, fill_log, make_collector, sealed
 from kill_kit import Killed, killed, scratch_directory
 from oracle import Ledger
 from osio_kit import SEED, scaled
+from sizes import reached
 from store_kit import StoreKit
 
 from metad.store.table import State
@@ -133,6 +134,7 @@ def test_killed_at_a_failpoint(name, template, scratch) -> None:
     assert try_kill(template, scratch, kill_at(name, ordinal)), f"{name} was never reached"
     rng = random.Random(SEED)
     for _ in range(scaled(3)):
+        reached(f"row 4, killed at a failpoint of the collector: {name}", 1)
         ordinal += rng.randrange(1, 4)
         if not try_kill(template, scratch, kill_at(name, ordinal)):
             return
@@ -145,6 +147,7 @@ def test_killed_at_any_write(template, scratch) -> None:
     assert most > 20
     for ordinal in sorted(rng.sample(range(1, most + 1), min(most, scaled(20)))):
         assert try_kill(template, scratch, lambda data, at=ordinal: run(data, Killed(at)))
+        reached("row 4, killed at a write of the collector", 1)
 
 
 def count_writes(template: tuple[Path, Ledger], scratch: Path) -> int:

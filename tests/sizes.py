@@ -1,0 +1,59 @@
+"""How much the campaigns try, by what chance, and what a run of them reached.
+
+Rules of this file:
+
+* METAD_TEST_SCALE is the one switch.  Without it a campaign has the size that a developer waits
+  for; with a number, so many times the size that CI runs (docs/testing.md).
+* Chance comes from METAD_TEST_SEED and the test itself, never from the order of the tests nor from
+  the process that runs them.
+* Whoever tries much says what it reached; the end of the run shows the sums (conftest.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
+SCALE = float(os.environ.get("METAD_TEST_SCALE") or 0)  # 0: the developer's sizes
+
+_said: list[tuple[str, int | str]] = []
+
+
+def sized(small: int, full: int) -> int:
+    """A developer's size, or CI's at the scale of this run."""
+    return max(small, round(full * SCALE))
+
+
+def scaled(count: int) -> int:
+    """As `sized`, for what has no size of its own in CI: ten times as much."""
+    return sized(count, 10 * count)
+
+
+def reached(what: str, count: int) -> None:
+    """`count` more of what a campaign tries ("power cut: states recovered and judged")."""
+    _said.append((what, count))
+
+
+def noted(what: str, figure: str) -> None:
+    """A figure for people to look at, which nothing asserts."""
+    _said.append((what, figure))
+
+
+def taken() -> list[tuple[str, int | str]]:
+    """What was said since the last time."""
+    said = _said[:]
+    _said.clear()
+    return said
+
+
+def summary(said: Iterable[tuple[str, int | str]]) -> list[str]:
+    """A line for each sum, and for each figure."""
+    sums: dict[str, int] = {}
+    figures = []
+    for what, value in said:
+        if isinstance(value, int):
+            sums[what] = sums.get(what, 0) + value
+        else:
+            figures.append(f"{what}: {value}")
+    return [f"{what}: {count:,}" for what, count in sorted(sums.items())] + sorted(figures)

@@ -1,0 +1,51 @@
+"""What campaigns reach is added up and shown at the end, from however many processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sizes
+
+TESTS = Path(__file__).parents[1]
+CAMPAIGN = """
+import pytest, sizes
+
+@pytest.mark.parametrize("part", range(4))
+def test_part(part):
+    sizes.reached("states", sizes.sized(10, 1000))
+    assert part != 3
+
+def test_figure():
+    sizes.noted("slowest", "0.5 s")
+"""
+
+
+@pytest.mark.parametrize(("scale", "size"), [(0, 10), (0.001, 10), (1, 1000), (20, 20_000)])
+def test_a_scale_is_so_many_times_ci_and_never_less_than_a_developers(monkeypatch, scale, size):
+    monkeypatch.setattr(sizes, "SCALE", scale)
+    assert sizes.sized(10, 1000) == size
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_sums_and_figures_of_all_processes_are_shown(tmp_path, processes):
+    (tmp_path / "test_campaign.py").write_text(CAMPAIGN)
+    counts = tmp_path / "counts"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "-n", processes, str(tmp_path)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(TESTS),
+            "METAD_TEST_COUNTS": str(counts),
+            "METAD_TEST_SCALE": "2",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "\nstates: 8,000\nslowest: 0.5 s\n" in done.stdout
+    assert counts.read_text() == "4 1\n"
