@@ -10,7 +10,7 @@ import socket
 import threading
 
 import pytest
-from clients import deliver, fetch, message, unique_ids
+from clients import deliver, fetch, message, unique_ids, wait_for_login
 from commands import metad
 from hub import PASSWORD, Hub, address
 
@@ -327,5 +327,6 @@ def test_the_intake_takes_nothing_that_is_not_one_message(hub, said):
         sock.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert "error" in json.loads(answer.partition(b"\n")[0])
+    wait_for_login(hub, "box0")  # the session of the one before may just be ending
     assert unique_ids(hub, "box0") is not None
     assert (hub.data / "run" / "intake-0").stat().st_mode & 0o077 == 0

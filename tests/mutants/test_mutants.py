@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 from mutants import MUTANTS, Mutant
 from sizes import reached
 
@@ -40,6 +41,9 @@ def verdict(mutant: Mutant | None, test: str) -> int:
             # Whether a campaign of a few seconds meets a bug is luck: here always the same.
             os.environ["METAD_TEST_SEED"] = SEED
             os.environ.pop("METAD_TEST_SCALE", None)
+            # Caught is caught: nobody reads the smallest example.
+            settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
+            settings.load_profile("mutants")
             for name in [name for name in sys.modules if name.startswith("test_") or name in KITS]:
                 del sys.modules[name]  # what they took from the good program at import
             if mutant is not None:

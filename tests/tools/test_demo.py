@@ -29,7 +29,8 @@ class Demo:
         self.tmp = tmp
         self.process = subprocess.Popen(
             [
-                *("sh", str(ROOT / "tools/demo")),
+                # As a terminal starts it, though the tests may run where SIGINT is ignored.
+                *("env", "--default-signal=INT", "sh", str(ROOT / "tools/demo")),
                 *("--smtp-port", str(self.smtp_port), f"--pop3-port={self.pop3_port}", *arguments),
             ],
             cwd="/",

@@ -56,6 +56,16 @@ def test_shared_memory_left_behind_fails(tmp_path, name):
     assert f"left behind: shared memory {path.name}" in said
 
 
+@pytest.mark.parametrize(("runs", "status"), [(True, 0), (False, 1)])
+def test_shared_memory_of_a_hub_that_runs_is_nobodys_fault(tmp_path, runs, status):
+    pid = os.getpid() if runs else 1 << 22  # greater than any
+    path = Path("/dev/shm") / f"metad-{os.getpid():012x}-{pid}"
+    try:
+        assert run(tmp_path, f"touch {path}")[0] == status
+    finally:
+        path.unlink()
+
+
 def test_a_file_left_behind_fails(tmp_path):
     status, said = run(tmp_path, 'touch "$TMPDIR/forgotten"')
     assert (status, said) == (1, "left behind: file forgotten\n")
