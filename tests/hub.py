@@ -12,7 +12,6 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -271,14 +270,12 @@ class Ports:
         raise HubError("no port of the block is free")
 
 
-@functools.cache
-def _ports() -> Ports:
-    return Ports()
+_PORTS = Ports()  # now, and not in some test that has a network namespace of its own
 
 
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback that nobody has, nor gets by chance."""
-    return [_ports().free() for _ in range(count)]
+    return [_PORTS.free() for _ in range(count)]
 
 
 def wrong_lines(log: str) -> str:
