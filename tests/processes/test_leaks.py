@@ -15,6 +15,7 @@ from live import LiveHub, collector, strike
 from sizes import reached, sized
 
 from metad import nanny
+from metad.control import Client
 from metad.privileges import Identity
 from metad.shm import PROCESSES, Cell, SharedArea
 
@@ -101,8 +102,12 @@ def held(live: LiveHub) -> Held:
     name = f"/{next(path.name for path in live.shared if not path.name.startswith('sem.'))}"
     status = Path(f"/proc/{master}/status").read_text()
     live.until(collector, "a collector")
+    with Client(live.data) as line:
+        for _ in range(2):  # by the second answer the master has closed all lines before this one
+            line.request("status")
+        descriptors = len(os.listdir(f"/proc/{master}/fd"))
     return Held(
-        descriptors=len(os.listdir(f"/proc/{master}/fd")),
+        descriptors=descriptors,
         threads=int(re.search(r"Threads:\t(\d+)", status)[1]),
         processes=len(live.pids()),
         rows=rows_in_use(name),
