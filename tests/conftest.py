@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 import sizes
+from xdist.scheduler import LoadScopeScheduling
 
-# Directories whose tests take long: with several at work, nobody waits for one of them at last.
-LONG = ("crash", "model", "fault", "mutants", "fuzz")
+# Directories by how long a test in them may take, the longest first: with several processes at
+# work, nobody waits for such a one at last.  A campaign's tests go to whoever is free; those of
+# any other file share what is dear to make, a hub say, and stay together and in order.
+CAMPAIGNS = ("crash", "model", "fault", "mutants", "fuzz")
+FIRST = (*CAMPAIGNS, "processes", "e2e")
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks
 
 
@@ -18,7 +22,20 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
+    items.sort(key=lambda item: (*FIRST, item.path.parent.name).index(item.path.parent.name))
+
+
+class Scheduling(LoadScopeScheduling):
+    """What is given to a process at once: a test of a campaign, or another file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).parent.name in CAMPAIGNS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    config.option.loadscopereorder = False  # the order is ours
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
