@@ -66,7 +66,8 @@ class Smtp(MessageIntake):
     and the client may be sending still, so read on a little or a reset takes our last reply.
     `full`: so many replies are queued that the next command waits until they were taken.
 
-    `helo`: what the client calls itself, as it came; `extended`: it said EHLO or LHLO;
+    `helo`: what the client calls itself, as it came; `greetings`: how often it said so;
+    `extended`: it said EHLO or LHLO;
     `accepted`: recipients accepted in this transaction; `transactions`: how many there were, with
     this one; `tls`: TLS runs; `utf8`: this transaction's MAIL came with SMTPUTF8.
     """
@@ -412,6 +413,7 @@ class Smtp(MessageIntake):
     def _greeted(self, helo: bytes, *, extended: bool) -> Event | None:
         """EHLO begins anew, as RSET does (RFC 5321 section 4.1.4)."""
         self.helo = helo
+        self.greetings += 1
         self.extended = extended
         return self._give_up(IDLE)
 

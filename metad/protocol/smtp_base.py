@@ -52,6 +52,7 @@ class SmtpBase:
         "closed",
         "extended",
         "full",
+        "greetings",
         "helo",
         "tls",
         "transactions",
@@ -63,6 +64,7 @@ class SmtpBase:
         self.closed = False
         self.abrupt = False
         self.helo = b""
+        self.greetings = 0
         self.extended = False
         self.accepted = 0
         self.transactions = 0

@@ -84,7 +84,7 @@ class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_began", "_committing", "_deciding", "_helo", "_helo_text", "_incoming", "_last",
+        "_began", "_committing", "_deciding", "_greeting", "_helo_text", "_incoming", "_last",
         "_machine", "_origin", "_progress", "_recipients", "_sender", "_transaction",
     )  # fmt: skip
     _machine: Smtp
@@ -96,7 +96,7 @@ class SmtpSession(Connection):
         self._committing: Envelope | None = None
         self._sender = ""
         self._incoming: Incoming | None = None
-        self._helo: bytes | None = None  # what `_origin` was made from
+        self._greeting = 0  # which of the client's `_origin` was made from
         self._helo_text = ""
         self._origin = b""
         self._deciding = False  # within the call that hands a message to the layer
@@ -311,7 +311,7 @@ class SmtpSession(Connection):
         octets, stuffed, starts_with_header, _, _ = event
         message_id = self._context.layer.next_id()
         recipients = tuple(self._recipients.entries.values())
-        if machine.helo is not self._helo or machine.utf8:
+        if machine.greetings != self._greeting or machine.utf8:
             self._make_origin()
         trace = received(
             self._origin,
@@ -331,7 +331,7 @@ class SmtpSession(Connection):
         """The part of Received: that is the same until the next EHLO."""
         machine = self._machine
         # One with SMTPUTF8 names another protocol: the next message makes it anew.
-        self._helo = None if machine.utf8 else machine.helo
+        self._greeting = 0 if machine.utf8 else machine.greetings
         self._helo_text = machine.helo.decode("utf-8", "replace")
         hostname = self._context.config.hostname
         address = "" if self._client == "local" else self._client
