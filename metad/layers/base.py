@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,7 +209,8 @@ class Layer(ABC):
             incoming.write(body)
             incoming.commit(envelope, done)
         except Exception:
-            incoming.abort()
+            with suppress(Exception):  # the first failure is the one to hear of
+                incoming.abort()
             raise
 
     @abstractmethod

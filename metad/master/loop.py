@@ -163,12 +163,12 @@ class Master:
         self._phase = Phase.SERVING
         if not self._announced:
             self._announced = True
+            options = self._hub.options
+            options.pid_file.write(options.nanny or os.getpid())
             with suppress(OSError):
                 for bound in self._hub.bound:
                     print(f"listening {bound.listener.protocol} {bound.name}")  # noqa: T201
                 print("metad: ready", flush=True)  # noqa: T201
-            options = self._hub.options
-            options.pid_file.write(options.nanny or os.getpid())
             options.ready()
         status = f"serving with {len(self._crew.slots)} workers"
         self._hub.notifier.ready(status, self._hub.options.nanny or os.getpid())
