@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 from pathlib import Path
 from typing import NamedTuple
 
 import posix_ipc
 import pytest
 from clients import deliver, message
-from live import LiveHub, collector, strike
+from live import LOOK_SECONDS, LiveHub, collector, strike
 from sizes import reached, sized
 
 from metad import nanny
@@ -106,6 +107,7 @@ def held(live: LiveHub) -> Held:
     with Client(live.data) as line:
         for _ in range(10):  # lines that others have just closed go meanwhile; a leak stays
             line.request("status")
+            select.select([], [], [], LOOK_SECONDS)
             descriptors.append(len(os.listdir(f"/proc/{master}/fd")))
     return Held(
         descriptors=min(descriptors),
