@@ -30,8 +30,6 @@ LABEL_LIMIT: Final = 63  # RFC 1035 section 2.3.4
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _PLAIN: Final = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)")
-# Of these, in all LOCAL_LIMIT octets at most: lower case is all that `fold` does to them.
-is_plain: Final = _PLAIN.fullmatch
 
 # The whole grammar.  Above U+007F everything is let through here and looked at afterwards.  The
 # classes say what is not in them: one that runs up to U+10FFFF takes Python 20 ms to compile, in
