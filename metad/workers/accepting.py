@@ -111,6 +111,7 @@ class Acceptor:
         finally:
             if not session.has_begun:
                 context.gate.leave(client.network)
+                context.one_less()
 
 
 class Arrival:

@@ -67,10 +67,20 @@ class WorkerContext:
     sessions: set[Session] = field(default_factory=set)
     on_idle: Callable[[], None] = lambda: None
 
+    @property
+    def is_idle(self) -> bool:
+        """Nobody is here.  Who has been let in but has no session yet (its TLS handshake is under
+        way) counts too, but not in the hub's last seconds."""
+        return not (self.sessions or (self.gate.connections and not self.draining))
+
     def forget(self, session: Session) -> None:
         """A connection is gone."""
         self.sessions.discard(session)
-        if (self.draining or self.retired) and not self.sessions:
+        self.one_less()
+
+    def one_less(self) -> None:
+        """To be called when somebody has gone."""
+        if (self.draining or self.retired) and self.is_idle:
             self.on_idle()
 
 

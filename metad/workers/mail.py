@@ -98,7 +98,7 @@ class MailWorker:
             waiting=Waiting(config.limits.memory // 2),
             certificates=Certificates(config, self._log.line) if tls.wanted(config) else None,
             now=loop.time(),
-            on_idle=loop.stop,
+            on_idle=self._leave_if_idle,
         )
         self._start_layer(context)
         return context
@@ -198,8 +198,7 @@ class MailWorker:
         self._retirement = self._loop.time() + self._setup.config.limits.reload_deadline
         for server in self._servers:
             server.close()
-        if not context.sessions:
-            self._loop.stop()
+        self._leave_if_idle()
 
     def _drain(self) -> None:
         """Take no connection more; let transactions finish, then say 421."""
@@ -212,8 +211,17 @@ class MailWorker:
             server.close()
         for session in list(context.sessions):
             session.drain()
-        if not context.sessions:
-            self._loop.stop()
+        self._leave_if_idle()
+
+    def _leave_if_idle(self) -> None:
+        """Leave once nobody is here.  Asked a turn later: whoever the loop had accepted by now has
+        shown itself then, and nobody comes any more."""
+
+        def leave() -> None:
+            if self._context.is_idle:
+                self._loop.stop()
+
+        self._loop.call_soon(leave)
 
     def _stop_now(self) -> None:
         self._context.draining = True

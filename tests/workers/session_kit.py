@@ -182,7 +182,7 @@ class World:
         self.lines: list[str] = []
         self.threads = Threads()
         self.gate = make_gate(Caps(connections, of_network, connections), rate)
-        fields = {
+        fields: dict[str, Any] = {
             "loop": self.loop,
             "gate": self.gate,
             "row": Row(),
@@ -197,21 +197,17 @@ class World:
             ),
             "budget": Budget(),
             "waiting": Waiting(),
-            "sessions": set(),
-            "draining": False,
-            "retired": False,
+            "last_logins": None,
             "now": self.loop.now,
-            "certificates": None,
             "filter": accept,
         }
-        self.context = SimpleNamespace(**fields)
-        self.context.forget = lambda session: WorkerContext.forget(self.context, session)  # type: ignore[arg-type]
+        self.context = WorkerContext(**fields)
 
     def smtp(self, peer: str = "192.0.2.1", clients: tuple[str, ...] = ()) -> Any:
         """A session that has been connected; its transport is `session.transport`."""
         settings = SmtpSettings("mx.example.org", 10_000_000, 100)
         service = SmtpService(
-            context=self.context,  # type: ignore[arg-type]
+            context=self.context,
             tls="none",
             clients=Networks(clients),
             connections=Cell.SMTP_CONNECTIONS,
@@ -227,7 +223,7 @@ class World:
     def pop3(self, peer: str = "192.0.2.1") -> Any:
         settings = Pop3Settings("mx.example.org", plaintext=True)
         service = Pop3Service(
-            context=self.context,  # type: ignore[arg-type]
+            context=self.context,
             tls="none",
             clients=Networks(()),
             connections=Cell.POP3_CONNECTIONS,

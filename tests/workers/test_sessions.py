@@ -270,3 +270,22 @@ def test_a_connection_that_is_lost_before_its_acceptor_looks_is_counted_out_once
     client.lose()
     assert client.session.has_begun
     assert world.gate.connections == 0
+
+
+def test_a_retired_worker_waits_for_the_last_session_and_for_a_handshake_under_way() -> None:
+    world = World()
+    ended: list[str] = []
+    context = world.context
+    context.on_idle = lambda: ended.append("idle")
+    client = world.smtp()
+    assert context.gate.enter("192.0.2.9")  # let in, its handshake is under way
+    context.retired = True
+    client.lose()
+    assert not ended
+    context.draining = True  # the hub's last seconds: nobody waits for a handshake
+    context.one_less()
+    assert ended == ["idle"]
+    context.draining = False
+    context.gate.leave("192.0.2.9")
+    context.one_less()
+    assert ended == ["idle", "idle"]
