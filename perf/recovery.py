@@ -30,7 +30,7 @@ from metad import shm
 from metad.osio import Osio
 from metad.shm import SharedArea
 from metad.store import index_state, logfile, record
-from metad.store.commit import Append, MemoryBody, encode
+from metad.store.commit import Append, encode
 from metad.store.header import ACTIVE, LogHeader
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
@@ -91,11 +91,9 @@ def make_group(ids: IdMaker, mailboxes: int, deliver: bool = True) -> list[Appen
         message_id = ids.next()
         recipients = (record.Recipient(random.randrange(mailboxes) + 2, "user@example.test", 700),)
         envelope = record.Envelope(0, "192.0.2.1", "client", "sender@example.test", recipients)
-        item = Append(
-            message_id, record.pack_envelope(envelope), MemoryBody([b"x" * 700]), lambda _: None
-        )
-        item.recipients = recipients if deliver else ()
-        group.append(item)
+        packed = record.pack_envelope(envelope)
+        entered = recipients if deliver else ()
+        group.append(Append(message_id, packed, (b"x" * 700,), 700, lambda _: None, entered))
     return group
 
 

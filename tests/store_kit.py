@@ -30,7 +30,7 @@ from metad.errors import RefusedError
 from metad.osio import Osio
 from metad.shm import SharedArea
 from metad.store import identity, index_state, record
-from metad.store.commit import Append, Body, Committer, MemoryBody
+from metad.store.commit import Append, Body, Committer, append_deletion
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
 from metad.store.index import LISTING_ENTRY, Index, LogCounts
@@ -268,21 +268,25 @@ class StoreKit:
 
     # -- mail
 
-    def submit(self, mailboxes: Sequence[int], body: bytes | Body, writer: int = 0) -> Sent:
-        """Hand a message over; it is committed by `run`."""
+    def submit(
+        self, mailboxes: Sequence[int], body: bytes | Sequence[bytes] | Body, writer: int = 0
+    ) -> Sent:
+        """Hand a message over, whole, in parts or as if spooled; it is committed by `run`."""
         its = self.writers[writer]
         sent = Sent(its.ids.next())
-        octets = body if isinstance(body, bytes) else b"".join(map(bytes, body.chunks()))
+        parts = (body,) if isinstance(body, bytes) else body if isinstance(body, list) else None
+        octets = b"".join(map(bytes, parts or body.chunks()))
         recipients = tuple(record.Recipient(m, f"u{m}@x", len(octets) + m) for m in mailboxes)
         envelope = record.Envelope(0, "192.0.2.1", "h", "s@x", recipients)
-        memory = MemoryBody([body]) if isinstance(body, bytes) else body
         self._note("sent", (sent.id, digest(octets), tuple(mailboxes)))
 
         def done(error: RefusedError | None) -> None:
             self._answer(sent, error, "acked", [sent.id])
 
-        item = Append(sent.id, record.pack_envelope(envelope), memory, done)
-        item.recipients = recipients
+        packed = record.pack_envelope(envelope)
+        item = Append(sent.id, packed, parts, len(octets), done, recipients)
+        if parts is None:
+            item.spooled = body
         its.committer.submit(item)
         return sent
 
@@ -296,9 +300,7 @@ class StoreKit:
         def done(error: RefusedError | None) -> None:
             self._answer(sent, error, "deleted", pairs)
 
-        item = Append(sent.id, record.pack_deletion(mailbox), MemoryBody([deletion.ids]), done)
-        item.deletion = deletion
-        its.committer.submit(item)
+        its.committer.submit(append_deletion(sent.id, deletion, done))
         return sent
 
     def _answer(self, sent: Sent, error: RefusedError | None, what: str, value: object) -> None:
@@ -323,7 +325,9 @@ class StoreKit:
         for writer in self.writers:
             writer.source.background()
 
-    def put(self, mailboxes: Sequence[int], body: bytes | Body, writer: int = 0) -> Sent:
+    def put(
+        self, mailboxes: Sequence[int], body: bytes | Sequence[bytes] | Body, writer: int = 0
+    ) -> Sent:
         sent = self.submit(mailboxes, body, writer)
         self.run()
         assert sent.answered

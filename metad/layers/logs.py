@@ -31,7 +31,7 @@ from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front, in_front_size
 from metad.shm import Cell
 from metad.store import record
-from metad.store.commit import Append, Body, Committer, MemoryBody
+from metad.store.commit import Append, Committer, append_deletion
 from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
 from metad.store.index import LISTING_ENTRY, Index, LogCounts
@@ -78,7 +78,9 @@ class LogLayer(Layer):
             context.report,
         )
         self.source.start()
-        self.committer = Committer(context.loop, self.source, self.index, self._publish)
+        self.committer = Committer(
+            context.loop, self.source, self.index, self._publish, context.budget
+        )
         self.ids.start_life(self.committer.open_first().life)
         self._ticks = 0
 
@@ -136,13 +138,8 @@ class LogLayer(Layer):
             super().deliver(envelope, body, done)
             return
 
-        def finish(error: RefusedError | None) -> None:
-            budget.used -= held
-            done(error)
-
-        trace = envelope.trace
-        whole = MemoryBody((trace, body), len(trace) + len(body))
-        item = _append(envelope, whole, finish)
+        item = _append(envelope, (envelope.trace, body), len(body), done)
+        item.held = held
         budget.used += held
         self.committer.submit(item)
 
@@ -186,12 +183,11 @@ class LogIncoming(Spool, Incoming):
     def commit(self, envelope: Envelope, done: Done) -> None:
         self._done = done
         trace = envelope.trace
-        body = (
-            MemoryBody([trace, *self.parts], len(trace) + self.size)
-            if self.in_memory
-            else SpooledBody(trace, self)
-        )
-        self._layer.committer.submit(_append(envelope, body, self._finish))
+        parts = (trace, *self.parts) if self.in_memory else None
+        item = _append(envelope, parts, self.size, self._finish)
+        if parts is None:
+            item.spooled = SpooledBody(trace, self)
+        self._layer.committer.submit(item)
 
     def _finish(self, error: RefusedError | None) -> None:
         self.close()
@@ -201,10 +197,16 @@ class LogIncoming(Spool, Incoming):
         self.close()
 
 
-def _append(envelope: Envelope, body: Body, done: Done) -> Append:
-    """The record of a message, with the exact size that each mailbox will show."""
+def _append(
+    envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done
+) -> Append:
+    """The record of a message, with the exact size that each mailbox will show.
+
+    `wire_octets`: those of the body, without the trace.
+    """
     message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
-    octets += in_front_size(sender) + len(trace)
+    trace_octets = len(trace)
+    octets += in_front_size(sender) + trace_octets
     shown: tuple[record.Recipient, ...]
     if len(given) == 1:  # nearly all there are
         ((mailbox, address),) = given
@@ -214,8 +216,8 @@ def _append(envelope: Envelope, body: Body, done: Done) -> Append:
     if not time_us:
         time_us = int.from_bytes(message_id[:8], "big")
     kept = (time_us, client, helo, sender, shown, stuffed, uid)
-    item = Append(message_id, record.pack_envelope(_new(record.Envelope, kept)), body, done)
-    item.recipients = shown
+    packed = record.pack_envelope(_new(record.Envelope, kept))
+    item = Append(message_id, packed, parts, trace_octets + wire_octets, done, shown)
     item.uid = uid
     return item
 
@@ -288,6 +290,7 @@ class LogMaildrop(Maildrop):
             numbers[at : at + DELETIONS_PER_RECORD]
             for at in range(0, len(numbers), DELETIONS_PER_RECORD)
         ]
+        layer = self._layer
         waiting = len(groups)
         failed: RefusedError | None = None
 
@@ -302,14 +305,8 @@ class LogMaildrop(Maildrop):
             done(None)
         for group in groups:
             ids = b"".join([self._id(number) for number in group])
-            self._submit(record.Deletion(self._mailbox, ids), one_done)
-
-    def _submit(self, deletion: record.Deletion, done: Done) -> None:
-        layer = self._layer
-        packed = record.pack_deletion(deletion.mailbox)
-        item = Append(layer.next_id(), packed, MemoryBody([deletion.ids]), done)
-        item.deletion = deletion
-        layer.committer.submit(item)
+            deletion = record.Deletion(self._mailbox, ids)
+            layer.committer.submit(append_deletion(layer.next_id(), deletion, one_done))
 
     def close(self) -> None:
         if not self._closed:

@@ -109,7 +109,6 @@ class SpooledBody:
     def __init__(self, trace: bytes, spool: Spool) -> None:
         self._trace = trace
         self._spool = spool
-        self.size = len(trace) + spool.size
 
     def chunks(self) -> Iterator[Buffer]:
         yield self._trace

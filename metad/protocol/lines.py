@@ -36,17 +36,17 @@ class LineBuffer:
     """Octets received; `data[position:end]` are those that nobody has used yet.
 
     `limit`: the longest line, in octets without its CR LF.  `dropping`: `position` is within a line
-    already reported, whose rest nobody is to see.
+    already reported, whose rest nobody is to see.  `searched`: no CR LF begins before this offset.
     """
 
-    __slots__ = ("_dropped", "_limit", "_searched", "data", "dropping", "end", "position")
+    __slots__ = ("_dropped", "_limit", "data", "dropping", "end", "position", "searched")
 
     def __init__(self, limit: int) -> None:
         self.data = b""
         self.position = 0
         self.end = 0
         self._limit = limit
-        self._searched = 0  # no CR LF begins before this offset
+        self.searched = 0
         self.dropping = False
         self._dropped = 0
 
@@ -57,23 +57,23 @@ class LineBuffer:
         """Append what came.  Copies only what is still unused."""
         position = self.position
         if position == self.end:
-            self.replace(data)
+            self.data = data
+            self.searched = 0
         else:
             self.data = self.data[position:] + data
-            self._searched -= position
-            self.position = 0
-            self.end = len(self.data)
+            self.searched -= position
+        self.position = 0
+        self.end = len(self.data)
 
-    def replace(self, data: bytes) -> None:
-        """What came, where all of what was there is used."""
-        self.data = data
-        self.end = len(data)
-        self.position = self._searched = 0
+    def forget(self) -> None:
+        """Keep nothing of what was used, which is all."""
+        self.data = b""
+        self.position = self.end = self.searched = 0
 
     def line(self) -> bytes | Fault | None:
         """The next line without its CR LF; None: it is not complete."""
         data, start = self.data, self.position
-        searched = self._searched
+        searched = self.searched
         end = data.find(_CRLF, start if start > searched else searched)
         if end < 0 or end - start > self._limit or self.dropping:
             return self._odd(end)
@@ -88,7 +88,7 @@ class LineBuffer:
         if self.dropping:
             return self._drop(end)
         data, start = self.data, self.position
-        searched = max(start, self._searched)
+        searched = max(start, self.searched)
         # No CR LF begins this early, so an LF here is a bare one.
         if data.find(b"\n", searched, start + self._limit + 1) >= 0:
             self.dropping = True
@@ -96,7 +96,7 @@ class LineBuffer:
         if end >= 0 or len(data) - start > self._limit + 1:
             self.dropping = True
             return Fault.LONG
-        self._searched = max(start, len(data) - 1)  # the last octet may be the CR of a CR LF
+        self.searched = max(start, len(data) - 1)  # the last octet may be the CR of a CR LF
         return None
 
     def _drop(self, end: int) -> bytes | Fault | None:

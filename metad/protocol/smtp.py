@@ -53,6 +53,7 @@ __all__ = [
     "StartTls",
 ]
 
+# A session that waits for its client keeps no more than so many octets that it has used.
 KEPT: Final = 4_096
 _FAULTS: Final = {
     Fault.BARE: states.BARE_IN_COMMAND,
@@ -64,7 +65,8 @@ _FAULTS: Final = {
 class Smtp(MessageIntake):
     """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
     and the client may be sending still, so read on a little or a reset takes our last reply.
-    `full`: so many replies are queued that the next command waits until they were taken.
+    `output`: the replies queued; `full`: they are so many that the next command waits until they
+    were taken.
 
     `helo`: what the client calls itself, as it came; `greetings`: how often it said so;
     `extended`: it said EHLO or LHLO;
@@ -101,10 +103,12 @@ class Smtp(MessageIntake):
     def feed(self, data: bytes) -> Event | None:
         """`receive` and `next_event` in one, for a client that waits for its answers."""
         lines = self._lines
-        if self._due is not None or lines.position != lines.end or self.closed or self._output:
+        if self._due is not None or lines.position != lines.end or self.closed or self.output:
             self.receive(data)
             return self.next_event()
-        lines.replace(data)
+        lines.data = data  # as `push` does it
+        lines.end = len(data)
+        lines.position = lines.searched = 0
         event: Event | None = (self._reading or _READERS[self._state])(self)
         return event if event is not None and event is not _STARVED else self.next_event()
 
@@ -114,16 +118,11 @@ class Smtp(MessageIntake):
 
     def take_output(self) -> bytes:
         """All replies queued so far, to be written at once."""
-        lines = self._lines
-        if lines.end > KEPT and lines.position == lines.end:
-            # All is used: a session that waits for its client keeps no more than this of it.
-            lines.data = b""
-            lines.position = lines.end = 0
-        output = self._output
+        output = self.output
         if len(output) == 1:
             return output.pop()
         self.full = False
-        self._output = []
+        self.output = []
         return b"".join(output)
 
     def fail(self, reply: Reply) -> None:
@@ -148,7 +147,8 @@ class Smtp(MessageIntake):
     @property
     def buffered(self) -> int:
         """Octets received and not yet understood; stop reading when they are many."""
-        return len(self._lines) + len(self._later)
+        lines = self._lines
+        return lines.end - lines.position + len(self._later)
 
     @property
     def progress(self) -> tuple[int, int, int]:
@@ -175,7 +175,7 @@ class Smtp(MessageIntake):
     def next_event(self) -> Event | None:
         lines = self._lines
         while self._due is None and not self.closed:
-            if len(self._output) >= states.REPLY_LIMIT:
+            if len(self.output) >= states.REPLY_LIMIT:
                 self.full = True
                 return None
             if lines.position == lines.end:
@@ -201,15 +201,15 @@ class Smtp(MessageIntake):
                 self._state = RCPT
             elif self._state is MAIL:
                 self._state = REFUSED
-            self._output.append((reply or states.RECIPIENT_OK).wire)
+            self.output.append((reply or states.RECIPIENT_OK).wire)
         elif due.__class__ is MailFrom:
             if accepted:
                 self.transactions += 1
                 self._state = MAIL
-            self._output.append((reply or states.SENDER_OK).wire)
+            self.output.append((reply or states.SENDER_OK).wire)
         elif due.__class__ is EndOfMessage and reply is not None:
             repeat = self.accepted if self._settings.lmtp else 1
-            self._output += [reply.wire] * repeat
+            self.output += [reply.wire] * repeat
             self._idle = 0
             self._forget()
         else:
@@ -218,13 +218,17 @@ class Smtp(MessageIntake):
         if self._later or self._failing is not None or not accepted:
             self._answered(due, reply)
         lines = self._lines
-        return lines.position != lines.end or self._eof or self._next is not None
+        if lines.position != lines.end:
+            return True
+        if lines.end > KEPT:
+            lines.forget()
+        return self._eof or self._next is not None
 
     def answer_each(self, replies: Sequence[Reply]) -> None:
         """LMTP: one verdict per accepted RCPT, in their order (RFC 2033 section 4.2)."""
         if self._due.__class__ is not EndOfMessage or len(replies) != self.accepted:
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
-        self._output.extend([reply.wire for reply in replies])
+        self.output.extend([reply.wire for reply in replies])
         self._idle = 0
         self._forget()
         self._due = None
@@ -276,7 +280,7 @@ class Smtp(MessageIntake):
         if self._idles():
             return None
         settings = self._settings
-        self._output.append(settings.ehlo_tls if self.tls else settings.ehlo)
+        self.output.append(settings.ehlo_tls if self.tls else settings.ehlo)
         return self._greeted(argument, extended=True)
 
     def _do_reset(self, _argument: bytes, _reply: Reply) -> Event | None:
@@ -428,6 +432,9 @@ class Smtp(MessageIntake):
         """All that came is used; that is the end if no more can come."""
         if self._eof:
             self._close()
+        lines = self._lines
+        if lines.end > KEPT and lines.position == lines.end:
+            lines.forget()
         event, self._next = self._next, None
         return event
 

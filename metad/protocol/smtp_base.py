@@ -41,7 +41,6 @@ class SmtpBase:
         "_lines",
         "_longest",
         "_next",
-        "_output",
         "_reading",
         "_refusal",
         "_settings",
@@ -54,6 +53,7 @@ class SmtpBase:
         "full",
         "greetings",
         "helo",
+        "output",
         "tls",
         "transactions",
         "utf8",
@@ -83,7 +83,7 @@ class SmtpBase:
         self._lines = LineBuffer(settings.command_line - 2)
         self._longest = settings.command_line  # octets of a command line
         self._later = bytearray()  # octets that came while an answer was due
-        self._output: list[bytes] = []
+        self.output: list[bytes] = []
         self._eof = False
         # Within a message or a chunk: what reads it; else None, and lines are commands.
         self._reading: Callable[[Any], Event | None] | None = None
@@ -93,11 +93,11 @@ class SmtpBase:
         self._refusal = states.OK  # the answer to a chunk that is skipped
 
     def _say(self, reply: Reply) -> None:
-        self._output.append(reply.wire)
+        self.output.append(reply.wire)
 
     def _refuse(self, reply: Reply) -> None:
         """A command that cannot be done.  Only what is the client's error counts as one."""
-        self._output.append(reply.wire)
+        self.output.append(reply.wire)
         if 500 <= reply.code <= 504:
             self._errors += 1
             if self._errors >= self._settings.errors:

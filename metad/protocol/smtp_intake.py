@@ -23,7 +23,7 @@ class MessageIntake(SmtpBase):
     __slots__ = ()
 
     def _do_data(self, _argument: bytes, _reply: Reply) -> Event | None:
-        self._output.append(states.GO_AHEAD.wire)
+        self.output.append(states.GO_AHEAD.wire)
         self._state = DATA
         self._reading = MessageIntake._read_data
         return None
@@ -58,7 +58,9 @@ class MessageIntake(SmtpBase):
             found = whole(lines.data, lines.position, self._settings.message_size)
             if found is not None:
                 lines.position += len(found.rest)
-                return self._complete(found)
+                self._reading = None
+                self._due = found
+                return found
             body = self._body = DataBody(self._settings.message_size, repair=self._repair)
         wire, lines.position, ended = body.take(lines.data, lines.position)
         refusal = body.refusal
@@ -119,7 +121,7 @@ class MessageIntake(SmtpBase):
     def _refuse_message(self, reply: Reply, *, each: bool) -> Event:
         """`each`: this answers the message, so LMTP says it for each recipient."""
         repeat = self.accepted if each and self._settings.lmtp else 1
-        self._output.extend([reply.wire] * repeat)
+        self.output.extend([reply.wire] * repeat)
         self._forget()
         return Aborted(reply)
 

@@ -30,11 +30,12 @@ from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_128_digest
 
+from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.osio import Buffer
 from metad.store import footer, record
 from metad.store.expected import Expected
-from metad.store.ids import NO_ID
+from metad.store.ids import ID_SIZE
 from metad.store.index import Batch, Index, Message, Place, Publish
 from metad.store.log import LogWriter
 from metad.store.source import LogSource
@@ -55,46 +56,54 @@ _new = tuple.__new__
 
 
 class Body(Protocol):
-    """A body as the commit sees it: its size, and its octets in chunks as often as asked."""
-
-    size: int
+    """A body that lies elsewhere: its octets in chunks, as often as asked."""
 
     def chunks(self) -> Iterator[Buffer]: ...
 
 
-class MemoryBody:
-    """A body that lies in memory."""
-
-    __slots__ = ("parts", "size")
-
-    def __init__(self, parts: Sequence[Buffer], size: int | None = None) -> None:
-        self.parts = parts
-        self.size = sum(map(len, parts)) if size is None else size
-
-    def chunks(self) -> Iterator[Buffer]:
-        return iter(self.parts)
-
-
 class Append:
-    """One record to be appended: a message, or a deletion."""
+    """One record to be appended: a message, or a deletion.
 
-    __slots__ = ("body", "deletion", "done", "envelope", "id", "recipients", "size", "uid")
+    `parts`: its body in memory; None: `spooled` gives it.  `size` of the record, `entries_size` of
+    its footer entries, in octets.  `held`: octets of the budget that are given back with `done`.
+    """
 
-    def __init__(self, record_id: bytes, envelope: bytes, body: Body, done: Done) -> None:
+    __slots__ = (
+        "deletion", "done", "entries_size", "envelope", "held", "id", "parts", "recipients",
+        "size", "spooled", "uid",
+    )  # fmt: skip
+    deletion: record.Deletion | None
+    spooled: Body  # of a message without parts
+
+    def __init__(
+        self,
+        record_id: bytes,
+        envelope: bytes,
+        parts: Sequence[Buffer] | None,
+        octets: int,
+        done: Done,
+        recipients: tuple[record.Recipient, ...],
+    ) -> None:
+        """A message whose body has so many `octets`."""
         self.id = record_id
         self.envelope = envelope
-        self.body = body
+        self.parts = parts
         self.done = done
-        self.size = record.HEADER_SIZE + len(envelope) + body.size
-        self.recipients: tuple[record.Recipient, ...] = ()
+        self.size = record.HEADER_SIZE + len(envelope) + octets
+        self.recipients = recipients
+        self.entries_size = len(recipients) * footer.ENTRY_SIZE
         self.uid = ""
-        self.deletion: record.Deletion | None = None
+        self.deletion = None
+        self.held = 0
 
-    @property
-    def entries_size(self) -> int:
-        if self.deletion is not None:
-            return len(self.deletion.ids) // len(NO_ID) * footer.ENTRY_SIZE
-        return len(self.recipients) * footer.ENTRY_SIZE
+
+def append_deletion(record_id: bytes, deletion: record.Deletion, done: Done) -> Append:
+    """The record of a deletion."""
+    mailbox, ids = deletion
+    item = Append(record_id, record.pack_deletion(mailbox), (ids,), len(ids), done, ())
+    item.deletion = deletion
+    item.entries_size = len(ids) // ID_SIZE * footer.ENTRY_SIZE
+    return item
 
 
 class Loop(Protocol):
@@ -118,8 +127,16 @@ class Encoded(NamedTuple):
 class Committer:
     """Commits for one process; `submit` and every `done` run on the loop's thread."""
 
-    def __init__(self, loop: Loop, source: LogSource, index: Index, publish: Publish) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        source: LogSource,
+        index: Index,
+        publish: Publish,
+        budget: Budget | None = None,
+    ) -> None:
         self._loop = loop
+        self._budget = budget or Budget()
         self._source = source
         self._index = index
         self._publish = publish
@@ -171,24 +188,21 @@ class Committer:
     # -- on the loop
 
     def submit(self, item: Append) -> None:
-        self._waiting.append(item)
-        if item.deletion is None:
-            self.expected.came()
+        waiting = self._waiting
+        waiting.append(item)
+        expected = self.expected.came() if item.deletion is None else self.expected.count()
         if self._busy:
             return
         if not self._scheduled:
             self._schedule()
-        elif self._gathering and not self._is_worth_waiting():
+        elif self._gathering and (not expected or len(waiting) >= ENOUGH):
             self._gathering = 0
             self._loop.call_soon(self._start)
-
-    def _is_worth_waiting(self) -> bool:
-        return len(self._waiting) < ENOUGH and self.expected.count() > 0
 
     def _schedule(self) -> None:
         """Begin at the end of this turn of the loop, or when those who are expected have come."""
         self._scheduled = True
-        if self._is_worth_waiting():
+        if len(self._waiting) < ENOUGH and self.expected.count():
             self._gathering = number = self.groups + 1
             self._loop.call_later(GATHER_SECONDS, lambda: self._waited(number))
         else:
@@ -227,7 +241,7 @@ class Committer:
         octets = 0
         while waiting and len(group) < GROUP_RECORDS:
             octets += waiting[0].size
-            spooled = waiting[0].body.__class__ is not MemoryBody
+            spooled = waiting[0].parts is None
             if group and (octets > GROUP_OCTETS or spooled):
                 break
             group.append(waiting.popleft())
@@ -260,7 +274,9 @@ class Committer:
         self._answer(group, error)
 
     def _answer(self, group: list[Append], error: RefusedError | None) -> None:
+        budget = self._budget
         for item in group:
+            budget.used -= item.held
             item.done(error)
         if self._waiting and not self._scheduled:
             self._schedule()
@@ -391,7 +407,7 @@ class Committer:
 
 
 def _in_memory(group: list[Append]) -> bool:
-    return group[0].body.__class__ is MemoryBody
+    return group[0].parts is not None
 
 
 def _fits(writer: LogWriter, group: list[Append]) -> bool:
@@ -412,14 +428,15 @@ def encode(writer: LogWriter, group: list[Append]) -> Encoded:
     make_header, pack_entry = record.make_header, footer.ENTRY.pack
     at = writer.end
     for item in group:
-        envelope, body, record_id, deletion = item.envelope, item.body, item.id, item.deletion
-        if body.__class__ is MemoryBody:
-            data = b"".join((envelope, *body.parts))
+        envelope, parts, record_id, deletion = item.envelope, item.parts, item.id, item.deletion
+        if parts is not None:
+            data = b"".join((envelope, *parts))
+            octets = len(envelope)
             digest = xxh3_128_digest(data, seed)
-            payload = _new(record.Payload, (len(envelope), body.size, digest, seed))
+            payload = _new(record.Payload, (octets, len(data) - octets, digest, seed))
         else:
             data = envelope
-            payload = record.digest_payload(envelope, body.chunks(), seed)
+            payload = record.digest_payload(envelope, item.spooled.chunks(), seed)
         size = item.size
         kind = record.MESSAGE if deletion is None else record.DELETION
         buffers.append(make_header(kind, life, sequence, record_id, payload) + data)
@@ -445,7 +462,7 @@ def encode(writer: LogWriter, group: list[Append]) -> Encoded:
 def _write_parts(buffers: list[Buffer], group: list[Append]) -> Iterator[Sequence[Buffer]]:
     """What is written at once: a group in memory whole, a spooled message piece by piece."""
     yield buffers
-    last = group[-1].body
-    if not isinstance(last, MemoryBody):
-        for chunk in last.chunks():
+    last = group[-1]
+    if last.parts is None:
+        for chunk in last.spooled.chunks():
             yield [chunk]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from metad.osio import Osio
 from metad.store import moves, record
-from metad.store.commit import Append, MemoryBody
+from metad.store.commit import Append, append_deletion
 from metad.store.contents import Contents, RecordReader, read_elsewhere
 from metad.store.header import LogHeader
 from metad.store.identity import Store
@@ -129,10 +129,8 @@ class Evacuation:
         found = self._reader.read(item.offset, item.size)
         record_id = found.header.id if found else self._tools.next_id()
         mailbox = int.from_bytes(item.entries[:4], "big")
-        append = Append(record_id, record.pack_deletion(mailbox), MemoryBody([needed]), _ignore)
-        append.deletion = record.Deletion(mailbox, needed)
         self._figures.deletions += 1
-        return append
+        return append_deletion(record_id, record.Deletion(mailbox, needed), _ignore)
 
     def _messages(self) -> Iterator[Step]:
         items = self._of_kind(record.MESSAGE)
@@ -159,9 +157,7 @@ class Evacuation:
         packed = found.envelope
         if len(stay) != len(envelope.recipients):
             packed = record.pack_envelope(envelope._replace(recipients=stay))
-        append = Append(item.id, packed, MemoryBody([found.body]), _ignore)
-        append.recipients = stay
-        return append
+        return Append(item.id, packed, (found.body,), len(found.body), _ignore, stay)
 
     def _is_good_elsewhere(self, message: Alive) -> bool:
         """Whether an earlier collection that was cut short copied it already."""

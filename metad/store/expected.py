@@ -34,12 +34,13 @@ class Expected:
         """Somebody began a message."""
         self._fresh += 1
 
-    def came(self) -> None:
-        """A message is there."""
+    def came(self) -> int:
+        """A message is there; how many are still expected, without a look at the clock."""
         if self._stale:
             self._stale -= 1
         elif self._fresh:
             self._fresh -= 1
+        return self._fresh + self._stale
 
     def count(self) -> int:
         now = self._now()

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import lmdb
 
 from metad.store import record
-from metad.store.commit import Append, MemoryBody
+from metad.store.commit import Append, append_deletion
 from metad.store.evacuation import Step, Tools
 from metad.store.index import Index
 from metad.store.locks import MailboxLocks
@@ -101,12 +101,8 @@ class Expiry:
         return False
 
     def _deletion(self, mailbox: int, ids: list[bytes]) -> Append:
-        packed = b"".join(ids)
-        made = Append(
-            self._tools.next_id(), record.pack_deletion(mailbox), MemoryBody([packed]), _ignore
-        )
-        made.deletion = record.Deletion(mailbox, packed)
-        return made
+        deletion = record.Deletion(mailbox, b"".join(ids))
+        return append_deletion(self._tools.next_id(), deletion, _ignore)
 
     def _commit(self, group: list[Append]) -> None:
         """Durable, then visible."""

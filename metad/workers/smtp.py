@@ -219,13 +219,15 @@ class SmtpSession(Connection):
             if self._busy or self._paused:
                 break
             event = machine.next_event()
-        self._flush()
+        if self._busy or self._waits or self._paused or machine.closed:
+            self._flush()
+        elif machine.output:  # nearly always, and that is all
+            self._transport.write(machine.take_output())
 
     def _flush(self) -> None:
         machine = self._machine
-        output = machine.take_output()
-        if output:
-            self._transport.write(output)
+        if machine.output:
+            self._transport.write(machine.take_output())
         if machine.closed:
             self._end(abrupt=machine.abrupt)
         elif self._paused or self._waits or (self._busy and machine.buffered):
@@ -281,7 +283,8 @@ class SmtpSession(Connection):
                 return self._machine.answer(judgement.refusal)
             if judgement.header:
                 envelope = _with_header(envelope, judgement.header)
-        self._recipients.check_room(context, event.octets)
+        if self._recipients.quotas:
+            self._recipients.check_room(context, event.octets)
         self._busy = True
         self._committing = envelope
         self._deciding = True

@@ -24,7 +24,7 @@ from store_kit import BOUNDS, StoreKit
 
 from metad.errors import RefusedError
 from metad.store import record
-from metad.store.commit import Append, Committer, MemoryBody
+from metad.store.commit import Append, Committer, append_deletion
 from metad.store.ids import IdMaker
 from metad.store.index import Index
 from metad.store.source import LogSettings, LogSource
@@ -98,19 +98,15 @@ class Victim:
         recipients = tuple(record.Recipient(m, "", len(body)) for m in boxes)
         packed = record.pack_envelope(record.Envelope(0, "", "", "", recipients))
         self.say("sent", (made, digest(body), tuple(boxes)))
-        item = Append(made, packed, MemoryBody([body]), self.done("acked", [made]))
-        item.recipients = recipients
-        self.committer.submit(item)
+        done = self.done("acked", [made])
+        self.committer.submit(Append(made, packed, (body,), len(body), done, recipients))
 
     def delete(self, box: int, ids: list[bytes]) -> None:
         deletion = record.Deletion(box, b"".join(ids))
         pairs = [(box, each) for each in ids]
         self.say("deleting", pairs)
-        packed = record.pack_deletion(box)
         done = self.done("deleted", pairs)
-        item = Append(self.ids.next(), packed, MemoryBody([deletion.ids]), done)
-        item.deletion = deletion
-        self.committer.submit(item)
+        self.committer.submit(append_deletion(self.ids.next(), deletion, done))
 
     def done(self, what: str, value: object) -> Callable[[RefusedError | None], None]:
         def answered(error: RefusedError | None) -> None:

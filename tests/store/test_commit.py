@@ -13,7 +13,6 @@ from store_kit import StoreKit
 
 from metad.errors import NoSpaceError, SyncFailedError
 from metad.store import commit, header
-from metad.store.commit import MemoryBody
 from metad.store.table import State
 
 
@@ -30,7 +29,6 @@ class Pieces:
 
     def __init__(self, *pieces: bytes, readable: int = 99) -> None:
         self.pieces = pieces
-        self.size = sum(map(len, pieces))
         self.readable = readable
 
     def chunks(self) -> Iterator[bytes]:
@@ -95,7 +93,7 @@ def test_a_group_has_bounds(tmp_path: Path) -> None:
 def test_a_body_of_very_many_parts_is_stored(kit: StoreKit) -> None:
     """A client that sends octet by octet must not cost a log (IOV_MAX is 1,024)."""
     parts = [b"%d" % (n % 10) for n in range(5000)]
-    assert kit.put([1], MemoryBody(parts)).acked
+    assert kit.put([1], parts).acked
     assert kit.check() == 1
     assert kit.reports == ["index: there is none; rebuilding it from the logs"]
 
@@ -332,8 +330,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
                 if len(bodies) < 600:
                     submit(len(bodies) * 7)
 
-            item = Append(made, packed, MemoryBody([bodies[made]]), done)
-            item.recipients = recipients
+            item = Append(made, packed, (bodies[made],), size, done, recipients)
             if others:
                 committer.expected.begun()
                 committer.expected.begun()
