@@ -118,11 +118,9 @@ class Osio:
     def unlock(self, fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
-    def monotonic_ns(self) -> int:
-        return time.monotonic_ns()
-
-    def time_ns(self) -> int:
-        return time.time_ns()
+    # The clocks, for tests to replace.  No methods around them: each message asks one.
+    monotonic_ns = staticmethod(time.monotonic_ns)
+    time_ns = staticmethod(time.time_ns)
 
 
 def write_file(osio: Osio, path: str, data: bytes, mode: int = 0o600) -> None:

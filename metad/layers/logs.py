@@ -28,7 +28,7 @@ from metad.layers.base import (
 from metad.layers.spool import Spool, SpooledBody
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.osio import Buffer, Osio
-from metad.protocol.trace import in_front, in_front_size
+from metad.protocol.trace import IN_FRONT_SIZE, in_front
 from metad.shm import Cell
 from metad.store import record
 from metad.store.commit import Append, Committer, append_deletion
@@ -206,7 +206,7 @@ def _append(
     """
     message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
     trace_octets = len(trace)
-    octets += in_front_size(sender) + trace_octets
+    octets += IN_FRONT_SIZE + len(sender.encode()) + trace_octets
     shown: tuple[record.Recipient, ...]
     if len(given) == 1:  # nearly all there are
         ((mailbox, address),) = given

@@ -110,7 +110,9 @@ class Smtp(MessageIntake):
         lines.end = len(data)
         lines.position = lines.searched = 0
         event: Event | None = (self._reading or _READERS[self._state])(self)
-        return event if event is not None and event is not _STARVED else self.next_event()
+        if event is None and lines.position != lines.end:
+            return self.next_event()
+        return event if event is not None and event is not _STARVED else self._out_of_input()
 
     def eof(self) -> None:
         """The client sends no more.  Whole commands that it sent before are still answered."""

@@ -58,7 +58,7 @@ def received(origin: bytes, message_id: str, date: bytes, recipient: str | None)
     return b"%b%b\r\n\tfor <%b>;\r\n\t%b\r\n" % (
         origin,
         message_id.encode(),
-        _clean(recipient),
+        recipient.encode() if recipient.isprintable() else _clean(recipient),
         date,
     )
 
@@ -88,14 +88,6 @@ def in_front(sender: str, address: str) -> bytes:
     return return_path(sender) + delivered_to(address)
 
 
-def in_front_size(sender: str) -> int:
-    """Octets of `in_front` but for those of the address, whose UTF-8 is to be added.
-
-    Addresses in the store are without control characters, which `in_front` would leave out.
-    """
-    return _IN_FRONT_SIZE + len(sender.encode())
-
-
 def _literal(address: str) -> bytes:
     """RFC 5321 section 4.1.3: [192.0.2.1], [IPv6:2001:db8::1]."""
     if not address:
@@ -111,4 +103,6 @@ def _clean(address: str) -> bytes:
     return address.encode("utf-8", "replace")
 
 
-_IN_FRONT_SIZE: Final = len(in_front("", ""))
+# Octets of `in_front` but for those of its two addresses, whose UTF-8 is to be added.  Addresses in
+# the store are without control characters, which `in_front` would leave out.
+IN_FRONT_SIZE: Final = len(in_front("", ""))

@@ -43,11 +43,11 @@ class HubClock:
     """
 
     def __init__(self, osio: Osio, offset_ns: int) -> None:
-        self._monotonic_ns = osio.monotonic_ns
+        self.monotonic_ns = osio.monotonic_ns
         self.offset_ns = offset_ns
 
     def now_us(self) -> int:
-        return (self._monotonic_ns() + self.offset_ns) // 1000
+        return (self.monotonic_ns() + self.offset_ns) // 1000
 
 
 def clock_offset(osio: Osio, greatest_id_us: int) -> int:
@@ -60,7 +60,8 @@ class IdMaker:
     """Makes the ids of one log's life, strictly increasing even if the clock stands still."""
 
     def __init__(self, clock: HubClock, node: int) -> None:
-        self._now_us = clock.now_us
+        self._monotonic_ns = clock.monotonic_ns
+        self._offset_ns = clock.offset_ns
         self._node = node
         self._life = 0
         self._sequence = 0
@@ -76,7 +77,7 @@ class IdMaker:
         return _ID.pack(*made[:3], made[3] | _IMPORTED)
 
     def next(self) -> bytes:
-        now = self._now_us()
+        now = (self._monotonic_ns() + self._offset_ns) // 1000
         if now <= self._last_us:
             now = self._last_us + 1
         self._last_us = now

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metad.protocol.trace import (
+    IN_FRONT_SIZE,
     date,
     delivered_to,
     in_front,
-    in_front_size,
     origin,
     received,
     return_path,
@@ -102,7 +102,7 @@ def test_the_head_of_a_message_that_leaves() -> None:
 def test_the_size_of_the_head_is_known_without_making_it(sender: str, address: str) -> None:
     head = in_front(sender, address)
     assert head == return_path(sender) + delivered_to(address)
-    assert in_front_size(sender) + len(address.encode()) == len(head)
+    assert IN_FRONT_SIZE + len(sender.encode()) + len(address.encode()) == len(head)
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 951782400, 1767225600, 4102444799])
