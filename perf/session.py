@@ -1,14 +1,15 @@
-"""What a message costs a worker's code alone: real sessions, users and store, but no sockets.
+"""What a message or a poll costs a worker's code alone: real sessions and store, but no sockets.
 
 A worker is made in this process, on a RAM disk, with sessions whose transport only counts.  Each
 round gives every session one message in four pieces, as a client that waits for its answers sends
 it, and ends when all have their 250.  So what the kernel's sockets and a disk cost is left out,
 and a change of the code shows on a machine that is busy otherwise: the least of many rounds counts.
+With `--polls` each session is a new one that logs in by POP3, asks STAT and quits.
 
-    python -m perf.session [--sessions 50] [--rounds 500] [--layer null]
+    python -m perf.session [--polls] [--sessions 50] [--rounds 500] [--layer null]
     python -m perf.session --calls          which functions are called how often per message
 
-Prints microseconds of this process's CPU per message, and the calls of Python functions.
+Prints microseconds of this process's CPU per message or poll, and the calls of Python functions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -40,6 +41,7 @@ from perf.smtp_load import message
 RAM_DISK = "/dev/shm"
 USERS = tuple(f"user{number}@perf.example" for number in range(20))
 SIZE = 500
+PASSWORD = b"secret"
 
 
 # Something with a descriptor that is no socket: nothing waits on it.
@@ -53,10 +55,16 @@ class Transport:
         self._answered = answered
 
     def get_extra_info(self, name: str) -> object:
-        return ("192.0.2.1", 40000) if name == "peername" else _NOTHING
+        return ("127.0.0.1", 40000) if name == "peername" else _NOTHING
 
     def write(self, octets: bytes) -> None:
         self._answered()
+
+    def writelines(self, octets: Sequence[bytes]) -> None:
+        self._answered()
+
+    def close(self) -> None:
+        pass
 
     def is_closing(self) -> bool:
         return False
@@ -66,25 +74,42 @@ class Transport:
 
 
 class Bench:
-    """A worker without sockets, and its sessions."""
+    """A worker without sockets."""
 
-    def __init__(self, config: Config, area: SharedArea, semaphore: Any, sessions: int) -> None:
+    def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
+        """A round has so many messages or polls."""
+        self.each = each
         row = area.process(1)
         row[Cell.ROLE] = Role.WORKER
+        self._config = config
         self._worker = MailWorker(WorkerSetup(config, [], area, semaphore, row, lambda: None))
         self._loop = self._worker._loop
+        quieten_collector()
+
+    def round(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._worker._tick()
+        self._worker._close()
+
+
+class Messages(Bench):
+    """SMTP sessions that stay."""
+
+    def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
+        super().__init__(config, area, semaphore, each)
         self._due = 0
         service = services._smtp(self._worker._context, config.listen[0])
-        self.sessions = [service.make() for _ in range(sessions)]
+        self.sessions = [service.make() for _ in range(each)]
         for session in self.sessions:
             transport = cast(asyncio.Transport, Transport(self._answered))
             session.connection_made(transport)
             session.data_received(b"EHLO load.perf.example\r\n")
         self._recipients = [
-            f"RCPT TO:<{USERS[number % len(USERS)]}>\r\n".encode() for number in range(sessions)
+            f"RCPT TO:<{USERS[number % len(USERS)]}>\r\n".encode() for number in range(each)
         ]
         self._text = message(SIZE) + b".\r\n"
-        quieten_collector()
 
     def _answered(self) -> None:
         self._due -= 1
@@ -106,9 +131,33 @@ class Bench:
         for session in self.sessions:
             session.data_received(octets)
 
-    def close(self) -> None:
-        self._worker._tick()
-        self._worker._close()
+
+class Polls(Bench):
+    """POP3 sessions that come, find nothing and go."""
+
+    def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
+        super().__init__(config, area, semaphore, each)
+        context = self._worker._context
+        self._service = services._pop3(context, config.listen[1])
+        self._users = [f"USER {user}\r\n".encode() for user in USERS]
+        for user in USERS:
+            account = context.users.account(user)
+            assert account is not None
+            context.logins.remember(user, PASSWORD, account)
+
+    def round(self) -> None:
+        """Every poll, one after the other."""
+        transport = cast(asyncio.Transport, Transport(lambda: None))
+        for number in range(self.each):
+            session = self._service.make()
+            session.connection_made(transport)
+            session.data_received(self._users[number % len(USERS)])
+            session.data_received(b"PASS " + PASSWORD + b"\r\n")
+            session.data_received(b"STAT\r\n")
+            session.data_received(b"QUIT\r\n")
+            session.connection_lost(None)
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()  # what they left to be done, log lines for one
 
 
 def timed(bench: Bench, rounds: int) -> list[float]:
@@ -117,7 +166,7 @@ def timed(bench: Bench, rounds: int) -> list[float]:
     for _ in range(rounds):
         began = time.process_time_ns()
         bench.round()
-        found.append((time.process_time_ns() - began) / len(bench.sessions) / 1000)
+        found.append((time.process_time_ns() - began) / bench.each / 1000)
     return found
 
 
@@ -141,19 +190,19 @@ def calls(bench: Bench, rounds: int) -> Counter[str]:
 
 def show_calls(bench: Bench) -> None:
     rounds = 4
-    messages = rounds * len(bench.sessions)
+    messages = rounds * bench.each
     found = calls(bench, rounds)
     for name, count in found.most_common():
         if count >= messages / 2:
             print(f"{count / messages:6.2f} {name}")
     total = sum(count for name, count in found.items() if not name.startswith(" "))
-    print(f"{total / messages:.1f} calls of Python functions per message")
+    print(f"{total / messages:.1f} calls of Python functions each")
 
 
 def show_times(bench: Bench, rounds: int) -> None:
     found = timed(bench, rounds)
     print(
-        f"{len(bench.sessions)} sessions, {rounds} rounds: {min(found):.1f} us of CPU per message "
+        f"{bench.each} sessions, {rounds} rounds: {min(found):.1f} us of CPU each "
         f"at least, {statistics.median(found):.1f} at the median"
     )
 
@@ -174,7 +223,8 @@ def run(options: argparse.Namespace, where: Path) -> None:
     semaphore.unlink()
     area.unlink()
     area.clock_offset = time.time_ns() - time.monotonic_ns()
-    bench = Bench(config, area, semaphore, options.sessions)
+    make = Polls if options.polls else Messages
+    bench: Bench = make(config, area, semaphore, options.sessions)
     for _ in range(20):
         bench.round()
     if options.calls:
@@ -186,6 +236,7 @@ def run(options: argparse.Namespace, where: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--polls", action="store_true")
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--layer", default="log", choices=("log", "null"))

@@ -23,7 +23,6 @@ have a client without UTF8 get an error, and that would jam an old one on its fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from types import UnionType
 from typing import Any, Final
 
 from . import pop3_languages as languages
@@ -82,7 +81,8 @@ class Pop3:
     """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
     and the client may be sending still, so read on a little or a reset takes our last answer.
 
-    `commands`: lines answered so far, a measure of progress; `tls`: TLS runs.
+    `commands`: lines answered so far, a measure of progress; `output`: what is queued to be
+    written; `tls`: TLS runs.
     """
 
     __slots__ = (
@@ -93,7 +93,6 @@ class Pop3:
         "_language",
         "_lines",
         "_maildrop",
-        "_output",
         "_personal",
         "_queued",
         "_responder",
@@ -106,6 +105,7 @@ class Pop3:
         "abrupt",
         "closed",
         "commands",
+        "output",
         "tls",
     )
     _maildrop: Maildrop
@@ -129,8 +129,8 @@ class Pop3:
         self._errors = 0
         self._lines = LineReader()
         self._eof = False
-        self._output: list[bytes] = []
-        self._queued = 0  # octets in _output
+        self.output: list[bytes] = []
+        self._queued = 0  # octets in it
 
     # -- octets in, octets out ------------------------------------------------------------
 
@@ -153,8 +153,8 @@ class Pop3:
 
     def take_output(self) -> list[bytes]:
         """All octets queued so far, to be written at once."""
-        output = self._output
-        self._output = []
+        output = self.output
+        self.output = []
         self._queued = 0
         return output
 
@@ -192,7 +192,10 @@ class Pop3:
     # -- events ---------------------------------------------------------------------------
 
     def next_event(self) -> Event | None:
-        while not (self._due or self._streaming or self.closed or self.full):
+        lines = self._lines
+        while not (self._due or self._streaming or self.closed or self._queued >= OUTPUT_LIMIT):
+            if lines.is_empty and not self._eof:
+                break
             line = self._next_line()
             if line is None:
                 break
@@ -415,7 +418,7 @@ class Pop3:
 
         `personal`: what this user's capabilities are, if not those common to all.
         """
-        if self._answer(Login | ScramLogin):
+        if self._answer(Login, ScramLogin):
             self._state = State.TRANSACTION
             self._personal = personal or self._settings.common
             self._maildrop = Maildrop(drop)
@@ -426,7 +429,7 @@ class Pop3:
 
         `text` begins with its response code.
         """
-        if self._answer(Login | ScramUser | ScramLogin):
+        if self._answer(Login, ScramUser, ScramLogin):
             self._refuse(text)
 
     def scram_keys(self, keys: scram.Keys, nonce: bytes) -> None:
@@ -450,7 +453,7 @@ class Pop3:
         due = self._due
         if self._answer(Retrieve) and isinstance(due, Retrieve):
             self._say(self._language.octets % self._maildrop.drop.size(due.number))
-            self._output += chunks
+            self.output += chunks
             self._queued += sum(map(len, chunks))
 
     def message_begin(self) -> None:
@@ -460,7 +463,7 @@ class Pop3:
 
     def message_chunk(self, chunk: bytes) -> None:
         if self._is_streaming():
-            self._output.append(chunk)
+            self.output.append(chunk)
             self._queued += len(chunk)
 
     def message_end(self) -> None:
@@ -491,7 +494,7 @@ class Pop3:
 
     def refused(self, text: str) -> None:
         """Answers Retrieve or Top, before any octet of it: `-ERR text`; the session goes on."""
-        if self._answer(Retrieve | Top):
+        if self._answer(Retrieve, Top):
             self._cutter = None
             self._refuse(text)
 
@@ -509,9 +512,9 @@ class Pop3:
 
     # -- helpers --------------------------------------------------------------------------
 
-    def _answer(self, kind: type | UnionType) -> bool:
+    def _answer(self, *kinds: type) -> bool:
         """Whether to answer: no when closed meanwhile.  An answer nobody waits for raises."""
-        if isinstance(self._due, kind):
+        if self._due.__class__ in kinds:
             self._due = None
             return True
         if not self.closed:
@@ -524,7 +527,7 @@ class Pop3:
         return self._streaming
 
     def _say(self, octets: bytes) -> None:
-        self._output.append(octets)
+        self.output.append(octets)
         self._queued += len(octets)
 
     def _ok(self, text: str) -> None:

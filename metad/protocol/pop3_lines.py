@@ -29,15 +29,16 @@ class EndlessLineError(LineError):
 
 
 class LineReader:
-    """`feed` what came, then `next_line` until it is None."""
+    """`feed` what came, then `next_line` until it is None, or until it `is_empty`."""
 
-    __slots__ = ("_discarded", "_input", "_position", "_searched")
+    __slots__ = ("_discarded", "_input", "_position", "_searched", "is_empty")
 
     def __init__(self) -> None:
         self._input = b""
         self._position = 0  # where the next line begins in _input
         self._searched = 0  # up to where _input holds no line end
         self._discarded = 0  # octets of the present line already thrown away
+        self.is_empty = True  # all that was fed is given out, and nothing of it kept
 
     @property
     def buffered(self) -> int:
@@ -53,15 +54,12 @@ class LineReader:
             self._input = self._input[position:] + data
             self._searched -= position
         self._position = 0
-
-    def clear_used(self) -> None:
-        """All was given out: a session that waits for its client keeps none of it."""
-        self._input = b""
-        self._position = 0
+        self.is_empty = False
 
     def clear(self) -> None:
         self._input = b""
         self._position = self._searched = self._discarded = 0
+        self.is_empty = True
 
     def next_line(self, limit: int) -> bytes | None:
         """The next line; None: more is needed.  `limit`: octets with the CR LF."""
@@ -70,28 +68,37 @@ class LineReader:
         if end < 0:
             self._need_more(limit)
             return None
-        self._position = self._searched = end + 1
+        line = self._input[start : end - 1]
+        ends_well = end > start and self._input[end - 1] == _CR
         length = self._discarded + end + 1 - start
         self._discarded = 0
+        self._pass_over(end + 1)
         if length > limit:
             raise _too_long(length)
-        if end == start or self._input[end - 1] != _CR:
+        if not ends_well:
             raise LineError("a line must end in CR LF")
-        line = self._input[start : end - 1]
         if b"\0" in line or b"\r" in line:
             raise LineError("a line with a NUL or bare CR")
         return line
 
     def _need_more(self, limit: int) -> None:
-        if not self.buffered:
-            self.clear_used()
         self._searched = len(self._input)
-        if self.buffered > limit:
-            self._discarded += self.buffered
-            self._position = self._searched
-        length = self._discarded + self.buffered
-        if length > DISCARD_LIMIT:
-            raise _too_long(length)
+        waiting = self._searched - self._position
+        if waiting > limit:
+            self._discarded += waiting
+            waiting = 0
+            self._pass_over(self._searched)
+        if self._discarded + waiting > DISCARD_LIMIT:
+            raise _too_long(self._discarded + waiting)
+
+    def _pass_over(self, end: int) -> None:
+        """What stands before `end` is done with.  A session that waits for its client keeps none
+        of it."""
+        if end == len(self._input):
+            self._input = b""
+            end = 0
+            self.is_empty = True
+        self._position = self._searched = end
 
 
 def _too_long(length: int) -> LineError:

@@ -45,6 +45,7 @@ _DIGITS: Final = 10
 class State(enum.Enum):
     """RFC 1939 section 3; CHALLENGE is AUTHORIZATION while a SASL response is expected."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, and each command looks its state up
     AUTHORIZATION = enum.auto()
     CHALLENGE = enum.auto()
     TRANSACTION = enum.auto()

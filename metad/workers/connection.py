@@ -139,8 +139,9 @@ class Connection(asyncio.Protocol):
         self._network = client.network
         self._set_up(client, secure=service.tls == "implicit")
         context.sessions.add(self)
-        context.row.add(service.connections)
-        context.row.add(service.open)
+        cells = context.row.cells
+        cells[service.connections] += 1
+        cells[service.open] += 1
         self._greet()
 
     # -- what waits

@@ -171,9 +171,8 @@ class Pop3Session(Connection):
 
     def _flush(self) -> None:
         machine = self._machine
-        output = machine.take_output()
-        if output:
-            self._transport.writelines(output)
+        if machine.output:
+            self._transport.writelines(machine.take_output())
         if machine.closed:
             self._close_drop()
             self._end(abrupt=machine.abrupt)
@@ -445,9 +444,9 @@ class Pop3Session(Connection):
 
     def _close_stream(self) -> None:
         """Let go of the log that a large message is read from."""
-        if isinstance(self._stream, Generator):
-            self._stream.close()
-        self._stream = None
+        stream, self._stream = self._stream, None
+        if isinstance(stream, Generator):
+            stream.close()
 
     # -- the end
 
@@ -475,11 +474,12 @@ class Pop3Session(Connection):
             done(RefusedError(f"{error!r}"))
 
     def _close_drop(self) -> None:
-        self._close_stream()
-        if self._drop is not None:
+        if self._stream is not None:
+            self._close_stream()
+        drop, self._drop = self._drop, None
+        if drop is not None:
             with suppress(Exception):  # a layer's
-                self._drop.close()
-            self._drop = None
+                drop.close()
 
     def _log(self, text: str) -> None:
         self._context.log.line("pop3", f"client={self._client}, {text}")
