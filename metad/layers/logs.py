@@ -286,6 +286,9 @@ class LogMaildrop(Maildrop):
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:
         """One deletion record per 250 ids; `done` after the last, with the first error."""
+        if not numbers:
+            done(None)
+            return
         groups = [
             numbers[at : at + DELETIONS_PER_RECORD]
             for at in range(0, len(numbers), DELETIONS_PER_RECORD)
@@ -301,8 +304,6 @@ class LogMaildrop(Maildrop):
             if not waiting:
                 done(failed)
 
-        if not groups:
-            done(None)
         for group in groups:
             ids = b"".join([self._id(number) for number in group])
             deletion = record.Deletion(self._mailbox, ids)
