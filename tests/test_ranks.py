@@ -48,7 +48,7 @@ RANKS = {
 # What these may know of metad besides themselves.
 CLOSED = {
     "protocol": {"errors", "limits"},
-    "store": {"errors", "limits", "osio", "shm"},
+    "store": {"budget", "errors", "limits", "osio", "shm"},
     "nanny": {"errors", "limits", "privileges", "sockets", "pidfile"},
 }
 

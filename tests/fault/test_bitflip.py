@@ -150,7 +150,7 @@ def positions(small: Small, count: int) -> list[tuple[str, int]]:
 def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
     rng = random.Random(SEED)
     losses = 0
-    for path, at in positions(small, sized(900, EVERY)):
+    for path, at in positions(small, sized(600, EVERY)):
         data = bytearray(small.logs[path])
         data[at] ^= 1 << rng.randrange(8)
         with campaign.blame(f"{os.path.basename(path)} octet {at} seed {SEED}"):

@@ -56,7 +56,7 @@ def test_a_fault_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forgetful(self: LineBuffer, data: bytes) -> None:
         self.data = data
-        self.position = self._searched = 0
+        self.position = self.searched = 0
         self.end = len(data)
 
     monkeypatch.setattr(LineBuffer, "push", forgetful)
