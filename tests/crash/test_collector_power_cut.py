@@ -78,7 +78,8 @@ def expire_some(kit: StoreKit, collector, rng: random.Random) -> None:
             pairs += [(box, each) for each in ids if time_of(each) < due[-1].before]
     kit._note("deleting", pairs)
     expiry = Expiry(collector._tools, MailboxLocks(kit.osio, kit.store.locks))
-    assert len(list(expiry.steps(due))) <= 1  # few are due: it is one group
+    for _ in expiry.steps(due):  # in one group or several: a cut may leave some of the pairs
+        pass
     kit._note("deleted", pairs)
 
 
