@@ -109,7 +109,7 @@ def ordinals(data: Path, kind: str) -> range:
     with StoreKit(data, osio, size=campaign.SIZE) as kit:
         run(kit, SEED)
     count = faults.counts[kind]
-    step = max(1, count // sized(40, count))
+    step = max(1, count // sized(25, count))
     return range(1 + SEED % step, count + 1, step)
 
 
