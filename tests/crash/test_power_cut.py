@@ -19,7 +19,7 @@ from store_kit import StoreKit
 
 def test_no_power_cut_loses_or_revives_mail() -> None:
     jobs = 2
-    runs = sized(2, 28)
+    runs = sized(1, 28)
     states = campaign.spread(lambda job: campaign.run(SEED + job * 10_000, runs, 150), jobs)
     reached("row 1, power cut: states recovered and judged", states)
     assert states >= jobs * runs * 140
