@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metad import sockets
-from metad.config import Config, Listener
+from metad.config.model import Config, Listener
 from metad.errors import ConfigError, OsError
-from metad.sockets import BACKLOG
-from metad.systemd import Passed
+from metad.system import sockets
+from metad.system.sockets import BACKLOG
+from metad.system.systemd import Passed
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from metad import privileges, sockets
 from metad.errors import EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE, MetadError, OsError
+from metad.system import privileges, sockets
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 WAITED = (*STOPS, signal.SIGHUP, signal.SIGCHLD)

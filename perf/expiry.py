@@ -19,18 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metad import config
-from metad.osio import Osio
-from metad.store.evacuation import Tools
+from metad.config import model as config_model
+from metad.store.gc.copy import Tools
+from metad.store.gc.survivor_logs import Survivors
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker
-from metad.store.index import Index
-from metad.store.source import LogSettings, LogSource
-from metad.store.survivors import Survivors
-from metad.store.table import LogTable
+from metad.store.index.index import Index
+from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_table import LogTable
+from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 from metad.users.policy import Policies
-from metad.workers.expiry import Walks
+from metad.workers.expiry_scan import Walks
 from perf import harness
 from perf.rebuild import LOG_SIZE, RESULTS, make_store
 from perf.recovery import Shared, make_shared, recover
@@ -73,7 +73,9 @@ def make_walks(data: Path, index: Index, shared: Shared, seconds: int) -> tuple[
     tools = TimedTools(osio, store, index, table, survivors, IdMaker(clock, store.node).next, print)
     file = data / "metad.toml"
     file.write_text(f'hostname = "mx.example"\n[users]\nexpiry = "{seconds}s"\n')
-    return Walks(data / "users", Policies(config.load(file, data, {})), tools, clock), survivors
+    return Walks(
+        data / "users", Policies(config_model.load(file, data, {})), tools, clock
+    ), survivors
 
 
 def timed(steps: Iterator[object]) -> list[float]:

@@ -27,15 +27,16 @@ from typing import Any, NamedTuple
 
 import posix_ipc
 
-from metad.osio import Osio
-from metad.shm import SharedArea
-from metad.store import footer, header, index_state, record
-from metad.store.header import LogHeader, log_path
 from metad.store.identity import Store, open_or_make_store
-from metad.store.index import Index
-from metad.store.log import Footer, seal
-from metad.store.recovery import Recovery
-from metad.store.table import LogTable
+from metad.store.index import state as index_state
+from metad.store.index.index import Index
+from metad.store.log import footer, header, record
+from metad.store.log.header import LogHeader, log_path
+from metad.store.log.writer import Footer, seal
+from metad.store.log_table import LogTable
+from metad.store.recovery.hub import Recovery
+from metad.system.osio import Osio
+from metad.system.shared_memory import SharedArea
 from perf import harness
 
 RESULTS = Path(__file__).parent / "results"

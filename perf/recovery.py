@@ -26,19 +26,21 @@ from typing import Any, NamedTuple
 
 import posix_ipc
 
-from metad import shm
-from metad.osio import Osio
-from metad.shm import SharedArea
-from metad.store import index_state, logfile, record
-from metad.store.commit import Append, encode
-from metad.store.header import ACTIVE, LogHeader
+from metad.store.commit.committer import Append, encode
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
-from metad.store.index import Batch, Index
-from metad.store.log import LogWriter
-from metad.store.recovery import Recovery
-from metad.store.source import LogSettings, LogSource
-from metad.store.table import LogTable
+from metad.store.index import state as index_state
+from metad.store.index.index import Batch, Index
+from metad.store.log import files as log_files
+from metad.store.log import record
+from metad.store.log.header import ACTIVE, LogHeader
+from metad.store.log.writer import LogWriter
+from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_table import LogTable
+from metad.store.recovery.hub import Recovery
+from metad.system import shared_memory
+from metad.system.osio import Osio
+from metad.system.shared_memory import SharedArea
 from perf import harness
 from perf.rebuild import LOG_SIZE, RESULTS, make_store
 
@@ -105,14 +107,14 @@ def make_used_logs(store: Store, first: int) -> None:
         log = LogHeader(
             ACTIVE, 0, number, number, LOG_SIZE, 512, store.node, store.store_id, store.secret
         )
-        writer = LogWriter(osio, logfile.create(osio, store.logs, log), log, sync=False)
+        writer = LogWriter(osio, log_files.create(osio, store.logs, log), log, sync=False)
         while True:
             group = make_group(ids, 1000, deliver=False)
             if not writer.fits(sum(item.size for item in group), 0):
                 break
             encoded = encode(writer, group)
             writer.append([encoded.buffers[:800], encoded.buffers[800:]], encoded.size, b"")
-        logfile.mark_free(osio, writer.fd, log)
+        log_files.mark_free(osio, writer.fd, log)
         writer.close()
 
 
@@ -168,7 +170,7 @@ def main() -> int:
 def one_round(store: Store, shared: Shared, options: argparse.Namespace) -> dict[str, float]:
     """Write, die, recover; a new master finds the old area gone, and fills the same one anew."""
     in_process(lambda: write(store, shared, options.fresh, options.mailboxes))
-    for at in range(1, shm.CELLS):
+    for at in range(1, shared_memory.CELLS):
         shared.area.cells[at] = 0
     figures: dict[str, float] = in_process(lambda: recover(store, shared))
     print(figures)

@@ -31,10 +31,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metad.osio import Osio
-from metad.store import footer, record
 from metad.store.identity import open_store
-from metad.store.index import Batch, Index, Message, Place
+from metad.store.index.index import Batch, Index, Message, Place
+from metad.store.log import footer, record
+from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 from perf import harness
 from perf.compare import SIZE, LoadFailedError

@@ -29,13 +29,13 @@ from typing import Any, cast
 
 import posix_ipc
 
-from metad.config import Config, parse
-from metad.osio import Osio
-from metad.shm import Cell, Role, SharedArea
+from metad.config.model import Config, parse
+from metad.sessions import listeners
 from metad.store.identity import open_or_make_store
+from metad.system.osio import Osio
+from metad.system.shared_memory import Cell, Role, SharedArea
 from metad.users.database import UserDatabase
-from metad.workers import services
-from metad.workers.mail import MailWorker, WorkerSetup, quieten_collector
+from metad.workers.worker import MailWorker, WorkerSetup, quieten_collector
 from perf.smtp_load import message
 
 RAM_DISK = "/dev/shm"
@@ -100,7 +100,7 @@ class Messages(Bench):
     def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
         super().__init__(config, area, semaphore, each)
         self._due = 0
-        service = services._smtp(self._worker._context, config.listen[0])
+        service = listeners._smtp(self._worker._context, config.listen[0])
         self.sessions = [service.make() for _ in range(each)]
         for session in self.sessions:
             transport = cast(asyncio.Transport, Transport(self._answered))
@@ -138,7 +138,7 @@ class Polls(Bench):
     def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
         super().__init__(config, area, semaphore, each)
         context = self._worker._context
-        self._service = services._pop3(context, config.listen[1])
+        self._service = listeners._pop3(context, config.listen[1])
         self._users = [f"USER {user}\r\n".encode() for user in USERS]
         for user in USERS:
             account = context.users.account(user)

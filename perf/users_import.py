@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metad.users import importers
 from metad.users.database import UserDatabase
-from metad.users.transfer import Transfer
+from metad.users.imports import importers
+from metad.users.imports.import_apply import Transfer
 from perf import harness
 from perf.rebuild import RESULTS
 

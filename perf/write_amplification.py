@@ -1,8 +1,8 @@
 """How often the collector writes the same mail again: a simulated month, with and without
 generations.
 
-The collector's own choice of victims (metad.store.victims) works on a model of logs: mail comes at
-a rate that follows the hour, each message lives as long as the mix says, and logs are as many as
+The collector's own choice of victims (metad.store.gc.policy) works on a model of logs: mail comes
+at a rate that follows the hour, each message lives as long as the mix says, and logs are as many as
 make the given share of their space live on average.  The collector works as the hub's does: while
 space is short, and, where the run says so, in the idle hours of the night.
 
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from metad.limits import ENOUGH_SPACE, GARBAGE, LOW_SPACE
-from metad.store.table import Row, State
-from metad.store.victims import OLDEST, Taste, choose
+from metad.store.gc.policy import OLDEST, Taste, choose
+from metad.store.log_table import Row, State
 from metad.workers.collector import SCARCE
 from perf import harness
 

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-import sizes
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.support import sizes
 
 # Directories by how long a test in them may take, the longest first: with several processes at
 # work, nobody waits for such a one at last.  A campaign's tests go to whoever is free; those of

@@ -22,8 +22,8 @@ from typing import Any
 
 from metad.errors import DamagedError, MailboxInUseError, NoSpaceError, SyncFailedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
-from metad.osio import Osio
 from metad.store.ids import HubClock, IdMaker
+from metad.system.osio import Osio
 
 SUFFIX = ".mail"
 THREADS = 4

@@ -25,14 +25,14 @@ COMMANDS = {
     "config": "config:config",
     "fsck": "fsck:fsck",
     "gc": "gc:gc",
-    "mail": "mail:mail",
+    "mail": "mail.mail:mail",
     "reload": "hub:reload",
     "start": "hub:start",
     "status": "hub:status",
     "stop": "hub:stop",
     "store": "store:group",
     "tls": "tls:group",
-    "user": "users:user",
+    "user": "user.users:user",
 }
 
 

@@ -13,11 +13,11 @@ import lmdb
 
 from metad.cli import tables
 from metad.cli.context import Place, become_owner, hub_options
+from metad.config.settings import show_size
 from metad.errors import CannotCreateError, OsError, UnavailableError
-from metad.osio import Osio
-from metad.settings import show_size
-from metad.store.backup import Backup, Done, restore
+from metad.store.backup.backup import Backup, Done, restore
 from metad.store.identity import open_store
+from metad.system.osio import Osio
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 

@@ -12,8 +12,8 @@ import click
 
 from metad import layers, limits
 from metad.cli.context import Place, hub_options
-from metad.config import DEFAULT_LISTEN, SETTINGS, Config
-from metad.settings import Setting, show_duration, show_size, show_value
+from metad.config.model import DEFAULT_LISTEN, SETTINGS, Config
+from metad.config.settings import Setting, show_duration, show_size, show_value
 from metad.workers.memory import Bound, bound
 
 _SIZES = {

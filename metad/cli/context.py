@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import click
 
-from metad.config import Config, load
+from metad.config.model import Config, load
 from metad.errors import ConfigError, NotPermittedError, OsError, UnavailableError
-from metad.osio import Osio
+from metad.system.osio import Osio
 from metad.users.preload import preload
 
 F = TypeVar("F", bound=Callable[..., Any])

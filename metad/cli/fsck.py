@@ -22,14 +22,14 @@ import click
 import lmdb
 
 from metad.cli.context import Place, hub_options
-from metad.cli.mailstore import mail_store
+from metad.cli.mail.mailstore import mail_store
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
-from metad.osio import Osio
-from metad.store.fsck import Fsck, Plan, Summary
+from metad.store.backup_lock import pinned
+from metad.store.fsck.fsck import Fsck, Plan, Summary
+from metad.store.fsck.repair import repair
 from metad.store.identity import Store, open_store
-from metad.store.index_state import boot_id
-from metad.store.pin import pinned
-from metad.store.repair import repair
+from metad.store.index.state import boot_id
+from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 
 MOST_IN_JSON = 10_000

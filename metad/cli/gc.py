@@ -11,8 +11,8 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import Place, hub_options
+from metad.config.settings import show_size
 from metad.control import Client
-from metad.settings import show_size
 
 ASK_SECONDS = 0.2
 _FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged", "expired", "in_use")

@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from metad import nanny, privileges, systemd
+from metad import nanny
 from metad.cli.context import Place
-from metad.config import Config, read
+from metad.config.model import Config, read
 from metad.errors import EX_SOFTWARE, CannotCreateError, OsError, UsageError
-from metad.pidfile import PidFile
-from metad.privileges import Identity
+from metad.system import privileges, systemd
+from metad.system.pidfile import PidFile
+from metad.system.privileges import Identity
 
 READY = b"metad: ready\n"
 UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")

@@ -14,16 +14,16 @@ from metad.cli.context import Place, hub_options
 from metad.cli.fsck import as_json_option, exclusive, rebuilding, report
 from metad.cli.fsck import check as check_store
 from metad.errors import EX_DATAERR, EX_OK, UsageError
-from metad.osio import Osio
-from metad.store.check import log_numbers, read_headers
-from metad.store.dump import body_octets, dump_log, line_of
-from metad.store.header import FREE, LogHeader, log_path
+from metad.store.fsck.dump import body_octets, dump_log, line_of
+from metad.store.fsck.index_snapshot import read_snapshot
+from metad.store.fsck.log_check import log_numbers, read_headers
+from metad.store.fsck.repair import rebuild_index
 from metad.store.identity import Store, open_store
-from metad.store.index import LogCounts
-from metad.store.index_state import boot_id
-from metad.store.repair import rebuild_index
-from metad.store.scan import find_seal
-from metad.store.snapshot import read_snapshot
+from metad.store.index.index import LogCounts
+from metad.store.index.state import boot_id
+from metad.store.log.header import FREE, LogHeader, log_path
+from metad.store.log.scan import find_seal
+from metad.system.osio import Osio
 
 
 @click.group("store", no_args_is_help=False)

@@ -18,11 +18,11 @@ from typing import Any
 
 import click
 
-from metad import tls
 from metad.cli import tables
 from metad.cli.context import Place, hub_options
+from metad.config.settings import domain
 from metad.errors import DataError, UnavailableError
-from metad.settings import domain
+from metad.tls import store as tls_store
 
 SELF_SIGNED_DAYS = 90
 OPENSSL_SECONDS = 60
@@ -55,8 +55,8 @@ def install(place: Place, certificate: Path, key: Path | None, name: str | None)
 
     As a hook of an ACME client: metad tls install --cert fullchain.pem --key privkey.pem
     """
-    chain, private = tls.read_pair(certificate, key)
-    show(tls.install(place.make(), chain, private, name))
+    chain, private = tls_store.read_pair(certificate, key)
+    show(tls_store.install(place.make(), chain, private, name))
 
 
 @group.command("self-signed")
@@ -70,7 +70,7 @@ def self_signed(place: Place, name: str | None, domains: tuple[str, ...]) -> Non
     """
     names = [_domain(one) for one in domains] or [place.config.hostname]
     chain, private = make_self_signed(names)
-    show(tls.install(place.make(), chain, private, name))
+    show(tls_store.install(place.make(), chain, private, name))
 
 
 @group.command("list")
@@ -80,7 +80,7 @@ def list_all(place: Place, as_json: bool) -> None:
     """List the certificates: the names they are for, and until when."""
     config = place.config
     place.enter()
-    contexts = tls.load_contexts(config)
+    contexts = tls_store.load_contexts(config)
     default = contexts.default if contexts else None
     found = [
         facts(one) | {"default": one.context is default}
@@ -97,10 +97,10 @@ def list_all(place: Place, as_json: bool) -> None:
 @click.argument("name")
 def remove(place: Place, name: str) -> None:
     """Take the certificate NAME away."""
-    tls.remove(place.enter(), name)
+    tls_store.remove(place.enter(), name)
 
 
-def facts(certificate: tls.Certificate) -> dict[str, Any]:
+def facts(certificate: tls_store.Certificate) -> dict[str, Any]:
     return {
         "name": certificate.name,
         "domains": " ".join(certificate.facts.names),
@@ -108,7 +108,7 @@ def facts(certificate: tls.Certificate) -> dict[str, Any]:
     }
 
 
-def show(certificate: tls.Certificate) -> None:
+def show(certificate: tls_store.Certificate) -> None:
     shown = facts(certificate)
     click.echo(f"installed {shown['name']}: {shown['domains']}, expires {shown['expires']}")
 

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metad.config import Config
+from metad.config.model import Config
 from metad.errors import ConfigError
 
 if TYPE_CHECKING:

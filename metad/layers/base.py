@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metad.budget import Budget
-from metad.config import StoreConfig
+from metad.config.model import StoreConfig
 from metad.errors import RefusedError
-from metad.osio import Buffer
-from metad.shm import ProcessRow, SharedArea
-from metad.store.commit import Loop
-from metad.store.table import Semaphore
+from metad.store.commit.committer import Loop
+from metad.store.log_table import Semaphore
+from metad.system.osio import Buffer
+from metad.system.shared_memory import ProcessRow, SharedArea
 
 Done = Callable[[RefusedError | None], None]
 

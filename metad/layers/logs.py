@@ -14,7 +14,7 @@ from typing import Protocol
 
 import lmdb
 
-from metad.config import StoreConfig
+from metad.config.model import StoreConfig
 from metad.errors import MailboxInUseError, NoSpaceError, RefusedError
 from metad.layers.base import (
     Done,
@@ -27,18 +27,18 @@ from metad.layers.base import (
 )
 from metad.layers.spool import Spool, SpooledBody
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
-from metad.osio import Buffer, Osio
 from metad.protocol.trace import IN_FRONT_SIZE, in_front
-from metad.shm import Cell
-from metad.store import record
-from metad.store.commit import Append, Committer, append_deletion
+from metad.store.commit.committer import Append, Committer, append_deletion
 from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
-from metad.store.index import LISTING_ENTRY, Index, LogCounts
-from metad.store.locks import MailboxLocks
+from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
+from metad.store.log import record
+from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_table import LogTable, Room
+from metad.store.mailbox_locks import MailboxLocks
 from metad.store.reader import BUFFER, Reader
-from metad.store.source import LogSettings, LogSource
-from metad.store.table import LogTable, Room
+from metad.system.osio import Buffer, Osio
+from metad.system.shared_memory import Cell
 
 _ENTRY = LISTING_ENTRY.size
 _new = tuple.__new__

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from metad.errors import RefusedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
-from metad.osio import Buffer, Osio
 from metad.store.ids import HubClock, IdMaker
+from metad.system.osio import Buffer, Osio
 
 
 class NullIncoming(Incoming):

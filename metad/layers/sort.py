@@ -36,9 +36,9 @@ from metad.errors import NoSpaceError, RefusedError, Reply, SyncFailedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
 from metad.layers.spool import Spool
 from metad.layers.texts import unstuffed
-from metad.osio import Buffer, Osio
 from metad.protocol.trace import in_front
 from metad.store.ids import HubClock, IdMaker
+from metad.system.osio import Buffer, Osio
 
 TEMPLATE = "{domain}/{local}"
 # Messages that share directory syncs, and threads that write and sync their files.

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from metad.budget import Budget
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
-from metad.osio import Buffer, Osio
+from metad.system.osio import Buffer, Osio
 
 PIECE = 1 << 20
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import posix_ipc
 
-from metad.config import StoreConfig
+from metad.config.model import StoreConfig
 from metad.errors import MailboxInUseError, RefusedError
 from metad.layers.base import (
     Done,
@@ -42,9 +42,9 @@ from metad.layers.base import (
     Maildrop,
     Recipient,
 )
-from metad.osio import Osio
-from metad.shm import SharedArea
 from metad.store.identity import open_or_make_store
+from metad.system.osio import Osio
+from metad.system.shared_memory import SharedArea
 
 SECONDS = 30.0
 HEADER = b"Subject: a test\r\n\r\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from metad.osio import Buffer
+from metad.system.osio import Buffer
 
 _END = b".\r\n"
 

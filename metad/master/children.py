@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metad.errors import EX_SOFTWARE, OsError
-from metad.shm import PROCESSES, Cell, ProcessRow, Role, SharedArea
-from metad.workers.base import SIGNALS, Birth, run_child
+from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
+from metad.workers.child import SIGNALS, Birth, run_child
 
 MASTER_ROW = 0
 _WORD = 8192

@@ -12,12 +12,12 @@ import sys
 import traceback
 from pathlib import Path
 
-from metad import privileges
 from metad.errors import EX_OSERR, EX_SOFTWARE, MetadError
 from metad.master.options import Options, SnapshotFile
 from metad.master.preload import preload
 from metad.master.start import start
-from metad.pidfile import PidFile
+from metad.system import privileges
+from metad.system.pidfile import PidFile
 
 # The nanny tries again after it, even if this was the first master: it had been ready.
 EXIT_CRASHED = 1

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import posix_ipc
 
-from metad.config import Config
+from metad.config.model import Config
 from metad.control import ControlServer
 from metad.listeners import Bound
 from metad.loglines import LogLines
 from metad.master.options import Options
-from metad.shm import SharedArea
-from metad.systemd import Notifier
+from metad.system.shared_memory import SharedArea
+from metad.system.systemd import Notifier
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metad import limits
-from metad.config import Config, parse
+from metad.config.model import Config, parse
 from metad.errors import ConfigError
-from metad.pidfile import PidFile
+from metad.system.pidfile import PidFile
 
 
 class Snapshot(NamedTuple):

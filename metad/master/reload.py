@@ -1,154 +1,107 @@
-"""A reload: what a new configuration changes, what it cannot, and the change of generation.
+"""The change of generation: from a new configuration to workers that have it, or back.
 
-    request -> plan -> bind what is new -> successors forked -> all ready -> they have the slots
-                                              |-> one fails, or takes too long -> all as before
-
-Rules of this file:
-
-* Until the successors are ready the old workers serve; if they never are, nothing has changed and
-  the caller hears why.
-* What needs a restart keeps its old value, and is said.
+The rules are in metad.master.reload_plan, which says what may change.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
-from metad.config import Config, Listener
+from metad.config import model as config_model
 from metad.control import Connection
-from metad.errors import EX_TEMPFAIL, MetadError
-from metad.listeners import Bound, close_all
-from metad.master.crew import Generation
+from metad.errors import MetadError
+from metad.listeners import close_all, rebind
+from metad.master import reload_plan
+from metad.master.hub import Hub
 from metad.master.options import Snapshot
-
-BOOT_SECONDS = 60.0
-# Key -> why it cannot be changed while the hub runs.
-FIXED = {
-    "data": "the hub lives in it",
-    "user": "it is this user",
-    "chroot": "its processes are in it",
-    "store.workers": "each has sockets of its own",
-    "store.layer": "mail lies in the old one",
-}
+from metad.master.worker_pool import Crew, Generation
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """`config` is what will be; keys that change; key -> reason of what needs a restart."""
+class Reloading:
+    """`turned` is called when a change has been made, or given up: the hub is as it will be."""
 
-    config: Config
-    changed: list[str]
-    kept: dict[str, str]
+    def __init__(
+        self,
+        hub: Hub,
+        crew: Crew,
+        turned: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self._hub = hub
+        self._crew = crew
+        self._turned = turned
+        self._report = report
+        self.turn: reload_plan.Turn | None = None
 
+    def begin(self, snapshot: Snapshot, connection: Connection | None, serving: bool) -> None:
+        """Fork the successors; `connection` gets its answer when they are ready, or will not be.
 
-@dataclass(slots=True)
-class Turn:
-    """A change of generation under way."""
+        Raises MetadError; then nothing has changed.
+        """
+        hub = self._hub
+        if not serving or self.turn is not None:
+            raise reload_plan.NotNowError("the hub is starting, stopping or reloading; try again")
+        new = snapshot.parse(hub.given.data)
+        plan = reload_plan.plan(hub.given, new, hub.bound, reload_plan.may_bind)
+        bound, fresh, rest = rebind(hub.bound, plan.config)
+        try:
+            inner = replace(plan.config, data=hub.config.data)
+            generation = Generation(self._crew.generation.number + 1, inner, bound)
+            self._crew.raise_successors(generation)
+        except BaseException:
+            close_all(fresh)
+            raise
+        hub.notifier.reloading()
+        self.turn = reload_plan.Turn(
+            plan, generation, snapshot, fresh, rest, connection, reload_plan.deadline()
+        )
+        self._report("reloading")
 
-    plan: Plan
-    generation: Generation
-    snapshot: Snapshot
-    fresh: list[Bound]
-    rest: list[Bound]
-    connection: Connection | None
-    deadline: float
+    def by_signal(self, serving: bool) -> None:
+        """SIGHUP: nobody hands over a configuration, so it is read as this user."""
+        given = self._hub.given
+        try:
+            source, content = config_model.read(given.source)
+            self.begin(Snapshot(content, str(source) if source else None), None, serving)
+        except MetadError as error:
+            hint = "; use metad reload" if given.chroot else ""
+            self._report(f"warning: not reloaded: {error}{hint}")
+            if serving and self.turn is None:  # systemd waits for the end of what it asked for
+                self._hub.notifier.reloading()
+                self._turned()
 
-    def give_up(self, error: MetadError) -> None:
-        """Nothing has changed."""
-        close_all(self.fresh)
-        if self.connection is not None:
-            self.connection.reply_error(error)
+    def advance(self, now: float) -> None:
+        """Complete what is ready, give up what takes too long.  `now`: monotonic seconds."""
+        if self.turn is not None and self._crew.successors_ready():
+            self._complete(self.turn)
+        elif self.turn is not None and now > self.turn.deadline:
+            self.abandon(MetadError("the new workers did not get ready in time"))
 
-    def answer(self) -> None:
-        if self.connection is not None:
-            changed, kept = self.plan.changed, self.plan.kept
-            number = self.generation.number
-            self.connection.reply({"generation": number, "changed": changed, "kept": kept})
+    def failed(self, why: str) -> None:
+        """A successor died."""
+        self.abandon(MetadError(f"a new worker cannot start: {why}"))
 
+    def abandon(self, error: MetadError) -> None:
+        """All as before, if a change was under way; who asked for it hears why."""
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            self._crew.kill_successors()
+            self._report(f"warning: not reloaded: {error}")
+            turn.give_up(error)
+            self._turned()
 
-class NotNowError(MetadError):
-    """The hub is starting, stopping or reloading (exit 75)."""
-
-    exit_code = EX_TEMPFAIL
-
-
-def plan(old: Config, new: Config, bound: Sequence[Bound], may_bind: Callable[[int], bool]) -> Plan:
-    """`may_bind(port)`: whether this process could bind that port now."""
-    kept: dict[str, str] = {}
-    wanted = _keep_fixed(old, new, kept)
-    wanted = replace(wanted, listen=_listen(old, new, bound, may_bind, kept))
-    return Plan(wanted, sorted(_differences(old, wanted)), kept)
-
-
-def deadline() -> float:
-    return time.monotonic() + BOOT_SECONDS
-
-
-def _keep_fixed(old: Config, new: Config, kept: dict[str, str]) -> Config:
-    for key in _differences(old, new) & FIXED.keys():
-        kept[key] = FIXED[key]
-        table, _, name = key.rpartition(".")
-        if table:
-            part = replace(getattr(new, table), **{name: getattr(getattr(old, table), name)})
-            new = replace(new, **{table: part})
-        else:
-            new = replace(new, **{name: getattr(old, name)})
-    return new
-
-
-def _listen(
-    old: Config,
-    new: Config,
-    bound: Sequence[Bound],
-    may_bind: Callable[[int], bool],
-    kept: dict[str, str],
-) -> tuple[Listener, ...]:
-    """What can be listened on: sockets that were handed over stay, no privileged port comes."""
-    before = {one.address for one in old.listen}
-    wanted: list[Listener] = []
-    for listener in new.listen:
-        if listener.address in before or _possible(listener, may_bind):
-            wanted.append(listener)
-        else:
-            kept[f"listen {listener.address}"] = "this port or socket comes with a start only"
-    addresses = {one.address for one in wanted}
-    for one in bound:
-        if not one.ours and one.listener.address not in addresses:
-            kept[f"listen {one.listener.address}"] = "this socket goes with a stop only"
-            wanted.append(one.listener)
-    return tuple(wanted)
-
-
-def _possible(listener: Listener, may_bind: Callable[[int], bool]) -> bool:
-    return listener.path is not None or (listener.port is not None and may_bind(listener.port))
-
-
-def _differences(old: Config, new: Config) -> set[str]:
-    """Keys whose values are not the same, with their table."""
-    found: set[str] = set()
-    for field in dataclasses.fields(old):
-        found |= _different(field.name, getattr(old, field.name), getattr(new, field.name))
-    return found - {"source"}
-
-
-def _different(name: str, old: Any, new: Any) -> set[str]:
-    if not dataclasses.is_dataclass(old):
-        return set() if old == new else {name}
-    return {
-        f"{name}.{field.name}"
-        for field in dataclasses.fields(old)
-        if getattr(old, field.name) != getattr(new, field.name)
-    }
-
-
-def may_bind(port: int) -> bool:
-    """Whether an unprivileged process may, as the master is by now."""
-    try:
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "rb") as file:
-            return port >= int(file.read())
-    except (OSError, ValueError):
-        return port >= 1024
+    def _complete(self, turn: reload_plan.Turn) -> None:
+        hub, plan = self._hub, turn.plan
+        self.turn = None
+        self._crew.succeed(turn.generation)
+        close_all(turn.rest)
+        hub.bound = turn.generation.bound
+        hub.given, hub.config = plan.config, turn.generation.config
+        if hub.options.snapshot is not None:
+            hub.options.snapshot.write(turn.snapshot)
+        for key, why in plan.kept.items():
+            self._report(f"warning: {key} needs a restart: {why}")
+        self._report(f"reloaded: {', '.join(plan.changed) or 'nothing changed'}")
+        self._turned()
+        turn.answer()

@@ -22,22 +22,25 @@ from pathlib import Path
 
 import posix_ipc
 
-from metad import layers, privileges, shm, tls
-from metad.config import Config
+from metad import layers
+from metad.config.model import Config
 from metad.control import ControlServer
 from metad.errors import ConfigError, NotPermittedError, OsError
 from metad.listeners import Bound, bind_all, close_all, listen_all
 from metad.master.datadir import prepare_data, take_lock
 from metad.master.hub import Hub
-from metad.master.loop import Master
+from metad.master.master import Master
 from metad.master.options import Options
 from metad.master.preload import preload
-from metad.osio import Osio, read_file, write_file
-from metad.shm import SharedArea
-from metad.store import index_state, table
+from metad.store import log_table
 from metad.store.identity import open_or_make_store
-from metad.systemd import Notifier, passed_sockets
-from metad.workers.base import SIGNALS
+from metad.store.index import state as index_state
+from metad.system import privileges, shared_memory
+from metad.system.osio import Osio, read_file, write_file
+from metad.system.shared_memory import SharedArea
+from metad.system.systemd import Notifier, passed_sockets
+from metad.tls import store as tls_store
+from metad.workers.child import SIGNALS
 
 
 def start(config: Config, options: Options | None = None) -> int:
@@ -52,7 +55,7 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(options.pid_file.remove)
         if os.geteuid() == 0:
             _leave_root(config)
-        tls.check(config)
+        tls_store.check(config)
         privileges.no_new_privileges()
         if config.chroot is not None and not privileges.has_capability(privileges.CAP_SYS_CHROOT):
             raise NotPermittedError("chroot: needs a start by root, or CAP_SYS_CHROOT")
@@ -104,20 +107,20 @@ def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_
     with suppress(FileNotFoundError):
         old = read_file(osio, str(noted)).decode("ascii", "replace")
         if old.startswith("/metad-"):
-            shm.unlink(old)
-    name = table.segment_name(store.store_id)
-    stack.callback(shm.unlink, name)
+            shared_memory.unlink(old)
+    name = log_table.segment_name(store.store_id)
+    stack.callback(shared_memory.unlink, name)
     if config.chroot is None:
         stack.callback(_forget, noted)
     try:
-        shm.unlink(name)
+        shared_memory.unlink(name)
         write_file(osio, str(noted), name.encode())
         area = SharedArea.create(name)
         semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
     except (OSError, posix_ipc.Error) as error:
         raise OsError(f"shared memory: {error}") from None
     if config.chroot is not None:
-        shm.unlink(name)  # out of reach later; what is mapped stays
+        shared_memory.unlink(name)  # out of reach later; what is mapped stays
     return area, semaphore
 
 

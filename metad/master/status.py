@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from metad import __version__, confine
-from metad.config import Config
+from metad import __version__
+from metad.config.model import Config
 from metad.master.children import MASTER_ROW, Child, Family
-from metad.master.crew import Crew
 from metad.master.hub import Hub
-from metad.shm import Cell, ProcessRow, Role, SharedArea
-from metad.store.table import Row
+from metad.master.worker_pool import Crew
+from metad.store.log_table import Row
+from metad.system import landlock
+from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
 
 PER_WORKER = {
     "smtp_open": Cell.SMTP_OPEN,
@@ -101,7 +102,7 @@ def of_hub(hub: Hub, family: Family, crew: Crew, rows: list[Row]) -> dict[str, A
         "config": str(given.source) if given.source else None,
         "data": str(given.data),
         "chroot": str(given.chroot) if given.chroot else None,
-        "landlock": landlock(hub.config),
+        "landlock": confinement(hub.config),
         **totals(hub.area, family),
         "listen": [{"protocol": one.listener.protocol, "address": one.name} for one in hub.bound],
         "workers": workers(crew, owned),
@@ -110,9 +111,9 @@ def of_hub(hub: Hub, family: Family, crew: Crew, rows: list[Row]) -> dict[str, A
     }
 
 
-def landlock(config: Config) -> str:
+def confinement(config: Config) -> str:
     """Whether the children are confined by it."""
-    found = confine.version()
+    found = landlock.version()
     if not config.landlock:
         return "off"
     return f"in force (version {found})" if found else "not in this kernel"

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import idna
 
-from .. import limits
+from metad import limits
 
 LOCAL_LIMIT: Final = 192
 DOMAIN_LIMIT: Final = limits.DOMAIN

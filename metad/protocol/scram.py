@@ -18,7 +18,7 @@ import hmac
 import re
 from typing import Final, Protocol
 
-from .sasl import SaslError
+from metad.protocol.sasl import SaslError
 
 _HASH: Final = "sha256"
 # RFC 5802 section 7; the channel binding flag, the authorization identity, then the bare message

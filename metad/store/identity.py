@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metad.errors import DataError
-from metad.osio import Osio, read_file, write_file
+from metad.system.osio import Osio, read_file, write_file
 
 FORMAT = 1
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 
-from metad.osio import Osio
+from metad.system.osio import Osio
 
 ID_SIZE = 16
 NO_ID = bytes(ID_SIZE)

@@ -5,7 +5,7 @@ Rules of this file:
 * The index may be wrong or behind; a record is handed out only if its id, life and checksums are
   right.  On a mismatch the caller looks the place up again; twice the same is damage.
 * No lock is held for an ordinary read.  Only a transfer larger than `BUFFER` holds the reader's
-  lock on its log (metad.store.logfile), so that the file's next life waits for it.
+  lock on its log (metad.store.log.files), so that the file's next life waits for it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from metad.errors import DamagedError
 from metad.limits import PIECE_GIVEN
-from metad.osio import Osio
-from metad.store import header, logfile, record
 from metad.store.identity import Store
-from metad.store.index import Index, Place
+from metad.store.index.index import Index, Place
+from metad.store.log import files as log_files
+from metad.store.log import header, record
+from metad.system.osio import Osio
 
 BUFFER = 1 << 20
 MOST_OPEN = 256
@@ -123,7 +124,7 @@ class Reader:
                 with suppress(OSError, DamagedError):
                     fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)
                     try:
-                        if logfile.try_reader_lock(fd):
+                        if log_files.try_reader_lock(fd):
                             size = self._verify(fd, place, message_id)
                     finally:
                         if not size:

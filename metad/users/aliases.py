@@ -16,7 +16,7 @@ from typing import Any
 from metad import limits
 from metad.errors import DataError, ForeignDomainError, NoSuchUserError, UnknownUserError
 from metad.users.account import KIND_ALIAS, Alias, pack_alias, unpack_alias
-from metad.users.environment import ID
+from metad.users.lmdb_env import ID
 from metad.users.lookup import Lookup, alias_key, alias_name, key_of
 
 

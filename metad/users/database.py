@@ -5,7 +5,7 @@ Rules of this file:
 * Opened after the fork only; several processes read while one writes; no transaction outlives a
   call, and no hashing is done within one.
 * An id is never given twice, not even by a database that was put back from an earlier day: the
-  next one is a counter in the database and in a file beside it (metad.users.numbers), and the
+  next one is a counter in the database and in a file beside it (metad.users.id_allocator), and the
   greater counts.  Removal leaves a dated tombstone under the id; mail is only ever deleted for
   those.
 * What an account's record holds that we do not know is kept as it is when the record is changed.
@@ -52,7 +52,7 @@ from metad.users.account import (
     unpack_record,
 )
 from metad.users.aliases import AliasTable
-from metad.users.environment import ID, MAX_KEY
+from metad.users.lmdb_env import ID, MAX_KEY
 from metad.users.lookup import found_account, key_of
 
 __all__ = ["Account", "UserDatabase", "login_name"]

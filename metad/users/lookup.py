@@ -42,7 +42,7 @@ from metad.users.account import (
     unpack_entry,
     unpack_record,
 )
-from metad.users.environment import ID, MAX_KEY, Environment
+from metad.users.lmdb_env import ID, MAX_KEY, Environment
 from metad.users.passwords import ScramKeys
 
 BATCH = 1000

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from metad import limits
-from metad.config import Config
+from metad.config.model import Config
 from metad.errors import MailboxFullError, OverQuotaError
 from metad.users.account import DEFAULT, POSTMASTER_ID, Account, Policy
 

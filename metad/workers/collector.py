@@ -25,22 +25,22 @@ from functools import partial
 
 import lmdb
 
-from metad.config import Config
+from metad.config.model import Config
 from metad.errors import MetadError
 from metad.loglines import LogLines
-from metad.osio import Osio
-from metad.shm import Cell, ProcessRow, SharedArea
-from metad.store.collector import Collector, NotCollectableError
-from metad.store.evacuation import Step, Tools
+from metad.store.gc.collector import Collector, NotCollectableError
+from metad.store.gc.copy import Step, Tools
+from metad.store.gc.policy import Taste, choose, has_garbage
+from metad.store.gc.survivor_logs import Survivors
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker
-from metad.store.index import Index
-from metad.store.source import LogSettings, LogSource
-from metad.store.survivors import Survivors
-from metad.store.table import LogTable, Row, Semaphore, State
-from metad.store.victims import Taste, choose, has_garbage
+from metad.store.index.index import Index
+from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_table import LogTable, Row, Semaphore, State
+from metad.system.osio import Osio
+from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.users.policy import Policies
-from metad.workers.expiry import Walks
+from metad.workers.expiry_scan import Walks
 from metad.workers.load import Load, Space, space
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from metad import shm
-from metad.config import StoreConfig
-from metad.shm import Cell, Role, SharedArea
-from metad.store.table import Row, State
+from metad.config.model import StoreConfig
+from metad.store.log_table import Row, State
+from metad.system import shared_memory
+from metad.system.shared_memory import Cell, Role, SharedArea
 
 # What counts as work: a message taken or given out, a login.
 WORK = (Cell.MESSAGES, Cell.RETRIEVED, Cell.LOGINS)
@@ -52,7 +52,7 @@ class Load:
         return self._clock() - self._quiet_since
 
     def _sum(self) -> int:
-        rows = (self._area.process(index) for index in range(shm.PROCESSES))
+        rows = (self._area.process(index) for index in range(shared_memory.PROCESSES))
         return sum(row[cell] for row in rows if row[Cell.ROLE] == Role.WORKER for cell in WORK)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from metad import limits
-from metad.config import Config
+from metad.config.model import Config
 from metad.layers.spool import PIECE
-from metad.store.commit import GROUP_OCTETS
+from metad.store.commit.committer import GROUP_OCTETS
 from metad.store.reader import BUFFER
 
 

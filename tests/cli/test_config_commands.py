@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from metad import config, limits
+from metad import limits
+from metad.config import model as config_model
 from metad.errors import EX_CONFIG
 
 FILE = """
@@ -36,20 +37,22 @@ def file(tmp_path):
 def test_what_is_shown_gives_the_same_configuration(run, file):
     code, out, _ = run("config", "show", "--config", file)
     assert code == 0
-    shown = config.parse(out, file, None, {"HOME": "/home/ann"})
-    assert shown == config.load(file, None, {})
+    shown = config_model.parse(out, file, None, {"HOME": "/home/ann"})
+    assert shown == config_model.load(file, None, {})
 
 
 def test_the_defaults_shown_are_the_defaults(run):
     code, out, _ = run("config", "show", "--defaults")
     assert code == 0
     environ = {"HOME": "/home/ann"}
-    assert config.parse(out, None, None, environ) == config.parse("", None, None, environ)
+    assert config_model.parse(out, None, None, environ) == config_model.parse(
+        "", None, None, environ
+    )
 
 
 def test_the_defaults_name_every_setting(run):
     _, out, _ = run("config", "show", "--defaults")
-    assert [s.name for s in config.SETTINGS if f"{s.name} =" not in out] == []
+    assert [s.name for s in config_model.SETTINGS if f"{s.name} =" not in out] == []
 
 
 def test_the_memory_shown_is_what_is_enforced_and_follows_the_settings(run, file):
@@ -85,10 +88,10 @@ def test_the_configuration_is_shown_as_json_too(run, file):
 
 
 def test_every_field_of_the_configuration_is_a_setting():
-    fields = {field.name for field in dataclasses.fields(config.StoreConfig)}
-    assert fields == {s.name for s in config.SETTINGS if s.table == "store"}
-    fields = {field.name for field in dataclasses.fields(config.Limits)}
-    assert fields == {s.name for s in config.SETTINGS if s.table == "limits"}
+    fields = {field.name for field in dataclasses.fields(config_model.StoreConfig)}
+    assert fields == {s.name for s in config_model.SETTINGS if s.table == "store"}
+    fields = {field.name for field in dataclasses.fields(config_model.Limits)}
+    assert fields == {s.name for s in config_model.SETTINGS if s.table == "limits"}
 
 
 def test_check_says_good(run, file):

@@ -37,12 +37,14 @@ def test_every_command_finds_its_hub_by_data_and_config(run, command):
 
 
 def test_every_verb_of_user_is_found_before_its_file_is_imported():
-    for found in pkgutil.iter_modules(cli.__path__, "metad.cli."):
+    for found in pkgutil.walk_packages(cli.__path__, "metad.cli."):
         if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
-    group = cli.users.user
+    group = cli.user.users.user
     elsewhere = {
-        name for name, one in group.commands.items() if one.callback.__module__ != "metad.cli.users"
+        name
+        for name, one in group.commands.items()
+        if one.callback.__module__ != "metad.cli.user.users"
     }
     assert elsewhere == set(group.places)
     for name in group.places:
@@ -55,7 +57,12 @@ def test_a_start_imports_nothing_of_the_other_commands():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(done.stdout))
     assert "metad.cli.launch" in loaded
-    assert not loaded & {"metad.cli.mail", "metad.cli.store", "metad.cli.users", "metad.store.fsck"}
+    assert not loaded & {
+        "metad.cli.mail.mail",
+        "metad.cli.store",
+        "metad.cli.user.users",
+        "metad.store.fsck.fsck",
+    }
 
 
 def test_the_version_is_shown(run):

@@ -9,14 +9,14 @@ import subprocess
 import sys
 
 import pytest
-from store_kit import StoreKit
 
 from metad.cli import fsck as fsck_module
 from metad.cli import tables
 from metad.errors import EX_DATAERR, EX_OK, EX_OSERR, EX_UNAVAILABLE, EX_USAGE
-from metad.store.header import log_path
-from metad.store.index import Index
-from metad.store.index_state import boot_id
+from metad.store.index.index import Index
+from metad.store.index.state import boot_id
+from metad.store.log.header import log_path
+from tests.support.store_kit import StoreKit
 
 
 @pytest.fixture

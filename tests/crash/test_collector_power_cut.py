@@ -10,34 +10,33 @@ from __future__ import annotations
 import random
 import shutil
 
-import campaign
-from collector_kit import make_collector
-from oracle import Ledger
-from osio_kit import SEED, FakeClock, Faults, KitOsio, Op
-from power_kit import MODES
-from sizes import reached, sized
-from store_kit import StoreKit
-
-from metad.store.collector import NotCollectableError
-from metad.store.expiry import Due, Expiry
+from metad.store.gc.collector import NotCollectableError
+from metad.store.gc.expiry import Due, Expiry
 from metad.store.ids import time_of
-from metad.store.locks import MailboxLocks
-from metad.store.table import State
+from metad.store.log_table import State
+from metad.store.mailbox_locks import MailboxLocks
+from tests.support import power_campaign
+from tests.support.collector_kit import make_collector
+from tests.support.oracle import Ledger
+from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio, Op
+from tests.support.power_kit import MODES
+from tests.support.sizes import reached, sized
+from tests.support.store_kit import StoreKit
 
 
 def record(seed: int, turns: int = 2, rounds: int = 4) -> tuple[list[Op], str]:
     """Mail, deletions and collections over some lives of the hub, and the directory."""
     rng = random.Random(seed)
-    data = campaign.scratch()
+    data = power_campaign.scratch()
     try:
         osio = KitOsio(record=True, clock=FakeClock(), watch=str(data / "logs"))
-        with StoreKit(data, osio, size=campaign.SIZE) as kit:
+        with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
             kit.eager = False
             for _ in range(turns):
                 kit.start(rng.choice([1, 2]))
                 collector = make_collector(kit)
                 for _ in range(rounds):
-                    campaign.work(kit, rng, 10)
+                    power_campaign.work(kit, rng, 10)
                     kit.osio.faults = None
                     empty_one(kit, collector, rng)
                     expire_some(kit, collector, rng)
@@ -83,23 +82,23 @@ def expire_some(kit: StoreKit, collector, rng: random.Random) -> None:
     kit._note("deleted", pairs)
 
 
-def cut(judge: campaign.Judge, seed: int, states: int) -> None:
+def cut(judge: power_campaign.Judge, seed: int, states: int) -> None:
     """Judge about `states` states of the run `seed`."""
     ops, old = record(seed)
     rng = random.Random(seed + 1)
-    count = sum(1 for _ in campaign.boundaries(ops, {}, Ledger()))
+    count = sum(1 for _ in power_campaign.boundaries(ops, {}, Ledger()))
     due = 0.0
-    for at, disk, ledger in campaign.boundaries(ops, {}, Ledger()):
+    for at, disk, ledger in power_campaign.boundaries(ops, {}, Ledger()):
         due += min(1.0, states / count) if disk.settled else 2 * states / count
         while due >= 1:
             due -= 1
             mode = rng.choice(MODES)
-            with campaign.blame(f"seed {seed}, boundary {at} ({ops[at].kind}), mode {mode}"):
+            with power_campaign.blame(f"seed {seed}, boundary {at} ({ops[at].kind}), mode {mode}"):
                 judge.judge(disk.state(rng, mode), old, ledger)
 
 
 def run(seed: int, runs: int, states: int) -> int:
-    judge = campaign.Judge()
+    judge = power_campaign.Judge()
     try:
         for number in range(runs):
             cut(judge, seed + number, states)
@@ -110,7 +109,7 @@ def run(seed: int, runs: int, states: int) -> int:
 
 def test_no_power_cut_during_a_collection_loses_or_revives_mail() -> None:
     runs = sized(1, 12)
-    states = campaign.spread(lambda job: run(SEED + job * 10_000, runs, 150), 2)
+    states = power_campaign.spread(lambda job: run(SEED + job * 10_000, runs, 150), 2)
     reached("row 1, power cut while collecting: states recovered and judged", states)
     assert states >= 2 * runs * 100
 

@@ -9,24 +9,26 @@ import random
 import shutil
 from pathlib import Path
 
-import campaign
-from oracle import Ledger
-from osio_kit import SEED, FakeClock, Faults, KitOsio, Op
-from power_kit import MODES, Disk, lay_out
-from sizes import reached, sized
-from store_kit import StoreKit
+from tests.support import power_campaign
+from tests.support.oracle import Ledger
+from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio, Op
+from tests.support.power_kit import MODES, Disk, lay_out
+from tests.support.sizes import reached, sized
+from tests.support.store_kit import StoreKit
 
 
 def test_no_power_cut_loses_or_revives_mail() -> None:
     jobs = 2
     runs = sized(1, 28)
-    states = campaign.spread(lambda job: campaign.run(SEED + job * 10_000, runs, 150), jobs)
+    states = power_campaign.spread(
+        lambda job: power_campaign.run(SEED + job * 10_000, runs, 150), jobs
+    )
     reached("row 1, power cut: states recovered and judged", states)
     assert states >= jobs * runs * 140
 
 
 def test_a_recorded_run_is_the_same_each_time() -> None:
-    one, two = campaign.record(7)[0], campaign.record(7)[0]
+    one, two = power_campaign.record(7)[0], power_campaign.record(7)[0]
     assert [op[0::2] for op in one if op.kind != "note"] == [
         op[0::2] for op in two if op.kind != "note"
     ]
@@ -40,7 +42,7 @@ def test_the_runs_go_through_all_that_the_store_does() -> None:
     notes: set[str] = set()
     reused = 0
     for seed in range(SEED, SEED + 8):
-        ops, _ = campaign.record(seed)
+        ops, _ = power_campaign.record(seed)
         kinds |= {op.kind for op in ops}
         notes |= {op.data[0] for op in ops if op.kind == "note"}
         created = {op.path for op in ops if op.kind == "rename"}
@@ -54,11 +56,11 @@ def test_the_runs_go_through_all_that_the_store_does() -> None:
 def test_a_refused_message_that_recovery_keeps_is_durable() -> None:
     """After a failed sync the kernel takes the pages for clean, and the sync in recovery succeeds
     without writing them.  What recovery keeps of such a tail it has to write again."""
-    data = campaign.scratch()
-    judge = campaign.Judge()
+    data = power_campaign.scratch()
+    judge = power_campaign.Judge()
     try:
         osio = KitOsio(record=True, clock=FakeClock(), watch=str(data / "logs"))
-        with StoreKit(data, osio, size=campaign.SIZE) as kit:
+        with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
             kit.start()
             assert kit.put([1], b"good").acked
             osio.faults = Faults("sync", 1, dead=True)

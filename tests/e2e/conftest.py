@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from clients import MANY
-from hub import Hub
+
+from tests.support.clients import MANY
+from tests.support.hub import Hub
 
 _BOXES = [f"box{number:02}" for number in range(60)]
 

@@ -21,21 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import SENDER, bodies, fetch, message, stuffed
-from hub import DEADLINE, address
-from sizes import noted, reached, sized
-from wide_hub import (
-    Pop3,
-    Smtp,
-    WideHub,
-    connect,
-    pop3,
-    smtp,
-    wait_for_lines,
-)
 
 from metad import limits
 from metad.workers.memory import Bound
+from tests.support import storm
+from tests.support.clients import SENDER, bodies, fetch, message, stuffed
+from tests.support.hub import DEADLINE, address
+from tests.support.sizes import noted, reached, sized
+from tests.support.wide_hub import Pop3, Smtp, WideHub, connect, pop3, smtp, wait_for_lines
 
 BOXES = [f"abuse{number}" for number in range(8)]
 MEBIBYTE = 1 << 20
@@ -362,7 +355,7 @@ def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailb
     port = hub.places["smtp"][1]
     storms = [
         subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("storm.py"), str(port), str(count), first],
+            [sys.executable, Path(storm.__file__), str(port), str(count), first],
             stdout=subprocess.PIPE,
             text=True,
         )

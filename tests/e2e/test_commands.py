@@ -6,8 +6,9 @@ import signal
 import subprocess
 
 import pytest
-from clients import Pop3Line, SmtpLine, deliver, fetch, message, stranger
-from hub import DEADLINE, METAD, Hub, address, free_ports
+
+from tests.support.clients import Pop3Line, SmtpLine, deliver, fetch, message, stranger
+from tests.support.hub import DEADLINE, METAD, Hub, address, free_ports
 
 EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE, EX_OSERR, EX_CONFIG = 65, 67, 69, 71, 78
 

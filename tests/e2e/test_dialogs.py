@@ -24,8 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import HOSTNAME, PASSWORD, address
-from wide_hub import KINDS, Smtp, WideHub, connect
+
+from tests.support.hub import HOSTNAME, PASSWORD, address
+from tests.support.wide_hub import KINDS, Smtp, WideHub, connect
 
 HERE = Path(__file__).parents[1] / "dialogs"
 FILES = sorted(HERE.glob("*/*.txt"))

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from clients import SENDER, Pop3Line, SmtpLine, bodies, deliver, in_time, message
-from hub import METAD, USER, Hub, address
+
+from tests.support.clients import SENDER, Pop3Line, SmtpLine, bodies, deliver, in_time, message
+from tests.support.hub import METAD, USER, Hub, address
 
 SIZE = "64m"
 

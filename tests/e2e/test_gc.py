@@ -11,10 +11,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from clients import Pop3Line, SmtpLine, bodies, deliver, digest, fetch, in_time
-from hub import Hub
 
 from metad.control import request
+from tests.support.clients import Pop3Line, SmtpLine, bodies, deliver, digest, fetch, in_time
+from tests.support.hub import Hub
 
 NAMES = ["alice", "bob", "carol"]
 # Never by itself: these tests ask for what they want.

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import SENDER, bodies, fetch, message, stuffed, without_trace
-from hub import HOSTNAME, address
-from wide_hub import Smtp, WideHub, connect, smtp
+
+from tests.support.clients import SENDER, bodies, fetch, message, stuffed, without_trace
+from tests.support.hub import HOSTNAME, address
+from tests.support.wide_hub import Smtp, WideHub, connect, smtp
 
 BOXES = [f"lmtp{number}" for number in range(20)]
 

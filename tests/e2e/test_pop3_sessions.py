@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from clients import (
+from tests.support.clients import (
     Pop3Line,
     SmtpLine,
     bodies,
@@ -13,7 +13,7 @@ from clients import (
     unique_ids,
     wait_for_login,
 )
-from hub import address
+from tests.support.hub import address
 
 
 def test_a_dropped_connection_deletes_nothing(hub, mailbox):

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from clients import SENDER, bodies, deliver, digest, fetch, message, without_trace
-from hub import DEADLINE, PASSWORD, address
+
+from tests.support.clients import SENDER, bodies, deliver, digest, fetch, message, without_trace
+from tests.support.hub import DEADLINE, PASSWORD, address
 
 TEST = Path(__file__).parents[2] / ".test"
 # Lines that no program has a reason to touch: no trailing blanks, no octets above 127.

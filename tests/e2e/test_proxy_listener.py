@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from clients import SENDER, bodies, message
-from hub import DEADLINE, address
-from wide_hub import Pop3, Smtp, WideHub, connect, log_lines, pop3, wait_for_lines
+
+from tests.support.clients import SENDER, bodies, message
+from tests.support.hub import DEADLINE, address
+from tests.support.wide_hub import Pop3, Smtp, WideHub, connect, log_lines, pop3, wait_for_lines
 
 KINDS = ["smtp", "pop3", "proxied", "proxied-pop3", "proxied-smtps", "proxied-starttls"]
 BOXES = [f"proxy{number}" for number in range(8)]

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import SENDER, digest, fetch, message
-from hub import DEADLINE, address, free_ports, watching
-from wide_hub import WideHub
+
+from tests.support.clients import SENDER, digest, fetch, message
+from tests.support.hub import DEADLINE, address, free_ports, watching
+from tests.support.wide_hub import WideHub
 
 ROOT = Path(os.environ.get("METAD_TEST_ROOT") or Path(__file__).parents[2] / ".test" / "root")
 OWNER, GROUP = "mail", "uucp"

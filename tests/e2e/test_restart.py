@@ -8,7 +8,8 @@ import threading
 from contextlib import suppress
 
 import pytest
-from clients import (
+
+from tests.support.clients import (
     Pop3Line,
     SmtpLine,
     bodies,
@@ -22,8 +23,8 @@ from clients import (
     wait_for_login,
     without_trace,
 )
-from hub import Hub
-from sizes import reached, sized
+from tests.support.hub import Hub
+from tests.support.sizes import reached, sized
 
 NAMES = ["alice", "bob", "carol"]
 

@@ -5,7 +5,8 @@ import smtplib
 import socket
 
 import pytest
-from clients import (
+
+from tests.support.clients import (
     AWKWARD,
     MANY,
     SENDER,
@@ -20,7 +21,7 @@ from clients import (
     stuffed,
     without_trace,
 )
-from hub import PASSWORD, Hub, address
+from tests.support.hub import PASSWORD, Hub, address
 
 
 @pytest.mark.parametrize(

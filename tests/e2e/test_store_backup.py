@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import Pop3Line, SmtpLine, bodies, deliver, digest, message, unique_ids
-from hub import Hub
+
+from tests.support.clients import Pop3Line, SmtpLine, bodies, deliver, digest, message, unique_ids
+from tests.support.hub import Hub
 
 NAMES = ["alice", "bob", "carol"]
 

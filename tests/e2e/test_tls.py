@@ -12,9 +12,20 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from clients import SENDER, bodies, deliver, digest, message
-from hub import DEADLINE, HOSTNAME, PASSWORD, address
-from wide_hub import Pop3, Smtp, WideHub, certificate, connect, log_lines, pop3, smtp, trusting
+
+from tests.support.clients import SENDER, bodies, deliver, digest, message
+from tests.support.hub import DEADLINE, HOSTNAME, PASSWORD, address
+from tests.support.wide_hub import (
+    Pop3,
+    Smtp,
+    WideHub,
+    certificate,
+    connect,
+    log_lines,
+    pop3,
+    smtp,
+    trusting,
+)
 
 KINDS = ["smtp", "pop3", "starttls", "smtps", "stls", "pop3s", "lmtp-starttls"]
 BOXES = [f"tls{number}" for number in range(12)]

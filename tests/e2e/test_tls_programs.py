@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import SENDER, bodies, digest, fetch, message
-from hub import DEADLINE, HOSTNAME, PASSWORD, address
-from wide_hub import WideHub, certificate, smtp
+
+from tests.support.clients import SENDER, bodies, digest, fetch, message
+from tests.support.hub import DEADLINE, HOSTNAME, PASSWORD, address
+from tests.support.wide_hub import WideHub, certificate, smtp
 
 BOXES = [f"prog{number}" for number in range(12)]
 PLAIN = b"some text\r\n\r\n..dots\r\nlast line\r\n"

@@ -8,7 +8,8 @@ import shutil
 import time
 
 import pytest
-from clients import (
+
+from tests.support.clients import (
     SENDER,
     Pop3Line,
     SmtpLine,
@@ -19,8 +20,8 @@ from clients import (
     stuffed,
     unique_ids,
 )
-from commands import metad
-from hub import DEADLINE, PASSWORD, Hub, address
+from tests.support.commands import metad
+from tests.support.hub import DEADLINE, PASSWORD, Hub, address
 
 SETTINGS = """
 [quota]

@@ -9,10 +9,11 @@ import poplib
 import pwd
 
 import pytest
-from clients import deliver, fetch, message, unique_ids
-from commands import metad
-from dovecot import MASTER, MASTER_PASSWORD, PASSWORD, dovecot
-from hub import USER, Hub, address
+
+from tests.support.clients import deliver, fetch, message, unique_ids
+from tests.support.commands import metad
+from tests.support.dovecot import MASTER, MASTER_PASSWORD, PASSWORD, dovecot
+from tests.support.hub import USER, Hub, address
 
 
 def imap_messages(server, user):

@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import pytest
-from clients import Pop3Line, bodies, deliver, fetch, in_time, message
-from hub import Hub, address
 
 from metad.cli.context import become_owner
 from metad.control import request
 from metad.users.account import Policy
 from metad.users.database import UserDatabase
+from tests.support.clients import Pop3Line, bodies, deliver, fetch, in_time, message
+from tests.support.hub import Hub, address
 
 # Never by itself: these tests ask for what they want.
 QUIET = "[collector]\nidle_seconds = 86400\n"

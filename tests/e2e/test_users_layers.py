@@ -9,9 +9,19 @@ import shutil
 from pathlib import Path
 
 import pytest
-from clients import Pop3Line, SmtpLine, bodies, deliver, fetch, message, stuffed, unique_ids
-from commands import metad
-from hub import Hub, HubError, address
+
+from tests.support.clients import (
+    Pop3Line,
+    SmtpLine,
+    bodies,
+    deliver,
+    fetch,
+    message,
+    stuffed,
+    unique_ids,
+)
+from tests.support.commands import metad
+from tests.support.hub import Hub, HubError, address
 
 _spec = importlib.util.spec_from_file_location(
     "layer_example", Path(__file__).parents[1] / "layers" / "test_example.py"
@@ -24,7 +34,7 @@ _spec.loader.exec_module(example)
 FAILING = """
 from metad.layers.base import Incoming, Layer, Maildrop
 from metad.store.ids import HubClock, IdMaker
-from metad.osio import Osio
+from metad.system.osio import Osio
 
 BODY = b"Subject: x\\r\\n\\r\\n.\\r\\n"
 

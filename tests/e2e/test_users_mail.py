@@ -10,9 +10,10 @@ import socket
 import threading
 
 import pytest
-from clients import deliver, fetch, message, unique_ids, wait_for_login
-from commands import metad
-from hub import PASSWORD, Hub, address
+
+from tests.support.clients import deliver, fetch, message, unique_ids, wait_for_login
+from tests.support.commands import metad
+from tests.support.hub import PASSWORD, Hub, address
 
 MBOX = b"""\
 From ann@client.test Mon Nov 23 12:00:00 2026

@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import campaign
 import pytest
-from oracle import Ledger, digest
-from osio_kit import SEED, FakeClock, KitOsio
-from sizes import reached, sized
-from store_kit import StoreKit
 
 from metad.errors import DamagedError
-from metad.store import header, record
-from metad.store.index import Index
+from metad.store.index.index import Index
+from metad.store.log import header, record
+from metad.store.log.scan import Found, Scanner
 from metad.store.reader import Reader
-from metad.store.scan import Found, Scanner
+from tests.support import power_campaign
+from tests.support.oracle import Ledger, digest
+from tests.support.osio_kit import SEED, FakeClock, KitOsio
+from tests.support.sizes import reached, sized
+from tests.support.store_kit import StoreKit
 
 SIZE = 8 * 1024
 EVERY = 1 << 30  # more than there are
@@ -93,7 +93,7 @@ class Small:
 
     def judge(self, changed: dict[str, bytes], touched: frozenset[bytes]) -> set[bytes]:
         """Recover without an index.  What is lost or damaged; raises if more than `touched`."""
-        campaign.lay_out({**self.logs, **changed}, self.store.logs, self.store.logs)
+        power_campaign.lay_out({**self.logs, **changed}, self.store.logs, self.store.logs)
         with StoreKit(self.data, KitOsio(clock=FakeClock()), size=SIZE) as kit:
             kit.drop_index()
             kit.recover()
@@ -120,7 +120,7 @@ class Small:
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Small]:
-    data = campaign.scratch()
+    data = power_campaign.scratch()
     try:
         yield Small(data)
     finally:
@@ -153,7 +153,7 @@ def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
     for path, at in positions(small, sized(600, EVERY)):
         data = bytearray(small.logs[path])
         data[at] ^= 1 << rng.randrange(8)
-        with campaign.blame(f"{os.path.basename(path)} octet {at} seed {SEED}"):
+        with power_campaign.blame(f"{os.path.basename(path)} octet {at} seed {SEED}"):
             losses += bool(small.judge({path: bytes(data)}, touched(small, path, at)))
         reached("row 8, octets of logs flipped", 1)
     assert losses > 100
@@ -166,7 +166,7 @@ def test_a_spoiled_sector_of_a_log_costs_at_most_what_lay_in_it(small: Small) ->
         data = bytearray(small.logs[path])
         data[at : at + 512] = rng.randbytes(512)
         hit = [p.ids for p in small.pieces if p.path == path and p.start < at + 512 and p.end > at]
-        with campaign.blame(f"{os.path.basename(path)} sector at {at} seed {SEED}"):
+        with power_campaign.blame(f"{os.path.basename(path)} sector at {at} seed {SEED}"):
             small.judge({path: bytes(data)}, frozenset().union(*hit))
 
 
@@ -175,7 +175,7 @@ def test_a_truncated_log_keeps_what_lies_before_the_cut(small: Small) -> None:
     every = [(path, at) for path in small.logs for at in range(512, SIZE)]
     for path, at in rng.sample(every, min(len(every), sized(150, 1500))):
         gone = [p.ids for p in small.pieces if p.path == path and p.end > at]
-        with campaign.blame(f"{os.path.basename(path)} cut to {at} seed {SEED}"):
+        with power_campaign.blame(f"{os.path.basename(path)} cut to {at} seed {SEED}"):
             small.judge({path: small.logs[path][:at]}, frozenset().union(*gone))
 
 
@@ -208,8 +208,8 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
     """The index may be unreadable, or may lose entries until it is rebuilt; LMDB may even end the
     process on a damaged page.  It may not lie about a body."""
     rng = random.Random(SEED)
-    campaign.lay_out(small.logs, small.store.logs, small.store.logs)
-    directory = campaign.scratch()
+    power_campaign.lay_out(small.logs, small.store.logs, small.store.logs)
+    directory = power_campaign.scratch()
     data = small.index_files["data.mdb"]
     used = [at for at in range(len(data)) if data[at]]
     outcomes: dict[int, int] = {}
@@ -217,7 +217,7 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
         for at in rng.sample(used, min(len(used), sized(250, 2500))):
             spoiled = bytearray(data)
             spoiled[at] ^= 1 << rng.randrange(8)
-            campaign.lay_out({"/data.mdb": bytes(spoiled)}, "", str(directory))
+            power_campaign.lay_out({"/data.mdb": bytes(spoiled)}, "", str(directory))
             child = os.fork()
             if not child:
                 signal.alarm(10)
@@ -238,7 +238,7 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
 
 
 def test_whatever_the_index_was_a_rebuild_has_everything(small: Small) -> None:
-    campaign.lay_out(small.logs, small.store.logs, small.store.logs)
+    power_campaign.lay_out(small.logs, small.store.logs, small.store.logs)
     with StoreKit(small.data, KitOsio(clock=FakeClock()), size=SIZE) as kit:
         index = Path(kit.store.index)
         for content in (b"", os.urandom(4096), small.index_files["data.mdb"][:5000]):

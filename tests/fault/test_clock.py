@@ -7,17 +7,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import campaign
 import pytest
-from osio_kit import SEED, FakeClock, KitOsio, scaled
-from store_kit import StoreKit
+
+from tests.support import power_campaign
+from tests.support.osio_kit import SEED, FakeClock, KitOsio, scaled
+from tests.support.store_kit import StoreKit
 
 DAY = 86_400 * 10**9
 
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    made = campaign.scratch()
+    made = power_campaign.scratch()
     yield made
     shutil.rmtree(made)
 
@@ -33,7 +34,7 @@ def test_ids_are_unique_and_in_order_whatever_the_clocks_do(data: Path, turn: in
     ids: list[bytes] = []
     last = {0: b"", 1: b""}
     seen: set[tuple[int, int]] = set()
-    with StoreKit(data, KitOsio(clock=clock), size=campaign.SIZE) as kit:
+    with StoreKit(data, KitOsio(clock=clock), size=power_campaign.SIZE) as kit:
         for _ in range(12):
             clock.real += rng.choice([0, 0, -400 * DAY, -DAY, 10**9, 30 * DAY])
             clock.real = max(clock.real, 0)
@@ -65,7 +66,7 @@ def test_ids_are_unique_and_in_order_whatever_the_clocks_do(data: Path, turn: in
 def test_mail_after_a_restart_is_after_mail_before_it(data: Path) -> None:
     """The real clock was set back by a year in between."""
     clock = FakeClock()
-    with StoreKit(data, KitOsio(clock=clock), size=campaign.SIZE) as kit:
+    with StoreKit(data, KitOsio(clock=clock), size=power_campaign.SIZE) as kit:
         kit.start()
         before = [kit.put([1], b"%d" % n).id for n in range(5)]
         kit.stop()
@@ -80,7 +81,7 @@ def test_mail_after_a_restart_is_after_mail_before_it(data: Path) -> None:
 
 def test_two_workers_share_one_order(data: Path) -> None:
     clock = FakeClock()
-    with StoreKit(data, KitOsio(clock=clock), size=campaign.SIZE) as kit:
+    with StoreKit(data, KitOsio(clock=clock), size=power_campaign.SIZE) as kit:
         kit.start(2)
         sent = []
         for number in range(20):
@@ -93,7 +94,7 @@ def test_a_clock_that_stands_still_at_start_gives_new_lives(data: Path) -> None:
     clock = FakeClock()
     clock.step = 0
     seen: list[int] = []
-    with StoreKit(data, KitOsio(clock=clock), size=campaign.SIZE) as kit:
+    with StoreKit(data, KitOsio(clock=clock), size=power_campaign.SIZE) as kit:
         for _ in range(5):
             kit.start(2)
             kit.put([1], b"x", 0)

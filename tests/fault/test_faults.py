@@ -12,15 +12,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import campaign
 import pytest
-from oracle import Ledger
-from osio_kit import SEED, FakeClock, Faults, KitOsio
-from power_kit import Disk
-from sizes import reached, sized
-from store_kit import StoreKit
 
 from metad.errors import MetadError
+from tests.support import power_campaign
+from tests.support.oracle import Ledger
+from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio
+from tests.support.power_kit import Disk
+from tests.support.sizes import reached, sized
+from tests.support.store_kit import StoreKit
 
 KINDS = ("open", "pread", "write", "sync", "dir-sync", "allocate", "rename", "unlink")
 
@@ -55,23 +55,23 @@ def mixed(kit: StoreKit, rng: random.Random) -> None:
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    made = campaign.scratch()
+    made = power_campaign.scratch()
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture
-def judge() -> Iterator[campaign.Judge]:
-    made = campaign.Judge()
+def judge() -> Iterator[power_campaign.Judge]:
+    made = power_campaign.Judge()
     yield made
     made.close()
 
 
-def attempt(data: Path, faults: Faults, judge: campaign.Judge, name: str) -> KitOsio:
+def attempt(data: Path, faults: Faults, judge: power_campaign.Judge, name: str) -> KitOsio:
     """One run with its faults, then the verdicts."""
     shutil.rmtree(data, ignore_errors=True)
     osio = KitOsio(str(data / "logs"), record=True, faults=faults, clock=FakeClock())
-    with campaign.blame(name), StoreKit(data, osio, size=campaign.SIZE) as kit:
+    with power_campaign.blame(name), StoreKit(data, osio, size=power_campaign.SIZE) as kit:
         run(kit, SEED)
         assert not osio.retried, f"synced again after a failure: {osio.retried}"
         osio.faults = None
@@ -83,12 +83,12 @@ def attempt(data: Path, faults: Faults, judge: campaign.Judge, name: str) -> Kit
             kit.check()
             assert kit.put([1], b"and on it goes").acked
             kit.check()
-    with campaign.blame(f"{name}, then a power cut"):
+    with power_campaign.blame(f"{name}, then a power cut"):
         cut(osio, str(data / "logs"), judge)
     return osio
 
 
-def cut(osio: KitOsio, place: str, judge: campaign.Judge) -> None:
+def cut(osio: KitOsio, place: str, judge: power_campaign.Judge) -> None:
     """The power goes at the end of the run: nothing under way, or all of it, or some."""
     disk, ledger = Disk(), Ledger()
     for op in osio.ops:
@@ -106,7 +106,7 @@ def ordinals(data: Path, kind: str) -> range:
     faults = Faults()
     shutil.rmtree(data, ignore_errors=True)
     osio = KitOsio(str(data / "logs"), faults=faults, clock=FakeClock())
-    with StoreKit(data, osio, size=campaign.SIZE) as kit:
+    with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
         run(kit, SEED)
     count = faults.counts[kind]
     step = max(1, count // sized(25, count))
@@ -115,7 +115,9 @@ def ordinals(data: Path, kind: str) -> range:
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_call_fails(data: Path, judge: campaign.Judge, kind: str, persistent: bool) -> None:
+def test_every_call_fails(
+    data: Path, judge: power_campaign.Judge, kind: str, persistent: bool
+) -> None:
     code = errno.ENOSPC if kind in ("allocate", "dir-sync") else errno.EIO
     hits = 0
     for ordinal in ordinals(data, kind):
@@ -129,7 +131,7 @@ def test_every_call_fails(data: Path, judge: campaign.Judge, kind: str, persiste
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
 @pytest.mark.parametrize("error", [0, errno.ENOSPC, errno.EDQUOT])
 def test_every_write_is_short_or_finds_no_space(
-    data: Path, judge: campaign.Judge, error: int, persistent: bool
+    data: Path, judge: power_campaign.Judge, error: int, persistent: bool
 ) -> None:
     for ordinal in ordinals(data, "write"):
         faults = Faults("write", ordinal, error, persistent, short=not error)
@@ -143,7 +145,7 @@ def test_a_failed_sync_is_the_last_of_its_file(data: Path) -> None:
     for ordinal in range(1, 40, max(1, 4 // sized(1, 4))):
         shutil.rmtree(data, ignore_errors=True)
         osio = KitOsio(str(data / "logs"), record=True, clock=FakeClock())
-        with StoreKit(data, osio, size=campaign.SIZE) as kit:
+        with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
             kit.start(1)
             osio.faults = Faults("sync", ordinal)
             rng = random.Random(ordinal)
@@ -167,7 +169,7 @@ def mixed_one(kit: StoreKit, rng: random.Random) -> None:
 def test_with_a_full_disk_the_mail_is_served_and_refused(data: Path) -> None:
     """Row 7: no space for a new log, later there is."""
     osio = KitOsio(str(data / "logs"), clock=FakeClock())
-    with StoreKit(data, osio, size=campaign.SIZE) as kit:
+    with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
         kit.start(1)
         sent = [kit.put([1], b"x" * 1500) for _ in range(5)]
         osio.faults = Faults("allocate", 1, errno.ENOSPC, persistent=True)
@@ -190,7 +192,7 @@ def test_with_a_full_disk_the_mail_is_served_and_refused(data: Path) -> None:
 def test_a_disk_that_is_full_now_and_then(data: Path) -> None:
     osio = KitOsio(str(data / "logs"), clock=FakeClock())
     rng = random.Random(SEED)
-    with StoreKit(data, osio, size=campaign.SIZE) as kit:
+    with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
         kit.start(2)
         for round_ in range(20):
             osio.faults = (

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mutations import CORPUS, mutants
+from tests.fuzz.mutations import CORPUS, mutants
 
 NAMES = sorted(path.name for path in CORPUS.iterdir())
 Target = Callable[[bytes], None]
@@ -41,7 +41,7 @@ def keeping(name: str, target: Target) -> Target:
 
 def by_chance(name: str, seconds: float) -> int:
     """The number of inputs tried."""
-    from targets import TARGETS
+    from tests.fuzz.targets import TARGETS
 
     target = keeping(name, TARGETS[name])
     deadline = time.monotonic() + seconds
@@ -61,7 +61,7 @@ def by_coverage(name: str, seconds: float) -> None:
 
     # Ours alone: instrumenting the libraries too takes a minute, and finds their branches.
     with atheris.instrument_imports(include=["metad"], enable_loader_override=False):
-        from targets import TARGETS
+        from tests.fuzz.targets import TARGETS
 
     found = os.environ.get("METAD_FUZZ_FOUND") or tempfile.mkdtemp(prefix=f"metad-fuzz-{name}.")
     Path(found).mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from metad import x509
-from metad.config import parse
+from metad.config.model import parse
 from metad.errors import ConfigError, DataError, Reply
 from metad.protocol import proxy, sasl, scram
-from metad.protocol.pop3 import (
+from metad.protocol.pop3.machine import (
     Login,
     Pop3,
     Pop3Settings,
@@ -30,7 +29,7 @@ from metad.protocol.pop3 import (
     StartTls,
     Top,
 )
-from metad.protocol.smtp import (
+from metad.protocol.smtp.machine import (
     Aborted,
     BodyChunk,
     EndOfMessage,
@@ -39,9 +38,10 @@ from metad.protocol.smtp import (
     Smtp,
     SmtpSettings,
 )
-from metad.store import record
-from metad.users import importers
-from metad.users.entries import BadLine
+from metad.store.log import record
+from metad.tls import x509
+from metad.users.imports import importers
+from metad.users.imports.import_entries import BadLine
 from metad.users.passwords import fake
 
 STORED = Reply(250, "2.0.0", "Ok: stored")

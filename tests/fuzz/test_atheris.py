@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import CORPUS
-from sizes import reached, sized
+
+from tests.fuzz.mutations import CORPUS
+from tests.support.sizes import reached, sized
 
 SECONDS = sized(1, 10)
 

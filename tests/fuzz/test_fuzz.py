@@ -9,9 +9,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutations import WORDS, corpus, mutants
-from sizes import SEED, reached, scaled
-from targets import TARGETS
+
+from tests.fuzz.mutations import WORDS, corpus, mutants
+from tests.fuzz.targets import TARGETS
+from tests.support.sizes import SEED, reached, scaled
 
 # Inputs of each target: about a second's worth, and ten seconds' in CI.
 COUNTS = {"smtp": 1000, "repair": 600, "lmtp": 600, "pop3": 2000, "proxy": 4000, "settings": 4000}

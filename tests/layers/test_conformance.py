@@ -6,12 +6,12 @@ from metad.layers.logs import LogLayer
 from metad.layers.null import NullLayer
 from metad.layers.sort import SortLayer
 from metad.layers.testing import Conformance
-from metad.osio import Osio
-from metad.store import index_state
 from metad.store.identity import open_store
 from metad.store.ids import clock_offset
-from metad.store.recovery import Recovery
-from metad.store.table import LogTable
+from metad.store.index import state as index_state
+from metad.store.log_table import LogTable
+from metad.store.recovery.hub import Recovery
+from metad.system.osio import Osio
 
 
 class TestLog(Conformance):

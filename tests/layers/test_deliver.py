@@ -10,8 +10,8 @@ from metad.budget import Budget
 from metad.layers.base import Envelope, Recipient
 from metad.layers.logs import LogLayer
 from metad.limits import CHUNK_MEMORY
-from metad.osio import Osio
-from metad.store.commit import Committer
+from metad.store.commit.committer import Committer
+from metad.system.osio import Osio
 
 ENVELOPE = Envelope(bytes(16), "local", "c", "", (Recipient(2, "a@x.org"),), b"T: r\r\n", 600, 0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.layers.sort import TEMPLATE, Places, SortLayer, UnsafeAddressError
 from metad.layers.testing import HEADER, Bench, Conformance
-from metad.osio import Osio
+from metad.system.osio import Osio
 
 
 class Suite(Conformance):

@@ -10,7 +10,7 @@ import pytest
 from metad.budget import Budget, Lease
 from metad.layers.spool import Spool, SpooledBody
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
-from metad.osio import Osio
+from metad.system.osio import Osio
 
 
 def spool(path: Path, budget: Budget) -> Spool:

@@ -16,19 +16,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-import campaign
-from oracle import Ledger, digest
-from osio_kit import SEED, KitOsio
-from sizes import reached, sized
-from store_kit import BOUNDS, StoreKit
-
 from metad.errors import RefusedError
-from metad.store import record
-from metad.store.commit import Append, Committer, append_deletion
+from metad.store.commit.committer import Append, Committer, append_deletion
 from metad.store.ids import IdMaker
-from metad.store.index import Index
-from metad.store.source import LogSettings, LogSource
-from metad.store.table import LogTable
+from metad.store.index.index import Index
+from metad.store.log import record
+from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_table import LogTable
+from tests.support import power_campaign
+from tests.support.oracle import Ledger, digest
+from tests.support.osio_kit import SEED, KitOsio
+from tests.support.sizes import reached, sized
+from tests.support.store_kit import BOUNDS, StoreKit
 
 LOG_SIZE = 64 * 1024
 BEGIN_SECONDS = 60.0
@@ -193,7 +192,7 @@ def note_sent_first(ledger: Ledger, heard: bytes) -> None:
 
 
 def campaign_of_kills(seed: int, rounds: int) -> int:
-    data = campaign.scratch()
+    data = power_campaign.scratch()
     rng = random.Random(seed)
     try:
         done = acked = 0
@@ -201,7 +200,7 @@ def campaign_of_kills(seed: int, rounds: int) -> int:
             shutil.rmtree(data)
             with StoreKit(data, KitOsio(), size=LOG_SIZE) as kit:
                 for _ in range(min(5, rounds - done)):
-                    with campaign.blame(f"kill {done}, seed {seed}"):
+                    with power_campaign.blame(f"kill {done}, seed {seed}"):
                         count = round_of_kills(kit, rng)
                     done += 1
                 acked += count
@@ -212,7 +211,7 @@ def campaign_of_kills(seed: int, rounds: int) -> int:
 
 def test_no_kill_loses_or_revives_mail() -> None:
     rounds = sized(30, 500)
-    acked = campaign.spread(lambda job: campaign_of_kills(SEED + job, rounds), 2)
+    acked = power_campaign.spread(lambda job: campaign_of_kills(SEED + job, rounds), 2)
     reached("row 2, kill -9 of a store's process: kills", 2 * 2 * rounds)
     reached("row 2, kill -9 of a store's process: messages acknowledged", acked)
     assert acked > 10 * rounds

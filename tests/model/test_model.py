@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-import campaign
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,11 +20,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )  # fmt: skip
-from osio_kit import SEED, FakeClock, Faults, KitOsio
-from sizes import reached, sized
-from store_kit import Sent, StoreKit
 
 from metad.errors import RefusedError
+from tests.support import power_campaign
+from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio
+from tests.support.sizes import reached, sized
+from tests.support.store_kit import Sent, StoreKit
 
 STEPS = 40
 BOXES = st.lists(st.integers(1, 4), min_size=1, max_size=4, unique=True)
@@ -40,9 +40,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.data = campaign.scratch()
+        self.data = power_campaign.scratch()
         self.clock = FakeClock()
-        self.kit = StoreKit(self.data, KitOsio(clock=self.clock), size=campaign.SIZE)
+        self.kit = StoreKit(self.data, KitOsio(clock=self.clock), size=power_campaign.SIZE)
         self.kit.eager = False
         self.model: dict[int, dict[bytes, bytes]] = {box: {} for box in range(1, 5)}
 
@@ -170,6 +170,6 @@ def examples(count: int, number: int) -> int:
 def test_the_store_is_as_the_model_says() -> None:
     """Its assertions are those of the machine's rules and invariants."""
     count = sized(50, 750)
-    steps = campaign.spread(lambda job: examples(count, SEED + job), 2)
+    steps = power_campaign.spread(lambda job: examples(count, SEED + job), 2)
     reached("row 12, the store against a dict: steps", steps)
     assert steps > 2 * 20 * count

@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
-from mutants import MUTANTS, Mutant
-from sizes import SCALE, SEED, reached
+
+from tests.mutants.mutants import MUTANTS, Mutant
+from tests.support.sizes import SCALE, SEED, reached
 
 TESTS = Path(__file__).parent.parent
 CAUGHT, SURVIVED, NOT_THERE = 1, 0, 77
 WITNESS_SEED = "1999"
-KITS = (
-    *("sizes", "osio_kit", "store_kit", "power_kit", "collector_kit", "kill_kit"),
-    *("campaign", "oracle"),
-)
 
 # Each costs half a second of a processor: a developer tries a third, other ones with every seed.
 TRIED = MUTANTS if SCALE else random.Random(SEED).sample(MUTANTS, len(MUTANTS) // 3)
+
+
+def kept(name: str) -> bool:
+    """Modules that did not take anything from the good program when they were imported."""
+    return name.startswith("tests.mutants") or name.endswith("conftest")
 
 
 def verdict(mutant: Mutant | None, test: str) -> int:
@@ -42,7 +44,9 @@ def verdict(mutant: Mutant | None, test: str) -> int:
             # Caught is caught: nobody reads the smallest example.
             settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
             settings.load_profile("mutants")
-            for name in [name for name in sys.modules if name.startswith("test_") or name in KITS]:
+            for name in [
+                name for name in sys.modules if name.startswith("tests.") and not kept(name)
+            ]:
                 del sys.modules[name]  # what they took from the good program at import
             if mutant is not None:
                 mutant.apply()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from osio_kit import Faults, KitOsio
-from store_kit import StoreKit
-
-from metad.store import header
+from metad.store.log import header
+from tests.support.osio_kit import Faults, KitOsio
+from tests.support.store_kit import StoreKit
 
 
 def test_an_empty_successor_keeps_its_word(tmp_path: Path) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "e2e"))
+from tests.support.live import LiveHub
 
 
 @pytest.fixture
 def sabotaged(monkeypatch):
     """Makes hubs whose workers can be made to fail (see sabotage/sitecustomize.py)."""
-    from live import LiveHub
-
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).with_name("sabotage")))
     return LiveHub
 

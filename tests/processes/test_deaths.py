@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live import NAMES, LiveHub, collector, index_locked, recovery, strike
-from load import KILLS, Load, show
-from sizes import reached, sized
+
+from tests.support.live import NAMES, LiveHub, collector, index_locked, recovery, strike
+from tests.support.load import KILLS, Load, show
+from tests.support.sizes import reached, sized
 
 
 @pytest.fixture

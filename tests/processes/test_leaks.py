@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import posix_ipc
 import pytest
-from clients import deliver, message
-from live import LOOK_SECONDS, LiveHub, collector, strike
-from sizes import reached, sized
 
 from metad import nanny
 from metad.control import Client
-from metad.privileges import Identity
-from metad.shm import PROCESSES, Cell, SharedArea
+from metad.system.privileges import Identity
+from metad.system.shared_memory import PROCESSES, Cell, SharedArea
+from tests.support.clients import deliver, message
+from tests.support.live import LOOK_SECONDS, LiveHub, collector, strike
+from tests.support.sizes import reached, sized
 
 MOST_GROWTH = 1024  # KiB of resident memory, over all rounds
 

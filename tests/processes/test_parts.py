@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from metad import confine, privileges, shm, systemd
 from metad.errors import CannotCreateError, ConfigError, OsError
 from metad.master.children import Family, Wanted
 from metad.master.datadir import take_lock
-from metad.pidfile import PidFile
-from metad.privileges import Identity
-from metad.shm import Role, SharedArea
-from metad.systemd import Notifier, passed_sockets
-from metad.workers.base import EXIT_BOOT, Birth, describe
+from metad.system import landlock, privileges, shared_memory, systemd
+from metad.system.pidfile import PidFile
+from metad.system.privileges import Identity
+from metad.system.shared_memory import Role, SharedArea
+from metad.system.systemd import Notifier, passed_sockets
+from metad.workers.child import EXIT_BOOT, Birth, describe
 
 
 def in_child(action: Callable[[], object]) -> str:
@@ -47,7 +47,7 @@ def in_child(action: Callable[[], object]) -> str:
 @pytest.fixture
 def confined(tmp_path):
     """Does something in a process that has only `tmp_path`/mine left."""
-    if not confine.version():
+    if not landlock.version():
         pytest.skip("this kernel has no Landlock")
     (tmp_path / "mine").mkdir()
     (tmp_path / "other").write_text("x")
@@ -55,7 +55,7 @@ def confined(tmp_path):
     def run(action: Callable[[], object]) -> str:
         def inside() -> object:
             privileges.no_new_privileges()
-            confine.confine([tmp_path / "mine"])
+            landlock.confine([tmp_path / "mine"])
             return action()
 
         return in_child(inside)
@@ -81,7 +81,7 @@ def test_elsewhere_nothing_can_be_opened(confined, tmp_path, path):
 
 
 def test_no_connection_and_no_listener_can_be_made(confined):
-    if confine.version() < 4:
+    if landlock.version() < 4:
         pytest.skip("this kernel's Landlock knows no network")
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
@@ -211,7 +211,7 @@ def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
 
     name = f"/metad-test-{os.getpid()}"
     area = SharedArea.create(name)
-    shm.unlink(name)
+    shared_memory.unlink(name)
     family = Family(area, lambda: None)
     child = family.fork(Wanted(Role.WORKER, 0, main))
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -240,7 +240,7 @@ def test_exit_codes_are_described_for_people():
 def test_the_hub_is_preloaded_and_no_command_line_with_it():
     code = (
         "import sys; from metad.master.preload import preload; preload(); "
-        "print('metad.workers.mail' in sys.modules, 'metad.cli' in sys.modules)"
+        "print('metad.workers.worker' in sys.modules, 'metad.cli' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True False\n"

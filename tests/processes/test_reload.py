@@ -11,11 +11,12 @@ import time
 from contextlib import suppress
 
 import pytest
-from clients import Pop3Line, SmtpLine, deliver, in_time, message
-from hub import DEADLINE, free_ports
-from live import NAMES, LiveHub, as_it_was, wait_gone
-from load import Load
-from sizes import reached, sized
+
+from tests.support.clients import Pop3Line, SmtpLine, deliver, in_time, message
+from tests.support.hub import DEADLINE, free_ports
+from tests.support.live import NAMES, LiveHub, as_it_was, wait_gone
+from tests.support.load import Load
+from tests.support.sizes import reached, sized
 
 
 @pytest.fixture(scope="module")

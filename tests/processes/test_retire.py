@@ -9,11 +9,10 @@ from __future__ import annotations
 import signal
 from contextlib import ExitStack
 
-from clients import fetch, in_time, message
-from live import strike
-from wide_hub import Pop3, Smtp, WideHub, connect
-
 from metad.control import request
+from tests.support.clients import fetch, in_time, message
+from tests.support.live import strike
+from tests.support.wide_hub import Pop3, Smtp, WideHub, connect
 
 KINDS = ["smtp", "smtps", "proxied", "proxied-smtps", "pop3", "pop3s"]
 ROUNDS = 3

@@ -18,15 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from clients import Pop3Line, SmtpLine, bodies, deliver, digest, message
-from hub import DEADLINE, USER, watching
-from live import NAMES, LiveHub, as_it_was, strike
-from load import KILLS, Load, show
-from sizes import reached, sized
 
-from metad import confine
 from metad.cli.launch import _can_read
-from metad.privileges import CAP_SYS_CHROOT, find_user
+from metad.system import landlock
+from metad.system.privileges import CAP_SYS_CHROOT, find_user
+from tests.support.clients import Pop3Line, SmtpLine, bodies, deliver, digest, message
+from tests.support.hub import DEADLINE, USER, watching
+from tests.support.live import NAMES, LiveHub, as_it_was, strike
+from tests.support.load import KILLS, Load, show
+from tests.support.sizes import reached, sized
 
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -135,7 +135,7 @@ def check_privileges(live: NannyHub) -> None:
     facts = live.facts()
     assert facts["chroot"] == str(live.data)
     children = [*facts["workers"], *facts["processes"]]
-    assert {one["landlock"] for one in children} == {confine.version()}
+    assert {one["landlock"] for one in children} == {landlock.version()}
 
 
 def test_no_child_can_write_what_the_next_master_will_be(live):

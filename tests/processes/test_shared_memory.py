@@ -6,13 +6,13 @@ import os
 import random
 
 import pytest
-from clients import bodies, deliver, message
-from hub import Hub
 
-from metad import shm
 from metad.control import request
 from metad.errors import MetadError
-from metad.shm import SharedArea
+from metad.system import shared_memory
+from metad.system.shared_memory import SharedArea
+from tests.support.clients import bodies, deliver, message
+from tests.support.hub import Hub
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_name_that_is_gone_hinders_nobody(hub):
     """Everybody maps it by inheritance; the name is for those who look."""
     kept = message()
     deliver(hub, kept, "alice")
-    shm.unlink(segment(hub))
+    shared_memory.unlink(segment(hub))
     more = message()
     deliver(hub, more, "alice")
     assert bodies(hub, "alice") == [kept, more]
@@ -42,10 +42,10 @@ def test_a_status_of_a_table_that_makes_no_sense_does_not_end_the_hub(hub):
     deliver(hub, sent, "alice")
     area = SharedArea.attach(segment(hub))
     states = area.log_cells()
-    kept, states[shm.LOG_CELLS] = states[shm.LOG_CELLS], 77
+    kept, states[shared_memory.LOG_CELLS] = states[shared_memory.LOG_CELLS], 77
     with pytest.raises(MetadError, match="a bug: ValueError"):
         request(hub.data, "status")
-    states[shm.LOG_CELLS] = kept
+    states[shared_memory.LOG_CELLS] = kept
     assert request(hub.data, "status")["state"] == "serving"
     assert bodies(hub, "alice") == [sent]
 
@@ -58,7 +58,11 @@ def test_octets_scribbled_over_all_of_it_cost_no_mail(hub):
         deliver(hub, one, "alice")
     area = SharedArea.attach(segment(hub))
     cells = area.cells
-    used = shm.HEAD_CELLS + shm.PROCESSES * shm.PROCESS_CELLS + 64 * shm.LOG_CELLS
+    used = (
+        shared_memory.HEAD_CELLS
+        + shared_memory.PROCESSES * shared_memory.PROCESS_CELLS
+        + 64 * shared_memory.LOG_CELLS
+    )
     for at in range(used):
         cells[at] = rng.getrandbits(64)
     hub.kill()

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from clients import bodies, deliver, message
-from hub import DEADLINE, METAD, Hub, lines_of, watching
-from live import LiveHub, strike
+
+from tests.support.clients import bodies, deliver, message
+from tests.support.hub import DEADLINE, METAD, Hub, lines_of, watching
+from tests.support.live import LiveHub, strike
 
 SHARED = Path("/dev/shm")
 
@@ -366,7 +367,7 @@ def read_until_ready(process: subprocess.Popen[str]) -> list[str]:
 
 
 def test_stop_now_waits_for_nobody_and_loses_nothing():
-    from clients import SmtpLine
+    from tests.support.clients import SmtpLine
 
     with LiveHub() as live:
         sent = message()

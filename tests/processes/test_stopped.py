@@ -9,10 +9,11 @@ import threading
 import time
 
 import pytest
-from clients import bodies, deliver, message, together
-from live import NAMES, LiveHub, collector, index_locked, wait_gone
-from load import Load
-from sizes import noted
+
+from tests.support.clients import bodies, deliver, message, together
+from tests.support.live import NAMES, LiveHub, collector, index_locked, wait_gone
+from tests.support.load import Load
+from tests.support.sizes import noted
 
 
 @pytest.fixture

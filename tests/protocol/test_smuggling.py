@@ -9,9 +9,9 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from smtp_session import EHLO, PLAIN, REPAIR, TO_DATA, TO_RCPT, Session, single
 
-from metad.protocol.smtp import Aborted, EndOfMessage, MailFrom, RcptTo, SmtpSettings
+from metad.protocol.smtp.machine import Aborted, EndOfMessage, MailFrom, RcptTo, SmtpSettings
+from tests.support.smtp_session import EHLO, PLAIN, REPAIR, TO_DATA, TO_RCPT, Session, single
 
 ENDS = (
     *(b"\r", b"\n", b"\r\n", b"\n\r", b"\r\r\n", b"\r\n\r", b"\r\r", b"\n\n", b"\0", b""),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from osio_kit import FakeClock, KitOsio
 
 from metad.store.ids import HubClock, IdMaker, clock_offset, time_of
+from tests.support.osio_kit import FakeClock, KitOsio
 
 
 def maker(clock: FakeClock, node: int = 3, life: int = 0x12345) -> IdMaker:

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from oracle import Ledger
-from osio_kit import Faults, KitOsio
-from store_kit import Sent, StoreKit
 
 from metad.errors import DamagedError
-from metad.osio import Osio
-from metad.store import header, logfile, reader
+from metad.store import reader
+from metad.store.log import files as log_files
+from metad.store.log import header
+from metad.store.log_table import State
 from metad.store.reader import Reader, Stored
-from metad.store.table import State
+from metad.system.osio import Osio
+from tests.support.oracle import Ledger
+from tests.support.osio_kit import Faults, KitOsio
+from tests.support.store_kit import Sent, StoreKit
 
 
 @pytest.fixture
@@ -162,7 +164,7 @@ def test_a_reused_log_is_opened_anew(kit: StoreKit) -> None:
     fd = os.open(header.log_path(kit.store.logs, number), os.O_RDWR)
     log = header.read(kit.osio, fd, kit.store.secret)
     assert log is not None
-    logfile.mark_free(kit.osio, fd, log)
+    log_files.mark_free(kit.osio, fd, log)
     os.close(fd)
     kit.drop_index()
     kit.ledger = Ledger()
@@ -196,9 +198,9 @@ def test_a_stream_keeps_the_next_life_away(kit: StoreKit, monkeypatch: pytest.Mo
     next(stream)
     next(stream)
     other = os.open(header.log_path(kit.store.logs, number), os.O_RDWR)
-    assert not logfile.try_reader_lock(other, exclusive=True)
+    assert not log_files.try_reader_lock(other, exclusive=True)
     stream.close()
-    assert logfile.try_reader_lock(other, exclusive=True)
+    assert log_files.try_reader_lock(other, exclusive=True)
     os.close(other)
     assert log.number == number
 
@@ -207,7 +209,7 @@ def test_a_stream_does_not_read_a_log_that_begins_its_next_life(kit: StoreKit) -
     """Who reuses the file holds the lock: what is read now may be overwritten at any moment."""
     sent = kit.put([1], b"x" * 1000)
     other = os.open(header.log_path(kit.store.logs, kit.index.places(sent.id)[0].log), os.O_RDWR)
-    assert logfile.try_reader_lock(other, exclusive=True)
+    assert log_files.try_reader_lock(other, exclusive=True)
     with pytest.raises(DamagedError):
         list(kit.reader.stream(sent.id))
     os.close(other)

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hub import DEADLINE, free_ports, lines_of, session_pids
+
+from tests.support.hub import DEADLINE, free_ports, lines_of, session_pids
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import sizes
 
-TESTS = Path(__file__).parents[1]
+from tests.support import sizes
+
+ROOT = Path(__file__).parents[2]
 CAMPAIGN = """
-import pytest, sizes
+import pytest
+from tests.support import sizes
 
 @pytest.mark.parametrize("part", range(4))
 def test_part(part):
@@ -33,10 +35,10 @@ def test_sums_and_figures_of_all_processes_are_shown(tmp_path, processes):
     (tmp_path / "test_campaign.py").write_text(CAMPAIGN)
     counts = tmp_path / "counts"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "-n", processes, str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-n", processes, str(tmp_path)],
         env={
             **os.environ,
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": str(ROOT),
             "METAD_TEST_COUNTS": str(counts),
             "METAD_TEST_SCALE": "2",
         },

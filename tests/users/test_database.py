@@ -20,7 +20,7 @@ from metad.errors import (
     UnavailableError,
     UnknownUserError,
 )
-from metad.users import environment, lookup, passwords
+from metad.users import lmdb_env, lookup, passwords
 from metad.users.account import MAX_ID, POSTMASTER_ID, login_name
 from metad.users.database import UserDatabase
 
@@ -406,7 +406,7 @@ def test_an_environment_without_tables_is_no_database(path):
 @pytest.mark.parametrize("create", [True, False])
 def test_a_database_of_a_newer_metad_is_refused_untouched(users, path, create):
     users.close()
-    raw_put(path, b"meta", b"format", msgpack.packb(environment.FORMAT + 1))
+    raw_put(path, b"meta", b"format", msgpack.packb(lmdb_env.FORMAT + 1))
     before = (path / "data.mdb").read_bytes()
     with pytest.raises(DataError, match="newer metad"):
         UserDatabase(path, create=create)
@@ -444,7 +444,7 @@ def test_a_record_that_is_no_map_is_told_and_changed_by_nobody(users, path, valu
 
 
 def test_a_full_map_is_no_space_and_adds_nothing_of_the_batch(path, monkeypatch):
-    monkeypatch.setattr(environment, "MAP_SIZE", 256 * 1024)
+    monkeypatch.setattr(lmdb_env, "MAP_SIZE", 256 * 1024)
     with UserDatabase(path, create=True) as users:
         with pytest.raises(NoSpaceError):
             list(

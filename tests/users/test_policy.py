@@ -3,11 +3,11 @@
 import pytest
 
 from metad import limits
-from metad.config import parse
+from metad.config.model import parse
 from metad.errors import DataError, MailboxFullError, OverQuotaError
 from metad.layers.base import Usage
 from metad.users.account import Account, Policy
-from metad.users.logins import LastLogins
+from metad.users.last_logins import LastLogins
 from metad.users.policy import Policies, Quota
 
 EVERYTHING = """

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from osio_kit import FakeClock, KitOsio
-from store_kit import StoreKit
 
-from metad import config
-from metad.shm import Cell, ProcessRow
-from metad.store.locks import MailboxLocks
+from metad.config import model as config_model
+from metad.store.mailbox_locks import MailboxLocks
+from metad.system.shared_memory import Cell, ProcessRow
 from metad.users.account import Policy
 from metad.users.database import UserDatabase
-from metad.workers import collector, expiry
+from metad.workers import collector, expiry_scan
+from tests.support.osio_kit import FakeClock, KitOsio
+from tests.support.store_kit import StoreKit
 
 DEADLINE = 30.0
 ROW, ASKED = 6, 5
@@ -39,8 +39,8 @@ def in_time(condition: Callable[[], bool]) -> bool:
 @pytest.fixture
 def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreKit]:
     """Mail of some years ago for a user whose mail expires, and a hub's start since."""
-    monkeypatch.setattr(expiry, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(expiry, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(expiry_scan, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(expiry_scan, "AGAIN_SECONDS", 0.0)
     with UserDatabase(tmp_path / "users", create=True) as users:
         users.add("ann@x.org")
         users.set_policy("ann@x.org", Policy(expiry=60))
@@ -61,7 +61,7 @@ def running(kit: StoreKit) -> Iterator[ProcessRow]:
     file = kit.data / "metad.toml"
     file.write_text('hostname = "mx.org"\n[store]\nlog_size = "1MiB"\n')
     row, asked = kit.area.process(ROW), kit.area.process(ASKED)
-    settings = config.load(file, kit.data, {})
+    settings = config_model.load(file, kit.data, {})
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_kit import shared
 
-from metad.config import StoreConfig
-from metad.shm import Cell, Role, SharedArea
-from metad.store.table import Row, State
+from metad.config.model import StoreConfig
+from metad.store.log_table import Row, State
+from metad.system.shared_memory import Cell, Role, SharedArea
 from metad.workers.load import Load, Space, space
+from tests.support.store_kit import shared
 
 MIB = 1 << 20
 

@@ -10,7 +10,7 @@ import signal
 import time
 
 from metad.errors import OsError
-from metad.workers import mail
+from metad.workers import worker as mail
 
 _boot, _tick = mail.MailWorker._boot, mail.MailWorker._tick
 

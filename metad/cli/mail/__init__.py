@@ -1,0 +1,1 @@
+"""`metad mail`: the mail of one mailbox, and moving mail in and out."""

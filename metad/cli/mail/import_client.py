@@ -1,0 +1,183 @@
+"""Handing messages to the hub's own process, by the intake of a worker; and a hub for that time.
+
+Rules of this file:
+
+* Without a hub one is started that listens to nobody, and stopped again: there is one way into a
+  log, and one way a log recovers.
+* A message counts as stored when its answer is there, no sooner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from metad.cli.mail.mailfiles import Foreign
+from metad.cli.mail.mailstore import hub_runs
+from metad.config.model import Config
+from metad.control import short_path
+from metad.errors import EX_SOFTWARE, MetadError, UnavailableError
+from metad.protocol.dots import END_LINE, Stuffer
+from metad.system import privileges
+
+SECONDS = 120.0
+# Messages and octets that may be on their way without an answer.
+MESSAGES, OCTETS = 64, 4 << 20
+_READY = b"R"
+
+
+class Deposit:
+    """A connection to a worker's intake.  Raises UnavailableError."""
+
+    def __init__(self, data: Path) -> None:
+        self._socket = _connect(data)
+        self._input = self._socket.makefile("rb")
+        self._waiting: deque[tuple[Foreign, int]] = deque()
+        self._octets = 0
+        self.stored = 0
+        self.refused: list[tuple[Foreign, str]] = []
+
+    def close(self) -> None:
+        self._input.close()
+        self._socket.close()
+
+    def put(self, mailbox: int, message: Foreign) -> None:
+        """Send a message; answers of earlier ones are taken as needed."""
+        wire = Stuffer().feed(message.octets) + END_LINE
+        said: dict[str, Any] = {
+            "mailbox": mailbox, "address": message.address, "sender": message.sender,
+            "uid": message.uid, "time_us": message.time_us, "size": len(wire),
+        }  # fmt: skip
+        while self._waiting and (
+            len(self._waiting) >= MESSAGES or self._octets + len(wire) > OCTETS
+        ):
+            self._take_answer()
+        try:
+            self._socket.sendall(json.dumps(said).encode() + b"\n" + wire)
+        except OSError as error:
+            raise _gone(error) from None
+        self._waiting.append((message, len(wire)))
+        self._octets += len(wire)
+
+    def finish(self) -> None:
+        """Wait until everything is stored or refused."""
+        while self._waiting:
+            self._take_answer()
+
+    def _take_answer(self) -> None:
+        try:
+            line = self._input.readline()
+        except OSError as error:
+            raise _gone(error) from None
+        if not line.endswith(b"\n"):
+            raise _gone(None)
+        answer = json.loads(line)
+        message, size = self._waiting.popleft()
+        self._octets -= size
+        if "id" in answer:
+            self.stored += 1
+        else:
+            self.refused.append((message, str(answer.get("error"))))
+
+
+def _gone(error: OSError | None) -> UnavailableError:
+    why = f": {error.strerror or error}" if error else ""
+    return UnavailableError(f"the hub ended while it took messages{why}; do it again")
+
+
+def _connect(data: Path) -> socket.socket:
+    """To the first worker that answers."""
+    for path in sorted((data / "run").glob("intake-*")):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.settimeout(SECONDS)
+        try:
+            with short_path(path) as short:
+                sock.connect(short)
+        except OSError:
+            sock.close()
+            continue
+        return sock
+    raise UnavailableError(f"no worker of the hub on {data} takes messages now")
+
+
+@contextmanager
+def some_hub(config: Config, data: Path) -> Iterator[None]:
+    """The hub that runs on `data`, or one for as long as this lasts."""
+    if hub_runs(data):
+        yield
+        return
+    quiet = replace(config, data=data, listen=(), user=None, chroot=None)
+    quiet = replace(quiet, store=replace(config.store, workers=1))
+    pid = _start(quiet)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise MetadError(f"the hub that took the messages ended with {code}")
+
+
+def prepare() -> None:
+    """Import what a hub needs, while its code can still be read (it may lie below /root)."""
+    from metad.master.preload import preload
+
+    preload()
+
+
+def _start(config: Config) -> int:
+    """Fork a hub that listens to nobody; its pid once it is ready.  Raises what it says."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+        _be_hub(config, parent, write_end)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as said:
+        first = said.read(1)
+        if first == _READY:
+            return pid
+        error = said.read(4096).decode("utf-8", "replace")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    failure = MetadError(error or f"no hub could be started on {config.data}")
+    failure.exit_code = code if 0 < code < 256 else EX_SOFTWARE
+    raise failure
+
+
+def _be_hub(config: Config, parent: int, write_end: int) -> None:
+    """The whole life of the child."""
+    code = EX_SOFTWARE
+    try:
+        from metad.master.options import Options
+        from metad.master.start import start
+
+        if privileges.die_with_parent(parent, signal.SIGTERM):
+            os.setpgid(0, 0)  # a Ctrl-C is the command's
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            sys.stdout = open(1, "w", closefd=False)
+            code = start(config, Options(ready=lambda: _tell(write_end, _READY)))
+    except MetadError as error:
+        code = error.exit_code
+        _tell(write_end, b"E" + str(error).encode("utf-8", "replace")[:4000])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _tell(fd: int, word: bytes) -> None:
+    with suppress(OSError):
+        os.write(fd, word)

@@ -1,0 +1,77 @@
+"""Reading the log store from a command, beside a hub or without one.
+
+Rules of this file:
+
+* Only read, and only through the index and the verifying reader.
+* Without a hub the index is used only if the next hub would use it: else nobody knows what is in
+  a mailbox before it has recovered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+
+from metad.control import Client
+from metad.errors import MetadError, UnavailableError
+from metad.store.identity import open_store
+from metad.store.index import state as index_state
+from metad.store.index.index import Index
+from metad.store.index.lsm import Usage
+from metad.store.reader import Reader
+from metad.system.osio import Osio
+
+
+class MailStore:
+    """The index and the logs of a store."""
+
+    def __init__(self, data: Path) -> None:
+        """Raises UnavailableError: there is none, or it has to be recovered first."""
+        osio = Osio()
+        try:
+            store = open_store(osio, data)
+            if not os.path.exists(os.path.join(store.index, index_state.DATA_FILE)):
+                raise UnavailableError(f"{data}: there is no mail here")
+            unusable = index_state.why_unusable(osio, store.index, index_state.boot_id())
+            if unusable and not hub_runs(data):
+                raise UnavailableError(f"{data}: the index has to be rebuilt: start the hub once")
+            self.index = Index(store.index)
+        except lmdb.Error as error:
+            raise UnavailableError(f"{data}: the index cannot be read: {error}") from None
+        self.reader = Reader(osio, store, self.index)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.index.close()
+
+
+@contextmanager
+def mail_store(data: Path) -> Iterator[MailStore]:
+    """The store of a hub, open for reading.  Raises UnavailableError."""
+    store = MailStore(data)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def usage_of(data: Path, mailbox: int) -> Usage | None:
+    """What a mailbox holds; None if that is not known now."""
+    try:
+        with mail_store(data) as store:
+            return store.index.usage(mailbox)
+    except MetadError:
+        return None
+
+
+def hub_runs(data: Path) -> bool:
+    """Whether a hub answers on this data directory."""
+    try:
+        Client(data).__exit__()
+    except UnavailableError:
+        return False
+    return True

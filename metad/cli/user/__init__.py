@@ -1,0 +1,1 @@
+"""`metad user`: accounts and aliases."""

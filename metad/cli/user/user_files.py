@@ -1,0 +1,232 @@
+"""`metad user import | export`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metad.cli.context import Place, hub_options
+from metad.cli.user.users import iterations, json_option, open_users, print_array, user
+from metad.config import settings
+from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
+from metad.users import passwords
+from metad.users.account import Account
+from metad.users.database import UserDatabase, account_address
+from metad.users.imports import import_entries, importers
+from metad.users.imports.import_apply import Outcome, Transfer
+
+PROGRESS_SECONDS = 1.0
+# Bad lines shown one by one; the others are counted.
+SHOWN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The options of an import."""
+
+    file: Path
+    kind: str
+    domain: str | None
+    shadow: Path | None
+    least_uid: int
+    dry_run: bool
+    sync: bool
+    as_json: bool
+
+
+@user.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@hub_options
+@click.option(
+    "--format", "kind", type=click.Choice(list(importers.FORMATS)), required=True,
+    help="passwd (and --shadow); csv; Dovecot's passwd-file; Postfix's virtual alias or mailbox "
+    "maps.",
+)  # fmt: skip
+@click.option("--domain", help="The domain of names without one; with --sync, only this one's.")
+@click.option("--shadow", type=click.Path(path_type=Path), help="Where passwd's passwords are.")
+@click.option(
+    "--least-uid", type=click.IntRange(0), default=importers.LEAST_UID, show_default=True,
+    help="Users of passwd below are the system's.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--sync", is_flag=True, help="Remove whom the file does not name.")
+@json_option
+def import_users(place: Place, **given: Any) -> int:
+    """Add and change mailboxes and aliases as a file describes them.
+
+    Again and again with the same file changes nothing.  A bad line is named and passed over; then
+    the exit code is 65, and --sync removes nobody.
+    """
+    wish = Wish(**given)
+    if wish.shadow is not None and wish.kind != "passwd":
+        raise UsageError("--shadow belongs to --format passwd")
+    domain = None if wish.domain is None else _domain(wish.domain)
+    work = iterations(place)
+    with ExitStack() as stack:
+        # The files first: they may be root's alone.
+        shadow = _open(stack, wish.shadow) if wish.shadow else None
+        source = importers.Source(_open(stack, wish.file), domain, shadow, wish.least_uid)
+        database = stack.enter_context(_database(stack, place, wish.dry_run, work))
+        progress = _progress(wish.as_json)
+        transfer = Transfer(database, dry_run=wish.dry_run, progress=progress)
+        transfer.run(importers.read(wish.kind, source))
+        error = _sync(transfer, wish.kind, domain) if wish.sync else None
+    _report(transfer.outcome, error, wish.dry_run, wish.as_json)
+    return EX_DATAERR if transfer.outcome.bad or error else EX_OK
+
+
+def _domain(name: str) -> str:
+    try:
+        return account_address(f"x@{name}").rpartition("@")[2]
+    except DataError:
+        raise UsageError(f"--domain {name!a}: not a domain") from None
+
+
+def _open(stack: ExitStack, path: Path) -> importers.Text:
+    if str(path) == "-":
+        return importers.Text("-", sys.stdin.buffer)
+    try:
+        return importers.Text(str(path), stack.enter_context(path.open("rb")))
+    except OSError as error:
+        raise OsError(f"{path}: {error.strerror}") from None
+
+
+def _database(stack: ExitStack, place: Place, dry_run: bool, work: int) -> UserDatabase:
+    """The database; for a dry run without one, an empty one that is forgotten."""
+    if not dry_run:
+        return UserDatabase(place.make() / "users", create=True, iterations=work)
+    if (place.data / "users" / "data.mdb").exists():
+        return UserDatabase(place.enter() / "users", iterations=work)
+    empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="metad-"))
+    return UserDatabase(Path(empty) / "users", create=True, iterations=work)
+
+
+def _progress(quiet: bool) -> Callable[[Outcome], None]:
+    """A line on a terminal that is written over, once a second."""
+    if quiet or not sys.stderr.isatty():
+        return lambda outcome: None
+    last = time.monotonic()
+
+    def show(outcome: Outcome) -> None:
+        nonlocal last
+        if time.monotonic() - last > PROGRESS_SECONDS:
+            last = time.monotonic()
+            click.echo(f"\r{outcome.lines:,} lines", err=True, nl=False)
+
+    return show
+
+
+def _sync(transfer: Transfer, kind: str, domain: str | None) -> str | None:
+    """Why nothing was removed, if so."""
+    chosen = importers.FORMATS[kind]
+
+    def covers(address: str) -> bool:
+        return domain is None or address.rpartition("@")[2] == domain
+
+    try:
+        transfer.sync(covers, accounts=chosen.accounts, aliases=chosen.aliases)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _report(outcome: Outcome, error: str | None, dry_run: bool, as_json: bool) -> None:
+    counts = {name: getattr(outcome, name) for name in ("added", "changed", "unchanged", "removed")}
+    if as_json:
+        bad = [one._asdict() for one in outcome.bad]
+        facts = counts | {"bad": bad, "weak_hashes": outcome.weak, "dry_run": dry_run}
+        click.echo(json.dumps(facts | {"error": error}, ensure_ascii=False))
+        return
+    for one in outcome.bad[:SHOWN]:
+        text = f"{one.place}: {one.reason}"
+        click.echo(text if text.isprintable() else ascii(text)[1:-1], err=True)
+    if len(outcome.bad) > SHOWN:
+        click.echo(f"and {len(outcome.bad) - SHOWN:,} more bad lines", err=True)
+    if outcome.weak:
+        click.echo(f"metad: warning: {outcome.weak:,} passwords are weak hashes", err=True)
+    if error:
+        click.echo(f"metad: warning: {error}", err=True)
+    text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    click.echo(f"{'would be: ' if dry_run else ''}{text}, bad {len(outcome.bad):,}")
+
+
+# --- Export ---------------------------------------------------------------------------------------
+
+
+@user.command("export")
+@hub_options
+@click.option("--domain", help="Only the addresses of this domain.")
+@click.option("--no-secrets", is_flag=True, help="Without anything of the passwords.")
+@json_option
+def export_users(place: Place, domain: str | None, no_secrets: bool, as_json: bool) -> None:
+    """Write mailboxes and aliases to standard output, as CSV that `import` reads.
+
+    The password hashes are in it: keep it as you keep a shadow file.
+    """
+    wanted = _domain(domain) if domain is not None else None
+    with open_users(place) as database:
+        rows = (
+            row
+            for row in _rows(database, secrets=not no_secrets)
+            if wanted is None or row["address"].rpartition("@")[2] == wanted
+        )
+        if as_json:
+            print_array(rows)
+            return
+        click.echo(_csv_line(importers.COLUMNS), nl=False)
+        for row in rows:
+            click.echo(_csv_line([_cell(row.get(name)) for name in importers.COLUMNS]), nl=False)
+
+
+def _rows(database: UserDatabase, *, secrets: bool) -> Iterator[dict[str, Any]]:
+    for account in database.accounts():
+        yield _row(database, account, secrets)
+    for alias in database.aliases():
+        yield {"address": alias.address, "members": list(alias.members)}
+
+
+def _row(database: UserDatabase, account: Account, secrets: bool) -> dict[str, Any]:
+    policy = account.policy
+    row: dict[str, Any] = {
+        "address": account.address,
+        "quota": None if policy.quota is None else settings.show_size(policy.quota),
+        "messages": policy.messages,
+        "expiry": None if policy.expiry is None else settings.show_duration(policy.expiry),
+        "login_delay": None
+        if policy.login_delay is None
+        else settings.show_duration(policy.login_delay),
+        "disabled": account.disabled or None,
+    }
+    if secrets and account.has_password:
+        record = database.record(account.address)
+        keys = passwords.unpacked(record.get("scram"))
+        row |= {
+            "hash": record.get("hash"),
+            "scram": import_entries.show_scram(keys) if keys else None,
+        }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(value)
+    return "" if value is None else str(value)
+
+
+def _csv_line(cells: Any) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,166 @@
+"""`metad user add | remove | passwd | list`: works on the database itself, hub or no hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from metad import limits
+from metad.cli.context import Place, hub_options
+from metad.cli.lazy import LazyGroup
+from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
+from metad.users.database import Account, UserDatabase
+
+password_stdin = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input, one line."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# What is not in this file.
+_ELSEWHERE = {
+    "alias": "user.user_edit:alias",
+    "export": "user.user_files:export_users",
+    "import": "user.user_files:import_users",
+    "set": "user.user_edit:set_user",
+    "show": "user.user_edit:show",
+}
+
+
+@click.group(cls=LazyGroup, places=_ELSEWHERE, no_args_is_help=False)
+def user() -> None:
+    """Mailboxes and aliases: add, change, remove, list, import, export."""
+
+
+@user.command()
+@click.argument("address")
+@hub_options
+@password_stdin
+@click.option("--no-password", is_flag=True, help="A mailbox that nobody can log in to yet.")
+@json_option
+def add(place: Place, address: str, password_stdin: bool, no_password: bool, as_json: bool) -> None:
+    """Add a mailbox; makes the data directory if it is the first."""
+    if password_stdin and no_password:
+        raise UsageError("--password-stdin and --no-password exclude each other")
+    work = iterations(place)
+    password = None if no_password else read_password(password_stdin)
+    with UserDatabase(place.make() / "users", create=True, iterations=work) as database:
+        account = database.add(address, password)
+    said(account, f"added {account.address}, mailbox {account.id}", as_json)
+
+
+@user.command()
+@click.argument("address")
+@hub_options
+@click.option("--force", is_flag=True, help="Out of every alias that names it, too.")
+@json_option
+def remove(place: Place, address: str, force: bool, as_json: bool) -> None:
+    """Remove a mailbox; its mail goes with the next collection."""
+    with open_users(place) as database:
+        try:
+            account = database.remove(address, force=force)
+        except NoSuchUserError:
+            if database.alias(address) is None:
+                raise
+            raise DataError(f"{address} is an alias: metad user alias {address} --delete") from None
+    said(account, f"removed {account.address}, mailbox {account.id}", as_json)
+
+
+@user.command()
+@click.argument("address")
+@hub_options
+@password_stdin
+@json_option
+def passwd(place: Place, address: str, password_stdin: bool, as_json: bool) -> None:
+    """Give a mailbox a new password."""
+    work = iterations(place)
+    password = read_password(password_stdin)
+    with UserDatabase(place.enter() / "users", iterations=work) as database:
+        account = database.set_password(address, password)
+    said(account, f"changed the password of {account.address}", as_json)
+
+
+@user.command("list")
+@hub_options
+@json_option
+@click.option("--all", "everything", is_flag=True, help="The built-in postmaster too.")
+@click.option("--aliases", is_flag=True, help="Aliases and what they stand for, not mailboxes.")
+def list_users(place: Place, as_json: bool, everything: bool, aliases: bool) -> None:
+    """List the mailboxes by address, one to a line."""
+    with open_users(place) as database:
+        found = database.aliases() if aliases else database.accounts(builtin=everything)
+        if as_json:
+            print_array(map(facts_of, found))
+            return
+        for one in found:
+            notes = _notes(one) if isinstance(one, Account) else list(one.members)
+            click.echo(one.address + (f"\t{', '.join(notes)}" if notes else ""))
+
+
+def print_array(items: Any) -> None:
+    """One JSON array, written as it is made: a million users need no memory."""
+    separator = "["
+    for item in items:
+        click.echo(separator)
+        click.echo(json.dumps(item, ensure_ascii=False), nl=False)
+        separator = ","
+    click.echo("\n]" if separator == "," else "[]")
+
+
+def facts_of(one: Any) -> dict[str, Any]:
+    """An account or an alias as JSON shows it."""
+    if not isinstance(one, Account):
+        return {"address": one.address, "members": list(one.members)}
+    return {
+        "id": one.id,
+        "address": one.address,
+        "disabled": one.disabled,
+        "has_password": one.has_password,
+    }
+
+
+def _notes(account: Account) -> list[str]:
+    disabled = ["disabled"] if account.disabled else []
+    return disabled + ([] if account.has_password else ["no password"])
+
+
+def said(one: Any, text: str, as_json: bool) -> None:
+    """What was done, for people or programs."""
+    click.echo(json.dumps(facts_of(one), ensure_ascii=False) if as_json else text)
+
+
+def open_users(place: Place) -> UserDatabase:
+    """The users database that is there, as its owner."""
+    return UserDatabase(place.enter() / "users")
+
+
+def iterations(place: Place) -> int:
+    """The work for new passwords.  A bad file hinders nobody who names the directory."""
+    try:
+        return place.config.users.scram_iterations
+    except ConfigError:
+        return limits.SCRAM_ITERATIONS
+
+
+def read_password(from_stdin: bool) -> bytes:
+    """One line of standard input without its end, or what is typed twice on a terminal."""
+    if from_stdin:
+        return _line(sys.stdin.buffer.readline(limits.PASSWORD + 3))
+    if not terminal():
+        raise UsageError("there is no terminal to ask on: give --password-stdin")
+    typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return typed.encode("utf-8", "surrogateescape")
+
+
+def terminal() -> bool:
+    """Whether there is a person who can be asked."""
+    return sys.stdin.isatty()
+
+
+def _line(line: bytes) -> bytes:
+    if not line:
+        raise DataError("there is no password on standard input")
+    return line.removesuffix(b"\n").removesuffix(b"\r")

@@ -1,0 +1,1 @@
+"""The configuration: its model, the table of settings, parsing and checks."""

@@ -1,0 +1,373 @@
+"""The master: forks, watches, replaces, reloads, drains.  One thread, no event loop.
+
+    RECOVERING -> STARTING -> SERVING -> DRAINING -> CLOSING -> ENDED
+
+Rules of this file:
+
+* Signal handlers do nothing: the wakeup descriptor wakes the poll loop, which looks.
+* The master opens neither the index nor the users; what must be opened is opened in children.
+* It reads no octet of a client.  It waits in one place, and never long.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+from metad.control import Connection
+from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError, OsError
+from metad.master import status
+from metad.master.children import MASTER_ROW, Child, Family
+from metad.master.collector_control import Collecting
+from metad.master.hub import Hub
+from metad.master.options import Snapshot
+from metad.master.recovery_jobs import Aftercare
+from metad.master.reload import Reloading
+from metad.master.spawn import Births
+from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watch
+from metad.master.worker_pool import Crew, Generation
+from metad.store.log_table import LogTable
+from metad.system.shared_memory import Role
+from metad.workers.child import SIGNALS, describe
+
+POLL_MILLISECONDS = 250
+# What children get beyond the stop deadline before they are killed.
+STOP_GRACE_SECONDS = 5.0
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+EXTEND_SECONDS = 30.0
+
+
+class Phase(Enum):
+    """The names are those of the status."""
+
+    RECOVERING = "recovering"
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+class Master:
+    """A running hub's first process."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._control = hub.control
+        self._phase = Phase.RECOVERING
+        self._started = time.monotonic()
+        self._stop_deadline = 0.0
+        self._extended = 0.0
+        self._exit_code = EX_OK
+        self._clean = False  # whether the index will be all there when the last worker has ended
+        self._failure: MetadError | None = None
+        self._announced = False
+        self._job: Child | None = None  # the first recovery, or the closing of the index
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._family = Family(hub.area, self._close_in_child)
+        self._births = births = Births(hub)
+        first = Generation(1, hub.config, hub.bound)
+        self._crew = Crew(self._family, first, births.worker, self._report)
+        self._aftercare = Aftercare(self._family, births.recovery_of, self._report)
+        self._collecting = Collecting(self._family, hub.area, births.collector, self._report)
+        self._reloading = Reloading(hub, self._crew, self._reloaded, self._report)
+        self._watch = Watch(self._report)
+        self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
+
+    def _report(self, text: str) -> None:
+        self._hub.log.line("master", text)
+
+    # -- the whole life
+
+    def run(self) -> int:
+        """Until it is stopped; the exit code.  Raises MetadError if it never got ready."""
+        self._catch_signals()
+        try:
+            self._recover()
+            while self._phase is not Phase.ENDED:
+                self._step()
+        finally:
+            self._family.kill_all()
+            signal.set_wakeup_fd(-1)
+            for fd in (self._wake_r, self._wake_w):
+                os.close(fd)
+        if self._failure is not None:
+            raise self._failure
+        self._report("stopped")
+        return self._exit_code
+
+    def _catch_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since the start began
+
+    def _step(self) -> None:
+        """One turn of the loop."""
+        now = time.monotonic()
+        for child, code in self._family.reap():
+            self._mourn(child, code)
+        if self._phase in (Phase.STARTING, Phase.SERVING) and self._reloading.turn is None:
+            self._crew.tend(now)
+        if self._phase in (Phase.STARTING, Phase.SERVING) and self._hub.has_logs:
+            self._collecting.tend(now)
+        if self._phase is not Phase.RECOVERING:
+            self._aftercare.tend(now)
+        self._watch.look(self._family, self._heartbeat())
+        self._semaphore_watch.look(self._family, now)
+        self._crew.end_overdue(self._retire_seconds(), now)
+        self._look_at_deadlines(now)
+        self._reloading.advance(now)
+        self._advance()
+        self._notify(now)
+        if self._phase is not Phase.ENDED:
+            self._poll()
+
+    def _heartbeat(self) -> float:
+        """The limit; one that ends writes its log's seal, with a heart that stands still."""
+        limit = self._hub.config.limits.heartbeat
+        return max(limit, BOOT_SECONDS) if self._phase is Phase.DRAINING else limit
+
+    def _retire_seconds(self) -> float:
+        limits = self._hub.config.limits
+        return limits.reload_deadline + limits.stop_deadline
+
+    def _look_at_deadlines(self, now: float) -> None:
+        if self._phase is Phase.DRAINING and now > self._stop_deadline:
+            self._report("warning: drain deadline passed; killing what is left")
+            self._clean = False
+            self._exit_code = EX_TEMPFAIL
+            self._family.kill_all()
+
+    def _advance(self) -> None:
+        """From one phase to the next, when it is time."""
+        if self._phase is Phase.STARTING and self._crew.all_ready():
+            self._announce()
+        elif self._phase is Phase.DRAINING and not len(self._family):
+            self._close_index()
+
+    def _reloaded(self) -> None:
+        """There is a new configuration in force, or the old one stays."""
+        self._collecting.renew(signal.SIGTERM)
+        if self._phase is Phase.SERVING:
+            self._announce()
+
+    def _announce(self) -> None:
+        """The hub is ready: told to whoever waits for it."""
+        self._phase = Phase.SERVING
+        if not self._announced:
+            self._announced = True
+            options = self._hub.options
+            options.pid_file.write(options.nanny or os.getpid())
+            with suppress(OSError):
+                for bound in self._hub.bound:
+                    print(f"listening {bound.listener.protocol} {bound.name}")  # noqa: T201
+                print("metad: ready", flush=True)  # noqa: T201
+            options.ready()
+        status = f"serving with {len(self._crew.slots)} workers"
+        self._hub.notifier.ready(status, self._hub.options.nanny or os.getpid())
+
+    def _notify(self, now: float) -> None:
+        notifier = self._hub.notifier
+        notifier.watchdog(now)
+        if self._phase is not Phase.SERVING and now > self._extended + EXTEND_SECONDS / 2:
+            self._extended = now
+            notifier.extend(EXTEND_SECONDS)
+
+    # -- children
+
+    def _close_in_child(self) -> None:
+        """What a child must not have."""
+        self._control.close_descriptors()
+        self._hub.notifier.close()
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+        options = self._hub.options
+        for fd in (options.pid_file.fileno(), options.snapshot.fd if options.snapshot else -1):
+            if fd >= 0:
+                os.close(fd)
+
+    def _recover(self) -> None:
+        """The first child, alone."""
+        if not self._hub.has_logs:
+            self._hub.area.clock_offset = time.time_ns() - time.monotonic_ns()
+            self._phase = Phase.STARTING
+        else:
+            self._job = self._family.fork(self._births.first_recovery())
+
+    def _close_index(self) -> None:
+        """Note that the index is clean, if every worker ended as it should."""
+        self._phase = Phase.ENDED
+        if self._clean and not len(self._aftercare) and self._hub.has_logs:
+            try:
+                self._job = self._family.fork(self._births.closing())
+                self._phase = Phase.CLOSING
+            except OsError as error:  # then the next start sees to it
+                self._report(f"warning: the index is not noted as clean: {error}")
+                self._exit_code = EX_TEMPFAIL
+
+    # -- deaths
+
+    def _mourn(self, child: Child, code: int) -> None:
+        self._semaphore_watch.died(child)
+        status.keep_figures(self._hub.area, child.row)
+        child.row.forget_clients()
+        if child is self._job:
+            self._job_done(child, code)
+        elif child.role == Role.WORKER:
+            self._worker_died(child, code)
+        elif not self._helper_died(child, code, time.monotonic()) and code:
+            self._report(f"warning: {child.name} died: {describe(code)}")
+        self._release(child)
+
+    def _helper_died(self, child: Child, code: int, now: float) -> bool:
+        """Whether it was one that somebody waits for or replaces."""
+        return self._collecting.died(child, code, now) or self._aftercare.died(child, code, now)
+
+    def _release(self, child: Child) -> None:
+        """Its row is free, unless logs in the table are still called by it."""
+        if self._table().owned_by(child.row.index):
+            self._aftercare.add(child)
+        else:
+            child.row.clear()
+
+    def _table(self) -> LogTable:
+        area = self._hub.area
+        return LogTable(area, self._hub.semaphore, area.process(MASTER_ROW))
+
+    def _job_done(self, child: Child, code: int) -> None:
+        self._job = None
+        if self._phase is Phase.CLOSING:
+            self._phase = Phase.ENDED
+        elif code == EX_OK and self._phase is Phase.RECOVERING:
+            self._clean = True
+            self._phase = Phase.STARTING
+        elif self._phase is Phase.RECOVERING:
+            self._fail(child, "recovery failed", code)
+
+    def _worker_died(self, child: Child, code: int) -> None:
+        successor = child in self._crew.successors
+        stopping = self._phase is Phase.DRAINING
+        # One that was told to stop before it could listen has no mail: that is its quickest end.
+        told = stopping and not child.ready and -code in (signal.SIGTERM, signal.SIGQUIT)
+        code = 0 if told else code
+        if stopping and code:
+            self._clean = False
+            self._exit_code = self._exit_code or EX_TEMPFAIL
+        self._crew.died(child, code, expected=stopping)
+        if successor:
+            self._reloading.failed(child.trouble or describe(code))
+            return
+        hopeless = child.trouble or self._crew.cannot_begin(child.slot)
+        if hopeless and self._phase is Phase.STARTING and not self._announced:
+            self._fail(child, f"worker {child.slot} cannot start", code)
+
+    def _fail(self, child: Child, what: str, code: int) -> None:
+        """The start has failed: end everything, and say why."""
+        why = child.trouble or describe(code)
+        self._failure = MetadError(f"{what}: {why}")
+        self._failure.exit_code = child.trouble_code if child.trouble else max(code, EX_SOFTWARE)
+        self._report(f"fatal: {self._failure}; stopping")
+        self._exit_code = self._failure.exit_code
+        self._stop(now=True)
+
+    # -- stopping
+
+    def _stop(self, *, now: bool) -> None:
+        """Drain, or end at once.  A second call may only make it quicker."""
+        if self._phase in (Phase.CLOSING, Phase.ENDED):
+            return
+        if self._phase is not Phase.DRAINING:
+            self._report("stopping" if now else "draining")
+            self._hub.notifier.stopping()
+            limits = self._hub.config.limits
+            self._stop_deadline = time.monotonic() + limits.stop_deadline + STOP_GRACE_SECONDS
+        self._reloading.abandon(MetadError("the hub is stopping"))
+        if self._job is not None:
+            self._job.signal(signal.SIGKILL)  # a recovery may be cut off anywhere
+        self._phase = Phase.DRAINING
+        for child in self._family:
+            if child.role != Role.RECOVERY:
+                child.signal(signal.SIGQUIT if now else signal.SIGTERM)
+
+    # -- waiting
+
+    def _poll(self) -> None:
+        """Wait for a signal, a client of the control socket, a word of a child."""
+        pipes = self._family.pipes()
+        poller = select.poll()
+        for fd in (self._wake_r, *self._control.filenos(), *pipes):
+            poller.register(fd, select.POLLIN)
+        for fd in self._control.writers():
+            poller.register(fd, select.POLLIN | select.POLLOUT)
+        for fd, events in poller.poll(POLL_MILLISECONDS):
+            if fd == self._wake_r:
+                self._signals()
+            elif fd in pipes:
+                self._family.hear(pipes[fd])
+            elif fd == self._control.fileno():
+                self._control.accept()
+            else:
+                self._serve(self._control.connection(fd), events)
+        self._control.sweep()
+
+    def _signals(self) -> None:
+        caught: set[int] = set()
+        with suppress(BlockingIOError):
+            caught = set(os.read(self._wake_r, 512))
+        if signal.SIGQUIT in caught:
+            self._stop(now=True)
+        elif caught & STOP_SIGNALS:
+            self._stop(now=False)
+        elif signal.SIGHUP in caught:
+            self._reloading.by_signal(self._phase is Phase.SERVING)
+
+    # -- the control socket
+
+    def _serve(self, connection: Connection | None, events: int) -> None:
+        if connection is None:
+            return
+        if events & select.POLLOUT:
+            connection.flush()
+        if not events & ~select.POLLOUT or connection.closed:
+            return
+        for request in connection.feed():
+            try:
+                self._command(connection, request)
+            except MetadError as error:
+                connection.reply_error(error)
+            except Exception as error:  # whoever asks must not end the hub by a bug of ours
+                self._report(f"warning: {request['command']}: {error!r}")
+                connection.reply_error(MetadError(f"a bug: {error!r}"))
+
+    def _command(self, connection: Connection, request: dict[str, Any]) -> None:
+        command = request["command"]
+        if command == "status":
+            connection.reply(self._status())
+        elif command == "stop":
+            connection.reply({"pid": os.getpid()})
+            self._stop(now=request.get("now") is True)
+        elif command == "reload":
+            snapshot = Snapshot.from_json(request)
+            self._reloading.begin(snapshot, connection, self._phase is Phase.SERVING)
+        elif command == "gc" and self._hub.has_logs:
+            connection.reply(self._collecting.ask(full=request.get("full") is True))
+        elif command == "gc-progress" and self._hub.has_logs:
+            connection.reply(self._collecting.progress())
+        else:
+            raise MetadError(f"unknown command {command!r}")
+
+    def _status(self) -> dict[str, Any]:
+        state = "reloading" if self._reloading.turn else self._phase.value
+        return {
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._started, 1),
+            "state": state,
+            **status.of_hub(self._hub, self._family, self._crew, self._table().rows()),
+        }

@@ -1,0 +1,154 @@
+"""A reload: what a new configuration changes, what it cannot, and the change of generation.
+
+    request -> plan -> bind what is new -> successors forked -> all ready -> they have the slots
+                                              |-> one fails, or takes too long -> all as before
+
+Rules of this file:
+
+* Until the successors are ready the old workers serve; if they never are, nothing has changed and
+  the caller hears why.
+* What needs a restart keeps its old value, and is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from metad.config.model import Config, Listener
+from metad.control import Connection
+from metad.errors import EX_TEMPFAIL, MetadError
+from metad.listeners import Bound, close_all
+from metad.master.options import Snapshot
+from metad.master.worker_pool import Generation
+
+BOOT_SECONDS = 60.0
+# Key -> why it cannot be changed while the hub runs.
+FIXED = {
+    "data": "the hub lives in it",
+    "user": "it is this user",
+    "chroot": "its processes are in it",
+    "store.workers": "each has sockets of its own",
+    "store.layer": "mail lies in the old one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`config` is what will be; keys that change; key -> reason of what needs a restart."""
+
+    config: Config
+    changed: list[str]
+    kept: dict[str, str]
+
+
+@dataclass(slots=True)
+class Turn:
+    """A change of generation under way."""
+
+    plan: Plan
+    generation: Generation
+    snapshot: Snapshot
+    fresh: list[Bound]
+    rest: list[Bound]
+    connection: Connection | None
+    deadline: float
+
+    def give_up(self, error: MetadError) -> None:
+        """Nothing has changed."""
+        close_all(self.fresh)
+        if self.connection is not None:
+            self.connection.reply_error(error)
+
+    def answer(self) -> None:
+        if self.connection is not None:
+            changed, kept = self.plan.changed, self.plan.kept
+            number = self.generation.number
+            self.connection.reply({"generation": number, "changed": changed, "kept": kept})
+
+
+class NotNowError(MetadError):
+    """The hub is starting, stopping or reloading (exit 75)."""
+
+    exit_code = EX_TEMPFAIL
+
+
+def plan(old: Config, new: Config, bound: Sequence[Bound], may_bind: Callable[[int], bool]) -> Plan:
+    """`may_bind(port)`: whether this process could bind that port now."""
+    kept: dict[str, str] = {}
+    wanted = _keep_fixed(old, new, kept)
+    wanted = replace(wanted, listen=_listen(old, new, bound, may_bind, kept))
+    return Plan(wanted, sorted(_differences(old, wanted)), kept)
+
+
+def deadline() -> float:
+    return time.monotonic() + BOOT_SECONDS
+
+
+def _keep_fixed(old: Config, new: Config, kept: dict[str, str]) -> Config:
+    for key in _differences(old, new) & FIXED.keys():
+        kept[key] = FIXED[key]
+        table, _, name = key.rpartition(".")
+        if table:
+            part = replace(getattr(new, table), **{name: getattr(getattr(old, table), name)})
+            new = replace(new, **{table: part})
+        else:
+            new = replace(new, **{name: getattr(old, name)})
+    return new
+
+
+def _listen(
+    old: Config,
+    new: Config,
+    bound: Sequence[Bound],
+    may_bind: Callable[[int], bool],
+    kept: dict[str, str],
+) -> tuple[Listener, ...]:
+    """What can be listened on: sockets that were handed over stay, no privileged port comes."""
+    before = {one.address for one in old.listen}
+    wanted: list[Listener] = []
+    for listener in new.listen:
+        if listener.address in before or _possible(listener, may_bind):
+            wanted.append(listener)
+        else:
+            kept[f"listen {listener.address}"] = "this port or socket comes with a start only"
+    addresses = {one.address for one in wanted}
+    for one in bound:
+        if not one.ours and one.listener.address not in addresses:
+            kept[f"listen {one.listener.address}"] = "this socket goes with a stop only"
+            wanted.append(one.listener)
+    return tuple(wanted)
+
+
+def _possible(listener: Listener, may_bind: Callable[[int], bool]) -> bool:
+    return listener.path is not None or (listener.port is not None and may_bind(listener.port))
+
+
+def _differences(old: Config, new: Config) -> set[str]:
+    """Keys whose values are not the same, with their table."""
+    found: set[str] = set()
+    for field in dataclasses.fields(old):
+        found |= _different(field.name, getattr(old, field.name), getattr(new, field.name))
+    return found - {"source"}
+
+
+def _different(name: str, old: Any, new: Any) -> set[str]:
+    if not dataclasses.is_dataclass(old):
+        return set() if old == new else {name}
+    return {
+        f"{name}.{field.name}"
+        for field in dataclasses.fields(old)
+        if getattr(old, field.name) != getattr(new, field.name)
+    }
+
+
+def may_bind(port: int) -> bool:
+    """Whether an unprivileged process may, as the master is by now."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "rb") as file:
+            return port >= int(file.read())
+    except (OSError, ValueError):
+        return port >= 1024

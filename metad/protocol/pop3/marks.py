@@ -1,0 +1,65 @@
+"""The maildrop as one session sees it: the frozen listing, less what it marked as deleted.
+
+Rules of this file:
+
+* Numbers never change; a marked message is skipped by listings and refused by number, and
+  comes back with RSET (RFC 1939 section 5).  The marks leave only with QUIT.
+* Answers are whole: a listing is one piece, its final dot line included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from metad.protocol.pop3.events import Drop
+
+
+class Maildrop:
+    """`drop` is the listing; here are the marks."""
+
+    __slots__ = ("_deleted", "_deleted_octets", "drop")
+
+    def __init__(self, drop: Drop) -> None:
+        self.drop = drop
+        self._deleted: set[int] = set()
+        self._deleted_octets = 0
+
+    def fault(self, number: int) -> str | None:
+        """Why there is no such message for this session; None: there is."""
+        if number in self._deleted:
+            return "that message is deleted"
+        return None if 1 <= number <= len(self.drop) else "no such message"
+
+    def mark(self, number: int) -> None:
+        """Mark a message that has no fault as deleted."""
+        self._deleted.add(number)
+        self._deleted_octets += self.drop.size(number)
+
+    def reset(self) -> None:
+        self._deleted.clear()
+        self._deleted_octets = 0
+
+    def marked(self) -> list[int]:
+        return sorted(self._deleted)
+
+    def totals(self) -> tuple[int, int]:
+        """(messages, octets) without those marked."""
+        drop = self.drop
+        return len(drop) - len(self._deleted), drop.octets - self._deleted_octets
+
+    def sizes(self) -> bytes:
+        """The answer to LIST, behind its first line."""
+        size = self.drop.size
+        lines = [f"{n} {size(n)}\r\n" for n in self._numbers()]
+        return "".join(lines).encode() + b".\r\n"
+
+    def uids(self) -> bytes:
+        """The answer to UIDL."""
+        uid = self.drop.uid
+        lines = [f"{n} {uid(n)}\r\n" for n in self._numbers()]
+        return b"+OK\r\n" + "".join(lines).encode() + b".\r\n"
+
+    def _numbers(self) -> Iterable[int]:
+        deleted = self._deleted
+        every = range(1, len(self.drop) + 1)
+        return [n for n in every if n not in deleted] if deleted else every

@@ -1,0 +1,133 @@
+"""What every part of the SMTP machine stands on: its state, its replies, its end.
+
+Rules of this file:
+
+* All of a session's state is declared here, with what it means.
+* Replies are only queued here; the error limit and the closing of a session are nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from metad.errors import Reply
+from metad.protocol.lines import LineBuffer
+from metad.protocol.smtp import table as states
+from metad.protocol.smtp.body import ChunkedBody, DataBody
+from metad.protocol.smtp.events import Aborted, Event
+from metad.protocol.smtp.table import IDLE, START, SmtpSettings, State
+
+# A rule with its action's method: what of the argument, the method, the rule's reply.
+Bound = tuple[bool | None, Callable[[Any, bytes, Reply], Event | None], Reply]
+Table = Mapping[State, Mapping[bytes, Bound]]
+
+
+class SmtpBase:
+    """State and replies."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_commands",
+        "_due",
+        "_eof",
+        "_errors",
+        "_failing",
+        "_idle",
+        "_last",
+        "_later",
+        "_left",
+        "_lines",
+        "_longest",
+        "_next",
+        "_reading",
+        "_refusal",
+        "_settings",
+        "_state",
+        "_table",
+        "abrupt",
+        "accepted",
+        "closed",
+        "extended",
+        "full",
+        "greetings",
+        "helo",
+        "output",
+        "tls",
+        "transactions",
+        "utf8",
+    )
+    _chunked: ChunkedBody  # in state CHUNKS
+
+    def __init__(self, settings: SmtpSettings, table: Table, *, tls: bool) -> None:
+        self.closed = False
+        self.abrupt = False
+        self.helo = b""
+        self.greetings = 0
+        self.extended = False
+        self.accepted = 0
+        self.transactions = 0
+        self.tls = tls
+        self._settings = settings
+        self._table = table
+        self._state = START
+        self.utf8 = False
+        self.full = False
+        self._errors = 0
+        self._commands = 0  # command lines read so far
+        self._idle = 0  # of them, since a message was answered, those that lead to none
+        self._due: Event | None = None  # the event that waits for its answer
+        self._next: Event | None = None  # the event that comes next, whatever happens
+        self._failing: Reply | None = None  # the session ends with this after the answer due
+        self._lines = LineBuffer(settings.command_line - 2)
+        self._longest = settings.command_line  # octets of a command line
+        self._later = bytearray()  # octets that came while an answer was due
+        self.output: list[bytes] = []
+        self._eof = False
+        # Within a message or a chunk: what reads it; else None, and lines are commands.
+        self._reading: Callable[[Any], Event | None] | None = None
+        self._body: DataBody | None = None  # of a message by DATA that needs more than one look
+        self._left = 0  # octets of the chunk that are still to come
+        self._last = False  # the message ends with this chunk
+        self._refusal = states.OK  # the answer to a chunk that is skipped
+
+    def _say(self, reply: Reply) -> None:
+        self.output.append(reply.wire)
+
+    def _refuse(self, reply: Reply) -> None:
+        """A command that cannot be done.  Only what is the client's error counts as one."""
+        self.output.append(reply.wire)
+        if 500 <= reply.code <= 504:
+            self._errors += 1
+            if self._errors >= self._settings.errors:
+                self._end(states.TOO_MANY_ERRORS)
+
+    def _idles(self) -> bool:
+        """Count a command that leads to no message; True: one too many, the session has ended."""
+        self._idle += 1
+        if self._idle > self._settings.idle_commands:
+            self._end(states.TOO_MANY_IDLE)
+        return self.closed
+
+    def _forget(self) -> None:
+        """The transaction is over."""
+        self.accepted = 0
+        self.utf8 = False
+        self._body = None
+        self._reading = None
+        self._state = IDLE
+
+    def _end(self, reply: Reply) -> None:
+        if not self.closed:
+            self._say(reply)
+            self._close()
+            self.abrupt = reply is not states.BYE
+
+    def _close(self) -> None:
+        """No more input is read and no more said; a message begun is aborted."""
+        self.closed = True
+        if self._state.message:
+            self._next = Aborted(None)
+        self._due = None
+        self._forget()

@@ -1,0 +1,473 @@
+"""SMTP and LMTP, sans-IO: octets in, events and replies out (RFC 5321, 2033, 3030, 3207).
+
+Rules of this file:
+
+* No sockets, no clock, no store.  `receive` takes what came, `next_event` says what the session
+  must do, the session answers what asks for it, `take_output` is written at once.
+* One event waits for its answer at a time; pipelined commands behind it wait in order, and the
+  answers to a group of them leave together (RFC 2920 section 3.2).
+* `next_event` is None when more input is needed, when an answer is due, when all is over, or
+  when the queued output is `full`: take it, let the socket drain, ask again.
+* Nothing a client sends raises.  An answer that no event asked for is a bug and raises.
+* However the input is cut, the same events (body chunks joined) and octets come out; O(n) in
+  all.  Chunks before an Aborted are worth nothing, and how many there are depends on the cut.
+* The lines of a message as most senders write them go a quick way: one pattern that frames and
+  checks them at once.  What it does not match goes the long way, to the same end: that is what
+  feeding any session octet by octet shows, for half a line never matches.
+
+What each verb does in each state is data, in smtp_states.py; `_do_x` here is its action `x`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from metad.errors import Reply
+from metad.protocol.lines import Fault
+from metad.protocol.smtp import table as states
+from metad.protocol.smtp.arguments import (
+    PLAIN_LIMIT,
+    QUICK_MAIL,
+    QUICK_RCPT,
+    parse_mail,
+    parse_rcpt,
+)
+from metad.protocol.smtp.base import Table
+from metad.protocol.smtp.events import (
+    Aborted,
+    BodyChunk,
+    EndOfMessage,
+    Event,
+    MailFrom,
+    RcptTo,
+    StartTls,
+)
+from metad.protocol.smtp.message import MessageIntake
+from metad.protocol.smtp.table import CHUNKS, IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
+
+__all__ = [
+    "Aborted",
+    "BodyChunk",
+    "EndOfMessage",
+    "Event",
+    "MailFrom",
+    "RcptTo",
+    "Smtp",
+    "SmtpSettings",
+    "StartTls",
+]
+
+# A session that waits for its client keeps no more than so many octets that it has used.
+KEPT: Final = 4_096
+_FAULTS: Final = {
+    Fault.BARE: states.BARE_IN_COMMAND,
+    Fault.LONG: states.LINE_TOO_LONG,
+    Fault.FLOOD: states.FLOOD,
+}
+
+
+class Smtp(MessageIntake):
+    """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
+    and the client may be sending still, so read on a little or a reset takes our last reply.
+    `output`: the replies queued; `full`: they are so many that the next command waits until they
+    were taken.
+
+    `helo`: what the client calls itself, as it came; `greetings`: how often it said so;
+    `extended`: it said EHLO or LHLO;
+    `accepted`: recipients accepted in this transaction; `transactions`: how many there were, with
+    this one; `tls`: TLS runs; `utf8`: this transaction's MAIL came with SMTPUTF8.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, settings: SmtpSettings, *, tls: bool = False) -> None:
+        super().__init__(settings, _bound(settings.lmtp, settings.starttls, tls), tls=tls)
+
+    # -- octets in, octets out ------------------------------------------------------------
+
+    def start(self, *, early: bool = False) -> None:
+        """Queue the greeting.  A client that spoke before it (`early`) is shown out (554)."""
+        if early or len(self._lines):
+            self._end(states.EARLY_TALK)
+        else:
+            self._say(self._settings.greeting)
+
+    def receive(self, data: bytes) -> None:
+        """The next octets from the client; ignored when closed."""
+        if self.closed:
+            return
+        if self._due is None:
+            self._lines.push(data)
+        elif self._due.__class__ is StartTls:
+            # RFC 3207 section 4: what came in the clear must have no effect behind TLS.
+            self._end(states.AFTER_START_TLS)
+        else:
+            self._later += data
+
+    def feed(self, data: bytes) -> Event | None:
+        """`receive` and `next_event` in one, for a client that waits for its answers."""
+        lines = self._lines
+        if self._due is not None or lines.position != lines.end or self.closed or self.output:
+            self.receive(data)
+            return self.next_event()
+        lines.data = data  # as `push` does it
+        lines.end = len(data)
+        lines.position = lines.searched = 0
+        event: Event | None = (self._reading or _READERS[self._state])(self)
+        if event is None and lines.position != lines.end:
+            return self.next_event()
+        return event if event is not None and event is not _STARVED else self._out_of_input()
+
+    def eof(self) -> None:
+        """The client sends no more.  Whole commands that it sent before are still answered."""
+        self._eof = True
+
+    def take_output(self) -> bytes:
+        """All replies queued so far, to be written at once."""
+        output = self.output
+        if len(output) == 1:
+            return output.pop()
+        self.full = False
+        self.output = []
+        return b"".join(output)
+
+    def fail(self, reply: Reply) -> None:
+        """End the session with `reply` (421: deadline, shutdown), after the answer due if any.
+
+        A message begun and not complete is aborted; `next_event` says so.
+        """
+        if self._due is None or self._due.__class__ is StartTls:
+            self._end(reply)
+        else:
+            self._failing = reply
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a sender is accepted and its message neither answered nor given up."""
+        return self._state.transaction
+
+    @property
+    def answer_due(self) -> bool:
+        return self._due is not None
+
+    @property
+    def buffered(self) -> int:
+        """Octets received and not yet understood; stop reading when they are many."""
+        lines = self._lines
+        return lines.end - lines.position + len(self._later)
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Changes with each whole command and each octet of a message; half a line is none."""
+        return self._commands, self.message_octets, self._left
+
+    @property
+    def message_octets(self) -> int:
+        """Octets that have come of the message that is being read, if any is."""
+        if self._state is CHUNKS:
+            return self._chunked.received
+        return self._body.octets if self._body is not None else 0
+
+    @property
+    def with_protocol(self) -> str:
+        """The name for Received: (RFC 3848; RFC 6531 section 4.3)."""
+        if not self.extended:
+            return "SMTP"
+        base = "LMTP" if self._settings.lmtp else "SMTP" if self.utf8 else "ESMTP"
+        return f"{'UTF8' if self.utf8 else ''}{base}{'S' if self.tls else ''}"
+
+    # -- events ---------------------------------------------------------------------------
+
+    def next_event(self) -> Event | None:
+        lines = self._lines
+        while self._due is None and not self.closed:
+            if len(self.output) >= states.REPLY_LIMIT:
+                self.full = True
+                return None
+            if lines.position == lines.end:
+                return self._out_of_input()
+            event: Event | None = (self._reading or _READERS[self._state])(self)
+            if event is not None:
+                return event if event is not _STARVED else self._out_of_input()
+        event, self._next = self._next, None
+        return event
+
+    def answer(self, reply: Reply | None) -> bool:
+        """The verdict on the last MailFrom, RcptTo or EndOfMessage.
+
+        None: yes, in the machine's own words (not for EndOfMessage).  One reply to an
+        EndOfMessage of LMTP is said for each recipient.  A 421 ends the session.  Gives whether
+        `next_event` is to be asked again before more octets come.
+        """
+        due = self._due
+        accepted = reply is None or reply.code < 400
+        if due.__class__ is RcptTo:
+            if accepted:
+                self.accepted += 1
+                self._state = RCPT
+            elif self._state is MAIL:
+                self._state = REFUSED
+            self.output.append((reply or states.RECIPIENT_OK).wire)
+        elif due.__class__ is MailFrom:
+            if accepted:
+                self.transactions += 1
+                self._state = MAIL
+            self.output.append((reply or states.SENDER_OK).wire)
+        elif due.__class__ is EndOfMessage and reply is not None:
+            repeat = self.accepted if self._settings.lmtp else 1
+            self.output += [reply.wire] * repeat
+            self._idle = 0
+            self._forget()
+        else:
+            raise RuntimeError(f"answer {reply!r} to {due!r}")
+        self._due = None
+        if self._later or self._failing is not None or not accepted:
+            self._answered(due, reply)
+        lines = self._lines
+        if lines.position != lines.end:
+            return True
+        if lines.end > KEPT:
+            lines.forget()
+        return self._eof or self._next is not None
+
+    def answer_each(self, replies: Sequence[Reply]) -> None:
+        """LMTP: one verdict per accepted RCPT, in their order (RFC 2033 section 4.2)."""
+        if self._due.__class__ is not EndOfMessage or len(replies) != self.accepted:
+            raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
+        self.output.extend([reply.wire for reply in replies])
+        self._idle = 0
+        self._forget()
+        self._due = None
+        self._answered(None, replies[0])
+
+    def tls_started(self) -> None:
+        """The handshake is done: forget all that was said before (RFC 3207 section 4.2)."""
+        if self._due.__class__ is not StartTls:
+            raise RuntimeError(f"TLS started without {StartTls.__name__}")
+        self._due = None
+        self.tls = True
+        self.helo = b""
+        self.extended = False
+        self._table = _bound(self._settings.lmtp, self._settings.starttls, True)
+        self._state = START
+
+    # -- actions: `argument` without blanks around it, `reply` as in the table -------------
+
+    def _do_refuse(self, _argument: bytes, reply: Reply) -> Event | None:
+        self._refuse(reply)
+        return None
+
+    def _do_say(self, _argument: bytes, reply: Reply) -> Event | None:
+        if not self._idles():
+            self._say(reply)
+        return None
+
+    def _do_help(self, argument: bytes, _reply: Reply) -> Event | None:
+        return self._do_say(argument, self._settings.help)
+
+    def _do_verify(self, argument: bytes, _reply: Reply) -> Event | None:
+        return self._do_say(argument, states.CANNOT_VERIFY)
+
+    def _do_http(self, _argument: bytes, reply: Reply) -> Event | None:
+        self._end(reply)
+        return None
+
+    def _do_quit(self, _argument: bytes, _reply: Reply) -> Event | None:
+        self._end(states.BYE)
+        return None
+
+    def _do_helo(self, argument: bytes, _reply: Reply) -> Event | None:
+        if self._idles():
+            return None
+        self._say(self._settings.helo)
+        return self._greeted(argument, extended=False)
+
+    def _do_ehlo(self, argument: bytes, _reply: Reply) -> Event | None:
+        if self._idles():
+            return None
+        settings = self._settings
+        self.output.append(settings.ehlo_tls if self.tls else settings.ehlo)
+        return self._greeted(argument, extended=True)
+
+    def _do_reset(self, _argument: bytes, _reply: Reply) -> Event | None:
+        if self._idles():
+            return None
+        self._say(states.OK)
+        return self._give_up(IDLE if self._state is not START else START)
+
+    def _do_start_tls(self, _argument: bytes, _reply: Reply) -> Event | None:
+        if len(self._lines):
+            self._end(states.AFTER_START_TLS)
+            return None
+        self._say(states.START_TLS)
+        self._due = StartTls(states.START_TLS)
+        return self._due
+
+    def _do_mail(self, argument: bytes, _reply: Reply) -> Event | None:
+        mail = parse_mail(argument)
+        if isinstance(mail, Reply):
+            self._refuse(mail)
+            return None
+        if mail.size is not None and mail.size > self._settings.message_size:
+            self._refuse(states.TOO_LARGE)
+            return None
+        self.utf8 = mail.utf8
+        self._due = mail
+        return mail
+
+    def _do_rcpt(self, argument: bytes, _reply: Reply) -> Event | None:
+        rcpt = parse_rcpt(argument, self.utf8)
+        if isinstance(rcpt, Reply):
+            self._refuse(rcpt)
+            return None
+        if self.accepted >= self._settings.recipients:
+            self._refuse(states.TOO_MANY_RECIPIENTS)
+            return None
+        self._due = rcpt
+        return rcpt
+
+    # -- commands: the quick way first, where there is one --------------------------------
+
+    def _read_command(self) -> Event | None:
+        line = self._lines.line()
+        if line is None:
+            return _STARVED
+        return self._command(line) if isinstance(line, bytes) else self._fault(line)
+
+    def _read_mail(self) -> Event | None:
+        lines = self._lines
+        match = QUICK_MAIL.match(lines.data, lines.position)
+        if match is None or lines.dropping:
+            return self._read_command()
+        end = match.end()
+        sender, digits = match.groups()
+        size = None if digits is None else int(digits)
+        if (
+            end - lines.position > self._longest
+            or len(sender) > PLAIN_LIMIT
+            or (size is not None and size > self._settings.message_size)
+        ):
+            return self._read_command()
+        lines.position = end
+        self._commands += 1
+        self._due = mail = _new(MailFrom, (sender.decode(), size, False))
+        return mail
+
+    def _read_rcpt(self) -> Event | None:
+        lines = self._lines
+        match = QUICK_RCPT.match(lines.data, lines.position)
+        if match is None or lines.dropping:
+            return self._read_command()
+        end = match.end()
+        address = match[1]
+        if (
+            end - lines.position > self._longest
+            or len(address) > PLAIN_LIMIT
+            or self.accepted >= self._settings.recipients
+        ):
+            return self._read_command()
+        lines.position = end
+        self._commands += 1
+        self._due = rcpt = _new(RcptTo, (address.decode(),))
+        return rcpt
+
+    def _read_rcpt_or_data(self) -> Event | None:
+        lines = self._lines
+        if lines.dropping or not lines.data.startswith(_DATA_LINE, lines.position):
+            return self._read_rcpt()
+        lines.position += len(_DATA_LINE)
+        self._commands += 1
+        return self._do_data(b"", states.OK)
+
+    # -- within -----------------------------------------------------------------------------
+
+    def _command(self, line: bytes) -> Event | None:
+        verb, _, argument = line.partition(b" ")
+        self._commands += 1
+        rules = self._table[self._state]
+        rule = rules.get(verb) or rules.get(verb.upper())
+        if rule is None:
+            self._refuse(states.UNKNOWN)
+            return None
+        wanted, action, reply = rule
+        argument = argument.strip(b" \t")
+        if wanted is not None and wanted is not (argument != b""):
+            self._refuse(reply)
+            return None
+        return action(self, argument, reply)
+
+    def _fault(self, fault: Fault) -> Event | None:
+        if fault is Fault.FLOOD:
+            self._end(_FAULTS[fault])
+        else:
+            self._refuse(_FAULTS[fault])
+        return None
+
+    def _answered(self, due: Event | None, reply: Reply | None) -> None:
+        """What an answer may bring with it: octets that waited for it, the end of the session."""
+        if self._later:
+            self._lines.push(bytes(self._later))
+            self._later.clear()
+        if self._failing is not None:
+            self._end(self._failing)
+        elif reply is not None and reply.code == 421:
+            self._close()
+        elif (
+            due.__class__ is RcptTo
+            and reply is not None
+            and reply.code >= 400
+            and not self._settings.lmtp
+        ):
+            self._idles()  # a refused recipient leads to no message
+
+    def _greeted(self, helo: bytes, *, extended: bool) -> Event | None:
+        """EHLO begins anew, as RSET does (RFC 5321 section 4.1.4)."""
+        self.helo = helo
+        self.greetings += 1
+        self.extended = extended
+        return self._give_up(IDLE)
+
+    def _give_up(self, state: State) -> Event | None:
+        """Forget the transaction; if a message was begun, the session must know."""
+        begun = self._state.message
+        self._forget()
+        self._state = state
+        return Aborted(None) if begun else None
+
+    def _out_of_input(self) -> Event | None:
+        """All that came is used; that is the end if no more can come."""
+        if self._eof:
+            self._close()
+        lines = self._lines
+        if lines.end > KEPT and lines.position == lines.end:
+            lines.forget()
+        event, self._next = self._next, None
+        return event
+
+
+@functools.cache
+def _bound(lmtp: bool, starttls: bool, tls: bool) -> Table:
+    """The table with its actions' names made methods."""
+    return {
+        state: {
+            verb: (rule.argument, getattr(Smtp, f"_do_{rule.action}"), rule.reply)
+            for verb, rule in rules.items()
+        }
+        for state, rules in states.table(lmtp=lmtp, starttls=starttls, tls=tls).items()
+    }
+
+
+# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+_new: Final = tuple.__new__
+_DATA_LINE: Final = b"DATA\r\n"
+# Stands for "no whole line is there".
+_STARVED: Final = Aborted(None)
+_READERS: Final[dict[State, Callable[[Smtp], Event | None]]] = {
+    **dict.fromkeys(states.STATES, Smtp._read_command),
+    IDLE: Smtp._read_mail,
+    MAIL: Smtp._read_rcpt,
+    REFUSED: Smtp._read_rcpt,
+    RCPT: Smtp._read_rcpt_or_data,
+}

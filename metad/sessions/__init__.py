@@ -1,0 +1,1 @@
+"""Sessions: one client connection, from accept to close."""

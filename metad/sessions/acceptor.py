@@ -1,0 +1,173 @@
+"""Accepting where something comes before the session: a PROXY header, a TLS handshake, or both.
+
+The header is read from the bare socket, and not an octet more: what follows it, which may be a TLS
+handshake already, belongs to what comes next.
+
+Rules of this file:
+
+* Who is no trusted proxy is closed without a word; so is who sends no header in time.
+* A connection that is opened and closed, as health checks do, is no line in the log.
+* LOCAL and UNKNOWN keep the socket's address; a password in the clear is never near.
+* A client is counted in before its handshake, which costs more than all the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import cast
+
+from metad import limits
+from metad.config.model import Listener
+from metad.protocol import proxy
+from metad.sessions.connection import Service
+from metad.sessions.context import Client, peer_name
+from metad.sessions.networks import LOCAL, Networks, is_near, network_of
+from metad.sessions.starttls import Certificates, say_failed
+
+ACCEPTS = 64  # at once, before other sessions get their turn
+REST = 1.0  # seconds after one that the system refused: who waits makes the loop turn at once
+
+
+class Acceptor:
+    """Accepts on one listening socket for a service."""
+
+    def __init__(self, service: Service, listener: Listener, sock: socket.socket) -> None:
+        self.service = service
+        self.context = service.context
+        self._is_proxied = listener.proxy
+        self._trusted = Networks(listener.trusted_proxies)
+        self._socket = sock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_open = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._is_open:
+            self.context.loop.add_reader(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept no more.  Idempotent."""
+        self._is_open = False
+        if self._socket.fileno() >= 0:
+            self.context.loop.remove_reader(self._socket.fileno())
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, peer = self._socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self.context.log.line("gate", f"warning: accept: {error.strerror}")
+                self.context.loop.remove_reader(self._socket.fileno())
+                self.context.loop.call_later(REST, self._go_on)
+                return
+            sock.setblocking(False)
+            self._arrived(sock, peer_name(peer))
+
+    def _arrived(self, sock: socket.socket, address: str) -> None:
+        if not self._is_proxied:
+            self.begin(sock, Client(address, network_of(address), is_near(address)))
+        elif address == LOCAL or address in self._trusted:
+            Arrival(self, sock, address)
+        else:
+            self.context.log.line("gate", f"client={address}: no trusted proxy, closed")
+            sock.close()
+
+    def begin(self, sock: socket.socket, client: Client) -> None:
+        """The client is known: TLS if there is to be, then its session."""
+        service = self.service
+        words = service.admit(client)
+        if words is not None:
+            if service.tls != "implicit":
+                with suppress(OSError):
+                    sock.send(words)
+            sock.close()
+            return
+        task = self.context.loop.create_task(self._connect(sock, client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, sock: socket.socket, client: Client) -> None:
+        context, service = self.context, self.service
+        session = service.make(client)
+        try:
+            if service.tls == "implicit":
+                await context.loop.connect_accepted_socket(
+                    lambda: session,
+                    sock,
+                    ssl=cast(Certificates, context.certificates).context,
+                    ssl_handshake_timeout=limits.TLS_HANDSHAKE,
+                    ssl_shutdown_timeout=limits.TLS_SHUTDOWN,
+                )
+            else:
+                await context.loop.connect_accepted_socket(lambda: session, sock)
+        except OSError as error:  # ssl.SSLError is one
+            say_failed(context, client, error)
+        finally:
+            if not session.has_begun:
+                context.gate.leave(client.network)
+                context.one_less()
+
+
+class Arrival:
+    """A connection whose PROXY header is being read."""
+
+    def __init__(self, acceptor: Acceptor, sock: socket.socket, address: str) -> None:
+        self._acceptor = acceptor
+        self._socket = sock
+        self._address = address
+        self._header = b""
+        context = acceptor.context
+        self._until = context.loop.time() + limits.PROXY_HEADER
+        context.sessions.add(self)
+        context.loop.add_reader(sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            waiting = self._socket.recv(proxy.V2_LIMIT, socket.MSG_PEEK)
+            if not waiting:
+                self._close("the connection ended in it" if self._header else "")
+                return
+            header = proxy.parse(self._header + waiting)
+            # Without a whole header all that came belongs to it.
+            more = len(waiting) if header is None else header.length - len(self._header)
+            self._header += self._socket.recv(more)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close("")
+        except proxy.ProxyError as error:
+            self._close(str(error))
+        else:
+            if header is not None:
+                self._begin(header.client or self._address)
+
+    def _begin(self, address: str) -> None:
+        context = self._acceptor.context
+        context.loop.remove_reader(self._socket.fileno())
+        self._acceptor.begin(self._socket, Client(address, network_of(address), False))
+        context.forget(self)
+
+    def _close(self, fault: str) -> None:
+        """End it; `fault`: what was wrong with the header, if anything."""
+        context = self._acceptor.context
+        if fault:
+            context.log.line("gate", f"client={self._address}: bad PROXY header: {fault}")
+        context.loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        context.forget(self)
+
+    def expire(self, now: float) -> None:
+        if now > self._until:
+            self._close("not in time" if self._header else "")
+
+    def drain(self) -> None:
+        self._close("")
+
+    def abort(self) -> None:
+        self._close("")

@@ -1,0 +1,148 @@
+"""What a worker serves: of each listener its settings, made once, and its accepting."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import sys
+from typing import Any, Protocol
+
+from metad.config.model import Config, Listener
+from metad.protocol.pop3.machine import Personal, Pop3Settings
+from metad.protocol.smtp.machine import SmtpSettings
+from metad.sessions.acceptor import Acceptor
+from metad.sessions.connection import Service
+from metad.sessions.context import WorkerContext
+from metad.sessions.networks import Networks
+from metad.sessions.pop3 import TOO_MANY as TOO_MANY_POP3
+from metad.sessions.pop3 import Pop3Service
+from metad.sessions.rate_limiter import Caps
+from metad.sessions.smtp import NOT_LISTED, TOO_MANY, SmtpService
+from metad.system.shared_memory import Cell
+
+BACKLOG = 4096
+# Descriptors that are not connections: logs, index, users, spooled messages, locks.
+OTHER_DESCRIPTORS = 512
+
+DAY = 86_400
+
+
+class Server(Protocol):
+    """Something that accepts, until it is closed."""
+
+    def close(self) -> None: ...
+
+
+def caps(config: Config) -> Caps:
+    """The hub's caps on connections, and what the descriptors of this process allow.
+
+    Raises the limit on descriptors as far as that is allowed.
+    """
+    wanted = config.limits
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = wanted.connections
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, max(16, hard - OTHER_DESCRIPTORS))
+    return Caps(wanted.connections, wanted.network_connections, most)
+
+
+def serve(context: WorkerContext, listener: Listener, sock: socket.socket) -> Server:
+    """Begin to accept on a listener's socket."""
+    loop = context.loop
+    service: Service = (_pop3 if listener.protocol == "pop3" else _smtp)(context, listener)
+    if listener.proxy or listener.tls == "implicit":
+        return Acceptor(service, listener, sock)
+    if sock.family == socket.AF_UNIX:
+        # The socket is the master's, and its path too: no worker removes it.
+        keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        return loop.run_until_complete(
+            loop.create_unix_server(service.make, sock=sock, backlog=BACKLOG, **keep)
+        )
+    return loop.run_until_complete(loop.create_server(service.make, sock=sock, backlog=BACKLOG))
+
+
+def _smtp(context: WorkerContext, listener: Listener) -> SmtpService:
+    config = context.config
+
+    def settings(bare_line_ends: str) -> SmtpSettings:
+        return SmtpSettings(
+            hostname=config.hostname,
+            message_size=config.limits.message_size,
+            recipients=config.limits.recipients,
+            errors=config.limits.smtp_errors,
+            lmtp=listener.protocol == "lmtp",
+            starttls=listener.tls == "starttls",
+            bare_line_ends=bare_line_ends,
+            command_line=config.limits.command_line,
+        )
+
+    return SmtpService(
+        context=context,
+        tls=listener.tls,
+        clients=Networks(config.smtp.clients),
+        connections=Cell.SMTP_CONNECTIONS,
+        open=Cell.SMTP_OPEN,
+        too_many=TOO_MANY.wire,
+        not_listed=NOT_LISTED.wire,
+        settings=settings(config.smtp.bare_line_ends),
+        repairing=settings("repair"),
+        repaired=Networks(config.smtp.repair_networks),
+    )
+
+
+def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
+    config = context.config
+    made: dict[tuple[bool, ...], Pop3Settings] = {}
+    # What is said before a login holds for whoever logs in; changes are told at the next start.
+    least, most = context.users.extremes()
+    expiry, expire_differs = context.policies.least_expiry(least)
+    delay, delay_differs = context.policies.most_login_delay(most)
+    common = Personal(expiry // DAY if expiry else None, delay)
+    offer = ScramOffer(context)
+
+    def settings(plaintext: bool, tls: bool) -> Pop3Settings:
+        """By what differs between connections; a handful in all."""
+        scram = offer.stands()
+        key = (plaintext, tls, scram)
+        if key not in made:
+            made[key] = Pop3Settings(
+                config.hostname,
+                plaintext=plaintext,
+                stls=listener.tls == "starttls" and not tls,
+                scram=scram,
+                common=common,
+                expire_differs=bool(expiry) and expire_differs,
+                login_delay_differs=bool(delay) and delay_differs,
+            )
+        return made[key]
+
+    return Pop3Service(
+        context=context,
+        tls=listener.tls,
+        clients=Networks(()),
+        connections=Cell.POP3_CONNECTIONS,
+        open=Cell.POP3_OPEN,
+        too_many=TOO_MANY_POP3,
+        not_listed=b"",
+        settings=settings,
+        plaintext=config.pop3.plaintext,
+    )
+
+
+class ScramOffer:
+    """Whether SCRAM is offered: only while every user who may log in has keys, for a client that
+    sees it offered would not try PLAIN.  Looked up once a second: clients poll."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._looked = float("-inf")
+        self._every = False
+
+    def stands(self) -> bool:
+        context = self._context
+        wish = context.config.pop3.scram
+        if wish == "auto" and context.now - self._looked >= 1.0:
+            self._looked = context.now
+            self._every = context.users.every_login_has_keys()
+        return wish == "always" or (wish == "auto" and self._every)

@@ -1,0 +1,103 @@
+"""Whether mail is taken for a recipient: its users, their quota, the layer.
+
+Rules of this file:
+
+* An alias is judged whole, by the worst of its members: refused for good before put off.
+* Recipients beyond the first few count as octets of messages do, for as long as this lives.
+* After the data a message is refused for want of room only if none of its recipients has any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metad import limits
+from metad.budget import Budget, Lease
+from metad.errors import NoSpaceError, OverQuotaError, RefusedError, TooManyMailboxesError
+from metad.layers.base import Recipient
+from metad.sessions.context import WorkerContext
+from metad.users.account import Account
+from metad.users.policy import Quota
+
+# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+_new = tuple.__new__
+
+
+class Recipients:
+    """The recipients of one transaction; those that are the same mailbox are one entry."""
+
+    __slots__ = ("_lease", "entries", "quotas", "size")
+
+    def __init__(self, size: int = 0) -> None:
+        """`size`: what MAIL announced, 0 if nothing."""
+        self.size = size
+        self.entries: dict[int, Recipient] = {}
+        self.quotas: dict[int, Quota] = {}
+        self._lease: Lease | None = None
+
+    def accept(self, context: WorkerContext, address: str) -> None:
+        """Take one RCPT.  Raises RefusedError; then nothing of it is taken."""
+        accounts = context.users.expand(address)
+        entries = self.entries
+        if len(entries) + len(accounts) > limits.FREE_RECIPIENTS:
+            self._make_room(context.budget, len(accounts))
+        if len(accounts) == 1 and len(entries) < limits.MAX_RECIPIENTS:
+            # Nearly all there are: one mailbox, without a quota.
+            account = accounts[0]
+            if context.policies.quota(account) is None:
+                mailbox = account.id
+                context.layer.verdict(mailbox, 0)
+                if mailbox not in entries:
+                    entries[mailbox] = _new(Recipient, (mailbox, address))
+                return
+        quotas = judge(context, accounts, self.size)
+        if len(entries) + len(accounts) > limits.MAX_RECIPIENTS:
+            raise TooManyMailboxesError(address)
+        for account in accounts:
+            entries.setdefault(account.id, Recipient(account.id, address))
+        if quotas:
+            self.quotas |= quotas
+
+    def _make_room(self, budget: Budget, count: int) -> None:
+        """Many recipients count as octets of messages do.  Raises NoSpaceError."""
+        if self._lease is None:
+            self._lease = Lease(budget)
+        if not self._lease.take(count * limits.RECIPIENT_MEMORY):
+            raise NoSpaceError("no memory for more recipients")
+
+    def check_room(self, context: WorkerContext, octets: int) -> None:
+        """Once the size is known.  Raises OverQuotaError if nobody has room for the message."""
+        if len(self.quotas) == len(self.entries) and self.quotas:
+            _check_room(context, self.quotas, octets)
+
+
+def judge(context: WorkerContext, accounts: tuple[Account, ...], size: int) -> dict[int, Quota]:
+    """The quotas of those that have one.  Raises the worst RefusedError of all accounts."""
+    verdict, quota_of = context.layer.verdict, context.policies.quota
+    worst: RefusedError | None = None
+    quotas: dict[int, Quota] = {}
+    for account in accounts:
+        try:
+            verdict(account.id, 0)
+            quota = quota_of(account)
+            if quota is not None:
+                quotas[account.id] = quota
+                quota.check(context.layer.usage(account.id), size)
+        except RefusedError as error:
+            if worst is None or error.smtp.code > worst.smtp.code:
+                worst = error
+    if worst is not None:
+        raise worst
+    return quotas
+
+
+def _check_room(context: WorkerContext, quotas: Mapping[int, Quota], octets: int) -> None:
+    refused: list[OverQuotaError] = []
+    for mailbox, quota in quotas.items():
+        try:
+            quota.check(context.layer.usage(mailbox), octets)
+        except OverQuotaError as error:
+            refused.append(error)
+        else:
+            return
+    raise max(refused, key=lambda error: error.smtp.code)

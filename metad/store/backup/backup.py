@@ -1,0 +1,302 @@
+"""Backup of a store, while a hub runs on it or not; and restore.
+
+    backup/logs/NNNNNNNN.log   the logs that count; unused octets are holes
+    backup/store.json          id, secret, node
+    backup/quarantine/         damaged octets that were set aside
+    backup/users/data.mdb      (metad.cli.backup puts it there)
+    backup/manifest.json       written last
+
+Rules of this file:
+
+* While it copies no log is freed (metad.store.backup_lock), so nothing moves out of what
+  it has listed.
+* A file of the hub is never linked to: its next life would be written into the backup.  Backups
+  are never written to again, so a later one may link to a file of an earlier one.
+* Active logs are copied up to the last record that verifies: what was acknowledged before is there,
+  and the copy is recovered like the log of a hub that was killed.
+* The index is a view and is left out.
+* A restored store has another node number, so that no id is made twice; its identity is written
+  last, so that no hub starts on half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from metad.errors import CannotCreateError, DataError
+from metad.store.backup import manifest
+from metad.store.backup.manifest import Entry, Manifest
+from metad.store.backup_lock import pinned
+from metad.store.identity import Store, make_store, open_store, write_identity
+from metad.store.log import header
+from metad.store.log.header import LogHeader
+from metad.store.log.scan import Scanner
+from metad.store.log.writer import round_up
+from metad.system.osio import Osio
+
+NODES = 1 << 16
+_CANNOT = {errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EBADF}
+_PIECE = 8 << 20
+
+
+@dataclass(slots=True)
+class Done:
+    """What a backup or a restore did.  `octets` copied; `linked`: files taken from `previous`."""
+
+    files: int = 0
+    linked: int = 0
+    octets: int = 0
+
+
+class Backup:
+    """One backup into `target`, a directory that is not there yet or is empty."""
+
+    def __init__(
+        self,
+        osio: Osio,
+        store: Store,
+        target: Path,
+        previous: Path | None = None,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Raises CannotCreateError; and DataError, UnavailableError for a bad `previous`."""
+        self._osio = osio
+        self._store = store
+        self._target = target
+        self._report = report
+        self._previous = previous
+        self._old = manifest.read(osio, str(previous)) if previous else None
+        if self._old is not None and self._old.store_id != store.store_id.hex():
+            raise DataError(f"{previous}: a backup of another store")
+        self.done = Done()
+        self._files: dict[str, Entry] = {}
+        make_empty(osio, target)
+
+    def run(self, copy_users: Callable[[Path], None] | None = None) -> Manifest:
+        """Raises OSError; then the directory has no manifest and is no backup.
+
+        `copy_users` puts a copy of the users database into the directory it is given.
+        """
+        for name in ("logs", "quarantine", "users"):
+            self._osio.mkdir(str(self._target / name))
+        made = int(self._osio.time_ns() // 1_000_000_000)
+        with pinned(self._osio, self._store):
+            self._copy_logs()
+        self._copy_small()
+        if copy_users is not None:
+            copy_users(self._target / "users")
+            self._enter_file("users/data.mdb")
+        for name in ("logs", "quarantine", "users"):
+            self._osio.fsync_directory(str(self._target / name))
+        found = Manifest(self._store.store_id.hex(), self._store.node, made, self._files)
+        found.write(self._osio, str(self._target))
+        return found
+
+    # -- logs
+
+    def _copy_logs(self) -> None:
+        names = sorted(n for n in self._osio.listdir(self._store.logs) if n.endswith(".log"))
+        for count, name in enumerate(names, 1):
+            self._report(f"log {count} of {len(names)}")
+            try:
+                fd = self._osio.open(os.path.join(self._store.logs, name), os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # unlinked meanwhile: it was free
+            try:
+                self._copy_log(fd, name)
+            finally:
+                self._osio.close(fd)
+
+    def _copy_log(self, fd: int, name: str) -> None:
+        log = header.read(self._osio, fd, self._store.secret)
+        if log is not None and log.state == header.FREE:
+            return
+        entry = self._entry(fd, f"logs/{name}", log)
+        if not self._link(entry):
+            self._copy(fd, entry)
+
+    def _entry(self, fd: int, name: str, log: LogHeader | None) -> Entry:
+        """What is to be copied of a log; all of one whose header is damaged."""
+        size = self._osio.fstat(fd).st_size
+        if log is None:
+            self._report(f"warning: {name} has no good header; copied as it is")
+            return Entry(name, size, size)
+        if log.seal_offset:
+            end = round_up(log.seal_offset + log.seal_size, log.align)
+            return Entry(name, size, end, log.align, log.life, sealed=True)
+        scanner = Scanner(self._osio, fd, log)
+        for _ in scanner:
+            pass
+        # Not its last block: should it be sealed this moment, that would speak of a seal which is
+        # not in the copy.
+        return Entry(name, size, scanner.end, 0, log.life)
+
+    def _link(self, entry: Entry) -> bool:
+        """Take an unchanged sealed log from the earlier backup."""
+        if self._old is None or self._previous is None or not entry.sealed:
+            return False
+        before = self._old.files.get(entry.name)
+        if before is None or replace(before, digest="") != entry:
+            return False
+        source, target = self._previous / entry.name, self._target / entry.name
+        try:
+            self._osio.link(str(source), str(target))
+        except OSError:
+            return False  # another file system: copied from the hub instead
+        self._files[entry.name] = before
+        self.done.files += 1
+        self.done.linked += 1
+        return True
+
+    # -- files
+
+    def _copy_small(self) -> None:
+        """The identity, and what was set aside."""
+        names = [f"quarantine/{name}" for name in self._osio.listdir(self._store.quarantine)]
+        for name in ("store.json", *sorted(names)):
+            fd = self._osio.open(str(self._store.data / name), os.O_RDONLY)
+            try:
+                size = self._osio.fstat(fd).st_size
+                self._copy(fd, Entry(name, size, size))
+            finally:
+                self._osio.close(fd)
+
+    def _copy(self, fd: int, entry: Entry) -> None:
+        digest = copy_file(self._osio, fd, str(self._target / entry.name), entry)
+        self._enter(replace(entry, digest=digest))
+
+    def _enter_file(self, name: str) -> None:
+        """A file that somebody else put into the backup."""
+        fd = self._osio.open(str(self._target / name), os.O_RDONLY)
+        try:
+            self._osio.fsync(fd)
+            size = self._osio.fstat(fd).st_size
+            entry = Entry(name, size, size)
+            self._enter(replace(entry, digest=manifest.digest(self._osio, fd, entry)))
+        finally:
+            self._osio.close(fd)
+
+    def _enter(self, entry: Entry) -> None:
+        self._files[entry.name] = entry
+        self.done.files += 1
+        self.done.octets += sum(stop - start for start, stop in entry.extents())
+
+
+def make_empty(osio: Osio, target: Path) -> None:
+    """Make the directory `target`, or take it if it is empty.  Raises CannotCreateError."""
+    try:
+        osio.mkdir(str(target))
+        # Who may write there may perhaps not read, and so not sync; then who made the place did.
+        with suppress(PermissionError):
+            osio.fsync_directory(str(target.parent))
+    except FileExistsError:
+        if not target.is_dir() or osio.listdir(str(target)):
+            raise CannotCreateError(f"{target}: not an empty directory") from None
+    except OSError as error:
+        raise CannotCreateError(f"{target}: {error.strerror}") from None
+
+
+def copy_file(osio: Osio, source: int, path: str, entry: Entry) -> str:
+    """Copy what `entry` speaks of to a new file, durably; the digest of the copy.
+
+    Raises OSError.
+    """
+    target = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        if not _cloned(osio, source, target):
+            osio.truncate(target, entry.size)
+            for start, stop in entry.extents():
+                _copy_extent(osio, source, target, start, stop)
+        osio.fsync(target)
+        return manifest.digest(osio, target, entry)
+    finally:
+        osio.close(target)
+
+
+def _cloned(osio: Osio, source: int, target: int) -> bool:
+    try:
+        osio.clone(source, target)
+    except OSError as error:
+        if error.errno in _CANNOT:
+            return False
+        raise
+    return True
+
+
+def _copy_extent(osio: Osio, source: int, target: int, start: int, stop: int) -> None:
+    at = start
+    while at < stop:
+        count = min(_PIECE, stop - at)
+        try:
+            done = osio.copy_range(source, target, count, at)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            data = osio.pread(source, count, at)
+            done = osio.pwrite(target, data, at) if data else 0
+        if not done:
+            raise OSError(errno.EIO, f"the file ends at {at}, not at {stop}")
+        at += done
+
+
+def restore(
+    osio: Osio, backup: Path, data: Path, report: Callable[[str], None] = lambda text: None
+) -> Done:
+    """Make the data directory `data` of a backup; every file is checked against its digest.
+
+    Raises UnavailableError, DataError (damaged: nothing is left that a hub would start on),
+    CannotCreateError, OSError.
+    """
+    found = manifest.read(osio, str(backup))
+    make_empty(osio, data)
+    done = Done()
+    for name in ("logs", "index", "locks", "quarantine", "spool", "run", "users"):
+        osio.mkdir(str(data / name))
+    for count, entry in enumerate(found.files.values(), 1):
+        report(f"file {count} of {len(found.files)}")
+        if entry.name != "store.json":
+            _restore_file(osio, backup, data, entry)
+            done.files += 1
+            done.octets += sum(stop - start for start, stop in entry.extents())
+    for name in ("logs", "quarantine", "users"):
+        osio.fsync_directory(str(data / name))
+    _restore_identity(osio, backup, data, found)
+    return done
+
+
+def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
+    try:
+        source = osio.open(str(backup / entry.name), os.O_RDONLY)
+    except FileNotFoundError:
+        raise DataError(f"{backup / entry.name}: missing") from None
+    try:
+        if osio.fstat(source).st_size != entry.size:
+            raise DataError(f"{backup / entry.name}: damaged: not the size that was copied")
+        digest = copy_file(osio, source, str(data / entry.name), entry)
+    finally:
+        osio.close(source)
+    if digest != entry.digest:
+        raise DataError(f"{backup / entry.name}: damaged: not what was copied")
+
+
+def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> None:
+    """The same store as another node; not written before that is so."""
+    entry = found.files.get("store.json")
+    if entry is None:
+        raise DataError(f"{backup}: no store.json in the manifest")
+    fd = osio.open(str(backup / entry.name), os.O_RDONLY)
+    try:
+        if manifest.digest(osio, fd, entry) != entry.digest:
+            raise DataError(f"{backup / entry.name}: damaged: not what was copied")
+    finally:
+        osio.close(fd)
+    old = open_store(osio, backup)
+    # By chance, not the next one: two restores of one backup are two nodes.
+    node = secrets.choice([number for number in range(1, NODES) if number != old.node])
+    write_identity(osio, make_store(data, old.store_id, old.secret, node))

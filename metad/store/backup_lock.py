@@ -1,0 +1,48 @@
+"""Pinned logs: while a backup reads them, no log is freed.
+
+A lock on the file DATA/run/backup: backups share it, the collector takes it alone for the moment
+in which a log becomes free.  The kernel releases it with whoever dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from metad.store.identity import Store
+from metad.system.osio import Osio
+
+
+def _open(osio: Osio, store: Store) -> int:
+    return osio.open(os.path.join(store.data, "run", "backup"), os.O_RDWR | os.O_CREAT)
+
+
+@contextmanager
+def pinned(osio: Osio, store: Store) -> Iterator[None]:
+    """For a backup: as long as this lasts no log is freed.  Waits some milliseconds at most."""
+    fd = _open(osio, store)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        osio.close(fd)
+
+
+class FreeLock:
+    """The collector's half: held while a log becomes free."""
+
+    def __init__(self, osio: Osio, store: Store) -> None:
+        self._osio = osio
+        self._fd = _open(osio, store)
+
+    def acquire(self) -> bool:
+        """False: a backup reads the logs."""
+        return self._osio.try_lock(self._fd)
+
+    def release(self) -> None:
+        self._osio.unlock(self._fd)
+
+    def close(self) -> None:
+        self._osio.close(self._fd)

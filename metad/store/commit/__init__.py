@@ -1,0 +1,1 @@
+"""Group commit: one write and one sync for all messages that wait."""

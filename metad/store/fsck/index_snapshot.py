@@ -1,0 +1,236 @@
+"""The whole index as it is at one moment, read by a child: LMDB may end a process on a bad page.
+
+Rules of this file:
+
+* One read transaction, as short as reading everything takes; nothing is written to the index.
+* What can be told from the order of the keys alone is checked on the way: the shape of the rows,
+  and each mailbox's usage.  The rest goes to `Rows`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import lmdb
+import msgpack
+
+from metad.store.fsck.grouping import Rows
+from metad.store.identity import Store
+from metad.store.ids import ID_SIZE
+from metad.store.index.index import MAP_SIZE, MAX_READERS, LogCounts
+from metad.store.index.lsm import BOUNDS, names
+
+PLACES, ENTRY, UID = 1, 2, 3  # tags of rows
+MOST_FINDINGS = 10_000
+_USAGE = struct.Struct(">QI")
+_LOG = struct.Struct(">QQQQ")
+_LEVELS = names(len(BOUNDS) + 1)
+_TABLES = (*_LEVELS, b"places", b"uids", b"logs")
+
+Pairs = Iterator[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What the index says of the logs.  `readable`: False: then nothing of it is to be used."""
+
+    logs: dict[int, LogCounts] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    readable: bool = True
+
+
+def count_rows(store: Store) -> int:
+    """About how many rows the index has, by the size of its file."""
+    try:
+        return os.stat(os.path.join(store.index, "data.mdb")).st_size // 32
+    except OSError:
+        return 0
+
+
+def read_snapshot(store: Store, rows: Rows | None = None) -> Snapshot:
+    """The rows of the logs, and if `rows` is given everything else into it.
+
+    Raises OSError if there can be no child.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _child(writer, store, rows)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        why = f"reading it ended the process ({signal.Signals(-code).name})"
+        return Snapshot(findings=[f"index: it is damaged: {why}"], readable=False)
+    return _unpack(said)
+
+
+def _child(writer: int, store: Store, rows: Rows | None) -> None:
+    code = 1
+    try:
+        # A bad page may end this process: without a word of LMDB's, a traceback or a core file.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        said = _pack(_read(store, rows))
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(said)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _pack(snapshot: Snapshot) -> bytes:
+    found = (snapshot.logs, snapshot.findings, snapshot.readable)
+    packed: bytes = msgpack.packb(found)
+    return packed
+
+
+def _unpack(said: bytes) -> Snapshot:
+    if not said:
+        return Snapshot(findings=["index: it could not be read"], readable=False)
+    logs, findings, readable = msgpack.unpackb(said, strict_map_key=False)
+    rows = {number: LogCounts(*counts) for number, counts in logs.items()}
+    return Snapshot(rows, findings, readable)
+
+
+def _read(store: Store, rows: Rows | None) -> Snapshot:
+    found = Snapshot()
+    try:
+        with lmdb.open(
+            store.index, readonly=True, create=False, map_size=MAP_SIZE, max_dbs=8,
+            max_readers=MAX_READERS, readahead=False,
+        ) as env:  # fmt: skip
+            tables = {name: env.open_db(name, create=False) for name in _TABLES}
+            with env.begin() as txn:
+                _Reading(found, rows).run(txn, tables)
+    except (lmdb.Error, OSError) as error:
+        found.findings.append(f"index: it is damaged: {error}")
+        found.readable = False
+    if rows is not None:
+        rows.flush()
+    return found
+
+
+class _Reading:
+    """One walk through the index."""
+
+    def __init__(self, found: Snapshot, rows: Rows | None) -> None:
+        self._found = found
+        self._rows = rows
+
+    def run(self, txn: lmdb.Transaction, tables: dict[bytes, Any]) -> None:
+        self._walk(txn, tables, b"logs", self._logs)
+        if self._rows is not None:
+            for level in _LEVELS:
+                self._walk(txn, tables, level, self._mailboxes)
+            self._walk(txn, tables, b"places", self._places)
+            self._walk(txn, tables, b"uids", self._uids)
+
+    def _say(self, text: str) -> None:
+        if len(self._found.findings) < MOST_FINDINGS:
+            self._found.findings.append(f"index: {text}")
+
+    def _walk(
+        self,
+        txn: lmdb.Transaction,
+        tables: dict[bytes, Any],
+        name: bytes,
+        take: Callable[[Pairs], None],
+    ) -> None:
+        with txn.cursor(tables[name]) as cursor:
+            take(self._in_order(cursor, name.decode()))
+
+    def _in_order(self, cursor: lmdb.Cursor, name: str) -> Pairs:
+        """Every row; a damaged tree may lead in a circle, and this must end all the same."""
+        last = b""
+        for row in cast(Pairs, cursor):
+            key = row[0]
+            if key <= last:
+                self._say(f"the rows of {name} are out of order")
+                self._found.readable = False
+                return
+            last = key
+            yield row
+
+    def _logs(self, pairs: Pairs) -> None:
+        for key, value in pairs:
+            if len(key) == 4 and len(value) == _LOG.size:
+                self._found.logs[int.from_bytes(key, "big")] = LogCounts(*_LOG.unpack(value))
+            else:
+                self._say(f"a row of logs is damaged: {key.hex()}")
+
+    def _mailboxes(self, pairs: Pairs) -> None:
+        add = self._add
+        usage = _Usage(self._say)
+        for key, value in pairs:
+            if len(key) == 20 and len(value) == 4:
+                usage.entry(key[:4], value)
+                add(ENTRY, key[4:], key[:4] + value)
+            elif len(key) == 4 and len(value) == _USAGE.size:
+                usage.row(key, value)
+            else:
+                self._say(f"a row of mailboxes is damaged: {key.hex()}")
+        usage.finish()
+
+    def _places(self, pairs: Pairs) -> None:
+        for key, value in pairs:
+            if len(key) == ID_SIZE and len(value) % 12 == 4:
+                self._add(PLACES, key, value)
+            else:
+                self._say(f"a row of places is damaged: {key.hex()}")
+
+    def _uids(self, pairs: Pairs) -> None:
+        for key, value in pairs:
+            if len(key) == ID_SIZE:
+                self._add(UID, key, value)
+            else:
+                self._say(f"a row of uids is damaged: {key.hex()}")
+
+    def _add(self, tag: int, message_id: bytes, octets: bytes) -> None:
+        if self._rows is not None:
+            self._rows.add(tag, message_id, octets)
+
+
+class _Usage:
+    """Each mailbox's usage in one level against its entries there, which come behind it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._mailbox = b""
+        self._said = (0, 0)
+        self._octets = self._messages = 0
+
+    def row(self, mailbox: bytes, value: bytes) -> None:
+        self._begin(mailbox)
+        octets, messages = _USAGE.unpack(value)
+        self._said = (octets, messages)
+
+    def entry(self, mailbox: bytes, octets: bytes) -> None:
+        if mailbox != self._mailbox:
+            self._begin(mailbox)
+        self._octets += int.from_bytes(octets, "big")
+        self._messages += 1
+
+    def _begin(self, mailbox: bytes) -> None:
+        self.finish()
+        self._mailbox, self._said = mailbox, (0, 0)
+        self._octets = self._messages = 0
+
+    def finish(self) -> None:
+        if self._said != (self._octets, self._messages):
+            octets, messages = self._said
+            self._say(
+                f"mailbox {int.from_bytes(self._mailbox, 'big')} is said to have {messages} "
+                f"messages of {octets} octets, it has {self._messages} of {self._octets}"
+            )

@@ -1,0 +1,109 @@
+"""The index made anew, and damage set aside: what an operator has done while no hub runs.
+
+Rules of this file:
+
+* The caller holds DATA/lock.  No log file is ever removed here, and nothing of its mail is changed:
+  damaged octets are copied to quarantine/, and stay in their log until that is collected.
+* A header copy is restored only from the other one, which verifies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from metad.errors import DataError, OsError, UnavailableError
+from metad.store.fsck.fsck import Summary
+from metad.store.fsck.log_check import log_numbers, read_headers
+from metad.store.identity import Store
+from metad.store.index import state as index_state
+from metad.store.index.index import Index
+from metad.store.log import files as log_files
+from metad.store.log import header, quarantine
+from metad.store.log.header import FREE, LogHeader, log_path
+from metad.store.recovery.hub import Recovery
+from metad.system.osio import Osio
+
+Report = Callable[[str], None]
+
+
+def repair(osio: Osio, store: Store, boot: str, found: Summary, report: Report) -> None:
+    """Repair what a check found.  Raises DataError, UnavailableError, OSError, lmdb.Error."""
+    _set_aside(osio, store, found, report)
+    rebuild_index(osio, store, boot, report)
+    for number in found.bad_headers:
+        _restore_headers(osio, store, number, report)
+
+
+def rebuild_index(osio: Osio, store: Store, boot: str, report: Report) -> int:
+    """Make the index anew from the logs and note it as clean; the number of logs.
+
+    Logs without a seal get one, as at a start.  Raises DataError if there is a log that this
+    store's secret does not open, UnavailableError if somebody writes to a log.
+    """
+    recovery = Recovery(osio, store, report)
+    logs = recovery.headers_of(_ours(osio, store))
+    try:
+        recovery.rebuild(logs, "as asked")
+    except log_files.LogBusyError as error:
+        raise UnavailableError(str(error)) from None
+    index = Index(store.index)
+    try:
+        index_state.mark(osio, store.index, boot, clean=False)
+        index.sync()
+    finally:
+        index.close()
+    index_state.mark(osio, store.index, boot, clean=True)
+    return len(logs)
+
+
+def _ours(osio: Osio, store: Store) -> list[int]:
+    numbers = log_numbers(osio, store)
+    for number in numbers:
+        headers = read_headers(osio, store, number)
+        if headers is not None and headers.foreign:
+            raise DataError(f"{headers.findings[0]}: nothing is changed")
+    return numbers
+
+
+def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None:
+    for log, damage in found.damage:
+        fd = osio.open(log_path(store.logs, log.number), os.O_RDONLY)
+        try:
+            name = quarantine.set_aside(osio, store, fd, log, damage)
+        except OSError as error:
+            raise OsError(f"log {log.number}: damage cannot be set aside: {error}") from None
+        finally:
+            osio.close(fd)
+        report(f"log {log.number}: octets {damage.start} to {damage.end} kept in quarantine/{name}")
+
+
+def _restore_headers(osio: Osio, store: Store, number: int, report: Report) -> None:
+    """Write the copy that does not verify from the one that does.
+
+    Not in a log that is neither sealed nor free: its writer failed, and it is not written to.
+    """
+    headers = read_headers(osio, store, number)
+    if headers is None or headers.log is None or not headers.bad:
+        return
+    log = headers.log
+    if log.state != FREE and not log.seal_offset:
+        return
+    fd = log_files.lock_log(osio, store.logs, number)
+    try:
+        first = any(stretch.start == 0 for stretch in headers.bad)
+        last = any(stretch.start != 0 for stretch in headers.bad)
+        if first:
+            header.write_first(osio, fd, _first_copy(log))
+            osio.fdatasync(fd)
+        if last:
+            header.write_last(osio, fd, log)
+            osio.fdatasync(fd)
+    finally:
+        osio.close(fd)
+    report(f"log {number}: its header is restored")
+
+
+def _first_copy(log: LogHeader) -> LogHeader:
+    """The seal is stated by the last block alone."""
+    return log._replace(seal_offset=0, seal_size=0)

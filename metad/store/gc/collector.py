@@ -1,0 +1,254 @@
+"""The garbage collector: empties sealed logs, one at a time, in short steps.
+
+    take the victim's lock, table: COLLECTING
+      -> survivors written and synced -> index: their new places, beside the old ones      (repeat)
+      -> the victim's header: free, synced (or the file unlinked)
+      -> index: the victim's places dropped, then its row -> table: FREE
+
+Rules of this file:
+
+* Each arrow is an order in time that a crash anywhere must not break: killed at any point, nothing
+  is lost and nothing returns.  The failpoints stand between the arrows.
+* Only logs that are sealed, and indexed to their seal, are taken, with the log's own lock.
+* A log that says where a poisoned one ends goes after that one.
+* A file that cannot be read is left alone, one that cannot be written to is unlinked: what failed
+  is not tried again.
+* Nothing here waits or sleeps: the steps are those of a generator, and who drives it decides
+  when the next one comes (metad.workers.collector).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+
+from metad.errors import MetadError
+from metad.store.backup_lock import FreeLock
+from metad.store.gc.contents import Contents, read_contents
+from metad.store.gc.copy import Evacuation, Figures, Step, Tools, Victim
+from metad.store.index import relocation
+from metad.store.log import files as log_files
+from metad.store.log import header, record
+from metad.store.log.header import LogHeader
+from metad.store.log.scan import Damage
+from metad.store.log_table import Row, State
+
+DROPPED = 250  # places per write transaction: below a millisecond
+
+
+class NotCollectableError(MetadError):
+    """This log is not to be collected now; `str()` says why."""
+
+
+class Collector:
+    """Empties logs.  One per store at a time, in one process."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._osio = tools.osio
+        self._logs = tools.store.logs
+        self._table = tools.table
+        self._free_lock = FreeLock(tools.osio, tools.store)
+        self._words: dict[int, LogHeader] = {}
+        self.figures = Figures()
+
+    def close(self) -> None:
+        """Seal the survivors' logs and let go of everything."""
+        self._tools.survivors.seal()
+        self._free_lock.close()
+
+    # -- one log
+
+    def collect(self, number: int) -> Generator[Step, None, None]:
+        """Empty log `number` and free it.  To be driven to its end, or closed between two steps.
+
+        Raises NotCollectableError, OSError, lmdb.Error, RefusedError, ValueError; then the log is
+        what it was, and may be collected another time.
+        """
+        fd = self._lock(number)
+        freeing = False
+        try:
+            victim = self._take(number, fd)
+            yield Step.LOOKED
+            yield from Evacuation(self._tools, victim, self.figures).steps()
+            while not self._free_lock.acquire():  # a backup reads the logs
+                yield Step.WAITS
+            freeing = True
+            state = self._free(victim)
+            yield from self._drop_places(number, self._ids(victim))
+        finally:
+            if not freeing:
+                self._give_back(number)
+            self._osio.close(fd)
+        self._release(number, state)
+
+    def _lock(self, number: int) -> int:
+        try:
+            return log_files.lock_log(self._osio, self._logs, number)
+        except log_files.LogBusyError as error:
+            raise NotCollectableError(str(error)) from None
+
+    def _take(self, number: int, fd: int) -> Victim:
+        """Enter the log as being collected, if it may be, and read what it holds."""
+        if self._table.row(number).state != State.SEALED:
+            raise NotCollectableError(f"log {number} is not sealed")
+        log = header.read(self._osio, fd, self._tools.store.secret)
+        if log is None or log.state == header.FREE or log.number != number:
+            raise NotCollectableError(f"log {number} has no good header")
+        self._table.change(number, State.COLLECTING)
+        self._tools.failpoint("taken")
+        stop = self._stop(log)
+        return Victim(number, fd, log, self._contents(fd, log, stop), stop is not None)
+
+    def _contents(self, fd: int, log: LogHeader, stop: int | None) -> Contents:
+        """What the log holds.  Raises NotCollectableError if the index does not have all of it."""
+        contents = read_contents(self._osio, fd, log, stop)
+        counts = self._tools.index.log_counts(log.number)
+        indexed = counts.watermark if counts.life == log.life else log.align
+        if indexed < contents.end:
+            raise NotCollectableError(f"log {log.number} is not indexed to its end")
+        if indexed > contents.end:  # nothing after that verifies any more
+            damage = [*contents.damage, Damage(contents.end, indexed)]
+            contents = contents._replace(damage=damage, complete=False)
+        return contents
+
+    def _give_back(self, number: int) -> None:
+        if self._table.row(number).state == State.COLLECTING:
+            self._table.change(number, State.SEALED)
+
+    # -- poisoned logs
+
+    def _stop(self, log: LogHeader) -> int | None:
+        """Where this log ends by the word of its successor; None if its writer did not fail.
+
+        Raises NotCollectableError if it is such a successor and must outlive a log.
+        """
+        stop = None
+        for row in self._table.rows():
+            if row.state in (State.FREE, State.NONE, State.PREPARING):
+                continue
+            if log.predecessor_life and row.life == log.predecessor_life:
+                raise NotCollectableError(f"log {log.number} says where log {row.number} ends")
+            other = self._header(row)
+            if other is not None and other.predecessor_life == log.life:
+                stop = other.predecessor_end
+        return stop
+
+    def _header(self, row: Row) -> LogHeader | None:
+        """The header of a log, remembered when it is sealed: then its word stands."""
+        known = self._words.get(row.number)
+        if known is not None and known.life == row.life:
+            return known
+        try:
+            fd = self._osio.open(header.log_path(self._logs, row.number), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            found = header.read(self._osio, fd, self._tools.store.secret)
+        finally:
+            self._osio.close(fd)
+        if found is not None and row.state == State.SEALED:
+            self._words[row.number] = found
+        return found
+
+    # -- free
+
+    def _free(self, victim: Victim) -> State:
+        """From here on nothing in the log counts; the state that its number will have.
+
+        A poisoned log is never written to again, one with a second name never overwritten: their
+        files go.  The lock that keeps backups out is held at the beginning.
+        """
+        failpoint = self._tools.failpoint
+        try:
+            failpoint("freeing")
+            if victim.poisoned or self._osio.fstat(victim.fd).st_nlink > 1:
+                self._osio.unlink(header.log_path(self._logs, victim.number))
+                self._osio.fsync_directory(self._logs)
+                state = State.NONE
+            else:
+                state = self._mark_free(victim.fd, victim.log)
+            failpoint("freed")
+        finally:
+            self._free_lock.release()
+        self.figures.logs += 1
+        self.figures.octets += victim.log.size
+        return state
+
+    def _mark_free(self, fd: int, log: LogHeader) -> State:
+        return State.FREE if log_files.free(self._osio, self._logs, fd, log) else State.NONE
+
+    def _ids(self, victim: Victim) -> Iterator[list[bytes]]:
+        """Ids of what lay in the log, a transaction's worth at a time."""
+        if not victim.contents.complete:
+            yield from self._ids_by_index(victim.number)
+            return
+        ids = [item.id for item in victim.contents.items if item.kind == record.MESSAGE]
+        for at in range(0, len(ids), DROPPED):
+            yield ids[at : at + DROPPED]
+
+    def _ids_by_index(self, number: int) -> Iterator[list[bytes]]:
+        start: bytes | None = b""
+        while start is not None:
+            ids, start = relocation.ids_in(self._tools.index, number, start)
+            for at in range(0, max(len(ids), 1), DROPPED):
+                yield ids[at : at + DROPPED]
+
+    def _drop_places(self, number: int, slices: Iterable[list[bytes]]) -> Iterator[Step]:
+        """The index forgets a log that is free on disk."""
+        for ids in slices:
+            if ids:
+                self._tools.change(relocation.drop_places, number, ids)
+                self._tools.failpoint("dropped")
+            yield Step.DROPPED
+        self._tools.change(relocation.drop_log, number)
+        self._tools.failpoint("forgotten")
+
+    def _release(self, number: int, state: State) -> None:
+        """The number may be used again."""
+        self._table.change(number, state)
+        self._tools.failpoint("released")
+
+    # -- what was left behind
+
+    def tidy(self) -> Generator[Step, None, None]:
+        """Finish what an earlier collector began, and take back free logs that were in use.
+
+        A log that is free on disk is forgotten by the index and free in the table; any other one
+        is sealed as before.  Raises OSError, lmdb.Error, RefusedError.
+        """
+        for row in self._table.rows():
+            if row.state != State.COLLECTING:
+                continue
+            try:
+                fd = self._lock(row.number)
+            except NotCollectableError:
+                continue
+            except FileNotFoundError:
+                yield from self._forget(row.number)
+                self._release(row.number, State.NONE)
+                continue
+            try:
+                state, log = self._state_on_disk(row.number, fd)
+                if state == State.FREE and log is not None:
+                    # Whoever was killed may have had no time to sync it.
+                    state = self._mark_free(fd, log)
+                    yield from self._forget(row.number)
+            finally:
+                self._osio.close(fd)
+            if state is not None:
+                self._release(row.number, state)
+
+    def _state_on_disk(self, number: int, fd: int) -> tuple[State | None, LogHeader | None]:
+        """What a log that nobody has really is; None: it is to be left alone for now."""
+        log = header.read(self._osio, fd, self._tools.store.secret)
+        if log is not None and log.state == header.FREE:
+            # A long transfer may still read it: then it is looked at again next time.
+            return State.FREE if log_files.try_reader_lock(fd, exclusive=True) else None, log
+        if log is not None and log.life == self._tools.index.log_counts(number).life:
+            return State.SEALED, log
+        return None, log
+
+    def _forget(self, number: int) -> Iterator[Step]:
+        if self._tools.index.log_counts(number).life:
+            yield from self._drop_places(number, self._ids_by_index(number))

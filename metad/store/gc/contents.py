@@ -1,0 +1,130 @@
+"""What lies in a sealed log: its records by their footer entries, and its octets, verified.
+
+Rules of this file:
+
+* The footer is believed (it has its own checksum), the records are verified when they are read.
+* Where the footer does not speak (a seal over a tail only, a damaged seal, a poisoned log), the
+  log is scanned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from metad.store.identity import Store
+from metad.store.index.index import Place
+from metad.store.index.relocation import Item
+from metad.store.log import footer, header, record
+from metad.store.log.header import LogHeader
+from metad.store.log.scan import Damage, Found, Scanner, find_seal
+from metad.system.osio import Osio
+
+
+class Contents(NamedTuple):
+    """`complete`: `items` are all records that ever were in the log; else damage hides some."""
+
+    items: list[Item]
+    end: int
+    complete: bool
+    damage: list[Damage]
+
+
+class Record(NamedTuple):
+    """One verified record."""
+
+    header: record.Header
+    envelope: bytes
+    body: memoryview
+
+
+def read_contents(osio: Osio, fd: int, log: LogHeader, stop: int | None) -> Contents:
+    """Everything in the log open at `fd`; `stop` is where its successor says that it ends.
+
+    Raises OSError, and ValueError for a record of another version's making.
+    """
+    seal = find_seal(osio, fd, log) if stop is None else None
+    if seal is None:
+        return _scanned(Scanner(osio, fd, log, 0, stop), log)
+    items = list(_of_entries(seal.entries))
+    if seal.covers_from == log.align:
+        return Contents(items, seal.end, True, [])
+    before = _scanned(Scanner(osio, fd, log, 0, seal.covers_from), log)
+    return before._replace(items=before.items + items, end=seal.end)
+
+
+def _scanned(scanner: Scanner, log: LogHeader) -> Contents:
+    items: list[Item] = []
+    damage: list[Damage] = []
+    for found in scanner:
+        if isinstance(found, Damage):
+            damage.append(found)
+        else:
+            items.append(_item(found))
+    # Numbers in sequence leave no room for a record that is not seen any more.
+    complete = not damage and len(items) == scanner.sequence
+    return Contents(items, scanner.end, complete, damage)
+
+
+def _item(found: Found) -> Item:
+    head, offset = found.header, found.offset
+    if head.kind == record.MESSAGE:
+        recipients = record.unpack_envelope(found.envelope).recipients
+        entries = footer.message_entries(head.id, offset, head.size, recipients)
+    else:
+        deletion = record.unpack_deletion(found.envelope, found.body)
+        entries = footer.deletion_entries(deletion, offset, head.size)
+    return Item(head.kind, offset, head.size, entries)
+
+
+def _of_entries(entries: bytes) -> Iterator[Item]:
+    """Footer entries, put together by record: they lie in the order of the records."""
+    step = footer.ENTRY_SIZE
+    at = 0
+    while at < len(entries):
+        first = footer.Entry(*footer.ENTRY.unpack_from(entries, at))
+        place = entries[at + 20 : at + 28]
+        stop = at + step
+        while entries[stop + 20 : stop + 28] == place:
+            stop += step
+        yield Item(first.kind, first.offset, first.size, entries[at:stop])
+        at = stop
+
+
+class RecordReader:
+    """Reads records of one log, verified under its life."""
+
+    def __init__(self, osio: Osio, fd: int, store: Store, number: int, life: int) -> None:
+        self._osio = osio
+        self._fd = fd
+        self._life = life
+        self._seed = record.seed_of(store.secret, number, life)
+
+    def read(self, offset: int, size: int) -> Record | None:
+        """The record there; None if it does not verify, twice.  Raises OSError."""
+        return self._read(offset, size) or self._read(offset, size)
+
+    def _read(self, offset: int, size: int) -> Record | None:
+        data = self._osio.pread(self._fd, size, offset)
+        head = record.parse_header(data, self._seed, self._life)
+        if head is None or head.size != size or len(data) != size:
+            return None
+        payload = memoryview(data)[record.HEADER_SIZE :]
+        if not record.payload_is_good(head, payload, self._seed):
+            return None
+        return Record(head, bytes(payload[: head.envelope_size]), payload[head.envelope_size :])
+
+
+def read_elsewhere(osio: Osio, store: Store, place: Place, life: int) -> Record | None:
+    """The record at `place` in any log; None if it is not to be read or does not verify."""
+    try:
+        fd = osio.open(header.log_path(store.logs, place.log), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return RecordReader(osio, fd, store, place.log, life).read(place.offset, place.size)
+    except OSError:
+        return None
+    finally:
+        osio.close(fd)

@@ -1,0 +1,230 @@
+"""What stays of a log that is being emptied: written anew, durable, then visible.
+
+Rules of this file:
+
+* A moved message names only its remaining recipients.  What nobody has is not moved.
+* A deletion record is kept as long as any copy of what it deletes has a place outside the victim.
+* Survivors are durable before the index hears of them; the old places stay where they are.
+* Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
+  kept.  A damaged deletion record is made anew from the log's footer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from metad.store.commit.committer import Append, append_deletion
+from metad.store.gc.contents import Contents, RecordReader, read_elsewhere
+from metad.store.gc.policy import next_generation
+from metad.store.gc.survivor_logs import Survivors
+from metad.store.identity import Store
+from metad.store.index import relocation
+from metad.store.index.index import Index, LogCounts
+from metad.store.index.relocation import Alive, Item
+from metad.store.log import record
+from metad.store.log.header import LogHeader
+from metad.store.log.quarantine import set_aside
+from metad.store.log.scan import Damage
+from metad.store.log_table import LogTable
+from metad.system.osio import Osio
+
+GROUP_OCTETS = 256 << 10
+GROUP_RECORDS = 400
+LOOKED_AT = 200  # records per read transaction
+MOVED = 200  # messages per write transaction: below a millisecond
+
+
+class Step(Enum):
+    """What a step of a collection did, for who decides when the next one comes."""
+
+    LOOKED = "looked"
+    COPIED = "copied"
+    WAITS = "waits"
+    DROPPED = "dropped"
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a collector has done so far.  `octets` of whole logs freed."""
+
+    logs: int = 0
+    octets: int = 0
+    moved: int = 0
+    moved_octets: int = 0
+    deletions: int = 0
+    damaged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a collector works with; all of one store, opened by its process."""
+
+    osio: Osio
+    store: Store
+    index: Index
+    table: LogTable
+    survivors: Survivors
+    next_id: Callable[[], bytes]
+    report: Callable[[str], None]
+    failpoint: Callable[[str], None] = field(default=lambda name: None)
+
+    def change(self, work: Callable[..., None], *arguments: object) -> None:
+        """One write transaction, in turn with the workers' and at normal priority."""
+        self.index.lock()
+        try:
+            work(self.index, *arguments, self._publish)
+        finally:
+            self.index.unlock()
+
+    def _publish(self, rows: dict[int, LogCounts]) -> None:
+        for number, counts in rows.items():
+            self.table.set_live(number, counts.live_messages, counts.live_octets)
+
+
+class Victim(NamedTuple):
+    """A log being emptied.  `fd` holds its lock; `poisoned`: its writer failed."""
+
+    number: int
+    fd: int
+    log: LogHeader
+    contents: Contents
+    poisoned: bool
+
+
+class Evacuation:
+    """Moves what stays of one victim."""
+
+    def __init__(self, tools: Tools, victim: Victim, figures: Figures) -> None:
+        self._tools = tools
+        self._index = tools.index
+        self._victim = victim
+        self._figures = figures
+        self._reader = RecordReader(
+            tools.osio, victim.fd, tools.store, victim.number, victim.log.life
+        )
+        self._group: list[Append] = []
+        self._octets = 0
+
+    def steps(self) -> Iterator[Step]:
+        """Raises OSError, lmdb.Error, NoSpaceError, ValueError (a record of another version)."""
+        self._set_aside(self._victim.contents.damage)
+        # Deletions first: a copy of a message made this time is no reason to keep one.
+        yield from self._deletions()
+        yield from self._messages()
+
+    def _of_kind(self, kind: int) -> list[Item]:
+        return [item for item in self._victim.contents.items if item.kind == kind]
+
+    def _deletions(self) -> Iterator[Step]:
+        for item in self._of_kind(record.DELETION):
+            needed = relocation.still_needed(self._index, self._victim.number, item)
+            if needed:
+                yield from self._add(self._deletion(item, needed))
+        yield from self._flush()
+
+    def _deletion(self, item: Item, needed: bytes) -> Append:
+        """The deletion record with those of its ids that are needed."""
+        found = self._reader.read(item.offset, item.size)
+        record_id = found.header.id if found else self._tools.next_id()
+        mailbox = int.from_bytes(item.entries[:4], "big")
+        self._figures.deletions += 1
+        return append_deletion(record_id, record.Deletion(mailbox, needed), _ignore)
+
+    def _messages(self) -> Iterator[Step]:
+        items = self._of_kind(record.MESSAGE)
+        for at in range(0, len(items), LOOKED_AT):
+            found = relocation.alive(self._index, self._victim.number, items[at : at + LOOKED_AT])
+            yield Step.LOOKED
+            for message in found:
+                append = self._survivor(message)
+                if append is not None:
+                    yield from self._add(append)
+        yield from self._flush()
+
+    def _survivor(self, message: Alive) -> Append | None:
+        """The message as it is to be written, or None if there is nothing to be written."""
+        if self._is_good_elsewhere(message):
+            return None
+        item = message.item
+        found = self._reader.read(item.offset, item.size)
+        if found is None:
+            self._lose(message)
+            return None
+        envelope = record.unpack_envelope(found.envelope)
+        stay = tuple(r for r in envelope.recipients if r.mailbox in message.mailboxes)
+        packed = found.envelope
+        if len(stay) != len(envelope.recipients):
+            packed = record.pack_envelope(envelope._replace(recipients=stay))
+        return Append(item.id, packed, (found.body,), len(found.body), _ignore, stay)
+
+    def _is_good_elsewhere(self, message: Alive) -> bool:
+        """Whether an earlier collection that was cut short copied it already."""
+        tools = self._tools
+        for place in message.elsewhere:
+            life = self._index.log_counts(place.log).life
+            found = read_elsewhere(tools.osio, tools.store, place, life)
+            if found is None or found.header.id != message.item.id:
+                continue
+            recipients = record.unpack_envelope(found.envelope).recipients
+            if message.mailboxes <= {recipient.mailbox for recipient in recipients}:
+                return True
+        return False
+
+    # -- groups
+
+    def _add(self, append: Append) -> Iterator[Step]:
+        if self._octets + append.size > GROUP_OCTETS or len(self._group) == GROUP_RECORDS:
+            yield from self._flush()
+        self._group.append(append)
+        self._octets += append.size
+
+    def _flush(self) -> Iterator[Step]:
+        """The group durable, then visible in short transactions.
+
+        The watermark goes to the group's end with the last of them: it is never ahead of what is
+        entered, and entering twice does no harm.
+        """
+        group, self._group, self._octets = self._group, [], 0
+        if not group:
+            return
+        tools = self._tools
+        tools.failpoint("copying")
+        written = tools.survivors.write(next_generation(self._victim.log.generation), group)
+        tools.failpoint("copied")
+        batch, messages = written.batch, written.batch.messages
+        for at in range(0, max(len(messages), 1), MOVED):
+            is_last = at + MOVED >= len(messages)
+            end = batch.watermark if is_last else written.start
+            part = batch._replace(messages=messages[at : at + MOVED], watermark=end)
+            tools.change(relocation.move, part)
+            tools.table.set_tail(batch.log, end)
+            tools.failpoint("moved")
+        self._figures.moved += len(messages)
+        self._figures.moved_octets += batch.watermark - written.start
+        yield Step.COPIED
+
+    # -- damage
+
+    def _lose(self, message: Alive) -> None:
+        """A message that some mailbox has does not verify, and there is no other copy."""
+        item = message.item
+        self._set_aside([Damage(item.offset, item.offset + item.size)])
+        self._tools.change(relocation.forget, [message])
+        self._tools.failpoint("lost")
+
+    def _set_aside(self, damage: Iterable[Damage]) -> None:
+        tools, victim = self._tools, self._victim
+        for stretch in damage:
+            name = set_aside(tools.osio, tools.store, victim.fd, victim.log, stretch)
+            self._figures.damaged += 1
+            tools.report(
+                f"warning: log {victim.number}: octets {stretch.start} to {stretch.end} are "
+                f"damaged; kept in quarantine/{name}"
+            )
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits for an answer: the collector waits for the disk itself."""

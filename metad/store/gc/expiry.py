@@ -1,0 +1,128 @@
+"""Mail that is too old, or whose user is gone, deleted from its mailboxes in short steps.
+
+    look -> the mailbox's lock, look again -> deletion records: written, synced -> index -> unlock
+
+Rules of this file:
+
+* It is done as a session's QUIT does it: durable in a log of the collector's own before the index
+  hears of it.  Killed anywhere, only what was to go is gone, and the rest goes the next time.
+* Nothing is deleted without the mailbox's lock.  A mailbox in use is passed over and named.
+* A step deletes from many mailboxes under one sync, and a bounded number of messages: the locks are
+  held, and the index is, for a moment.
+* Who has to go is not decided here (metad.workers.expiry_scan).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lmdb
+
+from metad.store.commit.committer import Append, append_deletion
+from metad.store.gc.copy import Step, Tools
+from metad.store.gc.policy import next_generation
+from metad.store.index.index import Index
+from metad.store.log import record
+from metad.store.mailbox_locks import MailboxLocks
+
+# Messages per step, which is one write transaction: below a millisecond.
+DELETED = 50
+_LATEST = (1 << 64) - 1
+
+
+class Due(NamedTuple):
+    """What was stored in `mailbox` before `before`, hub time in microseconds, has to go."""
+
+    mailbox: int
+    before: int
+
+
+@dataclass(slots=True)
+class Figures:
+    """What was done so far."""
+
+    messages: int = 0
+    in_use: int = 0
+
+
+class Expiry:
+    """Deletes.  One per store at a time, in the process of the collector, between its steps."""
+
+    def __init__(self, tools: Tools, locks: MailboxLocks) -> None:
+        self._tools = tools
+        self._locks = locks
+        self.figures = Figures()
+        # Mailboxes that were passed over because somebody had them; whoever looks takes them out.
+        self.in_use: set[int] = set()
+
+    def steps(self, due: Iterable[Due]) -> Iterator[Step]:
+        """Raises OSError, lmdb.Error, RefusedError (no log to be had); what is gone is gone."""
+        waiting = deque(due)
+        while waiting:
+            self._step(waiting)
+            yield Step.COPIED
+
+    def _step(self, waiting: deque[Due]) -> None:
+        """Up to DELETED messages, of as many mailboxes as it takes, under one sync."""
+        group: list[Append] = []
+        held: list[int] = []
+        room = DELETED
+        try:
+            while waiting and room:
+                mailbox, before = waiting[0]
+                ids: list[bytes] = []
+                if self._old(mailbox, before, 1) and self._take(mailbox):
+                    held.append(mailbox)
+                    ids = self._old(mailbox, before, room)
+                    if ids:
+                        group.append(self._deletion(mailbox, ids))
+                if len(ids) < room:
+                    waiting.popleft()
+                room -= len(ids)
+            if group:
+                self._commit(group)
+        finally:
+            for mailbox in held:
+                self._locks.release(mailbox)
+
+    def _old(self, mailbox: int, before: int, most: int) -> list[bytes]:
+        """The oldest messages that have to go: ids begin with the time."""
+        limit = min(max(before, 0), _LATEST).to_bytes(8, "big")
+        return [one for one in self._tools.index.oldest(mailbox, most) if one < limit]
+
+    def _take(self, mailbox: int) -> bool:
+        if self._locks.acquire(mailbox):
+            return True
+        self.figures.in_use += 1
+        self.in_use.add(mailbox)
+        return False
+
+    def _deletion(self, mailbox: int, ids: list[bytes]) -> Append:
+        deletion = record.Deletion(mailbox, b"".join(ids))
+        return append_deletion(self._tools.next_id(), deletion, _ignore)
+
+    def _commit(self, group: list[Append]) -> None:
+        """Durable, then visible."""
+        tools = self._tools
+        deletions = [one.deletion for one in group if one.deletion is not None]
+        tools.failpoint("deleting")
+        # Among the youngest survivors: so it costs no log of its own.
+        written = tools.survivors.write(next_generation(0), group)
+        tools.failpoint("deleted")
+        batch = written.batch._replace(deletions=deletions)
+        try:
+            tools.change(Index.apply, batch)
+        except lmdb.Error:
+            # No later group of this log may take the watermark past what the index lacks.
+            tools.survivors.seal()
+            raise
+        tools.table.set_tail(batch.log, batch.watermark)
+        tools.failpoint("expired")
+        self.figures.messages += sum(len(one.each()) for one in deletions)
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits for an answer."""

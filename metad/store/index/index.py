@@ -1,0 +1,380 @@
+"""The index: a view of the logs in LMDB, never synced, rebuilt whenever it is in doubt.
+
+Databases in one environment:
+
+    mailboxesN  entries and usage of the mailboxes, in levels: metad.store.index.lsm has the rows
+    places      id (16)         -> references (4), then log (4) offset (4) size (4) each
+    uids        id (16)         -> unique id that an imported message came with
+    logs        log number (4)  -> life, watermark, live messages, live octets (8 each)
+
+All big-endian; whoever changes this counts `index_state.LAYOUT` up.  A message's place stays while
+a copy lies in a log, even when no mailbox refers to it any more: it is what keeps the deletion
+records that speak of it.
+
+Rules of this file:
+
+* Opened after the fork only, by one object per process (a second open of the files in the same
+  process would drop the locks).
+* No read transaction outlives a call.  A write transaction is one call of `apply`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+import lmdb
+
+from metad.store.ids import NO_ID, is_imported
+from metad.store.index.lsm import BOUNDS, Levels, Usage
+from metad.store.log import record
+from metad.store.log.footer import ENTRY_SIZE
+
+MAP_SIZE = 1 << 40
+MAX_READERS = 1024
+_REFERENCES = struct.Struct(">I")
+_PLACE = struct.Struct(">III")
+_ONE_PLACE = struct.Struct(">IIII")  # a row of `places` with one
+_ENTRY_ROW = struct.Struct("20s8x4s4x")  # of a footer entry: mailbox and id; octets
+_LOG = struct.Struct(">QQQQ")
+_MAILBOX = struct.Struct(">I")
+LISTING_ENTRY = struct.Struct(">16sI")
+_USAGES = 1000  # read in one transaction
+
+_FLOCK = struct.Struct("hhqqi4x")
+_WRITE_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+_WRITE_UNLOCK = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
+
+
+class Place(NamedTuple):
+    """Where a record lies."""
+
+    log: int
+    offset: int
+    size: int
+
+
+class LogCounts(NamedTuple):
+    """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
+
+    life: int = 0
+    watermark: int = 0
+    live_messages: int = 0
+    live_octets: int = 0
+
+
+class Message(NamedTuple):
+    """One message to be entered.  `entries` are its footer entries, packed."""
+
+    id: bytes
+    place: Place
+    entries: bytes
+    uid: str = ""
+
+
+class Batch(NamedTuple):
+    """What one transaction does: records of one log, in their order, and its new watermark."""
+
+    log: int
+    life: int
+    watermark: int
+    messages: list[Message]
+    deletions: list[record.Deletion]
+
+
+class Tables(NamedTuple):
+    """LMDB's handles of the databases.  `mailboxes`: those of the levels, youngest first."""
+
+    mailboxes: list[Any]
+    places: Any
+    logs: Any
+
+
+Publish = Callable[[dict[int, LogCounts]], None]
+
+
+class Index:
+    """An open index.  Raises lmdb.Error from everything if its files are unusable."""
+
+    def __init__(self, path: str, bounds: Sequence[int] = BOUNDS) -> None:
+        """`bounds`: rows in each level of the mailboxes but the last."""
+        self._env = lmdb.open(
+            path,
+            map_size=MAP_SIZE,
+            max_readers=MAX_READERS,
+            max_dbs=8,
+            sync=False,
+            metasync=False,
+            readahead=False,
+            meminit=False,
+            mode=0o600,
+        )
+        self._write_lock = os.open(
+            os.path.join(path, "writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        # Told who waits for the write lock (1), has it (since when, monotonic ns), or neither (0):
+        # the process that lets others wait is the one that hangs.
+        self.on_lock: Callable[[int], None] = lambda state: None
+        self._levels = Levels(self._env, bounds)
+        self._places = self._env.open_db(b"places")
+        self._logs = self._env.open_db(b"logs")
+        self._uids = self._env.open_db(b"uids")
+
+    @property
+    def tables(self) -> Tables:
+        """The databases, for those who fill or move whole tables."""
+        return Tables(self._levels.tables, self._places, self._logs)
+
+    def close(self) -> None:
+        self._env.close()
+        os.close(self._write_lock)
+
+    def sync(self) -> None:
+        self._env.sync(True)
+
+    def reader_check(self) -> int:
+        """Free the slots of readers that died.  Their number."""
+        return int(self._env.reader_check())
+
+    # -- writing
+
+    def try_lock(self) -> bool:
+        """Take the writers' lock without waiting.
+
+        LMDB's own mutex can only be waited for, which a loop must not do.  Every writer takes
+        this OFD lock first, so that whoever has it finds the mutex free.  The kernel releases it
+        with its holder.
+        """
+        try:
+            fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_LOCK)
+        except BlockingIOError:
+            return False
+        self.on_lock(time.monotonic_ns())
+        return True
+
+    def lock(self) -> None:
+        """Wait for the writers' lock.  Not on a loop."""
+        self.on_lock(1)
+        fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLKW, _WRITE_LOCK)
+        self.on_lock(time.monotonic_ns())
+
+    def unlock(self) -> None:
+        fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_UNLOCK)
+        self.on_lock(0)
+
+    @contextmanager
+    def writing(self) -> Iterator[lmdb.Transaction]:
+        """One write transaction, committed at the end; with `lock` held where others write too."""
+        with self._env.begin(write=True) as txn:
+            yield txn
+
+    @contextmanager
+    def reading(self) -> Iterator[lmdb.Transaction]:
+        """One read transaction, which must not outlive a moment."""
+        with self._env.begin() as txn:
+            yield txn
+
+    def apply(self, batch: Batch, publish: Publish | None = None) -> None:
+        """Enter a batch in one transaction; with `lock` held where others write too.
+
+        `publish` gets the absolute counts of every log that changed, while the write lock is
+        still held: so shared memory is written by one process at a time.
+        """
+        with self._env.begin(write=True) as txn:
+            change = Change(self, txn)
+            change.add_messages(batch.messages)
+            for deletion in batch.deletions:
+                change.delete(deletion)
+            rows = change.write_counts(batch)
+            if publish is not None:
+                publish(rows)
+
+    # -- reading
+
+    def listing(self, mailbox: int) -> bytes:
+        """The entries of a mailbox in id order: `LISTING_ENTRY` each, packed."""
+        with self._env.begin() as txn:
+            return self._levels.listing(txn, _MAILBOX.pack(mailbox))
+
+    def oldest(self, mailbox: int, most: int) -> list[bytes]:
+        """The first ids of a mailbox, in order, `most` of them."""
+        with self._env.begin() as txn:
+            return self._levels.oldest(txn, _MAILBOX.pack(mailbox), most)
+
+    def greatest_mailbox(self) -> int:
+        """The greatest number of a mailbox that has mail; 0 if none has."""
+        with self._env.begin() as txn:
+            return int.from_bytes(self._levels.greatest_mailbox(txn), "big")
+
+    def uids(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        """The unique ids of imported messages, as far as the index has them: a rebuild by footers
+        does not (their records do)."""
+        with self._env.begin() as txn:
+            found = {one: txn.get(one, db=self._uids) for one in ids}
+        return {one: value.decode() for one, value in found.items() if value}
+
+    def put_uids(self, uids: dict[bytes, str]) -> None:
+        """Enter what `uids` did not find; with `lock` held."""
+        with self._env.begin(write=True) as txn:
+            for one, uid in uids.items():
+                txn.put(one, uid.encode(), db=self._uids)
+
+    def usage(self, mailbox: int) -> Usage:
+        with self._env.begin() as txn:
+            return self._levels.usage(txn, _MAILBOX.pack(mailbox))
+
+    def usages(self) -> Iterator[tuple[int, Usage]]:
+        """Usage of every mailbox that has mail, a bounded number per transaction."""
+        start = b"\0"
+        while True:
+            with self._env.begin() as txn:
+                rows = list(islice(self._levels.usages(txn, start), _USAGES))
+            for mailbox, usage in rows:
+                yield int.from_bytes(mailbox, "big"), usage
+            if len(rows) < _USAGES:
+                return
+            start = rows[-1][0] + b"\0"
+
+    def places(self, message_id: bytes) -> list[Place]:
+        """The places of a message, the best one first; empty if it is nowhere."""
+        with self._env.begin() as txn:
+            value = txn.get(message_id, db=self._places)
+        return unpack_places(value) if value else []
+
+    def logs(self) -> dict[int, LogCounts]:
+        with self._env.begin() as txn, txn.cursor(self._logs) as cursor:
+            return {
+                int.from_bytes(key, "big"): LogCounts(*_LOG.unpack(value)) for key, value in cursor
+            }
+
+    def log_counts(self, number: int) -> LogCounts:
+        with self._env.begin() as txn:
+            value = txn.get(number.to_bytes(4, "big"), db=self._logs)
+        return LogCounts(*_LOG.unpack(value)) if value else LogCounts()
+
+    def totals(self) -> dict[str, int]:
+        """Number of rows, for status."""
+        with self._env.begin() as txn:
+            return {
+                "entries": self._levels.rows(txn),
+                "places": txn.stat(self._places)["entries"],
+            }
+
+    def greatest_id(self) -> bytes:
+        """The greatest message id that has a place."""
+        with self._env.begin() as txn, txn.cursor(self._places) as cursor:
+            return bytes(cursor.key()) if cursor.last() else NO_ID
+
+
+def entry_rows(entries: bytes) -> list[tuple[bytes, bytes]]:
+    """The rows of messages' footer entries."""
+    return list(_ENTRY_ROW.iter_unpack(entries))
+
+
+def unpack_places(value: bytes) -> list[Place]:
+    return [Place(*fields) for fields in _PLACE.iter_unpack(value[_REFERENCES.size :])]
+
+
+def pack_log(counts: LogCounts) -> bytes:
+    return _LOG.pack(*counts)
+
+
+def unpack_references(value: bytes) -> int:
+    """How many mailboxes refer to a message, from its row of places."""
+    references: int = _REFERENCES.unpack_from(value)[0]
+    return references
+
+
+def pack_places(references: int, places: Iterable[Place]) -> bytes:
+    return _REFERENCES.pack(references) + b"".join([_PLACE.pack(*place) for place in places])
+
+
+class Change:
+    """The working state of one write transaction.  metad.store.index.relocation has
+    the collector's."""
+
+    def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._levels = index._levels
+        self._places = index._places
+        self._logs = index._logs
+        self._uids = index._uids
+        self._counts: dict[int, list[int]] = {}
+
+    def add_messages(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        places: list[tuple[bytes, bytes]] = []
+        live = self._live(messages[0].place.log)
+        for message_id, (log, offset, size), entries, uid in messages:
+            if uid:
+                self._txn.put(message_id, uid.encode(), db=self._uids)
+            references = len(entries) // ENTRY_SIZE
+            places.append((message_id, _ONE_PLACE.pack(references, log, offset, size)))
+            if references:
+                live[0] += 1
+                live[1] += size
+        with self._txn.cursor(self._places) as cursor:
+            cursor.putmulti(places)
+        self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
+
+    def delete(self, deletion: record.Deletion) -> None:
+        """Remove entries of one mailbox; ids that it no longer has are passed over."""
+        mailbox = _MAILBOX.pack(deletion.mailbox)
+        for message_id in self._levels.remove(self._txn, mailbox, deletion.each()):
+            self._drop_reference(message_id)
+            if is_imported(message_id):
+                self._txn.delete(message_id, db=self._uids)
+
+    def _drop_reference(self, message_id: bytes) -> None:
+        value = self._txn.get(message_id, db=self._places)
+        if value is None:
+            return
+        references = unpack_references(bytes(value)) - 1
+        if references <= 0 and len(value) == _REFERENCES.size:
+            self._txn.delete(message_id, db=self._places)  # its octets were lost before
+            return
+        self._txn.put(
+            message_id,
+            _REFERENCES.pack(references) + value[_REFERENCES.size :],
+            db=self._places,
+        )
+        if references == 0:
+            place = Place(*_PLACE.unpack_from(value, _REFERENCES.size))
+            live = self._live(place.log)
+            live[0] -= 1
+            live[1] -= place.size
+
+    def _live(self, log: int) -> list[int]:
+        """Changes of live messages and octets of `log` in this transaction."""
+        return self._counts.setdefault(log, [0, 0])
+
+    def write_counts(self, batch: Batch) -> dict[int, LogCounts]:
+        """Add up the logs' counts, set the batch's watermark; the new absolute rows."""
+        self._live(batch.log)
+        row = self._row(batch.log)
+        if row.life != batch.life:
+            row = LogCounts()
+        known = LogCounts(batch.life, batch.watermark, row.live_messages, row.live_octets)
+        return self.write_rows({batch.log: known})
+
+    def write_rows(self, known: dict[int, LogCounts] | None = None) -> dict[int, LogCounts]:
+        """Add the changes of this transaction to the logs' rows (`known`: as they are to be
+        before that); the new absolute rows."""
+        rows = dict(known or {})
+        for number, (more, more_octets) in self._counts.items():
+            life, watermark, messages, octets = rows.get(number) or self._row(number)
+            row = LogCounts(life, watermark, messages + more, octets + more_octets)
+            self._txn.put(number.to_bytes(4, "big"), _LOG.pack(*row), db=self._logs)
+            rows[number] = row
+        return rows
+
+    def _row(self, number: int) -> LogCounts:
+        value = self._txn.get(number.to_bytes(4, "big"), db=self._logs)
+        return LogCounts(*_LOG.unpack(value)) if value else LogCounts()

@@ -1,0 +1,285 @@
+"""What the collector asks of the index and does to it: who still has a message, moves, drops.
+
+Rules of this file:
+
+* Every function is one short transaction; with `Index.lock` held where it writes.
+* A message is moved only if some mailbox still has it; what nobody has is never entered again.
+* The first of a message's places is a copy that names every mailbox that has it, the youngest of
+  such copies; the live counts are those of its log.  Later copies name fewer mailboxes, never
+  others; only where a deletion was lost with its sector can an older copy name more.
+* The place in the old log stays behind the new one until the old log is free on disk: places say
+  where octets lie, not where they ought to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import lmdb
+
+from metad.store.index.index import (
+    Batch,
+    Change,
+    Index,
+    LogCounts,
+    Message,
+    Place,
+    Publish,
+    entry_rows,
+    pack_places,
+    unpack_places,
+    unpack_references,
+)
+from metad.store.log import record
+from metad.store.log.footer import ENTRY_SIZE
+
+_KEY_SIZE = 20
+_SCAN_ROWS = 5000
+
+
+class Item(NamedTuple):
+    """One record of a log by its footer entries: a message, or a deletion record."""
+
+    kind: int
+    offset: int
+    size: int
+    entries: bytes
+
+    @property
+    def id(self) -> bytes:
+        """The id of a message."""
+        return self.entries[4:_KEY_SIZE]
+
+    def entry_keys(self) -> list[bytes]:
+        """Mailbox and id of each entry."""
+        entries = self.entries
+        return [entries[at : at + _KEY_SIZE] for at in range(0, len(entries), ENTRY_SIZE)]
+
+    @property
+    def ids(self) -> list[bytes]:
+        """The ids that a deletion record speaks of."""
+        return [key[4:] for key in self.entry_keys()]
+
+
+class Alive(NamedTuple):
+    """A message that some mailboxes still have, and its places in other logs."""
+
+    item: Item
+    mailboxes: frozenset[int]
+    elsewhere: tuple[Place, ...]
+
+
+def alive(index: Index, number: int, items: Iterable[Item]) -> list[Alive]:
+    """Of the messages `items` of log `number` those that some mailbox has."""
+    found: list[Alive] = []
+    with index.reading() as txn:
+        view = _Moving(index, txn)
+        for item in items:
+            mailboxes = frozenset(
+                int.from_bytes(key[:4], "big") for key in item.entry_keys() if view.has_entry(key)
+            )
+            if mailboxes:
+                places = view.places_of(item.id)
+                elsewhere = tuple(place for place in places if place.log != number)
+                found.append(Alive(item, mailboxes, elsewhere))
+    return found
+
+
+def still_needed(index: Index, number: int, item: Item) -> bytes:
+    """Of the ids of a deletion record in log `number` those that lie in any other log, packed."""
+    with index.reading() as txn:
+        view = _Moving(index, txn)
+        return b"".join(
+            each for each in item.ids if any(place.log != number for place in view.places_of(each))
+        )
+
+
+def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
+    """Give each message of `batch` its place there, beside the one it has.
+
+    A message with a place that nobody refers to gets the place alone; one that has no row at all
+    is entered as new.  Doing it again changes nothing.
+    """
+    with index.writing() as txn:
+        change = _Moving(index, txn)
+        change.note_life(batch.log, batch.life)
+        for message in batch.messages:
+            change.move(message)
+        rows = change.write_counts(batch)
+        if publish is not None:
+            publish(rows)
+
+
+def merge(index: Index, batch: Batch, publish: Publish | None = None) -> None:
+    """As `move`, and enter what mailboxes lack: for a rebuild, whose deletions come afterwards.
+
+    Copies of one message may name different recipients: all of them count, once.
+    """
+    with index.writing() as txn:
+        change = _Moving(index, txn)
+        change.note_life(batch.log, batch.life)
+        for message in batch.messages:
+            change.merge(message)
+        rows = change.write_counts(batch)
+        if publish is not None:
+            publish(rows)
+
+
+def forget(index: Index, lost: Sequence[Alive], publish: Publish | None = None) -> None:
+    """Take messages out of their mailboxes whose octets are damaged and set aside."""
+    with index.writing() as txn:
+        change = _Moving(index, txn)
+        for message in lost:
+            for mailbox in message.mailboxes:
+                change.delete(record.Deletion(mailbox, message.item.id))
+        rows = change.write_rows()
+        if publish is not None:
+            publish(rows)
+
+
+def drop_places(
+    index: Index, number: int, ids: Iterable[bytes], publish: Publish | None = None
+) -> None:
+    """Forget the places of `ids` in log `number`, which is free on disk."""
+    with index.writing() as txn:
+        change = _Moving(index, txn)
+        for message_id in ids:
+            change.drop_place(message_id, number)
+        rows = change.write_rows()
+        if publish is not None:
+            publish(rows)
+
+
+def drop_log(index: Index, number: int, publish: Publish | None = None) -> None:
+    """Forget the log itself, when no place speaks of it any more."""
+    with index.writing() as txn:
+        _Moving(index, txn).drop_row(number)
+        if publish is not None:
+            publish({number: LogCounts()})
+
+
+def ids_in(index: Index, number: int, start: bytes) -> tuple[list[bytes], bytes | None]:
+    """Ids from `start` on with a place in log `number`, out of some thousand rows.
+
+    With them where to go on, or None at the end.  Reads the whole table of places in the end:
+    only for a log whose own footer is not to be had.
+    """
+    found: list[bytes] = []
+    with index.reading() as txn:
+        for count, (key, places) in enumerate(_Moving(index, txn).rows_from(start), 1):
+            if any(place.log == number for place in places):
+                found.append(key)
+            if count == _SCAN_ROWS:
+                return found, key + b"\0"
+    return found, None
+
+
+class _Moving(Change):
+    """A transaction of the collector; also used to look, in a read transaction."""
+
+    def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
+        super().__init__(index, txn)
+        self._lives: dict[int, int] = {}
+
+    # -- looking
+
+    def has_entry(self, key: bytes) -> bool:
+        return self._levels.has(self._txn, key)
+
+    def row_of(self, message_id: bytes) -> tuple[int, list[Place]] | None:
+        """References and places of a message; None if it has no row."""
+        value = self._txn.get(message_id, db=self._places)
+        return (
+            None
+            if value is None
+            else (unpack_references(bytes(value)), unpack_places(bytes(value)))
+        )
+
+    def places_of(self, message_id: bytes) -> list[Place]:
+        row = self.row_of(message_id)
+        return row[1] if row else []
+
+    def rows_from(self, start: bytes) -> Iterator[tuple[bytes, list[Place]]]:
+        """Ids from `start` on with their places."""
+        with self._txn.cursor(self._places) as cursor:
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    yield bytes(key), unpack_places(bytes(value))
+
+    # -- changing
+
+    def note_life(self, number: int, life: int) -> None:
+        """The life of a log whose row is only about to be written."""
+        self._lives[number] = life
+
+    def move(self, message: Message) -> None:
+        row = self.row_of(message.id)
+        if row is None:
+            self.merge(message)
+        elif message.place not in row[1]:
+            self._put_places(message.id, row, row[0], [message.place, *row[1]])
+
+    def merge(self, message: Message) -> None:
+        row = self.row_of(message.id)
+        references, places = row or (0, [])
+        if message.place in places:
+            return
+        entered = self._enter_missing(message.entries)
+        references += entered
+        names_all = len(message.entries) == references * ENTRY_SIZE
+        if not places or entered or (names_all and self._is_younger(message.place, places[0])):
+            places = [message.place, *places]
+        else:
+            places = [*places, message.place]
+        self._put_places(message.id, row, references, places)
+
+    def _is_younger(self, place: Place, other: Place) -> bool:
+        return self._life(place.log) > self._life(other.log)
+
+    def _life(self, number: int) -> int:
+        life = self._lives.get(number)
+        if life is None:
+            life = self._lives[number] = self._row(number).life
+        return life
+
+    def _enter_missing(self, entries: bytes) -> int:
+        """Enter those of a message's entries that are not there; their number."""
+        missing = [row for row in entry_rows(entries) if not self.has_entry(row[0])]
+        if missing:
+            self._levels.add(self._txn, missing)
+        return len(missing)
+
+    def drop_place(self, message_id: bytes, number: int) -> None:
+        """The place in log `number` is no more; with the last one the row goes."""
+        row = self.row_of(message_id)
+        if row is not None:
+            references, places = row
+            left = [place for place in places if place.log != number]
+            self._put_places(message_id, row, references, left)
+
+    def drop_row(self, number: int) -> None:
+        self._txn.delete(number.to_bytes(4, "big"), db=self._logs)
+
+    def _put_places(
+        self,
+        message_id: bytes,
+        row: tuple[int, list[Place]] | None,
+        references: int,
+        places: list[Place],
+    ) -> None:
+        """Replace a row; the live counts go with the first place."""
+        old_references, old_places = row or (0, [])
+        if old_references and old_places:
+            self._count(old_places[0], -1)
+        if references and places:
+            self._count(places[0], 1)
+        if references or places:
+            self._txn.put(message_id, pack_places(references, places), db=self._places)
+        else:
+            self._txn.delete(message_id, db=self._places)
+
+    def _count(self, place: Place, sign: int) -> None:
+        live = self._live(place.log)
+        live[0] += sign
+        live[1] += sign * place.size

@@ -1,0 +1,60 @@
+"""Whether the index on disk may be used: the file index/state.
+
+The index is never synced, so after a power cut it may be anything.  It is used only if it was
+closed cleanly, or if the machine has not been booted since and its file is the same one (then the
+page cache has seen every write).  Anything else: it is rebuilt from the logs.
+
+So is one of another layout.  (Layout 1 called the fields of `file` device and inode: a program that
+knows no other finds another file, and rebuilds too.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from metad.system.osio import Osio, read_file, write_file
+
+LAYOUT = 2  # 2: the mailboxes in levels
+DATA_FILE = "data.mdb"
+STATE_FILE = "state"
+
+
+def boot_id() -> str:
+    """Changes with every boot of the machine."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
+    """Note durably what the index is now.  Raises OSError.
+
+    Dirty goes before the first write; clean only after the environment was synced.
+    """
+    stat = osio.stat(os.path.join(directory, DATA_FILE))
+    fields = {
+        "layout": LAYOUT, "clean": clean, "boot": boot, "file": [stat.st_dev, stat.st_ino]
+    }  # fmt: skip
+    write_file(osio, os.path.join(directory, STATE_FILE), json.dumps(fields).encode())
+
+
+def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
+    """None if the index may be opened and believed, else the reason for a rebuild."""
+    try:
+        fields = json.loads(read_file(osio, os.path.join(directory, STATE_FILE)))
+        stat = osio.stat(os.path.join(directory, DATA_FILE))
+    except FileNotFoundError:
+        return "there is none"
+    except (OSError, ValueError) as error:
+        return f"its state cannot be read: {error}"
+    if not isinstance(fields, dict):
+        return "its state is damaged"
+    if fields.get("layout") != LAYOUT:
+        return "its layout is another one"
+    if fields.get("file") != [stat.st_dev, stat.st_ino]:
+        return "its file is another one than was noted"
+    if fields.get("clean") is True:
+        return None
+    if fields.get("boot") != boot:
+        return "the machine was booted while it was in use"
+    return None

@@ -1,0 +1,157 @@
+"""Log files: made, reused, freed.
+
+Two locks lie on a log file, and neither conflicts with the other:
+
+* flock, exclusive: "this log has a living writer".  It is held on a descriptor opened after the
+  fork, so the kernel drops it with the process.  Nobody recovers, seals, frees or reuses a log
+  without it.
+* an OFD lock on octet 0: shared by a reader while it sends a message larger than one buffer,
+  taken exclusively before a file's next life, so that no such transfer is overwritten.  (The
+  reader cannot use flock: an active log's writer holds that one.)
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+
+from metad.store.log import header, record
+from metad.store.log.header import LogHeader, log_path
+from metad.system.osio import Osio
+
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class LogBusyError(Exception):
+    """Somebody holds the lock that this needs, or the file failed: leave that log alone."""
+
+
+def create(
+    osio: Osio, directory: str, new: LogHeader, fill: Callable[[int], None] = lambda fd: None
+) -> int:
+    """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
+
+    `fill` may write more through the descriptor, and is done before the log has a name.
+
+    It gets its name only when its headers are durable, so that after a power cut every log has
+    one; what is left under the other name is overwritten when the number is used.
+
+    Raises OSError (full disk above all); then there is no such log.
+    """
+    path = log_path(directory, new.number)
+    unfinished = f"{path}.new"
+    _must_not_exist(osio, path)
+    fd = osio.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    made = unfinished
+    try:
+        if not osio.try_lock(fd):
+            raise LogBusyError(path)
+        osio.allocate(fd, new.size)
+        header.write_first(osio, fd, new)
+        header.write_last(osio, fd, new)
+        fill(fd)
+        osio.fsync(fd)
+        osio.rename(unfinished, path)
+        made = path
+        osio.fsync_directory(directory)
+    except BaseException:
+        osio.close(fd)
+        osio.unlink(made)
+        raise
+    return fd
+
+
+def _must_not_exist(osio: Osio, path: str) -> None:
+    with suppress(FileNotFoundError):
+        osio.stat(path)
+        raise FileExistsError(errno.EEXIST, "there is such a log already", path)
+
+
+def reuse(osio: Osio, directory: str, new: LogHeader) -> int:
+    """Begin the next life of a free log.  Locked; the descriptor.
+
+    A file of another size (the setting was changed), or one with a second name (somebody's
+    backup), is not written to but replaced.
+
+    Raises LogBusyError if a writer or a long transfer still holds it, or if it cannot be written
+    to (what failed once is not tried again on that file); OSError if there is no such file.
+    """
+    fd = lock_log(osio, directory, new.number)
+    try:
+        if not try_reader_lock(fd, exclusive=True):
+            raise LogBusyError(f"log {new.number} is being read")
+        stat = osio.fstat(fd)
+        if stat.st_size == new.size and stat.st_nlink == 1:
+            header.rewrite(osio, fd, new)
+            release_reader_lock(fd)
+            return fd
+        osio.unlink(log_path(directory, new.number))
+    except OSError as error:
+        osio.close(fd)
+        raise LogBusyError(f"log {new.number} cannot be written to: {error}") from error
+    except BaseException:
+        osio.close(fd)
+        raise
+    osio.close(fd)
+    return create(osio, directory, new)
+
+
+def lock_log(osio: Osio, directory: str, number: int) -> int:
+    """Open a log with its writer's lock.  Raises LogBusyError if somebody living has it."""
+    fd = osio.open(log_path(directory, number), os.O_RDWR)
+    if not osio.try_lock(fd):
+        osio.close(fd)
+        raise LogBusyError(f"log {number} has a living writer")
+    return fd
+
+
+def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
+    """Rewrite both headers as free, durably: from here on nothing in the log counts.
+
+    A record in the seal's place says the same, should both headers be damaged one day: the others
+    still verify, and must not come back.  (Not in a record's place: that may be read just now.)
+    """
+    free = old._replace(state=header.FREE, seal_offset=0, seal_size=0)
+    header.write_first(osio, fd, free)
+    osio.fdatasync(fd)
+    if old.seal_offset:
+        freed = record.make_freed(old.secret, old.number, old.life).ljust(old.align, b"\0")
+        if osio.pwrite(fd, freed, old.seal_offset) != old.align:
+            raise OSError(errno.EIO, f"short write to log {old.number}")
+    header.write_last(osio, fd, free)
+    osio.fdatasync(fd)
+
+
+def free(osio: Osio, directory: str, fd: int, old: LogHeader) -> bool:
+    """Make a log free, durably; one that cannot be written to goes.  True if its file is there.
+
+    A header whose sync failed may say "free" in the page cache alone: believed, it would let
+    deletion records go whose messages a power cut brings back.  Raises OSError.
+    """
+    try:
+        mark_free(osio, fd, old)
+    except OSError:
+        osio.unlink(log_path(directory, old.number))
+        osio.fsync_directory(directory)
+        return False
+    return True
+
+
+def try_reader_lock(fd: int, *, exclusive: bool = False) -> bool:
+    """Take the reader's lock on an open log without waiting."""
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 1, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def release_reader_lock(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0))

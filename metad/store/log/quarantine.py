@@ -1,0 +1,39 @@
+"""Damaged octets set aside, each stretch in a file of its own below quarantine/."""
+
+from __future__ import annotations
+
+import os
+
+from metad.store.identity import Store
+from metad.store.log.header import LogHeader
+from metad.store.log.scan import Damage
+from metad.system.osio import Osio
+
+_PIECE = 1 << 20
+
+
+def put_away(osio: Osio, store: Store, path: str) -> str:
+    """Move a whole file that nothing is known of, durably; the file's name.  Raises OSError."""
+    # With its inode, which no other file has as long as this one is there.
+    name = f"{os.path.basename(path)}.{osio.stat(path).st_ino}.unknown"
+    osio.rename(path, os.path.join(store.quarantine, name))
+    osio.fsync_directory(store.quarantine)
+    osio.fsync_directory(os.path.dirname(path))
+    return name
+
+
+def set_aside(osio: Osio, store: Store, fd: int, log: LogHeader, damage: Damage) -> str:
+    """Copy a damaged stretch of the log open at `fd`, durably; the file's name.  Raises OSError."""
+    name = f"{log.number:08d}-{log.life}-{damage.start}.damaged"
+    out = osio.open(os.path.join(store.quarantine, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        at = damage.start
+        while data := osio.pread(fd, min(_PIECE, damage.end - at), at):
+            if osio.pwrite(out, data, at - damage.start) != len(data):
+                raise OSError(f"short write to quarantine/{name}")
+            at += len(data)
+        osio.fsync(out)
+    finally:
+        osio.close(out)
+    osio.fsync_directory(store.quarantine)
+    return name

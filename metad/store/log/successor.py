@@ -1,0 +1,106 @@
+"""The last group of a log that nobody sealed, written anew into a log of its own.
+
+After a sync that failed the kernel takes the pages for clean: they can be read, a second sync
+succeeds, and a power cut takes them all the same.  No writer goes on after such a sync, so it is
+the last group that may lie in the page cache alone.  Whether it was acknowledged, nobody can tell
+who finds it.  So it is kept, deletions too, but not where it lies.
+
+Rules of this file:
+
+* The new log gets its name only when all that is in it is durable, its seal as well.  Its header
+  ends the old log in front of that group: until the name is there nothing has changed, and from
+  then on nothing at the old place counts.
+* The old file is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from metad.store.identity import Store
+from metad.store.log import files as log_files
+from metad.store.log import record
+from metad.store.log.header import ACTIVE, LogHeader, log_path
+from metad.store.log.scan import Found, Scanner
+from metad.store.log.tail import Tail, entries_of
+from metad.store.log.writer import LogWriter, round_up, seal_room
+from metad.store.log_table import Allocation
+from metad.system.osio import Osio
+
+_PART = 900  # buffers of one write; IOV_MAX is 1,024
+
+
+class Ended(NamedTuple):
+    """A log that is to end at `end`, and the records behind that which count all the same."""
+
+    log: LogHeader
+    end: int
+    records: Sequence[Found] = ()
+
+
+class Heir(NamedTuple):
+    """A log that has what another one is not trusted with, and ends that one."""
+
+    log: LogHeader
+    tail: Tail
+
+
+def write_heir(osio: Osio, store: Store, ended: Ended, given: Allocation) -> Heir:
+    """Make the log `given`, which ends another one and has its last records.
+
+    Raises OSError, LogBusyError; then there is no such log.
+    """
+    old = ended.log
+    records = _moved(ended)
+    octets = sum(each.header.size for each in records)
+    entries = b"".join(map(entries_of, records))
+    end = old.align + round_up(octets, old.align)
+    new = LogHeader(
+        state=ACTIVE, generation=old.generation, number=given.number, life=given.life,
+        size=end + seal_room(len(entries), old.align) + old.align, align=old.align,
+        node=store.node, store_id=store.store_id, secret=store.secret,
+        predecessor_life=old.life, predecessor_end=ended.end,
+    )  # fmt: skip
+
+    def fill(out: int) -> None:
+        writer = LogWriter(osio, out, new, sync=False)  # the seal's sync is for all of it
+        buffers = [_encode(writer, each) for each in records]
+        parts = [buffers[at : at + _PART] for at in range(0, len(buffers), _PART)]
+        writer.append(parts, octets, entries)
+        writer.seal()
+
+    if not given.fresh:
+        osio.unlink(log_path(store.logs, given.number))  # a free one, of another size
+    osio.close(log_files.create(osio, store.logs, new, fill))
+    return Heir(new, Tail(new.number, entries, end))
+
+
+def read_ended(osio: Osio, fd: int, log: LogHeader, tail: Tail) -> Ended:
+    """The log open at `fd`, to be ended in front of its undecided group.  Raises OSError."""
+    if not tail.undecided:
+        return Ended(log, tail.end)
+    scanner = Scanner(osio, fd, log, tail.undecided, tail.end)
+    # Damage was set aside when the tail was read.
+    records = [
+        found._replace(payload=memoryview(bytes(found.payload)))
+        for found in scanner
+        if isinstance(found, Found)
+    ]
+    return Ended(log, tail.undecided, records)
+
+
+def _moved(ended: Ended) -> list[Found]:
+    """The records with the offsets that they will have."""
+    at = ended.log.align
+    moved: list[Found] = []
+    for found in ended.records:
+        moved.append(found._replace(offset=at))
+        at += found.header.size
+    return moved
+
+
+def _encode(writer: LogWriter, found: Found) -> bytes:
+    head, data = found.header, bytes(found.payload)
+    payload = record.digest_whole(data, head.envelope_size, writer.seed)
+    return writer.make_header(head.kind, head.id, payload) + data

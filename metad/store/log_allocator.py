@@ -1,0 +1,253 @@
+"""Where a writer's logs come from: the next one made ready ahead, the full one sealed behind.
+
+One background thread per writing process does all that may wait (semaphore, allocation, zeros,
+seals), so that a full log costs the commit path one assignment.
+
+Rules of this file:
+
+* A log is entered in the table as active only after its header is durable.
+* A poisoned log is not sealed: nothing more is written to it.  Its successor's header says where
+  it ends, durably, before anything in the successor is acknowledged.  If there is no room for a
+  successor, a log of a few blocks says it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metad.errors import MetadError, NoSpaceError
+from metad.store.identity import Store
+from metad.store.ids import HubClock
+from metad.store.log import files as log_files
+from metad.store.log.header import ACTIVE, LogHeader
+from metad.store.log.successor import Ended, write_heir
+from metad.store.log.writer import LogWriter
+from metad.store.log_table import ROOM, LogTable, Room, State
+from metad.system.osio import Osio
+
+ZERO_AHEAD = 8 << 20
+SPACE_RESERVE = 32 << 20
+SPACE_EVERY_SECONDS = 1.0
+RETRY_LOGS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How logs are made."""
+
+    size: int
+    align: int = 512
+    sync: bool = True
+    generation: int = 0
+    room: Room = ROOM
+
+
+class LogSource:
+    """Gives out one log after another.  `report(text)` gets what an operator should read."""
+
+    def __init__(
+        self,
+        osio: Osio,
+        store: Store,
+        table: LogTable,
+        settings: LogSettings,
+        clock: HubClock,
+        report: Callable[[str], None],
+    ) -> None:
+        self._osio = osio
+        self._store = store
+        self._table = table
+        self._settings = settings
+        self._clock = clock
+        self.report = report
+        self._ready: LogWriter | None = None
+        self._active: LogWriter | None = None
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[LogWriter | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._failing = False
+        self.has_space = True
+
+    def start(self) -> None:
+        """Look at the disk, make the first log, start the background thread.  Raises OSError.
+
+        The first log is given even at the limit: without it, nothing could be deleted.
+        """
+        self._check_space()
+        self._ready = self._make()
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._thread.start()
+
+    # -- the committer's side
+
+    def take(self, predecessor: LogWriter | None = None) -> LogWriter:
+        """The next log, active.  `predecessor` is a poisoned one that it has to speak of.
+
+        Raises NoSpaceError if there is none to be had.
+        """
+        with self._lock:
+            writer, self._ready = self._ready, None
+            if writer is not None and writer.poisoned:
+                writer.close()
+                writer = None
+            if writer is None:
+                writer = self._make_now(predecessor)
+            if predecessor is not None and not predecessor.spoken_of:
+                self._speak_of(predecessor, writer)
+            self._active = writer
+        self._jobs.put(None)
+        return writer
+
+    def _speak_of(self, predecessor: LogWriter, writer: LogWriter) -> None:
+        try:
+            writer.state_predecessor(predecessor)
+        except OSError:
+            writer.close()  # nothing is in it; the next recovery frees it
+            self._leave_word(predecessor)
+            raise
+
+    def retire(self, writer: LogWriter) -> None:
+        """Seal a full log, some time soon."""
+        self._jobs.put(writer)
+
+    def _make_now(self, predecessor: LogWriter | None) -> LogWriter:
+        """A log at once; in the place of one that failed also at the limit, as the first one is."""
+        try:
+            return self._make(ROOM if predecessor else self._settings.room)
+        except (OSError, MetadError) as error:
+            if predecessor is not None and not predecessor.spoken_of:
+                self._leave_word(predecessor)
+            raise NoSpaceError(f"no log to be had: {error}") from error
+
+    def _leave_word(self, broken: LogWriter) -> None:
+        """Say in a log of a few blocks where a poisoned one ends."""
+        number = None
+        try:
+            now = self._clock.now_us() // 1_000_000
+            given = self._table.allocate(self._settings.generation, now)
+            number = given.number
+            write_heir(self._osio, self._store, Ended(broken.log, broken.end), given)
+            self._table.change(number, State.SEALED)
+            broken.spoken_of = True
+        except (OSError, MetadError, log_files.LogBusyError) as error:
+            self.report(f"warning: nothing says where log {broken.number} ends: {error}")
+            if number is not None:
+                self._table.change(number, State.NONE)
+
+    def stop(self, last: LogWriter | None) -> None:
+        """Seal what is open and end the thread."""
+        if self._thread is not None:
+            self._jobs.put(_STOP)
+            self._thread.join()
+        for writer in (last, self._ready):
+            if writer is not None:
+                self._seal(writer)
+
+    # -- the background
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=SPACE_EVERY_SECONDS)
+            except queue.Empty:
+                job = None
+            if job is _STOP:
+                return
+            if job is not None:
+                self._seal(job)
+            self._tend()
+
+    def _tend(self) -> None:
+        """One round: space, the next log, zeros ahead of both tails."""
+        try:
+            may_make = self._check_space()
+            with self._lock:
+                if self._ready is None and may_make:
+                    self._ready = self._make(self._settings.room)
+                writers = [w for w in (self._active, self._ready) if w is not None]
+            for writer in writers:
+                if writer.zero_step(ZERO_AHEAD):
+                    self._jobs.put(None)
+            self._failing = False
+        except (OSError, MetadError) as error:
+            if not self._failing:
+                self.report(f"warning: cannot prepare the next log: {error}")
+            self._failing = True
+
+    def _check_space(self) -> bool:
+        """Whether another log may be made; and so, whether new mail is taken.
+
+        New mail needs room for its index entries besides the room that its log has already.  At
+        the limit of the logs it is refused as soon as no log is ready: what is left of the log in
+        use is for deletions, which are what makes room.
+        """
+        need = SPACE_RESERVE + self._settings.size // 4
+        disk = self._osio.free_space(self._store.logs) > need
+        may_make = disk and self._table.has_room(self._settings.room)
+        self.has_space = disk and (may_make or self._ready is not None)
+        return may_make
+
+    def _make(self, room: Room = ROOM) -> LogWriter:
+        """Allocate a log, give it its header, durably, and enter it as active."""
+        for _ in range(RETRY_LOGS):
+            now = self._clock.now_us() // 1_000_000
+            given = self._table.allocate(self._settings.generation, now, room)
+            new = self._header(given.number, given.life)
+            try:
+                if given.fresh:
+                    fd = log_files.create(self._osio, self._store.logs, new)
+                else:
+                    fd = log_files.reuse(self._osio, self._store.logs, new)
+            except (log_files.LogBusyError, FileExistsError) as error:
+                self.report(f"warning: log {given.number} is left alone: {error}")
+                self._table.change(given.number, State.COLLECTING)
+                continue
+            except OSError as error:
+                gone = given.fresh or isinstance(error, FileNotFoundError)
+                self._table.change(given.number, State.NONE if gone else State.FREE)
+                raise
+            self._table.set_tail(given.number, new.align)
+            self._table.change(given.number, State.ACTIVE)
+            writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)
+            if given.fresh:
+                writer.zero_from_here()
+            return writer
+        raise NoSpaceError("no free log can be used")
+
+    def _header(self, number: int, life: int) -> LogHeader:
+        store, settings = self._store, self._settings
+        return LogHeader(
+            state=ACTIVE,
+            generation=settings.generation,
+            number=number,
+            life=life,
+            size=settings.size,
+            align=settings.align,
+            node=store.node,
+            store_id=store.store_id,
+            secret=store.secret,
+        )
+
+    def _seal(self, writer: LogWriter) -> None:
+        """Seal a log that is full or no longer wanted; an empty one is simply free again.
+
+        Not so one that says where a poisoned log ends: while that one is there, so is this word.
+        """
+        try:
+            if not writer.poisoned and not writer.sequence and not writer.log.predecessor_life:
+                log_files.mark_free(self._osio, writer.fd, writer.log)
+                self._table.change(writer.number, State.FREE)
+            elif not writer.poisoned:
+                writer.seal()
+                self._table.change(writer.number, State.SEALED)
+        except (OSError, MetadError) as error:
+            # Unsealed, it is found and sealed by the next recovery.
+            self.report(f"warning: log {writer.number} could not be sealed: {error}")
+        finally:
+            writer.close()
+
+
+_STOP = LogWriter.__new__(LogWriter)

@@ -1,0 +1,254 @@
+"""The log table in shared memory: who has which log, in which state, how full, how alive.
+
+A row per log, 8 cells: state, life, generation, owner (process row + 1), tail, live messages,
+live octets, reserved.  The truth about counts is in the index and about mail in the logs; the
+table is made anew by recovery at each start.
+
+Rules of this file:
+
+* *Changes of a log's state* happen under the semaphore, through a plan: first the plan cells are
+  written, last the plan's own flag; then the row; then the flag is cleared.  Whoever takes the
+  semaphore first rolls forward a plan that its maker did not finish.
+* POSIX semaphores are not released when their holder is killed.  So each process says in its row
+  what it does (idle, waiting, holding), every acquire has a timeout and none runs on an event
+  loop, and only the master repairs, by `repair`.
+* Figures (tail, live counts) are plain stores, by one writer at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import posix_ipc
+
+from metad.errors import NoSpaceError, RefusedError
+from metad.system import shared_memory
+from metad.system.shared_memory import LOG_CELLS, PLAN, Cell, ProcessRow, SharedArea
+
+ACQUIRE_SECONDS = 10.0
+REPAIR_SECONDS = 1.0
+IDLE, WAITING, HOLDING = 0, 1, 2
+_GREATEST_LIFE = 8
+_ROWS_IN_USE = 9
+
+
+class State(IntEnum):
+    """States of a log.  NONE: no such log.  PREPARING: being made for its owner."""
+
+    NONE = 0
+    FREE = 1
+    PREPARING = 2
+    ACTIVE = 3
+    SEALED = 4
+    COLLECTING = 5
+
+
+class Row(NamedTuple):
+    number: int
+    state: State
+    life: int
+    generation: int
+    owner: int
+    tail: int
+    live_messages: int
+    live_octets: int
+
+
+class Allocation(NamedTuple):
+    """A log given to a writer.  `fresh`: its file does not exist yet."""
+
+    number: int
+    life: int
+    fresh: bool
+
+
+class Room(NamedTuple):
+    """What a writer may take: new logs as long as there are less than `most` in all, and free
+    ones as long as `spare` others are left: the collector has to write before it can free."""
+
+    most: int = shared_memory.LOGS
+    spare: int = 0
+
+
+ROOM = Room()
+
+
+class TableBusyError(RefusedError):
+    """The semaphore could not be had in time."""
+
+
+class Semaphore(Protocol):
+    def acquire(self, timeout: float | None = None) -> None: ...
+    def release(self) -> None: ...
+
+
+class LogTable:
+    """The table as one process sees it.  `me` is that process's row, `failpoint` for tests."""
+
+    def __init__(
+        self,
+        area: SharedArea,
+        semaphore: Semaphore,
+        me: ProcessRow,
+        failpoint: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._cells = area.cells
+        self._logs = area.log_cells()
+        self._semaphore = semaphore
+        self._me = me
+        self._failpoint = failpoint
+
+    # -- figures
+
+    def row(self, number: int) -> Row:
+        start = number * LOG_CELLS
+        state, life, generation, owner, tail, messages, octets = self._logs[start : start + 7]
+        return Row(number, State(state), life, generation, owner, tail, messages, octets)
+
+    def rows(self) -> list[Row]:
+        """Every log there is."""
+        rows = [self.row(number) for number in range(1, self._cells[_ROWS_IN_USE] + 1)]
+        return [row for row in rows if row.state != State.NONE]
+
+    def set_tail(self, number: int, tail: int) -> None:
+        self._logs[number * LOG_CELLS + 4] = tail
+
+    def set_live(self, number: int, messages: int, octets: int) -> None:
+        start = number * LOG_CELLS
+        self._logs[start + 5] = max(messages, 0)
+        self._logs[start + 6] = max(octets, 0)
+
+    def greatest_life(self) -> int:
+        return int(self._cells[_GREATEST_LIFE])
+
+    # -- changes of state
+
+    def restore(self, row: Row) -> None:
+        """Enter what recovery read from disk; before any writer is there."""
+        with self._change():
+            self._logs[row.number * LOG_CELLS + 4] = row.tail
+            self._plan(row.number, row.state, row.life, row.generation, row.owner)
+
+    def allocate(
+        self, generation: int, now_seconds: int, room: Room = ROOM, owner: int | None = None
+    ) -> Allocation:
+        """Give this process (or the one with row `owner`) a log and a life for it: a free one, or
+        a new number.
+
+        Raises TableBusyError, or RefusedError if the table or what `room` grants is full.
+        """
+        with self._change():
+            used = self._cells[_ROWS_IN_USE]
+            states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
+            free = states.count(State.FREE) - room.spare
+            wanted = (State.FREE, State.NONE) if free > 0 else (State.NONE,)
+            number = next((states.index(s) + 1 for s in wanted if s in states), used + 1)
+            if free <= 0 and used - states.count(State.NONE) >= room.most:
+                raise NoSpaceError("the logs have reached their limit")
+            if number >= shared_memory.LOGS:
+                raise RefusedError("the log table is full")
+            life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)
+            fresh = number > used or self._logs[number * LOG_CELLS] == State.NONE
+            its = self._me.index if owner is None else owner
+            self._plan(number, State.PREPARING, life, generation, its + 1)
+        return Allocation(number, life, fresh)
+
+    def has_room(self, room: Room) -> bool:
+        """Whether `allocate` would find a log this moment, as far as `room` goes."""
+        used = self._cells[_ROWS_IN_USE]
+        states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
+        there = used - states.count(State.NONE)
+        return there < room.most or states.count(State.FREE) > room.spare
+
+    def change(self, number: int, state: State) -> None:
+        """Set the state of a log of ours, or of one whose lock we hold."""
+        with self._change():
+            row = self.row(number)
+            owner = 0 if state in (State.SEALED, State.FREE, State.NONE) else self._me.index + 1
+            self._plan(number, state, row.life, row.generation, owner)
+
+    def owned_by(self, process: int) -> list[Row]:
+        """Logs that the process row `process` has and has not sealed."""
+        return [row for row in self.rows() if row.owner == process + 1]
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        cell = self._me
+        cell[Cell.SEMAPHORE] = WAITING
+        try:
+            self._semaphore.acquire(ACQUIRE_SECONDS)
+        except posix_ipc.BusyError:
+            cell[Cell.SEMAPHORE] = IDLE
+            raise TableBusyError("the log table's semaphore is not to be had") from None
+        self._failpoint("acquired")
+        cell[Cell.SEMAPHORE] = HOLDING
+        try:
+            self._failpoint("holding")
+            self._roll_forward()
+            yield
+        finally:
+            self._semaphore.release()
+            self._failpoint("released")
+            cell[Cell.SEMAPHORE] = IDLE
+
+    def _plan(self, number: int, state: State, life: int, generation: int, owner: int) -> None:
+        plan = self._cells
+        for at, value in enumerate((number, state, life, generation, owner), PLAN + 1):
+            plan[at] = value
+            self._failpoint("planning")
+        plan[PLAN] = 1
+        self._failpoint("planned")
+        self._roll_forward()
+
+    def _roll_forward(self) -> None:
+        """Carry out the plan, if there is one.  May be done any number of times."""
+        plan = self._cells
+        if not plan[PLAN]:
+            return
+        number, state, life, generation, owner = plan[PLAN + 1 : PLAN + 6]
+        start = number * LOG_CELLS
+        for at, value in enumerate((state, life, generation, owner), start):
+            self._logs[at] = value
+            self._failpoint("applying")
+        plan[_ROWS_IN_USE] = max(plan[_ROWS_IN_USE], number)
+        plan[_GREATEST_LIFE] = max(plan[_GREATEST_LIFE], life)
+        self._failpoint("applied")
+        plan[PLAN] = 0
+
+
+def repair(semaphore: Semaphore, area: SharedArea, living: list[tuple[int, int]]) -> bool:
+    """Post the semaphore once if a dead process took it with it.  Only the master calls this,
+    after it reaped a process whose cell was not idle.
+
+    `living` are (process row, pid) of its children.  True: repaired.  False: nothing to repair,
+    or not yet to be told apart; call again later.
+    """
+    try:
+        semaphore.acquire(REPAIR_SECONDS)
+    except posix_ipc.BusyError:
+        for index, pid in living:
+            if area.process(index)[Cell.SEMAPHORE] == HOLDING or is_stopped(pid):
+                return False
+        semaphore.release()
+        return True
+    semaphore.release()
+    return False
+
+
+def is_stopped(pid: int) -> bool:
+    """True if `pid` is stopped by a signal or a tracer, so that its cells may lag."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in (b"T", b"t")
+
+
+def segment_name(store_id: bytes) -> str:
+    """A name for the hub's segment and semaphore: one per store and master process."""
+    return f"/metad-{store_id.hex()[:12]}-{os.getpid()}"

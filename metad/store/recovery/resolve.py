@@ -1,0 +1,100 @@
+"""What becomes of the messages of a whole index being rebuilt, decided from footer entries.
+
+Rules of this file:
+
+* All entries that speak of a message are here together: its copies, recipients and deletions.
+  What survives is decided without regard to the order in which the logs were read.
+* A copy counts as a place as long as it lies in a log.  First comes a copy that names everybody
+  who has the message, the youngest of such (metad.store.index.relocation).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+
+from metad.store.index.bulk_load import Row
+from metad.store.index.index import Place, pack_places
+from metad.store.log.record import DELETION, MESSAGE
+
+_FIELDS = struct.Struct(">4s16s8s4sB3x")
+_PLACE_ROW = struct.Struct(">16sII8s")
+_PLACE = struct.Struct(">II")
+# Id, kind (messages sort before deletions), mailbox, log, place (offset and size), octets.
+Fields = tuple[bytes, int, bytes, int, bytes, bytes]
+
+
+def fields_of(number: int, entries: bytes) -> Iterator[Fields]:
+    """The footer entries of log `number`, as a `Decision` wants them: to be sorted."""
+    for mailbox, message_id, place, octets, kind in _FIELDS.iter_unpack(entries):
+        yield message_id, kind, mailbox, number, place, octets
+
+
+class Decision:
+    """Of some messages: rows of places, entries that survive, live messages and octets per log."""
+
+    def __init__(self, lives: Mapping[int, int]) -> None:
+        self._lives = lives
+        self.places: list[bytes] = []
+        self.odd: list[Row] = []
+        self.survivors: list[bytes] = []
+        self.live: dict[int, list[int]] = {}
+
+    def run(self, rows: list[Fields]) -> None:
+        """`rows` are sorted."""
+        at, count = 0, len(rows)
+        while at < count:
+            message_id, kind, mailbox, number, place, octets = rows[at]
+            stop = at + 1
+            while stop < count and rows[stop][0] == message_id:
+                stop += 1
+            # By far the most: one copy, one recipient, who has it still, or has deleted it.
+            if kind == MESSAGE and stop == at + 2 and rows[at + 1][1:3] == (DELETION, mailbox):
+                self.places.append(_PLACE_ROW.pack(message_id, 0, number, place))
+            elif stop > at + 1:
+                self._several(message_id, rows[at:stop])
+            elif kind == MESSAGE:
+                self.places.append(_PLACE_ROW.pack(message_id, 1, number, place))
+                self.survivors.append(mailbox + message_id + octets)
+                self._count(number, int.from_bytes(place[4:], "big"))
+            at = stop
+
+    def _several(self, message_id: bytes, rows: list[Fields]) -> None:
+        """Copies, recipients and deletions of one message."""
+        gone = {row[2] for row in rows if row[1] != MESSAGE}
+        copies = {row[3:5] for row in rows if row[1] == MESSAGE}
+        named = {row[2]: row[5] for row in rows if row[1] == MESSAGE and row[2] not in gone}
+        if not copies:
+            return
+        if len(copies) == 1:
+            number, place = copies.pop()
+            self.places.append(_PLACE_ROW.pack(message_id, len(named), number, place))
+        else:
+            number, place = self._first_of(message_id, rows, named)
+        self.survivors += [mailbox + message_id + octets for mailbox, octets in named.items()]
+        if named:
+            self._count(number, int.from_bytes(place[4:], "big"))
+
+    def _first_of(
+        self, message_id: bytes, rows: list[Fields], named: dict[bytes, bytes]
+    ) -> tuple[int, bytes]:
+        """Put the places of a message with several in order; log and place of the first.
+
+        First a copy that names all who have it (metad.store.index.relocation), the youngest
+        of such.
+        """
+        names: dict[tuple[int, bytes], int] = {}
+        for _, kind, mailbox, number, place, _ in rows:
+            if kind == MESSAGE:
+                names[number, place] = names.get((number, place), 0) + (mailbox in named)
+        ordered = sorted(names, key=lambda p: (names[p], self._lives[p[0]], p[1]), reverse=True)
+        places = [Place(number, *_PLACE.unpack(place)) for number, place in ordered]
+        self.odd.append((message_id, pack_places(len(named), places)))
+        return ordered[0]
+
+    def _count(self, number: int, size: int) -> None:
+        live = self.live.get(number)
+        if live is None:
+            live = self.live[number] = [0, 0]
+        live[0] += 1
+        live[1] += size

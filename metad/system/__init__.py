@@ -1,0 +1,1 @@
+"""The operating system: files, clocks, shared memory, sockets, privileges, systemd."""

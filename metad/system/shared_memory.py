@@ -1,0 +1,203 @@
+"""Shared memory of one hub: figures and the log table, rebuildable at any time.
+
+    cell    what
+       0    layout number
+       1    clock offset in ns (two's complement)
+       2    hub state: 1 starting, 2 serving, 3 draining
+    16-31   the plan of a change of the log table (metad.store.log_table)
+    32 ..   one row of 40 cells per process
+     ..     one row of 8 cells per log
+     ..     two tables per process of what clients' networks have (metad.sessions.shared_counts)
+
+Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
+memoryview, so that no reader ever sees half of one.  The area is made by the master before it
+forks and mapped by inheritance; its name only serves programs that show figures.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+from enum import IntEnum
+
+import posix_ipc
+
+LAYOUT = 2
+HEAD_CELLS = 32
+PROCESS_CELLS = 40
+PROCESSES = 160
+LOG_CELLS = 8
+LOGS = 65536
+PLAN = 16
+TALLY_CELLS = 4096
+TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
+CELLS = TALLIES + 2 * PROCESSES * TALLY_CELLS
+_MASK = (1 << 64) - 1
+
+
+class Cell(IntEnum):
+    """Cells of a process row."""
+
+    PID = 0
+    ROLE = 1
+    SLOT = 2
+    HEARTBEAT = 3
+    SEMAPHORE = 4
+    STARTED = 5
+    CONNECTIONS = 6
+    # The version of Landlock that confines this process, 0: none does.
+    LANDLOCK = 7
+    SMTP_CONNECTIONS = 8
+    SMTP_OPEN = 9
+    MESSAGES = 10
+    MESSAGE_OCTETS = 11
+    RECIPIENTS = 12
+    REFUSED = 13
+    GROUPS = 14
+    POP3_CONNECTIONS = 15
+    POP3_OPEN = 16
+    LOGINS = 17
+    LOGIN_FAILURES = 18
+    RETRIEVED = 19
+    RETRIEVED_OCTETS = 20
+    DELETED = 21
+    LOG_LINES_DROPPED = 22
+    DAMAGED = 23
+    COMMIT_FAILURES = 24
+    # The collector (metad.workers.collector): rounds asked for (in the master's row) and done,
+    # what it does, logs left in this round; since its start: logs freed, octets freed and moved.
+    ROUND = 25
+    WORK = 26
+    LEFT = 27
+    FREED = 28
+    FREED_OCTETS = 29
+    MOVED_OCTETS = 30
+    # The index's write lock: 0 idle, 1 waiting, else held since then (monotonic ns).
+    INDEX_LOCK = 31
+    # The collector again: messages that expired (or were of removed users), mailboxes passed over
+    # because they were in use; and mailboxes with mail that nobody has, at its last walk.
+    EXPIRED = 32
+    IN_USE = 33
+    UNKNOWN = 34
+
+
+class Role(IntEnum):
+    NONE = 0
+    WORKER = 1
+    RECOVERY = 2
+    COLLECTOR = 3
+
+
+_NO_TALLY = memoryview(bytes(8 * TALLY_CELLS)).cast("Q")
+
+
+class Tally(IntEnum):
+    """Which table: of connections, or of messages in this minute."""
+
+    CONNECTIONS = 0
+    MESSAGES = 1
+
+
+class ProcessRow:
+    """The row of cells that one process writes."""
+
+    def __init__(self, cells: memoryview, index: int) -> None:
+        self.index = index
+        start = HEAD_CELLS + index * PROCESS_CELLS
+        self.cells = cells[start : start + PROCESS_CELLS]
+        self._all = cells
+
+    def add(self, cell: int, amount: int = 1) -> None:
+        self.cells[cell] += amount
+
+    def __getitem__(self, cell: int) -> int:
+        return self.cells[cell]
+
+    def __setitem__(self, cell: int, value: int) -> None:
+        self.cells[cell] = value
+
+    def clear(self) -> None:
+        for cell in range(PROCESS_CELLS):
+            self.cells[cell] = 0
+        self.forget_clients()
+
+    def tally(self, which: Tally) -> memoryview:
+        start = TALLIES + (which * PROCESSES + self.index) * TALLY_CELLS
+        return self._all[start : start + TALLY_CELLS]
+
+    def forget_clients(self) -> None:
+        """Its connections are gone: they count for nobody's cap."""
+        self.cells[Cell.CONNECTIONS] = 0
+        for which in Tally:
+            self.clear_tally(which)
+
+    def clear_tally(self, which: Tally) -> None:
+        self.tally(which)[:] = _NO_TALLY
+
+
+class SharedArea:
+    """The mapped area.  Made by `create` in the master, inherited by its children."""
+
+    def __init__(self, name: str, mapped: mmap.mmap) -> None:
+        self.name = name
+        self._mapped = mapped
+        self.cells = memoryview(mapped).cast("Q")
+
+    @classmethod
+    def create(cls, name: str) -> SharedArea:
+        """Raises posix_ipc.Error or OSError, above all if there is no room: a page that is found to
+        have none when it is written to would be a SIGBUS."""
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=CELLS * 8)
+        return cls._map(name, memory, layout=LAYOUT)
+
+    @classmethod
+    def attach(cls, name: str) -> SharedArea:
+        """Raises posix_ipc.ExistentialError if it is gone, ValueError if its layout is another."""
+        area = cls._map(name, posix_ipc.SharedMemory(name))
+        if area.cells[0] != LAYOUT:
+            raise ValueError(f"shared memory layout {area.cells[0]}, not {LAYOUT}")
+        return area
+
+    @classmethod
+    def _map(cls, name: str, memory: posix_ipc.SharedMemory, layout: int = 0) -> SharedArea:
+        try:
+            if layout:
+                os.posix_fallocate(memory.fd, 0, CELLS * 8)
+            area = cls(name, mmap.mmap(memory.fd, CELLS * 8))
+        finally:
+            os.close(memory.fd)
+        if layout:
+            area.cells[0] = layout
+        return area
+
+    def unlink(self) -> None:
+        unlink(self.name)
+
+    @property
+    def clock_offset(self) -> int:
+        value: int = self.cells[1]
+        return value - (1 << 64) if value >> 63 else value
+
+    @clock_offset.setter
+    def clock_offset(self, value: int) -> None:
+        self.cells[1] = value & _MASK
+
+    def process(self, index: int) -> ProcessRow:
+        return ProcessRow(self.cells, index)
+
+    def column(self, cell: Cell) -> memoryview:
+        """One cell of every process row."""
+        end = HEAD_CELLS + PROCESSES * PROCESS_CELLS
+        return self.cells[HEAD_CELLS + cell : end : PROCESS_CELLS]
+
+    def log_cells(self) -> memoryview:
+        return self.cells[HEAD_CELLS + PROCESSES * PROCESS_CELLS : TALLIES]
+
+
+def unlink(name: str) -> None:
+    """Remove a segment and the semaphore of the same name, if they are there."""
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(name)
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_semaphore(name)

@@ -1,0 +1,58 @@
+"""The numbers of mailboxes that were ever given: DATA/numbers, a file beside the users database.
+
+A database that is lost, or put back from an earlier day, would give numbers a second time, and
+with them somebody else's mail.  So the next number is kept where no copy of the database is.
+
+Rules of this file:
+
+* The number is durable before the transaction that gives it, and never goes down.
+* Where the file is missing and there is mail, no number is given: nobody knows which are free.  The
+  next start of a hub looks at the mail and makes it anew (`UserDatabase.reserve`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metad.errors import DataError, OsError
+from metad.system.osio import Osio, read_file, write_file
+
+
+class Numbers:
+    """The file, used within a write transaction of the users database in `users`: by one process
+    at a time."""
+
+    def __init__(self, users: Path) -> None:
+        self._osio = Osio()
+        self._path = users.parent / "numbers"
+        self._logs = users.parent / "logs"
+
+    def next(self) -> int:
+        """The least number that was never given, as far as the file knows.
+
+        Raises DataError if it knows nothing and should, OsError.
+        """
+        try:
+            text = read_file(self._osio, str(self._path), 64)
+        except FileNotFoundError:
+            if any(self._logs.glob("*.log")):
+                raise DataError(
+                    f"{self._path} is missing, which tells what numbers mailboxes have had; "
+                    "start the hub once, which makes it anew"
+                ) from None
+            return 0
+        except OSError as error:
+            raise OsError(f"{self._path}: {error.strerror}") from None
+        if not text.rstrip(b"\n").isdigit():
+            raise DataError(
+                f"{self._path}: this is no number; remove the file and start the hub, which makes "
+                "it anew"
+            )
+        return int(text)
+
+    def raise_to(self, number: int) -> None:
+        """`number` is the next one that may be given.  Raises OsError."""
+        try:
+            write_file(self._osio, str(self._path), b"%d\n" % number)
+        except OSError as error:
+            raise OsError(f"{self._path}: {error.strerror or error}") from None

@@ -1,0 +1,1 @@
+"""Imports of users from the files of other programs."""

@@ -1,0 +1,270 @@
+"""Entries of a file into the users database: added, changed, or left as they are.
+
+Rules of this file:
+
+* Doing it again changes nothing.  A password is touched only when its source in the file is not
+  what it was at the last import; never is one replaced by a weaker hash.
+* A batch is one transaction, so each entry is there whole or not at all.  Accounts go first: an
+  alias may name one of a later line.
+* Nothing is removed while any line is bad: what cannot be read may be somebody's mailbox.
+* `--dry-run` takes the same way but for the writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from metad.errors import (
+    DataError,
+    DisabledUserError,
+    ForeignDomainError,
+    MetadError,
+    NoSuchUserError,
+    UnknownUserError,
+)
+from metad.users import hashes, passwords
+from metad.users.account import POSTMASTER_ID, Account, unpack_alias, unpack_record
+from metad.users.database import UserDatabase, account_address
+from metad.users.imports.import_entries import BadLine, Entry, Secret
+from metad.users.lmdb_env import ID
+from metad.users.lookup import alias_key, alias_name, found_account
+
+BATCH = 20_000
+
+
+class Prepared(NamedTuple):
+    """An entry whose slow part is done: `password` are the record's fields, None to leave them."""
+
+    entry: Entry
+    address: str
+    password: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an import did, or would do."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    weak: int = 0
+    bad: list[BadLine] = field(default_factory=list)
+
+    @property
+    def lines(self) -> int:
+        return self.added + self.changed + self.unchanged + len(self.bad)
+
+
+class Transfer:
+    """One import.  `progress` is called after every batch."""
+
+    def __init__(
+        self,
+        database: UserDatabase,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[Outcome], None] = lambda _: None,
+    ) -> None:
+        self._users = database
+        self._dry = dry_run
+        self._progress = progress
+        self._seen: set[str] = set()
+        self._seen_aliases: set[str] = set()
+        self.outcome = Outcome()
+
+    # -- adding and changing
+
+    def run(self, found: Iterable[Entry | BadLine]) -> None:
+        """Take every entry.  Raises NoSpaceError and such; what came before is there."""
+        aliases: list[Entry] = []
+        source = iter(found)
+        while piece := list(islice(source, BATCH)):
+            self._accounts(self._sort_out(piece, aliases))
+            self._progress(self.outcome)
+        for at in range(0, len(aliases), BATCH):
+            self._aliases(aliases[at : at + BATCH])
+            self._progress(self.outcome)
+
+    def _sort_out(self, piece: list[Entry | BadLine], aliases: list[Entry]) -> Iterator[Prepared]:
+        for one in piece:
+            if isinstance(one, BadLine):
+                self.outcome.bad.append(one)
+            elif one.members is not None:
+                aliases.append(one)
+            else:
+                try:
+                    yield self._prepared(one)
+                except MetadError as error:
+                    self._is_bad(one, error)
+
+    def _is_bad(self, entry: Entry, error: MetadError) -> None:
+        self.outcome.bad.append(BadLine(entry.place, str(error)))
+
+    def _prepared(self, entry: Entry) -> Prepared:
+        """Raises DataError."""
+        address = account_address(entry.address)
+        if address in self._seen:
+            raise DataError(f"{address}: named by a line before")
+        self._seen.add(address)
+        secret = entry.secret
+        password = None
+        if secret is not None and secret.plain is not None:
+            password = self._of_readable(address, secret.plain)
+        elif secret is not None and not secret.empty:
+            password = self._of_source(secret)
+        return Prepared(entry, address, password)
+
+    def _of_readable(self, address: str, plain: bytes) -> dict[str, Any] | None:
+        """Hashing, and so outside of the transaction."""
+        record = self._users.record(address)
+        known = (passwords.unpacked(record.get(name)) for name in ("scram", "imported"))
+        if any(keys is not None and passwords.check(plain, keys) for keys in known):
+            return None
+        packed = passwords.make(plain, self._users.iterations).packed()
+        return {"scram": packed, "imported": packed}
+
+    def _of_source(self, secret: Secret) -> dict[str, Any]:
+        keys = secret.scram.packed() if secret.scram else None
+        source = f"{secret.hash or ''} {keys or ''}"
+        fields: dict[str, Any] = {"imported": self._users.fingerprint(source)}
+        if secret.hash:
+            fields["hash"] = secret.hash
+            self.outcome.weak += hashes.is_weak(secret.hash)
+        return fields | ({"scram": keys} if keys else {})
+
+    def _accounts(self, prepared: Iterable[Prepared]) -> None:
+        # In the order of the keys, a batch changes each page of the database once.
+        ready = sorted(prepared, key=lambda one: one.address)
+        users = self._users
+        results: list[str | MetadError] = []
+        with users.transaction(write=not self._dry) as txn:
+            results.extend(self._one(txn, one) for one in ready)
+        self._count([one.entry for one in ready], results)
+
+    def _count(self, entries: list[Entry], results: list[str | MetadError]) -> None:
+        """Only once they are durable."""
+        for entry, result in zip(entries, results, strict=True):
+            if isinstance(result, MetadError):
+                self._is_bad(entry, result)
+            else:
+                setattr(self.outcome, result, getattr(self.outcome, result) + 1)
+
+    def _one(self, txn: Any, one: Prepared) -> str | MetadError:
+        users = self._users
+        try:
+            account = found_account(txn, one.address.encode(), users.addresses_table)
+            if account is None:
+                fields = one.entry.fields | (one.password or {})
+                fields |= {"password_version": 1} if one.password else {}
+                added = None if self._dry else users.insert(txn, one.address, fields)
+                return added if isinstance(added, MetadError) else "added"
+            return self._existing(txn, account, one)
+        except MetadError as error:
+            return error
+
+    def _existing(self, txn: Any, account: Account, one: Prepared) -> str:
+        users = self._users
+        raw = txn.get(ID.pack(account.id), db=users.accounts_table)
+        record = unpack_record(raw)
+        changed = record | one.entry.fields
+        if one.password is not None and _is_new_password(record, one.password):
+            changed = {k: v for k, v in changed.items() if k not in ("scram", "hash")}
+            changed |= one.password | {"password_version": account.password_version + 1}
+        if changed == record:
+            return "unchanged"
+        if not self._dry:
+            users.replace(txn, account.id, changed)
+        return "changed"
+
+    def _aliases(self, entries: list[Entry]) -> None:
+        results: list[str | MetadError] = []
+        with self._users.transaction(write=not self._dry) as txn:
+            for entry in entries:
+                try:
+                    results.append(self._alias(txn, entry.address, entry.members or ()))
+                except MetadError as error:
+                    results.append(error)
+        self._count(entries, results)
+
+    def _alias(self, txn: Any, address: str, members: tuple[str, ...]) -> str:
+        """Raises DataError."""
+        name = alias_name(alias_key(address))
+        if name in self._seen_aliases:
+            raise DataError(f"{name}: named by a line before")
+        self._seen_aliases.add(name)
+        folded = _folded(members)
+        raw = txn.get(alias_key(address), db=self._users.addresses_table)
+        old = None if raw is None else unpack_alias(raw)
+        if raw is not None and folded == {name} and old is None:
+            # Postfix's way to say that a catch-all does not catch a user.
+            return "unchanged"
+        if old is not None and set(old) == folded:
+            return "unchanged"
+        if not self._dry:
+            self._users.put_alias(txn, address, members)
+        elif name in folded or name in self._seen:
+            raise DataError(f"{name}: the alias would lead back to itself, or is a user")
+        else:
+            self._check_members(name, folded)
+        return "added" if old is None else "changed"
+
+    def _check_members(self, name: str, members: set[str]) -> None:
+        """What the file itself brings is not in the database in a dry run."""
+        for member in members - self._seen - self._seen_aliases:
+            try:
+                self._users.expand(member)
+            except (UnknownUserError, ForeignDomainError):
+                raise DataError(f"{name}: {member}: there is no such user or alias") from None
+            except DisabledUserError:
+                continue
+
+    # -- removing
+
+    def sync(self, covers: Callable[[str], bool], *, accounts: bool, aliases: bool) -> None:
+        """Remove what the file did not name, as far as it `covers` an address.
+
+        Raises DataError if a line was bad, or none was good; then nothing is removed.
+        """
+        if self.outcome.bad:
+            raise DataError("nothing was removed, because of the bad lines")
+        if not self._seen and not self._seen_aliases:
+            raise DataError("nothing was removed: the file names nobody")
+        if aliases:
+            for alias in list(self._users.aliases()):
+                if covers(alias.address) and alias.address not in self._seen_aliases:
+                    self._remove(partial(self._users.remove_alias, alias.address, force=True))
+        if accounts:
+            for account in self._users.accounts():
+                if (
+                    covers(account.address)
+                    and account.address not in self._seen
+                    and account.id != POSTMASTER_ID
+                ):
+                    self._remove(partial(self._users.remove, account.address, force=True))
+
+    def _remove(self, remove: Callable[[], object]) -> None:
+        if not self._dry:
+            with suppress(NoSuchUserError):  # it went with the last that it named
+                remove()
+        self.outcome.removed += 1
+
+
+def _is_new_password(record: dict[str, Any], fields: dict[str, Any]) -> bool:
+    """Whether the file's password is another one than at the last import, and not a weaker one."""
+    if record.get("imported") == fields["imported"]:
+        return False
+    source = fields.get("hash")
+    if source is None or "scram" in fields or not hashes.is_weak(source):
+        return True
+    old = record.get("hash")
+    return "scram" not in record and (old is None or hashes.is_weak(old))
+
+
+def _folded(members: Iterable[str]) -> set[str]:
+    return {alias_name(alias_key(member)) for member in members}

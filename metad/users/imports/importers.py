@@ -1,0 +1,365 @@
+"""Files of other programs, line by line: passwd and shadow, CSV, Dovecot's passwd-file, Postfix's
+virtual maps.
+
+Rules of this file:
+
+* Every line gives an Entry, a BadLine that names file and line, or nothing (comments, system
+  users).  No line ends the reading, and nothing of a line that is bad is used.
+* Lines end in LF alone, whatever Unicode thinks; one longer than LINE is bad.
+* A name without a domain is of the domain that was given, else it is bad.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, NamedTuple
+
+from metad.config import settings
+from metad.errors import DataError, MetadError, OsError
+from metad.users.account import MAX_COUNT
+from metad.users.imports import import_entries
+from metad.users.imports.import_entries import NO_SECRET, BadLine, Entry, Secret
+
+LINE = 64 * 1024
+# Users below are the system's own (login.defs UID_MIN); 65534 is nobody.
+LEAST_UID, NOBODY_UID = 1000, 65534
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+
+Found = Iterator[Entry | BadLine]
+
+
+class Text(NamedTuple):
+    """A file to read, open already: who may read it need not be who owns the hub."""
+
+    name: str
+    file: IO[bytes]
+
+
+class Source(NamedTuple):
+    """What is to be read, and how."""
+
+    text: Text
+    domain: str | None = None
+    shadow: Text | None = None
+    least_uid: int = LEAST_UID
+
+
+def read(kind: str, source: Source) -> Found:
+    """All entries of a file of the format `kind`.  Raises OsError, DataError (no such header)."""
+    return FORMATS[kind].read(source)
+
+
+def _lines(text: Text) -> Iterator[tuple[str, str | BadLine]]:
+    """(file:line, text) of every line, without its end."""
+    readline = text.file.readline
+    number = 0
+    try:
+        while raw := readline(LINE + 1):
+            number += 1
+            place = f"{text.name}:{number}"
+            yield place, _decoded(place, raw, readline)
+    except OSError as error:
+        raise OsError(f"{text.name}: {error.strerror}") from None
+
+
+def _decoded(place: str, raw: bytes, more: Callable[[int], bytes]) -> str | BadLine:
+    if len(raw) > LINE:
+        while raw and not raw.endswith(b"\n"):
+            raw = more(LINE)
+        return BadLine(place, f"longer than {LINE:,} octets")
+    try:
+        return raw.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        return BadLine(place, "not UTF-8")
+
+
+def _each(text: Text, make: Callable[[str, str], Entry | None]) -> Found:
+    """`make(place, line)` for every line that is no comment; its errors become bad lines."""
+    for place, line in _lines(text):
+        if isinstance(line, BadLine):
+            yield line
+        elif line.strip() and not line.startswith("#"):
+            try:
+                entry = make(place, line)
+            except MetadError as error:
+                yield BadLine(place, str(error))
+                continue
+            if entry is not None:
+                yield entry
+
+
+def _full(name: str, domain: str | None) -> str:
+    if "@" in name:
+        return name
+    if domain is None:
+        raise DataError(f"{name!a} has no domain: say which by --domain")
+    return f"{name}@{domain}"
+
+
+# --- passwd and shadow ----------------------------------------------------------------------------
+
+
+def _read_passwd(source: Source) -> Found:
+    if source.domain is None:
+        raise DataError("users of the system have no domain: say which by --domain")
+    shadow: dict[str, Secret] = {}
+    if source.shadow is not None:
+        for found in _each(source.shadow, _shadow_line):
+            if isinstance(found, BadLine):
+                yield found
+            else:
+                shadow[found.address] = found.secret or NO_SECRET
+
+    def line(place: str, text: str) -> Entry | None:
+        fields = text.split(":")
+        if len(fields) != 7 or not _NUMBER.fullmatch(fields[2]):
+            raise DataError("a line of passwd has seven fields, the third a number")
+        name, password = fields[:2]
+        if int(fields[2]) < source.least_uid or int(fields[2]) == NOBODY_UID:
+            return None
+        secret = shadow.get(name, NO_SECRET) if password == "x" else import_entries.hashed(password)  # noqa: S105
+        return Entry(place, f"{name}@{source.domain}", secret)
+
+    yield from _each(source.text, line)
+
+
+def _shadow_line(place: str, text: str) -> Entry:
+    fields = text.split(":")
+    if len(fields) != 9:
+        raise DataError("a line of shadow has nine fields")
+    return Entry(place, fields[0], import_entries.hashed(fields[1]))
+
+
+# --- Dovecot's passwd-file ------------------------------------------------------------------------
+
+_STORAGE = re.compile(r"([0-9]{1,15})([bBkKmMgGtT]?)[bB]?", re.ASCII)
+_UNITS = {"": 1024, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _read_dovecot(source: Source) -> Found:
+    def line(place: str, text: str) -> Entry:
+        fields = text.split(":", 7)
+        password = fields[1] if len(fields) > 1 else ""
+        extra = fields[7].split() if len(fields) > 7 else []
+        secret = import_entries.dovecot(password) if password else NO_SECRET
+        if "nologin" in extra or "nologin=y" in extra:
+            secret = NO_SECRET
+        address = _full(fields[0], source.domain)
+        return Entry(place, address, secret, _dovecot_quota(extra))
+
+    yield from _each(source.text, line)
+
+
+def _dovecot_quota(extra: list[str]) -> dict[str, Any]:
+    """The rule for all mailboxes, "*:storage=1G:messages=1000", of Dovecot 2.3 and earlier, and
+    quota_storage_size, quota_message_count of 2.4."""
+    found: dict[str, Any] = {}
+    for one in extra:
+        name, _, value = one.removeprefix("userdb_").partition("=")
+        if name == "quota_rule" and value.startswith("*:"):
+            for part in value[2:].split(":"):
+                found |= _limit(*part.partition("=")[::2])
+        elif name == "quota_storage_size":
+            found |= _limit("storage", value)
+        elif name == "quota_message_count":
+            found |= _limit("messages", value)
+    return found
+
+
+def _limit(name: str, value: str) -> dict[str, int]:
+    storage = _STORAGE.fullmatch(value)
+    if name in {"storage", "bytes"} and storage:
+        unit = 1 if name == "bytes" and not storage[2] else _UNITS[storage[2].lower()]
+        return {"quota": int(storage[1]) * unit}
+    if name == "messages" and _NUMBER.fullmatch(value):
+        return {"messages": int(value)}
+    if name in {"ignore", "noenforcing"}:
+        return {"quota": 0, "messages": 0} if name == "ignore" else {}
+    raise DataError(f"the quota {name!a}={value!a} cannot be read here")
+
+
+# --- Postfix's maps -------------------------------------------------------------------------------
+
+
+def _logical_lines(text: Text) -> Iterator[tuple[str, str | BadLine]]:
+    """postconf(5): a line that begins with white space continues the one before."""
+    held: tuple[str, str] | None = None
+    for place, line in _lines(text):
+        if isinstance(line, BadLine):
+            yield place, line
+        elif line.strip() and not line.lstrip().startswith("#"):
+            if line[0] in " \t" and held is not None:
+                held = held[0], f"{held[1]} {line.strip()}"
+                continue
+            if held is not None:
+                yield held
+            held = place, line
+    if held is not None:
+        yield held
+
+
+def _read_virtual(source: Source) -> Found:
+    for place, line in _logical_lines(source.text):
+        if isinstance(line, BadLine):
+            yield line
+            continue
+        try:
+            entry = _virtual_line(place, line, source.domain)
+        except MetadError as error:
+            yield BadLine(place, str(error))
+            continue
+        if entry is not None:
+            yield entry
+
+
+def _virtual_line(place: str, line: str, domain: str | None) -> Entry | None:
+    name, _, rest = line.strip().replace("\t", " ").partition(" ")
+    members = [one for one in re.split(r"[ ,]+", rest) if one]
+    if not members:
+        raise DataError("an address without anything that it stands for")
+    if "@" not in name and "." in name:
+        return None  # the declaration of a domain: here a domain is served if it has addresses
+    for member in members:
+        if member.startswith(("|", "/", ":", '"|', '"/')):
+            raise DataError(f"{member!a}: metad delivers to mailboxes, not to programs and files")
+        if member.startswith("@"):
+            raise DataError(f"{member!a}: a whole domain cannot be what an address stands for")
+    full = tuple(_full(member, domain) for member in members)
+    return Entry(place, name if name.startswith("@") else _full(name, domain), members=full)
+
+
+def _read_mailboxes(source: Source) -> Found:
+    """virtual_mailbox_maps: address, then where Postfix would put its mail."""
+
+    def line(place: str, text: str) -> Entry:
+        name = text.replace("\t", " ").partition(" ")[0]
+        if name.startswith("@"):
+            raise DataError("a catch-all is an alias: metad user alias @domain ADDRESS")
+        return Entry(place, _full(name, source.domain), NO_SECRET)
+
+    yield from _each(source.text, line)
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    "address", "password", "hash", "scram", "quota", "messages", "expiry", "login_delay",
+    "disabled", "members",
+)  # fmt: skip
+_BOOLEAN = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def _read_csv(source: Source) -> Found:
+    """The first line names the columns; an empty cell is one that the file does not speak of."""
+    texts: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for place, line in _lines(source.text):
+            texts[:] = [place]
+            # What is not to be read becomes what no column can hold.
+            yield "\0\n" if isinstance(line, BadLine) else f"{line}\n"
+
+    rows = csv.reader(lines(), strict=True)
+    header = _header(rows, source.text.name)
+    while True:
+        try:
+            row = next(rows, None)
+            if row is None:
+                return
+            entry = _csv_row(texts[0], dict(zip(header, row, strict=False)), source.domain)
+            if len(row) > len(header) or "\0" in "".join(row):
+                raise DataError("not UTF-8, too long, or more cells than columns")
+        except (csv.Error, MetadError, ValueError) as error:
+            yield BadLine(texts[0], str(error))
+            continue
+        if entry is not None:
+            yield entry
+
+
+def _header(rows: Iterable[list[str]], name: str) -> list[str]:
+    try:
+        header = [one.strip().lower() for one in next(iter(rows), [])]
+    except csv.Error as error:
+        raise DataError(f"{name}:1: {error}") from None
+    unknown = [one for one in header if one not in COLUMNS]
+    if "address" not in header or unknown or len(set(header)) < len(header):
+        what = f"there is no column {unknown[0]!a}" if unknown else "the first must name columns"
+        raise DataError(f"{name}:1: {what}; they are {', '.join(COLUMNS)}")
+    return header
+
+
+def _csv_row(place: str, row: dict[str, str], domain: str | None) -> Entry | None:
+    if not any(row.values()):
+        return None
+    address = row.get("address", "").strip()
+    members = tuple(row.get("members", "").replace(",", " ").split())
+    if members:
+        name = address if address.startswith("@") else _full(address, domain)
+        return Entry(place, name, members=tuple(_full(one, domain) for one in members))
+    fields = {
+        name: check(row[name].strip())
+        for name, check in _CELLS.items()
+        if row.get(name, "").strip()
+    }
+    return Entry(place, _full(address, domain), _csv_secret(row), fields)
+
+
+def _csv_secret(row: dict[str, str]) -> Secret | None:
+    if row.get("password"):
+        if row.get("hash") or row.get("scram"):
+            raise DataError("a password both readable and hashed")
+        return import_entries.readable(row["password"])
+    source = import_entries.dovecot(row["hash"]) if row.get("hash") else NO_SECRET
+    if row.get("scram"):
+        return Secret(source.plain, source.hash, import_entries.scram(row["scram"]).scram)
+    return None if source.empty else source
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEAN:
+        raise DataError(f"{text!a}: must be yes or no")
+    return _BOOLEAN[text.lower()]
+
+
+def _size(text: str) -> int:
+    value: int = settings.size(0, 1 << 60)(text)
+    return value
+
+
+def _count(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) > MAX_COUNT:
+        raise DataError(f"{text!a}: must be a number of messages")
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    value: int = settings.duration(1, MAX_COUNT)(text)
+    return value
+
+
+_CELLS: dict[str, Callable[[str], Any]] = {
+    "quota": _size,
+    "messages": _count,
+    "expiry": _seconds,
+    "login_delay": _seconds,
+    "disabled": _boolean,
+}
+
+
+class Format(NamedTuple):
+    """How a file is read, and what it speaks of: accounts, aliases or both."""
+
+    read: Callable[[Source], Found]
+    accounts: bool
+    aliases: bool
+
+
+FORMATS = {
+    "passwd": Format(_read_passwd, accounts=True, aliases=False),
+    "csv": Format(_read_csv, accounts=True, aliases=True),
+    "dovecot": Format(_read_dovecot, accounts=True, aliases=False),
+    "virtual": Format(_read_virtual, accounts=False, aliases=True),
+    "mailboxes": Format(_read_mailboxes, accounts=True, aliases=False),
+}

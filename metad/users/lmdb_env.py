@@ -1,0 +1,169 @@
+"""The users database's LMDB environment: made, opened, checked; LMDB's errors made ours.
+
+Rules of this file:
+
+* One object per process and path (LMDB's rule), opened after the fork only.
+* Making it is one transaction: two commands at once make one database, and a crash none.
+* The format number is looked at before anything else is; a newer one is refused, not touched.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+import lmdb._envid  # it is imported late, when a checkout below /root is out of reach
+import msgpack
+
+from metad import limits
+from metad.errors import DataError, MetadError, NoSpaceError, OsError, UnavailableError
+from metad.system.osio import Osio
+from metad.users.account import POSTMASTER, POSTMASTER_ID, Account, pack_entry, pack_record
+from metad.users.id_allocator import Numbers
+
+FORMAT = 1
+# One constant for all processes: address space, not memory; room for some 30 million accounts.
+MAP_SIZE = 16 * limits.GIB
+MAX_READERS = 1024
+# Octets of a key: LMDB's own limit.
+MAX_KEY = 511
+
+ID = struct.Struct(">Q")
+_META = b"meta"
+_TABLES = (_META, b"addresses", b"accounts", b"domains", b"removed")
+# Made when it is first missed: databases from before there were aliases do not have it.
+_MEMBERS = b"members"
+_SPARE_TABLES = 8
+
+Self = TypeVar("Self", bound="Environment")
+
+
+class Environment:
+    """The open environment and its tables, as attributes for those who inherit."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        create: bool = False,
+        iterations: int = limits.SCRAM_ITERATIONS,
+    ) -> None:
+        """`iterations`: passes of PBKDF2 for the keys that are made from now on."""
+        self.path = Path(path)
+        self.iterations = iterations
+        self._translated = Translated(self.path)
+        self._numbers = Numbers(self.path)
+        if create:
+            _make_directory(self.path)
+        elif not (self.path / "data.mdb").exists():
+            raise self._missing()
+        with self._translated:
+            self._env = lmdb.open(
+                str(self.path), map_size=MAP_SIZE, max_dbs=len(_TABLES) + _SPARE_TABLES,
+                max_readers=MAX_READERS, mode=0o600, create=create,
+            )  # fmt: skip
+        try:
+            with self._translated:
+                self._open_tables(create)
+        except BaseException:
+            self._env.close()
+            raise
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _missing(self) -> UnavailableError:
+        return UnavailableError(f"{self.path}: there is no users database yet")
+
+    def _open_tables(self, create: bool) -> None:
+        if create:
+            self._initialise()
+        self._meta = self._table(_META)
+        with self._env.begin(self._meta) as txn:
+            self._check_format(txn.get(b"format"))
+            self._secret = bytes(txn.get(b"secret", b""))
+        tables = [self._table(name) for name in _TABLES[1:]]
+        self._addresses, self._accounts, self._domains, self._removed = tables
+        try:
+            self._members = self._env.open_db(_MEMBERS, dupsort=True, create=False)
+        except lmdb.NotFoundError:
+            self._members = self._env.open_db(_MEMBERS, dupsort=True)
+
+    def _table(self, name: bytes) -> Any:
+        try:
+            return self._env.open_db(name, create=False)
+        except lmdb.NotFoundError:
+            raise self._missing() from None
+
+    def _check_format(self, raw: bytes | None) -> None:
+        try:
+            found = msgpack.unpackb(raw or b"")
+        except (ValueError, msgpack.UnpackException):
+            found = None
+        if not isinstance(found, int):
+            raise DataError(f"{self.path}: this is no users database")
+        if found > FORMAT:
+            raise DataError(
+                f"{self.path}: the users database has format {found}, made by a newer metad; "
+                f"this one knows {FORMAT}"
+            )
+
+    def _initialise(self) -> None:
+        """All tables and the postmaster, in one transaction; nothing if they are there."""
+        with self._env.begin(write=True) as txn:
+            meta = self._env.open_db(_META, txn)
+            if txn.get(b"format", db=meta) is not None:
+                return
+            addresses, accounts, *_ = (self._env.open_db(name, txn) for name in _TABLES[1:])
+            txn.put(b"secret", secrets.token_bytes(32), db=meta)
+            txn.put(b"next", ID.pack(POSTMASTER_ID + 1), db=meta)
+            txn.put(b"format", msgpack.packb(FORMAT), db=meta)
+            account = Account(POSTMASTER_ID, POSTMASTER)
+            txn.put(POSTMASTER.encode(), pack_entry(account), db=addresses)
+            record = {"address": POSTMASTER, "created": int(time.time()), "builtin": True}
+            txn.put(ID.pack(POSTMASTER_ID), pack_record(record), db=accounts)
+        osio = Osio()
+        for directory in (self.path, self.path.parent):
+            osio.fsync_directory(str(directory))
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise OsError(f"{path}: {error.strerror}") from None
+
+
+class Translated:
+    """A context in which LMDB's errors become ours, here and nowhere else."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, lmdb.Error):
+            raise self.ours(error) from None
+
+    def ours(self, error: lmdb.Error) -> MetadError:
+        if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
+            return NoSpaceError(f"{self.path}: {error}")
+        if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError):
+            return DataError(f"{self.path}: the users database is damaged: {error}")
+        if isinstance(error, lmdb.VersionMismatchError):
+            return DataError(f"{self.path}: the users database is of another LMDB: {error}")
+        return OsError(f"{self.path}: {error}")

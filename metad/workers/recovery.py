@@ -1,0 +1,75 @@
+"""Children that do one job of the store and exit: recovery, and closing the index.
+
+What they raise is told to the master as the reason of their failure (metad.workers.child).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmdb
+
+from metad.errors import EX_OK, MetadError
+from metad.loglines import LogLines
+from metad.store.identity import open_store
+from metad.store.ids import clock_offset
+from metad.store.index import state as index_state
+from metad.store.index.index import Index
+from metad.store.log_table import LogTable, Semaphore
+from metad.store.recovery.hub import Recovery
+from metad.system.osio import Osio
+from metad.system.shared_memory import ProcessRow, SharedArea
+from metad.users.database import UserDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What such a child is given."""
+
+    data: Path
+    area: SharedArea
+    semaphore: Semaphore
+    boot: str
+
+
+def recover_hub(setup: Setup, row: ProcessRow) -> int:
+    """Before the first worker: every log recovered, the index usable, the table filled."""
+    osio, log = Osio(), LogLines()
+    table = LogTable(setup.area, setup.semaphore, row)
+    store = open_store(osio, setup.data)
+    with UserDatabase(setup.data / "users", create=True) as users:
+        recovery = Recovery(osio, store, lambda text: log.line("recovery", text))
+        newest = recovery.run(table, setup.boot)
+        setup.area.clock_offset = clock_offset(osio, newest)
+        # No new user gets a number that has mail, wherever the database comes from.
+        index = Index(store.index)
+        users.reserve(index.greatest_mailbox())
+        index.close()
+    return EX_OK
+
+
+def recover_process(setup: Setup, row: ProcessRow, dead: int) -> int:
+    """The logs of a process that died; `dead` is its row."""
+    osio, log = Osio(), LogLines()
+    table = LogTable(setup.area, setup.semaphore, row)
+    recovery = Recovery(osio, open_store(osio, setup.data), lambda text: log.line("recovery", text))
+    recovery.recover_process(table, dead)
+    return EX_OK
+
+
+def close_index(setup: Setup) -> int:
+    """After the last worker: the index is synced and noted as clean.
+
+    Where that fails (a full disk), it stays noted as dirty: the next start sees to it.
+    """
+    osio = Osio()
+    try:
+        store = open_store(osio, setup.data)
+        index = Index(store.index)
+        index.sync()
+        index.close()
+        index_state.mark(osio, store.index, setup.boot, clean=True)
+    except (MetadError, OSError, lmdb.Error) as error:
+        LogLines().line("recovery", f"warning: the index is not noted as clean: {error}")
+    return EX_OK

@@ -1,0 +1,280 @@
+"""The configuration: defaults, where it is read from, and the error for everything wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metad import limits
+from metad.config import model as config_model
+from metad.config import settings
+from metad.config.line_numbers import find_line
+from metad.config.model import SETTINGS, WORKING, Config, Listener, parse
+from metad.errors import EX_CONFIG, ConfigError
+
+HOME = {"HOME": "/home/ann"}
+
+
+def refused(content: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(content, Path("/etc/m.toml"), None, HOME)
+    assert caught.value.exit_code == EX_CONFIG
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def no_system_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(config_model, "SYSTEM_FILE", tmp_path / "none.toml")
+
+
+def test_without_a_file_everything_has_its_default(no_system_file):
+    loaded = config_model.load(None, Path("/srv/m"), HOME)
+    assert loaded.listen == (
+        Listener("smtp", "127.0.0.1:2525", "127.0.0.1", 2525, None),
+        Listener("pop3", "127.0.0.1:1110", "127.0.0.1", 1110, None),
+    )
+    assert loaded == Config(
+        hostname=config_model.machine_name(),
+        user=None,
+        data=Path("/srv/m"),
+        listen=loaded.listen,
+        store=config_model.StoreConfig(),
+        limits=config_model.Limits(),
+        smtp=config_model.SmtpConfig(),
+        pop3=config_model.Pop3Config(),
+        source=None,
+    )
+
+
+def test_every_key_of_a_file_is_taken(tmp_path):
+    file = tmp_path / "metad.toml"
+    file.write_text(
+        'hostname = "MX1.Example.ORG"\nuser = "metad"\ndata = "/var/mail/metad"\n'
+        '[[listen]]\nprotocol = "smtp"\naddress = "[::]:25"\ntls = "none"\nproxy = false\n'
+        'trusted_proxies = []\n[[listen]]\nprotocol = "pop3"\naddress = "0.0.0.0:110"\n'
+        '[store]\nlayer = "null"\nworkers = 64\nlog_size = 8388608\nsync = false\nalign = 4096\n'
+        '[limits]\nmessage_size = "2 MiB"\nrecipients = 100\nsmtp_errors = 1\n'
+        "command_line = 4096\n"
+        '[smtp]\nbare_line_ends = "refuse"\n'
+        '[pop3]\nplaintext = "never"\ndefault_domain = "example.org"\n'
+    )
+    loaded = config_model.load(file, None, HOME)
+    assert loaded == Config(
+        hostname="mx1.example.org",
+        user="metad",
+        data=Path("/var/mail/metad"),
+        listen=(
+            Listener("smtp", "[::]:25", "::", 25, None),
+            Listener("pop3", "0.0.0.0:110", "0.0.0.0", 110, None),
+        ),
+        store=config_model.StoreConfig("null", 64, 8 << 20, False, 4096, None),
+        limits=config_model.Limits(2 << 20, 100, 1, 4096),
+        smtp=config_model.SmtpConfig("refuse"),
+        pop3=config_model.Pop3Config("never", "example.org"),
+        source=file,
+    )
+
+
+def test_the_systems_file_is_read_when_none_is_named(monkeypatch, tmp_path):
+    file = tmp_path / "system.toml"
+    file.write_text('hostname = "mx.example.org"\n')
+    monkeypatch.setattr(config_model, "SYSTEM_FILE", file)
+    loaded = config_model.load(None, None, HOME)
+    assert (loaded.hostname, loaded.source) == ("mx.example.org", file)
+
+
+@pytest.mark.parametrize(
+    ("given", "in_file", "environ", "expected"),
+    [
+        ("/a", "/c", {"METAD_DATA": "/b", **HOME}, "/a"),
+        (None, "/c", {"METAD_DATA": "/b", **HOME}, "/b"),
+        (None, "/c", HOME, "/c"),
+        (None, None, {"XDG_STATE_HOME": "/x", **HOME}, "/x/metad"),
+        (None, None, {"XDG_STATE_HOME": "x", **HOME}, "/home/ann/.local/state/metad"),
+        (None, None, HOME, "/home/ann/.local/state/metad"),
+    ],
+)
+def test_the_data_directory_comes_from_the_first_that_names_it(
+    monkeypatch, given, in_file, environ, expected
+):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = config_model.data_directory(given and Path(given), in_file and Path(in_file), environ)
+    assert found == Path(expected)
+
+
+def test_the_data_directory_of_root_is_the_systems(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config_model.data_directory(None, None, HOME) == config_model.SYSTEM_DATA
+
+
+def test_a_relative_data_directory_is_made_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert config_model.data_directory(Path("d"), None, {}) == tmp_path / "d"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("workers = 2\n", "/etc/m.toml:1: workers: unknown key"),
+        ("[store]\n\nworker = 2\n", "m.toml:3: store.worker: unknown key; did you mean workers?"),
+        ("[stroe]\nworkers = 2\n", "/etc/m.toml:1: stroe: unknown key; did you mean store?"),
+        ("[store]\nworkers = 0\n", "/etc/m.toml:2: store.workers: must be from 1 to 64"),
+        ("[store]\nworkers = true\n", "/etc/m.toml:2: store.workers: must be a whole number"),
+        ("store.sync = true\nstore.workers = 65\n", "m.toml:2: store.workers: must be from 1"),
+        ("store = {workers = 65}\n", "/etc/m.toml:1: store.workers: must be from 1 to 64"),
+        ("store = 1\n", "/etc/m.toml:1: store: must be a table: [store]"),
+        ("[listen]\n", "/etc/m.toml:1: listen: must be a list of tables: [[listen]]"),
+        ("listen = []\n", "/etc/m.toml:1: listen: must name at least one address"),
+        ("listen = [1]\n", "/etc/m.toml:1: listen: must be a list of tables: [[listen]]"),
+        ('[[listen]]\nprotocol = "smtp"\n', "/etc/m.toml:1: listen[1]: address is missing"),
+        ('[[listen]]\naddress = "[::1]:25"\n', "/etc/m.toml:1: listen[1]: protocol is missing"),
+        ('"a\\nb" = 1\n', "/etc/m.toml: 'a\\nb': unknown key"),
+        ("hostname = \n", "/etc/m.toml:1: Invalid value"),
+        ('user = "a b"\n', "/etc/m.toml:1: user: must be the name of a system user"),
+        ('data = "here"\n', "/etc/m.toml:1: data: must be an absolute path"),
+        ("[store]\nsync = 1\n", "/etc/m.toml:2: store.sync: must be true or false"),
+        ("[store]\nalign = 1024\n", "/etc/m.toml:2: store.align: must be 512 or 4096"),
+        ('[store]\nlog_size = "1MiB 1"\n', "/etc/m.toml:2: store.log_size: must be a size such as"),
+        ("[store]\nlog_size = 1048577\n", "store.log_size: must be a multiple of 4,096 octets"),
+        ('[store]\nlog_size = "3GiB"\n', "store.log_size: must be from 1MiB to 2GiB"),
+        ('[pop3]\nplaintext = "yes"\n', '"never" or "loopback" or "always"'),
+        (
+            '[store]\nlog_size = "8MiB"\n[limits]\nmessage_size = "30MiB"\n',
+            "/etc/m.toml:4: limits.message_size: at most a quarter of store.log_size, 2MiB",
+        ),
+        ('[store]\nsize_limit = "512MiB"\n', "/etc/m.toml:2: store.size_limit: at least 896MiB"),
+        (
+            "[collector]\nlow_space = 20\nenough_space = 20\n",
+            "/etc/m.toml:3: collector.enough_space: must be more than collector.low_space",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_refused_with_file_line_key_and_reason(content, error):
+    assert error in refused(content)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "25", ":25", "localhost:25", "::1:25", "[127.0.0.1]:25", "1.2.3.4:0", "1.2.3.4:65536",
+     "1.2.3.4:+25", "1.2.3.4: 25", "1.2.3.4:2_5", "1.2.3.4:٢٥", "1.2.3.4", "unix:rel",
+     "unix:/" + "x" * 107],
+)  # fmt: skip
+def test_an_address_that_is_no_ip_and_port_is_refused(address):
+    with pytest.raises(ValueError, match=r"must|at most|stands"):
+        settings.address(address)
+
+
+def test_a_unix_address_is_its_path():
+    assert settings.address("unix:/run/m") == settings.Address("unix:/run/m", "", None, "/run/m")
+
+
+def test_two_listeners_on_one_address_are_refused():
+    one = '[[listen]]\nprotocol = "smtp"\naddress = "%s"\n'
+    error = refused(one % "[::1]:25" + one % "[0::1]:25")
+    assert error == "/etc/m.toml:6: listen[2].address: [0::1]:25 is listened on already"
+
+
+def test_the_default_message_size_gives_way_to_a_small_log():
+    parsed = parse('[store]\nlog_size = "8MiB"\n', None, None, HOME)
+    assert parsed.limits.message_size == 2 << 20
+
+
+@pytest.mark.parametrize("name", ["a b", "-a.org", "a-.org", "a..org", "", "ä.org", "x" * 64, 5])
+def test_a_hostname_that_is_no_domain_is_refused(name):
+    with pytest.raises(ValueError, match="must"):
+        settings.domain(name)
+
+
+def test_the_machines_name_is_replaced_if_it_is_no_domain(monkeypatch):
+    monkeypatch.setattr(config_model.socket, "gethostname", lambda: "my_machine")
+    assert config_model.machine_name() == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda file: None, "No such file"),
+        (lambda file: file.mkdir(), "Is a directory"),
+        (lambda file: file.write_bytes(b"# 1\n# \xff\n"), ":2: not UTF-8"),
+        (lambda file: file.write_bytes(b"#" * (limits.CONFIG_FILE + 1)), "larger than 1MiB"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, make, error):
+    file = tmp_path / "metad.toml"
+    make(file)
+    with pytest.raises(ConfigError, match=error) as caught:
+        config_model.load(file, None, HOME)
+    assert str(caught.value).startswith(str(file))
+
+
+@given(st.integers(1, 1 << 62))
+def test_a_size_shown_is_read_again_as_the_same(octets):
+    assert settings.size(0, 1 << 62)(settings.show_size(octets)) == octets
+
+
+@pytest.mark.parametrize(
+    ("listener", "reason"),
+    [
+        ('protocol = "lmtp"\naddress = "[::1]:25"', "RFC 2033"),
+        ('protocol = "smtp"\naddress = "[::1]:25"\nproxy = true', "needs trusted_proxies"),
+        ('protocol = "smtp"\naddress = "[::1]:25"\ntrusted_proxies = ["::1"]', "proxy = true"),
+    ],
+)
+def test_a_listener_that_makes_no_sense_is_refused(listener, reason):
+    assert reason in refused(f"[[listen]]\n{listener}\n")
+
+
+def test_listeners_of_every_kind_are_read():
+    content = """
+        [[listen]]
+        protocol = "lmtp"
+        address = "unix:/run/metad/lmtp"
+        [[listen]]
+        protocol = "smtp"
+        address = "[::]:25"
+        tls = "starttls"
+        proxy = true
+        trusted_proxies = ["192.0.2.0/24", "2001:db8::1"]
+        [[listen]]
+        protocol = "pop3"
+        address = "0.0.0.0:995"
+        tls = "implicit"
+    """
+    lmtp, smtp, pop3 = parse(content, None, None, HOME).listen
+    assert (lmtp.path, lmtp.port) == ("/run/metad/lmtp", None)
+    assert smtp.trusted_proxies == ("192.0.2.0/24", "2001:db8::1/128")
+    assert (pop3.tls, pop3.proxy) == ("implicit", False)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_parsed_or_refused(content):
+    try:
+        assert isinstance(parse(content, None, None, HOME), Config)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+def test_deeply_nested_input_is_refused():
+    assert "nested" in refused("a = " + "[" * 100_000)
+
+
+def test_every_default_passes_its_own_check():
+    for setting in SETTINGS:
+        if setting.default is not None:
+            setting.check(setting.default)
+
+
+def test_every_setting_that_does_not_work_yet_is_a_setting_and_keeps_its_default():
+    known = {setting.key: setting for setting in SETTINGS}
+    assert set(WORKING) <= set(known)
+    for key, values in WORKING.items():
+        default = known[key].default
+        assert default is None or known[key].check(default) in values
+
+
+def test_the_line_of_a_key_not_in_the_file_is_that_of_its_table():
+    assert find_line("\n[store]\nsync = true\n", "store.workers") == 2
+    assert find_line("\n", "store.workers") is None

@@ -1,8 +1,0 @@
-"""The fault tests judge by the power-cut campaign's oracle."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "crash"))

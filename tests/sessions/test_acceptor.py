@@ -1,0 +1,83 @@
+"""Accepting when the system has no descriptor left: it waits, and goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import SimpleNamespace
+from typing import Any
+
+from metad.config.model import Listener
+from metad.sessions.acceptor import REST, Acceptor
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.readers: dict[int, Any] = {}
+        self.later: list[tuple[float, Any]] = []
+
+    def add_reader(self, descriptor: int, call: Any) -> None:
+        self.readers[descriptor] = call
+
+    def remove_reader(self, descriptor: int) -> None:
+        self.readers.pop(descriptor, None)
+
+    def call_later(self, delay: float, call: Any) -> None:
+        self.later.append((delay, call))
+
+
+class Listening:
+    """A socket whose accepts end as they are told."""
+
+    def __init__(self, *outcomes: OSError) -> None:
+        self.outcomes = list(outcomes)
+
+    def fileno(self) -> int:
+        return 7
+
+    def accept(self) -> Any:
+        raise self.outcomes.pop(0)
+
+
+def acceptor(sock: Listening) -> tuple[Acceptor, Loop, list[str]]:
+    loop, lines = Loop(), []
+    log = SimpleNamespace(line=lambda service, text: lines.append(text))
+    service = SimpleNamespace(context=SimpleNamespace(loop=loop, log=log), tls="implicit")
+    listener = Listener("smtp", "127.0.0.1:465", "127.0.0.1", 465, None, "implicit")
+    return Acceptor(service, listener, sock), loop, lines  # type: ignore[arg-type]
+
+
+def refused(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def test_without_descriptors_it_rests_instead_of_turning_and_logging_without_end() -> None:
+    sock = Listening(refused(errno.EMFILE), BlockingIOError())
+    it, loop, lines = acceptor(sock)
+    loop.readers[7]()
+    assert lines == ["warning: accept: Too many open files"]
+    assert loop.readers == {}
+    ((delay, go_on),) = loop.later
+    assert delay == REST
+    go_on()
+    loop.readers[7]()
+    assert sock.outcomes == []
+    it.close()
+    assert loop.readers == {}
+
+
+def test_a_client_that_went_away_in_the_queue_is_passed_over() -> None:
+    sock = Listening(ConnectionAbortedError(), BlockingIOError())
+    _, loop, lines = acceptor(sock)
+    loop.readers[7]()
+    assert sock.outcomes == []
+    assert lines == []
+    assert 7 in loop.readers
+
+
+def test_a_closed_acceptor_does_not_begin_again_after_its_rest() -> None:
+    it, loop, _ = acceptor(Listening(refused(errno.ENFILE)))
+    loop.readers[7]()
+    it.close()
+    loop.later[0][1]()
+    assert loop.readers == {}

@@ -1,0 +1,52 @@
+"""Whom a group waits for."""
+
+from __future__ import annotations
+
+from metad.store.commit_delay import LATELY_SECONDS, Expected
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_who_began_is_expected_until_he_comes() -> None:
+    expected = Expected(Clock())
+    assert expected.count() == 0
+    expected.begun()
+    expected.begun()
+    assert expected.count() == 2
+    expected.came()
+    assert expected.count() == 1
+    expected.came()
+    assert expected.count() == 0
+
+
+def test_whoever_came_unexpected_leaves_no_debt() -> None:
+    expected = Expected(Clock())
+    expected.came()
+    expected.begun()
+    assert expected.count() == 1
+
+
+def test_nobody_is_waited_for_longer_than_twice_the_time() -> None:
+    clock = Clock()
+    expected = Expected(clock)
+    expected.begun()
+    clock.now += 1.5 * LATELY_SECONDS
+    assert expected.count() == 1  # he began in the time before
+    expected.begun()
+    clock.now += 1.5 * LATELY_SECONDS
+    assert expected.count() == 1  # the first one is forgotten
+    expected.came()
+    assert expected.count() == 0
+
+
+def test_after_a_rest_nobody_is_expected() -> None:
+    clock = Clock()
+    expected = Expected(clock)
+    expected.begun()
+    clock.now += 1000 * LATELY_SECONDS
+    assert expected.count() == 0

@@ -1,0 +1,58 @@
+"""Commands of metad's without the price of a new interpreter: in a forked child, which becomes the
+owner of the data directory as the real one does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from metad import cli
+from tests.support.hub import Hub, HubError
+
+
+def metad(hub: Hub, *arguments: str, given: str = "", check: bool = True):
+    """As `Hub.run`: what the command gave."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_child([*arguments, "--config", str(hub.config)], given, out, err))
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    if "Traceback" in texts[1] or (check and code):
+        raise HubError(f"{arguments} ended with {code}: {texts[1]}")
+    return subprocess.CompletedProcess(arguments, code, *texts)
+
+
+def _child(arguments: list[str], given: str, out, err) -> int:
+    """The whole of the child; its exit status."""
+    try:
+        os.chdir("/")
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode()))
+        sys.stdout = open(1, "w", closefd=False)
+        sys.stderr = open(2, "w", closefd=False)
+        code = cli.main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code
+    except BaseException:
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+            sys.stderr.flush()
+        return 1
+
+
+def owned(hub: Hub, path: Path) -> Path:
+    """A file of the test's that the hub's owner may read."""
+    path.chmod(0o644)
+    return path

@@ -1,0 +1,266 @@
+"""Doors to the operating system for tests: one that records, fails and lies about the time.
+
+Rules of this file:
+
+* `KitOsio` does what the real one does, on real files (tests put them on a tmpfs), and besides:
+  it writes down every change (`ops`), asks `faults` whether a call may go through, and takes the
+  time from `clock` if it has one.
+* Faults are by ordinal: the n-th call of a kind fails, once or from then on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from metad.system.osio import Buffer, Osio
+from tests.support.sizes import SEED, scaled  # noqa: F401 - most that need a door need these too
+
+
+class Op(NamedTuple):
+    """One recorded change.  `kind`: create, write, size, sync, bad-sync, rename, unlink, dir-sync,
+    or a note of the test's own ("note", with `data` as it likes)."""
+
+    kind: str
+    path: str = ""
+    offset: int = 0
+    data: Any = b""
+
+
+class FakeClock:
+    """Clocks that do what the test says.  Nanoseconds."""
+
+    def __init__(self, monotonic: int = 10**12, real: int = 1_700_000_000 * 10**9) -> None:
+        self.monotonic = monotonic
+        self.real = real
+        self.step = 1_000_000
+
+    def monotonic_ns(self) -> int:
+        self.monotonic += self.step
+        return self.monotonic
+
+    def time_ns(self) -> int:
+        self.real += self.step
+        return self.real
+
+
+@dataclass
+class Faults:
+    """Fail the `ordinal`-th call (from 1) of `kind`, and the `times` - 1 after it; `persistent`:
+    all later ones; `dead`: from then on whatever would change the disk.
+
+    `short` writes that share of the octets instead of raising.  kind "" fails nothing: then the
+    counts tell how many ordinals there are.
+    """
+
+    kind: str = ""
+    ordinal: int = 0
+    error: int = errno.EIO
+    persistent: bool = False
+    short: bool = False
+    only: str = ""
+    times: int = 1
+    dead: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    hits: int = 0
+    hit_paths: list[str] = field(default_factory=list)
+
+    def strikes(self, kind: str, path: str) -> bool:
+        if self.only not in path:
+            return False
+        self.counts[kind] += 1
+        if self.dead and self.hits and kind not in ("open", "pread", "unlink"):
+            return True
+        if kind != self.kind:
+            return False
+        past = self.counts[kind] - self.ordinal
+        if past >= 0 and (past < self.times or self.persistent):
+            self.hits += 1
+            self.hit_paths.append(path)
+            return True
+        return False
+
+
+class KitOsio(Osio):
+    """The real operating system, watched.  `watch` limits recording and faults to a directory."""
+
+    def __init__(
+        self,
+        watch: str = "",
+        *,
+        record: bool = False,
+        faults: Faults | None = None,
+        clock: FakeClock | None = None,
+    ) -> None:
+        self.watch = watch
+        self.recording = record
+        self.ops: list[Op] = []
+        self.faults = faults
+        self.clock = clock
+        self.space: int | None = None
+        self.names: dict[int, str] = {}
+        self.syncs: list[tuple[str, bool]] = []
+        self.failed: set[str] = set()
+        self.retried: list[str] = []
+
+    def note(self, what: object) -> None:
+        """Put a remark of the test among the recorded changes."""
+        self.ops.append(Op("note", data=what))
+
+    # -- the machinery
+
+    def _path(self, fd: int) -> str:
+        return self.names.get(fd, "")
+
+    def _watched(self, path: str) -> bool:
+        return path.startswith(self.watch)
+
+    def _strike(self, kind: str, path: str) -> bool:
+        """True: write short.  Raises OSError: fail."""
+        faults = self.faults
+        if faults is None or not self._watched(path) or not faults.strikes(kind, path):
+            return False
+        if faults.short and kind == faults.kind:
+            return True
+        raise OSError(faults.error, os.strerror(faults.error), path)
+
+    def _record(self, kind: str, path: str, offset: int = 0, data: Any = b"") -> None:
+        if self.recording and self._watched(path):
+            self.ops.append(Op(kind, path, offset, data))
+
+    # -- files
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        self._strike("open", path)
+        new = bool(flags & os.O_CREAT) and not os.path.exists(path)
+        fd = super().open(path, flags, mode)
+        self.names[fd] = path
+        if new:
+            self._record("create", path)
+        elif flags & os.O_TRUNC:
+            self._record("size", path)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self.names.pop(fd, None)
+        super().close(fd)
+
+    def close_all(self) -> None:
+        """What a dead process leaves open, the kernel closes."""
+        self.failed.clear()
+        for fd in list(self.names):
+            self.close(fd)
+
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        self._strike("pread", self._path(fd))
+        return super().pread(fd, count, offset)
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
+        self._strike("pread", self._path(fd))
+        return super().preadv(fd, buffers, offset)  # a tmpfs knows no RWF_NOWAIT
+
+    def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
+        return self._write(fd, bytes(data), offset)
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        if len(buffers) > 1024:
+            raise OSError(errno.EINVAL, "more buffers than IOV_MAX")
+        return self._write(fd, b"".join(buffers), offset)
+
+    def _write(self, fd: int, data: bytes, offset: int) -> int:
+        path = self._path(fd)
+        if self._strike("write", path):
+            data = data[: len(data) * 2 // 3]
+        written = super().pwrite(fd, data, offset)
+        self._record("write", path, offset, data[:written])
+        return written
+
+    # -- synchronisation
+
+    def fdatasync(self, fd: int) -> None:
+        self._sync(fd)
+
+    def fsync(self, fd: int) -> None:
+        self._sync(fd)
+
+    def _sync(self, fd: int) -> None:
+        path = self._path(fd)
+        directory = os.path.isdir(path)
+        kind = "dir-sync" if directory else "sync"
+        if path in self.failed:
+            self.retried.append(path)
+        try:
+            self._strike(kind, path)
+        except OSError:
+            self.syncs.append((path, False))
+            if not directory:
+                self.failed.add(path)
+                self._record("bad-sync", path)
+            raise
+        self.syncs.append((path, True))
+        self._record(kind, path)
+
+    def allocate(self, fd: int, size: int) -> None:
+        self._strike("allocate", self._path(fd))
+        super().allocate(fd, size)
+        self._record("size", self._path(fd), size)
+
+    # -- names
+
+    def rename(self, old: str, new: str) -> None:
+        self._strike("rename", new)
+        super().rename(old, new)
+        for fd, path in self.names.items():
+            if path == old:
+                self.names[fd] = new
+        self._record("rename", new, data=old)
+
+    def unlink(self, path: str) -> None:
+        self._strike("unlink", path)
+        super().unlink(path)
+        self.failed.discard(path)
+        self._record("unlink", path)
+
+    def free_space(self, path: str) -> int:
+        return 1 << 40 if self.space is None else self.space
+
+    # -- clocks
+
+    def monotonic_ns(self) -> int:
+        return self.clock.monotonic_ns() if self.clock else super().monotonic_ns()
+
+    def time_ns(self) -> int:
+        return self.clock.time_ns() if self.clock else super().time_ns()
+
+
+class QuietOsio(KitOsio):
+    """For states that are only judged: no faults, no records, nothing waits for a disk."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = Osio.open(self, path, flags, mode)
+        self.names[fd] = path
+        return fd
+
+    def close(self, fd: int) -> None:
+        self.names.pop(fd, None)
+        Osio.close(self, fd)
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
+        return os.preadv(fd, buffers, offset)  # a tmpfs knows no RWF_NOWAIT
+
+    def allocate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def fsync_directory(self, path: str) -> None:
+        """Whatever is there is there."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Whatever is written is there."""
+
+    fsync = fdatasync
+    pread, pwrite, pwritev = Osio.pread, Osio.pwrite, Osio.pwritev
+    rename, unlink = Osio.rename, Osio.unlink
