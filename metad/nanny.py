@@ -35,7 +35,7 @@ MOST_BACKOFF_SECONDS = 30.0
 FIRST_SOCKET = 3  # sd_listen_fds(3)
 
 
-class Order(NamedTuple):
+class Spec(NamedTuple):
     """What a nanny is for, as JSON on its command line.  `keep`: capabilities of the master, whose
     command `master` is; `listen`: host and port, each of `slots` sockets.  A descriptor that is to
     survive lies above those of the sockets."""
@@ -48,27 +48,27 @@ class Order(NamedTuple):
     master: list[str]
 
 
-def bind(order: Order) -> int:
+def bind(spec: Spec) -> int:
     """Bind what was ordered, to descriptors from 3 on; how many.  Raises OsError."""
-    wanted = range(FIRST_SOCKET, FIRST_SOCKET + len(order.listen) * order.slots)
+    wanted = range(FIRST_SOCKET, FIRST_SOCKET + len(spec.listen) * spec.slots)
     os.closerange(wanted.start, wanted.stop)  # whatever came from whoever started us
-    for host, port in order.listen:
+    for host, port in spec.listen:
         try:
-            for sock in sockets.bind_slots(host, port, order.slots):
+            for sock in sockets.bind_slots(host, port, spec.slots):
                 os.set_inheritable(sock.detach(), True)
         except OSError as error:
             raise OsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return len(wanted)
 
 
-def start(order: Order, count: int) -> int:
+def start(spec: Spec, count: int) -> int:
     """Fork a master that has `count` sockets; its pid.  Raises OSError."""
     pid = os.fork()
     if pid == 0:
         try:
             os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
-            privileges.become(order.user, order.keep)
-            os.execv(order.master[0], order.master)  # noqa: S606
+            privileges.become(spec.user, spec.keep)
+            os.execv(spec.master[0], spec.master)  # noqa: S606
         except (MetadError, OSError) as error:
             say(f"fatal: {error}")
         finally:
@@ -76,7 +76,7 @@ def start(order: Order, count: int) -> int:
     return pid
 
 
-def attend(master: int) -> tuple[int, bool]:
+def wait_child(master: int) -> tuple[int, bool]:
     """Wait for its end, pass signals on; exit code or negative signal, and whether it was told."""
     told = False
     while True:
@@ -88,13 +88,13 @@ def attend(master: int) -> tuple[int, bool]:
             return os.waitstatus_to_exitcode(ended[1]), told
 
 
-def nurse(order: Order, count: int) -> int:
+def supervise(spec: Spec, count: int) -> int:
     """One master after another; the exit code of the last."""
     delay, first = 0.0, True
     while (found := signal.sigtimedwait(WAITED, delay)) is None or found.si_signo not in STOPS:
         started = time.monotonic()
         try:
-            code, told = attend(start(order, count))
+            code, told = wait_child(start(spec, count))
         except OSError:  # no fork
             code, told = EX_OSERR, False
         if told or code in (EX_OK, EX_TEMPFAIL) or (first and code >= EX_USAGE):
@@ -113,12 +113,12 @@ def say(text: str) -> None:
 def main(text: str) -> int:
     """The exit code."""
     user, *rest = json.loads(text)
-    order = Order(privileges.Identity(*user), *rest)
+    spec = Spec(privileges.Identity(*user), *rest)
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     try:
-        count = bind(order)
-        privileges.give_data_to(Path(order.data), order.user)
-        return nurse(order, count)
+        count = bind(spec)
+        privileges.give_data_to(Path(spec.data), spec.user)
+        return supervise(spec, count)
     except MetadError as error:
         say(f"fatal: {error}")
         return error.exit_code

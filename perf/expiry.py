@@ -21,16 +21,16 @@ from typing import Any
 
 from metad.config import model as config_model
 from metad.store.gc.copy import Tools
-from metad.store.gc.survivor_logs import Survivors
+from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker
 from metad.store.index.index import Index
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable
 from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 from metad.users.policy import Policies
-from metad.workers.expiry_scan import Walks
+from metad.workers.expiry_scan import ExpiryScan
 from perf import harness
 from perf.rebuild import LOG_SIZE, RESULTS, make_store
 from perf.recovery import Shared, make_shared, recover
@@ -58,22 +58,24 @@ def prepare(data: Path, messages: int, mailboxes: int, shared: Shared) -> Index:
     return Index(store.index)
 
 
-def make_walks(data: Path, index: Index, shared: Shared, seconds: int) -> tuple[Walks, Survivors]:
+def make_walks(
+    data: Path, index: Index, shared: Shared, seconds: int
+) -> tuple[ExpiryScan, SurvivorLogs]:
     """`seconds`: everybody's expiry."""
     osio = Osio()
     store = open_store(osio, data)
     table = LogTable(shared.area, shared.semaphore, shared.area.process(1))
     clock = HubClock(osio, shared.area.clock_offset)
 
-    def make_source(generation: int) -> LogSource:
+    def make_source(generation: int) -> LogAllocator:
         settings = LogSettings(LOG_SIZE, generation=generation)
-        return LogSource(osio, store, table, settings, clock, print)
+        return LogAllocator(osio, store, table, settings, clock, print)
 
-    survivors = Survivors(make_source)
+    survivors = SurvivorLogs(make_source)
     tools = TimedTools(osio, store, index, table, survivors, IdMaker(clock, store.node).next, print)
     file = data / "metad.toml"
     file.write_text(f'hostname = "mx.example"\n[users]\nexpiry = "{seconds}s"\n')
-    return Walks(
+    return ExpiryScan(
         data / "users", Policies(config_model.load(file, data, {})), tools, clock
     ), survivors
 
@@ -88,7 +90,7 @@ def timed(steps: Iterator[object]) -> list[float]:
         found.append(time.perf_counter() - began)
 
 
-def walk(walks: Walks, mailboxes: int) -> dict[str, Any]:
+def walk(walks: ExpiryScan, mailboxes: int) -> dict[str, Any]:
     TRANSACTIONS.clear()
     cpu = time.process_time()
     steps = timed(walks.walk(0.0))

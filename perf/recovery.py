@@ -35,7 +35,7 @@ from metad.store.log import files as log_files
 from metad.store.log import record
 from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.writer import LogWriter
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable
 from metad.store.recovery.hub import Recovery
 from metad.system import shared_memory
@@ -138,7 +138,7 @@ def write(store: Store, shared: Shared, messages: int, mailboxes: int) -> int:
     writers = []
     for slot in range(WRITERS):
         table = LogTable(shared.area, shared.semaphore, shared.area.process(slot + 1))
-        source = LogSource(osio, store, table, LogSettings(LOG_SIZE), clock, print)
+        source = LogAllocator(osio, store, table, LogSettings(LOG_SIZE), clock, print)
         source.start()
         writers.append((source, source.take(), IdMaker(clock, store.node)))
         writers[-1][2].start_life(writers[-1][1].life)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from metad.limits import ENOUGH_SPACE, GARBAGE, LOW_SPACE
-from metad.store.gc.policy import OLDEST, Taste, choose
+from metad.store.gc.policy import OLDEST, GcPolicy, choose
 from metad.store.log_table import Row, State
 from metad.workers.collector import SCARCE
 from perf import harness
@@ -38,7 +38,7 @@ MIX = ((0.70, 0.25 * DAY), (0.20, 1.5 * DAY), (0.10, 14 * DAY))
 _SHARES, _MEANS = zip(*MIX, strict=True)
 MEAN_LIFE = sum(share * mean for share, mean in MIX)
 NIGHT = range(1, 5)  # hours in which the hub is idle enough
-OLDER = Taste(1).older
+OLDER = GcPolicy(1).older
 PLAIN = 1  # generations of a collector that has only "new" and "survivor"
 
 
@@ -79,7 +79,7 @@ class Log:
         return sum(death > now for death in self.deaths)
 
 
-class Lfs(Taste):
+class Lfs(GcPolicy):
     """As log-structured file systems choose."""
 
     def score(self, row: Row, now: int) -> float:
@@ -87,14 +87,14 @@ class Lfs(Taste):
         return (1 - live) * max(now - row.life, 1) / (1 + live)
 
 
-class Greedy(Taste):
+class Greedy(GcPolicy):
     """The emptiest first, whatever its age."""
 
     def score(self, row: Row, now: int) -> float:
         return 1 - self.live_share(row)
 
 
-TASTES = {"ours": Taste, "lfs": Lfs, "greedy": Greedy}
+TASTES = {"ours": GcPolicy, "lfs": Lfs, "greedy": Greedy}
 
 
 class Model:
@@ -164,7 +164,7 @@ class Model:
             while self._empty_one(taste):
                 pass
 
-    def _empty_one(self, taste: Taste) -> bool:
+    def _empty_one(self, taste: GcPolicy) -> bool:
         row = choose(self._rows(), taste, int(self.now))
         if row is None:
             return False

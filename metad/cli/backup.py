@@ -12,7 +12,7 @@ import click
 import lmdb
 
 from metad.cli import tables
-from metad.cli.context import Place, become_owner, hub_options
+from metad.cli.context import HubLocation, become_owner, hub_options
 from metad.config.settings import show_size
 from metad.errors import CannotCreateError, OsError, UnavailableError
 from metad.store.backup.backup import Backup, Done, restore
@@ -32,7 +32,9 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
     help="An earlier backup: what has not changed is taken from it by a link, not copied.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def backup_command(place: Place, directory: Path, incremental: Path | None, as_json: bool) -> None:
+def backup_command(
+    place: HubLocation, directory: Path, incremental: Path | None, as_json: bool
+) -> None:
     """Back up mail and users into DIRECTORY, which must be new or empty.
 
     The hub may run, and serves all the while; no log is freed meanwhile.  The index is left out:
@@ -53,7 +55,7 @@ def backup_command(place: Place, directory: Path, incremental: Path | None, as_j
 @hub_options
 @click.argument("backup", type=DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def restore_command(place: Place, backup: Path, as_json: bool) -> None:
+def restore_command(place: HubLocation, backup: Path, as_json: bool) -> None:
     """Make a new data directory, the one given by --data, of the backup in BACKUP.
 
     Every file is checked against the digest it had when it was copied.  The store gets another

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from metad import layers, limits
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.config.model import DEFAULT_LISTEN, SETTINGS, Config
 from metad.config.settings import Setting, show_duration, show_size, show_value
 from metad.workers.memory import Bound, bound
@@ -32,7 +32,7 @@ def config() -> None:
 @hub_options
 @click.option("--defaults", is_flag=True, help="All settings with their defaults, explained.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(place: Place, defaults: bool, as_json: bool) -> None:
+def show(place: HubLocation, defaults: bool, as_json: bool) -> None:
     """Show the configuration in force, as a file that says the same, and the most memory that
     workers of it take."""
     if defaults:
@@ -67,7 +67,7 @@ def _memory(most: Bound) -> Iterator[str]:
 
 @config.command()
 @hub_options
-def check(place: Place) -> None:
+def check(place: HubLocation) -> None:
     """Check the configuration: exit code 78 and the reason if it is bad."""
     source = place.config.source
     layers.check(place.config)

@@ -26,7 +26,7 @@ from metad.users.preload import preload
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Place:
+class HubLocation:
     """Where a command finds its hub: by --data, METAD_DATA or the configuration."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Place:
 
 
 def hub_options(command: F) -> F:
-    """--data and --config; the command gets a `Place` as its first argument."""
+    """--data and --config; the command gets a `HubLocation` as its first argument."""
 
     @click.option(
         "--data",
@@ -87,7 +87,7 @@ def hub_options(command: F) -> F:
     )
     @functools.wraps(command)
     def wrapped(data: Path | None, config_file: Path | None, **rest: Any) -> Any:
-        return command(Place(data, config_file), **rest)
+        return command(HubLocation(data, config_file), **rest)
 
     return wrapped  # type: ignore[return-value]  # fmt: skip
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import lmdb
 
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.cli.mail.mailstore import mail_store
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
 from metad.store.backup_lock import pinned
@@ -42,7 +42,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 @click.option("--repair", "do_repair", is_flag=True, help="Set damage aside, rebuild the index.")
 @click.option("--checksums-only", is_flag=True, help="Read the logs, leave the index out.")
 @as_json_option
-def fsck(place: Place, do_repair: bool, checksums_only: bool, as_json: bool) -> int:
+def fsck(place: HubLocation, do_repair: bool, checksums_only: bool, as_json: bool) -> int:
     """Check the store: every record of the logs, and the index against them.
 
     Changes nothing, and may be used while a hub runs.  Each difference is one line; the exit code
@@ -92,7 +92,7 @@ def _note_nobodys(data: Path, summary: Summary) -> None:
         summary.notes.append(f"users: the mail of {count} mailboxes is nobody's; it is kept")
 
 
-def _repair(place: Place, as_json: bool) -> int:
+def _repair(place: HubLocation, as_json: bool) -> int:
     osio = Osio()
     with exclusive(place) as store:
         plan = Plan(boot_id())
@@ -130,7 +130,7 @@ def rebuilding(work: Callable[[], object]) -> None:
 
 
 @contextmanager
-def exclusive(place: Place) -> Iterator[Store]:
+def exclusive(place: HubLocation) -> Iterator[Store]:
     """The store, as its only user.  Raises DataError, and UnavailableError if a hub runs."""
     # Here, because the master's modules are many and most commands need none; and before this
     # process becomes the owner of DATA, who may not be able to read them.

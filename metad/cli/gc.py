@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.config.settings import show_size
 from metad.control import Client
 
@@ -22,7 +22,7 @@ _FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged", "expired", 
 @hub_options
 @click.option("--full", is_flag=True, help="Every log in which anything is dead, not the best.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def gc(place: Place, full: bool, as_json: bool) -> None:
+def gc(place: HubLocation, full: bool, as_json: bool) -> None:
     """Have the running hub collect garbage now, and wait until it has.
 
     Mail that is older than its user's expiry goes, and that of removed users.  Then sealed logs are

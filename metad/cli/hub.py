@@ -17,7 +17,7 @@ import click
 
 from metad import limits
 from metad.cli import tables
-from metad.cli.context import F, Place, hub_options, may_start
+from metad.cli.context import F, HubLocation, hub_options, may_start
 from metad.cli.launch import Launch, launch
 from metad.config.model import parse, read
 from metad.control import Client, request
@@ -41,7 +41,7 @@ def _file_option(name: str, text: str) -> Callable[[F], F]:
 @click.option("--detach", is_flag=True, help="Return when the hub is ready; it runs on.")
 @_file_option("--pid-file", "Write the hub's process id there while it runs.")
 @_file_option("--log-file", "Append the log there, not to standard error.")
-def start(place: Place, detach: bool, pid_file: Path | None, log_file: Path | None) -> int:
+def start(place: HubLocation, detach: bool, pid_file: Path | None, log_file: Path | None) -> int:
     """Run the hub, in the foreground unless --detach is given, until it is stopped."""
     may_start(place.config)
     return launch(Launch(place, detach, pid_file, log_file))
@@ -50,7 +50,7 @@ def start(place: Place, detach: bool, pid_file: Path | None, log_file: Path | No
 @click.command()
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def reload(place: Place, as_json: bool) -> None:
+def reload(place: HubLocation, as_json: bool) -> None:
     """Have the hub take its configuration, certificates and settings anew, dropping nobody.
 
     The configuration is read and checked here, from --config or else from where the hub got it.
@@ -69,7 +69,7 @@ def reload(place: Place, as_json: bool) -> None:
     click.echo("reloaded: " + (", ".join(reply["changed"]) or "nothing changed"))
 
 
-def _source(place: Place) -> Path | None:
+def _source(place: HubLocation) -> Path | None:
     """The file that was named, or that the hub was started with."""
     if place.file is not None:
         return place.file
@@ -95,7 +95,7 @@ def _finite(_context: click.Context, _parameter: click.Parameter, value: float) 
     show_default=True,
     help="How long to wait for the hub's end.",
 )
-def stop(place: Place, now: bool, timeout: float) -> None:
+def stop(place: HubLocation, now: bool, timeout: float) -> None:
     """Stop the hub, and wait until it is gone."""
     data = place.enter()
     deadline = time.monotonic() + timeout
@@ -109,7 +109,7 @@ def stop(place: Place, now: bool, timeout: float) -> None:
 @click.command()
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(place: Place, as_json: bool) -> None:
+def status(place: HubLocation, as_json: bool) -> None:
     """Show what the hub is doing; exit code 69 if none runs."""
     try:
         reply = request(place.enter(), "status")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metad import nanny
-from metad.cli.context import Place
+from metad.cli.context import HubLocation
 from metad.config.model import Config, read
 from metad.errors import EX_SOFTWARE, CannotCreateError, OsError, UsageError
 from metad.system import privileges, systemd
@@ -31,7 +31,7 @@ UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 class Launch(NamedTuple):
     """The options of `metad start`."""
 
-    place: Place
+    place: HubLocation
     detach: bool = False
     pid_file: Path | None = None
     log_file: Path | None = None
@@ -137,7 +137,7 @@ def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
     return tuple((host, port) for host, port in places if port < first)
 
 
-def _become_nanny(config: Config, place: Place, pid_file: PidFile) -> None:
+def _become_nanny(config: Config, place: HubLocation, pid_file: PidFile) -> None:
     """Exec: root goes on with as little code as possible.  Raises MetadError."""
     user = privileges.find_user(config.user or "")
     listen = _privileged(config)
@@ -149,7 +149,7 @@ def _become_nanny(config: Config, place: Place, pid_file: PidFile) -> None:
         keep = [privileges.CAP_SYS_CHROOT] if config.chroot is not None else []
         if not _can_read(user):
             keep.append(_reading())
-        order = nanny.Order(user, keep, str(config.data), config.store.workers, listen, master)
+        order = nanny.Spec(user, keep, str(config.data), config.store.workers, listen, master)
         sys.stdout.flush()
         command = [sys.executable, "-P", "-m", "metad.nanny", json.dumps(order)]
         os.execv(sys.executable, command)  # noqa: S606
@@ -157,7 +157,7 @@ def _become_nanny(config: Config, place: Place, pid_file: PidFile) -> None:
         raise OsError(f"{sys.executable}: {error.strerror}") from None
 
 
-def _snapshot(place: Place) -> int:
+def _snapshot(place: HubLocation) -> int:
     """The configuration as root read it, for every master to come."""
     from metad.master.options import Snapshot, SnapshotFile
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from metad.cli import backup, tables
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.cli.fsck import as_json_option, exclusive, rebuilding, report
 from metad.cli.fsck import check as check_store
 from metad.errors import EX_DATAERR, EX_OK, UsageError
@@ -34,7 +34,7 @@ def group() -> None:
 @group.command()
 @hub_options
 @as_json_option
-def logs(place: Place, as_json: bool) -> None:
+def logs(place: HubLocation, as_json: bool) -> None:
     """List the logs: state, where each ends, how much of it is live."""
     osio = Osio()
     store = open_store(osio, place.enter())
@@ -51,14 +51,14 @@ def logs(place: Place, as_json: bool) -> None:
 @group.command()
 @hub_options
 @as_json_option
-def check(place: Place, as_json: bool) -> int:
+def check(place: HubLocation, as_json: bool) -> int:
     """Verify every checksum in the logs; leaves the index out.  Exit code 65 if one is wrong."""
     return check_store(place.enter(), compare=False, as_json=as_json)
 
 
 @group.command()
 @hub_options
-def rebuild(place: Place) -> None:
+def rebuild(place: HubLocation) -> None:
     """Make the index anew from the logs; no hub may run."""
     with exclusive(place) as store:
         rebuilding(lambda: rebuild_index(Osio(), store, boot_id(), report))
@@ -72,7 +72,7 @@ def rebuild(place: Place) -> None:
 @hub_options
 @click.option("--bodies", is_flag=True, help="The messages too, as they lie in the log.")
 @as_json_option
-def dump(place: Place, log: str, bodies: bool, as_json: bool) -> int:
+def dump(place: HubLocation, log: str, bodies: bool, as_json: bool) -> int:
     """Show the records of a log, by its number.  Exit code 65 if something does not verify."""
     if not (log.isascii() and log.isdigit()) or len(log) > 8:
         raise UsageError(f"not the number of a log: {log}")

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.config.settings import domain
 from metad.errors import DataError, UnavailableError
 from metad.tls import store as tls_store
@@ -50,7 +50,7 @@ def group() -> None:
     help="The private key, PEM; else it is in the file of the certificate.",
 )
 @click.option("--name", metavar="NAME", help="Its name here (else the certificate's first).")
-def install(place: Place, certificate: Path, key: Path | None, name: str | None) -> None:
+def install(place: HubLocation, certificate: Path, key: Path | None, name: str | None) -> None:
     """Check a certificate and its key, and give them to the hub.
 
     As a hook of an ACME client: metad tls install --cert fullchain.pem --key privkey.pem
@@ -63,7 +63,7 @@ def install(place: Place, certificate: Path, key: Path | None, name: str | None)
 @hub_options
 @click.option("--name", metavar="NAME", help="Its name here (else the first domain).")
 @click.argument("domains", nargs=-1)
-def self_signed(place: Place, name: str | None, domains: tuple[str, ...]) -> None:
+def self_signed(place: HubLocation, name: str | None, domains: tuple[str, ...]) -> None:
     """Make a certificate that nobody vouches for, to try TLS out.
 
     For DOMAINS, else for the hub's own name.  Needs the program openssl.
@@ -76,7 +76,7 @@ def self_signed(place: Place, name: str | None, domains: tuple[str, ...]) -> Non
 @group.command("list")
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_all(place: Place, as_json: bool) -> None:
+def list_all(place: HubLocation, as_json: bool) -> None:
     """List the certificates: the names they are for, and until when."""
     config = place.config
     place.enter()
@@ -95,7 +95,7 @@ def list_all(place: Place, as_json: bool) -> None:
 @group.command()
 @hub_options
 @click.argument("name")
-def remove(place: Place, name: str) -> None:
+def remove(place: HubLocation, name: str) -> None:
     """Take the certificate NAME away."""
     tls_store.remove(place.enter(), name)
 

@@ -33,7 +33,7 @@ from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
 from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
 from metad.store.log import record
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.reader import BUFFER, Reader
@@ -69,7 +69,7 @@ class LogLayer(Layer):
         self.ids = IdMaker(self.clock, self.store.node)
         self.next_id = self.ids.next  # type: ignore[method-assign]
         self.budget = context.budget
-        self.source = LogSource(
+        self.source = LogAllocator(
             self.osio,
             self.store,
             self.table,

@@ -22,11 +22,11 @@ from typing import NamedTuple
 
 from metad.errors import EX_SOFTWARE, OsError
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
-from metad.workers.child import SIGNALS, Birth, run_child
+from metad.workers.child import SIGNALS, ChildHandle, run_child
 
 MASTER_ROW = 0
 _WORD = 8192
-Main = Callable[[ProcessRow, Birth], int]
+Main = Callable[[ProcessRow, ChildHandle], int]
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Child:
     aborted: float = 0.0
     stopped: float = 0.0
     retired: float = 0.0
-    condemned: bool = False
+    killed: bool = False
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Child:
             os.kill(self.pid, number)
 
 
-class Wanted(NamedTuple):
+class ChildSpec(NamedTuple):
     """A child to be: `places` are the directories it may keep, none: all."""
 
     role: Role
@@ -68,12 +68,12 @@ class Wanted(NamedTuple):
     generation: int = 0
 
 
-def _main(wanted: Wanted, row: ProcessRow, birth: Birth) -> int:
+def _main(wanted: ChildSpec, row: ProcessRow, birth: ChildHandle) -> int:
     row[Cell.LANDLOCK] = birth.landlock
     return wanted.main(row, birth)
 
 
-class Family:
+class ChildTable:
     """All children of the master.  `close` is done in each of them after the fork."""
 
     def __init__(self, area: SharedArea, close: Callable[[], None]) -> None:
@@ -97,7 +97,7 @@ class Family:
 
     # -- birth
 
-    def fork(self, wanted: Wanted) -> Child:
+    def fork(self, wanted: ChildSpec) -> Child:
         """Raises OsError: no row, no descriptor or no process to be had."""
         row = next(self._free_rows(), None)
         if row is None:
@@ -119,7 +119,7 @@ class Family:
             if pid == 0:
                 row[Cell.PID] = os.getpid()
                 os.close(word_r)
-                birth = Birth(
+                birth = ChildHandle(
                     parent, self._close_all, word_w, wanted.role.name.lower(), wanted.places
                 )
                 run_child(birth, lambda: _main(wanted, row, birth))

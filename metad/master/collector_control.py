@@ -12,21 +12,21 @@ from collections.abc import Callable
 from typing import Any
 
 from metad.errors import OsError
-from metad.master.children import MASTER_ROW, Child, Family, Wanted
+from metad.master.children import MASTER_ROW, Child, ChildSpec, ChildTable
 from metad.master.worker_pool import BackOff, Slot
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.workers.child import describe
 from metad.workers.collector import Work
 
 
-class Collecting:
+class CollectorControl:
     """`wanted()` says how the child is made, `report(text)` writes the log."""
 
     def __init__(
         self,
-        family: Family,
+        family: ChildTable,
         area: SharedArea,
-        wanted: Callable[[int], Wanted],
+        wanted: Callable[[int], ChildSpec],
         report: Callable[[str], None],
     ) -> None:
         self._family = family
@@ -36,7 +36,7 @@ class Collecting:
         self.asked: ProcessRow = area.process(MASTER_ROW)
         self._done = self.asked[Cell.ROUND]
 
-    def tend(self, now: float) -> None:
+    def manage(self, now: float) -> None:
         """Start the collector if there is none and it may start; `now` in monotonic seconds."""
         if self._slot.child is None and now >= self._slot.not_before:
             try:

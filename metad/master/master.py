@@ -22,15 +22,15 @@ from typing import Any
 from metad.control import Connection
 from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError, OsError
 from metad.master import status
-from metad.master.children import MASTER_ROW, Child, Family
-from metad.master.collector_control import Collecting
+from metad.master.children import MASTER_ROW, Child, ChildTable
+from metad.master.collector_control import CollectorControl
 from metad.master.hub import Hub
 from metad.master.options import Snapshot
-from metad.master.recovery_jobs import Aftercare
+from metad.master.recovery_jobs import RecoveryJobs
 from metad.master.reload import Reloading
 from metad.master.spawn import Births
-from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watch
-from metad.master.worker_pool import Crew, Generation
+from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
+from metad.master.worker_pool import Generation, WorkerPool
 from metad.store.log_table import LogTable
 from metad.system.shared_memory import Role
 from metad.workers.child import SIGNALS, describe
@@ -69,14 +69,14 @@ class Master:
         self._announced = False
         self._job: Child | None = None  # the first recovery, or the closing of the index
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._family = Family(hub.area, self._close_in_child)
+        self._family = ChildTable(hub.area, self._close_in_child)
         self._births = births = Births(hub)
         first = Generation(1, hub.config, hub.bound)
-        self._crew = Crew(self._family, first, births.worker, self._report)
-        self._aftercare = Aftercare(self._family, births.recovery_of, self._report)
-        self._collecting = Collecting(self._family, hub.area, births.collector, self._report)
+        self._crew = WorkerPool(self._family, first, births.worker, self._report)
+        self._aftercare = RecoveryJobs(self._family, births.recovery_of, self._report)
+        self._collecting = CollectorControl(self._family, hub.area, births.collector, self._report)
         self._reloading = Reloading(hub, self._crew, self._reloaded, self._report)
-        self._watch = Watch(self._report)
+        self._watch = Watchdog(self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
     def _report(self, text: str) -> None:
@@ -112,13 +112,13 @@ class Master:
         """One turn of the loop."""
         now = time.monotonic()
         for child, code in self._family.reap():
-            self._mourn(child, code)
+            self._reap(child, code)
         if self._phase in (Phase.STARTING, Phase.SERVING) and self._reloading.turn is None:
-            self._crew.tend(now)
+            self._crew.manage(now)
         if self._phase in (Phase.STARTING, Phase.SERVING) and self._hub.has_logs:
-            self._collecting.tend(now)
+            self._collecting.manage(now)
         if self._phase is not Phase.RECOVERING:
-            self._aftercare.tend(now)
+            self._aftercare.manage(now)
         self._watch.look(self._family, self._heartbeat())
         self._semaphore_watch.look(self._family, now)
         self._crew.end_overdue(self._retire_seconds(), now)
@@ -214,7 +214,7 @@ class Master:
 
     # -- deaths
 
-    def _mourn(self, child: Child, code: int) -> None:
+    def _reap(self, child: Child, code: int) -> None:
         self._semaphore_watch.died(child)
         status.keep_figures(self._hub.area, child.row)
         child.row.forget_clients()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metad.errors import OsError
-from metad.master.children import Child, Family, Wanted
+from metad.master.children import Child, ChildSpec, ChildTable
 from metad.system.shared_memory import ProcessRow
 from metad.workers.child import describe
 
@@ -29,13 +29,13 @@ class Dead:
     not_before: float = 0.0
 
 
-class Aftercare:
+class RecoveryJobs:
     """`wanted(row)` says how the recovering child is made; one works at a time."""
 
     def __init__(
         self,
-        family: Family,
-        wanted: Callable[[ProcessRow], Wanted],
+        family: ChildTable,
+        wanted: Callable[[ProcessRow], ChildSpec],
         report: Callable[[str], None],
     ) -> None:
         self._family = family
@@ -50,7 +50,7 @@ class Aftercare:
         self._family.kept_rows.add(child.row.index)
         self._dead.append(Dead(child.row, child.name))
 
-    def tend(self, now: float) -> None:
+    def manage(self, now: float) -> None:
         """`now`: monotonic seconds."""
         if any(one.child is not None for one in self._dead):
             return

@@ -15,7 +15,7 @@ from metad.listeners import close_all, rebind
 from metad.master import reload_plan
 from metad.master.hub import Hub
 from metad.master.options import Snapshot
-from metad.master.worker_pool import Crew, Generation
+from metad.master.worker_pool import Generation, WorkerPool
 
 
 class Reloading:
@@ -24,7 +24,7 @@ class Reloading:
     def __init__(
         self,
         hub: Hub,
-        crew: Crew,
+        crew: WorkerPool,
         turned: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
@@ -48,7 +48,7 @@ class Reloading:
         try:
             inner = replace(plan.config, data=hub.config.data)
             generation = Generation(self._crew.generation.number + 1, inner, bound)
-            self._crew.raise_successors(generation)
+            self._crew.spawn_generation(generation)
         except BaseException:
             close_all(fresh)
             raise

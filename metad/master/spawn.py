@@ -6,23 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metad.config.model import Config
-from metad.master.children import MASTER_ROW, Wanted
+from metad.master.children import MASTER_ROW, ChildSpec
 from metad.master.hub import Hub
 from metad.master.worker_pool import Generation
 from metad.system.shared_memory import Cell, ProcessRow, Role
 from metad.workers import collector
 from metad.workers import recovery as upkeep
 from metad.workers import worker as mail
-from metad.workers.child import Birth
+from metad.workers.child import ChildHandle
 
 
 class Births:
-    """Each method gives what `Family.fork` takes, by the configuration of this moment."""
+    """Each method gives what `ChildTable.fork` takes, by the configuration of this moment."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    def worker(self, slot: int, generation: Generation) -> Wanted:
+    def worker(self, slot: int, generation: Generation) -> ChildSpec:
         """A worker with its slot's sockets."""
         hub, config = self._hub, generation.config
         slots = config.store.workers
@@ -30,7 +30,7 @@ class Births:
             (one.listener, sock) for one in generation.bound for sock in one.of_slot(slot, slots)
         ]
 
-        def main(row: ProcessRow, birth: Birth) -> int:
+        def main(row: ProcessRow, birth: ChildHandle) -> int:
             keep = {sock.fileno() for _, sock in mine}
             for one in {*hub.bound, *generation.bound}:
                 for sock in one.sockets:
@@ -39,14 +39,14 @@ class Births:
             setup = mail.WorkerSetup(config, mine, hub.area, hub.semaphore, row, birth.ready)
             return mail.main(setup)
 
-        return Wanted(Role.WORKER, slot, main, places(config), generation.number)
+        return ChildSpec(Role.WORKER, slot, main, places(config), generation.number)
 
-    def collector(self, done: int) -> Wanted:
+    def collector(self, done: int) -> ChildSpec:
         """The collector; `done` is the last round that was asked for and done."""
         hub = self._hub
         asked = hub.area.process(MASTER_ROW)
 
-        def main(row: ProcessRow, birth: Birth) -> int:
+        def main(row: ProcessRow, birth: ChildHandle) -> int:
             row[Cell.ROUND] = done
             # Held here, they would stay open when a reload has closed them.
             for one in hub.bound:
@@ -57,18 +57,18 @@ class Births:
                 collector.Setup(hub.config, area, semaphore, row, asked, birth.ready)
             )
 
-        return Wanted(Role.COLLECTOR, 0, main, places(hub.config))
+        return ChildSpec(Role.COLLECTOR, 0, main, places(hub.config))
 
-    def first_recovery(self) -> Wanted:
+    def first_recovery(self) -> ChildSpec:
         setup = self._setup()
         return self._upkeep(lambda row: upkeep.recover_hub(setup, row))
 
-    def recovery_of(self, dead: ProcessRow) -> Wanted:
+    def recovery_of(self, dead: ProcessRow) -> ChildSpec:
         """Of the logs of a process that died."""
         setup = self._setup()
         return self._upkeep(lambda row: upkeep.recover_process(setup, row, dead.index))
 
-    def closing(self) -> Wanted:
+    def closing(self) -> ChildSpec:
         """Notes that the index is clean."""
         setup = self._setup()
         return self._upkeep(lambda _: upkeep.close_index(setup))
@@ -77,8 +77,8 @@ class Births:
         hub = self._hub
         return upkeep.Setup(hub.config.data, hub.area, hub.semaphore, hub.boot)
 
-    def _upkeep(self, job: Callable[[ProcessRow], int]) -> Wanted:
-        return Wanted(Role.RECOVERY, 0, lambda row, _: job(row), places(self._hub.config))
+    def _upkeep(self, job: Callable[[ProcessRow], int]) -> ChildSpec:
+        return ChildSpec(Role.RECOVERY, 0, lambda row, _: job(row), places(self._hub.config))
 
 
 def places(config: Config) -> list[Path]:

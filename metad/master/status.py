@@ -6,9 +6,9 @@ from typing import Any
 
 from metad import __version__
 from metad.config.model import Config
-from metad.master.children import MASTER_ROW, Child, Family
+from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.hub import Hub
-from metad.master.worker_pool import Crew
+from metad.master.worker_pool import WorkerPool
 from metad.store.log_table import Row
 from metad.system import landlock
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
@@ -45,13 +45,13 @@ def keep_figures(area: SharedArea, row: ProcessRow) -> None:
             total.add(cell, row[cell])
 
 
-def totals(area: SharedArea, family: Family) -> dict[str, int]:
+def totals(area: SharedArea, family: ChildTable) -> dict[str, int]:
     before = area.process(MASTER_ROW)
     rows = [child.row for child in family]
     return {name: before[cell] + sum(row[cell] for row in rows) for name, cell in TOTALS.items()}
 
 
-def workers(crew: Crew, owned: dict[int, list[int]]) -> list[dict[str, Any]]:
+def workers(crew: WorkerPool, owned: dict[int, list[int]]) -> list[dict[str, Any]]:
     """A row per slot, then one per worker that still finishes; `owned`: logs by process row."""
     found: list[dict[str, Any]] = []
     for slot in crew.slots:
@@ -75,7 +75,7 @@ def _worker(child: Child, owned: dict[int, list[int]]) -> dict[str, Any]:
     }
 
 
-def others(family: Family) -> list[dict[str, Any]]:
+def others(family: ChildTable) -> list[dict[str, Any]]:
     """The children that are no workers."""
     return [
         {
@@ -89,7 +89,7 @@ def others(family: Family) -> list[dict[str, Any]]:
     ]
 
 
-def of_hub(hub: Hub, family: Family, crew: Crew, rows: list[Row]) -> dict[str, Any]:
+def of_hub(hub: Hub, family: ChildTable, crew: WorkerPool, rows: list[Row]) -> dict[str, Any]:
     """What is known of the whole; `rows` are those of the log table."""
     owned: dict[int, list[int]] = {}
     for row in rows:

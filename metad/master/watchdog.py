@@ -33,7 +33,7 @@ BEATING = (Role.WORKER, Role.COLLECTOR)
 Report = Callable[[str], None]
 
 
-class Watch:
+class Watchdog:
     """Looks at the children's cells; `clock` gives monotonic nanoseconds."""
 
     def __init__(self, report: Report, clock: Callable[[], int] = time.monotonic_ns) -> None:

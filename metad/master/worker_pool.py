@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from metad.config.model import Config
 from metad.errors import MetadError, OsError
 from metad.listeners import Bound
-from metad.master.children import Child, Family, Wanted
+from metad.master.children import Child, ChildSpec, ChildTable
 from metad.system.shared_memory import Role
 from metad.workers.child import describe
 
@@ -64,14 +64,14 @@ class BackOff:
         slot.not_before = now + delay
 
 
-class Crew:
+class WorkerPool:
     """`wanted(slot, generation)` says how a worker is made, `report(text)` writes the log."""
 
     def __init__(
         self,
-        family: Family,
+        family: ChildTable,
         generation: Generation,
-        wanted: Callable[[int, Generation], Wanted],
+        wanted: Callable[[int, Generation], ChildSpec],
         report: Callable[[str], None],
     ) -> None:
         self._family = family
@@ -83,7 +83,7 @@ class Crew:
 
     # -- serving
 
-    def tend(self, now: float) -> None:
+    def manage(self, now: float) -> None:
         """Start a worker wherever one is missing and may start."""
         for slot in self.slots:
             if slot.child is None and now >= slot.not_before:
@@ -107,7 +107,7 @@ class Crew:
         slot = self.slots[child.slot]
         if slot.child is child:
             slot.child = None
-        if child.condemned or (code == 0 and (expected or child.retired)):
+        if child.killed or (code == 0 and (expected or child.retired)):
             return
         why = f": {child.trouble}" if child.trouble else ""
         self._report(f"warning: {child.name} died: {describe(code)}{why}")
@@ -116,7 +116,7 @@ class Crew:
 
     # -- a change of generation
 
-    def raise_successors(self, generation: Generation) -> None:
+    def spawn_generation(self, generation: Generation) -> None:
         """Fork the next generation.  Raises OsError; then there is none."""
         need = len(self.slots) + 2  # besides: a recovery, and whoever else
         if self._family.free_rows() < need:
@@ -135,7 +135,7 @@ class Crew:
 
     def kill_successors(self) -> None:
         for child in self.successors:
-            child.condemned = True
+            child.killed = True
             child.signal(signal.SIGKILL)
         self.successors.clear()
 

@@ -21,7 +21,7 @@ class Holder(Protocol):
         """Drop the connection: memory is short."""
 
 
-class Waiting:
+class Backpressure:
     """Octets by session, in the order in which they began to wait."""
 
     __slots__ = ("_held", "limit", "used")

@@ -12,10 +12,10 @@ from metad.budget import Budget
 from metad.config.model import Config
 from metad.layers.base import Layer
 from metad.loglines import LogLines
-from metad.sessions.backpressure import Waiting
+from metad.sessions.backpressure import Backpressure
 from metad.sessions.filters import Filter
 from metad.sessions.networks import LOCAL, is_near, network_of
-from metad.sessions.rate_limiter import Gate
+from metad.sessions.rate_limiter import RateLimiter
 from metad.system.shared_memory import ProcessRow
 from metad.users.database import UserDatabase
 from metad.users.last_logins import LastLogins
@@ -55,11 +55,11 @@ class WorkerContext:
     threads: ThreadPoolExecutor
     row: ProcessRow
     log: LogLines
-    gate: Gate
+    gate: RateLimiter
     policies: Policies
     last_logins: LastLogins
     budget: Budget
-    waiting: Waiting
+    waiting: Backpressure
     certificates: Certificates | None = None
     now: float = 0.0
     draining: bool = False

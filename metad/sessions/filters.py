@@ -13,18 +13,18 @@ from metad.errors import Reply
 from metad.layers.base import Envelope
 
 
-class Judgement(NamedTuple):
+class FilterResult(NamedTuple):
     """`refusal` None: accepted.  `header`: complete fields, CR LF, put in front of the message."""
 
     refusal: Reply | None = None
     header: bytes = b""
 
 
-Filter = Callable[[Envelope], Judgement]
+Filter = Callable[[Envelope], FilterResult]
 
-ACCEPTED = Judgement()
+ACCEPTED = FilterResult()
 
 
-def accept(envelope: Envelope) -> Judgement:
+def accept(envelope: Envelope) -> FilterResult:
     """The filter that accepts everything."""
     return ACCEPTED

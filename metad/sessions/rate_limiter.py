@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from metad import limits
 from metad.sessions.networks import LOCAL
-from metad.sessions.shared_counts import Crowd
+from metad.sessions.shared_counts import SharedCounts
 from metad.system.shared_memory import Tally
 
 MINUTE = 60.0
@@ -50,11 +50,11 @@ class _Checks:
     waiting: deque[Callable[[], bool]] = field(default_factory=deque)
 
 
-class Gate:
+class RateLimiter:
     """The counts of one worker.  `now` in seconds of a clock that never goes back, and that all
     workers share."""
 
-    def __init__(self, caps: Caps, crowd: Crowd, message_rate: int = 0) -> None:
+    def __init__(self, caps: Caps, crowd: SharedCounts, message_rate: int = 0) -> None:
         self.caps = caps
         self.limits_messages = message_rate > 0
         self._crowd = crowd

@@ -22,7 +22,7 @@ _MOST = (1 << _COUNT_BITS) - 1
 _KEY_MASK = (1 << 44) - 1
 
 
-class Crowd:
+class SharedCounts:
     """The counts of one hub, as one of its workers sees them."""
 
     def __init__(self, area: SharedArea, row: ProcessRow) -> None:

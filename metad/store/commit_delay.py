@@ -19,7 +19,7 @@ from collections.abc import Callable
 LATELY_SECONDS = 0.02
 
 
-class Expected:
+class CommitDelay:
     """Counts messages that have begun lately.  `now`: seconds of a clock that never runs back."""
 
     __slots__ = ("_fresh", "_now", "_since", "_stale")

@@ -23,7 +23,7 @@ from metad.store.identity import Store
 from metad.store.ids import HubClock
 from metad.store.log import files as log_files
 from metad.store.log.header import ACTIVE, LogHeader
-from metad.store.log.successor import Ended, write_heir
+from metad.store.log.successor import Ended, write_successor
 from metad.store.log.writer import LogWriter
 from metad.store.log_table import ROOM, LogTable, Room, State
 from metad.system.osio import Osio
@@ -45,7 +45,7 @@ class LogSettings:
     room: Room = ROOM
 
 
-class LogSource:
+class LogAllocator:
     """Gives out one log after another.  `report(text)` gets what an operator should read."""
 
     def __init__(
@@ -95,7 +95,7 @@ class LogSource:
                 writer = None
             if writer is None:
                 writer = self._make_now(predecessor)
-            if predecessor is not None and not predecessor.spoken_of:
+            if predecessor is not None and not predecessor.predecessor_recorded:
                 self._speak_of(predecessor, writer)
             self._active = writer
         self._jobs.put(None)
@@ -106,7 +106,7 @@ class LogSource:
             writer.state_predecessor(predecessor)
         except OSError:
             writer.close()  # nothing is in it; the next recovery frees it
-            self._leave_word(predecessor)
+            self._record_predecessor(predecessor)
             raise
 
     def retire(self, writer: LogWriter) -> None:
@@ -118,20 +118,20 @@ class LogSource:
         try:
             return self._make(ROOM if predecessor else self._settings.room)
         except (OSError, MetadError) as error:
-            if predecessor is not None and not predecessor.spoken_of:
-                self._leave_word(predecessor)
+            if predecessor is not None and not predecessor.predecessor_recorded:
+                self._record_predecessor(predecessor)
             raise NoSpaceError(f"no log to be had: {error}") from error
 
-    def _leave_word(self, broken: LogWriter) -> None:
+    def _record_predecessor(self, broken: LogWriter) -> None:
         """Say in a log of a few blocks where a poisoned one ends."""
         number = None
         try:
             now = self._clock.now_us() // 1_000_000
             given = self._table.allocate(self._settings.generation, now)
             number = given.number
-            write_heir(self._osio, self._store, Ended(broken.log, broken.end), given)
+            write_successor(self._osio, self._store, Ended(broken.log, broken.end), given)
             self._table.change(number, State.SEALED)
-            broken.spoken_of = True
+            broken.predecessor_recorded = True
         except (OSError, MetadError, log_files.LogBusyError) as error:
             self.report(f"warning: nothing says where log {broken.number} ends: {error}")
             if number is not None:

@@ -18,7 +18,7 @@ from metad.errors import DataError, OsError
 from metad.system.osio import Osio, read_file, write_file
 
 
-class Numbers:
+class IdAllocator:
     """The file, used within a write transaction of the users database in `users`: by one process
     at a time."""
 

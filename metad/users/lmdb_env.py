@@ -23,7 +23,7 @@ from metad import limits
 from metad.errors import DataError, MetadError, NoSpaceError, OsError, UnavailableError
 from metad.system.osio import Osio
 from metad.users.account import POSTMASTER, POSTMASTER_ID, Account, pack_entry, pack_record
-from metad.users.id_allocator import Numbers
+from metad.users.id_allocator import IdAllocator
 
 FORMAT = 1
 # One constant for all processes: address space, not memory; room for some 30 million accounts.
@@ -56,7 +56,7 @@ class Environment:
         self.path = Path(path)
         self.iterations = iterations
         self._translated = Translated(self.path)
-        self._numbers = Numbers(self.path)
+        self._numbers = IdAllocator(self.path)
         if create:
             _make_directory(self.path)
         elif not (self.path / "data.mdb").exists():

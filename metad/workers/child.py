@@ -38,7 +38,7 @@ _WORD = 4096  # octets of a last word: less than PIPE_BUF, so that it is one pie
 
 
 @dataclass(slots=True)
-class Birth:
+class ChildHandle:
     """What a child is given at its fork: whom it serves, what to close, where its word goes."""
 
     parent: int
@@ -73,7 +73,7 @@ def describe(code: int) -> str:
     return f"exit code {code} ({EXIT_WORDS.get(code, 'see the log')})"
 
 
-def run_child(birth: Birth, main: Callable[[], int]) -> None:
+def run_child(birth: ChildHandle, main: Callable[[], int]) -> None:
     """The whole life of a forked child; never returns."""
     code = EX_SOFTWARE
     try:
@@ -94,7 +94,7 @@ def run_child(birth: Birth, main: Callable[[], int]) -> None:
         os._exit(code)
 
 
-def _begin(birth: Birth) -> None:
+def _begin(birth: ChildHandle) -> None:
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)

@@ -30,17 +30,17 @@ from metad.errors import MetadError
 from metad.loglines import LogLines
 from metad.store.gc.collector import Collector, NotCollectableError
 from metad.store.gc.copy import Step, Tools
-from metad.store.gc.policy import Taste, choose, has_garbage
-from metad.store.gc.survivor_logs import Survivors
+from metad.store.gc.policy import GcPolicy, choose, has_garbage
+from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker
 from metad.store.index.index import Index
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable, Row, Semaphore, State
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.users.policy import Policies
-from metad.workers.expiry_scan import Walks
+from metad.workers.expiry_scan import ExpiryScan
 from metad.workers.load import Load, Space, space
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
@@ -101,7 +101,7 @@ class CollectorWorker:
         self._table = LogTable(setup.area, setup.semaphore, row)
         self._index = Index(store.index)
         self._index.on_lock = partial(row.__setitem__, Cell.INDEX_LOCK)
-        self._survivors = Survivors(partial(self._make_source, osio))
+        self._survivors = SurvivorLogs(partial(self._make_source, osio))
         tools = Tools(
             osio=osio,
             store=store,
@@ -112,18 +112,18 @@ class CollectorWorker:
             report=self._report,
         )
         self._collector = Collector(tools)
-        self._walks = Walks(config.data / "users", Policies(config), tools, self._clock)
+        self._walks = ExpiryScan(config.data / "users", Policies(config), tools, self._clock)
         self._began = time.monotonic()
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}
         self._checked = self._looked = time.monotonic()
         self._free = 100.0  # per cent of the space for logs, when it was looked at last
 
-    def _make_source(self, osio: Osio, generation: int) -> LogSource:
+    def _make_source(self, osio: Osio, generation: int) -> LogAllocator:
         settings = self._store_settings
         logs = LogSettings(settings.log_size, settings.align, settings.sync, generation)
         store = open_store(osio, self._setup.config.data)
-        return LogSource(osio, store, self._table, logs, self._clock, self._report)
+        return LogAllocator(osio, store, self._table, logs, self._clock, self._report)
 
     def _report(self, text: str) -> None:
         self._log.line("collector", text)
@@ -225,11 +225,11 @@ class CollectorWorker:
     def _not_asked(self) -> bool:
         return self._setup.asked[Cell.ROUND] == self._row[Cell.ROUND]
 
-    def _taste(self, garbage: float | None = None, older: float = 0.75) -> Taste:
+    def _taste(self, garbage: float | None = None, older: float = 0.75) -> GcPolicy:
         share = self._settings.garbage / 100 if garbage is None else garbage
-        return Taste(self._store_settings.log_size, share, older, self._survivors.kept)
+        return GcPolicy(self._store_settings.log_size, share, older, self._survivors.kept)
 
-    def _best(self, taste: Taste) -> Row | None:
+    def _best(self, taste: GcPolicy) -> Row | None:
         now = time.monotonic()
         self._avoid = {number: until for number, until in self._avoid.items() if until > now}
         return choose(self._table.rows(), taste, self._now(), self._avoid)

@@ -43,7 +43,7 @@ SHOWN = 5
 
 
 @dataclass(slots=True)
-class Unknown:
+class Orphans:
     """Mailboxes with mail that nobody has: how many, and the first of them."""
 
     count: int = 0
@@ -58,7 +58,7 @@ class Unknown:
         return ", ".join(map(str, self.first)) + (", …" if self.count > SHOWN else "")
 
 
-class Walks:
+class ExpiryScan:
     """The walks of one process.  `figures` are those since its start."""
 
     def __init__(self, users: Path, policies: Policies, tools: Tools, clock: HubClock) -> None:
@@ -94,7 +94,7 @@ class Walks:
         self._next = now + EVERY_SECONDS
         self._again = now + AGAIN_SECONDS
         self._expiry.in_use.clear()
-        unknown = Unknown()
+        unknown = Orphans()
         with_mail = (number for number, usage in self._index.usages() if usage.messages)
         yield from self._look_at(with_mail, unknown)
         self._say_unknown(unknown)
@@ -103,9 +103,9 @@ class Walks:
         self._again = now + AGAIN_SECONDS
         numbers = list(islice(self._expiry.in_use, MOST_AGAIN))
         self._expiry.in_use.clear()
-        yield from self._look_at(iter(numbers), Unknown())
+        yield from self._look_at(iter(numbers), Orphans())
 
-    def _look_at(self, numbers: Iterator[int], unknown: Unknown) -> Iterator[Step]:
+    def _look_at(self, numbers: Iterator[int], unknown: Orphans) -> Iterator[Step]:
         with UserDatabase(self._users) as users:
             while piece := list(islice(numbers, PIECE)):
                 yield Step.LOOKED
@@ -113,7 +113,7 @@ class Walks:
 
     # -- who
 
-    def _due(self, users: UserDatabase, numbers: list[int], unknown: Unknown) -> list[Due]:
+    def _due(self, users: UserDatabase, numbers: list[int], unknown: Orphans) -> list[Due]:
         """What has to go of these mailboxes; `unknown` hears of those that nobody has."""
         found: list[Due] = []
         now = self._now()
@@ -132,7 +132,7 @@ class Walks:
         """Microseconds.  Ids were made of hub time."""
         return min(self._clock.now_us(), self._osio.time_ns() // 1000)
 
-    def _say_unknown(self, unknown: Unknown) -> None:
+    def _say_unknown(self, unknown: Orphans) -> None:
         """Once for each change."""
         if unknown.count and unknown.count != self.unknown:
             self._report(

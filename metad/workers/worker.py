@@ -26,11 +26,11 @@ from metad.errors import MetadError
 from metad.layers.base import LayerContext
 from metad.loglines import LogLines
 from metad.sessions import import_socket, listeners
-from metad.sessions.backpressure import Waiting
+from metad.sessions.backpressure import Backpressure
 from metad.sessions.context import WorkerContext
 from metad.sessions.filters import accept
-from metad.sessions.rate_limiter import Gate
-from metad.sessions.shared_counts import Crowd
+from metad.sessions.rate_limiter import RateLimiter
+from metad.sessions.shared_counts import SharedCounts
 from metad.sessions.starttls import Certificates
 from metad.store.log_table import Semaphore
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
@@ -90,13 +90,15 @@ class MailWorker:
             threads=ThreadPoolExecutor(limits.WORKER_THREADS, "blocking"),
             row=setup.row,
             log=self._log,
-            gate=Gate(
-                listeners.caps(config), Crowd(setup.area, setup.row), config.limits.message_rate
+            gate=RateLimiter(
+                listeners.caps(config),
+                SharedCounts(setup.area, setup.row),
+                config.limits.message_rate,
             ),
             policies=Policies(config),
             last_logins=LastLogins(config.data / "users"),
             budget=Budget(config.limits.memory // 2),
-            waiting=Waiting(config.limits.memory // 2),
+            waiting=Backpressure(config.limits.memory // 2),
             certificates=Certificates(config, self._log.line) if tls_store.wanted(config) else None,
             now=loop.time(),
             on_idle=self._leave_if_idle,

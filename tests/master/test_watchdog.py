@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from metad.master.watchdog import BOOT_SECONDS, WAITING, Watch, to_kill
+from metad.master.watchdog import BOOT_SECONDS, WAITING, Watchdog, to_kill
 from metad.master.worker_pool import MOST_BACKOFF_SECONDS, BackOff, Slot
 from metad.system.shared_memory import Cell, Role
 
@@ -51,8 +51,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def watch(clock) -> Watch:
-    return Watch(lambda text: None, clock)
+def watch(clock) -> Watchdog:
+    return Watchdog(lambda text: None, clock)
 
 
 def let_pass(watch, clock, seconds: float, *children: FakeChild, beating: tuple = ()) -> None:

@@ -21,7 +21,7 @@ from metad.store.commit.committer import Append, Committer, append_deletion
 from metad.store.ids import IdMaker
 from metad.store.index.index import Index
 from metad.store.log import record
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable
 from tests.support import power_campaign
 from tests.support.oracle import Ledger, digest
@@ -65,7 +65,7 @@ class Victim:
         osio = KitOsio()
         table = LogTable(kit.area, kit.semaphore, kit.area.process(slot))
         self.index = Index(kit.store.index, BOUNDS)
-        self.source = LogSource(
+        self.source = LogAllocator(
             osio, kit.store, table, LogSettings(LOG_SIZE), kit.clock, lambda text: None
         )
         self.source.start()

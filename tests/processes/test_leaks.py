@@ -85,7 +85,7 @@ def test_masters_that_die_again_and_again_leak_nothing_of_their_nanny(tmp_path, 
         f" exit $(( $(wc -l < {noted}) < {masters} ))"
     )
     root = Identity("root", 0, 0, (0,))
-    order = nanny.Order(root, (), str(tmp_path), 2, [("127.0.0.1", 0)], ["/bin/sh", "-c", script])
+    order = nanny.Spec(root, (), str(tmp_path), 2, [("127.0.0.1", 0)], ["/bin/sh", "-c", script])
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     pid = os.fork()
     if pid == 0:

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from metad.errors import CannotCreateError, ConfigError, OsError
-from metad.master.children import Family, Wanted
+from metad.master.children import ChildSpec, ChildTable
 from metad.master.datadir import take_lock
 from metad.system import landlock, privileges, shared_memory, systemd
 from metad.system.pidfile import PidFile
 from metad.system.privileges import Identity
 from metad.system.shared_memory import Role, SharedArea
 from metad.system.systemd import Notifier, passed_sockets
-from metad.workers.child import EXIT_BOOT, Birth, describe
+from metad.workers.child import EXIT_BOOT, ChildHandle, describe
 
 
 def in_child(action: Callable[[], object]) -> str:
@@ -194,7 +194,7 @@ def test_a_hub_does_not_become_root_or_nobody_at_all():
 
 def test_the_word_of_a_child_is_said_once():
     reader, writer = os.pipe()
-    birth = Birth(0, lambda: None, writer)
+    birth = ChildHandle(0, lambda: None, writer)
     birth.fail(OsError("no room"), 71)
     birth.ready()
     with open(reader) as file:
@@ -205,15 +205,15 @@ def test_the_word_of_a_child_is_said_once():
 def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
     """A child may be broken, or broken into."""
 
-    def main(row: object, birth: Birth) -> int:
+    def main(row: object, birth: ChildHandle) -> int:
         os.write(birth.word_fd, word)
         return 0
 
     name = f"/metad-test-{os.getpid()}"
     area = SharedArea.create(name)
     shared_memory.unlink(name)
-    family = Family(area, lambda: None)
-    child = family.fork(Wanted(Role.WORKER, 0, main))
+    family = ChildTable(area, lambda: None)
+    child = family.fork(ChildSpec(Role.WORKER, 0, main))
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert list(family.reap()) == [(child, 0)]
     assert not child.ready

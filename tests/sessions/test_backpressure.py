@@ -10,7 +10,7 @@ import pytest
 from metad import limits
 from metad.errors import NoSpaceError
 from metad.protocol.smtp.machine import KEPT
-from metad.sessions.backpressure import Waiting
+from metad.sessions.backpressure import Backpressure
 from metad.sessions.recipients import Recipients
 from metad.users.account import Account
 from tests.support.session_kit import World
@@ -25,7 +25,7 @@ class Session:
 
 
 def test_who_has_waited_longest_goes_when_memory_is_short() -> None:
-    waiting = Waiting(100)
+    waiting = Backpressure(100)
     first, second, third = Session(), Session(), Session()
     waiting.hold(first, 10)
     waiting.hold(second, 50)
@@ -41,7 +41,7 @@ def test_who_has_waited_longest_goes_when_memory_is_short() -> None:
 
 
 def test_one_that_alone_is_too_much_goes_itself() -> None:
-    waiting = Waiting(100)
+    waiting = Backpressure(100)
     one = Session()
     waiting.hold(one, 101)
     assert one.dropped == 1

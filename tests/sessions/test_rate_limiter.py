@@ -8,7 +8,7 @@ from metad import limits
 from metad.sessions.context import peer_name
 from metad.sessions.networks import LOCAL, Networks, is_near, network_of
 from metad.sessions.rate_limiter import Caps
-from metad.sessions.shared_counts import Crowd
+from metad.sessions.shared_counts import SharedCounts
 from metad.system.shared_memory import Cell, Tally
 from tests.support.session_kit import make_gate, shared_area
 
@@ -121,7 +121,7 @@ def test_shared_memory_that_was_scribbled_on_shuts_nobody_out() -> None:
 
 def test_a_full_bucket_leaves_a_network_to_each_worker_alone() -> None:
     area = shared_area()
-    one, two = (Crowd(area, area.process(index)) for index in (1, 2))
+    one, two = (SharedCounts(area, area.process(index)) for index in (1, 2))
     for index in (1, 2):
         area.process(index)[Cell.ROLE] = 1
     table = area.process(1).tally(Tally.CONNECTIONS)

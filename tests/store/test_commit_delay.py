@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metad.store.commit_delay import LATELY_SECONDS, Expected
+from metad.store.commit_delay import LATELY_SECONDS, CommitDelay
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
 
 
 def test_who_began_is_expected_until_he_comes() -> None:
-    expected = Expected(Clock())
+    expected = CommitDelay(Clock())
     assert expected.count() == 0
     expected.begun()
     expected.begun()
@@ -25,7 +25,7 @@ def test_who_began_is_expected_until_he_comes() -> None:
 
 
 def test_whoever_came_unexpected_leaves_no_debt() -> None:
-    expected = Expected(Clock())
+    expected = CommitDelay(Clock())
     expected.came()
     expected.begun()
     assert expected.count() == 1
@@ -33,7 +33,7 @@ def test_whoever_came_unexpected_leaves_no_debt() -> None:
 
 def test_nobody_is_waited_for_longer_than_twice_the_time() -> None:
     clock = Clock()
-    expected = Expected(clock)
+    expected = CommitDelay(clock)
     expected.begun()
     clock.now += 1.5 * LATELY_SECONDS
     assert expected.count() == 1  # he began in the time before
@@ -46,7 +46,7 @@ def test_nobody_is_waited_for_longer_than_twice_the_time() -> None:
 
 def test_after_a_rest_nobody_is_expected() -> None:
     clock = Clock()
-    expected = Expected(clock)
+    expected = CommitDelay(clock)
     expected.begun()
     clock.now += 1000 * LATELY_SECONDS
     assert expected.count() == 0

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 from metad.store.gc.collector import Collector, NotCollectableError
 from metad.store.gc.copy import Tools
-from metad.store.gc.survivor_logs import Survivors
+from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.ids import IdMaker
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable, State
 from tests.support.store_kit import StoreKit
 
@@ -21,9 +21,9 @@ def make_collector(
     """The collector of an open store; its table and logs are its own."""
     table = LogTable(kit.area, kit.semaphore, kit.area.process(ROW))
 
-    def make_source(generation: int) -> LogSource:
+    def make_source(generation: int) -> LogAllocator:
         settings = LogSettings(kit.size, kit.align, kit.sync, generation)
-        return LogSource(kit.osio, kit.store, table, settings, kit.clock, kit.reports.append)
+        return LogAllocator(kit.osio, kit.store, table, settings, kit.clock, kit.reports.append)
 
     ids = IdMaker(kit.clock, kit.store.node)
     tools = Tools(
@@ -31,7 +31,7 @@ def make_collector(
         store=kit.store,
         index=kit.index,
         table=table,
-        survivors=Survivors(make_source),
+        survivors=SurvivorLogs(make_source),
         next_id=ids.next,
         report=kit.reports.append,
         failpoint=failpoint,

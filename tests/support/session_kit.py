@@ -11,13 +11,13 @@ from metad.budget import Budget
 from metad.errors import RefusedError
 from metad.protocol.pop3.machine import Pop3Settings
 from metad.protocol.smtp.machine import SmtpSettings
-from metad.sessions.backpressure import Waiting
+from metad.sessions.backpressure import Backpressure
 from metad.sessions.context import WorkerContext
 from metad.sessions.filters import accept
 from metad.sessions.networks import Networks
 from metad.sessions.pop3 import Pop3Service, Pop3Session
-from metad.sessions.rate_limiter import Caps, Gate
-from metad.sessions.shared_counts import Crowd
+from metad.sessions.rate_limiter import Caps, RateLimiter
+from metad.sessions.shared_counts import SharedCounts
 from metad.sessions.smtp import SmtpService, SmtpSession
 from metad.system.shared_memory import CELLS, Cell, Role, SharedArea
 from metad.users.account import Account
@@ -31,12 +31,14 @@ def shared_area() -> SharedArea:
     return SharedArea("", mmap.mmap(-1, CELLS * 8))
 
 
-def make_gate(caps: Caps, rate: int = 0, area: SharedArea | None = None, index: int = 1) -> Gate:
+def make_gate(
+    caps: Caps, rate: int = 0, area: SharedArea | None = None, index: int = 1
+) -> RateLimiter:
     """The gate of the worker whose row is `index`."""
     area = area or shared_area()
     row = area.process(index)
     row[Cell.ROLE] = Role.WORKER
-    return Gate(caps, Crowd(area, row), rate)
+    return RateLimiter(caps, SharedCounts(area, row), rate)
 
 
 class Transport:
@@ -196,7 +198,7 @@ class World:
                 pop3=SimpleNamespace(default_domain=None), hostname="mx.example.org"
             ),
             "budget": Budget(),
-            "waiting": Waiting(),
+            "waiting": Backpressure(),
             "last_logins": None,
             "now": self.loop.now,
             "filter": accept,

@@ -33,7 +33,7 @@ from metad.store.index import state as index_state
 from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
 from metad.store.log import record
 from metad.store.log.writer import LogWriter
-from metad.store.log_allocator import LogSettings, LogSource
+from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable
 from metad.store.reader import Reader, Stored
 from metad.store.recovery.hub import Recovery
@@ -116,7 +116,7 @@ class _Jobs:
             job()
 
 
-class StepSource(LogSource):
+class StepSource(LogAllocator):
     """A log source whose background runs when it is told to."""
 
     def start(self) -> None:

@@ -19,7 +19,7 @@ from metad.users.database import UserDatabase
 from metad.users.lmdb_env import ID
 from metad.users.policy import Policies
 from metad.workers import expiry_scan
-from metad.workers.expiry_scan import AGAIN_SECONDS, EVERY_SECONDS, FIRST_SECONDS, Walks
+from metad.workers.expiry_scan import AGAIN_SECONDS, EVERY_SECONDS, FIRST_SECONDS, ExpiryScan
 from tests.support.collector_kit import collect_all, make_collector, sealed
 from tests.support.osio_kit import FakeClock, KitOsio
 from tests.support.store_kit import StoreKit
@@ -66,11 +66,11 @@ class Hub:
                 record = unpack_record(raw) | {"time": self.clock.real // 10**9}
                 txn.put(ID.pack(gone.id), pack_record(record), db=users._removed)
 
-    def make(self) -> Walks:
+    def make(self) -> ExpiryScan:
         tools = make_collector(self.kit)._tools
-        return Walks(self.data / "users", self.policies, tools, self.kit.clock)
+        return ExpiryScan(self.data / "users", self.policies, tools, self.kit.clock)
 
-    def walk(self) -> Walks:
+    def walk(self) -> ExpiryScan:
         made = self.make()
         list(made.walk(0))
         made.close()
@@ -143,7 +143,7 @@ def test_usage_is_exact_after_expiry_collection_crash_and_rebuild(hub: Hub) -> N
     hub.kit.background()
     hub.wait(DAY - 150 * 60)
     collector = make_collector(hub.kit)
-    walks = Walks(hub.data / "users", hub.policies, collector._tools, hub.kit.clock)
+    walks = ExpiryScan(hub.data / "users", hub.policies, collector._tools, hub.kit.clock)
     before = {one for one, _ in hub.kit.listing(own)}
     list(walks.walk(0))
     left = hub.count(own)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.cli.mail.import_client import Deposit, prepare, some_hub
 from metad.cli.mail.mailfiles import (
     UIDL_FORMAT,
@@ -101,7 +101,7 @@ def _entries(store: MailStore, mailbox: int) -> list[Entry]:
 @click.argument("address")
 @hub_options
 @json_option
-def list_mail(place: Place, address: str, as_json: bool) -> None:
+def list_mail(place: HubLocation, address: str, as_json: bool) -> None:
     """List a mailbox: number, octets, time and unique id of each message."""
     data = place.enter()
     account = _account(data, address)
@@ -117,7 +117,7 @@ def list_mail(place: Place, address: str, as_json: bool) -> None:
 @click.argument("address")
 @click.argument("message")
 @hub_options
-def show(place: Place, address: str, message: str) -> None:
+def show(place: HubLocation, address: str, message: str) -> None:
     """Write a message, by its number or unique id, to standard output, as it is."""
     data = place.enter()
     account = _account(data, address)
@@ -150,7 +150,7 @@ def _wire(store: MailStore, mailbox: int, message_id: bytes) -> Iterator[Buffer]
 @hub_options
 @click.option("--to", "target", required=True, metavar="mbox:FILE|maildir:DIR", help="Must be new.")
 @json_option
-def export_mail(place: Place, address: str, target: str, as_json: bool) -> int:
+def export_mail(place: HubLocation, address: str, target: str, as_json: bool) -> int:
     """Write every message of a mailbox to an mbox file or a Maildir; nothing is deleted.
 
     A Maildir gets Dovecot's list of unique ids, so that POP clients know what they have.
@@ -199,7 +199,7 @@ def _place_of(text: str, option: str) -> tuple[str, Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ImportOptions:
     """The options of an import."""
 
     source: str
@@ -225,14 +225,14 @@ class Wish:
 @password_stdin
 @click.option("--insecure", is_flag=True, help="Without TLS, or with any certificate.")
 @json_option
-def import_mail(place: Place, address: str, **given: Any) -> int:
+def import_mail(place: HubLocation, address: str, **given: Any) -> int:
     """Bring the messages of another server into a mailbox, behind those that are there.
 
     They keep the unique ids that POP clients know, so nobody downloads anything twice; those
     that are in the mailbox already, by their unique id, are passed over: it can be done again.
     A message without one gets one that its content makes.
     """
-    wish = Wish(**given)
+    wish = ImportOptions(**given)
     config = place.config
     read = _reader(wish, address)
     # Before the command becomes the hub's owner: what is read need not be that one's to read.
@@ -253,7 +253,7 @@ def import_mail(place: Place, address: str, **given: Any) -> int:
     return _report(account, deposit, passed, wish.as_json)
 
 
-def _reader(wish: Wish, address: str) -> Callable[[], Iterator[Foreign]]:
+def _reader(wish: ImportOptions, address: str) -> Callable[[], Iterator[Foreign]]:
     """What will read the messages.  A password is asked for now."""
     if not wish.source.startswith(("pop3://", "pop3s://")):
         kind, path = _place_of(wish.source, "--from")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import F, Place, hub_options
+from metad.cli.context import F, HubLocation, hub_options
 from metad.cli.mail.mailstore import usage_of
 from metad.cli.user.users import json_option, open_users, said, user
 from metad.config import settings
@@ -58,7 +58,7 @@ def _count(value: object) -> int:
 @click.option("--disable/--enable", "disabled", default=None, help="Take mail and logins, or not.")
 @json_option
 def set_user(
-    place: Place, address: str, disabled: bool | None, as_json: bool, **given: Any
+    place: HubLocation, address: str, disabled: bool | None, as_json: bool, **given: Any
 ) -> None:
     """Change what holds for a mailbox; `default` is what the configuration says."""
     changes = {
@@ -91,7 +91,7 @@ def _existing(database: UserDatabase, address: str) -> Account:
 @click.argument("address")
 @hub_options
 @json_option
-def show(place: Place, address: str, as_json: bool) -> None:
+def show(place: HubLocation, address: str, as_json: bool) -> None:
     """Show a mailbox: usage, quota, last login, aliases; or what an alias stands for."""
     policies = Policies(place.config)
     data = place.enter()
@@ -190,7 +190,7 @@ def _date(seconds: int | None) -> str | None:
 @click.option("--force", is_flag=True, help="Delete it although other aliases name it.")
 @json_option
 def alias(
-    place: Place, address: str, members: tuple[str, ...], *, how: str | None, force: bool,
+    place: HubLocation, address: str, members: tuple[str, ...], *, how: str | None, force: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Make ADDRESS stand for MEMBERS; without any, show what it stands for.

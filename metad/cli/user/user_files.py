@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.cli.user.users import iterations, json_option, open_users, print_array, user
 from metad.config import settings
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
@@ -32,7 +32,7 @@ SHOWN = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ImportOptions:
     """The options of an import."""
 
     file: Path
@@ -62,13 +62,13 @@ class Wish:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--sync", is_flag=True, help="Remove whom the file does not name.")
 @json_option
-def import_users(place: Place, **given: Any) -> int:
+def import_users(place: HubLocation, **given: Any) -> int:
     """Add and change mailboxes and aliases as a file describes them.
 
     Again and again with the same file changes nothing.  A bad line is named and passed over; then
     the exit code is 65, and --sync removes nobody.
     """
-    wish = Wish(**given)
+    wish = ImportOptions(**given)
     if wish.shadow is not None and wish.kind != "passwd":
         raise UsageError("--shadow belongs to --format passwd")
     domain = None if wish.domain is None else _domain(wish.domain)
@@ -102,7 +102,7 @@ def _open(stack: ExitStack, path: Path) -> importers.Text:
         raise OsError(f"{path}: {error.strerror}") from None
 
 
-def _database(stack: ExitStack, place: Place, dry_run: bool, work: int) -> UserDatabase:
+def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) -> UserDatabase:
     """The database; for a dry run without one, an empty one that is forgotten."""
     if not dry_run:
         return UserDatabase(place.make() / "users", create=True, iterations=work)
@@ -169,7 +169,7 @@ def _report(outcome: Outcome, error: str | None, dry_run: bool, as_json: bool) -
 @click.option("--domain", help="Only the addresses of this domain.")
 @click.option("--no-secrets", is_flag=True, help="Without anything of the passwords.")
 @json_option
-def export_users(place: Place, domain: str | None, no_secrets: bool, as_json: bool) -> None:
+def export_users(place: HubLocation, domain: str | None, no_secrets: bool, as_json: bool) -> None:
     """Write mailboxes and aliases to standard output, as CSV that `import` reads.
 
     The password hashes are in it: keep it as you keep a shadow file.

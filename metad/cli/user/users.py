@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from metad import limits
-from metad.cli.context import Place, hub_options
+from metad.cli.context import HubLocation, hub_options
 from metad.cli.lazy import LazyGroup
 from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
 from metad.users.database import Account, UserDatabase
@@ -41,7 +41,9 @@ def user() -> None:
 @password_stdin
 @click.option("--no-password", is_flag=True, help="A mailbox that nobody can log in to yet.")
 @json_option
-def add(place: Place, address: str, password_stdin: bool, no_password: bool, as_json: bool) -> None:
+def add(
+    place: HubLocation, address: str, password_stdin: bool, no_password: bool, as_json: bool
+) -> None:
     """Add a mailbox; makes the data directory if it is the first."""
     if password_stdin and no_password:
         raise UsageError("--password-stdin and --no-password exclude each other")
@@ -57,7 +59,7 @@ def add(place: Place, address: str, password_stdin: bool, no_password: bool, as_
 @hub_options
 @click.option("--force", is_flag=True, help="Out of every alias that names it, too.")
 @json_option
-def remove(place: Place, address: str, force: bool, as_json: bool) -> None:
+def remove(place: HubLocation, address: str, force: bool, as_json: bool) -> None:
     """Remove a mailbox; its mail goes with the next collection."""
     with open_users(place) as database:
         try:
@@ -74,7 +76,7 @@ def remove(place: Place, address: str, force: bool, as_json: bool) -> None:
 @hub_options
 @password_stdin
 @json_option
-def passwd(place: Place, address: str, password_stdin: bool, as_json: bool) -> None:
+def passwd(place: HubLocation, address: str, password_stdin: bool, as_json: bool) -> None:
     """Give a mailbox a new password."""
     work = iterations(place)
     password = read_password(password_stdin)
@@ -88,7 +90,7 @@ def passwd(place: Place, address: str, password_stdin: bool, as_json: bool) -> N
 @json_option
 @click.option("--all", "everything", is_flag=True, help="The built-in postmaster too.")
 @click.option("--aliases", is_flag=True, help="Aliases and what they stand for, not mailboxes.")
-def list_users(place: Place, as_json: bool, everything: bool, aliases: bool) -> None:
+def list_users(place: HubLocation, as_json: bool, everything: bool, aliases: bool) -> None:
     """List the mailboxes by address, one to a line."""
     with open_users(place) as database:
         found = database.aliases() if aliases else database.accounts(builtin=everything)
@@ -132,12 +134,12 @@ def said(one: Any, text: str, as_json: bool) -> None:
     click.echo(json.dumps(facts_of(one), ensure_ascii=False) if as_json else text)
 
 
-def open_users(place: Place) -> UserDatabase:
+def open_users(place: HubLocation) -> UserDatabase:
     """The users database that is there, as its owner."""
     return UserDatabase(place.enter() / "users")
 
 
-def iterations(place: Place) -> int:
+def iterations(place: HubLocation) -> int:
     """The work for new passwords.  A bad file hinders nobody who names the directory."""
     try:
         return place.config.users.scram_iterations

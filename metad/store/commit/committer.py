@@ -32,12 +32,12 @@ from xxhash import xxh3_128_digest
 
 from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
-from metad.store.commit_delay import Expected
+from metad.store.commit_delay import CommitDelay
 from metad.store.ids import ID_SIZE
 from metad.store.index.index import Batch, Index, Message, Place, Publish
 from metad.store.log import footer, record
 from metad.store.log.writer import LogWriter
-from metad.store.log_allocator import LogSource
+from metad.store.log_allocator import LogAllocator
 from metad.system.osio import Buffer
 
 GROUP_OCTETS = 1 << 20
@@ -130,7 +130,7 @@ class Committer:
     def __init__(
         self,
         loop: Loop,
-        source: LogSource,
+        source: LogAllocator,
         index: Index,
         publish: Publish,
         budget: Budget | None = None,
@@ -147,7 +147,7 @@ class Committer:
         self._scheduled = False
         self._gathering = 0  # number of the group that waits for more, 0: none does
         self._seconds = 0.0  # that a write and its sync take, on the average of the last ones
-        self.expected = Expected(time.monotonic)
+        self.expected = CommitDelay(time.monotonic)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._behind: list[Batch] = []
         # The index is behind, or the writer rests after failures: kept as a fact, because every

@@ -70,7 +70,7 @@ def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None
     for log, damage in found.damage:
         fd = osio.open(log_path(store.logs, log.number), os.O_RDONLY)
         try:
-            name = quarantine.set_aside(osio, store, fd, log, damage)
+            name = quarantine.quarantine_range(osio, store, fd, log, damage)
         except OSError as error:
             raise OsError(f"log {log.number}: damage cannot be set aside: {error}") from None
         finally:

@@ -25,7 +25,7 @@ from collections.abc import Generator, Iterable, Iterator
 from metad.errors import MetadError
 from metad.store.backup_lock import FreeLock
 from metad.store.gc.contents import Contents, read_contents
-from metad.store.gc.copy import Evacuation, Figures, Step, Tools, Victim
+from metad.store.gc.copy import Figures, Step, SurvivorCopy, Tools, Victim
 from metad.store.index import relocation
 from metad.store.log import files as log_files
 from metad.store.log import header, record
@@ -70,7 +70,7 @@ class Collector:
         try:
             victim = self._take(number, fd)
             yield Step.LOOKED
-            yield from Evacuation(self._tools, victim, self.figures).steps()
+            yield from SurvivorCopy(self._tools, victim, self.figures).steps()
             while not self._free_lock.acquire():  # a backup reads the logs
                 yield Step.WAITS
             freeing = True

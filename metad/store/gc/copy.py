@@ -4,7 +4,7 @@ Rules of this file:
 
 * A moved message names only its remaining recipients.  What nobody has is not moved.
 * A deletion record is kept as long as any copy of what it deletes has a place outside the victim.
-* Survivors are durable before the index hears of them; the old places stay where they are.
+* SurvivorLogs are durable before the index hears of them; the old places stay where they are.
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
   kept.  A damaged deletion record is made anew from the log's footer.
 """
@@ -19,14 +19,14 @@ from typing import NamedTuple
 from metad.store.commit.committer import Append, append_deletion
 from metad.store.gc.contents import Contents, RecordReader, read_elsewhere
 from metad.store.gc.policy import next_generation
-from metad.store.gc.survivor_logs import Survivors
+from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.identity import Store
 from metad.store.index import relocation
 from metad.store.index.index import Index, LogCounts
 from metad.store.index.relocation import Alive, Item
 from metad.store.log import record
 from metad.store.log.header import LogHeader
-from metad.store.log.quarantine import set_aside
+from metad.store.log.quarantine import quarantine_range
 from metad.store.log.scan import Damage
 from metad.store.log_table import LogTable
 from metad.system.osio import Osio
@@ -66,7 +66,7 @@ class Tools:
     store: Store
     index: Index
     table: LogTable
-    survivors: Survivors
+    survivors: SurvivorLogs
     next_id: Callable[[], bytes]
     report: Callable[[str], None]
     failpoint: Callable[[str], None] = field(default=lambda name: None)
@@ -94,7 +94,7 @@ class Victim(NamedTuple):
     poisoned: bool
 
 
-class Evacuation:
+class SurvivorCopy:
     """Moves what stays of one victim."""
 
     def __init__(self, tools: Tools, victim: Victim, figures: Figures) -> None:
@@ -218,7 +218,7 @@ class Evacuation:
     def _set_aside(self, damage: Iterable[Damage]) -> None:
         tools, victim = self._tools, self._victim
         for stretch in damage:
-            name = set_aside(tools.osio, tools.store, victim.fd, victim.log, stretch)
+            name = quarantine_range(tools.osio, tools.store, victim.fd, victim.log, stretch)
             self._figures.damaged += 1
             tools.report(
                 f"warning: log {victim.number}: octets {stretch.start} to {stretch.end} are "

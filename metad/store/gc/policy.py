@@ -13,7 +13,7 @@ changed for long will not soon be emptier by itself, so its garbage is worth mor
   that had hardly any garbage.
 
 Generations sort mail by how long it has stayed already: a young log empties itself if it is left
-alone for a while, an old one hardly changes.  Survivors among new mail keep logs from ever being
+alone for a while, an old one hardly changes.  SurvivorLogs among new mail keep logs from ever being
 empty, and were moved again with it.  While the hub is idle nothing presses, so an older log has to
 be emptier than a young one before it is touched.
 
@@ -36,7 +36,7 @@ READ = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
+class GcPolicy:
     """What is worth collecting.
 
     `log_size` octets; `garbage`: the share of a log of generation 0 that must be dead.  With
@@ -77,7 +77,9 @@ def has_garbage(row: Row, kept: int = 0) -> bool:
     return row.live_octets + kept < 0.97 * row.tail
 
 
-def choose(rows: Iterable[Row], taste: Taste, now: int, avoid: Collection[int] = ()) -> Row | None:
+def choose(
+    rows: Iterable[Row], taste: GcPolicy, now: int, avoid: Collection[int] = ()
+) -> Row | None:
     """The sealed log whose collection pays best, or None if none is worth it."""
     worth = (
         row

@@ -16,7 +16,7 @@ from metad.errors import NoSpaceError
 from metad.store.commit.committer import Append, Encoded, encode
 from metad.store.index.index import Batch
 from metad.store.log.writer import LogWriter
-from metad.store.log_allocator import LogSource
+from metad.store.log_allocator import LogAllocator
 
 
 class Written(NamedTuple):
@@ -26,12 +26,12 @@ class Written(NamedTuple):
     start: int
 
 
-class Survivors:
+class SurvivorLogs:
     """Writes what stays.  `make_source` makes the source of logs of a generation."""
 
-    def __init__(self, make_source: Callable[[int], LogSource]) -> None:
+    def __init__(self, make_source: Callable[[int], LogAllocator]) -> None:
         self._make_source = make_source
-        self._sources: dict[int, LogSource] = {}
+        self._sources: dict[int, LogAllocator] = {}
         self._writers: dict[int, LogWriter] = {}
         self._broken: dict[int, LogWriter] = {}
         # Octets of deletion records by log: no garbage, though nobody's mail.
@@ -71,7 +71,7 @@ class Survivors:
             raise NoSpaceError("a survivor larger than a log")
         return writer
 
-    def _source(self, generation: int) -> LogSource:
+    def _source(self, generation: int) -> LogAllocator:
         source = self._sources.get(generation)
         if source is None:
             source = self._sources[generation] = self._make_source(generation)

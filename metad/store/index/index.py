@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import lmdb
 
 from metad.store.ids import NO_ID, is_imported
-from metad.store.index.lsm import BOUNDS, Levels, Usage
+from metad.store.index.lsm import BOUNDS, Lsm, Usage
 from metad.store.log import record
 from metad.store.log.footer import ENTRY_SIZE
 
@@ -121,7 +121,7 @@ class Index:
         # Told who waits for the write lock (1), has it (since when, monotonic ns), or neither (0):
         # the process that lets others wait is the one that hangs.
         self.on_lock: Callable[[int], None] = lambda state: None
-        self._levels = Levels(self._env, bounds)
+        self._levels = Lsm(self._env, bounds)
         self._places = self._env.open_db(b"places")
         self._logs = self._env.open_db(b"logs")
         self._uids = self._env.open_db(b"uids")

@@ -58,7 +58,7 @@ class Usage(NamedTuple):
     messages: int = 0
 
 
-class Levels:
+class Lsm:
     """The tables, youngest first.  Each method works in the caller's transaction."""
 
     def __init__(self, env: lmdb.Environment, bounds: Sequence[int] = BOUNDS) -> None:

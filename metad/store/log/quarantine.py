@@ -12,7 +12,7 @@ from metad.system.osio import Osio
 _PIECE = 1 << 20
 
 
-def put_away(osio: Osio, store: Store, path: str) -> str:
+def quarantine_file(osio: Osio, store: Store, path: str) -> str:
     """Move a whole file that nothing is known of, durably; the file's name.  Raises OSError."""
     # With its inode, which no other file has as long as this one is there.
     name = f"{os.path.basename(path)}.{osio.stat(path).st_ino}.unknown"
@@ -22,7 +22,7 @@ def put_away(osio: Osio, store: Store, path: str) -> str:
     return name
 
 
-def set_aside(osio: Osio, store: Store, fd: int, log: LogHeader, damage: Damage) -> str:
+def quarantine_range(osio: Osio, store: Store, fd: int, log: LogHeader, damage: Damage) -> str:
     """Copy a damaged stretch of the log open at `fd`, durably; the file's name.  Raises OSError."""
     name = f"{log.number:08d}-{log.life}-{damage.start}.damaged"
     out = osio.open(os.path.join(store.quarantine, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -39,14 +39,14 @@ class Ended(NamedTuple):
     records: Sequence[Found] = ()
 
 
-class Heir(NamedTuple):
+class Successor(NamedTuple):
     """A log that has what another one is not trusted with, and ends that one."""
 
     log: LogHeader
     tail: Tail
 
 
-def write_heir(osio: Osio, store: Store, ended: Ended, given: Allocation) -> Heir:
+def write_successor(osio: Osio, store: Store, ended: Ended, given: Allocation) -> Successor:
     """Make the log `given`, which ends another one and has its last records.
 
     Raises OSError, LogBusyError; then there is no such log.
@@ -73,7 +73,7 @@ def write_heir(osio: Osio, store: Store, ended: Ended, given: Allocation) -> Hei
     if not given.fresh:
         osio.unlink(log_path(store.logs, given.number))  # a free one, of another size
     osio.close(log_files.create(osio, store.logs, new, fill))
-    return Heir(new, Tail(new.number, entries, end))
+    return Successor(new, Tail(new.number, entries, end))
 
 
 def read_ended(osio: Osio, fd: int, log: LogHeader, tail: Tail) -> Ended:

@@ -89,7 +89,7 @@ class TailReader:
 
     def _set_aside(self, fd: int, log: LogHeader, damage: Damage) -> None:
         self.damaged += 1
-        name = quarantine.set_aside(self._osio, self._store, fd, log, damage)
+        name = quarantine.quarantine_range(self._osio, self._store, fd, log, damage)
         self._report(
             f"warning: log {log.number}: octets {damage.start} to {damage.end} are damaged; "
             f"kept in quarantine/{name}"

@@ -61,7 +61,7 @@ class LogWriter:
         self.sequence = 0
         self.entries = bytearray()
         self.poisoned = False
-        self.spoken_of = False  # another log says where this poisoned one ends
+        self.predecessor_recorded = False  # another log says where this poisoned one ends
         self._sync = sync
         self._zeros = bytes(log.align)
         self._zero_lock = threading.Lock()

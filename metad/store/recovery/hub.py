@@ -31,7 +31,7 @@ from metad.store.index.index import Batch, Index, LogCounts
 from metad.store.log import files as log_files
 from metad.store.log import quarantine
 from metad.store.log.header import FREE, LogHeader, log_path
-from metad.store.log.successor import read_ended, write_heir
+from metad.store.log.successor import read_ended, write_successor
 from metad.store.log.tail import Report, Tail, TailReader, entries_from
 from metad.store.log.writer import Footer, seal
 from metad.store.log_table import Allocation, LogTable, Row, State
@@ -155,7 +155,7 @@ class Recovery:
             self._report(f"log {number} was never finished; removing it")
             self._osio.unlink(path)
         else:
-            name = quarantine.put_away(self._osio, self._store, path)
+            name = quarantine.quarantine_file(self._osio, self._store, path)
             self._report(f"warning: nothing in log {number} verifies; it is quarantine/{name} now")
 
     def _why_rebuild(self, logs: dict[int, LogHeader], boot: str) -> str | None:
@@ -369,7 +369,7 @@ class Recovery:
         try:
             ended = read_ended(self._osio, fd, log, tail)
             given = self._numbers.take(log.generation)
-            heir = write_heir(self._osio, self._store, ended, given)
+            heir = write_successor(self._osio, self._store, ended, given)
         except (OSError, MetadError, log_files.LogBusyError) as error:
             self._report(f"warning: log {log.number}: its last group stays where it is: {error}")
             if given is not None:

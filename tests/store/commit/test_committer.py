@@ -280,7 +280,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
     from metad.store.commit.committer import Append, Committer
     from metad.store.ids import IdMaker
     from metad.store.log.record import Envelope, Recipient, pack_envelope
-    from metad.store.log_allocator import LogSettings, LogSource
+    from metad.store.log_allocator import LogAllocator, LogSettings
     from metad.store.log_table import LogTable
 
     class Loop:
@@ -308,7 +308,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
         kit.recover()
         kit.open_index()
         table = LogTable(kit.area, kit.semaphore, kit.area.process(0))
-        source = LogSource(
+        source = LogAllocator(
             kit.osio, kit.store, table, LogSettings(kit.size), kit.clock, kit.reports.append
         )
         source.start()

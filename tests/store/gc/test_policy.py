@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metad.store.gc.policy import OLDEST, SLACK, Taste, choose, has_garbage, next_generation
+from metad.store.gc.policy import OLDEST, SLACK, GcPolicy, choose, has_garbage, next_generation
 from metad.store.log_table import Row, State
 
 SIZE = 1000
@@ -16,7 +16,7 @@ def row(number: int, live: int, *, age: int = 100, generation: int = 0, state=St
 
 
 def chosen(*rows: Row, garbage: float = 0.5, older: float = 0.75, **more) -> int | None:
-    found = choose(rows, Taste(SIZE, garbage, older, more.pop("kept", {})), NOW, **more)
+    found = choose(rows, GcPolicy(SIZE, garbage, older, more.pop("kept", {})), NOW, **more)
     return found and found.number
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metad.store.index.lsm import Levels, Usage, pack_usage
+from metad.store.index.lsm import Lsm, Usage, pack_usage
 
 Model = dict[tuple[int, int], int]  # mailbox and id: octets
 BOUNDS = [(1,), (3,), (20,), (2, 7)]
@@ -31,20 +31,20 @@ def an_id(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def add(env: lmdb.Environment, levels: Levels, *entries: tuple[int, int, int]) -> None:
+def add(env: lmdb.Environment, levels: Lsm, *entries: tuple[int, int, int]) -> None:
     """Mailbox, id and octets of each."""
     with env.begin(write=True) as txn:
         levels.add(txn, [(box(m) + an_id(n), o.to_bytes(4, "big")) for m, n, o in entries])
 
 
-def remove(env: lmdb.Environment, levels: Levels, mailbox: int, *ids: int) -> set[int]:
+def remove(env: lmdb.Environment, levels: Lsm, mailbox: int, *ids: int) -> set[int]:
     with env.begin(write=True) as txn:
         gone = levels.remove(txn, box(mailbox), map(an_id, ids))
     assert len(set(gone)) == len(gone)
     return {int.from_bytes(each, "big") for each in gone}
 
 
-def rows_of(env: lmdb.Environment, levels: Levels) -> list[dict[bytes, bytes]]:
+def rows_of(env: lmdb.Environment, levels: Lsm) -> list[dict[bytes, bytes]]:
     """The rows of each level, of which each must have the usage of its own entries and no other."""
     with env.begin() as txn:
         found = [dict(txn.cursor(table)) for table in levels.tables]
@@ -59,7 +59,7 @@ def rows_of(env: lmdb.Environment, levels: Levels) -> list[dict[bytes, bytes]]:
     return found
 
 
-def compare(env: lmdb.Environment, levels: Levels, model: Model) -> None:
+def compare(env: lmdb.Environment, levels: Lsm, model: Model) -> None:
     """What the levels say is what the model says, and no entry is in two of them."""
     entries = [key for rows in rows_of(env, levels) for key in rows if len(key) == 20]
     assert sorted(entries) == sorted(box(m) + an_id(n) for m, n in model)
@@ -98,7 +98,7 @@ def test_the_levels_are_as_one_dict(
 ) -> None:
     model: Model = {}
     with lmdb.open(str(tmp_path_factory.mktemp("env")), max_dbs=8, sync=False) as env:
-        levels = Levels(env, bounds)
+        levels = Lsm(env, bounds)
         for what, value in work:
             if what == "add":
                 new = {(m, n): o for m, n, o in value if (m, n) not in model}
@@ -117,7 +117,7 @@ def test_the_levels_are_as_one_dict(
 
 
 def test_no_level_but_the_last_grows_much_beyond_its_bound(env: lmdb.Environment) -> None:
-    levels = Levels(env, (40, 200))
+    levels = Lsm(env, (40, 200))
     for number in range(1, 1500):
         add(env, levels, (number * 7919 % 331, number, 1))
         sizes = list(map(len, rows_of(env, levels)))
@@ -127,7 +127,7 @@ def test_no_level_but_the_last_grows_much_beyond_its_bound(env: lmdb.Environment
 
 
 def test_a_sweep_takes_the_oldest_of_a_large_mailbox_first(env: lmdb.Environment) -> None:
-    levels = Levels(env, (12,))
+    levels = Lsm(env, (12,))
     for number in range(1, 40):
         add(env, levels, (7, number, number))
     young, old = rows_of(env, levels)
@@ -137,7 +137,7 @@ def test_a_sweep_takes_the_oldest_of_a_large_mailbox_first(env: lmdb.Environment
 
 
 def test_mail_that_is_fetched_soon_never_leaves_the_youngest_level(env: lmdb.Environment) -> None:
-    levels = Levels(env, (50,))
+    levels = Lsm(env, (50,))
     for number in range(1, 400):
         add(env, levels, (number % 30, number, 1))
         if number > 20:
@@ -148,7 +148,7 @@ def test_mail_that_is_fetched_soon_never_leaves_the_youngest_level(env: lmdb.Env
 
 
 def test_a_transaction_that_fails_moves_nothing(env: lmdb.Environment) -> None:
-    levels = Levels(env, (6,))
+    levels = Lsm(env, (6,))
     for number in range(1, 6):
         add(env, levels, (number, number, 1))
     before = rows_of(env, levels)
@@ -169,7 +169,7 @@ def test_a_transaction_that_fails_moves_nothing(env: lmdb.Environment) -> None:
 
 
 def test_removing_what_is_not_there_writes_nothing(env: lmdb.Environment) -> None:
-    levels = Levels(env, (6,))
+    levels = Lsm(env, (6,))
     for number in range(1, 20):
         add(env, levels, (1, number, 1))
     before = env.info()["last_txnid"], rows_of(env, levels)
