@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metad.config import model as config_model
+from metad.config import parse as config_parse
 from metad.store.gc.copy import Tools
 from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.identity import open_store
@@ -76,7 +76,7 @@ def make_walks(
     file = data / "metad.toml"
     file.write_text(f'hostname = "mx.example"\n[users]\nexpiry = "{seconds}s"\n')
     return ExpiryScan(
-        data / "users", Policies(config_model.load(file, data, {})), tools, clock
+        data / "users", Policies(config_parse.load(file, data, {})), tools, clock
     ), survivors
 
 

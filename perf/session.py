@@ -29,7 +29,8 @@ from typing import Any, cast
 
 import posix_ipc
 
-from metad.config.model import Config, parse
+from metad.config.model import Config
+from metad.config.parse import parse
 from metad.sessions import listeners
 from metad.store.identity import open_or_make_store
 from metad.system.osio import Osio

@@ -13,7 +13,7 @@ import lmdb
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, become_owner, hub_options
-from metad.config.settings import show_size
+from metad.config.checks import show_size
 from metad.errors import CannotCreateError, OsError, UnavailableError
 from metad.store.backup.backup import Backup, Done, restore
 from metad.store.identity import open_store

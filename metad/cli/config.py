@@ -12,8 +12,9 @@ import click
 
 from metad import layers, limits
 from metad.cli.context import HubLocation, hub_options
-from metad.config.model import DEFAULT_LISTEN, SETTINGS, Config
-from metad.config.settings import Setting, show_duration, show_size, show_value
+from metad.config.checks import show_duration, show_size, show_value
+from metad.config.model import Config
+from metad.config.settings import DEFAULT_LISTEN, SETTINGS, Setting
 from metad.workers.memory import Bound, bound
 
 _SIZES = {

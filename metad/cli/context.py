@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import click
 
-from metad.config.model import Config, load
+from metad.config.model import Config
+from metad.config.parse import load
 from metad.errors import ConfigError, NotPermittedError, OsError, UnavailableError
 from metad.system.osio import Osio
 from metad.users.preload import preload

@@ -11,7 +11,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options
-from metad.config.settings import show_size
+from metad.config.checks import show_size
 from metad.control import Client
 
 ASK_SECONDS = 0.2

@@ -19,7 +19,7 @@ from metad import limits
 from metad.cli import tables
 from metad.cli.context import F, HubLocation, hub_options, may_start
 from metad.cli.launch import Launch, launch
-from metad.config.model import parse, read
+from metad.config.parse import parse, read
 from metad.control import Client, request
 from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError
 

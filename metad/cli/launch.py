@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from metad import nanny
 from metad.cli.context import HubLocation
-from metad.config.model import Config, read
+from metad.config.model import Config
+from metad.config.parse import read
 from metad.errors import EX_SOFTWARE, CannotCreateError, OsError, UsageError
 from metad.system import privileges, systemd
 from metad.system.pidfile import PidFile

@@ -20,7 +20,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options
-from metad.config.settings import domain
+from metad.config.checks import domain
 from metad.errors import DataError, UnavailableError
 from metad.tls import store as tls_store
 

@@ -1,36 +1,20 @@
-"""What a setting is: name, check, default and text in one object, and the checks themselves.
+"""Every setting of the configuration file: its check, its default and its text in one row.
 
 Rules of this file:
 
-* A check takes what TOML gave (str, int, bool, list …) and returns the value that the program
-  uses, or raises ValueError with the reason alone: the caller adds file, line and key.
-* A check never guesses: `true` is no number, "1_000" is no size, a name is no address.
-* The manual page and `metad config show --defaults` are generated from these objects.
+* `SETTINGS` is the whole list of keys.  metad.toml(5), `metad config show --defaults` and the
+  defaults of metad.config.model are made from it.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from metad import limits
-
-Check = Callable[[object], Any]
-
-_UNITS = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB, "TiB": 1024 * limits.GIB}
-_SIZE = re.compile(r"([0-9]{1,19}) ?(KiB|MiB|GiB|TiB|)", re.ASCII)
-_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
-_LAYER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
-# A FileDescriptorName of systemd.socket(5).
-_PASSED = re.compile(r"fd:[A-Za-z0-9_.@-]{1,255}", re.ASCII)
-# What sun_path holds, less its final NUL (unix(7)).
-_SUN_PATH = 107
+from metad.config import checks
+from metad.config.checks import Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,204 +35,249 @@ class Setting:
         return f"{self.table}.{self.name}" if self.table else self.name
 
 
-def text(value: object) -> str:
-    """A string of printable characters that is not empty."""
-    if not isinstance(value, str):
-        raise ValueError("must be a string")
-    if not value or not value.isprintable():
-        raise ValueError("must be a string of printable characters, not empty")
-    return value
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "", "hostname", checks.domain, None,
+        "The name in the greeting and in Received fields.  Default: the name of the machine.",
+    ),
+    Setting(
+        "", "user", checks.user, None,
+        "The system user that the hub runs as when root starts it.  Root cannot start a hub "
+        "without it.",
+    ),
+    Setting(
+        "", "data", checks.path, None,
+        "The directory of logs, index and users.  `--data` and METAD_DATA take precedence.  "
+        "Default: /var/lib/metad for root, otherwise $XDG_STATE_HOME/metad or "
+        "~/.local/state/metad.",
+    ),
+    Setting(
+        "", "chroot", checks.path, None,
+        "The directory that becomes the root directory of every process of the hub: the data "
+        "directory or one above it.  Requires a start by root, or CAP_SYS_CHROOT.",
+    ),
+    Setting(
+        "", "landlock", checks.boolean, True,
+        "Whether the processes give up access to all files outside the data directory, on "
+        "kernels with Landlock.  `metad status` shows what is in force.",
+    ),
+    Setting(
+        "listen", "protocol", checks.choice("smtp", "lmtp", "pop3"), None,
+        "The protocol spoken on this address.  Required.",
+    ),
+    Setting(
+        "listen", "address", checks.address, None,
+        'An IP address and a port ("0.0.0.0:25", "[::]:25"), a Unix socket ("unix:/PATH"), or '
+        '"fd:NAME" for sockets that systemd passes under this name.  Required.',
+    ),
+    Setting(
+        "listen", "tls", checks.choice("none", "starttls", "implicit"), "none",
+        "Whether the server offers TLS by STARTTLS or STLS, or the connection begins with TLS.",
+    ),
+    Setting(
+        "listen", "proxy", checks.boolean, False,
+        "Whether every connection begins with a PROXY header and comes from trusted_proxies.",
+    ),
+    Setting(
+        "listen", "trusted_proxies", checks.list_of(checks.network), [],
+        "The addresses and networks of the proxies.",
+    ),
+    Setting(
+        "store", "layer", checks.layer_name, "log",
+        'Where mail is stored.  "log": in logs of the hub.  "sort": in Maildirs for another '
+        'server.  "null": nowhere; mail is accepted and discarded, for benchmarks.  Or the name'
+        " of a layer of an installed package, whose own settings are in the table [layer].",
+    ),
+    Setting(
+        "store", "workers", checks.integer(1, limits.MAX_WORKERS), 2,
+        "The number of worker processes, each with its own log.  One per core is a good choice.",
+    ),
+    Setting(
+        "store", "log_size",
+        checks.size(limits.MIN_LOG_SIZE, limits.MAX_LOG_SIZE, limits.LOG_SIZE_STEP), "128MiB",
+        "The size of a log file.  A message can be at most a quarter of it.",
+    ),
+    Setting(
+        "store", "sync", checks.boolean, True,
+        "Whether mail is made durable before it is acknowledged.  false loses acknowledged mail"
+        " when the machine stops: for benchmarks only.",
+    ),
+    Setting(
+        "store", "align", checks.choice(512, 4096), 512,
+        "The number of bytes that the disk writes as a unit.  4096 for disks with sectors of "
+        "that size.",
+    ),
+    Setting(
+        "store", "size_limit", checks.size(limits.MIN_LOG_SIZE, 1 << 60), None,
+        "Maximum total size of all logs.  At the limit new mail is deferred (452).  Default: "
+        "the available disk space.",
+    ),
+    Setting(
+        "collector", "idle_load", checks.integer(0, 1_000_000), limits.IDLE_LOAD,
+        "The hub is idle while it handles fewer than this many messages per second.",
+    ),
+    Setting(
+        "collector", "idle_seconds", checks.integer(0, 86_400), limits.IDLE_SECONDS,
+        "How many seconds the hub must have been idle before the collector starts.",
+    ),
+    Setting(
+        "collector", "garbage", checks.integer(5, 99), limits.GARBAGE,
+        "The percentage of a log that must be garbage before an idle hub collects it.  Logs "
+        "with older mail need more.",
+    ),
+    Setting(
+        "collector", "low_space", checks.integer(1, 90), limits.LOW_SPACE,
+        "When the free share of the space for logs (size_limit, or the disk) falls below this "
+        "percentage, the collector also works under load.",
+    ),
+    Setting(
+        "collector", "enough_space", checks.integer(1, 95), limits.ENOUGH_SPACE,
+        "The percentage of free space at which collection under load ends.",
+    ),
+    Setting(
+        "limits", "message_size", checks.size(limits.MIN_MESSAGE_SIZE, limits.MAX_LOG_SIZE // 4),
+        "30MiB",
+        "The maximum message size, announced by SIZE.  At most a quarter of log_size; the "
+        "default is reduced to fit.",
+    ),
+    Setting(
+        "limits", "recipients", checks.integer(100, limits.MAX_RECIPIENTS), limits.RECIPIENTS,
+        "The maximum number of recipients of one transaction (RFC 5321 requires at least 100).",
+    ),
+    Setting(
+        "limits", "smtp_errors", checks.integer(1, 10_000), limits.SMTP_ERRORS,
+        "The number of errors after which the server ends an SMTP session.",
+    ),
+    Setting(
+        "limits", "command_line", checks.integer(1024, 65_536), limits.SMTP_COMMAND_LINE,
+        "The maximum length of an SMTP command line in bytes, including its line end.",
+    ),
+    Setting(
+        "limits", "connections", checks.integer(100, 1_000_000), limits.CONNECTIONS,
+        "The maximum number of simultaneous connections to the hub.  Above it clients get 421.",
+    ),
+    Setting(
+        "limits", "network_connections", checks.integer(1, 1_000_000),
+        limits.NETWORK_CONNECTIONS,
+        "The maximum number of simultaneous connections from one client address (IPv6: one "
+        "/64).",
+    ),
+    Setting(
+        "limits", "message_rate", checks.integer(0, 1_000_000), 0,
+        "The maximum number of messages per minute from one client address (IPv6: one /64).  0:"
+        " no limit.",
+    ),
+    Setting(
+        "limits", "memory", checks.size(limits.MIN_MEMORY, limits.MAX_MEMORY), "128MiB",
+        "Per-worker memory for client data.  Half buffers incoming messages (the excess spills "
+        "to unlinked temporary files); half bounds unread input and unsent output (the excess "
+        "disconnects the longest-blocked client).",
+    ),
+    Setting(
+        "limits", "heartbeat", checks.integer(1, 3600), limits.HEARTBEAT,
+        "The number of seconds without a heartbeat after which a worker counts as hung and is "
+        "replaced.",
+    ),
+    Setting(
+        "limits", "stop_deadline", checks.integer(1, 3600), limits.STOP_DEADLINE,
+        "The number of seconds that sessions have to finish their transactions when the hub "
+        "stops.",
+    ),
+    Setting(
+        "limits", "reload_deadline", checks.integer(1, 86_400), limits.RELOAD_DEADLINE,
+        "The number of seconds that sessions have to end by themselves after a reload, before "
+        "they are treated as at a stop.",
+    ),
+    Setting(
+        "smtp", "bare_line_ends", checks.choice("refuse", "repair"), "refuse",
+        'What to do with a message that has a bare CR or LF: "refuse" it with 550, or "repair" '
+        "it by making CR LF of each.",
+    ),
+    Setting(
+        "smtp", "repair_networks", checks.list_of(checks.network), [],
+        "Clients whose bare CR and LF are always repaired.",
+    ),
+    Setting(
+        "smtp", "clients", checks.list_of(checks.network), [],
+        "Networks that may connect to SMTP and LMTP, for a hub behind a filter.  Empty: all.",
+    ),
+    Setting(
+        "pop3", "plaintext", checks.choice("never", "loopback", "always"), "loopback",
+        'Where clients may send a password without TLS: "never", over "loopback", or "always".',
+    ),
+    Setting(
+        "pop3", "default_domain", checks.domain, None,
+        "The domain of a login name without one.  Default: none.",
+    ),
+    Setting(
+        "pop3", "scram", checks.choice("auto", "always", "never"), "auto",
+        'Whether SCRAM-SHA-256 is offered.  "auto": while every user who can log in has SCRAM '
+        "keys.",
+    ),
+    Setting(
+        "pop3", "login_delay", checks.integer(0, 86_400), 0,
+        "The minimum number of seconds between two logins of a user (LOGIN-DELAY, RFC 2449).  "
+        "0: none.",
+    ),
+    Setting(
+        "users", "scram_iterations",
+        checks.integer(limits.SCRAM_ITERATIONS, limits.MAX_SCRAM_ITERATIONS),
+        limits.SCRAM_ITERATIONS,
+        "The iteration count of new SCRAM keys (RFC 7677 requires at least 4096).  The first "
+        "login of each user after a start costs this much work.",
+    ),
+    Setting(
+        "users", "expiry", checks.duration(*limits.EXPIRY), 0,
+        'The age at which the collector deletes mail, such as "90d".  0: never.',
+    ),
+    Setting(
+        "quota", "size", checks.size(0, limits.MAX_QUOTA), 0,
+        'The maximum size of a mailbox, such as "1GiB", as POP3 counts it.  0: no limit.',
+    ),
+    Setting(
+        "quota", "messages", checks.integer(0, limits.MAX_QUOTA_MESSAGES), 0,
+        "The maximum number of messages in a mailbox.  0: no limit.",
+    ),
+    Setting(
+        "quota", "full", checks.choice("defer", "refuse"), "defer",
+        'The reply to mail for a full mailbox: "defer" (452) or "refuse" (552).',
+    ),
+    Setting(
+        "domain", "name", checks.domain, None,
+        "The domain whose accounts these settings are for.  Required.",
+    ),
+    Setting(
+        "domain", "quota", checks.size(0, limits.MAX_QUOTA), None,
+        "quota.size for this domain.",
+    ),
+    Setting(
+        "domain", "messages", checks.integer(0, limits.MAX_QUOTA_MESSAGES), None,
+        "quota.messages for this domain.",
+    ),
+    Setting(
+        "domain", "expiry", checks.duration(*limits.EXPIRY), None,
+        "users.expiry for this domain.",
+    ),
+    Setting(
+        "domain", "login_delay", checks.integer(0, 86_400), None,
+        "pop3.login_delay for this domain.",
+    ),
+)  # fmt: skip
 
+# What each setting is where the file does not have it, as the program uses it; "" for the top.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    table: {
+        one.name: None if one.default is None else one.check(one.default)
+        for one in SETTINGS
+        if one.table == table
+    }
+    for table in {one.table for one in SETTINGS}
+}
 
-def boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
+DEFAULT_LISTEN = (
+    {"protocol": "smtp", "address": "127.0.0.1:2525"},
+    {"protocol": "pop3", "address": "127.0.0.1:1110"},
+)
 
-
-def integer(low: int, high: int) -> Check:
-    """A whole number from `low` to `high`."""
-
-    def check(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError("must be a whole number")
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low:,} to {high:,}")
-        return value
-
-    return check
-
-
-def choice(*allowed: Any) -> Check:
-    def check(value: object) -> Any:
-        for one in allowed:
-            if type(value) is type(one) and value == one:
-                return one
-        raise ValueError("must be " + " or ".join(show_value(one) for one in allowed))
-
-    return check
-
-
-def size(low: int, high: int, multiple: int = 1) -> Check:
-    """Octets: a number, or a string of a number and KiB, MiB, GiB or TiB."""
-
-    def check(value: object) -> int:
-        octets = _octets(value)
-        if not low <= octets <= high:
-            raise ValueError(f"must be from {show_size(low)} to {show_size(high)}")
-        if octets % multiple:
-            raise ValueError(f"must be a multiple of {multiple:,} octets")
-        return octets
-
-    return check
-
-
-def _octets(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError('must be a size such as "128MiB" (KiB, MiB, GiB, TiB) or a number')
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def show_size(octets: int) -> str:
-    """The shortest exact form that `size` reads: 134217728 is 128MiB."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if octets and octets % _UNITS[unit] == 0:
-            return f"{octets // _UNITS[unit]}{unit}"
-    return str(octets)
-
-
-_SPANS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"([0-9]{1,9}) ?(s|min|h|d|w)", re.ASCII)
-
-
-def duration(low: int, high: int) -> Check:
-    """Seconds, of a string of a number and s, min, h, d or w; 0 is 0 without a unit."""
-
-    def check(value: object) -> int:
-        found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        zero = value == "0" or (value == 0 and not isinstance(value, bool))
-        if found is None and not zero:
-            raise ValueError('must be 0 or a time such as "30d" (s, min, h, d, w)')
-        seconds = int(found[1]) * _SPANS[found[2]] if found else 0
-        if seconds and not low <= seconds <= high:
-            raise ValueError(f"must be from {show_duration(low)} to {show_duration(high)}")
-        return seconds
-
-    return check
-
-
-def show_duration(seconds: int) -> str:
-    """The shortest exact form that `duration` reads: 86400 is 1d."""
-    for unit in ("w", "d", "h", "min"):
-        if seconds and seconds % _SPANS[unit] == 0:
-            return f"{seconds // _SPANS[unit]}{unit}"
-    return f"{seconds}s" if seconds else "0"
-
-
-def show_value(value: object) -> str:
-    """A string, number, truth or list of them as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(show_value, value)) + "]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def domain(value: object) -> str:
-    """A domain of letters, digits and hyphens, lower-cased (RFC 5321 2.3.5, RFC 1123 2.1)."""
-    name = text(value).lower()
-    if len(name) > limits.DOMAIN or not all(_LABEL.fullmatch(part) for part in name.split(".")):
-        raise ValueError("must be a domain name such as mx1.example.org")
-    return name
-
-
-def user(value: object) -> str:
-    """A name of a system user; whether it exists is asked when it is needed."""
-    name = text(value)
-    if not _USER.fullmatch(name):
-        raise ValueError("must be the name of a system user")
-    return name
-
-
-def path(value: object) -> Path:
-    """An absolute path: a daemon has no current directory that would mean anything."""
-    name = text(value)
-    if not name.startswith("/"):
-        raise ValueError("must be an absolute path")
-    return Path(name)
-
-
-def network(value: object) -> str:
-    """An IP address or a network in CIDR form."""
-    try:
-        return str(ipaddress.ip_network(text(value), strict=True))
-    except ValueError as error:
-        raise ValueError(f"must be an address or a network: {error}") from None
-
-
-def layer_name(value: object) -> str:
-    """The name of a layer, ours or an entry point's; whether it is there is asked later."""
-    name = text(value)
-    if not _LAYER.fullmatch(name):
-        raise ValueError("must be the name of a layer")
-    return name
-
-
-def list_of(check: Check) -> Check:
-    def check_all(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError("must be a list")
-        return tuple(check(one) for one in value)
-
-    return check_all
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: host and port, or the path of a unix socket, or neither: sockets handed
-    over under a name.  `text` is as given."""
-
-    text: str
-    host: str
-    port: int | None
-    path: str | None
-
-
-def address(value: object) -> Address:
-    """ "0.0.0.0:25", "[::]:25", "unix:/run/metad/lmtp", or "fd:NAME" for a socket of systemd's."""
-    given = text(value)
-    if _PASSED.fullmatch(given):
-        return Address(given, "", None, None)
-    if given.startswith("unix:"):
-        return _unix_address(given)
-    host, _, port = given.rpartition(":")
-    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
-        raise ValueError('must end in a port from 1 to 65535, as in "0.0.0.0:25"')
-    return Address(given, _ip(host), int(port), None)
-
-
-def _unix_address(given: str) -> Address:
-    name = given.removeprefix("unix:")
-    if not name.startswith("/"):
-        raise ValueError("a unix socket must have an absolute path")
-    if len(name.encode("utf-8", "surrogateescape")) > _SUN_PATH:
-        raise ValueError(f"the path of a unix socket has at most {_SUN_PATH} octets")
-    return Address(given, "", None, name)
-
-
-def _ip(host: str) -> str:
-    """The address alone.  Names are not looked up: a hub must start without a resolver."""
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        found = ipaddress.ip_address(host[1:-1] if bracketed else host)
-    except ValueError:
-        raise ValueError('must begin with an IP address, as in "0.0.0.0:25" or "[::]:25"') from None
-    if bracketed != (found.version == 6):
-        raise ValueError("an IPv6 address, and only that, stands in [brackets]")
-    return str(found)
+TABLES = ("store", "collector", "limits", "smtp", "pop3", "users", "quota")
+LISTS = ("listen", "domain")

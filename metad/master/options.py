@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metad import limits
-from metad.config.model import Config, parse
+from metad.config.model import Config
+from metad.config.parse import parse
 from metad.errors import ConfigError
 from metad.system.pidfile import PidFile
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from metad.config import model as config_model
+from metad.config import parse as config_parse
 from metad.control import Connection
 from metad.errors import MetadError
 from metad.listeners import close_all, rebind
@@ -62,7 +62,7 @@ class Reloading:
         """SIGHUP: nobody hands over a configuration, so it is read as this user."""
         given = self._hub.given
         try:
-            source, content = config_model.read(given.source)
+            source, content = config_parse.read(given.source)
             self.begin(Snapshot(content, str(source) if source else None), None, serving)
         except MetadError as error:
             hint = "; use metad reload" if given.chroot else ""

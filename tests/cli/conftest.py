@@ -14,7 +14,7 @@ from metad.control import ControlServer, socket_path
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """No configuration of the machine, no METAD_DATA of the caller."""
-    monkeypatch.setattr("metad.config.model.SYSTEM_FILE", tmp_path / "no-system.toml")
+    monkeypatch.setattr("metad.config.parse.SYSTEM_FILE", tmp_path / "no-system.toml")
     monkeypatch.delenv("METAD_DATA", raising=False)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from metad import limits
 from metad.config import model as config_model
+from metad.config import parse as config_parse
+from metad.config import settings as config_settings
 from metad.errors import EX_CONFIG
 
 FILE = """
@@ -37,22 +39,22 @@ def file(tmp_path):
 def test_what_is_shown_gives_the_same_configuration(run, file):
     code, out, _ = run("config", "show", "--config", file)
     assert code == 0
-    shown = config_model.parse(out, file, None, {"HOME": "/home/ann"})
-    assert shown == config_model.load(file, None, {})
+    shown = config_parse.parse(out, file, None, {"HOME": "/home/ann"})
+    assert shown == config_parse.load(file, None, {})
 
 
 def test_the_defaults_shown_are_the_defaults(run):
     code, out, _ = run("config", "show", "--defaults")
     assert code == 0
     environ = {"HOME": "/home/ann"}
-    assert config_model.parse(out, None, None, environ) == config_model.parse(
+    assert config_parse.parse(out, None, None, environ) == config_parse.parse(
         "", None, None, environ
     )
 
 
 def test_the_defaults_name_every_setting(run):
     _, out, _ = run("config", "show", "--defaults")
-    assert [s.name for s in config_model.SETTINGS if f"{s.name} =" not in out] == []
+    assert [s.name for s in config_settings.SETTINGS if f"{s.name} =" not in out] == []
 
 
 def test_the_memory_shown_is_what_is_enforced_and_follows_the_settings(run, file):
@@ -89,9 +91,9 @@ def test_the_configuration_is_shown_as_json_too(run, file):
 
 def test_every_field_of_the_configuration_is_a_setting():
     fields = {field.name for field in dataclasses.fields(config_model.StoreConfig)}
-    assert fields == {s.name for s in config_model.SETTINGS if s.table == "store"}
+    assert fields == {s.name for s in config_settings.SETTINGS if s.table == "store"}
     fields = {field.name for field in dataclasses.fields(config_model.Limits)}
-    assert fields == {s.name for s in config_model.SETTINGS if s.table == "limits"}
+    assert fields == {s.name for s in config_settings.SETTINGS if s.table == "limits"}
 
 
 def test_check_says_good(run, file):

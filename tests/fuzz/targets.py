@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from metad.config.model import parse
+from metad.config.parse import parse
 from metad.errors import ConfigError, DataError, Reply
 from metad.protocol import proxy, sasl, scram
 from metad.protocol.pop3.machine import (

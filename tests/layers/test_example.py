@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from metad import layers
-from metad.config.model import parse
+from metad.config.parse import parse
 from metad.errors import ConfigError
 from metad.layers.testing import Conformance
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metad.config.model import Config, parse
+from metad.config.model import Config
+from metad.config.parse import parse
 from metad.errors import ConfigError
 from metad.listeners import Bound, bind_all, close_all, listen_all, rebind
 from metad.master import reload_plan

@@ -3,7 +3,7 @@
 import pytest
 
 from metad import limits
-from metad.config.model import parse
+from metad.config.parse import parse
 from metad.errors import DataError, MailboxFullError, OverQuotaError
 from metad.layers.base import Usage
 from metad.users.account import Account, Policy

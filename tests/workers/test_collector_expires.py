@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.config import model as config_model
+from metad.config import parse as config_parse
 from metad.store.mailbox_locks import MailboxLocks
 from metad.system.shared_memory import Cell, ProcessRow
 from metad.users.account import Policy
@@ -61,7 +61,7 @@ def running(kit: StoreKit) -> Iterator[ProcessRow]:
     file = kit.data / "metad.toml"
     file.write_text('hostname = "mx.org"\n[store]\nlog_size = "1MiB"\n')
     row, asked = kit.area.process(ROW), kit.area.process(ASKED)
-    settings = config_model.load(file, kit.data, {})
+    settings = config_parse.load(file, kit.data, {})
     pid = os.fork()
     if pid == 0:
         code = 1

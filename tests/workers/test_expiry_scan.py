@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metad import limits
-from metad.config import model as config_model
+from metad.config import parse as config_parse
 from metad.errors import DataError, UnavailableError
 from metad.store.index.index import Usage
 from metad.store.mailbox_locks import MailboxLocks
@@ -43,7 +43,7 @@ class Hub:
     def read(self, settings: str) -> Policies:
         file = self.data / "metad.toml"
         file.write_text(f'hostname = "mx.org"\ndata = "{self.data}"\n{settings}')
-        return Policies(config_model.load(file, None, {}))
+        return Policies(config_parse.load(file, None, {}))
 
     def wait(self, seconds: float) -> None:
         """Time goes by, on both clocks."""

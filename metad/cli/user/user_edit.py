@@ -15,7 +15,7 @@ from metad.cli import tables
 from metad.cli.context import F, HubLocation, hub_options
 from metad.cli.mail.mailstore import usage_of
 from metad.cli.user.users import json_option, open_users, said, user
-from metad.config import settings
+from metad.config import checks
 from metad.errors import DataError, MetadError, NoSuchUserError, UsageError
 from metad.users import hashes
 from metad.users.account import MAX_COUNT, MAX_QUOTA, Account, Alias, Policy
@@ -30,7 +30,7 @@ _DEFAULT = "default"
 _COUNT = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
-def _option(name: str, metavar: str, check: settings.Check, text: str) -> Callable[[F], F]:
+def _option(name: str, metavar: str, check: checks.Check, text: str) -> Callable[[F], F]:
     def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
         if value is None or value == _DEFAULT:
             return value
@@ -51,10 +51,10 @@ def _count(value: object) -> int:
 @user.command("set")
 @click.argument("address")
 @hub_options
-@_option("--quota", "SIZE", settings.size(1, MAX_QUOTA), 'What it may hold, such as "1GiB".')
+@_option("--quota", "SIZE", checks.size(1, MAX_QUOTA), 'What it may hold, such as "1GiB".')
 @_option("--messages", "N", _count, "The most messages it may hold.")
-@_option("--expiry", "TIME", settings.duration(60, MAX_COUNT), 'How old its mail may get ("90d").')
-@_option("--login-delay", "TIME", settings.duration(1, 86_400), "Least time between two logins.")
+@_option("--expiry", "TIME", checks.duration(60, MAX_COUNT), 'How old its mail may get ("90d").')
+@_option("--login-delay", "TIME", checks.duration(1, 86_400), "Least time between two logins.")
 @click.option("--disable/--enable", "disabled", default=None, help="Take mail and logins, or not.")
 @json_option
 def set_user(
@@ -167,11 +167,11 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     octets, messages = facts["octets"], facts["messages"]
     shown["holds"] = None if octets is None else f"{messages:,} messages, {octets:,} octets"
     quota, most = facts["quota"], facts["quota_messages"]
-    shown["quota"] = bound("quota", quota, settings.show_size(quota), "none")
+    shown["quota"] = bound("quota", quota, checks.show_size(quota), "none")
     shown["quota of messages"] = bound("messages", most, f"{most:,}", "none")
     expiry, delay = facts["expiry"], facts["login_delay"]
-    shown["expiry"] = bound("expiry", expiry, settings.show_duration(expiry), "never")
-    shown["login delay"] = bound("login_delay", delay, settings.show_duration(delay), "none")
+    shown["expiry"] = bound("expiry", expiry, checks.show_duration(expiry), "never")
+    shown["login delay"] = bound("login_delay", delay, checks.show_duration(delay), "none")
     for name in ("last_login", "created"):
         shown[name.replace("_", " ")] = _date(facts[name])
     return shown | {"aliases": facts["aliases"]}

@@ -18,7 +18,7 @@ import click
 
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.user.users import iterations, json_option, open_users, print_array, user
-from metad.config import settings
+from metad.config import checks
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
 from metad.users import passwords
 from metad.users.account import Account
@@ -200,12 +200,12 @@ def _row(database: UserDatabase, account: Account, secrets: bool) -> dict[str, A
     policy = account.policy
     row: dict[str, Any] = {
         "address": account.address,
-        "quota": None if policy.quota is None else settings.show_size(policy.quota),
+        "quota": None if policy.quota is None else checks.show_size(policy.quota),
         "messages": policy.messages,
-        "expiry": None if policy.expiry is None else settings.show_duration(policy.expiry),
+        "expiry": None if policy.expiry is None else checks.show_duration(policy.expiry),
         "login_delay": None
         if policy.login_delay is None
-        else settings.show_duration(policy.login_delay),
+        else checks.show_duration(policy.login_delay),
         "disabled": account.disabled or None,
     }
     if secrets and account.has_password:

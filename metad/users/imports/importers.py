@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-from metad.config import settings
+from metad.config import checks
 from metad.errors import DataError, MetadError, OsError
 from metad.users.account import MAX_COUNT
 from metad.users.imports import import_entries
@@ -324,7 +324,7 @@ def _boolean(text: str) -> bool:
 
 
 def _size(text: str) -> int:
-    value: int = settings.size(0, 1 << 60)(text)
+    value: int = checks.size(0, 1 << 60)(text)
     return value
 
 
@@ -335,7 +335,7 @@ def _count(text: str) -> int:
 
 
 def _seconds(text: str) -> int:
-    value: int = settings.duration(1, MAX_COUNT)(text)
+    value: int = checks.duration(1, MAX_COUNT)(text)
     return value
 
 

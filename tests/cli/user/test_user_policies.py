@@ -103,7 +103,7 @@ def test_a_bad_configuration_does_not_hinder_who_adds_a_user(
 ):
     broken = tmp_path / "broken.toml"
     broken.write_text("nonsense = 1\n")
-    monkeypatch.setattr("metad.config.model.SYSTEM_FILE", broken)
+    monkeypatch.setattr("metad.config.parse.SYSTEM_FILE", broken)
     assert run("user", "add", "bob@x.org", "--no-password", "--data", data)[0] == 0
     assert run("user", "show", "bob@x.org", "--data", data)[0] == EX_CONFIG
 

@@ -1,0 +1,279 @@
+"""From a TOML file, the environment and the defaults to a configuration.
+
+Rules of this file:
+
+* Nothing is guessed and nothing is ignored: an unknown key and a value of the wrong kind are
+  refused with file, line where known, key and reason (exit 78).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pwd
+import re
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metad import limits
+from metad.config import checks
+from metad.config.line_numbers import find_line
+from metad.config.model import (
+    CollectorConfig,
+    Config,
+    DomainConfig,
+    Limits,
+    Listener,
+    Pop3Config,
+    QuotaConfig,
+    SmtpConfig,
+    StoreConfig,
+    UsersConfig,
+)
+from metad.config.settings import DEFAULT_LISTEN, LISTS, SETTINGS, TABLES, Setting
+from metad.errors import ConfigError
+
+SYSTEM_FILE = Path("/etc/metad/metad.toml")
+SMTP_PORT = 25
+SYSTEM_DATA = Path("/var/lib/metad")
+
+Fail = Callable[[str, str], ConfigError]
+
+
+def load(
+    path: Path | None = None,
+    data: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """The configuration from `path`, else from the system's file if there is one.
+
+    `data` goes before METAD_DATA, that before the file.  Raises ConfigError.
+    """
+    source, content = read(path)
+    return parse(content, source, data, environ)
+
+
+def read(path: Path | None = None) -> tuple[Path | None, str]:
+    """The file of `load` and its text; none and nothing if there is none.  Raises ConfigError."""
+    source = path or (SYSTEM_FILE if SYSTEM_FILE.exists() else None)
+    return source, _read(source) if source else ""
+
+
+def parse(
+    content: str,
+    source: Path | None = None,
+    data: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """As `load`, of the text of a file.  Raises ConfigError."""
+    try:
+        tree = tomllib.loads(content)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise _syntax_error(source, error) from None
+    fail = _failure(source, content)
+    _check_tables(tree, fail)
+    known = (*TABLES, *LISTS, "layer")
+    top = _values("", {k: v for k, v in tree.items() if k not in known}, "", fail)
+    tables = {name: _values(name, tree.get(name, {}), name, fail) for name in TABLES}
+    _bound_message_size(tables, tree, fail)
+    _check_space(tables, fail)
+    directory = data_directory(data, top["data"], environ)
+    if top["chroot"] is not None and not directory.is_relative_to(top["chroot"]):
+        raise fail("chroot", f"the data directory {directory} does not lie in it")
+    return Config(
+        hostname=top["hostname"] or machine_name(),
+        user=top["user"],
+        data=directory,
+        listen=_listeners(tree.get("listen", list(DEFAULT_LISTEN)), fail),
+        store=StoreConfig(**tables["store"]),
+        limits=Limits(**tables["limits"]),
+        smtp=SmtpConfig(**tables["smtp"]),
+        pop3=Pop3Config(**tables["pop3"]),
+        source=source,
+        chroot=top["chroot"],
+        landlock=top["landlock"],
+        users=UsersConfig(**tables["users"]),
+        quota=QuotaConfig(**tables["quota"]),
+        collector=CollectorConfig(**tables["collector"]),
+        domain=_domains(tree.get("domain", []), fail),
+        layer=tree.get("layer", {}),
+    )
+
+
+def machine_name() -> str:
+    """The machine's own name if it can stand in a greeting; no resolver is asked."""
+    try:
+        return str(checks.domain(socket.gethostname()))
+    except ValueError:
+        return "localhost"
+
+
+def data_directory(given: Path | None, in_file: Path | None, environ: Mapping[str, str]) -> Path:
+    """The data directory, absolute: as given, METAD_DATA, the file's, the user's default."""
+    named = given or environ.get("METAD_DATA") or in_file
+    if named:
+        return Path(named).absolute()
+    if os.geteuid() == 0:
+        return SYSTEM_DATA
+    state = environ.get("XDG_STATE_HOME", "")
+    # The XDG base directory specification: a relative path in it is to be ignored.
+    return Path(state if state.startswith("/") else f"{_home(environ)}/.local/state") / "metad"
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    home = environ.get("HOME", "")
+    if home.startswith("/"):
+        return home
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        raise ConfigError("no home directory: give --data DIR or METAD_DATA") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limits.CONFIG_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if len(content) > limits.CONFIG_FILE:
+        raise ConfigError(f"{path}: larger than {checks.show_size(limits.CONFIG_FILE)}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8") from None
+
+
+def _check_tables(tree: dict[str, Any], fail: Fail) -> None:
+    """Each table is a table, `listen` and `domain` lists of them."""
+    for name in (*TABLES, "layer"):
+        if not isinstance(tree.get(name, {}), dict):
+            raise fail(name, f"must be a table: [{name}]")
+    for name in LISTS:
+        given = tree.get(name, [])
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            raise fail(name, f"must be a list of tables: [[{name}]]")
+    if tree.get("listen") == []:
+        raise fail("listen", "must name at least one address")
+
+
+def _values(table: str, given: dict[str, Any], place: str, fail: Fail) -> dict[str, Any]:
+    """Every setting of `table`, checked; `place` is the table's name in errors."""
+    known = {setting.name: setting for setting in SETTINGS if setting.table == table}
+    prefix = f"{place}." if place else ""
+    for name in given:
+        if name not in known:
+            raise fail(prefix + name, _unknown(name, table, known))
+    return {name: _value(known[name], given, prefix + name, fail) for name in known}
+
+
+def _value(setting: Setting, given: dict[str, Any], key: str, fail: Fail) -> Any:
+    raw = given.get(setting.name, setting.default)
+    if raw is None:
+        return None
+    try:
+        return setting.check(raw)
+    except ValueError as error:
+        raise fail(key, str(error)) from None
+
+
+def _unknown(name: str, table: str, known: Mapping[str, Setting]) -> str:
+    tables = () if table else (*TABLES, *LISTS, "layer")
+    close = difflib.get_close_matches(name, [*known, *tables], 1)
+    return "unknown key" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _listeners(tables: list[dict[str, Any]], fail: Fail) -> tuple[Listener, ...]:
+    listeners: list[Listener] = []
+    for number, table in enumerate(tables, 1):
+        place = f"listen[{number}]"
+        values = _values("listen", table, place, fail)
+        for name in ("protocol", "address"):
+            if values[name] is None:
+                raise fail(place, f"{name} is missing")
+        listener = _listener(values, f"{place}.address", fail)
+        if any(_same_place(listener, other) for other in listeners):
+            raise fail(f"{place}.address", f"{listener.address} is listened on already")
+        listeners.append(listener)
+    return tuple(listeners)
+
+
+def _listener(values: dict[str, Any], key: str, fail: Fail) -> Listener:
+    where: checks.Address = values.pop("address")
+    if values["proxy"] and not values["trusted_proxies"] and where.path is None:
+        raise fail(key, "proxy = true needs trusted_proxies")
+    if values["trusted_proxies"] and not values["proxy"]:
+        raise fail(key, "trusted_proxies means nothing without proxy = true")
+    if values["protocol"] == "lmtp" and where.port == SMTP_PORT:
+        raise fail(key, "LMTP must not be on the port of SMTP (RFC 2033 section 5)")
+    return Listener(address=where.text, host=where.host, port=where.port, path=where.path, **values)
+
+
+def _domains(tables: list[dict[str, Any]], fail: Fail) -> tuple[DomainConfig, ...]:
+    found: dict[str, DomainConfig] = {}
+    for number, table in enumerate(tables, 1):
+        place = f"domain[{number}]"
+        one = DomainConfig(**_values("domain", table, place, fail))
+        if one.name is None:
+            raise fail(place, "name is missing")
+        if one.name in found:
+            raise fail(f"{place}.name", f"{one.name} has such a table already")
+        found[one.name] = one
+    return tuple(found.values())
+
+
+def _same_place(one: Listener, other: Listener) -> bool:
+    if one.port is None and one.path is None:  # handed over under a name
+        return one.address == other.address
+    return (one.host, one.port, one.path) == (other.host, other.port, other.path)
+
+
+def _bound_message_size(tables: dict[str, Any], tree: dict[str, Any], fail: Fail) -> None:
+    """A message may be a quarter of a log: the default gives way to that, a wish does not."""
+    quarter = tables["store"]["log_size"] // 4
+    if tables["limits"]["message_size"] <= quarter:
+        return
+    if "message_size" in tree.get("limits", {}):
+        most = checks.show_size(quarter)
+        raise fail("limits.message_size", f"at most a quarter of store.log_size, {most}")
+    tables["limits"]["message_size"] = quarter
+
+
+def _check_space(tables: dict[str, Any], fail: Fail) -> None:
+    """Room for each worker's logs and the collector's; marks in their order."""
+    store, collector = tables["store"], tables["collector"]
+    least = store["log_size"] * (2 * store["workers"] + limits.COLLECTOR_LOGS)
+    if store["size_limit"] is not None and store["size_limit"] < least:
+        shown = checks.show_size(least)
+        raise fail("store.size_limit", f"at least {shown} for these workers, of logs of this size")
+    if collector["enough_space"] <= collector["low_space"]:
+        raise fail("collector.enough_space", "must be more than collector.low_space")
+
+
+# --- Errors with their place ----------------------------------------------------------------------
+
+
+def _failure(source: Path | None, content: str) -> Fail:
+    """What makes the error for a key, with the file and the line where the key stands."""
+
+    def fail(key: str, reason: str) -> ConfigError:
+        line = find_line(content, key)
+        place = f"{source or 'configuration'}" + (f":{line}" if line else "")
+        # A key may hold anything, a newline too: an error is one line.
+        shown = key if key.isprintable() else repr(key)
+        return ConfigError(f"{place}: {shown}: {reason}")
+
+    return fail
+
+
+def _syntax_error(source: Path | None, error: Exception) -> ConfigError:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    place = f"{source or 'configuration'}"
+    found = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", reason)
+    if found:
+        place, reason = f"{place}:{found[1]}", reason[: found.start()]
+    return ConfigError(f"{place}: {reason}")
