@@ -1,16 +1,16 @@
-"""The nanny: all that ever runs as root, and only where ports below 1024 or a chroot are wanted.
+"""The nanny: the only process that keeps root, and only for ports below 1024 or a chroot.
 
     bind the ports -> make the data directory -> [fork -> become the user -> exec the master] -> ...
 
 Rules of this file:
 
-* It imports next to nothing, parses nothing but its own order, and never reads an octet that came
-  from a client, a mail or a socket.
-* Signals are blocked and waited for: no handler ever runs.  They stay blocked over the exec, so
-  that the master hears what comes too early, once it listens.
-* It ends when its master ends by its own will, and when the first one says by its exit code why it
-  cannot start.  Any other end is followed by another master, later each time; the bound sockets
-  stay open meanwhile.
+* It imports next to nothing, parses nothing but its own specification, and never reads a byte
+  from a client, a message or a socket.
+* Signals are blocked and waited for: no handler ever runs.  They stay blocked across the exec, so
+  that the master receives an early one as soon as it listens for signals.
+* It exits when its master exits deliberately, and when the first master reports by its exit code
+  why it cannot start.  After any other end it starts another master, with back-off; the bound
+  sockets stay open in the meantime.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from typing import NamedTuple
 
 from metad.errors import EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE, MetadError, OsError
 from metad.system import privileges, sockets
+from metad.system.backoff import Backoff
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 WAITED = (*STOPS, signal.SIGHUP, signal.SIGCHLD)
 LONG_LIFE_SECONDS = 60.0
-MOST_BACKOFF_SECONDS = 30.0
+BACKOFF = Backoff(0.1, 30.0)
 FIRST_SOCKET = 3  # sd_listen_fds(3)
 
 
 class Spec(NamedTuple):
-    """What a nanny is for, as JSON on its command line.  `keep`: capabilities of the master, whose
-    command `master` is; `listen`: host and port, each of `slots` sockets.  A descriptor that is to
-    survive lies above those of the sockets."""
+    """What a nanny does, as JSON on its command line.  `master`: the command of the master, which
+    keeps the capabilities `keep`; `listen`: hosts and ports, each with `slots` sockets.
+    Descriptors to be inherited lie above those of the sockets."""
 
     user: privileges.Identity
     keep: Sequence[int]
@@ -49,9 +50,9 @@ class Spec(NamedTuple):
 
 
 def bind(spec: Spec) -> int:
-    """Bind what was ordered, to descriptors from 3 on; how many.  Raises OsError."""
+    """Bind the addresses to descriptors from 3 on; how many there are.  Raises OsError."""
     wanted = range(FIRST_SOCKET, FIRST_SOCKET + len(spec.listen) * spec.slots)
-    os.closerange(wanted.start, wanted.stop)  # whatever came from whoever started us
+    os.closerange(wanted.start, wanted.stop)  # whatever the caller left open
     for host, port in spec.listen:
         try:
             for sock in sockets.bind_slots(host, port, spec.slots):
@@ -77,7 +78,10 @@ def start(spec: Spec, count: int) -> int:
 
 
 def wait_child(master: int) -> tuple[int, bool]:
-    """Wait for its end, pass signals on; exit code or negative signal, and whether it was told."""
+    """Wait for the master to end and pass signals on to it.
+
+    Its exit code or negative signal, and whether it was told to stop.
+    """
     told = False
     while True:
         number = signal.sigwait(WAITED)
@@ -90,7 +94,8 @@ def wait_child(master: int) -> tuple[int, bool]:
 
 def supervise(spec: Spec, count: int) -> int:
     """One master after another; the exit code of the last."""
-    delay, first = 0.0, True
+    failures, first = 0, True
+    delay = 0.0
     while (found := signal.sigtimedwait(WAITED, delay)) is None or found.si_signo not in STOPS:
         started = time.monotonic()
         try:
@@ -100,8 +105,9 @@ def supervise(spec: Spec, count: int) -> int:
         if told or code in (EX_OK, EX_TEMPFAIL) or (first and code >= EX_USAGE):
             return code if code >= 0 else EX_TEMPFAIL
         lived, first = time.monotonic() - started, False
-        delay = 0.1 if lived > LONG_LIFE_SECONDS else min(delay * 2 + 0.1, MOST_BACKOFF_SECONDS)
-        say(f"warning: the master ended ({code}); the next in {delay:.1f} s")
+        failures = 1 if lived > LONG_LIFE_SECONDS else failures + 1
+        delay = BACKOFF.delay(failures)
+        say(f"warning: the master died ({code}); starting another in {delay:.1f} s")
     return EX_OK
 
 

@@ -1,12 +1,12 @@
-"""The master's children: forked, listed, heard, reaped.
+"""The table of the master's children: fork, list, reap.
 
 Rules of this file:
 
-* A child has a row of shared memory from its fork until its death has been dealt with, and a pipe
-  for one word: that it is ready, or why it cannot be.
-* Signals are blocked over a fork, so that none gets lost between the master's handlers and the
+* A child has a row of shared memory from its fork until its death has been handled, and a pipe
+  for one message: that it is ready, or why it cannot start.
+* Signals are blocked across a fork, so that none is lost between the master's handlers and the
   child's own.
-* That a child is stopped (SIGSTOP) is known from waitpid, which works in a chroot without /proc.
+* waitpid reports that a child is stopped (SIGSTOP); this works in a chroot without /proc.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Main = Callable[[ProcessRow, ChildHandle], int]
 
 @dataclass(slots=True)
 class Child:
-    """A process of ours.  Times are monotonic seconds, 0 when it has not happened."""
+    """A child process.  Times are monotonic seconds, 0 if the event has not happened."""
 
     pid: int
     role: Role
@@ -41,8 +41,8 @@ class Child:
     generation: int = 0
     word_fd: int = -1
     ready: bool = False
-    trouble: str = ""
-    trouble_code: int = EX_SOFTWARE
+    boot_error: str = ""
+    boot_error_code: int = EX_SOFTWARE
     aborted: float = 0.0
     stopped: float = 0.0
     retired: float = 0.0
@@ -59,7 +59,7 @@ class Child:
 
 
 class ChildSpec(NamedTuple):
-    """A child to be: `places` are the directories it may keep, none: all."""
+    """How to make a child.  `places`: the directories it keeps under Landlock; none: all files."""
 
     role: Role
     slot: int
@@ -68,19 +68,19 @@ class ChildSpec(NamedTuple):
     generation: int = 0
 
 
-def _main(wanted: ChildSpec, row: ProcessRow, birth: ChildHandle) -> int:
-    row[Cell.LANDLOCK] = birth.landlock
-    return wanted.main(row, birth)
+def _main(spec: ChildSpec, row: ProcessRow, handle: ChildHandle) -> int:
+    row[Cell.LANDLOCK] = handle.landlock
+    return spec.main(row, handle)
 
 
 class ChildTable:
-    """All children of the master.  `close` is done in each of them after the fork."""
+    """All children of the master.  Each of them calls `close` after its fork."""
 
     def __init__(self, area: SharedArea, close: Callable[[], None]) -> None:
         self._area = area
         self._close = close
         self._children: dict[int, Child] = {}
-        # Rows of the dead whose logs are not recovered yet.
+        # Rows of dead processes whose logs have not been recovered yet.
         self.kept_rows: set[int] = set()
 
     def __iter__(self) -> Iterator[Child]:
@@ -95,16 +95,16 @@ class ChildTable:
     def free_rows(self) -> int:
         return sum(1 for _ in self._free_rows())
 
-    # -- birth
+    # -- fork
 
-    def fork(self, wanted: ChildSpec) -> Child:
-        """Raises OsError: no row, no descriptor or no process to be had."""
+    def fork(self, spec: ChildSpec) -> Child:
+        """Fork a child.  Raises OsError if there is no free row, descriptor or process."""
         row = next(self._free_rows(), None)
         if row is None:
-            raise OsError("no row of shared memory left for a process")
+            raise OsError("no free row in shared memory for another process")
         row.clear()
-        row[Cell.ROLE] = wanted.role
-        row[Cell.SLOT] = wanted.slot
+        row[Cell.ROLE] = spec.role
+        row[Cell.SLOT] = spec.slot
         row[Cell.HEARTBEAT] = time.monotonic_ns()
         parent = os.getpid()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -119,10 +119,10 @@ class ChildTable:
             if pid == 0:
                 row[Cell.PID] = os.getpid()
                 os.close(word_r)
-                birth = ChildHandle(
-                    parent, self._close_all, word_w, wanted.role.name.lower(), wanted.places
+                handle = ChildHandle(
+                    parent, self._close_all, word_w, spec.role.name.lower(), spec.places
                 )
-                run_child(birth, lambda: _main(wanted, row, birth))
+                run_child(handle, lambda: _main(spec, row, handle))
         except OSError as error:
             row.clear()
             raise OsError(f"cannot fork: {error.strerror}") from None
@@ -130,8 +130,8 @@ class ChildTable:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(word_w)
         row[Cell.PID] = pid
-        child = Child(pid, wanted.role, wanted.slot, row, time.monotonic())
-        child.generation = wanted.generation
+        child = Child(pid, spec.role, spec.slot, row, time.monotonic())
+        child.generation = spec.generation
         child.word_fd = word_r
         self._children[pid] = child
         return child
@@ -141,19 +141,19 @@ class ChildTable:
         return (row for row in map(self._area.process, range(PROCESSES)) if row.index not in used)
 
     def _close_all(self) -> None:
-        """In a child: what belongs to the master and to other children."""
+        """In a child: close what belongs to the master and to other children."""
         self._close()
         for child in self:
             if child.word_fd >= 0:
                 os.close(child.word_fd)
 
-    # -- words
+    # -- messages from children
 
     def pipes(self) -> dict[int, Child]:
         return {child.word_fd: child for child in self if child.word_fd >= 0}
 
     def hear(self, child: Child) -> None:
-        """Its word, or its end of the pipe is closed: it ended without one."""
+        """Read its message.  A pipe closed without one: the child ended without a reason."""
         word = b""
         with suppress(OSError):
             word = os.read(child.word_fd, _WORD)
@@ -162,19 +162,19 @@ class ChildTable:
             child.ready = True
         elif word:
             code, _, text = word[1:].decode("utf-8", "replace").partition(" ")
-            child.trouble = text or "no reason given"
-            child.trouble_code = int(code) if code.isascii() and code.isdigit() else EX_SOFTWARE
+            child.boot_error = text or "no reason given"
+            child.boot_error_code = int(code) if code.isascii() and code.isdigit() else EX_SOFTWARE
 
     def _hang_up(self, child: Child) -> None:
         if child.word_fd >= 0:
             os.close(child.word_fd)
             child.word_fd = -1
 
-    # -- death
+    # -- reaping
 
     def reap(self) -> Iterator[tuple[Child, int]]:
-        """Each child that died, with its exit code or the negative signal.  Its row is its still:
-        `release` it, or keep it in `kept_rows`.  Notes who is stopped and who goes on."""
+        """Each dead child with its exit code or negative signal.  It still owns its row: release
+        the row or add it to `kept_rows`.  Records which children are stopped or continued."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
@@ -196,7 +196,7 @@ class ChildTable:
                 yield child, os.waitstatus_to_exitcode(status)
 
     def kill_all(self) -> None:
-        """kill -9 and wait for every one."""
+        """Kill every child with SIGKILL and wait for it."""
         for child in self:
             child.signal(signal.SIGKILL)
         for child in self:

@@ -1,4 +1,4 @@
-"""The data directory of a hub that starts: whether it may be used, and the lock on it."""
+"""The data directory of a starting hub: its checks and its lock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOCK_SECONDS = 3.0
 
 
 def prepare_data(data: Path) -> None:
-    """Make it if need be.  Raises CannotCreateError (73), NotPermittedError (77)."""
+    """Create it if need be.  Raises CannotCreateError (73), NotPermittedError (77)."""
     os.umask(0o077)
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -29,10 +29,10 @@ def prepare_data(data: Path) -> None:
 
 
 def take_lock(data: Path) -> int:
-    """The lock that says "a hub lives here".  Its descriptor; every child inherits it.
+    """The lock that means "a hub runs here".  Its descriptor, which every child inherits.
 
-    Raises UnavailableError, naming the pid of the living hub.  A hub that was killed this moment
-    is given a little time to be gone.
+    Raises UnavailableError, naming the pid of the running hub.  A hub that was killed a moment ago
+    gets a little time to disappear.
     """
     path = data / "lock"
     try:
@@ -48,9 +48,9 @@ def take_lock(data: Path) -> int:
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             if time.monotonic() > deadline or _is_alive(pid):
                 os.close(fd)
-                raise UnavailableError(f"{data}: a hub runs here already, pid {pid}") from None
+                raise UnavailableError(f"{data}: a hub is already running, pid {pid}") from None
             select.select([], [], [], 0.05)
-    with suppress(OSError):  # only shown, and a full disk is no reason not to serve
+    with suppress(OSError):  # only shown; a full disk must not prevent a start
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd

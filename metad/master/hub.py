@@ -17,8 +17,8 @@ from metad.system.systemd import Notifier
 
 @dataclass(slots=True)
 class Hub:
-    """`given` is the configuration as its owner wrote it, `config` the same as seen from inside a
-    chroot.  `boot` is the machine's boot id."""
+    """`given`: the configuration as written; `config`: the same as seen from inside the chroot;
+    `boot`: the machine's boot id."""
 
     given: Config
     config: Config
@@ -33,5 +33,5 @@ class Hub:
 
     @property
     def has_logs(self) -> bool:
-        """Whether there is anything to recover and to collect."""
+        """Whether the layer has logs to recover and to collect."""
         return self.config.store.layer == "log"

@@ -1,12 +1,12 @@
-"""The master: forks, watches, replaces, reloads, drains.  One thread, no event loop.
+"""The master: spawns, watches, replaces, reloads, drains.  One thread, no event loop.
 
     RECOVERING -> STARTING -> SERVING -> DRAINING -> CLOSING -> ENDED
 
 Rules of this file:
 
-* Signal handlers do nothing: the wakeup descriptor wakes the poll loop, which looks.
-* The master opens neither the index nor the users; what must be opened is opened in children.
-* It reads no octet of a client.  It waits in one place, and never long.
+* Signal handlers do nothing: the wakeup descriptor wakes the poll loop, which reads the signals.
+* The master opens neither the index nor the users database; only children do.
+* It reads no byte from a mail client.  It waits in one place, and never for long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from metad.master.hub import Hub
 from metad.master.options import Snapshot
 from metad.master.recovery_jobs import RecoveryJobs
 from metad.master.reload import Reloading
-from metad.master.spawn import Births
+from metad.master.spawn import ChildSpecs
 from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
 from metad.master.worker_pool import Generation, WorkerPool
 from metad.store.log_table import LogTable
@@ -36,14 +36,14 @@ from metad.system.shared_memory import Role
 from metad.workers.child import SIGNALS, describe
 
 POLL_MILLISECONDS = 250
-# What children get beyond the stop deadline before they are killed.
+# How long children may pass the stop deadline before they are killed.
 STOP_GRACE_SECONDS = 5.0
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 EXTEND_SECONDS = 30.0
 
 
 class Phase(Enum):
-    """The names are those of the status."""
+    """Phases of a hub, by the names that `metad status` shows."""
 
     RECOVERING = "recovering"
     STARTING = "starting"
@@ -54,7 +54,7 @@ class Phase(Enum):
 
 
 class Master:
-    """A running hub's first process."""
+    """The life of a running hub."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -64,35 +64,35 @@ class Master:
         self._stop_deadline = 0.0
         self._extended = 0.0
         self._exit_code = EX_OK
-        self._clean = False  # whether the index will be all there when the last worker has ended
+        self._clean = False  # the index will be complete when the last worker has ended
         self._failure: MetadError | None = None
         self._announced = False
         self._job: Child | None = None  # the first recovery, or the closing of the index
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._family = ChildTable(hub.area, self._close_in_child)
-        self._births = births = Births(hub)
+        self._children = ChildTable(hub.area, self._close_in_child)
+        self._specs = specs = ChildSpecs(hub)
         first = Generation(1, hub.config, hub.bound)
-        self._crew = WorkerPool(self._family, first, births.worker, self._report)
-        self._aftercare = RecoveryJobs(self._family, births.recovery_of, self._report)
-        self._collecting = CollectorControl(self._family, hub.area, births.collector, self._report)
-        self._reloading = Reloading(hub, self._crew, self._reloaded, self._report)
-        self._watch = Watchdog(self._report)
+        self._pool = WorkerPool(self._children, first, specs.worker, self._report)
+        self._recovery_jobs = RecoveryJobs(self._children, specs.recovery_of, self._report)
+        self._collector = CollectorControl(self._children, hub.area, specs.collector, self._report)
+        self._reloading = Reloading(hub, self._pool, self._reloaded, self._report)
+        self._watchdog = Watchdog(self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
     def _report(self, text: str) -> None:
         self._hub.log.line("master", text)
 
-    # -- the whole life
+    # -- the main loop
 
     def run(self) -> int:
-        """Until it is stopped; the exit code.  Raises MetadError if it never got ready."""
+        """Run until stopped; the exit code.  Raises MetadError if the hub never became ready."""
         self._catch_signals()
         try:
             self._recover()
             while self._phase is not Phase.ENDED:
                 self._step()
         finally:
-            self._family.kill_all()
+            self._children.kill_all()
             signal.set_wakeup_fd(-1)
             for fd in (self._wake_r, self._wake_w):
                 os.close(fd)
@@ -111,17 +111,17 @@ class Master:
     def _step(self) -> None:
         """One turn of the loop."""
         now = time.monotonic()
-        for child, code in self._family.reap():
+        for child, code in self._children.reap():
             self._reap(child, code)
-        if self._phase in (Phase.STARTING, Phase.SERVING) and self._reloading.turn is None:
-            self._crew.manage(now)
+        if self._phase in (Phase.STARTING, Phase.SERVING) and self._reloading.change is None:
+            self._pool.manage(now)
         if self._phase in (Phase.STARTING, Phase.SERVING) and self._hub.has_logs:
-            self._collecting.manage(now)
+            self._collector.manage(now)
         if self._phase is not Phase.RECOVERING:
-            self._aftercare.manage(now)
-        self._watch.look(self._family, self._heartbeat())
-        self._semaphore_watch.look(self._family, now)
-        self._crew.end_overdue(self._retire_seconds(), now)
+            self._recovery_jobs.manage(now)
+        self._watchdog.look(self._children, self._heartbeat())
+        self._semaphore_watch.look(self._children, now)
+        self._pool.end_overdue(self._retire_seconds(), now)
         self._look_at_deadlines(now)
         self._reloading.advance(now)
         self._advance()
@@ -130,7 +130,7 @@ class Master:
             self._poll()
 
     def _heartbeat(self) -> float:
-        """The limit; one that ends writes its log's seal, with a heart that stands still."""
+        """The limit in seconds.  A draining worker writes its seal without a heartbeat."""
         limit = self._hub.config.limits.heartbeat
         return max(limit, BOOT_SECONDS) if self._phase is Phase.DRAINING else limit
 
@@ -140,26 +140,26 @@ class Master:
 
     def _look_at_deadlines(self, now: float) -> None:
         if self._phase is Phase.DRAINING and now > self._stop_deadline:
-            self._report("warning: drain deadline passed; killing what is left")
+            self._report("warning: drain deadline passed; killing the remaining processes")
             self._clean = False
             self._exit_code = EX_TEMPFAIL
-            self._family.kill_all()
+            self._children.kill_all()
 
     def _advance(self) -> None:
-        """From one phase to the next, when it is time."""
-        if self._phase is Phase.STARTING and self._crew.all_ready():
+        """Enter the next phase when its condition holds."""
+        if self._phase is Phase.STARTING and self._pool.all_ready():
             self._announce()
-        elif self._phase is Phase.DRAINING and not len(self._family):
+        elif self._phase is Phase.DRAINING and not len(self._children):
             self._close_index()
 
     def _reloaded(self) -> None:
-        """There is a new configuration in force, or the old one stays."""
-        self._collecting.renew(signal.SIGTERM)
+        """A reload has ended: a new configuration is in force, or the old one stays."""
+        self._collector.renew(signal.SIGTERM)
         if self._phase is Phase.SERVING:
             self._announce()
 
     def _announce(self) -> None:
-        """The hub is ready: told to whoever waits for it."""
+        """The hub is ready: tell the caller, systemd and the PID file."""
         self._phase = Phase.SERVING
         if not self._announced:
             self._announced = True
@@ -170,7 +170,7 @@ class Master:
                     print(f"listening {bound.listener.protocol} {bound.name}")  # noqa: T201
                 print("metad: ready", flush=True)  # noqa: T201
             options.ready()
-        status = f"serving with {len(self._crew.slots)} workers"
+        status = f"serving with {len(self._pool.slots)} workers"
         self._hub.notifier.ready(status, self._hub.options.nanny or os.getpid())
 
     def _notify(self, now: float) -> None:
@@ -183,7 +183,7 @@ class Master:
     # -- children
 
     def _close_in_child(self) -> None:
-        """What a child must not have."""
+        """Close what a child must not have."""
         self._control.close_descriptors()
         self._hub.notifier.close()
         os.close(self._wake_r)
@@ -194,25 +194,25 @@ class Master:
                 os.close(fd)
 
     def _recover(self) -> None:
-        """The first child, alone."""
+        """Start the recovery that runs first, alone."""
         if not self._hub.has_logs:
             self._hub.area.clock_offset = time.time_ns() - time.monotonic_ns()
             self._phase = Phase.STARTING
         else:
-            self._job = self._family.fork(self._births.first_recovery())
+            self._job = self._children.fork(self._specs.first_recovery())
 
     def _close_index(self) -> None:
-        """Note that the index is clean, if every worker ended as it should."""
+        """Record that the index is clean, if every worker ended properly."""
         self._phase = Phase.ENDED
-        if self._clean and not len(self._aftercare) and self._hub.has_logs:
+        if self._clean and not len(self._recovery_jobs) and self._hub.has_logs:
             try:
-                self._job = self._family.fork(self._births.closing())
+                self._job = self._children.fork(self._specs.closing())
                 self._phase = Phase.CLOSING
-            except OsError as error:  # then the next start sees to it
-                self._report(f"warning: the index is not noted as clean: {error}")
+            except OsError as error:  # the next start checks the index
+                self._report(f"warning: cannot record that the index is clean: {error}")
                 self._exit_code = EX_TEMPFAIL
 
-    # -- deaths
+    # -- dead children
 
     def _reap(self, child: Child, code: int) -> None:
         self._semaphore_watch.died(child)
@@ -227,13 +227,13 @@ class Master:
         self._release(child)
 
     def _helper_died(self, child: Child, code: int, now: float) -> bool:
-        """Whether it was one that somebody waits for or replaces."""
-        return self._collecting.died(child, code, now) or self._aftercare.died(child, code, now)
+        """Whether it was the collector or a recovery."""
+        return self._collector.died(child, code, now) or self._recovery_jobs.died(child, code, now)
 
     def _release(self, child: Child) -> None:
-        """Its row is free, unless logs in the table are still called by it."""
+        """Free its row, unless the log table still names it as an owner."""
         if self._table().owned_by(child.row.index):
-            self._aftercare.add(child)
+            self._recovery_jobs.add(child)
         else:
             child.row.clear()
 
@@ -252,27 +252,29 @@ class Master:
             self._fail(child, "recovery failed", code)
 
     def _worker_died(self, child: Child, code: int) -> None:
-        successor = child in self._crew.successors
+        successor = child in self._pool.successors
         stopping = self._phase is Phase.DRAINING
-        # One that was told to stop before it could listen has no mail: that is its quickest end.
+        # A worker stopped before it was ready has no mail: dying by the signal is a proper end.
         told = stopping and not child.ready and -code in (signal.SIGTERM, signal.SIGQUIT)
         code = 0 if told else code
         if stopping and code:
             self._clean = False
             self._exit_code = self._exit_code or EX_TEMPFAIL
-        self._crew.died(child, code, expected=stopping)
+        self._pool.died(child, code, expected=stopping)
         if successor:
-            self._reloading.failed(child.trouble or describe(code))
+            self._reloading.failed(child.boot_error or describe(code))
             return
-        hopeless = child.trouble or self._crew.cannot_begin(child.slot)
+        hopeless = child.boot_error or self._pool.cannot_begin(child.slot)
         if hopeless and self._phase is Phase.STARTING and not self._announced:
             self._fail(child, f"worker {child.slot} cannot start", code)
 
     def _fail(self, child: Child, what: str, code: int) -> None:
-        """The start has failed: end everything, and say why."""
-        why = child.trouble or describe(code)
+        """The start has failed: report why and stop."""
+        why = child.boot_error or describe(code)
         self._failure = MetadError(f"{what}: {why}")
-        self._failure.exit_code = child.trouble_code if child.trouble else max(code, EX_SOFTWARE)
+        self._failure.exit_code = (
+            child.boot_error_code if child.boot_error else max(code, EX_SOFTWARE)
+        )
         self._report(f"fatal: {self._failure}; stopping")
         self._exit_code = self._failure.exit_code
         self._stop(now=True)
@@ -280,7 +282,7 @@ class Master:
     # -- stopping
 
     def _stop(self, *, now: bool) -> None:
-        """Drain, or end at once.  A second call may only make it quicker."""
+        """Drain, or stop at once.  A second call can only make it quicker."""
         if self._phase in (Phase.CLOSING, Phase.ENDED):
             return
         if self._phase is not Phase.DRAINING:
@@ -290,17 +292,17 @@ class Master:
             self._stop_deadline = time.monotonic() + limits.stop_deadline + STOP_GRACE_SECONDS
         self._reloading.abandon(MetadError("the hub is stopping"))
         if self._job is not None:
-            self._job.signal(signal.SIGKILL)  # a recovery may be cut off anywhere
+            self._job.signal(signal.SIGKILL)  # a recovery may be killed at any point
         self._phase = Phase.DRAINING
-        for child in self._family:
+        for child in self._children:
             if child.role != Role.RECOVERY:
                 child.signal(signal.SIGQUIT if now else signal.SIGTERM)
 
     # -- waiting
 
     def _poll(self) -> None:
-        """Wait for a signal, a client of the control socket, a word of a child."""
-        pipes = self._family.pipes()
+        """Wait for a signal, a client of the control socket or a message from a child."""
+        pipes = self._children.pipes()
         poller = select.poll()
         for fd in (self._wake_r, *self._control.filenos(), *pipes):
             poller.register(fd, select.POLLIN)
@@ -310,7 +312,7 @@ class Master:
             if fd == self._wake_r:
                 self._signals()
             elif fd in pipes:
-                self._family.hear(pipes[fd])
+                self._children.hear(pipes[fd])
             elif fd == self._control.fileno():
                 self._control.accept()
             else:
@@ -342,9 +344,9 @@ class Master:
                 self._command(connection, request)
             except MetadError as error:
                 connection.reply_error(error)
-            except Exception as error:  # whoever asks must not end the hub by a bug of ours
+            except Exception as error:  # a bug must not let a command end the hub
                 self._report(f"warning: {request['command']}: {error!r}")
-                connection.reply_error(MetadError(f"a bug: {error!r}"))
+                connection.reply_error(MetadError(f"internal error: {error!r}"))
 
     def _command(self, connection: Connection, request: dict[str, Any]) -> None:
         command = request["command"]
@@ -357,17 +359,17 @@ class Master:
             snapshot = Snapshot.from_json(request)
             self._reloading.begin(snapshot, connection, self._phase is Phase.SERVING)
         elif command == "gc" and self._hub.has_logs:
-            connection.reply(self._collecting.ask(full=request.get("full") is True))
+            connection.reply(self._collector.ask(full=request.get("full") is True))
         elif command == "gc-progress" and self._hub.has_logs:
-            connection.reply(self._collecting.progress())
+            connection.reply(self._collector.progress())
         else:
             raise MetadError(f"unknown command {command!r}")
 
     def _status(self) -> dict[str, Any]:
-        state = "reloading" if self._reloading.turn else self._phase.value
+        state = "reloading" if self._reloading.change else self._phase.value
         return {
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._started, 1),
             "state": state,
-            **status.of_hub(self._hub, self._family, self._crew, self._table().rows()),
+            **status.of_hub(self._hub, self._children, self._pool, self._table().rows()),
         }

@@ -1,8 +1,7 @@
-"""How a hub is started, besides its configuration; and that as text, from one process to another.
+"""How a hub is started, apart from its configuration; and the configuration as text.
 
-A `Snapshot` is a configuration as it was read: a file's text and where it lies.  It goes from the
-caller of `metad reload` to the hub, and from the nanny to every master that it starts, whose user
-need not be allowed to read the file.
+A `Snapshot` is the text of a configuration file and its path.  `metad reload` sends it to the hub,
+and the nanny passes it to each master, whose user may not be allowed to read the file.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ class Snapshot(NamedTuple):
         """Raises ConfigError."""
         content, source = given.get("content"), given.get("source")
         if not isinstance(content, str) or not isinstance(source, str | None):
-            raise ConfigError("this is no configuration")
+            raise ConfigError("not a configuration")
         return cls(content, source)
 
 
 class SnapshotFile:
-    """A snapshot in a file without a name, so that the next master starts with the newest."""
+    """The latest snapshot in an unnamed file, which the next master starts with."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -72,7 +71,7 @@ class SnapshotFile:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`nanny` is the pid of the nanny above, 0 without; `ready` is called once, when it is so."""
+    """`nanny`: the pid of the nanny, or 0; `ready` is called once, when the hub is ready."""
 
     pid_file: PidFile = field(default_factory=PidFile)
     nanny: int = 0

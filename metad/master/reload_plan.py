@@ -1,13 +1,13 @@
-"""A reload: what a new configuration changes, what it cannot, and the change of generation.
+"""What a reload may change, and what needs a restart.
 
-    request -> plan -> bind what is new -> successors forked -> all ready -> they have the slots
-                                              |-> one fails, or takes too long -> all as before
+    request -> plan -> bind new addresses -> fork successors -> all ready -> they take the slots
+                                                |-> one fails or is too slow -> nothing changes
 
 Rules of this file:
 
-* Until the successors are ready the old workers serve; if they never are, nothing has changed and
-  the caller hears why.
-* What needs a restart keeps its old value, and is said.
+* The old workers serve until the successors are ready; if they never are, nothing has changed and
+  the client is told why.
+* A setting that needs a restart keeps its old value, and the reply names it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from metad.master.options import Snapshot
 from metad.master.worker_pool import Generation
 
 BOOT_SECONDS = 60.0
-# Key -> why it cannot be changed while the hub runs.
+# Key -> why it cannot change while the hub runs.
 FIXED = {
-    "data": "the hub lives in it",
-    "user": "it is this user",
-    "chroot": "its processes are in it",
-    "store.workers": "each has sockets of its own",
-    "store.layer": "mail lies in the old one",
+    "data": "the hub runs on it",
+    "user": "the hub runs as this user",
+    "chroot": "its processes run in it",
+    "store.workers": "each worker has its own sockets",
+    "store.layer": "mail is in the old layer",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`config` is what will be; keys that change; key -> reason of what needs a restart."""
+    """`config`: the result; `changed`: keys; `kept`: key -> why it needs a restart."""
 
     config: Config
     changed: list[str]
@@ -46,8 +46,8 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Turn:
-    """A change of generation under way."""
+class Change:
+    """A reload under way."""
 
     plan: Plan
     generation: Generation
@@ -57,8 +57,8 @@ class Turn:
     connection: Connection | None
     deadline: float
 
-    def give_up(self, error: MetadError) -> None:
-        """Nothing has changed."""
+    def fail(self, error: MetadError) -> None:
+        """Close what was bound and tell the client; nothing has changed."""
         close_all(self.fresh)
         if self.connection is not None:
             self.connection.reply_error(error)
@@ -77,7 +77,7 @@ class NotNowError(MetadError):
 
 
 def plan(old: Config, new: Config, bound: Sequence[Bound], may_bind: Callable[[int], bool]) -> Plan:
-    """`may_bind(port)`: whether this process could bind that port now."""
+    """What will be in force.  `may_bind(port)`: whether this process can bind that port now."""
     kept: dict[str, str] = {}
     wanted = _keep_fixed(old, new, kept)
     wanted = replace(wanted, listen=_listen(old, new, bound, may_bind, kept))
@@ -107,18 +107,18 @@ def _listen(
     may_bind: Callable[[int], bool],
     kept: dict[str, str],
 ) -> tuple[Listener, ...]:
-    """What can be listened on: sockets that were handed over stay, no privileged port comes."""
+    """The listeners that are possible: passed sockets stay, privileged ports cannot be added."""
     before = {one.address for one in old.listen}
     wanted: list[Listener] = []
     for listener in new.listen:
         if listener.address in before or _possible(listener, may_bind):
             wanted.append(listener)
         else:
-            kept[f"listen {listener.address}"] = "this port or socket comes with a start only"
+            kept[f"listen {listener.address}"] = "this port or socket can only be opened at a start"
     addresses = {one.address for one in wanted}
     for one in bound:
         if not one.ours and one.listener.address not in addresses:
-            kept[f"listen {one.listener.address}"] = "this socket goes with a stop only"
+            kept[f"listen {one.listener.address}"] = "this socket can only be closed at a stop"
             wanted.append(one.listener)
     return tuple(wanted)
 
@@ -128,7 +128,7 @@ def _possible(listener: Listener, may_bind: Callable[[int], bool]) -> bool:
 
 
 def _differences(old: Config, new: Config) -> set[str]:
-    """Keys whose values are not the same, with their table."""
+    """The keys whose values differ, with their table."""
     found: set[str] = set()
     for field in dataclasses.fields(old):
         found |= _different(field.name, getattr(old, field.name), getattr(new, field.name))
@@ -146,7 +146,7 @@ def _different(name: str, old: Any, new: Any) -> set[str]:
 
 
 def may_bind(port: int) -> bool:
-    """Whether an unprivileged process may, as the master is by now."""
+    """Whether an unprivileged process may bind it; the master is one by now."""
     try:
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "rb") as file:
             return port >= int(file.read())

@@ -1,12 +1,12 @@
-"""From a configuration to a running hub, in the order that leaves nothing half started.
+"""From a configuration to a running hub, in an order that leaves nothing half started.
 
-    [root: data directory, become the user] -> sockets handed over -> DATA/lock -> bind
+    [root: data directory, become the user] -> passed sockets -> DATA/lock -> bind
     -> notify socket, boot id -> shared memory -> chroot, no capabilities -> control socket
     -> listen -> Master
 
 Rules of this file:
 
-* Whatever fails raises one MetadError with its exit code, and what was made before is unmade.
+* A failure raises one MetadError with its exit code, and everything made before is undone.
 * Everything outside the chroot is opened before it.
 """
 
@@ -44,12 +44,12 @@ from metad.workers.child import SIGNALS
 
 
 def start(config: Config, options: Options | None = None) -> int:
-    """Run a hub until it is stopped; the exit code.  Raises MetadError if it does not get ready."""
+    """Run a hub until it is stopped; the exit code.  Raises MetadError if it never gets ready."""
     options = options or Options()
     preload()
     layers.check(config)
     with ExitStack() as stack:
-        # One that comes now is heard by the master's loop, so that what is made here is unmade.
+        # The master's loop handles a signal that arrives now, so that all of this is undone.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
         stack.callback(options.pid_file.remove)
@@ -69,8 +69,8 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(control.close)
         listen_all(bound)
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options)
-        # What is here now stays: no child that looks for garbage shall visit it, and so copy it.
-        # That was most of the time that a worker took to start.
+        # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy
+        # its pages.  That was most of the time that a worker took to start.
         gc.collect()
         gc.freeze()
         return Master(hub).run()
@@ -80,14 +80,14 @@ def _leave_root(config: Config) -> None:
     if config.user is None:
         raise ConfigError("user: not set; the hub does not run as root")
     if config.chroot is not None:
-        raise ConfigError("chroot: with sockets handed over, start the hub as its user")
+        raise ConfigError("chroot: with passed sockets, start the hub as its user")
     user = privileges.find_user(config.user)
     privileges.give_data_to(config.data, user)
     privileges.become(user)
 
 
 def _claim(config: Config, stack: ExitStack) -> list[Bound]:
-    """The data directory and the addresses are ours."""
+    """Claim the data directory and the addresses."""
     try:
         passed = passed_sockets()
     except ValueError as error:
@@ -100,7 +100,7 @@ def _claim(config: Config, stack: ExitStack) -> list[Bound]:
 
 
 def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_ipc.Semaphore]:
-    """The segment and its semaphore; those of a dead hub are removed: we hold DATA/lock."""
+    """The segment and its semaphore.  Holding DATA/lock, we remove those of a dead hub."""
     osio = Osio()
     store = open_or_make_store(osio, config.data)
     noted = config.data / "run" / "segment"
@@ -120,7 +120,7 @@ def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_
     except (OSError, posix_ipc.Error) as error:
         raise OsError(f"shared memory: {error}") from None
     if config.chroot is not None:
-        shared_memory.unlink(name)  # out of reach later; what is mapped stays
+        shared_memory.unlink(name)  # no name is reachable from the chroot; mappings stay valid
     return area, semaphore
 
 
@@ -130,7 +130,7 @@ def _forget(noted: Path) -> None:
 
 
 def _enter(config: Config) -> Config:
-    """Go into the chroot, drop every capability; the configuration as it is seen from there."""
+    """Enter the chroot and drop all capabilities; the configuration as seen from inside."""
     inner = config
     if config.chroot is not None:
         time.tzset()

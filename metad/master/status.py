@@ -1,4 +1,4 @@
-"""What `metad status` shows, put together from shared memory and what the master knows."""
+"""What `metad status` shows, from shared memory and the master's own state."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ TOTALS = {
     "deleted": Cell.DELETED,
     "damaged": Cell.DAMAGED,
 }
-# Figures of one process that mean nothing once it is dead.
+# Counters that mean nothing once their process is dead.
 PRESENT = (Cell.SMTP_OPEN, Cell.POP3_OPEN)
 
 
 def keep_figures(area: SharedArea, row: ProcessRow) -> None:
-    """Add a dead process's figures to those of all who were before."""
+    """Add the counters of a dead process to the totals of its predecessors."""
     total = area.process(MASTER_ROW)
     for cell in TOTALS.values():
         if cell not in PRESENT:
             total.add(cell, row[cell])
 
 
-def totals(area: SharedArea, family: ChildTable) -> dict[str, int]:
+def totals(area: SharedArea, children: ChildTable) -> dict[str, int]:
     before = area.process(MASTER_ROW)
-    rows = [child.row for child in family]
+    rows = [child.row for child in children]
     return {name: before[cell] + sum(row[cell] for row in rows) for name, cell in TOTALS.items()}
 
 
-def workers(crew: WorkerPool, owned: dict[int, list[int]]) -> list[dict[str, Any]]:
-    """A row per slot, then one per worker that still finishes; `owned`: logs by process row."""
+def workers(pool: WorkerPool, owned: dict[int, list[int]]) -> list[dict[str, Any]]:
+    """One entry per slot, then one per finishing worker.  `owned`: logs by process row."""
     found: list[dict[str, Any]] = []
-    for slot in crew.slots:
+    for slot in pool.slots:
         if slot.child is None:
             found.append({"slot": slot.number, "pid": 0, "state": "starting"})
         else:
             found.append(_worker(slot.child, owned))
-    return found + [_worker(child, owned) for child in crew.retired()]
+    return found + [_worker(child, owned) for child in pool.retired()]
 
 
 def _worker(child: Child, owned: dict[int, list[int]]) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def _worker(child: Child, owned: dict[int, list[int]]) -> dict[str, Any]:
     }
 
 
-def others(family: ChildTable) -> list[dict[str, Any]]:
-    """The children that are no workers."""
+def others(children: ChildTable) -> list[dict[str, Any]]:
+    """The children that are not workers."""
     return [
         {
             "role": child.role.name.lower(),
@@ -84,13 +84,13 @@ def others(family: ChildTable) -> list[dict[str, Any]]:
             "state": "stopped" if child.stopped else "working",
             "landlock": child.row[Cell.LANDLOCK],
         }
-        for child in family
+        for child in children
         if child.role != Role.WORKER
     ]
 
 
-def of_hub(hub: Hub, family: ChildTable, crew: WorkerPool, rows: list[Row]) -> dict[str, Any]:
-    """What is known of the whole; `rows` are those of the log table."""
+def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) -> dict[str, Any]:
+    """The whole status.  `rows`: those of the log table."""
     owned: dict[int, list[int]] = {}
     for row in rows:
         owned.setdefault(row.owner - 1, []).append(row.number)
@@ -98,21 +98,21 @@ def of_hub(hub: Hub, family: ChildTable, crew: WorkerPool, rows: list[Row]) -> d
     return {
         **({"nanny": hub.options.nanny} if hub.options.nanny else {}),
         "version": __version__,
-        "generation": crew.generation.number,
+        "generation": pool.generation.number,
         "config": str(given.source) if given.source else None,
         "data": str(given.data),
         "chroot": str(given.chroot) if given.chroot else None,
         "landlock": confinement(hub.config),
-        **totals(hub.area, family),
+        **totals(hub.area, children),
         "listen": [{"protocol": one.listener.protocol, "address": one.name} for one in hub.bound],
-        "workers": workers(crew, owned),
-        "processes": others(family),
+        "workers": workers(pool, owned),
+        "processes": others(children),
         "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
     }
 
 
 def confinement(config: Config) -> str:
-    """Whether the children are confined by it."""
+    """Whether Landlock confines the children."""
     found = landlock.version()
     if not config.landlock:
         return "off"

@@ -1,13 +1,14 @@
-"""Who hangs, and whom to kill for it.
+"""The watchdog: which children hang, and which of them to kill.
 
 Rules of this file:
 
-* Holders before waiters: who waits for the index's write lock is not hung, its holder may be.
-* SIGABRT, for its trace, only to a process that runs; one that is stopped could not answer, and
-  gets SIGKILL at once.
-* A master that was itself stopped, or could not run, has seen nobody's heartbeat meanwhile: the
-  limit counts from when it looks again.
-* Only monotonic time counts: no jump of the clock kills anybody.
+* Holders before waiters: a process that waits for the index's write lock is not hung; the holder
+  may be.
+* SIGABRT, which leaves a trace, goes only to a running process; a stopped one could not handle it
+  and gets SIGKILL at once.
+* A master that was itself stopped has seen no heartbeats in that time: the limit counts from when
+  it runs again.
+* Only monotonic time counts: a clock that jumps kills no process.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from metad.store import log_table
 from metad.system.shared_memory import Cell, Role, SharedArea
 
 ABORT_SECONDS = 2.0
-# Opening index and log of a large hub on a slow disk is no hang, nor is sealing the log at the
-# end, nor a long step of the collector: nobody waits for them.
+# Opening the index and log of a large hub on a slow disk may take this long, and so may sealing the
+# log at the end or a long step of the collector.  No client waits for these.
 BOOT_SECONDS = 30.0
-# The loop looks four times a second: more than this, and it did not run.
+# The loop runs four times a second: after a longer gap, it did not run.
 GAP_SECONDS = 2.0
-# Roles whose own loop moves the heartbeat.
+# Roles whose main loop updates the heartbeat.
 BEATING = (Role.WORKER, Role.COLLECTOR)
 Report = Callable[[str], None]
 
 
 class Watchdog:
-    """Looks at the children's cells; `clock` gives monotonic nanoseconds."""
+    """Checks the children's cells.  `clock`: monotonic nanoseconds."""
 
     def __init__(self, report: Report, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._report = report
@@ -42,7 +43,7 @@ class Watchdog:
         self._looked = self._since = clock()
 
     def look(self, children: Iterable[Child], limit: float) -> None:
-        """Kill whom it has to be; to be called often.  `limit`: seconds."""
+        """Kill the children that hang.  Call it often.  `limit`: seconds."""
         now = self._clock()
         if now - self._looked > GAP_SECONDS * 1e9:
             self._since = now
@@ -57,7 +58,7 @@ class Watchdog:
         for child in to_kill(hung):
             self._kill(child, now)
         if any(holds_index(child) for child in hung):
-            self._since = now  # who waited for it starts afresh
+            self._since = now  # those that waited for it start afresh
 
     def _hangs(self, child: Child, now: int, limit: float) -> bool:
         if child.stopped:
@@ -72,7 +73,7 @@ class Watchdog:
         return self._age(child.row[Cell.HEARTBEAT], now) > allowed
 
     def _age(self, then: int, now: int) -> float:
-        """Seconds since `then`, of which the master has been looking."""
+        """Seconds since `then` during which the master was running."""
         return (now - max(then, self._since)) / 1e9
 
     def _kill(self, child: Child, now: int) -> None:
@@ -83,7 +84,7 @@ class Watchdog:
         child.signal(signal.SIGKILL if child.stopped else signal.SIGABRT)
 
 
-IDLE, WAITING = 0, 1  # of Cell.INDEX_LOCK; more: the time since when it is held
+IDLE, WAITING = 0, 1  # of Cell.INDEX_LOCK; a larger value is the time since when it is held
 
 
 def holds_index(child: Child) -> bool:
@@ -91,8 +92,8 @@ def holds_index(child: Child) -> bool:
 
 
 def to_kill(hung: list[Child]) -> list[Child]:
-    """Of those that hang: the oldest holder alone; without one, those that wait for nobody; and
-    everybody if all wait (their holder did not come to say that it is one)."""
+    """Of the children that hang: only the oldest lock holder.  Without a holder, those that do not
+    wait for the lock.  If all of them are waiting, kill all: the holder was not yet recorded."""
     holders = [child for child in hung if holds_index(child)]
     if holders:
         return [min(holders, key=lambda child: child.row[Cell.INDEX_LOCK])]
@@ -100,7 +101,7 @@ def to_kill(hung: list[Child]) -> list[Child]:
 
 
 class SemaphoreWatch:
-    """Repairs the semaphore that a dead process took with it.  Only the master does."""
+    """Releases the semaphore if a process died holding it.  Only the master does this."""
 
     RETRY_SECONDS = 2.0
 
@@ -112,12 +113,15 @@ class SemaphoreWatch:
         self._next = 0.0
 
     def died(self, child: Child) -> None:
-        """To be told of every death, before its row is cleared."""
+        """Call this for each dead child, before its row is cleared."""
         if child.row[Cell.SEMAPHORE] != log_table.IDLE:
             self._suspect = True
 
     def look(self, children: Iterable[Child], now: float) -> None:
-        """`now`: monotonic seconds.  Waits a second at most, and only if a death was suspicious."""
+        """Repair it if need be.  `now`: monotonic seconds.
+
+        Waits at most a second, and only after a suspicious death.
+        """
         if not self._suspect or now < self._next:
             return
         self._next = now + self.RETRY_SECONDS
@@ -125,7 +129,7 @@ class SemaphoreWatch:
         if self._semaphore.value > 0:
             self._suspect = False
         elif any(child.stopped for child in living):
-            return  # what it was doing cannot be told; the heartbeat limit ends it
+            return  # it may hold the semaphore; the heartbeat limit will kill it
         elif log_table.repair(self._semaphore, self._area, [(c.row.index, c.pid) for c in living]):
-            self._report("warning: semaphore of a dead process released")
+            self._report("warning: released the semaphore of a dead process")
             self._suspect = False

@@ -1,13 +1,13 @@
-"""The workers: a slot for each, a generation that serves, older ones that finish their sessions.
+"""The workers: one per slot; the serving generation, and older ones that finish their sessions.
 
-    empty slot -> starting -> ready -> [reload: retired, its successor has the slot] -> dead
+    empty slot -> starting -> ready -> [reload: retired, its successor takes the slot] -> dead
 
 Rules of this file:
 
-* A slot's listening sockets are the slot's: every worker of it, of any generation, has them, so
-  no connection is ever refused by a change of worker.
-* A worker that dies is replaced at once; those that die soon after their start, later each time.
-* Two generations at most start or serve at a time; any number may still be finishing.
+* Listening sockets belong to the slot: each of its workers, of any generation, inherits them, so
+  that a change of worker never refuses a connection.
+* A worker that dies is replaced at once; one that dies soon after its start, with back-off.
+* At most two generations start or serve at a time; any number may still be finishing.
 """
 
 from __future__ import annotations
@@ -21,61 +21,57 @@ from metad.config.model import Config
 from metad.errors import MetadError, OsError
 from metad.listeners import Bound
 from metad.master.children import Child, ChildSpec, ChildTable
+from metad.system.backoff import Backoff
 from metad.system.shared_memory import Role
 from metad.workers.child import describe
 
 QUICK_DEATH_SECONDS = 5.0
-FIRST_BACKOFF_SECONDS = 0.2
-MOST_BACKOFF_SECONDS = 10.0
-HOPELESS_DEATHS = 4  # of the first workers, without a word: the last some 0.6 s after the first
-# What a finishing worker gets beyond its own deadlines before it is killed.
+BACKOFF = Backoff(0.2, 10.0)
+HOPELESS_DEATHS = 4  # of a first worker, without a reason: about 0.6 s from first to last
+# How long a finishing worker may pass its own deadlines before it is killed.
 GRACE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one worker: when the next may start, how often the last ones died quickly."""
+    """A place for one worker: when the next may start, and how many in a row died quickly.
+
+    Times are monotonic seconds.
+    """
 
     number: int
     child: Child | None = None
     not_before: float = 0.0
     quick_deaths: int = 0
 
+    def back_off(self, started: float, now: float) -> None:
+        """Its process, started then, has died: the first quick death costs no delay."""
+        quick = now - started < QUICK_DEATH_SECONDS
+        self.quick_deaths = self.quick_deaths + 1 if quick else 0
+        self.not_before = now + BACKOFF.delay(self.quick_deaths - 1)
+
 
 @dataclass(slots=True)
 class Generation:
-    """What the workers of one configuration have in common."""
+    """What all workers of one configuration share."""
 
     number: int
     config: Config
     bound: list[Bound]
 
 
-class BackOff:
-    """How long to wait with the successor of one that died.  Times are monotonic seconds."""
-
-    @staticmethod
-    def after(slot: Slot, started: float, now: float) -> None:
-        quick = now - started < QUICK_DEATH_SECONDS
-        slot.quick_deaths = slot.quick_deaths + 1 if quick else 0
-        delay = 0.0
-        if slot.quick_deaths > 1:
-            delay = min(FIRST_BACKOFF_SECONDS * 2 ** (slot.quick_deaths - 2), MOST_BACKOFF_SECONDS)
-        slot.not_before = now + delay
-
-
 class WorkerPool:
-    """`wanted(slot, generation)` says how a worker is made, `report(text)` writes the log."""
+    """`spec(slot, generation)`: how a worker is made; `report(text)` writes to the log."""
 
     def __init__(
         self,
-        family: ChildTable,
+        children: ChildTable,
         generation: Generation,
-        wanted: Callable[[int, Generation], ChildSpec],
+        spec: Callable[[int, Generation], ChildSpec],
         report: Callable[[str], None],
     ) -> None:
-        self._family = family
-        self._wanted = wanted
+        self._children = children
+        self._spec = spec
         self._report = report
         self.generation = generation
         self.slots = [Slot(number) for number in range(generation.config.store.workers)]
@@ -84,24 +80,24 @@ class WorkerPool:
     # -- serving
 
     def manage(self, now: float) -> None:
-        """Start a worker wherever one is missing and may start."""
+        """Start a worker in each empty slot whose back-off is over."""
         for slot in self.slots:
             if slot.child is None and now >= slot.not_before:
                 try:
-                    slot.child = self._family.fork(self._wanted(slot.number, self.generation))
+                    slot.child = self._children.fork(self._spec(slot.number, self.generation))
                 except OsError as error:
                     self._report(f"warning: worker {slot.number}: {error}")
-                    BackOff.after(slot, now, now)
+                    slot.back_off(now, now)
 
     def cannot_begin(self, slot: int) -> bool:
-        """Whether workers of that slot die as soon as they are born."""
+        """Whether the workers of that slot die as soon as they start."""
         return self.slots[slot].quick_deaths >= HOPELESS_DEATHS
 
     def all_ready(self) -> bool:
         return all(slot.child is not None and slot.child.ready for slot in self.slots)
 
     def died(self, child: Child, code: int, *, expected: bool) -> None:
-        """One of ours ended: `expected` if it was told to."""
+        """A worker ended.  `expected`: it was told to."""
         if child in self.successors:
             self.successors.remove(child)
         slot = self.slots[child.slot]
@@ -109,23 +105,23 @@ class WorkerPool:
             slot.child = None
         if child.killed or (code == 0 and (expected or child.retired)):
             return
-        why = f": {child.trouble}" if child.trouble else ""
+        why = f": {child.boot_error}" if child.boot_error else ""
         self._report(f"warning: {child.name} died: {describe(code)}{why}")
         if slot.child is None:
-            BackOff.after(slot, child.started, time.monotonic())
+            slot.back_off(child.started, time.monotonic())
 
     # -- a change of generation
 
     def spawn_generation(self, generation: Generation) -> None:
-        """Fork the next generation.  Raises OsError; then there is none."""
-        need = len(self.slots) + 2  # besides: a recovery, and whoever else
-        if self._family.free_rows() < need:
+        """Fork the next generation.  Raises OsError or TryAgainError; then there is none."""
+        need = len(self.slots) + 2  # and rows for a recovery and the collector
+        if self._children.free_rows() < need:
             self.signal_retired(signal.SIGTERM)
-            raise TryAgainError("earlier workers still finish their sessions; try again")
+            raise TryAgainError("workers of earlier generations are still finishing; try again")
         try:
             for slot in self.slots:
-                wanted = self._wanted(slot.number, generation)
-                self.successors.append(self._family.fork(wanted))
+                spec = self._spec(slot.number, generation)
+                self.successors.append(self._children.fork(spec))
         except OsError:
             self.kill_successors()
             raise
@@ -139,8 +135,8 @@ class WorkerPool:
             child.signal(signal.SIGKILL)
         self.successors.clear()
 
-    def succeed(self, generation: Generation) -> None:
-        """The successors take the slots; who had them finishes what it has begun."""
+    def promote_successors(self, generation: Generation) -> None:
+        """The successors take the slots; the old workers finish their sessions."""
         for slot in self.slots:
             old, slot.child = slot.child, self.successors[slot.number]
             slot.quick_deaths = 0
@@ -151,17 +147,17 @@ class WorkerPool:
         self.generation = generation
 
     def retired(self) -> list[Child]:
-        return [child for child in self._family.of(Role.WORKER) if child.retired]
+        return [child for child in self._children.of(Role.WORKER) if child.retired]
 
     def signal_retired(self, number: int) -> None:
         for child in self.retired():
             child.signal(number)
 
     def end_overdue(self, seconds: float, now: float) -> None:
-        """Kill who finishes for more than `seconds` and does not end by itself."""
+        """Kill each worker that has been finishing for more than `seconds`."""
         for child in self.retired():
             if now - child.retired > seconds + GRACE_SECONDS:
-                self._report(f"warning: {child.name} does not end: killing it")
+                self._report(f"warning: {child.name} did not finish in time: killing it")
                 child.signal(signal.SIGKILL)
 
 

@@ -2,11 +2,11 @@
 
 Rules of this file:
 
-* After the fork: signals reset, the wakeup descriptor dropped, `random` reseeded, what is not the
-  child's closed; then a watch on the parent's death, and a look whether it came before the watch;
-  then every file but those of its places is given up.
-* A child that cannot begin says why, in words, to the master; nothing is left to be guessed.
-* A child leaves by `os._exit`, with a code that says why.
+* After the fork: reset signals, drop the wakeup descriptor, ask to die with the parent and check
+  that it has not died already, close what is not the child's, reseed `random`; then give up all
+  files outside its places.
+* A child that cannot start tells the master why.
+* A child exits by `os._exit`, with a code that says why.
 """
 
 from __future__ import annotations
@@ -28,39 +28,38 @@ from metad.errors import EX_IOERR, EX_OK, EX_SOFTWARE, MetadError, OsError
 from metad.loglines import LogLines
 from metad.system import landlock, privileges
 
-# A child that cannot begin its work (no log, no index, no sockets): starting it again at once
-# would only loop.
+# A child cannot start (no log, no index, no sockets): starting another at once would only loop.
 EXIT_BOOT = 3
-# For people: what an exit code of ours means.
-EXIT_WORDS = {EX_OK: "done", EXIT_BOOT: "cannot begin", EX_SOFTWARE: "a bug", EX_IOERR: "I/O error"}
+# What our exit codes mean, for log lines.
+EXIT_WORDS = {EX_OK: "done", EXIT_BOOT: "cannot start", EX_SOFTWARE: "a bug", EX_IOERR: "I/O error"}
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGINT)
-_WORD = 4096  # octets of a last word: less than PIPE_BUF, so that it is one piece
+_WORD = 4096  # bytes of a message to the master: at most PIPE_BUF, so it is written whole
 
 
 @dataclass(slots=True)
 class ChildHandle:
-    """What a child is given at its fork: whom it serves, what to close, where its word goes."""
+    """What a child gets at its fork: its parent, what to close, and the pipe to the master."""
 
     parent: int
     close: Callable[[], None]
     word_fd: int
     name: str = "worker"
     places: Sequence[Path] = ()
-    said: bool = False
+    reported: bool = False
     landlock: int = 0
 
     def ready(self) -> None:
-        """Tell the master that this child is at work."""
-        self._say(b"R")
+        """Tell the master that this child is ready."""
+        self._report(b"R")
 
     def fail(self, error: BaseException, code: int) -> None:
-        """Tell the master why this child never will be."""
+        """Tell the master why this child cannot start."""
         text = str(error) if isinstance(error, MetadError) else f"{type(error).__name__}: {error}"
-        self._say(f"E{code} {text}".encode("utf-8", "replace")[:_WORD])
+        self._report(f"E{code} {text}".encode("utf-8", "replace")[:_WORD])
 
-    def _say(self, word: bytes) -> None:
-        if not self.said:
-            self.said = True
+    def _report(self, word: bytes) -> None:
+        if not self.reported:
+            self.reported = True
             with suppress(OSError):
                 os.write(self.word_fd, word)
                 os.close(self.word_fd)
@@ -73,20 +72,20 @@ def describe(code: int) -> str:
     return f"exit code {code} ({EXIT_WORDS.get(code, 'see the log')})"
 
 
-def run_child(birth: ChildHandle, main: Callable[[], int]) -> None:
+def run_child(handle: ChildHandle, main: Callable[[], int]) -> None:
     """The whole life of a forked child; never returns."""
     code = EX_SOFTWARE
     try:
-        _begin(birth)
+        _begin(handle)
         code = main()
     except (MetadError, OSError, lmdb.Error) as error:
-        code = EX_IOERR if birth.said else EXIT_BOOT
-        LogLines().line(birth.name, f"fatal: {error}")
-        birth.fail(error, error.exit_code if isinstance(error, MetadError) else EX_IOERR)
+        code = EX_IOERR if handle.reported else EXIT_BOOT
+        LogLines().line(handle.name, f"fatal: {error}")
+        handle.fail(error, error.exit_code if isinstance(error, MetadError) else EX_IOERR)
     except BaseException as error:
-        LogLines().line(birth.name, f"panic: {error!r}")
+        LogLines().line(handle.name, f"panic: {error!r}")
         traceback.print_exc()
-        birth.fail(error, EX_SOFTWARE)
+        handle.fail(error, EX_SOFTWARE)
     finally:
         with suppress(Exception):
             sys.stdout.flush()
@@ -94,19 +93,19 @@ def run_child(birth: ChildHandle, main: Callable[[], int]) -> None:
         os._exit(code)
 
 
-def _begin(birth: ChildHandle) -> None:
+def _begin(handle: ChildHandle) -> None:
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-    # The master blocked them over the fork: none is lost between its handlers and ours.
+    # The master blocked them across the fork, so that none was lost between its handlers and ours.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    if not privileges.die_with_parent(birth.parent, signal.SIGKILL):
+    if not privileges.die_with_parent(handle.parent, signal.SIGKILL):
         os._exit(EX_SOFTWARE)
     faulthandler.enable()
-    birth.close()
+    handle.close()
     random.seed()
-    if birth.places:
+    if handle.places:
         try:
-            birth.landlock = landlock.confine(birth.places)
+            handle.landlock = landlock.confine(handle.places)
         except OSError as error:
             raise OsError(f"landlock: {error.filename or ''} {error.strerror}") from None

@@ -132,7 +132,7 @@ def test_beside_a_hub_fsck_pins_the_logs(run, data, store, hub_lock):
 def test_beside_a_hub_nothing_is_changed(run, data, store, hub_lock, command):
     code, out, err = run(*command, "--data", data)
     assert (code, out) == (EX_UNAVAILABLE, "")
-    assert f"a hub runs here already, pid {os.getpid()}" in err
+    assert f"a hub is already running, pid {os.getpid()}" in err
 
 
 def test_while_fsck_works_no_hub_starts(run, data, store, monkeypatch):

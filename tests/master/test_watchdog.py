@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from metad.master.watchdog import BOOT_SECONDS, WAITING, Watchdog, to_kill
-from metad.master.worker_pool import MOST_BACKOFF_SECONDS, BackOff, Slot
+from metad.master.worker_pool import BACKOFF, Slot
 from metad.system.shared_memory import Cell, Role
 
 LIMIT = 30.0
@@ -164,10 +164,10 @@ def test_a_clock_that_stands_still_or_goes_back_kills_nobody(watch, clock):
 def test_the_first_death_costs_nothing_and_a_loop_ever_more():
     slot, delays = Slot(0), []
     for _ in range(12):
-        BackOff.after(slot, started=100.0, now=101.0)
+        slot.back_off(started=100.0, now=101.0)
         delays.append(slot.not_before - 101.0)
     assert delays[0] == 0.0
     assert delays == sorted(delays)
-    assert delays[-1] == MOST_BACKOFF_SECONDS
-    BackOff.after(slot, started=100.0, now=500.0)
+    assert delays[-1] == BACKOFF.longest
+    slot.back_off(started=100.0, now=500.0)
     assert slot.not_before == 500.0

@@ -102,7 +102,7 @@ def test_a_killed_recovery_is_tried_again_until_the_mail_is_there(live):
             assert recovery(again) != recovery(facts)
         live.whole(victim)
     load.check()
-    assert "not recovered yet: killed by SIGKILL" in live.log.read_text()
+    assert "failed: killed by SIGKILL" in live.log.read_text()
 
 
 def test_a_stopped_recovery_is_killed_and_tried_again():
@@ -141,7 +141,7 @@ def test_a_fork_that_fails_at_the_end_costs_the_next_start_a_recovery_and_no_mai
     master = live.process.pid
     limit_processes(master, (1, 1))
     assert live.stop() == 75
-    assert "the index is not noted as clean: cannot fork" in live.log.read_text()
+    assert "cannot record that the index is clean: cannot fork" in live.log.read_text()
     live.start()
     load.check()
 
@@ -170,8 +170,8 @@ def test_a_worker_that_cannot_begin_again_is_tried_until_it_can(sabotaged):
             (live.data / "boot").touch()
             strike(victim)
             live.until(
-                lambda _: live.log.read_text().count("cannot begin): sabotage: no room") > 1,
-                "two successors that cannot begin",
+                lambda _: live.log.read_text().count("cannot start): sabotage: no room") > 1,
+                "two successors that cannot start",
             )
             assert live.worker_pids()[1] == other
             (live.data / "boot").unlink()

@@ -194,9 +194,9 @@ def test_a_hub_does_not_become_root_or_nobody_at_all():
 
 def test_the_word_of_a_child_is_said_once():
     reader, writer = os.pipe()
-    birth = ChildHandle(0, lambda: None, writer)
-    birth.fail(OsError("no room"), 71)
-    birth.ready()
+    handle = ChildHandle(0, lambda: None, writer)
+    handle.fail(OsError("no room"), 71)
+    handle.ready()
     with open(reader) as file:
         assert file.read() == "E71 no room"
 
@@ -205,8 +205,8 @@ def test_the_word_of_a_child_is_said_once():
 def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
     """A child may be broken, or broken into."""
 
-    def main(row: object, birth: ChildHandle) -> int:
-        os.write(birth.word_fd, word)
+    def main(row: object, handle: ChildHandle) -> int:
+        os.write(handle.word_fd, word)
         return 0
 
     name = f"/metad-test-{os.getpid()}"
@@ -217,8 +217,8 @@ def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert list(family.reap()) == [(child, 0)]
     assert not child.ready
-    assert child.trouble
-    assert child.trouble_code in (70, 71)
+    assert child.boot_error
+    assert child.boot_error_code in (70, 71)
 
 
 def test_a_lock_is_taken_even_where_no_pid_can_be_written(tmp_path):
@@ -233,7 +233,7 @@ def test_a_lock_is_taken_even_where_no_pid_can_be_written(tmp_path):
 
 def test_exit_codes_are_described_for_people():
     assert describe(-9) == "killed by SIGKILL"
-    assert describe(EXIT_BOOT) == "exit code 3 (cannot begin)"
+    assert describe(EXIT_BOOT) == "exit code 3 (cannot start)"
     assert describe(55) == "exit code 55 (see the log)"
 
 

@@ -43,7 +43,7 @@ def test_a_status_of_a_table_that_makes_no_sense_does_not_end_the_hub(hub):
     area = SharedArea.attach(segment(hub))
     states = area.log_cells()
     kept, states[shared_memory.LOG_CELLS] = states[shared_memory.LOG_CELLS], 77
-    with pytest.raises(MetadError, match="a bug: ValueError"):
+    with pytest.raises(MetadError, match="internal error: ValueError"):
         request(hub.data, "status")
     states[shared_memory.LOG_CELLS] = kept
     assert request(hub.data, "status")["state"] == "serving"

@@ -47,7 +47,7 @@ def test_a_second_hub_on_the_directory_is_refused_with_the_pid_of_the_first():
         code, said = refused(live)
         assert code == 69
         assert (
-            said == f"metad: fatal: {live.data}: a hub runs here already, pid {live.process.pid}\n"
+            said == f"metad: fatal: {live.data}: a hub is already running, pid {live.process.pid}\n"
         )
         deliver(live, message(), "alice")
 
@@ -173,7 +173,7 @@ def test_a_detached_start_that_is_refused_says_why_and_has_the_exit_code():
     with LiveHub() as live:
         done = live.run("start", "--detach", check=False)
         assert done.returncode == 69
-        assert f"a hub runs here already, pid {live.process.pid}" in done.stderr
+        assert f"a hub is already running, pid {live.process.pid}" in done.stderr
 
 
 def test_a_detached_start_that_is_killed_before_it_is_ready_has_failed(sabotaged):
