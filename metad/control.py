@@ -1,13 +1,13 @@
-"""The control socket DATA/run/control: what makes a running hub act, from the command line.
+"""The control socket DATA/run/control, by which commands make a running hub act.
 
 Rules of this file:
 
 * One request and one reply are one line of JSON each: {"command": "stop", "now": false} and
   {"ok": true, …} or {"ok": false, "error": "…", "exit_code": 64}.
-* The peer is the owner of the hub or root, by SO_PEERCRED: anybody else is closed upon at once.
-* The hub's half never blocks: sockets are non-blocking, lines and clients bounded, and a client
-  that does not read what it asked for is dropped.
-* A client closed by the hub's end sees it: that is how `stop` knows that the hub is gone.
+* The peer is the hub's owner or root, by SO_PEERCRED; other connections are closed at once.
+* The hub's half never blocks: sockets are non-blocking, lines and clients are bounded, and a client
+  that does not read its reply is dropped.
+* When the hub exits, its clients see the connection close: so `stop` knows that the hub is gone.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Connection:
         return bool(self._output)
 
     def feed(self) -> list[dict[str, Any]]:
-        """The requests that have come whole; `closed` is set when the client is done with.
+        """The complete requests; `closed` is set when the connection has ended.
 
-        A line that is no request is answered with an error and gives nothing.
+        A line that is not a request gets an error and yields nothing.
         """
         try:
             data = self.sock.recv(_READ)
@@ -97,20 +97,20 @@ class Connection:
             return None
         request = _decoded(line)
         if request is None or not isinstance(request.get("command"), str):
-            self._end("this is no request")
+            self._end("not a request")
             return None
         return request
 
     def reply(self, reply: dict[str, Any]) -> None:
-        """Queue {"ok": true, **reply} unless it says otherwise, and send what can be sent."""
+        """Queue {"ok": true, **reply}, where `reply` may override "ok", and send what it can."""
         self._send({"ok": True} | reply)
 
     def reply_error(self, error: MetadError) -> None:
-        """Queue a refusal; the command ends with the error's text and exit code."""
+        """Queue an error; the command exits with its text and exit code."""
         self._send({"ok": False, "error": str(error), "exit_code": error.exit_code})
 
     def flush(self) -> None:
-        """Send what can be sent without waiting."""
+        """Send as much as possible without waiting."""
         while self._output and not self.closed:
             try:
                 sent = self.sock.send(self._output)
@@ -150,9 +150,9 @@ class ControlServer:
     """
 
     def __init__(self, path: Path, owner: int | None = None) -> None:
-        """Listen at `path`; a socket left by a dead hub is replaced: the caller holds DATA/lock.
+        """Listen at `path`.  The caller holds DATA/lock, so a socket that exists is a dead hub's.
 
-        `owner` is the uid that may ask, besides root; this process's unless given.
+        `owner`: the uid that is allowed besides root; by default that of this process.
         Raises OsError.
         """
         self.path = path
@@ -189,7 +189,7 @@ class ControlServer:
         return self.connections.get(fd)
 
     def accept(self) -> Connection | None:
-        """The next client; None if there is none, it may not ask, or too many are here."""
+        """The next client; None if there is none, it is not allowed, or there are too many."""
         try:
             sock, _ = self._sock.accept()
         except OSError:
@@ -210,13 +210,13 @@ class ControlServer:
         self.connections = {fd: one for fd, one in self.connections.items() if not one.closed}
 
     def close(self) -> None:
-        """Close everything; the clients see it.  The path goes, so that nobody asks in vain."""
+        """Close everything, which the clients see, and remove the path."""
         with contextlib.suppress(OSError):
             self.path.unlink()
         self.close_descriptors()
 
     def close_descriptors(self) -> None:
-        """For a forked child: what it inherited is closed, the hub's socket stays."""
+        """For a forked child: close what it inherited; the hub's socket stays."""
         for connection in self.connections.values():
             connection.close()
         self.connections.clear()
@@ -233,7 +233,7 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 class Client:
-    """A connection to a running hub.  Raises UnavailableError if none runs."""
+    """A connection to a running hub.  Raises UnavailableError if there is none."""
 
     def __init__(self, data: Path, timeout: float = limits.CONTROL_TIMEOUT) -> None:
         self._timeout = timeout
@@ -242,7 +242,7 @@ class Client:
             self._connect(socket_path(data))
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             self._sock.close()
-            raise UnavailableError(f"no hub runs on {data}") from None
+            raise UnavailableError(f"no hub is running on {data}") from None
         except PermissionError:
             self._sock.close()
             raise NotPermittedError(f"{data}: only its owner and root may do that") from None
@@ -263,7 +263,7 @@ class Client:
         self._sock.close()
 
     def request(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """The hub's reply.  Raises what the hub says is wrong, with its exit code."""
+        """The hub's reply.  Raises the hub's error with its exit code."""
         line = json.dumps({"command": command} | arguments).encode() + b"\n"
         deadline = time.monotonic() + self._timeout
         try:
@@ -275,13 +275,13 @@ class Client:
             raise UnavailableError(f"the hub closed the connection: {error.strerror}") from None
         reply = _decoded(answer)
         if reply is None:
-            raise UnavailableError("the hub's answer is not to be understood")
+            raise UnavailableError("the hub sent an unintelligible reply")
         if not reply.get("ok"):
             raise _refusal(reply)
         return reply
 
     def wait_closed(self, seconds: float) -> bool:
-        """Whether the hub's end closed the connection within `seconds`; it does when it ends."""
+        """Whether the hub closed the connection within `seconds`, as it does when it exits."""
         deadline = time.monotonic() + seconds
         try:
             while (left := deadline - time.monotonic()) > 0:
@@ -303,7 +303,7 @@ class Client:
             self._sock.settimeout(left)
             data = self._sock.recv(_READ)
             if not data or len(self._input) > limits.CONTROL_REPLY:
-                raise UnavailableError("the hub closed the connection without an answer")
+                raise UnavailableError("the hub closed the connection without a reply")
             self._input += data
         line, _, rest = bytes(self._input).partition(b"\n")
         self._input = bytearray(rest)
@@ -313,7 +313,7 @@ class Client:
 def request(
     data: Path, command: str, timeout: float = limits.CONTROL_TIMEOUT, **arguments: Any
 ) -> dict[str, Any]:
-    """Ask the hub that lives in `data`.  Raises UnavailableError if none runs there."""
+    """Send a request to the hub on `data`.  Raises UnavailableError if none is running."""
     with Client(data, timeout) as client:
         return client.request(command, **arguments)
 

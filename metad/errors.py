@@ -1,9 +1,9 @@
-"""The one error tree, and the replies that its errors deserve.
+"""The one error tree, and the SMTP and POP3 reply of each error.
 
 Rules of this file:
 
 * Every error that can reach a client carries its SMTP reply and its POP3 response.
-* `ours` says whose fault it is: True for the hub (disk, index), False for the client.
+* `ours`: True if the hub is at fault (disk, index), False if the client is.
 * Every error that can end a command carries its exit code (sysexits.h).
 
 Reply codes: RFC 5321 section 4.2; enhanced codes: RFC 3463; POP3 response codes: RFC 2449
@@ -57,7 +57,7 @@ class Reply:
 
 
 class QueuedReply(Reply):
-    """The reply to a message that is kept: made once per message, so without ceremony."""
+    """The reply to a stored message.  One is made per message, so it skips the general way."""
 
     __slots__ = ()
 
@@ -88,7 +88,7 @@ class ConfigError(MetadError):
 
 
 class DataError(MetadError):
-    """Stored or given data is not what it should be (exit 65)."""
+    """Bad data, stored or given (exit 65)."""
 
     exit_code = EX_DATAERR
 
@@ -99,13 +99,13 @@ class NotPermittedError(MetadError):
 
 
 class UnavailableError(MetadError):
-    """A service is not there: no hub runs, or one runs already (exit 69)."""
+    """A service is unavailable: no hub is running, or one is running already (exit 69)."""
 
     exit_code = EX_UNAVAILABLE
 
 
 class OsError(MetadError):
-    """The system refused something that a command needs (exit 71)."""
+    """A system error: a port in use, no memory, no permission (exit 71)."""
 
     exit_code = EX_OSERR
 
@@ -167,7 +167,7 @@ class MailboxFullError(OverQuotaError):
 
 
 class TooManyMailboxesError(RefusedError):
-    """The recipients, aliases followed, lead to more mailboxes than one message may have."""
+    """With aliases expanded, the recipients are more mailboxes than one message may have."""
 
     smtp = Reply(452, "4.5.3", "Error: too many recipients")
     ours = False
@@ -179,14 +179,14 @@ class MailLoopError(RefusedError):
 
 
 class NoSpaceError(RefusedError):
-    """No room for new mail; what is stored is still served."""
+    """No space for new mail; stored mail is still served."""
 
     smtp = Reply(452, "4.3.1", "Insufficient system storage")
     pop3 = "[SYS/TEMP] insufficient storage"
 
 
 class SyncFailedError(RefusedError):
-    """A write or sync failed: the message is not ours, the client must send it again."""
+    """A write or sync failed: the message was not accepted, and the client must retry."""
 
     smtp = Reply(451, "4.3.0", "Could not make the message durable, try again")
     pop3 = "[SYS/TEMP] could not make the deletions durable"
@@ -210,7 +210,7 @@ class MailboxInUseError(RefusedError):
 
 
 class DamagedError(RefusedError):
-    """A stored message does not verify: set aside and reported, never handed out."""
+    """A stored message does not verify: it is quarantined and reported, never served."""
 
     pop3 = "[SYS/PERM] this message is damaged in the store"
     exit_code = EX_DATAERR

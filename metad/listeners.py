@@ -1,11 +1,10 @@
-"""Listening sockets: bound once, one per worker slot and address, kept for good.
+"""Listening sockets: bound once, one per worker slot and address, open as long as the hub runs.
 
-With SO_REUSEPORT the kernel spreads connections over the slots evenly, and a slot's queue waits
-for the successor when a worker dies (closing one of two sockets would reset half of the queue).
+With SO_REUSEPORT the kernel spreads connections evenly over the slots.  When a worker dies, its
+slot's queue waits for the successor; closing one of two sockets would reset half of the queue.
 
-Where they come from: bound by the master; or handed over, by the nanny or by systemd, in the same
-way (descriptors from 3 on).  Those are known by their address, or by their name where a listener's
-address is "fd:NAME".
+The master binds them, or the nanny or systemd passes them as descriptors from 3 on.  A passed
+socket is recognised by its address, or by its name where a listener's address is "fd:NAME".
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from metad.system.systemd import Passed
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One listener with its sockets: one for each slot, or fewer that are shared.
+    """One listener with its sockets: one for each slot, or fewer that the slots share.
 
-    `ours`: bound by the master, so that a reload may let it go.
+    `ours`: bound by the master, so that a reload may close it.
     """
 
     listener: Listener
@@ -36,7 +35,7 @@ class Bound:
 
     @property
     def name(self) -> str:
-        """What to connect to, the real port in it."""
+        """The address to connect to, with the real port."""
         address = self.sockets[0].getsockname()
         if isinstance(address, str | bytes):
             return f"unix:{os.fsdecode(address)}"
@@ -44,16 +43,16 @@ class Bound:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def of_slot(self, slot: int, slots: int) -> list[socket.socket]:
-        """The sockets that a worker serves: every one has somebody."""
+        """The sockets that the worker of a slot serves.  Every socket has a worker."""
         if len(self.sockets) <= slots:
             return [self.sockets[slot % len(self.sockets)]]
         return list(self.sockets[slot::slots])
 
 
 def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
-    """A `Bound` for every listener; nobody is let in before `listen_all`.
+    """A `Bound` for every listener; clients can connect only after `listen_all`.
 
-    Raises OsError, ConfigError; then nothing that was bound here stays bound.
+    Raises OsError or ConfigError; then nothing stays bound.
     """
     left = list(passed)
     bound: list[Bound] = []
@@ -61,7 +60,7 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
         for listener in config.listen:
             bound.append(_claim(listener, left) or bind(listener, config.store.workers))  # noqa: PERF401
         if left:
-            raise ConfigError(f"no [[listen]] table wants the socket {_say(left[0])}")
+            raise ConfigError(f"no [[listen]] table matches the {_describe(left[0])}")
     except BaseException:
         close_all([one for one in bound if one.ours])
         raise
@@ -69,7 +68,7 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
 
 
 def listen_all(bound: Sequence[Bound]) -> None:
-    """Let clients in.  Raises OsError."""
+    """Start to accept connections.  Raises OsError."""
     for one in bound:
         for sock in one.sockets:
             try:
@@ -93,17 +92,17 @@ def bind(listener: Listener, slots: int) -> Bound:
         if listener.path is not None:
             return Bound(listener, (_unix(listener.path),))
         if listener.port is None:
-            raise ConfigError(f"no socket was handed over for {listener.address}")
+            raise ConfigError(f"no socket was passed for {listener.address}")
         return Bound(listener, tuple(sockets.bind_slots(listener.host, listener.port, slots)))
     except OSError as error:
         raise _cannot(listener, error) from None
 
 
 def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Bound], list[Bound]]:
-    """What a new configuration listens on: (all of it, what is new in that, what is left over).
+    """The listeners of a new configuration: (all, the new ones, the old ones to close).
 
-    What stays keeps its sockets.  The new ones listen already.  Raises OsError; then nothing is
-    changed.
+    Kept listeners keep their sockets; new ones are listening already.  Raises OsError; then nothing
+    has changed.
     """
     rest = {one.listener.address: one for one in old}
     bound: list[Bound] = []
@@ -123,7 +122,7 @@ def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Boun
 
 
 def _claim(listener: Listener, left: list[Passed]) -> Bound | None:
-    """Take what was handed over for this listener out of `left`."""
+    """Take the sockets passed for this listener out of `left`."""
     mine = [one for one in left if _is_for(one, listener)]
     if not mine:
         return None
@@ -141,10 +140,10 @@ def _is_for(passed: Passed, listener: Listener) -> bool:
     return isinstance(address, tuple) and address[:2] == (listener.host, listener.port)
 
 
-def _say(passed: Passed) -> str:
+def _describe(passed: Passed) -> str:
     address = passed.sock.getsockname()
     where = f"{address[0]} port {address[1]}" if isinstance(address, tuple) else str(address)
-    return f"{passed.name} ({where}) that was handed over"
+    return f"passed socket {passed.name} ({where})"
 
 
 def _cannot(listener: Listener, error: OSError) -> OsError:
@@ -157,7 +156,7 @@ def _unix(path: str) -> socket.socket:
         if Path(path).is_socket() and not _answers(path):
             os.unlink(path)
         sock.bind(path)
-        # An MTA runs as another user; who may reach the socket is its directory's business.
+        # An MTA runs as another user; access is controlled by the socket's directory.
         os.chmod(path, 0o666)  # noqa: S103
     except BaseException:
         sock.close()
@@ -166,7 +165,7 @@ def _unix(path: str) -> socket.socket:
 
 
 def _answers(path: str) -> bool:
-    """Whether a living server has this socket."""
+    """Whether a running server has this socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)

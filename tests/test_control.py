@@ -124,14 +124,14 @@ def test_a_large_reply_arrives_whole(hub, tmp_path):
 
 
 def test_without_a_hub_the_error_says_so(tmp_path):
-    with pytest.raises(UnavailableError, match="no hub runs"):
+    with pytest.raises(UnavailableError, match="no hub is running"):
         request(tmp_path, "status")
 
 
 def test_a_socket_left_by_a_dead_hub_is_no_hub(tmp_path):
     ControlServer(socket_path(tmp_path)).close_descriptors()
     assert socket_path(tmp_path).exists()
-    with pytest.raises(UnavailableError, match="no hub runs"):
+    with pytest.raises(UnavailableError, match="no hub is running"):
         request(tmp_path, "status")
 
 
@@ -170,7 +170,7 @@ def test_a_hub_that_does_not_answer_is_given_up(server, tmp_path):
 
 def test_a_hub_that_closes_without_an_answer_is_told(hub, tmp_path):
     hub(lambda connection, asked: connection.close())
-    with pytest.raises(UnavailableError, match="without an answer"):
+    with pytest.raises(UnavailableError, match="without a reply"):
         request(tmp_path, "status")
 
 
@@ -251,7 +251,7 @@ def test_a_line_that_is_no_request_is_answered_and_ends_the_client(server, line)
         requests += connection.feed()
     assert requests == []
     reply = json.loads(drain(client).splitlines()[0])
-    assert reply == {"ok": False, "error": "this is no request", "exit_code": EX_PROTOCOL}
+    assert reply == {"ok": False, "error": "not a request", "exit_code": EX_PROTOCOL}
     client.close()
 
 

@@ -1,10 +1,10 @@
-"""Landlock (landlock(7)): a process gives up every file but those below some directories, for good.
+"""Landlock (landlock(7)): a process gives up all files outside some directories, for good.
 
-What is open stays open.  Network: no new TCP connection, no new listener; what was inherited
-serves on.  Where the kernel does not have it, everything is as before, and `metad status` says so.
+Open files stay open.  Network: the process can make no TCP connection and no listener; inherited
+sockets keep working.  Without Landlock in the kernel nothing changes, and `metad status` shows it.
 
-Rules of this file: called in a process of one thread, before it opens anything; no_new_privs is
-set already.
+Rule of this file: call it in a single-threaded process with no_new_privs set, before it opens
+files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def version() -> int:
 
 
 def confine(directories: Iterable[Path]) -> int:
-    """From now on nothing but what lies below `directories`.  The version in force, 0: none.
+    """Allow only what is below `directories`.  The version in force; 0: none.
 
     Raises OSError.
     """

@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* The store touches the operating system through an `Osio` and nothing else, so that a test can
-  slip in one that records, fails, tears, or lies about the time.
-* Nothing here retries.  A short write is reported as it is: the caller knows what it means.
+* The store uses the operating system only through an `Osio`, so that a test can replace it by one
+  that records, fails, tears writes, or lies about the time.
+* Nothing here retries.  A short write is returned as such: the caller knows what it means.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Osio:
         return os.pread(fd, count, offset)
 
     def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
-        """Octets read.  With RWF_NOWAIT: BlockingIOError when the disk would have to be asked, or
-        when the file system cannot tell (tmpfs, NFS)."""
+        """Octets read.  With RWF_NOWAIT: BlockingIOError if the data is not in the page cache, or
+        the file system does not support the flag (tmpfs, NFS)."""
         try:
             return os.preadv(fd, buffers, offset, flags)
         except OSError as error:
@@ -62,15 +62,15 @@ class Osio:
             self.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
-        """Reserve `size` octets, so that a full disk is met here and not at an append."""
+        """Reserve `size` octets, so that a full disk shows here and not at an append."""
         os.posix_fallocate(fd, 0, size)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Set the size of a file; what is new in it is a hole."""
+        """Set the size of a file; an extension is a hole."""
         os.ftruncate(fd, size)
 
     def clone(self, source: int, target: int) -> None:
-        """Let `target` share all blocks of `source` until one of them is written to (FICLONE).
+        """Make `target` share all blocks of `source`, copy on write (FICLONE).
 
         Raises OSError where the file system cannot.
         """
@@ -118,13 +118,13 @@ class Osio:
     def unlock(self, fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
-    # The clocks, for tests to replace.  No methods around them: each message asks one.
+    # The clocks, for tests to replace.  Plain functions, because every message reads one.
     monotonic_ns = staticmethod(time.monotonic_ns)
     time_ns = staticmethod(time.time_ns)
 
 
 def write_file(osio: Osio, path: str, data: bytes, mode: int = 0o600) -> None:
-    """Replace the file `path` by `data`, durably and at once: written aside, synced, renamed.
+    """Replace the file `path` by `data`, durably and atomically: write aside, sync, rename.
 
     Raises OSError; then `path` is as it was.
     """

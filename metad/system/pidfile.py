@@ -1,7 +1,9 @@
-"""The PID file, for those who start services by hand or by a script.
+"""The PID file, for services that are started by hand or by a script.
 
-It is opened before privileges go, written when the hub is ready, and emptied at its end; removed
-too, if that is still allowed.  What tells whether a hub runs is DATA/lock, never this file.
+It is opened before privileges are dropped, written when the hub is ready, and emptied when it ends;
+then it is
+removed, if that is still permitted.  Whether a hub is running is decided by DATA/lock,
+never by this file.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from metad.errors import CannotCreateError
 class PidFile:
     """Raises CannotCreateError if it cannot be written to.  Without a path it does nothing.
 
-    `fd`: somebody opened it for us, at a place that is not ours to remove it from.
+    `fd`: the caller has opened it, in a place where we cannot remove it.
     """
 
     def __init__(self, path: Path | None = None, fd: int = -1) -> None:
         self._path = path
         self._fd = fd
-        self._mine = False  # else it may speak of a hub that lives: that one is left alone
+        self._mine = False  # otherwise it may name a running hub, and is left alone
         if path is not None:
             self._open(path)
 

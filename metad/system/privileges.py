@@ -1,8 +1,8 @@
-"""Giving up root, and capabilities, for good.
+"""Dropping root and capabilities for good.
 
-The nanny uses it too: standard library and `metad.errors` only.
+The nanny uses it too, so it imports only the standard library and `metad.errors`.
 
-    root -> become(user, keep) -> [exec] -> drop_capabilities() once what was kept has been used
+    root -> become(user, keep) -> [exec] -> drop_capabilities() after the kept ones were used
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Identity(NamedTuple):
-    """Who a process is to become."""
+    """The user that a process becomes."""
 
     name: str
     uid: int
@@ -57,19 +57,19 @@ def find_user(name: str) -> Identity:
 
 
 def give_data_to(data: Path, user: Identity) -> None:
-    """Make the data directory, owned by `user`.  What is in it already is left as it is.
+    """Create the data directory, owned by `user`.  What it contains is left alone.
 
     Raises OsError, NotPermittedError.
     """
     try:
         data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
-        # By descriptor, and never through a link that somebody put in the way meanwhile.
+        # By descriptor, and never through a link that another user has just put there.
         fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(fd).st_uid != user.uid:
                 if os.listdir(fd):
-                    raise NotPermittedError(f"{data}: belongs to another user than {user.name}")
+                    raise NotPermittedError(f"{data}: belongs to a user other than {user.name}")
                 os.fchown(fd, user.uid, user.gid)
         finally:
             os.close(fd)
@@ -78,9 +78,9 @@ def give_data_to(data: Path, user: Identity) -> None:
 
 
 def become(user: Identity, keep: Sequence[int] = ()) -> None:
-    """Drop root for good: groups, group, user, capabilities but `keep`; no way back.
+    """Drop root for good: groups, group, user and all capabilities except `keep`.
 
-    What is kept is kept over an exec too (ambient).  Raises OsError.
+    The kept capabilities survive an exec too (ambient).  Raises OsError.
     """
     try:
         _prctl(_PR_SET_KEEPCAPS, int(bool(keep)))
@@ -99,13 +99,13 @@ def become(user: Identity, keep: Sequence[int] = ()) -> None:
 
 
 def drop_capabilities(keep: Sequence[int] = ()) -> None:
-    """Keep no capability but `keep` (of those that are there).  Raises OSError."""
+    """Drop all capabilities except those of `keep` that it has.  Raises OSError."""
     _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
     _set_capabilities(tuple(one for one in keep if has_capability(one)))
 
 
 def has_capability(capability: int) -> bool:
-    """Whether this process could use it now."""
+    """Whether this process can use it now."""
     data = ctypes.create_string_buffer(_CAP_DATA.size)
     if _libc.capget(_CAP_HEADER, data):
         return False
@@ -120,9 +120,9 @@ def no_new_privileges() -> None:
 
 
 def die_with_parent(parent: int, signal: int) -> bool:
-    """Have the kernel send `signal` when the parent dies.  False: it is gone already.
+    """Have the kernel send `signal` when the parent dies.  False: it is dead already.
 
-    To be called after the last change of credentials, which clears the setting.
+    Call it after the last change of credentials, which clears the setting.
     """
     _prctl(_PR_SET_PDEATHSIG, signal)
     return os.getppid() == parent

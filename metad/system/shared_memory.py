@@ -1,4 +1,4 @@
-"""Shared memory of one hub: figures and the log table, rebuildable at any time.
+"""Shared memory of one hub: counters and the log table, rebuildable at any time.
 
     cell    what
        0    layout number
@@ -7,11 +7,11 @@
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 40 cells per process
      ..     one row of 8 cells per log
-     ..     two tables per process of what clients' networks have (metad.sessions.shared_counts)
+     ..     two tables per process: counts per client network (metad.sessions.shared_counts)
 
 Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
-memoryview, so that no reader ever sees half of one.  The area is made by the master before it
-forks and mapped by inheritance; its name only serves programs that show figures.
+memoryview, so that no reader ever sees half of one.  The master creates the area before it forks,
+and children inherit the mapping; its name is only for programs that show counters.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Cell(IntEnum):
     SEMAPHORE = 4
     STARTED = 5
     CONNECTIONS = 6
-    # The version of Landlock that confines this process, 0: none does.
+    # The version of Landlock that confines this process; 0: none.
     LANDLOCK = 7
     SMTP_CONNECTIONS = 8
     SMTP_OPEN = 9
@@ -65,18 +65,18 @@ class Cell(IntEnum):
     LOG_LINES_DROPPED = 22
     DAMAGED = 23
     COMMIT_FAILURES = 24
-    # The collector (metad.workers.collector): rounds asked for (in the master's row) and done,
-    # what it does, logs left in this round; since its start: logs freed, octets freed and moved.
+    # The collector (metad.workers.collector): rounds requested (in the master's row) and done, what
+    # it is doing, logs left in this round; since its start: logs freed, octets freed and moved.
     ROUND = 25
     WORK = 26
     LEFT = 27
     FREED = 28
     FREED_OCTETS = 29
     MOVED_OCTETS = 30
-    # The index's write lock: 0 idle, 1 waiting, else held since then (monotonic ns).
+    # The index's write lock: 0 idle, 1 waiting, otherwise held since then (monotonic ns).
     INDEX_LOCK = 31
-    # The collector again: messages that expired (or were of removed users), mailboxes passed over
-    # because they were in use; and mailboxes with mail that nobody has, at its last walk.
+    # The collector again: expired messages (and those of removed users), mailboxes skipped because
+    # they were in use, and orphaned mailboxes found by the last expiry scan.
     EXPIRED = 32
     IN_USE = 33
     UNKNOWN = 34
@@ -93,7 +93,7 @@ _NO_TALLY = memoryview(bytes(8 * TALLY_CELLS)).cast("Q")
 
 
 class Tally(IntEnum):
-    """Which table: of connections, or of messages in this minute."""
+    """Which table: connections, or messages in this minute."""
 
     CONNECTIONS = 0
     MESSAGES = 1
@@ -127,7 +127,7 @@ class ProcessRow:
         return self._all[start : start + TALLY_CELLS]
 
     def forget_clients(self) -> None:
-        """Its connections are gone: they count for nobody's cap."""
+        """Its connections are gone and no longer count."""
         self.cells[Cell.CONNECTIONS] = 0
         for which in Tally:
             self.clear_tally(which)
@@ -146,14 +146,14 @@ class SharedArea:
 
     @classmethod
     def create(cls, name: str) -> SharedArea:
-        """Raises posix_ipc.Error or OSError, above all if there is no room: a page that is found to
-        have none when it is written to would be a SIGBUS."""
+        """Raises posix_ipc.Error or OSError.  All pages are allocated now: a page without space
+        would raise SIGBUS when it is first written to."""
         memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=CELLS * 8)
         return cls._map(name, memory, layout=LAYOUT)
 
     @classmethod
     def attach(cls, name: str) -> SharedArea:
-        """Raises posix_ipc.ExistentialError if it is gone, ValueError if its layout is another."""
+        """Raises posix_ipc.ExistentialError if it is gone, ValueError for another layout."""
         area = cls._map(name, posix_ipc.SharedMemory(name))
         if area.cells[0] != LAYOUT:
             raise ValueError(f"shared memory layout {area.cells[0]}, not {LAYOUT}")

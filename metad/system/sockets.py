@@ -1,6 +1,6 @@
 """Listening TCP sockets, as the nanny and the master make them.
 
-The nanny uses it too: standard library only.
+The nanny uses it too, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import socket
 
 BACKLOG = 4096
-# A client that vanished is noticed after about a minute, so that it does not hold its mailbox.
+# A vanished client is detected after about a minute, so that it does not keep its mailbox locked.
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 30, 10, 3
 USER_TIMEOUT_MS = 60_000
 
 
 def bind_slots(host: str, port: int, slots: int) -> list[socket.socket]:
-    """One bound socket per slot, all at the same address; port 0 takes a free one.
+    """One bound socket per slot, all on the same address; port 0 selects a free port.
 
-    Nobody is let in before `listen`.  Raises OSError; then nothing stays bound.
+    Clients can connect only after `listen`.  Raises OSError; then nothing stays bound.
     """
     made: list[socket.socket] = []
     try:
@@ -48,7 +48,7 @@ def bind_inet(host: str, port: int) -> socket.socket:
 
 
 def refuse_shared(host: str, port: int) -> None:
-    """SO_REUSEPORT would let us share the port with another hub of this user: not without it."""
+    """Raise OSError if the port is in use: SO_REUSEPORT alone would share it with another hub."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +58,7 @@ def refuse_shared(host: str, port: int) -> None:
 
 
 def set_options(sock: socket.socket) -> None:
-    """What every connection accepted here shall have; Linux lets it inherit them."""
+    """Options of every accepted connection; on Linux it inherits them from the listener."""
     for option, value in (
         (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
         (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),

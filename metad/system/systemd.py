@@ -1,9 +1,9 @@
-"""What systemd and a service tell each other: sd_notify(3) and sd_listen_fds(3).
+"""The protocol between systemd and a service: sd_notify(3) and sd_listen_fds(3).
 
 Rules of this file:
 
-* No library: a datagram of KEY=value lines, and descriptors from 3 on with names.
-* A notification that cannot be sent is nobody's loss: it is never waited for and never an error.
+* No library is needed: a datagram of KEY=value lines, and named descriptors from 3 on.
+* A notification that cannot be sent is dropped: it never blocks and is never an error.
 * The socket is opened once, before a chroot could put it out of reach.
 """
 
@@ -21,16 +21,16 @@ _LISTEN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Passed(NamedTuple):
-    """A socket that was handed over, by the name that it was given."""
+    """A socket passed by systemd, with its FileDescriptorName."""
 
     name: str
     sock: socket.socket
 
 
 def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[Passed]:
-    """The sockets handed to this process, once: the variables are taken away.
+    """The sockets passed to this process.  It removes the variables, so call it once.
 
-    Raises ValueError if one is no listening stream socket or the like.
+    Raises ValueError if one is not a stream socket.
     """
     pid, count, names = (environ.pop(key, "") for key in _LISTEN)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -52,12 +52,12 @@ def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[Passe
 
 
 def are_passed(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether sockets were handed to this process; takes nothing."""
+    """Whether sockets were passed to this process."""
     return environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ
 
 
 class Notifier:
-    """Tells the service manager how we are.  Without one every method does nothing."""
+    """Reports to the service manager.  Without one, every method does nothing."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._sock = _connect(environ.get("NOTIFY_SOCKET", ""))
@@ -69,7 +69,7 @@ class Notifier:
         return self._sock is not None
 
     def ready(self, status: str, first: int) -> None:
-        """`first` is the pid of the hub's first process, which outlives the others."""
+        """`first`: the pid of the hub's first process, which outlives the others."""
         self._send(f"READY=1\nMAINPID={first}\nSTATUS={status}")
 
     def reloading(self) -> None:
@@ -83,11 +83,11 @@ class Notifier:
         self._send(f"STATUS={text}")
 
     def extend(self, seconds: float) -> None:
-        """A start or stop under way goes on: do not time out before `seconds` from now."""
+        """Extend the timeout of a start or stop to `seconds` from now."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def watchdog(self, now: float) -> None:
-        """Say that the loop turns, as often as is wanted.  `now`: monotonic seconds."""
+        """Report that the loop is running, as often as required.  `now`: monotonic seconds."""
         if self._every and now >= self._next:
             self._next = now + self._every
             self._send("WATCHDOG=1")
@@ -118,7 +118,7 @@ def _connect(path: str) -> socket.socket | None:
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float:
-    """Half of what is allowed; 0 if nobody watches."""
+    """Half of the watchdog's interval; 0 without a watchdog."""
     wanted, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not wanted.isdecimal() or (pid and pid != str(os.getpid())):
         return 0.0

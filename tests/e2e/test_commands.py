@@ -47,7 +47,7 @@ def test_status_and_stop_without_a_hub_say_so(idle_hub):
     for command in ("status", "stop"):
         done = idle_hub.run(command, check=False)
         assert done.returncode == EX_UNAVAILABLE
-        assert "no hub runs" in done.stderr
+        assert "no hub is running" in done.stderr
     assert json.loads(idle_hub.run("status", "--json", check=False).stdout) == {"running": False}
 
 

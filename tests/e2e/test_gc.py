@@ -216,5 +216,5 @@ def test_gc_without_a_hub_says_so(own_hub: Hub) -> None:
     own_hub.stop()
     done = own_hub.run("gc", check=False)
     assert done.returncode == 69
-    assert "no hub runs" in done.stderr
+    assert "no hub is running" in done.stderr
     own_hub.start()

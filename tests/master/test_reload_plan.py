@@ -132,7 +132,7 @@ def test_one_socket_handed_over_is_shared_by_all_slots():
 
 
 def test_a_name_for_which_nothing_came_is_refused():
-    with pytest.raises(ConfigError, match="no socket was handed over for fd:smtp"):
+    with pytest.raises(ConfigError, match="no socket was passed for fd:smtp"):
         bind_all(configured("", "fd:smtp"))
 
 
