@@ -36,6 +36,7 @@ RANKS = {
     "master": 9,
     "cli": 10,
     "nanny": 9,
+    "__main__": 11,
 }
 # What these may know of metad besides themselves.
 CLOSED = {

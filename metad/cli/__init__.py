@@ -20,6 +20,7 @@ from metad import __version__
 from metad.cli.lazy import LazyGroup
 from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
 
+COMPLETE = "_METAD_COMPLETE"
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMMANDS = {
     "config": "config:config",
@@ -80,11 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> object:
     """What the command returned.  Not click's own `main`, which exits by its own codes."""
+    if instruction := os.environ.get(COMPLETE):
+        return _complete(instruction)
     try:
         with command.make_context("metad", arguments) as context:
             return command.invoke(context)
     except click.exceptions.Exit as ended:  # --help and --version
         return ended.exit_code
+
+
+def _complete(instruction: str) -> int:
+    """What a shell asks for when the user types a tab (packaging/completion)."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(command, {}, "metad", COMPLETE, instruction)
 
 
 def _fatal(text: str, code: int) -> int:
