@@ -1,0 +1,1 @@
+"""What is installed: the wheel, the Debian package, its units, and a machine that runs them."""
