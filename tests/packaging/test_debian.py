@@ -38,12 +38,13 @@ def facts(system: Debian, *paths: str) -> list[str]:
 def test_it_installs_a_user_directories_units_and_manuals_and_starts_nothing(system):
     said = install(system)
     assert "warning" not in said.lower().replace("apt does not have a stable", "")
-    assert facts(system, "/etc/metad", "/var/lib/metad", "/var/log/metad", "/etc/metad/metad.toml") == [
+    directories = ("/etc/metad", "/var/lib/metad", "/var/log/metad")
+    assert facts(system, *directories, "/etc/metad/metad.toml") == [
         "/etc/metad 750 root metad",
         "/var/lib/metad 700 metad metad",
         "/var/log/metad 750 metad adm",
         "/etc/metad/metad.toml 644 root root",
-    ]  # fmt: skip
+    ]
     shell = system.run("getent passwd metad").strip()
     assert shell.split(":")[5:] == ["/var/lib/metad", "/usr/sbin/nologin"]
     for path in (

@@ -76,7 +76,7 @@ class Debian:
         return said
 
     def changes(self) -> Iterator[str]:
-        """What differs from the bare tree: "/path", without what apt and dpkg note for themselves."""
+        """What differs from the bare tree: without what apt and dpkg note for themselves."""
         for path in sorted(self.upper.rglob("*")):
             name = "/" + str(path.relative_to(self.upper))
             if not _is_noted(name) and not _is_as_before(path, TREE / name[1:]):
