@@ -245,7 +245,7 @@ class Client:
             raise UnavailableError(f"no hub is running on {data}") from None
         except PermissionError:
             self._sock.close()
-            raise NotPermittedError(f"{data}: only its owner and root may do that") from None
+            raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
         except OSError as error:
             self._sock.close()
             raise UnavailableError(f"the hub on {data} does not answer: {error}") from None

@@ -1,10 +1,10 @@
-"""The command line.  `main` is the entry point; a file per noun has the commands.
+"""The command line.  `main` is the entry point; there is a file per noun.
 
 Rules of this file:
 
-* Bad input never makes a traceback: one line on standard error, "metad: fatal: …", and the exit
-  code of sysexits.h that the error carries.
-* A traceback (exit 70) means a bug of ours, and is shown whole.
+* Bad input never causes a traceback: it causes one line on standard error, "metad: fatal: …", and
+  the exit code of the error (sysexits.h).
+* A traceback (exit 70) means a bug in metad, and is shown in full.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COMMANDS = {
 )
 @click.version_option(__version__, message="metad %(version)s")
 def command() -> None:
-    """A mail hub: takes mail in by SMTP, keeps it durably, gives it out by POP3."""
+    """A mail hub: receives mail by SMTP, stores it durably, serves it by POP3."""
 
 
 @command.command()
@@ -55,7 +55,7 @@ def version() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code.  Never raises for what the caller gave."""
+    """Run one command; the exit code.  Bad arguments never raise."""
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -98,7 +98,7 @@ def _complete(instruction: str) -> int:
 
 
 def _fatal(text: str, code: int) -> int:
-    # One line, whatever a name in it holds; and a terminal is not to be steered by it.
+    # One line, whatever a name in it contains, without terminal control sequences.
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     click.echo(f"metad: fatal: {shown}", err=True)
     return code
@@ -109,6 +109,6 @@ def _lower(text: str) -> str:
 
 
 def _reader_gone() -> int:
-    """`metad user list | head`: the reader has enough; Python must not complain at its exit."""
+    """`metad user list | head`: the pipe is closed, and Python must not complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EX_OK

@@ -1,4 +1,4 @@
-"""`metad store backup` and `metad store restore`, of a hub that runs or not."""
+"""`metad store backup` and `metad store restore`, with or without a running hub."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
     "--incremental",
     metavar="OLD",
     type=DIRECTORY,
-    help="An earlier backup: what has not changed is taken from it by a link, not copied.",
+    help="An earlier backup: unchanged files are linked from it, not copied.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def backup_command(
@@ -37,8 +37,8 @@ def backup_command(
 ) -> None:
     """Back up mail and users into DIRECTORY, which must be new or empty.
 
-    The hub may run, and serves all the while; no log is freed meanwhile.  The index is left out:
-    it is made again from the logs.  TLS keys are left out: they are not the store's.
+    The hub can run and serve in the meantime; no log is freed until the backup ends.  The index is
+    not included, because it is rebuilt from the logs, and neither are the TLS keys.
     """
     directory, incremental = directory.absolute(), incremental and incremental.absolute()
     _make_for_owner(directory, place.data)
@@ -56,10 +56,10 @@ def backup_command(
 @click.argument("backup", type=DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def restore_command(place: HubLocation, backup: Path, as_json: bool) -> None:
-    """Make a new data directory, the one given by --data, of the backup in BACKUP.
+    """Restore the backup in BACKUP to a new data directory, given by --data.
 
-    Every file is checked against the digest it had when it was copied.  The store gets another
-    node number, so that no message id is ever made twice.
+    Every file is checked against its digest in the backup.  The store gets another node number, so
+    that no message id is ever made twice.
     """
     source = backup.absolute()
     _must_be_empty(place.data)
@@ -70,7 +70,7 @@ def restore_command(place: HubLocation, backup: Path, as_json: bool) -> None:
 
 
 def copy_users(users: Path, target: Path) -> None:
-    """A consistent copy of the users database, which a hub may be using.  Raises OsError."""
+    """A consistent copy of the users database, also of a running hub.  Raises OsError."""
     try:
         env = lmdb.open(str(users), readonly=True, create=False)
         try:
@@ -82,13 +82,13 @@ def copy_users(users: Path, target: Path) -> None:
 
 
 def _make_for_owner(directory: Path, data: Path) -> None:
-    """As root: make the directory in which the owner of `data`, who is not root, will write."""
+    """As root: create the directory for the owner of `data`, who will write to it."""
     if os.geteuid() != 0:
         return
     try:
         owner = os.stat(data)
     except OSError:
-        raise UnavailableError(f"{data}: there is no data directory here") from None
+        raise UnavailableError(f"{data}: no such data directory") from None
     with contextlib.suppress(FileExistsError):
         try:
             os.mkdir(directory, 0o700)
@@ -102,7 +102,7 @@ def _must_be_empty(data: Path) -> None:
     if data.is_dir():
         become_owner(data)
         if os.listdir(data):
-            raise CannotCreateError(f"{data}: not an empty directory; give a new one by --data")
+            raise CannotCreateError(f"{data}: not empty; give a new directory with --data")
 
 
 def _progress(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`metad config show | check`: the configuration as the hub would take it."""
+"""`metad config show | check`: the configuration as the hub reads it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def config() -> None:
 
 @config.command()
 @hub_options
-@click.option("--defaults", is_flag=True, help="All settings with their defaults, explained.")
+@click.option(
+    "--defaults", is_flag=True, help="Show all settings with their defaults and meanings."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(place: HubLocation, defaults: bool, as_json: bool) -> None:
-    """Show the configuration in force, as a file that says the same, and the most memory that
-    workers of it take."""
+    """Show the effective configuration as a TOML file, and the maximum memory of its workers."""
     if defaults:
         lines = [*sample()]
         facts = {}
@@ -54,29 +55,29 @@ def _memory(most: Bound) -> Iterator[str]:
     def mebibytes(octets: int) -> str:
         return f"{-(-octets // limits.MIB):,} MiB"
 
-    yield f"# Its workers take at most {mebibytes(most.total)} of memory, whatever clients do:"
+    yield f"# Maximum memory of all workers, whatever clients do: {mebibytes(most.total)}."
     yield (
-        f"# {most.workers} workers, each {mebibytes(most.worker)}: the program "
+        f"# {most.workers} workers of {mebibytes(most.worker)} each: the program "
         f"{mebibytes(most.program)}, limits.memory {mebibytes(most.clients)},"
     )
     yield (
-        f"# a group being committed {mebibytes(most.group)}, messages being read "
-        f"{mebibytes(most.reading)}, logins and networks {mebibytes(most.remembered)};"
+        f"# the group being committed {mebibytes(most.group)}, messages being sent "
+        f"{mebibytes(most.reading)}, remembered logins and networks {mebibytes(most.remembered)},"
     )
-    yield f"# {most.connections:,} connections, each {most.connection // limits.KIB:,} KiB."
+    yield f"# {most.connections:,} connections of {most.connection // limits.KIB:,} KiB each."
 
 
 @config.command()
 @hub_options
 def check(place: HubLocation) -> None:
-    """Check the configuration: exit code 78 and the reason if it is bad."""
+    """Check the configuration; exit code 78 and the reason if it is bad."""
     source = place.config.source
     layers.check(place.config)
-    click.echo(f"{source}: good" if source else "no configuration file: the defaults")
+    click.echo(f"{source}: OK" if source else "no configuration file: the defaults apply")
 
 
 def effective(loaded: Config) -> Iterator[str]:
-    """The lines of a TOML file that gives `loaded`."""
+    """The lines of a TOML file that means `loaded`."""
     yield from _table("", loaded)
     for listener in loaded.listen:
         yield from ("", "[[listen]]", *_table("listen", listener))
@@ -114,7 +115,7 @@ def sample() -> Iterator[str]:
 
 
 def _sample_line(setting: Setting) -> str:
-    """A listener's keys are only explained: each table has its own."""
+    """The keys of a listener are comments: each table has its own values."""
     if setting.default is None:
         return f"# {setting.name} ="
     line = f"{setting.name} = {show_value(setting.default)}"

@@ -1,10 +1,10 @@
-"""What every command needs first: the data directory, the configuration, and the right user.
+"""What every command needs first: the data directory, the configuration, the right user.
 
 Rules of this file:
 
-* A command run as root first becomes the owner of DATA, before it opens anything in it; as anybody
-  else than the owner it refuses (77).  Here and nowhere else.
-* The configuration is read as the caller, before that: root's file need not be the hub's to read.
+* A command run as root becomes the owner of DATA before it opens anything in it; run as any other
+  user than the owner it refuses (77).  This is done here and nowhere else.
+* The configuration is read before that, as the caller: the hub's user may not read it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class HubLocation:
-    """Where a command finds its hub: by --data, METAD_DATA or the configuration."""
+    """Where a command finds its hub: from --data, METAD_DATA or the configuration."""
 
     def __init__(
         self, data: Path | None, config: Path | None, environ: Mapping[str, str] = os.environ
@@ -39,7 +39,7 @@ class HubLocation:
 
     @property
     def file(self) -> Path | None:
-        """The configuration file that was named."""
+        """The configuration file given by --config."""
         return self._file
 
     @functools.cached_property
@@ -49,7 +49,7 @@ class HubLocation:
 
     @functools.cached_property
     def data(self) -> Path:
-        """The data directory, absolute.  A bad file hinders nobody who names the directory."""
+        """The data directory, absolute.  If it is given, a bad configuration does not matter."""
         named = self._given or self._environ.get("METAD_DATA")
         if named and self._file is None:
             return Path(named).absolute()
@@ -58,13 +58,13 @@ class HubLocation:
     def enter(self) -> Path:
         """The data directory, after becoming its owner.
 
-        Raises UnavailableError (there is none) and NotPermittedError.
+        Raises UnavailableError (no directory) and NotPermittedError.
         """
         become_owner(self.data)
         return self.data
 
     def make(self) -> Path:
-        """As `enter`; a directory that is not there is made first."""
+        """Like `enter`, but create the directory if it does not exist."""
         if not self.data.exists():
             make_data(self.data, self.config.user if os.geteuid() == 0 else None)
         return self.enter()
@@ -77,14 +77,14 @@ def hub_options(command: F) -> F:
         "--data",
         metavar="DIR",
         type=click.Path(path_type=Path),
-        help="The hub's data directory (else METAD_DATA, else the configuration's).",
+        help="Data directory (default: METAD_DATA, then the configuration).",
     )
     @click.option(
         "--config",
         "config_file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="The configuration file (else /etc/metad/metad.toml, if it is there).",
+        help="Configuration file (default: /etc/metad/metad.toml, if it exists).",
     )
     @functools.wraps(command)
     def wrapped(data: Path | None, config_file: Path | None, **rest: Any) -> Any:
@@ -94,25 +94,25 @@ def hub_options(command: F) -> F:
 
 
 def become_owner(data: Path) -> None:
-    """Go on as the owner of `data`, if this is root; refuse if this is somebody else."""
+    """Become the owner of `data` if this is root; refuse if this is another user."""
     try:
         found = os.stat(data)
     except (FileNotFoundError, NotADirectoryError):
-        raise UnavailableError(f"{data}: there is no data directory here") from None
+        raise UnavailableError(f"{data}: no such data directory") from None
     except PermissionError:
-        raise NotPermittedError(f"{data}: only its owner and root may do that") from None
+        raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
     if found.st_uid == os.geteuid():
         return
     if os.geteuid() != 0:
         raise NotPermittedError(
-            f"{data} belongs to {user_name(found.st_uid)}: be that user, or root"
+            f"{data} belongs to {user_name(found.st_uid)}: run this as that user or root"
         )
     _become(found.st_uid, found.st_gid)
 
 
 def _become(uid: int, gid: int) -> None:
-    """Drop root for ever: groups, group and user, real, effective and saved."""
-    # Our own code may lie where only root can read it.
+    """Drop root for good: groups, group and user, real, effective and saved."""
+    # Our own code may be readable only by root.
     preload()
     try:
         entry = pwd.getpwuid(uid)
@@ -128,13 +128,13 @@ def _become(uid: int, gid: int) -> None:
 
 
 def make_data(data: Path, user: str | None) -> None:
-    """Make `data`, 0700, and what leads to it; owned by `user` if one is given (by root)."""
+    """Create `data`, mode 0700, and its parents; as root, owned by `user` if given."""
     owner = system_user(user) if user else None
     osio = Osio()
     try:
         data.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
-        # By descriptor, and never through a link that somebody put in the way meanwhile.
+        # By descriptor, and never through a link that another user has just put there.
         fd = osio.open(str(data), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             if owner is not None:
@@ -147,9 +147,9 @@ def make_data(data: Path, user: str | None) -> None:
 
 
 def may_start(config: Config) -> None:
-    """Whether this user may start a hub of this configuration.
+    """Check that this user may start a hub with this configuration.
 
-    Raises ConfigError (root without a `user`, or one that does not exist) and NotPermittedError.
+    Raises ConfigError (root without `user`, or no such user) and NotPermittedError.
     """
     uid = os.geteuid()
     if uid == 0 and config.user is None:
@@ -159,7 +159,7 @@ def may_start(config: Config) -> None:
     if config.user is not None:
         wanted = system_user(config.user).pw_uid
         if uid not in (0, wanted):
-            raise NotPermittedError(f"the hub is to run as {config.user}: be that user, or root")
+            raise NotPermittedError(f"the hub runs as {config.user}: run this as that user or root")
     if uid != 0 and config.data.exists():
         become_owner(config.data)
 
@@ -168,7 +168,7 @@ def system_user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise ConfigError(f"user: there is no system user {name}") from None
+        raise ConfigError(f"user: no such system user: {name}") from None
 
 
 def user_name(uid: int) -> str:

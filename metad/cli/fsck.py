@@ -1,10 +1,10 @@
-"""`metad fsck`: the whole store checked, and repaired if asked.
+"""`metad fsck`: check the whole store, and repair it on request.
 
 Rules of this file:
 
-* A check holds DATA/lock, shared, so that no hub starts meanwhile; where a hub runs already, the
-  store is pinned instead, and only what is settled counts.
-* Each difference is one line on standard output; exit code 0 is clean, 65 damaged.
+* A check holds DATA/lock, shared, so that no hub starts in the meantime.  If a hub is running, the
+  check holds the backup lock instead, and ignores what is still changing.
+* Each difference is one line on standard output.  Exit code 0: clean; 65: damaged.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 
 @click.command()
 @hub_options
-@click.option("--repair", "do_repair", is_flag=True, help="Set damage aside, rebuild the index.")
-@click.option("--checksums-only", is_flag=True, help="Read the logs, leave the index out.")
+@click.option(
+    "--repair", "do_repair", is_flag=True, help="Quarantine damage and rebuild the index."
+)
+@click.option("--checksums-only", is_flag=True, help="Check the logs only, not the index.")
 @as_json_option
 def fsck(place: HubLocation, do_repair: bool, checksums_only: bool, as_json: bool) -> int:
-    """Check the store: every record of the logs, and the index against them.
+    """Check every record of the logs, and the index against the logs.
 
-    Changes nothing, and may be used while a hub runs.  Each difference is one line; the exit code
-    is 0 if there is none, else 65.  With --repair (no hub may run) damaged octets are copied to
-    quarantine/ and the index is made anew.
+    A check changes nothing and can run beside a hub.  It prints one line per difference; the exit
+    code is 0 if there is none, otherwise 65.  --repair needs the hub to be stopped: it copies
+    damaged bytes to quarantine/ and rebuilds the index.
     """
     if do_repair:
         return _repair(place, as_json)
@@ -55,7 +57,7 @@ def fsck(place: HubLocation, do_repair: bool, checksums_only: bool, as_json: boo
 
 
 def check(data: Path, *, compare: bool, as_json: bool) -> int:
-    """Check and show; the exit code."""
+    """Check and print the result; the exit code."""
     osio = Osio()
     store = open_store(osio, data)
     with _share_lock(data) as alone:
@@ -66,11 +68,11 @@ def check(data: Path, *, compare: bool, as_json: bool) -> int:
 
 def _check(osio: Osio, store: Store, plan: Plan, as_json: bool) -> int:
     lines: list[str] = []
-    say: Callable[[str], None] = lines.append if as_json else click.echo
-    summary = Fsck(osio, store, plan, say, _progress).run()
+    emit: Callable[[str], None] = lines.append if as_json else click.echo
+    summary = Fsck(osio, store, plan, emit, _progress).run()
     _clear_progress()
     if summary.clean and summary.compared:
-        _note_nobodys(store.data, summary)
+        _note_orphans(store.data, summary)
     if as_json:
         click.echo(json.dumps(_facts(summary, lines), indent=2))
     else:
@@ -78,8 +80,8 @@ def _check(osio: Osio, store: Store, plan: Plan, as_json: bool) -> int:
     return EX_OK if summary.clean else EX_DATAERR
 
 
-def _note_nobodys(data: Path, summary: Summary) -> None:
-    """Mail of mailboxes that the users database does not know is kept; it is to be seen here."""
+def _note_orphans(data: Path, summary: Summary) -> None:
+    """Report mailboxes that the users database does not know.  Their mail is kept."""
     try:
         with mail_store(data) as mail, UserDatabase(data / "users") as users:
             numbers = (number for number, usage in mail.index.usages() if usage.messages)
@@ -87,9 +89,9 @@ def _note_nobodys(data: Path, summary: Summary) -> None:
             while piece := list(islice(numbers, 1000)):
                 count += users.owners(piece).count(None)
     except MetadError:
-        return  # no users, or an index that has to be made first
+        return  # no users database, or an index that must be rebuilt first
     if count:
-        summary.notes.append(f"users: the mail of {count} mailboxes is nobody's; it is kept")
+        summary.notes.append(f"users: {count} orphaned mailboxes have mail; it is kept")
 
 
 def _repair(place: HubLocation, as_json: bool) -> int:
@@ -97,15 +99,15 @@ def _repair(place: HubLocation, as_json: bool) -> int:
     with exclusive(place) as store:
         plan = Plan(boot_id())
         lines: list[str] = []
-        say: Callable[[str], None] = lines.append if as_json else click.echo
-        before = Fsck(osio, store, plan, say, _progress).run()
+        emit: Callable[[str], None] = lines.append if as_json else click.echo
+        before = Fsck(osio, store, plan, emit, _progress).run()
         _clear_progress()
         if before.clean and before.compared:
             remain = before
         else:
             rebuilding(lambda: repair(osio, store, plan.boot, before, report))
-            say("after the repair:")
-            remain = Fsck(osio, store, plan, say).run()
+            emit("after the repair:")
+            remain = Fsck(osio, store, plan, emit).run()
         if as_json:
             click.echo(json.dumps(_facts(remain, lines), indent=2))
         else:
@@ -114,12 +116,12 @@ def _repair(place: HubLocation, as_json: bool) -> int:
 
 
 def report(text: str) -> None:
-    """What a repair or a rebuild says on its way."""
+    """Print the progress of a repair or a rebuild."""
     click.echo(f"metad: {text}", err=True)
 
 
 def rebuilding(work: Callable[[], object]) -> None:
-    """Do something to the index; what LMDB raises is one line and not a bug."""
+    """Run `work` on the index; an error of LMDB becomes a DataError."""
     try:
         work()
     except lmdb.Error as error:
@@ -131,9 +133,9 @@ def rebuilding(work: Callable[[], object]) -> None:
 
 @contextmanager
 def exclusive(place: HubLocation) -> Iterator[Store]:
-    """The store, as its only user.  Raises DataError, and UnavailableError if a hub runs."""
-    # Here, because the master's modules are many and most commands need none; and before this
-    # process becomes the owner of DATA, who may not be able to read them.
+    """The store, locked.  Raises DataError, and UnavailableError if a hub is running."""
+    # Imported here, because most commands do not need the master's modules; and before this process
+    # becomes the owner of DATA, who may not be allowed to read them.
     from metad.master.datadir import take_lock
 
     data = place.enter()
@@ -147,7 +149,7 @@ def exclusive(place: HubLocation) -> Iterator[Store]:
 
 @contextmanager
 def _share_lock(data: Path) -> Iterator[bool]:
-    """True: no hub runs, nor will one while this lasts."""
+    """True: no hub is running, and none can start until this ends."""
     try:
         fd = os.open(data / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -184,8 +186,8 @@ def _facts(summary: Summary, lines: list[str]) -> dict[str, object]:
 def _show(summary: Summary) -> None:
     for note in summary.notes:
         click.echo(f"note: {note}")
-    what = f"{summary.logs} logs, {summary.records} records, {summary.octets} octets"
-    index = f"index with {summary.messages} messages" if summary.compared else "no index compared"
+    what = f"{summary.logs} logs, {summary.records} records, {summary.octets} bytes"
+    index = f"index with {summary.messages} messages" if summary.compared else "index not compared"
     if summary.clean:
         click.echo(f"clean: {what}; {index}")
     else:

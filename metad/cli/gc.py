@@ -1,4 +1,4 @@
-"""`metad gc`: collect garbage now, and say what it freed."""
+"""`metad gc`: collect garbage now, and report what was freed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ _FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged", "expired", 
 
 @click.command()
 @hub_options
-@click.option("--full", is_flag=True, help="Every log in which anything is dead, not the best.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Collect every log that contains garbage, not only the most profitable ones.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def gc(place: HubLocation, full: bool, as_json: bool) -> None:
-    """Have the running hub collect garbage now, and wait until it has.
+    """Collect garbage now, and wait until it is done.
 
-    Mail that is older than its user's expiry goes, and that of removed users.  Then sealed logs are
-    emptied: mail that somebody still has moves together, and the logs are free for new mail.  The
-    hub serves all the while.
+    The running hub deletes expired mail and the mail of removed users.  Then it collects sealed
+    logs: it moves live mail together and frees the logs for new mail.  It serves clients in the
+    meantime.
     """
     with Client(place.enter()) as client:
         before = client.request("gc", full=full)
@@ -51,7 +55,7 @@ def _sums(first: dict[str, Any]) -> dict[str, int]:
 
 
 def _add(sums: dict[str, int], last: dict[str, Any], now: dict[str, Any]) -> None:
-    """Add what was done between two answers; a new collector counts from nothing."""
+    """Add what was done between two replies; a new collector counts from zero."""
     same = last.get("pid") == now.get("pid")
     for name in sums:
         sums[name] += now[name] - (last[name] if same else 0)
@@ -59,7 +63,7 @@ def _add(sums: dict[str, int], last: dict[str, Any], now: dict[str, Any]) -> Non
 
 def _show_progress(now: dict[str, Any]) -> None:
     if sys.stderr.isatty():
-        waits = ", waiting for the end of a backup" if now["work"] == "waiting" else ""
+        waits = ", waiting for a backup to end" if now["work"] == "waiting" else ""
         text = f"{now['left']} logs left, {show_size(now['octets_moved'])} moved{waits}"
         click.echo(f"\r\033[K{text}", nl=now["left"] == 0, err=True)
 
@@ -68,11 +72,11 @@ def _show(done: dict[str, int]) -> None:
     tables.show_facts(
         {
             "logs freed": done["logs_freed"],
-            "octets freed": show_size(done["octets_freed"]),
-            "octets moved": show_size(done["octets_moved"]),
+            "bytes freed": show_size(done["octets_freed"]),
+            "bytes moved": show_size(done["octets_moved"]),
             "damaged records": done["damaged"],
             "messages expired": done["expired"],
             "mailboxes in use": done["in_use"],
-            "mailboxes of nobody": done["unknown"],
+            "orphaned mailboxes": done["unknown"],
         }
     )

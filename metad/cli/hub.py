@@ -27,7 +27,7 @@ STOP_SECONDS = 120
 
 
 class NotStoppedError(MetadError):
-    """The hub was told to stop and is still there (exit 69)."""
+    """The hub was told to stop and is still running (exit 69)."""
 
     exit_code = EX_UNAVAILABLE
 
@@ -38,11 +38,11 @@ def _file_option(name: str, text: str) -> Callable[[F], F]:
 
 @click.command()
 @hub_options
-@click.option("--detach", is_flag=True, help="Return when the hub is ready; it runs on.")
-@_file_option("--pid-file", "Write the hub's process id there while it runs.")
-@_file_option("--log-file", "Append the log there, not to standard error.")
+@click.option("--detach", is_flag=True, help="Return when the hub is ready; it keeps running.")
+@_file_option("--pid-file", "Write the process id of the hub to FILE while it runs.")
+@_file_option("--log-file", "Append the log to FILE instead of standard error.")
 def start(place: HubLocation, detach: bool, pid_file: Path | None, log_file: Path | None) -> int:
-    """Run the hub, in the foreground unless --detach is given, until it is stopped."""
+    """Run the hub until it is stopped, in the foreground unless --detach is given."""
     may_start(place.config)
     return launch(Launch(place, detach, pid_file, log_file))
 
@@ -51,13 +51,14 @@ def start(place: HubLocation, detach: bool, pid_file: Path | None, log_file: Pat
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def reload(place: HubLocation, as_json: bool) -> None:
-    """Have the hub take its configuration, certificates and settings anew, dropping nobody.
+    """Reload the configuration and the certificates without dropping a connection.
 
-    The configuration is read and checked here, from --config or else from where the hub got it.
+    The command reads and checks the configuration: the file given by --config, or the one that the
+    hub was started with.
     """
     source, content = read(_source(place))
     parse(content, source, place.data)
-    # After the file: it may be root's alone.
+    # After reading the file, which may be readable only by root.
     data = place.enter()
     text = str(source.absolute()) if source else None
     reply = request(data, "reload", limits.RELOAD_TIMEOUT, content=content, source=text)
@@ -70,7 +71,7 @@ def reload(place: HubLocation, as_json: bool) -> None:
 
 
 def _source(place: HubLocation) -> Path | None:
-    """The file that was named, or that the hub was started with."""
+    """The file given by --config, or the one that the hub was started with."""
     if place.file is not None:
         return place.file
     named = request(place.data, "status").get("config")
@@ -93,24 +94,24 @@ def _finite(_context: click.Context, _parameter: click.Parameter, value: float) 
     default=STOP_SECONDS,
     callback=_finite,
     show_default=True,
-    help="How long to wait for the hub's end.",
+    help="How long to wait for the hub to exit.",
 )
 def stop(place: HubLocation, now: bool, timeout: float) -> None:
-    """Stop the hub, and wait until it is gone."""
+    """Stop the hub and wait until it has exited."""
     data = place.enter()
     deadline = time.monotonic() + timeout
     with Client(data) as client:
         client.request("stop", now=now)
         gone = client.wait_closed(timeout)
     if not gone or not wait_unlocked(data / "lock", deadline - time.monotonic()):
-        raise NotStoppedError(f"the hub on {data} has not ended within {timeout:g} s")  # fmt: skip
+        raise NotStoppedError(f"the hub on {data} did not stop within {timeout:g} s")  # fmt: skip
 
 
 @click.command()
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(place: HubLocation, as_json: bool) -> None:
-    """Show what the hub is doing; exit code 69 if none runs."""
+    """Show what the hub is doing; exit code 69 if none is running."""
     try:
         reply = request(place.enter(), "status")
     except UnavailableError:
@@ -141,9 +142,9 @@ def _is_table(value: object) -> bool:
 
 
 def wait_unlocked(path: Path, seconds: float) -> bool:
-    """Whether nobody holds the lock on `path` any more, waiting for it up to `seconds`.
+    """Wait up to `seconds` for the lock on `path` to be released; whether it was.
 
-    The hub's processes hold it as long as one of them lives.  The kernel wakes us; an alarm ends
+    The hub's processes hold it until the last of them exits.  The kernel wakes us; an alarm ends
     the wait.
     """
     try:

@@ -1,4 +1,4 @@
-"""How `metad start` becomes a hub: detached or not, below a nanny or not.
+"""How `metad start` becomes a hub: detached or not, with or without a nanny.
 
 metad start ── [fork, with --detach] ── [exec the nanny, as root with ports below 1024 or a
                                          chroot] ── master
@@ -38,34 +38,34 @@ class Launch(NamedTuple):
     log_file: Path | None = None
 
 
-def launch(order: Launch) -> int:
-    """Run the hub; the exit code.  Raises MetadError if it does not get ready."""
+def launch(spec: Launch) -> int:
+    """Run the hub; the exit code.  Raises MetadError if it never becomes ready."""
     _undo_inherited()
-    if order.log_file is not None:
-        _log_to(order.log_file)
-    elif order.detach and os.isatty(2):
+    if spec.log_file is not None:
+        _log_to(spec.log_file)
+    elif spec.detach and os.isatty(2):
         raise UsageError("--detach on a terminal needs --log-file FILE")
-    if order.detach:
-        return _detached(lambda: _run(order))
-    return _run(order)
+    if spec.detach:
+        return _detached(lambda: _run(spec))
+    return _run(spec)
 
 
-def _run(order: Launch) -> int:
-    config = order.place.config
+def _run(spec: Launch) -> int:
+    config = spec.place.config
     if config.source is not None:
         config = replace(config, source=config.source.absolute())
-    pid_file = PidFile(order.pid_file.absolute() if order.pid_file else None)
+    pid_file = PidFile(spec.pid_file.absolute() if spec.pid_file else None)
     if needs_nanny(config):
-        _become_nanny(config, order.place, pid_file)
-    # Not before now: what only the hub needs must not slow down every other command.
+        _become_nanny(config, spec.place, pid_file)
+    # Imported here: what only the hub needs must not slow down every other command.
     from metad import master
 
     return master.start(config, master.Options(pid_file=pid_file))
 
 
 def _undo_inherited() -> None:
-    """What a careless parent left us: children whose end nobody hears of, and no standard streams,
-    so that log lines would go into whichever file gets their number."""
+    """Undo what a careless parent left: SIGCHLD ignored, so that waiting for children fails, and
+    closed standard streams, so that log lines would go to whichever file gets their number."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
@@ -78,7 +78,7 @@ def _undo_inherited() -> None:
 
 
 def _log_to(path: Path) -> None:
-    """Standard error goes there; a file that is rotated must be truncated, not renamed."""
+    """Send standard error to the file.  Rotate it by copy and truncate, not by rename."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
@@ -88,7 +88,7 @@ def _log_to(path: Path) -> None:
 
 
 def _detached(run: Callable[[], int]) -> int:
-    """Run in a child of its own session; return when it is ready, or with its exit code."""
+    """Run in a child with its own session; return when it is ready, or with its exit code."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
@@ -110,7 +110,7 @@ def _detached(run: Callable[[], int]) -> int:
 
 
 def _relay(reader: int) -> bool:
-    """Show what the hub says on its standard output until it is ready; whether it is."""
+    """Copy the hub's standard output until it is ready; whether it became ready."""
     with os.fdopen(reader, "rb") as lines:
         for line in lines:
             os.write(1, line)
@@ -123,7 +123,7 @@ def _relay(reader: int) -> bool:
 
 
 def needs_nanny(config: Config) -> bool:
-    """Whether root is needed for longer than the data directory takes to be made."""
+    """Whether root is needed for more than creating the data directory."""
     if os.geteuid() != 0 or systemd.are_passed():
         return False
     return config.chroot is not None or bool(_privileged(config))
@@ -139,7 +139,7 @@ def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
 
 
 def _become_nanny(config: Config, place: HubLocation, pid_file: PidFile) -> None:
-    """Exec: root goes on with as little code as possible.  Raises MetadError."""
+    """Exec the nanny, so that root runs as little code as possible.  Raises MetadError."""
     user = privileges.find_user(config.user or "")
     listen = _privileged(config)
     above = nanny.FIRST_SOCKET + len(listen) * config.store.workers
@@ -150,16 +150,16 @@ def _become_nanny(config: Config, place: HubLocation, pid_file: PidFile) -> None
         keep = [privileges.CAP_SYS_CHROOT] if config.chroot is not None else []
         if not _can_read(user):
             keep.append(_reading())
-        order = nanny.Spec(user, keep, str(config.data), config.store.workers, listen, master)
+        spec = nanny.Spec(user, keep, str(config.data), config.store.workers, listen, master)
         sys.stdout.flush()
-        command = [sys.executable, "-P", "-m", "metad.nanny", json.dumps(order)]
+        command = [sys.executable, "-P", "-m", "metad.nanny", json.dumps(spec)]
         os.execv(sys.executable, command)  # noqa: S606
     except OSError as error:
         raise OsError(f"{sys.executable}: {error.strerror}") from None
 
 
 def _snapshot(place: HubLocation) -> int:
-    """The configuration as root read it, for every master to come."""
+    """The configuration as root read it, for all future masters."""
     from metad.master.options import Snapshot, SnapshotFile
 
     source, content = read(place.file)
@@ -167,12 +167,12 @@ def _snapshot(place: HubLocation) -> int:
 
 
 def _moved(fd: int, above: int) -> int:
-    """A copy that is kept over an exec, out of the way of the nanny's sockets."""
+    """An inheritable copy of the descriptor, above those of the nanny's sockets."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD, above) if fd >= 0 else fd
 
 
 def _can_read(user: Identity) -> bool:
-    """Whether that user can read Python and what it needs.  Tried by a fork that becomes it."""
+    """Whether that user can read Python and its modules.  A fork that becomes it tries."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(nanny.__file__)))
     needed = [sys.executable, package, *filter(os.path.isdir, sys.path)]
     pid = os.fork()
@@ -187,6 +187,6 @@ def _can_read(user: Identity) -> bool:
 
 
 def _reading() -> int:
-    """The capability with which a master reads a Python below /root; a container may lack it."""
+    """The capability to read a Python below /root; a container may lack the lesser one."""
     lesser = privileges.CAP_DAC_READ_SEARCH
     return lesser if privileges.has_capability(lesser) else privileges.CAP_DAC_OVERRIDE

@@ -1,6 +1,6 @@
-"""Groups of commands that import a command when it is asked for.
+"""Groups of commands that import a command when it is used.
 
-To import all of metad takes several times as long as most commands need; a hub starts sooner too.
+Importing all of metad takes several times as long as most commands run.
 """
 
 from __future__ import annotations

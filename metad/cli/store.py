@@ -1,4 +1,4 @@
-"""`metad store logs | dump | check | rebuild`: looking into the store, and its index made anew."""
+"""`metad store logs | dump | check | rebuild`: inspect the store, rebuild its index."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from metad.system.osio import Osio
 
 @click.group("store", no_args_is_help=False)
 def group() -> None:
-    """Look into the store; rebuild its index."""
+    """Inspect the store, rebuild its index, back it up."""
 
 
 @group.command()
 @hub_options
 @as_json_option
 def logs(place: HubLocation, as_json: bool) -> None:
-    """List the logs: state, where each ends, how much of it is live."""
+    """List the logs: state, end, share of live mail."""
     osio = Osio()
     store = open_store(osio, place.enter())
     rows = log_rows(osio, store)
@@ -52,14 +52,14 @@ def logs(place: HubLocation, as_json: bool) -> None:
 @hub_options
 @as_json_option
 def check(place: HubLocation, as_json: bool) -> int:
-    """Verify every checksum in the logs; leaves the index out.  Exit code 65 if one is wrong."""
+    """Verify every checksum in the logs, not the index.  Exit code 65 if one is wrong."""
     return check_store(place.enter(), compare=False, as_json=as_json)
 
 
 @group.command()
 @hub_options
 def rebuild(place: HubLocation) -> None:
-    """Make the index anew from the logs; no hub may run."""
+    """Rebuild the index from the logs; the hub must be stopped."""
     with exclusive(place) as store:
         rebuilding(lambda: rebuild_index(Osio(), store, boot_id(), report))
     counts = read_snapshot(store).logs.values()
@@ -70,7 +70,7 @@ def rebuild(place: HubLocation) -> None:
 @group.command()
 @click.argument("log")
 @hub_options
-@click.option("--bodies", is_flag=True, help="The messages too, as they lie in the log.")
+@click.option("--bodies", is_flag=True, help="Print the messages too, as stored in the log.")
 @as_json_option
 def dump(place: HubLocation, log: str, bodies: bool, as_json: bool) -> int:
     """Show the records of a log, by its number.  Exit code 65 if something does not verify."""
@@ -96,7 +96,7 @@ for _one in (backup.backup_command, backup.restore_command):
 
 
 def log_rows(osio: Osio, store: Store) -> list[dict[str, Any]]:
-    """A row for each log.  What cannot be told (no index, no header) is None."""
+    """A row for each log.  What is unknown (no index, no header) is None."""
     snapshot = read_snapshot(store) if os.path.exists(f"{store.index}/data.mdb") else None
     counts = snapshot.logs if snapshot and snapshot.readable else {}
     rows = []

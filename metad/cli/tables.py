@@ -1,4 +1,4 @@
-"""Facts and tables for people: drawn by rich on a terminal, plain and tab-separated elsewhere."""
+"""Facts and tables for people: drawn by rich on a terminal, otherwise plain and tab-separated."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import click
 
 
 def terminal() -> bool:
-    """Whether a person reads what is printed."""
+    """Whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def show_facts(facts: Mapping[str, Any]) -> None:
-    """One "key: value" to a line."""
+    """One "key: value" per line."""
     width = max(map(len, facts), default=0) + 1
     for key, value in facts.items():
         label = f"{key}:"
@@ -33,7 +33,7 @@ def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    # Here, because rich takes longer to import than most commands to run.
+    # Imported here: importing rich takes longer than most commands run.
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -49,7 +49,7 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]])
 
 
 def cell(value: object) -> str:
-    """A value in a word; what could steer a terminal is escaped."""
+    """A value as text, without terminal control sequences."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -65,7 +65,7 @@ def cell(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """1 d 2 h 3 min 4 s, without what is zero in front."""
+    """1 d 2 h 3 min 4 s, without leading zeros."""
     left = int(seconds)
     parts: list[str] = []
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):

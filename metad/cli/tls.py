@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* What the caller gives is read as the caller (an ACME client's files belong to root), before the
-  command becomes the owner of DATA.
-* A hub that runs takes what is new by itself, within some seconds: nothing is restarted.
+* The caller's files are read as the caller, before the command becomes the owner of DATA: those of
+  an ACME client belong to root.
+* A running hub loads new certificates by itself within seconds: nothing is restarted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPENSSL_SECONDS = 60
 
 @click.group(name="tls")
 def group() -> None:
-    """Certificates: install, list, remove, or make one for trying out."""
+    """Certificates: install, list, remove, or make one for a trial."""
 
 
 @group.command()
@@ -41,17 +41,19 @@ def group() -> None:
     metavar="FILE",
     required=True,
     type=click.Path(path_type=Path),
-    help="The certificate and its chain, PEM.",
+    help="The certificate and its chain (PEM).",
 )
 @click.option(
     "--key",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The private key, PEM; else it is in the file of the certificate.",
+    help="The private key (PEM); default: in the file of the certificate.",
 )
-@click.option("--name", metavar="NAME", help="Its name here (else the certificate's first).")
+@click.option(
+    "--name", metavar="NAME", help="Name of the certificate in the hub (default: its first domain)."
+)
 def install(place: HubLocation, certificate: Path, key: Path | None, name: str | None) -> None:
-    """Check a certificate and its key, and give them to the hub.
+    """Check a certificate and its key, and install them.
 
     As a hook of an ACME client: metad tls install --cert fullchain.pem --key privkey.pem
     """
@@ -61,12 +63,14 @@ def install(place: HubLocation, certificate: Path, key: Path | None, name: str |
 
 @group.command("self-signed")
 @hub_options
-@click.option("--name", metavar="NAME", help="Its name here (else the first domain).")
+@click.option(
+    "--name", metavar="NAME", help="Name of the certificate in the hub (default: the first domain)."
+)
 @click.argument("domains", nargs=-1)
 def self_signed(place: HubLocation, name: str | None, domains: tuple[str, ...]) -> None:
-    """Make a certificate that nobody vouches for, to try TLS out.
+    """Make a self-signed certificate, for a trial of TLS.
 
-    For DOMAINS, else for the hub's own name.  Needs the program openssl.
+    It is for DOMAINS, or for the hub's own name.  Needs the program openssl.
     """
     names = [_domain(one) for one in domains] or [place.config.hostname]
     chain, private = make_self_signed(names)
@@ -77,7 +81,7 @@ def self_signed(place: HubLocation, name: str | None, domains: tuple[str, ...]) 
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_all(place: HubLocation, as_json: bool) -> None:
-    """List the certificates: the names they are for, and until when."""
+    """List the certificates with their domains and expiry dates."""
     config = place.config
     place.enter()
     contexts = tls_store.load_contexts(config)
@@ -96,7 +100,7 @@ def list_all(place: HubLocation, as_json: bool) -> None:
 @hub_options
 @click.argument("name")
 def remove(place: HubLocation, name: str) -> None:
-    """Take the certificate NAME away."""
+    """Remove the certificate NAME."""
     tls_store.remove(place.enter(), name)
 
 
@@ -117,7 +121,7 @@ def make_self_signed(names: list[str], days: int = SELF_SIGNED_DAYS) -> tuple[st
     """(certificate, key) as PEM.  Raises UnavailableError (no openssl) and DataError."""
     program = shutil.which("openssl")
     if program is None:
-        raise UnavailableError("the program openssl is not here; it makes the certificate")
+        raise UnavailableError("openssl not found; it is needed to make the certificate")
     with tempfile.TemporaryDirectory() as directory:
         chain, key = (Path(directory, part) for part in ("cert", "key"))
         alternatives = ",".join(f"DNS:{name}" for name in names)

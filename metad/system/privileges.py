@@ -49,7 +49,7 @@ def find_user(name: str) -> Identity:
     try:
         found = pwd.getpwnam(name)
     except KeyError:
-        raise ConfigError(f"user: there is no system user {name!r}") from None
+        raise ConfigError(f"user: no such system user: {name}") from None
     if found.pw_uid == 0:
         raise ConfigError("user: the hub does not run as root")
     groups = tuple(os.getgrouplist(name, found.pw_gid))

@@ -76,7 +76,7 @@ def test_the_memory_shown_is_what_is_enforced_and_follows_the_settings(run, file
     assert tls["connection"] - few["connection"] == limits.TLS_MEMORY
     _, out, _ = run("config", "show", "--config", file)
     shown = -(-tls["total"] // (1 << 20))
-    assert f"# Its workers take at most {shown:,} MiB of memory, whatever clients do:" in out
+    assert f"# Maximum memory of all workers, whatever clients do: {shown:,} MiB." in out
 
 
 def test_the_configuration_is_shown_as_json_too(run, file):
@@ -97,7 +97,7 @@ def test_every_field_of_the_configuration_is_a_setting():
 
 
 def test_check_says_good(run, file):
-    assert run("config", "check", "--config", file) == (0, f"{file}: good\n", "")
+    assert run("config", "check", "--config", file) == (0, f"{file}: OK\n", "")
     assert run("config", "check") == (0, "no configuration file: the defaults\n", "")
 
 

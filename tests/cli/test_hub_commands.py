@@ -102,7 +102,7 @@ def test_a_hub_that_does_not_end_is_told_after_the_deadline(run, data, fake_hub)
     fake_hub(stuck=True)
     code, _, err = run("stop", "--timeout", "0.1", "--data", data)
     assert code == EX_UNAVAILABLE
-    assert "has not ended within 0.1 s" in err
+    assert "did not stop within 0.1 s" in err
 
 
 def test_stop_waits_for_the_lock_of_the_last_process(run, data, fake_hub):
@@ -111,7 +111,7 @@ def test_stop_waits_for_the_lock_of_the_last_process(run, data, fake_hub):
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, _, err = run("stop", "--timeout", "0.2", "--data", data)
     assert code == EX_UNAVAILABLE
-    assert "has not ended" in err
+    assert "did not stop" in err
 
 
 def test_the_wait_for_the_lock_ends_when_it_is_given_up(tmp_path):

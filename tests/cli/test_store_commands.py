@@ -106,7 +106,7 @@ def test_checksums_only_leaves_the_index_out(run, data, store):
     for command in (["fsck", "--checksums-only"], ["store", "check"]):
         code, out, _ = run(*command, "--data", data)
         assert code == EX_OK
-        assert out.endswith("; no index compared\n")
+        assert out.endswith("; index not compared\n")
     spoil_log(store)
     assert run("store", "check", "--data", data)[0] == EX_DATAERR
     assert json.loads(run("store", "check", "--json", "--data", data)[1])["compared"] is False
