@@ -7,7 +7,7 @@ Rules of this file:
 * A log that blocks never blocks mail: what the descriptor does not take at once is dropped and
   counted.
 * Nothing a client sent goes out with a control character in it.
-* Under systemd (JOURNAL_STREAM) the journal has the time: it is left out.
+* In the journal the time is left out, and warnings carry their priority (sd-daemon(3)).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+
+from metad.system.systemd import priority, to_journal
 
 _CONTROL = dict.fromkeys((*range(32), 127), "?")
 
@@ -38,20 +40,21 @@ class LogLines:
         self._tag = f"[{os.getpid()}]:"
         self._second = -1
         self._stamp = ""
-        self._with_time = "JOURNAL_STREAM" not in os.environ
+        self._in_journal = to_journal(fd)
         self.dropped = 0
 
     def line(self, service: str, text: str) -> None:
         """Queue one line of `service` (smtp, pop3, master, …)."""
         lines = self._lines
-        lines.append(f"metad/{service}{self._tag} {text}\n")
+        mark = priority(text) if self._in_journal else ""
+        lines.append(f"{mark}metad/{service}{self._tag} {text}\n")
         if self._call_soon is None:
             self.flush()
         elif len(lines) == 1:
             self._call_soon(self.flush)
 
     def _time(self) -> str:
-        if not self._with_time:
+        if self._in_journal:
             return ""
         now = int(time.time())
         if now != self._second:

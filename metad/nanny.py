@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metad.errors import EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE, MetadError, OsError
-from metad.system import privileges, sockets
+from metad.system import privileges, sockets, systemd
 from metad.system.backoff import Backoff
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -112,8 +112,9 @@ def supervise(spec: Spec, count: int) -> int:
 
 
 def say(text: str) -> None:
+    mark = systemd.priority(text) if systemd.to_journal() else ""
     with suppress(OSError):
-        os.write(2, f"metad: {text}\n".encode("utf-8", "replace"))
+        os.write(2, f"{mark}metad: {text}\n".encode("utf-8", "replace"))
 
 
 def main(text: str) -> int:

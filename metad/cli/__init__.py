@@ -19,6 +19,7 @@ import click
 from metad import __version__
 from metad.cli.lazy import LazyGroup
 from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
+from metad.system.systemd import priority, to_journal
 
 COMPLETE = "_METAD_COMPLETE"
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -100,7 +101,8 @@ def _complete(instruction: str) -> int:
 def _fatal(text: str, code: int) -> int:
     # One line, whatever a name in it contains, without terminal control sequences.
     shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    click.echo(f"metad: fatal: {shown}", err=True)
+    mark = priority("fatal:") if to_journal() else ""
+    click.echo(f"{mark}metad: fatal: {shown}", err=True)
     return code
 
 

@@ -112,8 +112,10 @@ def machine_name() -> str:
 
 
 def data_directory(given: Path | None, in_file: Path | None, environ: Mapping[str, str]) -> Path:
-    """The data directory, absolute: as given, METAD_DATA, the file's, the user's default."""
-    named = given or environ.get("METAD_DATA") or in_file
+    """The data directory, absolute: as given, METAD_DATA, the file's, the unit's StateDirectory=
+    (systemd.exec(5): it may name several), the user's default."""
+    unit = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    named = given or environ.get("METAD_DATA") or in_file or unit
     if named:
         return Path(named).absolute()
     if os.geteuid() == 0:

@@ -48,8 +48,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "", "data", checks.path, None,
         "The directory of logs, index and users.  `--data` and METAD_DATA take precedence.  "
-        "Default: /var/lib/metad for root, otherwise $XDG_STATE_HOME/metad or "
-        "~/.local/state/metad.",
+        "Default: $STATE_DIRECTORY, which systemd sets for the service, /var/lib/metad for root, "
+        "otherwise $XDG_STATE_HOME/metad or ~/.local/state/metad.",
     ),
     Setting(
         "", "chroot", checks.path, None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -21,11 +22,21 @@ def prepare_data(data: Path) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = data.stat()
     except OSError as error:
-        raise CannotCreateError(f"{error.filename or data}: {error.strerror}") from None
+        hint = _read_only_hint(data) if error.errno == errno.EROFS else ""
+        raise CannotCreateError(f"{error.filename or data}: {error.strerror}{hint}") from None
     if found.st_uid != os.geteuid():
         raise NotPermittedError(f"{data}: belongs to another user (uid {found.st_uid})")
+    if os.statvfs(data).f_flag & os.ST_RDONLY:
+        raise CannotCreateError(f"{data}: Read-only file system{_read_only_hint(data)}")
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         raise CannotCreateError(f"{data}: not writable by this user")
+
+
+def _read_only_hint(data: Path) -> str:
+    """What to do about it where systemd has made it so (ProtectSystem=strict)."""
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    return f": add ReadWritePaths={data} to the unit (systemctl edit metad)"
 
 
 def take_lock(data: Path) -> int:

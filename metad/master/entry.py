@@ -18,6 +18,7 @@ from metad.master.preload import preload
 from metad.master.start import start
 from metad.system import privileges
 from metad.system.pidfile import PidFile
+from metad.system.systemd import priority, to_journal
 
 # The nanny tries again after it, even if this was the first master: it had been ready.
 EXIT_CRASHED = 1
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> int:
         pid_file = PidFile(fd=pid_fd)
         return start(config, Options(pid_file, nanny, snapshot, lambda: announced.append(True)))
     except MetadError as error:
-        print(f"metad: fatal: {error}", file=sys.stderr)  # noqa: T201
+        mark = priority("fatal:") if to_journal() else ""
+        print(f"{mark}metad: fatal: {error}", file=sys.stderr)  # noqa: T201
         code = error.exit_code
     except Exception:
         traceback.print_exc()

@@ -60,7 +60,7 @@ def start(config: Config, options: Options | None = None) -> int:
         if config.chroot is not None and not privileges.has_capability(privileges.CAP_SYS_CHROOT):
             raise NotPermittedError("chroot: needs a start by root, or CAP_SYS_CHROOT")
         bound = _claim(config, stack)
-        notifier = Notifier()
+        notifier = Notifier(nanny=options.nanny)
         stack.callback(notifier.close)
         boot = index_state.boot_id()
         area, semaphore = _shared_memory(config, stack)

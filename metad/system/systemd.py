@@ -56,12 +56,29 @@ def are_passed(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ
 
 
+def to_journal(fd: int = 2, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is written to `fd` goes to systemd's journal (systemd.exec(5))."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def priority(text: str) -> str:
+    """The journal's mark in front of a line that is more than information, else nothing."""
+    if text.startswith("warning:"):
+        return "<4>"
+    return "<3>" if text.startswith("fatal:") else ""
+
+
 class Notifier:
     """Reports to the service manager.  Without one, every method does nothing."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environ: Mapping[str, str] = os.environ, nanny: int = 0) -> None:
+        """`nanny` is the pid of the nanny above, 0 without: it is the one that systemd watches."""
         self._sock = _connect(environ.get("NOTIFY_SOCKET", ""))
-        self._every = _watchdog_seconds(environ)
+        self._every = _watchdog_seconds(environ, {os.getpid(), nanny})
         self._next = 0.0
 
     @property
@@ -117,9 +134,9 @@ def _connect(path: str) -> socket.socket | None:
     return sock
 
 
-def _watchdog_seconds(environ: Mapping[str, str]) -> float:
+def _watchdog_seconds(environ: Mapping[str, str], pids: set[int]) -> float:
     """Half of the watchdog's interval; 0 without a watchdog."""
     wanted, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
-    if not wanted.isdecimal() or (pid and pid != str(os.getpid())):
+    if not wanted.isdecimal() or (pid and pid not in map(str, pids)):
         return 0.0
     return int(wanted) / 2e6

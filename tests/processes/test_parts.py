@@ -119,7 +119,51 @@ def test_a_manager_in_the_abstract_namespace_is_told(tmp_path):
 
 def test_the_watchdog_of_another_process_is_not_ours():
     environ = {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}
-    assert systemd._watchdog_seconds(environ) == 0.0
+    assert systemd._watchdog_seconds(environ, {os.getpid(), 0}) == 0.0
+
+
+def test_the_watchdog_of_the_nanny_above_is_ours():
+    environ = {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "4711"}
+    assert systemd._watchdog_seconds(environ, {os.getpid(), 4711}) == 1.0
+
+
+MOUNTED = """
+mount -t tmpfs none "$1"
+[ -z "$2" ] || mkdir "$2"
+mount -o remount,ro "$1"
+exec "$3" -c "$4"
+"""
+PREPARED = """
+import sys
+from pathlib import Path
+from metad.errors import MetadError
+from metad.master.datadir import prepare_data
+try:
+    prepare_data(Path({!r}))
+except MetadError as error:
+    print(error.exit_code, error)
+"""
+
+
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("unit", [True, False])
+def test_a_read_only_data_directory_names_the_setting_of_the_unit(tmp_path, made, unit):
+    if os.geteuid() != 0:
+        pytest.skip("not root: nothing can be mounted")
+    data = tmp_path / "data"
+    code = PREPARED.format(str(data))
+    script = ["sh", "-ec", MOUNTED, "sh", str(tmp_path), str(data) if made else "", sys.executable]
+    environ = {key: value for key, value in os.environ.items() if key != "INVOCATION_ID"}
+    done = subprocess.run(
+        ["unshare", "--mount", *script, code],
+        env=environ | ({"INVOCATION_ID": "0"} if unit else {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    hint = f": add ReadWritePaths={data} to the unit (systemctl edit metad)" if unit else ""
+    assert done.stdout == f"73 {data}: Read-only file system{hint}\n", done.stderr
 
 
 @pytest.mark.parametrize(
