@@ -232,7 +232,7 @@ def test_a_pid_file_is_not_written_through_a_link(tmp_path):
 def test_a_hub_does_not_become_root_or_nobody_at_all():
     with pytest.raises(ConfigError, match="does not run as root"):
         privileges.find_user("root")
-    with pytest.raises(ConfigError, match="no system user"):
+    with pytest.raises(ConfigError, match="no such system user"):
         privileges.find_user("no-such-user")
 
 
