@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (*FIRST, item.path.parent.name).index(item.path.parent.name))
 
 
-class Scheduling(LoadScopeScheduling):
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """What is given to a process at once: a test of a campaign, or another file."""
 
     def _split_scope(self, nodeid: str) -> str:

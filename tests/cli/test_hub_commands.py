@@ -141,8 +141,8 @@ def master(monkeypatch):
     """A stand-in for metad.master that keeps what it is given."""
     started = []
     module = types.ModuleType("metad.master")
-    module.start = lambda config, options: started.append(config) or 5
-    module.Options = lambda **_: None
+    module.start = lambda config, options: started.append(config) or 5  # type: ignore[attr-defined]
+    module.Options = lambda **_: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "metad.master", module)
     monkeypatch.setattr("metad.master", module, raising=False)
     return started

@@ -40,7 +40,7 @@ def test_every_verb_of_user_is_found_before_its_file_is_imported():
     for found in pkgutil.walk_packages(cli.__path__, "metad.cli."):
         if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
-    group = cli.user.users.user
+    group = cli.user.users.user  # type: ignore[attr-defined]
     elsewhere = {
         name
         for name, one in group.commands.items()

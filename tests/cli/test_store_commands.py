@@ -28,7 +28,7 @@ def store(data):
         sent = [kit.put([1, 2], b"Subject: %d\r\n\r\n.\r\n" % n) for n in range(3)]
         kit.delete(1, [sent[0].id])
         kit.stop()
-        kit.ids = [one.id.hex() for one in sent]
+        kit.ids = [one.id.hex() for one in sent]  # type: ignore[attr-defined]
         yield kit
 
 

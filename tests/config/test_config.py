@@ -195,7 +195,7 @@ def test_a_hostname_that_is_no_domain_is_refused(name):
 
 
 def test_the_machines_name_is_replaced_if_it_is_no_domain(monkeypatch):
-    monkeypatch.setattr(config_parse.socket, "gethostname", lambda: "my_machine")
+    monkeypatch.setattr(config_parse.socket, "gethostname", lambda: "my_machine")  # type: ignore[attr-defined]
     assert config_parse.machine_name() == "localhost"
 
 

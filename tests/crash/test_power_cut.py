@@ -90,13 +90,13 @@ def ops(*kinds: tuple[object, ...]) -> list[Op]:
     for kind, *rest in kinds:
         if kind == "write":
             offset, data = rest
-            made.append(Op("write", "f", offset, data))
+            made.append(Op("write", "f", offset, data))  # type: ignore[arg-type]
         elif kind in ("rename",):
             made.append(Op("rename", "g", 0, "f"))
         elif kind == "dir-sync":
             made.append(Op("dir-sync", ""))
         else:
-            made.append(Op(str(kind), "f", *rest))
+            made.append(Op(str(kind), "f", *rest))  # type: ignore[arg-type]
     return made
 
 

@@ -131,7 +131,7 @@ def test_a_killed_collector_is_replaced_and_the_round_done(
     for _ in range(3):
         pid = collector(own_hub)
         os.kill(pid, signal.SIGKILL)
-        assert in_time(lambda pid=pid: replaced(own_hub, pid))
+        assert in_time(lambda pid=pid: replaced(own_hub, pid))  # type: ignore[misc]
     assert in_time(lambda: request(own_hub.data, "gc-progress")["done"] >= asked["round"])
     assert "collecting" not in states(own_hub).values()
     check(own_hub, sent)

@@ -67,7 +67,7 @@ def test_one_session_per_mailbox_across_all_workers(hub, mailbox):
     with ExitStack() as stack:
         holder = stack.enter_context(Pop3Line(hub))
         holder.log_in(mailbox)
-        others = []
+        others = []  # type: ignore[var-annotated]
         while not served_by_all(hub):
             assert len(others) < 200
             others += [stack.enter_context(Pop3Line(hub)) for _ in range(8)]

@@ -34,7 +34,7 @@ def home(tmp_path):
         path.chmod(0o600)
         return str(path)
 
-    write.path = tmp_path
+    write.path = tmp_path  # type: ignore[attr-defined]
     return write
 
 

@@ -117,7 +117,7 @@ def test_kill_9_during_delivery_loses_nothing_acknowledged(own_hub, dice, victim
     record = Record()
     for _ in range(2):
         work = [Sender(own_hub, record, random.Random(dice.random())) for _ in range(4)]
-        work.append(Reader(own_hub, record))
+        work.append(Reader(own_hub, record))  # type: ignore[arg-type]
         for one in work:
             one.start()
         record.wait_for(40)

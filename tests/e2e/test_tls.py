@@ -85,11 +85,11 @@ def test_a_large_message_goes_both_ways_over_tls(hub: WideHub, mailbox: str, dic
 def test_the_libraries_of_python_speak_tls_with_it(hub: WideHub, mailbox: str) -> None:
     sent = message()
     port = hub.places["starttls"][1]
-    with smtplib.SMTP("127.0.0.1", port) as client:
-        client._host = HOSTNAME
+    with smtplib.SMTP("127.0.0.1", port) as client:  # type: ignore[arg-type]
+        client._host = HOSTNAME  # type: ignore[attr-defined]
         client.starttls(context=hub.trust)
         client.sendmail(SENDER, [address(mailbox)], sent, ["BODY=8BITMIME"])
-    reader = poplib.POP3("127.0.0.1", hub.places["stls"][1])
+    reader = poplib.POP3("127.0.0.1", hub.places["stls"][1])  # type: ignore[arg-type]
     reader.host = HOSTNAME
     assert "STLS" in reader.capa()
     reader.stls(context=hub.trust)

@@ -22,10 +22,10 @@ def imap_messages(server, user):
         client.login(user, PASSWORD)
         _, (count,) = client.select("INBOX")
         found = []
-        for number in range(1, int(count) + 1):
+        for number in range(1, int(count) + 1):  # type: ignore[arg-type]
             _, data = client.fetch(str(number), "(RFC822.SIZE BODY.PEEK[])")
             size = int(data[0][0].split(b"RFC822.SIZE ")[1].split()[0])
-            assert size == len(data[0][1])
+            assert size == len(data[0][1])  # type: ignore[arg-type]
             found.append(data[0][1])
         return found
     finally:

@@ -89,7 +89,7 @@ def test_gc_expires_what_is_too_old_and_says_so(hub: Hub) -> None:
     assert holds(hub, "ann") == (0, 0)
     text = hub.run("gc").stdout
     assert "messages expired:   0" in text
-    assert "mailboxes of nobody: 0" in text
+    assert "orphaned mailboxes: 0" in text
     deliver(hub, sent, "ann")
     hub.kill()
     shutil.rmtree(hub.data / "index")

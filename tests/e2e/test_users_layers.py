@@ -26,7 +26,7 @@ from tests.support.hub import Hub, HubError, address
 _spec = importlib.util.spec_from_file_location(
     "layer_example", Path(__file__).parents[1] / "layers" / "test_example.py"
 )
-example = importlib.util.module_from_spec(_spec)
+example = importlib.util.module_from_spec(_spec)  # type: ignore[arg-type]
 _spec.loader.exec_module(example)
 
 # Fails where the mailbox's number says: 2 verdict, 3 write, 4 commit, 5 done with nonsense, 6 done

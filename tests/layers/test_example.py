@@ -20,7 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "layer"
 
 def load_example():
     spec = importlib.util.spec_from_file_location("metad_files", EXAMPLE / "metad_files.py")
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     sys.modules["metad_files"] = module
     spec.loader.exec_module(module)
     return module

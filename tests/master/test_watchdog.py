@@ -142,14 +142,14 @@ def test_a_lock_held_too_long_is_a_hang_though_the_heart_beats(watch, clock):
 def test_of_several_holders_the_oldest_goes():
     old, young, other = FakeChild(), FakeChild(), FakeChild()
     old.row[Cell.INDEX_LOCK], young.row[Cell.INDEX_LOCK] = 1000, 2000
-    assert to_kill([young, other, old]) == [old]
+    assert to_kill([young, other, old]) == [old]  # type: ignore[list-item]
 
 
 def test_without_a_holder_waiters_are_spared_unless_all_wait():
     waiter, other = FakeChild(), FakeChild()
     waiter.row[Cell.INDEX_LOCK] = WAITING
-    assert to_kill([waiter, other]) == [other]
-    assert to_kill([waiter]) == [waiter]
+    assert to_kill([waiter, other]) == [other]  # type: ignore[list-item]
+    assert to_kill([waiter]) == [waiter]  # type: ignore[list-item]
     assert to_kill([]) == []
 
 

@@ -93,7 +93,7 @@ def live(shared) -> Iterator[NannyHub]:
     if shared.process is None:
         shared.start()
     with as_it_was(shared) as hub:
-        yield hub
+        yield hub  # type: ignore[misc]
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -105,7 +105,7 @@ def test_many_recipients_count_and_are_put_off_when_there_is_no_room() -> None:
     world = World()
     context = world.context
     count = iter(range(10_000))
-    context.users = SimpleNamespace(expand=lambda address: (Account(next(count) + 2, address),))
+    context.users = SimpleNamespace(expand=lambda address: (Account(next(count) + 2, address),))  # type: ignore[assignment]
     context.budget.limit = 10 * limits.RECIPIENT_MEMORY
     recipients = Recipients()
     for number in range(limits.FREE_RECIPIENTS + 10):
@@ -121,7 +121,7 @@ def test_many_recipients_count_and_are_put_off_when_there_is_no_room() -> None:
 def test_an_smtp_client_far_ahead_of_a_commit_is_not_read_from_until_it_is_done() -> None:
     world = World()
     done: list[Any] = []
-    world.context.layer.commit = lambda envelope, then: done.append(then)
+    world.context.layer.commit = lambda envelope, then: done.append(then)  # type: ignore[attr-defined]
     client = world.smtp()
     client.send(b"EHLO c\r\nMAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nDATA\r\n")
     client.send(b"A: b\r\n\r\n.\r\n")

@@ -39,7 +39,7 @@ def streamed(kit: StoreKit, sent: Sent) -> bytes:
     first, *pieces = kit.reader.stream(sent.id)
     assert isinstance(first, Stored)
     assert not first.body
-    return b"".join(pieces)
+    return b"".join(pieces)  # type: ignore[arg-type]
 
 
 def test_a_message_is_read_as_it_was_stored(kit: StoreKit) -> None:
@@ -56,7 +56,7 @@ def test_a_message_is_streamed_in_bounded_pieces(
     sent = kit.put([1], bytes(range(256)) * 3)
     pieces = list(kit.reader.stream(sent.id))[1:]
     assert max(map(len, pieces)) == 100
-    assert b"".join(pieces) == bytes(range(256)) * 3
+    assert b"".join(pieces) == bytes(range(256)) * 3  # type: ignore[arg-type]
 
 
 def test_no_spoiled_octet_of_a_record_is_ever_handed_out(kit: StoreKit) -> None:
@@ -199,7 +199,7 @@ def test_a_stream_keeps_the_next_life_away(kit: StoreKit, monkeypatch: pytest.Mo
     next(stream)
     other = os.open(header.log_path(kit.store.logs, number), os.O_RDWR)
     assert not log_files.try_reader_lock(other, exclusive=True)
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     assert log_files.try_reader_lock(other, exclusive=True)
     os.close(other)
     assert log.number == number

@@ -198,7 +198,7 @@ class Pop3Line(Line):
     def listing(self, command: str) -> bytes:
         """The octets of a multi-line response, dots still stuffed, with its end."""
         self.say(command)
-        lines = []
+        lines = []  # type: ignore[var-annotated]
         while not lines or lines[-1] != b".\r\n":
             lines.append(self.line() + b"\r\n")
         return b"".join(lines)

@@ -28,6 +28,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 from metad.cli.context import become_owner
 from metad.control import request
@@ -70,7 +71,7 @@ class Hub:
             shutil.rmtree(self.home)
             raise
 
-    def __enter__(self) -> Hub:
+    def __enter__(self) -> Self:
         try:
             return self.start()
         except BaseException:
@@ -139,7 +140,7 @@ class Hub:
         """What to start the hub through; it must exec."""
         return []
 
-    def start(self) -> Hub:
+    def start(self) -> Self:
         """Start and wait for the ready line.  Raises HubError with the log if it does not come."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

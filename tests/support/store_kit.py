@@ -288,7 +288,7 @@ class StoreKit:
         packed = record.pack_envelope(envelope)
         item = Append(sent.id, packed, parts, len(octets), done, recipients)
         if parts is None:
-            item.spooled = body
+            item.spooled = body  # type: ignore[assignment]
         its.committer.submit(item)
         return sent
 

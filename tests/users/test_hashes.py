@@ -34,7 +34,7 @@ KNOWN_SHA512 = (
 def made(scheme):
     try:
         return hashes._crypt(b"secret", SETTINGS[scheme]).decode()
-    except hashes.MetadError:
+    except hashes.MetadError:  # type: ignore[attr-defined]
         pytest.skip(f"libcrypt of this system has no {scheme}")
 
 
@@ -93,7 +93,7 @@ def test_any_text_is_a_hash_or_an_error(text):
 
 def test_threads_do_not_disturb_each_other():
     sources = [made("sha512-crypt"), made("md5-crypt")]
-    results = []
+    results = []  # type: ignore[var-annotated]
 
     def work(source):
         results.extend(hashes.check(b"secret", source) for _ in range(20))

@@ -24,10 +24,10 @@ INPUT = st.lists(OCTETS, max_size=40).map(b"".join)
 
 
 def run(settings_: object, *pieces: bytes) -> tuple[list[object], bytes, bool]:
-    session = Session(settings_)
+    session = Session(settings_)  # type: ignore[arg-type]
     session.send(*pieces)
     session.eof()
-    return session.events, session.octets, session.machine.closed
+    return session.events, session.octets, session.machine.closed  # type: ignore[return-value]
 
 
 def test_one_dialogue_cut_at_every_place_gives_the_same() -> None:

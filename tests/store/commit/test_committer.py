@@ -301,7 +301,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
 
         def step(self) -> None:
             assert self.ready.acquire(timeout=30)
-            callback, args = self.calls.pop(0)
+            callback, args = self.calls.pop(0)  # type: ignore[misc]
             callback(*args)
 
     with StoreKit(tmp_path, size=256 * 1024) as kit:
@@ -361,7 +361,7 @@ def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: Stor
     committer = kit.writers[0].committer
     kept = kit.put([1], b"before")
     rests: list[tuple[float, object]] = []
-    kit.loop.call_later = lambda delay, then: rests.append((delay, then))  # type: ignore[method-assign]
+    kit.loop.call_later = lambda delay, then: rests.append((delay, then))  # type: ignore[assignment, method-assign]
     kit.osio.faults = Faults("sync", 1, persistent=True, only=".log")
     assert kit.put([1], b"one").error is not None
     assert committer.accepts, "one failure may be that log's alone"
@@ -384,7 +384,7 @@ def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: Stor
 def later(kit: StoreKit) -> list[Callable[[], object]]:
     """What is to be called after a time, instead of calling it."""
     calls: list[Callable[[], object]] = []
-    kit.loop.call_later = lambda delay, then: calls.append(then)  # type: ignore[method-assign]
+    kit.loop.call_later = lambda delay, then: calls.append(then)  # type: ignore[assignment, method-assign]
     return calls
 
 
@@ -435,7 +435,7 @@ def test_a_slow_disk_is_waited_for_beside_the_loop(kit: StoreKit) -> None:
     jobs: list[object] = []
     kit.put([1], b"quick")
     put = committer._jobs.put
-    committer._jobs.put = lambda job: (jobs.append(job), put(job))  # type: ignore[method-assign]
+    committer._jobs.put = lambda job: (jobs.append(job), put(job))  # type: ignore[assignment, method-assign, misc]
     kit.put([1], b"quick")
     assert not jobs
     committer._seconds = 10 * commit.QUICK_SECONDS

@@ -51,7 +51,7 @@ class Facts:
         self.log = self.places[0].log
         self.counts = index.log_counts(self.log)
         with index.reading() as txn:
-            value = bytes(txn.get(self.id, db=index.tables.places))
+            value = bytes(txn.get(self.id, db=index.tables.places))  # type: ignore[arg-type]
         self.references = int.from_bytes(value[:4], "big")
         index.close()
 
@@ -121,7 +121,7 @@ def ghost_usage(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
 
 def entry_in_two_levels(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
     index._levels._sweep(txn, 0, 1000)
-    value = bytes(txn.get(f.key, db=index.tables.mailboxes[-1]))
+    value = bytes(txn.get(f.key, db=index.tables.mailboxes[-1]))  # type: ignore[arg-type]
     txn.put(f.key, value, db=index.tables.mailboxes[0])
     octets = int.from_bytes(value, "big")
     txn.put(f.key[:4], pack_usage(octets, 1), db=index.tables.mailboxes[0])
@@ -231,10 +231,10 @@ def test_a_first_place_that_names_too_few_is_found(kit: StoreKit) -> None:
     )
     cross_check.add_entries(rows_, done, 4096)
     for mailbox in (1, 2):
-        rows_.add(cross_check.INDEX_ENTRY, b"i" * 16, mailbox.to_bytes(4, "big") + b"\0\0\0\5")
+        rows_.add(cross_check.INDEX_ENTRY, b"i" * 16, mailbox.to_bytes(4, "big") + b"\0\0\0\5")  # type: ignore[attr-defined]
     places = [Place(1, 1024, 100), Place(1, 512, 100)]
     for order in (places, places[::-1]):
-        rows_.add(cross_check.PLACES, b"i" * 16, pack_places(2, order))
+        rows_.add(cross_check.PLACES, b"i" * 16, pack_places(2, order))  # type: ignore[attr-defined]
         comparison = cross_check.Comparison(
             {1: cross_check.Known(done, 4096, False)}, True, said.append
         )

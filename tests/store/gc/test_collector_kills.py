@@ -146,7 +146,7 @@ def test_killed_at_any_write(template, scratch) -> None:
     most = count_writes(template, scratch)
     assert most > 20
     for ordinal in sorted(rng.sample(range(1, most + 1), min(most, scaled(20)))):
-        assert try_kill(template, scratch, lambda data, at=ordinal: run(data, Killed(at)))
+        assert try_kill(template, scratch, lambda data, at=ordinal: run(data, Killed(at)))  # type: ignore[misc]
         reached("row 4, killed at a write of the collector", 1)
 
 

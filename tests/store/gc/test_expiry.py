@@ -10,7 +10,7 @@ import pytest
 
 from metad.store.gc.expiry import DELETED, Due, Expiry
 from metad.store.ids import time_of
-from metad.store.index.index import Index, Usage
+from metad.store.index.index import Index, Usage  # type: ignore[attr-defined]
 from metad.store.log_table import State
 from metad.store.mailbox_locks import MailboxLocks
 from metad.system.osio import Osio

@@ -151,4 +151,4 @@ def test_killed_at_any_write(template: Template, scratch: Path) -> None:
     assert osio.count > 10
     picked = rng.sample(range(1, osio.count + 1), min(osio.count, scaled(12)))
     for ordinal in sorted({1, 2, 3, *picked}):
-        assert try_kill(template, scratch, lambda data, at=ordinal: run(data, due, Killed(at)))
+        assert try_kill(template, scratch, lambda data, at=ordinal: run(data, due, Killed(at)))  # type: ignore[misc]

@@ -17,7 +17,7 @@ OSIO = Osio()
 
 def some(**changes: int) -> LogHeader:
     made = LogHeader(ACTIVE, 0, 7, 1000, 64 * 1024, 512, 1, b"i" * 16, SECRET)
-    return made._replace(**changes)
+    return made._replace(**changes)  # type: ignore[arg-type]
 
 
 def write(path: Path, first: LogHeader | None, last: LogHeader | None, size: int = 65536) -> int:

@@ -284,4 +284,4 @@ def test_every_spoiled_octet_of_a_seal_is_found(log: Log) -> None:
 )
 def test_a_seal_that_is_not_where_the_header_says_is_none(log: Log, change: dict[str, int]) -> None:
     its = sealed(log)
-    assert find_seal(log.osio, log.writer.fd, its._replace(**change)) is None
+    assert find_seal(log.osio, log.writer.fd, its._replace(**change)) is None  # type: ignore[arg-type]

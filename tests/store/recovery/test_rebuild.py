@@ -50,7 +50,7 @@ def content(path: str) -> tuple[Entries, Places, dict[int, LogCounts], dict[int,
                 if key[4:]
             }
             places = {
-                bytes(key): (unpack_references(value), unpack_places(value))
+                bytes(key): (unpack_references(value), unpack_places(value))  # type: ignore[arg-type]
                 for key, value in txn.cursor(index.tables.places)
             }
         usages = {mailbox: usage for mailbox, usage in index.usages() if usage.messages}

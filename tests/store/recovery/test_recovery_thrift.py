@@ -228,7 +228,7 @@ def test_a_watermark_beyond_a_seal_is_a_reason_for_a_rebuild(kit: StoreKit) -> N
         key = number.to_bytes(4, "big")
         value = txn.get(key, db=index.tables.logs)
         more = (row.watermark + 4096).to_bytes(8, "big")
-        txn.put(key, value[:8] + more + value[16:], db=index.tables.logs)
+        txn.put(key, value[:8] + more + value[16:], db=index.tables.logs)  # type: ignore[operator]
     index.close()
     Path(log_path(kit.store.logs, number)).write_bytes(early)
     kit.reports.clear()

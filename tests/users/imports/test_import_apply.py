@@ -249,6 +249,6 @@ def test_a_full_disk_in_the_middle_leaves_whole_accounts_and_can_be_gone_on_with
 def test_the_exported_form_of_keys_is_the_imported_one(users):
     users.add("ann@x.org", b"secret")
     keys = passwords.unpacked(users.record("ann@x.org")["scram"])
-    secret = import_entries.scram(import_entries.show_scram(keys))
+    secret = import_entries.scram(import_entries.show_scram(keys))  # type: ignore[arg-type]
     run(users, one("bob@x.org", secret))
     assert users.verify("bob@x.org", b"secret") is not None
