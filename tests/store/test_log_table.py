@@ -48,7 +48,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> Shared:
     return Shared()
 
 
-def in_child(work: Callable[[], None]) -> int:
+def in_child(work: Callable[[], object]) -> int:
     """Run `work` in a forked child; its wait status."""
     child = os.fork()
     if not child:
@@ -211,7 +211,7 @@ def test_a_change_killed_at_any_step_is_whole_or_undone(
     for step in range(count):
         here = Shared()
         here.table(0).allocate(0, 1000)
-        status = in_child(lambda: work(here.table(0, killer(step))))  # noqa: B023  # type: ignore[arg-type]
+        status = in_child(lambda: work(here.table(0, killer(step))))  # noqa: B023
         assert os.WTERMSIG(status) == signal.SIGKILL
         after = here.table(1)
         held = here.cell(0) != IDLE
@@ -233,7 +233,7 @@ def test_a_kill_at_every_step_leaves_the_semaphore_repairable_once(both: Shared)
     """After the repair it is free exactly once: two holders at a time are as bad as none."""
     for step in range(len(points(Shared(), allocate))):
         here = Shared()
-        in_child(lambda: allocate(here.table(0, killer(step))))  # noqa: B023  # type: ignore[arg-type]
+        in_child(lambda: allocate(here.table(0, killer(step))))  # noqa: B023
         repair(here.semaphore, here.area, [])
         assert here.semaphore.value == 1, f"step {step}"
 
@@ -378,7 +378,7 @@ def test_random_kills_never_break_the_table(both: Shared) -> None:
     here = both
     seen: set[int] = set()
     for step in range(60):
-        in_child(lambda: allocate(here.table(0, killer(step % 23))))  # noqa: B023  # type: ignore[arg-type]
+        in_child(lambda: allocate(here.table(0, killer(step % 23))))  # noqa: B023
         repair(here.semaphore, here.area, [])
         here.area.process(0).clear()
         given = here.table(1).allocate(0, 1)
