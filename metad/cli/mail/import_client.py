@@ -1,10 +1,10 @@
-"""Handing messages to the hub's own process, by the intake of a worker; and a hub for that time.
+"""Sending messages to a worker's import socket; without a running hub, one is started for it.
 
 Rules of this file:
 
-* Without a hub one is started that listens to nobody, and stopped again: there is one way into a
+* Without a running hub, one without listeners is started and stopped again: there is one way into a
   log, and one way a log recovers.
-* A message counts as stored when its answer is there, no sooner.
+* A message counts as stored only when its reply has arrived.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metad.cli.mail.mailfiles import Foreign
+from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.mailstore import hub_runs
 from metad.config.model import Config
 from metad.control import short_path
@@ -31,13 +31,13 @@ from metad.protocol.dots import END_LINE, Stuffer
 from metad.system import privileges
 
 SECONDS = 120.0
-# Messages and octets that may be on their way without an answer.
+# Messages and octets that may be sent without a reply.
 MESSAGES, OCTETS = 64, 4 << 20
 _READY = b"R"
 
 
-class Deposit:
-    """A connection to a worker's intake.  Raises UnavailableError."""
+class ImportClient:
+    """A connection to a worker's import socket.  Raises UnavailableError."""
 
     def __init__(self, data: Path) -> None:
         self._socket = _connect(data)
@@ -52,18 +52,18 @@ class Deposit:
         self._socket.close()
 
     def put(self, mailbox: int, message: Foreign) -> None:
-        """Send a message; answers of earlier ones are taken as needed."""
+        """Send a message; replies to earlier ones are read as needed."""
         wire = Stuffer().feed(message.octets) + END_LINE
-        said: dict[str, Any] = {
+        announced: dict[str, Any] = {
             "mailbox": mailbox, "address": message.address, "sender": message.sender,
             "uid": message.uid, "time_us": message.time_us, "size": len(wire),
         }  # fmt: skip
         while self._waiting and (
             len(self._waiting) >= MESSAGES or self._octets + len(wire) > OCTETS
         ):
-            self._take_answer()
+            self._read_reply()
         try:
-            self._socket.sendall(json.dumps(said).encode() + b"\n" + wire)
+            self._socket.sendall(json.dumps(announced).encode() + b"\n" + wire)
         except OSError as error:
             raise _gone(error) from None
         self._waiting.append((message, len(wire)))
@@ -72,9 +72,9 @@ class Deposit:
     def finish(self) -> None:
         """Wait until everything is stored or refused."""
         while self._waiting:
-            self._take_answer()
+            self._read_reply()
 
-    def _take_answer(self) -> None:
+    def _read_reply(self) -> None:
         try:
             line = self._input.readline()
         except OSError as error:
@@ -92,11 +92,11 @@ class Deposit:
 
 def _gone(error: OSError | None) -> UnavailableError:
     why = f": {error.strerror or error}" if error else ""
-    return UnavailableError(f"the hub ended while it took messages{why}; do it again")
+    return UnavailableError(f"the hub stopped during the import{why}; run the import again")
 
 
 def _connect(data: Path) -> socket.socket:
-    """To the first worker that answers."""
+    """Connect to the first worker that accepts."""
     for path in sorted((data / "run").glob("intake-*")):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         sock.settimeout(SECONDS)
@@ -107,12 +107,12 @@ def _connect(data: Path) -> socket.socket:
             sock.close()
             continue
         return sock
-    raise UnavailableError(f"no worker of the hub on {data} takes messages now")
+    raise UnavailableError(f"no worker of the hub on {data} accepts messages now")
 
 
 @contextmanager
 def some_hub(config: Config, data: Path) -> Iterator[None]:
-    """The hub that runs on `data`, or one for as long as this lasts."""
+    """The hub running on `data`, or one for the duration of this context."""
     if hub_runs(data):
         yield
         return
@@ -126,18 +126,18 @@ def some_hub(config: Config, data: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGTERM)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code:
-        raise MetadError(f"the hub that took the messages ended with {code}")
+        raise MetadError(f"the hub that stored the messages exited with {code}")
 
 
 def prepare() -> None:
-    """Import what a hub needs, while its code can still be read (it may lie below /root)."""
+    """Load what a hub needs, while its code is readable (it may be below /root)."""
     from metad.master.preload import preload
 
     preload()
 
 
 def _start(config: Config) -> int:
-    """Fork a hub that listens to nobody; its pid once it is ready.  Raises what it says."""
+    """Fork a hub without listeners; its pid once it is ready.  Raises its error."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
@@ -145,11 +145,11 @@ def _start(config: Config) -> int:
         os.close(read_end)
         _be_hub(config, parent, write_end)
     os.close(write_end)
-    with os.fdopen(read_end, "rb") as said:
-        first = said.read(1)
+    with os.fdopen(read_end, "rb") as words:
+        first = words.read(1)
         if first == _READY:
             return pid
-        error = said.read(4096).decode("utf-8", "replace")
+        error = words.read(4096).decode("utf-8", "replace")
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     failure = MetadError(error or f"no hub could be started on {config.data}")
     failure.exit_code = code if 0 < code < 256 else EX_SOFTWARE
@@ -164,7 +164,7 @@ def _be_hub(config: Config, parent: int, write_end: int) -> None:
         from metad.master.start import start
 
         if privileges.die_with_parent(parent, signal.SIGTERM):
-            os.setpgid(0, 0)  # a Ctrl-C is the command's
+            os.setpgid(0, 0)  # Ctrl-C is for the command, not for this hub
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             sys.stdout = open(1, "w", closefd=False)

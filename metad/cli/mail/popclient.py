@@ -1,9 +1,9 @@
-"""A POP3 client that moves a mailbox here: everything, with its unique ids, deleting nothing.
+"""A POP3 client that copies a mailbox: all messages with their unique ids, deleting none.
 
 Rules of this file:
 
-* A password goes out only over TLS, unless the server is this machine or the caller says so.
-* What a server sends is bounded and checked: it is not ours.
+* A password is sent only over TLS, unless the server is on this machine or the caller permits it.
+* Everything that the server sends is bounded and checked.
 """
 
 from __future__ import annotations
@@ -19,24 +19,29 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-from metad.cli.mail.mailfiles import Foreign, foreign
+from metad.cli.mail.foreign import BadItem, Item, foreign
 from metad.errors import DataError, MetadError, UnavailableError, UsageError
 
 SECONDS = 60.0
 LINE = 1 << 20
 _PORTS = {"pop3": 110, "pop3s": 995}
-_ANSWER = re.compile(rb"([0-9]{1,10}) ([!-~]{1,70}|[0-9]{1,12})(?: .*)?")
+# RFC 1939 allows 70 printable characters; others get a unique id made from the content.
+_LISTED = re.compile(rb"([0-9]{1,10}) +(.{1,512}?) *")
 
 
 class ServerError(MetadError):
-    """The other server would not (exit 76)."""
+    """The other server refused something (exit 76).  `reply`: its own words."""
 
     exit_code = 76
+
+    def __init__(self, place: str, reply: str) -> None:
+        super().__init__(f"{place}: {reply}")
+        self.reply = reply
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where and as whom.  `user` "" is the address itself; `master`: who logs in for the user."""
+    """Server and login.  `user` "": the address itself; `master`: a master user logs in for it."""
 
     host: str
     port: int
@@ -44,7 +49,7 @@ class Account:
     user: str
     master: str | None = None
     password: bytes = field(default=b"", repr=False)
-    # A password may be sent in the clear; a certificate need not be good.
+    # The password may be sent without TLS, and the certificate is not checked.
     insecure: bool = False
 
 
@@ -56,9 +61,9 @@ def parse_url(url: str) -> Account:
     except ValueError as error:
         raise UsageError(f"{url}: {error}") from None
     if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise UsageError("from a server: pop3://USER@HOST:PORT or pop3s://USER@HOST:PORT")
+        raise UsageError("not pop3://USER@HOST:PORT or pop3s://USER@HOST:PORT")
     if parts.password is not None:
-        raise UsageError("a password does not stand in a URL: give it by --password-stdin")
+        raise UsageError("no password in a URL: use --password-stdin")
     user = unquote(parts.username or "")
     tls = parts.scheme == "pop3s"
     return Account(parts.hostname, port or _PORTS[parts.scheme], tls, user)
@@ -78,7 +83,8 @@ class PopClient:
         try:
             if account.tls:
                 self._start_tls()
-            self._answer("greeting")
+            greeting = self._reply("greeting")
+            self._line_end = b"\r\n" if greeting.endswith(b"\r\n") else b"\n"
             self._secure()
             self._log_in()
         except BaseException:
@@ -92,24 +98,55 @@ class PopClient:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         if kind is None:
-            # Nothing was deleted, so nothing depends on the answer.
+            # Nothing was deleted, so the reply does not matter.
             with contextlib.suppress(MetadError):
-                self._say("QUIT")
+                self._command("QUIT")
         self.close()
 
     def close(self) -> None:
         self._input.close()
         self._socket.close()
 
-    def messages(self, known: set[str]) -> Iterator[Foreign]:
-        """Every message whose unique id is not `known`, in the server's order."""
-        self._say("UIDL")
-        uids = self._numbered()
-        for number, uid in uids.items():
-            if uid not in known:
-                self._say(f"RETR {number}")
-                octets = b"".join(self._lines())
-                yield foreign(f"{self._place}, message {number}", octets, uid)
+    def messages(self) -> Iterator[Item]:
+        """Every message with its unique id, in the server's order.
+
+        A message that the server refuses is a bad item.  Raises ServerError at the end if the
+        server has more messages than it listed.
+        """
+        count = self._count()
+        uids = self._unique_ids()
+        for number in uids or range(1, count + 1):
+            place = f"{self._place}, message {number}"
+            try:
+                self._command(f"RETR {number}")
+            except ServerError as error:
+                yield BadItem(place, error.reply)
+                continue
+            octets = b"".join(self._lines())
+            yield foreign(place, octets, uids.get(number, ""))
+        if uids and len(uids) < count:
+            raise ServerError(self._place, f"listed only {len(uids)} of {count} messages")
+
+    def _count(self) -> int:
+        """How many messages STAT reports."""
+        words = self._command("STAT").split()
+        if len(words) < 2 or not words[1].isdigit():
+            raise ServerError(self._place, "STAT: no number of messages")
+        return int(words[1])
+
+    def _unique_ids(self) -> dict[int, str]:
+        """Message number -> unique id; empty if the server does not know UIDL."""
+        try:
+            self._command("UIDL")
+        except ServerError:
+            return {}
+        found: dict[int, str] = {}
+        for line in self._lines():
+            match = _LISTED.fullmatch(line.rstrip(b"\r\n"))
+            if match is None:
+                raise ServerError(self._place, f"UIDL: {line[:80]!a}")
+            found[int(match[1])] = match[2].decode("ascii", "replace")
+        return found
 
     # -- before the mailbox
 
@@ -130,15 +167,16 @@ class PopClient:
             return
         capabilities = self._capabilities()
         if "STLS" in capabilities:
-            self._say("STLS")
+            self._command("STLS")
             self._start_tls()
         elif not (self._account.insecure or _is_here(self._socket)):
-            raise ServerError(f"{self._place}: has no TLS, and a password would go out readably; "
-                              "--insecure allows that")  # fmt: skip
+            raise ServerError(
+                self._place, "offers no TLS; --insecure permits to send the password without it"
+            )
 
     def _capabilities(self) -> set[str]:
         try:
-            self._say("CAPA")
+            self._command("CAPA")
         except ServerError:
             return set()
         return {line.split()[0].decode("ascii", "replace").upper()
@@ -149,34 +187,34 @@ class PopClient:
         if account.master is None:
             if any(octet in b"\r\n\0" for octet in account.password):
                 raise DataError("the password has control characters")
-            self._say(f"USER {account.user}")
+            self._command(f"USER {account.user}")
             self._send(b"PASS " + account.password)
-            self._answer("login")
+            self._reply("login")
             return
         # RFC 4616: the master's name and password, on behalf of the user.
         plain = b"\0".join([account.user.encode(), account.master.encode(), account.password])
         self._send(b"AUTH PLAIN " + base64.b64encode(plain))
-        self._answer("login")
+        self._reply("login")
 
     # -- the conversation
 
-    def _say(self, command: str) -> bytes:
+    def _command(self, command: str) -> bytes:
         self._send(command.encode())
-        return self._answer(command.split(maxsplit=1)[0])
+        return self._reply(command.split(maxsplit=1)[0])
 
     def _send(self, line: bytes) -> None:
         if b"\r" in line or b"\n" in line:
-            raise UsageError("a name with control characters")
+            raise UsageError("a user name with control characters")
         try:
             self._socket.sendall(line + b"\r\n")
         except OSError as error:
             raise UnavailableError(f"{self._place}: {error.strerror or error}") from None
 
-    def _answer(self, to: str) -> bytes:
+    def _reply(self, to: str) -> bytes:
         line = self._line()
         if not line.startswith(b"+OK"):
             said = ascii(line[:200].decode("utf-8", "replace"))[1:-1]
-            raise ServerError(f"{self._place}: {to}: {said}")
+            raise ServerError(self._place, f"{to}: {said}")
         return line
 
     def _line(self) -> bytes:
@@ -189,23 +227,18 @@ class PopClient:
         return line
 
     def _lines(self) -> Iterator[bytes]:
-        """The lines of an answer, dots unstuffed; a long line comes in pieces."""
+        """The lines of a reply, dots unstuffed; a long line comes in pieces.
+
+        Only CR LF . CR LF ends it (RFC 1939 section 3): a message may hold LF . CR LF.  A server
+        that ends its own greeting with LF alone ends everything so.
+        """
         begins = True
         while True:
             line = self._line()
-            if begins and line in (b".\r\n", b".\n"):
+            if begins and line == b"." + self._line_end:
                 return
             yield line[1:] if begins and line.startswith(b".") else line
-            begins = line.endswith(b"\n")
-
-    def _numbered(self) -> dict[int, str]:
-        found: dict[int, str] = {}
-        for line in self._lines():
-            match = _ANSWER.fullmatch(line.rstrip(b"\r\n"))
-            if match is None:
-                raise ServerError(f"{self._place}: UIDL: {line[:80]!a}")
-            found[int(match[1])] = match[2].decode()
-        return found
+            begins = line.endswith(self._line_end)
 
 
 def _is_here(sock: socket.socket) -> bool:

@@ -1,8 +1,17 @@
-"""Reading as the caller what is the caller's, while the command goes on as the hub's owner.
+"""Reading files that only root can reach, while the command goes on as the hub's owner.
 
-A command that root runs becomes the owner of the data directory for good.  What only root may read
-(everybody's Maildirs) is then read by a child that was forked before and stays root, and comes
-over a pipe.
+A command that root runs becomes the owner of the data directory for good.  Before that it forks a
+helper that stays root.  For each mailbox the helper forks a reader, which becomes the owner of the
+mailbox's files and sends their messages over a pipe:
+
+    command (hub's owner) -- address --> helper (root) -- fork --> reader (owner of the files)
+            ^---------------------------- messages ---------------------|
+
+Rules of this file:
+
+* The helper opens no file of a user; it takes an address, not a path, so that the command cannot
+  choose what it reads.
+* A reader that is root's own (files owned by root) reads as root; every other one has dropped it.
 """
 
 from __future__ import annotations
@@ -10,71 +19,112 @@ from __future__ import annotations
 import os
 import struct
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import BinaryIO, NoReturn
 
 import msgpack
 
-from metad.cli.mail.mailfiles import Foreign
+from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
+from metad.cli.mail.sources import Source, owner_of
 from metad.errors import EX_SOFTWARE, MetadError
 
-_SIZE = struct.Struct(">BI")
-_MESSAGE, _ERROR, _END = range(3)
+_HEAD = struct.Struct(">BI")
+_KINDS: tuple[type[Foreign] | type[BadItem] | type[Note], ...] = (Foreign, BadItem, Note)
+_ERROR, _END = 254, 255
+_MOST_ADDRESS = 1024
 
 
 class Reading:
-    """The messages of `read()`, read by a child from now on."""
+    """The helper, from now on; made while the command is root."""
 
-    def __init__(self, read: Callable[[], Iterator[Foreign]]) -> None:
-        self._pid = 0
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    def __init__(self, source: Source) -> None:
+        requests, self._requests = os.pipe2(os.O_CLOEXEC)
+        items, writer = os.pipe2(os.O_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(read_end)
-            _child(read, write_end)
-        os.close(write_end)
-        self._input = os.fdopen(read_end, "rb", 1 << 20)
+            os.close(self._requests)
+            os.close(items)
+            _helper(source, requests, writer)
+        os.close(requests)
+        os.close(writer)
+        self._input = os.fdopen(items, "rb", 1 << 20)
 
-    def __iter__(self) -> Iterator[Foreign]:
-        """Raises what the reading raised."""
+    def read(self, address: str) -> Iterator[Item]:
+        """The items of a mailbox.  Raises what their reader raised."""
+        data = address.encode()
+        os.write(self._requests, struct.pack(">H", len(data)) + data)
         while True:
-            head = self._input.read(_SIZE.size)
-            if len(head) < _SIZE.size:
-                raise MetadError("the reading of messages ended in the middle")
-            kind, size = _SIZE.unpack(head)
-            packed = self._input.read(size)
+            head = self._input.read(_HEAD.size)
+            if len(head) < _HEAD.size:
+                raise MetadError("the process that reads the messages has died")
+            kind, size = _HEAD.unpack(head)
+            fields = msgpack.unpackb(self._input.read(size))
             if kind == _END:
                 return
-            fields = msgpack.unpackb(packed)
             if kind == _ERROR:
                 error = MetadError(fields[1])
                 error.exit_code = fields[0]
                 raise error
-            yield Foreign(*fields)
+            yield _KINDS[kind](*fields)
 
     def close(self) -> None:
-        """The child ends by itself when nobody reads any more."""
+        """The helper exits when its pipes are closed."""
+        os.close(self._requests)
         self._input.close()
         os.waitpid(self._pid, 0)
 
 
-def _child(read: Callable[[], Iterator[Foreign]], write_end: int) -> None:
-    """The whole life of the child."""
+def _helper(source: Source, requests: int, writer: int) -> NoReturn:
+    """The whole life of the helper."""
+    code = 0
     try:
-        with os.fdopen(write_end, "wb", 1 << 20) as out:
-            try:
-                for message in read():
-                    _write(out, _MESSAGE, tuple(message))
-            except MetadError as error:
-                _write(out, _ERROR, (error.exit_code, str(error)))
-            _write(out, _END, ())
-    except BrokenPipeError:
-        os._exit(0)
+        with os.fdopen(requests, "rb") as lines:
+            while len(head := lines.read(2)) == 2:
+                address = lines.read(struct.unpack(">H", head)[0]).decode()
+                pid = os.fork()
+                if pid == 0:
+                    _reader(source, address, writer)
+                if os.waitpid(pid, 0)[1]:
+                    break  # it may have died in the middle of an item
     except BaseException:
         traceback.print_exc()
-        os._exit(EX_SOFTWARE)
-    os._exit(0)
+        code = EX_SOFTWARE
+    os._exit(code)
 
 
-def _write(out: object, kind: int, fields: tuple[object, ...]) -> None:
+def _reader(source: Source, address: str, writer: int) -> NoReturn:
+    """The whole life of a reader."""
+    code = 0
+    try:
+        with os.fdopen(writer, "wb", 1 << 20, closefd=False) as out:
+            try:
+                _become_owner(source, address)
+                for item in source.read(address):
+                    _write(out, _KINDS.index(type(item)), tuple(item))
+            except MetadError as error:
+                _write(out, _ERROR, (error.exit_code, str(error)))
+            else:
+                _write(out, _END, ())
+    except BrokenPipeError:
+        pass
+    except BaseException:
+        traceback.print_exc()
+        code = EX_SOFTWARE
+    os._exit(code)
+
+
+def _become_owner(source: Source, address: str) -> None:
+    """Drop root for the owner of the files.  Raises MetadError, OSError."""
+    if source.path is None:
+        return
+    found = owner_of(source.path(address))
+    if found.st_uid == 0:
+        return
+    os.setgroups([found.st_gid])
+    os.setresgid(found.st_gid, found.st_gid, found.st_gid)
+    os.setresuid(found.st_uid, found.st_uid, found.st_uid)
+
+
+def _write(out: BinaryIO, kind: int, fields: tuple[object, ...]) -> None:
     packed = msgpack.packb(fields)
-    out.write(_SIZE.pack(kind, len(packed)) + packed)  # type: ignore[attr-defined]
+    out.write(_HEAD.pack(kind, len(packed)) + packed)

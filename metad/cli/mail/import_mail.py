@@ -1,0 +1,270 @@
+"""`metad mail import`: the messages of another server into mailboxes here.
+
+Rules of this file:
+
+* One bad item never ends an import: it is named, the rest goes on, and the exit code is 65.
+* An import can be repeated: what is in the mailbox already, by its unique id, is skipped.
+* A source that ends early is never taken for complete: the error is the exit code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metad.cli.context import HubLocation, hub_options
+from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
+from metad.cli.mail.import_client import ImportClient, prepare, some_hub
+from metad.cli.mail.mail import account_of, entries_of, mail
+from metad.cli.mail.mailstore import hub_runs, mail_store
+from metad.cli.mail.privileged_read import Reading
+from metad.cli.mail.sources import (
+    PopOptions,
+    Source,
+    file_source,
+    is_server,
+    server_source,
+)
+from metad.cli.mail.uidlist import UIDL_FORMAT, check_format
+from metad.cli.user.users import json_option, password_stdin, read_password
+from metad.errors import EX_DATAERR, EX_OK, MetadError, UnavailableError, UsageError
+from metad.users.account import Account
+from metad.users.database import UserDatabase
+
+PROGRESS_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one mailbox.  `error`: why its source ended early."""
+
+    address: str
+    imported: int = 0
+    known: int = 0
+    bad: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: MetadError | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "address": self.address,
+            "imported": self.imported,
+            "known": self.known,
+            "refused": self.bad,
+            "notes": self.notes,
+            "error": str(self.error) if self.error else None,
+        }
+
+    @property
+    def exit_code(self) -> int:
+        if self.error is not None:
+            return self.error.exit_code
+        return EX_DATAERR if self.bad else EX_OK
+
+
+@mail.command("import")
+@click.argument("address", required=False)
+@hub_options
+@click.option(
+    "--from", "source", required=True, metavar="mbox:FILE|maildir:DIR|pop3://[USER@]HOST[:PORT]",
+    help="pop3s:// begins with TLS; pop3:// uses STLS if the server offers it.",
+)  # fmt: skip
+@click.option(
+    "--all", "everyone", is_flag=True,
+    help="Import every mailbox of this hub; the source has %u, %n and %d in its path.",
+)  # fmt: skip
+@click.option(
+    "--uidl-format", default=UIDL_FORMAT, show_default=True,
+    help="For Maildirs of Dovecot: its pop3_uidl_format (%u, %v, %f).",
+)  # fmt: skip
+@click.option("--master", metavar="NAME", help="Log in to the server as its master user.")
+@password_stdin
+@click.option("--insecure", is_flag=True, help="Permit no TLS, or any certificate.")
+@json_option
+def import_mail(
+    place: HubLocation, address: str | None, *, source: str, everyone: bool, as_json: bool,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Copy messages of another server into a mailbox.
+
+    They keep the unique ids that POP3 clients know, so that no client downloads a message twice.
+    Messages that are in the mailbox already, by unique id, are skipped, so an import can be
+    repeated.  Bad messages are named, and the others are imported; then the exit code is 65.
+
+    For all mailboxes of a Dovecot: metad mail import --all --from maildir:/var/vmail/%d/%n/Maildir
+    """
+    if (address is None) is not everyone:
+        raise UsageError("give either one address or --all")
+    opened = _open_source(source, everyone, **options)
+    results = list(_run(place, opened, address, quiet=as_json))
+    return _report(results, everyone, as_json)
+
+
+def _open_source(
+    text: str, everyone: bool, *, uidl_format: str, master: str | None, password_stdin: bool,
+    insecure: bool,
+) -> Source:  # fmt: skip
+    """Everything that the options can get wrong shows here, before anything is imported."""
+    check_format(uidl_format)
+    if not is_server(text):
+        return file_source(text, uidl_format, template=everyone)
+    if everyone and master is None:
+        raise UsageError("--all from a server needs its master user: --master NAME")
+    return server_source(text, PopOptions(read_password(password_stdin), master, insecure))
+
+
+def _run(
+    place: HubLocation, source: Source, address: str | None, *, quiet: bool
+) -> Iterator[Result]:
+    config = place.config
+    reading = None
+    read: Callable[[str], Iterator[Item]] = source.read
+    if os.geteuid() == 0:
+        # While this is root: what its modules and the files need root for.
+        if not hub_runs(place.data):
+            prepare()
+        if source.path is not None:
+            reading = Reading(source)
+            read = reading.read
+    try:
+        data = place.enter()
+        accounts = [account_of(data, address)] if address else _all_accounts(data)
+        with some_hub(config, data), closing(ImportClient(data)) as client:
+            for number, account in enumerate(accounts, 1):
+                show = _progress(quiet, account.address, number, len(accounts))
+                yield _one(client, account, data, partial(read, account.address), show)
+    finally:
+        if reading is not None:
+            reading.close()
+
+
+def _all_accounts(data: Path) -> list[Account]:
+    with UserDatabase(data / "users") as database:
+        return sorted(database.accounts(), key=lambda one: one.address)
+
+
+def _one(
+    client: ImportClient,
+    account: Account,
+    data: Path,
+    items: Callable[[], Iterator[Item]],
+    show: Callable[[Result], None],
+) -> Result:
+    """Import one mailbox."""
+    result = Result(account.address)
+    stored, refused = client.stored, len(client.refused)
+    known = _known(data, account.id)
+    try:
+        for message in _new_messages(items(), known, result):
+            address = message.address or account.address
+            client.put(account.id, message._replace(address=address))
+            show(result)
+    except UnavailableError:
+        raise
+    except MetadError as error:
+        result.error = error
+    client.finish()
+    result.imported = client.stored - stored
+    result.bad += [f"{message.place}: {why}" for message, why in client.refused[refused:]]
+    return result
+
+
+def _known(data: Path, mailbox: int) -> set[str]:
+    """The unique ids in a mailbox."""
+    try:
+        with mail_store(data) as store:
+            return {one.uid for one in entries_of(store, mailbox)}
+    except UnavailableError:
+        return set()
+
+
+def _new_messages(items: Iterable[Item], known: set[str], result: Result) -> Iterator[Foreign]:
+    """The messages to store, each with its unique id; the other items go to the result.
+
+    A source may give two messages the same id, as copied X-UIDL fields do.  The second one then
+    gets an id made from its content, the same in every run.
+    """
+    seen: set[str] = set()
+    twins: Counter[str] = Counter()
+    for item in items:
+        if isinstance(item, BadItem):
+            result.bad.append(f"{item.place}: {item.reason}")
+        elif isinstance(item, Note):
+            result.notes.append(item.text)
+        else:
+            uid = item.uid if item.uid and item.uid not in seen else made_uid(item, twins)
+            seen.add(uid)
+            if uid in known:
+                result.known += 1
+                continue
+            known.add(uid)
+            yield item._replace(uid=uid)
+
+
+def made_uid(message: Foreign, twins: Counter[str]) -> str:
+    """A unique id made from the content; equal messages of one source are numbered."""
+    digest = hashlib.blake2b(message.octets, digest_size=16).hexdigest()
+    twins[digest] += 1
+    return digest if twins[digest] == 1 else f"{digest}.{twins[digest]}"
+
+
+def _progress(quiet: bool, address: str, number: int, total: int) -> Callable[[Result], None]:
+    """A line on the terminal, rewritten once a second."""
+    if quiet or not sys.stderr.isatty():
+        return lambda result: None
+    last = time.monotonic()
+    count = 0
+
+    def show(result: Result) -> None:
+        nonlocal last, count
+        count += 1
+        if time.monotonic() - last > PROGRESS_SECONDS:
+            last = time.monotonic()
+            which = f"mailbox {number} of {total}, " if total > 1 else ""
+            text = f"{which}{address}: {count:,} messages, {result.known:,} known"
+            click.echo(f"\r\033[K{text}", err=True, nl=False)
+
+    return show
+
+
+def _report(results: list[Result], everyone: bool, as_json: bool) -> int:
+    """Print what became of each mailbox; the exit code is the first that is not 0."""
+    if as_json:
+        facts = [one.facts() for one in results]
+        click.echo(json.dumps(facts if everyone else facts[0]))
+    else:
+        for one in results:
+            if one.error is not None and not everyone and not one.imported and not one.known:
+                raise one.error
+            _show(one)
+    if everyone and not as_json:
+        total = sum(one.imported for one in results)
+        failed = sum(one.exit_code != EX_OK for one in results)
+        click.echo(
+            f"{len(results):,} mailboxes, {total:,} messages imported, {failed:,} incomplete"
+        )
+    return next((one.exit_code for one in results if one.exit_code), EX_OK)
+
+
+def _show(result: Result) -> None:
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    for bad in result.bad:
+        click.echo(f"metad: warning: {bad}", err=True)
+    if result.error is not None:
+        click.echo(f"metad: error: incomplete: {result.error}", err=True)
+    known = f", skipped {result.known:,} that were there already" if result.known else ""
+    bad = f", {len(result.bad):,} failed" if result.bad else ""
+    click.echo(f"imported {result.imported:,} messages into {result.address}{known}{bad}")
