@@ -33,8 +33,9 @@ class HubLocation:
     def __init__(
         self, data: Path | None, config: Path | None, environ: Mapping[str, str] = os.environ
     ) -> None:
-        self._given = data
-        self._file = config
+        # Absolute now: a detached hub leaves the current directory.
+        self._given = data.absolute() if data else None
+        self._file = config.absolute() if config else None
         self._environ = environ
 
     @property

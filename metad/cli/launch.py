@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 from metad import nanny
 from metad.cli.context import HubLocation
+from metad.cli.locked import check_unlocked
 from metad.config.model import Config
 from metad.config.parse import read
-from metad.errors import EX_SOFTWARE, CannotCreateError, OsError, UsageError
+from metad.errors import EX_SOFTWARE, OsError, UsageError
 from metad.system import privileges, systemd
+from metad.system.log_file import LogFile
 from metad.system.pidfile import PidFile
 from metad.system.privileges import Identity
 
@@ -37,14 +39,21 @@ class Launch(NamedTuple):
     pid_file: Path | None = None
     log_file: Path | None = None
 
+    def absolute(self) -> Launch:
+        """The same wherever the process goes: a detached hub leaves the current directory."""
+        files = (path and path.absolute() for path in (self.pid_file, self.log_file))
+        return Launch(self.place, self.detach, *files)
+
 
 def launch(spec: Launch) -> int:
     """Run the hub; the exit code.  Raises MetadError if it never becomes ready."""
     _undo_inherited()
-    if spec.log_file is not None:
-        _log_to(spec.log_file)
-    elif spec.detach and os.isatty(2):
+    close_inherited()
+    spec = spec.absolute()
+    if spec.detach and spec.log_file is None and os.isatty(2):
         raise UsageError("--detach on a terminal needs --log-file FILE")
+    # Before standard error goes to the log, and before a nanny finds the ports in use.
+    check_unlocked(spec.place.config.data)
     if spec.detach:
         return _detached(lambda: _run(spec))
     return _run(spec)
@@ -54,13 +63,15 @@ def _run(spec: Launch) -> int:
     config = spec.place.config
     if config.source is not None:
         config = replace(config, source=config.source.absolute())
-    pid_file = PidFile(spec.pid_file.absolute() if spec.pid_file else None)
+    pid_file = PidFile(spec.pid_file)
+    log_file = LogFile(spec.log_file)
+    log_file.take(_log_owner(config))
     if needs_nanny(config):
-        _become_nanny(config, spec.place, pid_file)
+        _become_nanny(config, spec, pid_file)
     # Imported here: what only the hub needs must not slow down every other command.
     from metad import master
 
-    return master.start(config, master.Options(pid_file=pid_file))
+    return master.start(config, master.Options(pid_file=pid_file, log_file=log_file))
 
 
 def _undo_inherited() -> None:
@@ -74,17 +85,22 @@ def _undo_inherited() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
+def close_inherited() -> None:
+    """Close every descriptor but the standard streams and passed sockets: a worker must not have
+    files of the shell that started the hub."""
+    first = systemd.FIRST_FD + systemd.passed_count()
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def _log_owner(config: Config) -> tuple[int, int] | None:
+    """Whose the log file is: the hub's user, who reopens it after a rotation."""
+    if os.geteuid() != 0 or config.user is None:
+        return None
+    user = privileges.find_user(config.user)
+    return user.uid, user.gid
+
+
 # --- Detached -------------------------------------------------------------------------------------
-
-
-def _log_to(path: Path) -> None:
-    """Send standard error to the file.  Rotate it by copy and truncate, not by rename."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise CannotCreateError(f"{path}: {error.strerror}") from None
-    os.dup2(fd, 2)
-    os.close(fd)
 
 
 def _detached(run: Callable[[], int]) -> int:
@@ -138,14 +154,14 @@ def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
     return tuple((host, port) for host, port in places if port < first)
 
 
-def _become_nanny(config: Config, place: HubLocation, pid_file: PidFile) -> None:
+def _become_nanny(config: Config, launch: Launch, pid_file: PidFile) -> None:
     """Exec the nanny, so that root runs as little code as possible.  Raises MetadError."""
     user = privileges.find_user(config.user or "")
     listen = _privileged(config)
     above = nanny.FIRST_SOCKET + len(listen) * config.store.workers
     try:
-        fds = [_moved(fd, above) for fd in (_snapshot(place), pid_file.fileno())]
-        facts = [*map(str, fds), str(os.getpid()), str(config.data)]
+        fds = [_moved(fd, above) for fd in (_snapshot(launch.place), pid_file.fileno())]
+        facts = [*map(str, fds), str(os.getpid()), str(config.data), str(launch.log_file or "")]
         master = [sys.executable, "-P", "-m", "metad.master.entry", *facts]
         keep = [privileges.CAP_SYS_CHROOT] if config.chroot is not None else []
         if not _can_read(user):

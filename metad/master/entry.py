@@ -1,7 +1,7 @@
-"""The master as the nanny starts it: `main(["CONFIG_FD", "PID_FD", "NANNY_PID", "DATA"])`.
+"""The master as the nanny starts it, with CONFIG_FD, PID_FD, NANNY_PID, DATA and LOG_FILE.
 
-It is the configured user already, with no capability but the one for the chroot; and, where that
-user could not read Python itself, the one to read files, until everything is imported.
+It runs as the configured user already, with no capability but that for the chroot; and, if the user
+cannot read Python itself, that to read files, until everything is imported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from metad.master.options import Options, SnapshotFile
 from metad.master.preload import preload
 from metad.master.start import start
 from metad.system import privileges
+from metad.system.log_file import LogFile
 from metad.system.pidfile import PidFile
 from metad.system.systemd import priority, to_journal
 
@@ -39,7 +40,9 @@ def main(arguments: list[str]) -> int:
     try:
         config = snapshot.read().parse(Path(arguments[3]))
         pid_file = PidFile(fd=pid_fd)
-        return start(config, Options(pid_file, nanny, snapshot, lambda: announced.append(True)))
+        log_file = LogFile(Path(arguments[4]) if arguments[4] else None)
+        options = Options(pid_file, log_file, nanny, snapshot, lambda: announced.append(True))
+        return start(config, options)
     except MetadError as error:
         mark = priority("fatal:") if to_journal() else ""
         print(f"{mark}metad: fatal: {error}", file=sys.stderr)  # noqa: T201

@@ -17,6 +17,7 @@ from metad import limits
 from metad.config.model import Config
 from metad.config.parse import parse
 from metad.errors import ConfigError
+from metad.system.log_file import LogFile
 from metad.system.pidfile import PidFile
 
 
@@ -74,6 +75,7 @@ class Options:
     """`nanny`: the pid of the nanny, or 0; `ready` is called once, when the hub is ready."""
 
     pid_file: PidFile = field(default_factory=PidFile)
+    log_file: LogFile = field(default_factory=LogFile)
     nanny: int = 0
     snapshot: SnapshotFile | None = None
     ready: Callable[[], None] = lambda: None

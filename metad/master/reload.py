@@ -42,6 +42,7 @@ class Reloading:
         hub = self._hub
         if not serving or self.change is not None:
             raise reload_plan.NotNowError("the hub is starting, stopping or reloading; try again")
+        self._reopen_log()
         new = snapshot.parse(hub.given.data)
         plan = reload_plan.plan(hub.given, new, hub.bound, reload_plan.may_bind)
         bound, fresh, rest = rebind(hub.bound, plan.config)
@@ -70,6 +71,13 @@ class Reloading:
             if serving and self.change is None:  # systemd waits for the end of the reload
                 self._hub.notifier.reloading()
                 self._changed()
+
+    def _reopen_log(self) -> None:
+        """After a rotation by rename the new workers log to the new file."""
+        try:
+            self._hub.options.log_file.reopen()
+        except MetadError as error:
+            self._report(f"warning: the log was not reopened: {error}")
 
     def advance(self, now: float) -> None:
         """Complete a reload that is ready, abandon an overdue one.  `now`: monotonic seconds."""

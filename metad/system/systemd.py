@@ -51,6 +51,12 @@ def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[Passe
     return found
 
 
+def passed_count(environ: Mapping[str, str] = os.environ) -> int:
+    """How many descriptors from 3 on were passed to this process."""
+    count = environ.get("LISTEN_FDS", "")
+    return int(count) if are_passed(environ) and count.isdecimal() else 0
+
+
 def are_passed(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether sockets were passed to this process."""
     return environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ

@@ -16,6 +16,7 @@ def alone(monkeypatch, tmp_path):
     """No configuration of the machine, no METAD_DATA of the caller."""
     monkeypatch.setattr("metad.config.parse.SYSTEM_FILE", tmp_path / "no-system.toml")
     monkeypatch.delenv("METAD_DATA", raising=False)
+    monkeypatch.setattr("metad.cli.launch.close_inherited", lambda: None)  # they are pytest's
 
 
 @pytest.fixture

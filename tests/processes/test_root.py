@@ -106,6 +106,14 @@ def test_only_the_nanny_is_root_and_the_rest_has_nothing(live):
     assert (len(given_to_the_master(live)) == 1) == _can_read(find_user(USER))
 
 
+def test_a_second_start_says_which_hub_runs_not_that_the_port_is_in_use(live, tmp_path):
+    """On the terminal too, where the log goes to a file."""
+    for more in ([], ["--log-file", str(live.home / "second.log")]):
+        done = live.run("start", *more, check=False)
+        assert done.returncode == 69
+        assert f"a hub is already running, pid {live.master()}" in done.stderr
+
+
 def given_to_the_master(live: NannyHub) -> list[int]:
     """The capabilities that it has over its exec, before it drops them."""
     assert "metad.master.entry" in command_of(live.master())
@@ -297,10 +305,11 @@ def test_the_pid_file_and_systemd_are_told_of_the_nanny(shared, notified):
 
 
 def test_a_start_that_fails_has_one_line_and_its_exit_code_through_the_nanny(live):
-    code, said = start_again(live)
+    live.stop()
+    with socket.create_server(("127.0.0.1", 25)):
+        code, said = start_again(live)
     assert code == 71
     assert said == ["metad: fatal: cannot listen on 127.0.0.1:25: Address already in use"]
-    live.stop()
     data = live.data
     os.chown(data, 54321, 54321)
     code, said = start_again(live)

@@ -169,6 +169,44 @@ def test_a_detached_hub_is_ready_when_the_command_returns_and_its_pid_is_in_the_
                 hub.run("stop", "--now")
 
 
+def test_a_detached_hub_takes_relative_paths():
+    with idle_hub() as hub:
+        hub.home.chmod(0o777)
+        command = [METAD, "start", "--detach", "--pid-file", "pid", "--log-file", "here.log"]
+        done = subprocess.run(
+            [*command, "--config", "metad.toml"],
+            cwd=hub.home, capture_output=True, text=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        try:
+            assert done.returncode == 0, done.stderr
+            assert int((hub.home / "pid").read_text()) == hub.facts()["pid"]
+            assert (hub.home / "here.log").exists()
+            (hub.home / "here.log").rename(hub.home / "here.log.1")
+            hub.run("reload")
+            assert "reloaded" in (hub.home / "here.log").read_text()
+        finally:
+            hub.run("stop", "--now", check=False)
+
+
+class ShellHub(LiveHub):
+    """Started by a shell that has a file open."""
+
+    def wrapper(self) -> list[str]:
+        return ["sh", "-c", 'exec 9>"$0"; exec "$@"', str(self.home / "secret")]
+
+
+def test_no_process_of_a_hub_has_a_file_of_the_shell_that_started_it():
+    with ShellHub() as live:
+        files = [
+            os.readlink(one)
+            for pid in live.pids()
+            for one in Path(f"/proc/{pid}/fd").iterdir()
+            if one.is_symlink()
+        ]
+        assert any("log" in one for one in files)
+        assert not any("secret" in one for one in files)
+
+
 def test_a_detached_start_that_is_refused_says_why_and_has_the_exit_code():
     with LiveHub() as live:
         done = live.run("start", "--detach", check=False)
