@@ -12,9 +12,11 @@ import click
 
 from metad import layers, limits
 from metad.cli.context import HubLocation, hub_options
+from metad.cli.preflight import preflight
 from metad.config.checks import show_duration, show_size, show_value
 from metad.config.model import Config
 from metad.config.settings import DEFAULT_LISTEN, SETTINGS, Setting
+from metad.errors import EX_CONFIG, EX_OK
 from metad.workers.memory import Bound, bound
 
 _SIZES = {
@@ -69,11 +71,22 @@ def _memory(most: Bound) -> Iterator[str]:
 
 @config.command()
 @hub_options
-def check(place: HubLocation) -> None:
-    """Check the configuration; exit code 78 and the reason if it is bad."""
+def check(place: HubLocation) -> int:
+    """Check the configuration, and whether a hub could start with it on this machine.
+
+    It looks at the user, the data directory, certificates and ports.  Exit code 78 if the hub would
+    not start; warnings do not count.
+    """
     source = place.config.source
     layers.check(place.config)
+    fatal = False
+    for finding in preflight(place.config):
+        fatal |= finding.fatal
+        click.echo(f"metad: {'error' if finding.fatal else 'warning'}: {finding.text}", err=True)
+    if fatal:
+        return EX_CONFIG
     click.echo(f"{source}: OK" if source else "no configuration file: the defaults apply")
+    return EX_OK
 
 
 def effective(loaded: Config) -> Iterator[str]:

@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,9 @@ def list_all(place: HubLocation, as_json: bool) -> None:
 @click.argument("name")
 def remove(place: HubLocation, name: str) -> None:
     """Remove the certificate NAME."""
-    tls_store.remove(place.enter(), name)
+    config = place.config
+    place.enter()
+    tls_store.remove(config, name)
 
 
 def facts(certificate: tls_store.Certificate) -> dict[str, Any]:
@@ -115,6 +118,9 @@ def facts(certificate: tls_store.Certificate) -> dict[str, Any]:
 def show(certificate: tls_store.Certificate) -> None:
     shown = facts(certificate)
     click.echo(f"installed {shown['name']}: {shown['domains']}, expires {shown['expires']}")
+    warning = tls_store.expiry_warning(certificate, datetime.now(UTC))
+    if warning is not None:
+        click.echo(f"metad: warning: {warning}", err=True)
 
 
 def make_self_signed(names: list[str], days: int = SELF_SIGNED_DAYS) -> tuple[str, str]:

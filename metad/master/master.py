@@ -22,6 +22,7 @@ from typing import Any
 from metad.control import Connection
 from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError, OsError
 from metad.master import status
+from metad.master.certificate_watch import CertificateWatch
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.collector_control import CollectorControl
 from metad.master.hub import Hub
@@ -77,6 +78,7 @@ class Master:
         self._collector = CollectorControl(self._children, hub.area, specs.collector, self._report)
         self._reloading = Reloading(hub, self._pool, self._reloaded, self._report)
         self._watchdog = Watchdog(self._report)
+        self._certificates = CertificateWatch(hub, self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
     def _report(self, text: str) -> None:
@@ -123,6 +125,7 @@ class Master:
         self._semaphore_watch.look(self._children, now)
         self._pool.end_overdue(self._retire_seconds(), now)
         self._look_at_deadlines(now)
+        self._certificates.look(now)
         self._reloading.advance(now)
         self._advance()
         self._notify(now)

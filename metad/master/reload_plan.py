@@ -31,6 +31,7 @@ FIXED = {
     "data": "the hub runs on it",
     "user": "the hub runs as this user",
     "chroot": "its processes run in it",
+    "landlock": "its processes run confined, or not",
     "store.workers": "each worker has its own sockets",
     "store.layer": "mail is in the old layer",
 }

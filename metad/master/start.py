@@ -23,6 +23,7 @@ from pathlib import Path
 import posix_ipc
 
 from metad import layers
+from metad.config.advice import advice
 from metad.config.model import Config
 from metad.control import ControlServer
 from metad.errors import ConfigError, NotPermittedError, OsError
@@ -69,6 +70,8 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(control.close)
         listen_all(bound)
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options)
+        for line in advice(config):
+            hub.log.line("master", f"warning: {line}")
         # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy
         # its pages.  That was most of the time that a worker took to start.
         gc.collect()

@@ -51,6 +51,8 @@ class Certificates:
         else:
             names = ", ".join(one.name for one in self._contexts.certificates)
             self._report("tls", f"certificates loaded: {names}")
+            for bad in self._contexts.bad:
+                self._report("tls", f"warning: not loaded: {bad}")
 
 
 def say_failed(context: WorkerContext, client: Client, error: OSError) -> None:

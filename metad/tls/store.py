@@ -1,4 +1,4 @@
-"""TLS keys and certificates in DATA/tls: put there, listed, and made contexts of.
+"""TLS keys and certificates in DATA/tls: install, list, remove, and make contexts of them.
 
     DATA/tls/NAME.pem    a private key, its certificate, the chain: one file, so that the pair is
                          replaced at once or not at all (by rename)
@@ -6,10 +6,11 @@
 Rules of this file:
 
 * TLS 1.2 and later (RFC 8996), ciphers and curves by the library's defaults.
-* What does not fit together never gets its name: the pair is loaded before the rename.
-* The certificate for a name is found by SNI (RFC 6066 section 3); without one, or for a name that
-  nobody has, it is the default: the one for the hub's own name, else the first by file name.
-* No private key is ever part of an error.
+* A pair that does not match never gets its name: it is loaded before the rename.
+* One bad file costs its own names: the other certificates are used, and the bad one is reported.
+* SNI selects the certificate (RFC 6066 section 3).  Without a name, or for an unknown one, it is
+  the default: the one for the hub's own name, otherwise the first by file name.
+* No error ever contains a private key.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,8 @@ from metad.tls.x509 import Facts
 DIRECTORY: Final = "tls"
 # A chain of a dozen certificates with RSA keys of 8,192 bits is a quarter of it.
 MOST_OCTETS: Final = 256 * 1024
+# Let's Encrypt renews at 30 days: with 14 left, the renewal has failed for two weeks.
+EXPIRES_SOON: Final = timedelta(days=14)
 _NAME: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
 _KEY: Final = re.compile(
     r"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----\s*", re.DOTALL
@@ -56,11 +60,12 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class TlsContexts:
-    """What a listener needs: `default`, which by SNI gives way to that of another name."""
+    """What a listener needs.  `default`: used unless SNI selects another; `bad`: unusable files."""
 
     default: ssl.SSLContext
     names: Mapping[str, ssl.SSLContext]
     certificates: tuple[Certificate, ...]
+    bad: tuple[str, ...] = ()
 
     def find(self, name: str | None) -> ssl.SSLContext:
         """The context for a server name, by exact match or a wildcard (RFC 6125 section 6.4.3)."""
@@ -70,8 +75,16 @@ class TlsContexts:
 
 
 def load_contexts(config: Config) -> TlsContexts | None:
-    """Everything in DATA/tls; None if there is nothing.  Raises ConfigError: a file is bad."""
-    found = [_load(path) for path in _files(config.data / DIRECTORY)]
+    """Everything usable in DATA/tls; None if it is empty.  Raises ConfigError: all are bad."""
+    found: list[Certificate] = []
+    bad: list[str] = []
+    for path in _files(config.data / DIRECTORY):
+        try:
+            found.append(_load(path))
+        except ConfigError as error:
+            bad.append(str(error))
+    if not found and bad:
+        raise ConfigError(bad[0])
     if not found:
         return None
     names: dict[str, ssl.SSLContext] = {}
@@ -79,25 +92,25 @@ def load_contexts(config: Config) -> TlsContexts | None:
         for name in one.facts.names:
             names.setdefault(name, one.context)
     first = TlsContexts(found[0].context, names, tuple(found))
-    contexts = TlsContexts(first.find(config.hostname), names, tuple(found))
+    contexts = TlsContexts(first.find(config.hostname), names, tuple(found), tuple(bad))
     if len(found) > 1:
         _choose_by_name(contexts)
     return contexts
 
 
 def required(config: Config) -> TlsContexts:
-    """As `load_contexts`; raises ConfigError if there is nothing, and how to get it."""
+    """Like `load_contexts`, but raises ConfigError if there is no certificate."""
     contexts = load_contexts(config)
     if contexts is None:
         raise ConfigError(
-            f"{config.data / DIRECTORY}: a listener wants TLS and there is no certificate: "
-            "see metad tls install, or metad tls self-signed for trying out"
+            f"{config.data / DIRECTORY}: a listener needs a certificate and there is none: "
+            "use metad tls install, or metad tls self-signed for a trial"
         )
     return contexts
 
 
 def check(config: Config) -> None:
-    """Before a start: raises ConfigError if a listener wants a certificate and there is none."""
+    """Before a start: raises ConfigError if a listener needs a certificate and none is usable."""
     if wanted(config):
         required(config)
 
@@ -143,11 +156,43 @@ def _context(path: Path) -> ssl.SSLContext:
     """A server's context with the pair in `path`.  Raises OSError (SSLError is one)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # RFC 8446 has no renegotiation; in TLS 1.2 it is work that a client may ask for at will.
+    # RFC 8446 has no renegotiation; in TLS 1.2 a client could demand this work at will.
     context.options |= ssl.OP_NO_RENEGOTIATION
-    # An encrypted key would make OpenSSL ask for its password at the terminal.
+    # OpenSSL would ask for the password of an encrypted key at the terminal.
     context.load_cert_chain(path, password=_no_password)
     return context
+
+
+def _usable_without(config: Config, path: Path) -> bool:
+    for other in _files(config.data / DIRECTORY):
+        if other != path:
+            with suppress(ConfigError):
+                _load(other)
+                return True
+    return False
+
+
+def expiry_warnings(config: Config, now: datetime) -> list[str]:
+    """A line for each certificate that has expired or soon will, and for each unusable file."""
+    try:
+        contexts = load_contexts(config)
+    except ConfigError as error:
+        return [str(error)]
+    if contexts is None:
+        return []
+    warnings = (expiry_warning(one, now) for one in contexts.certificates)
+    return [*contexts.bad, *(line for line in warnings if line is not None)]
+
+
+def expiry_warning(certificate: Certificate, now: datetime) -> str | None:
+    """A line if the certificate has expired or will within EXPIRES_SOON."""
+    end = certificate.facts.not_after
+    if end <= now:
+        return f"certificate {certificate.name} expired on {end:%Y-%m-%d}"
+    if end - now <= EXPIRES_SOON:
+        days = (end - now).days
+        return f"certificate {certificate.name} expires on {end:%Y-%m-%d}, in {days} days"
+    return None
 
 
 def _no_password() -> str:
@@ -172,7 +217,7 @@ def read_pair(certificate: Path, key: Path | None) -> tuple[str, str]:
     chain = _read(certificate)
     found = _KEY.search(chain if key is None else _read(key))
     if found is None:
-        raise DataError(f"{key or certificate}: there is no private key in it")
+        raise DataError(f"{key or certificate}: contains no private key")
     return _KEY.sub("", chain), found[0]
 
 
@@ -183,21 +228,21 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise OsError(f"{path}: {error.strerror}") from None
     if len(octets) > MOST_OCTETS:
-        raise DataError(f"{path}: larger than {MOST_OCTETS:,} octets")
+        raise DataError(f"{path}: larger than {MOST_OCTETS:,} bytes")
     return octets.decode("ascii", "replace")
 
 
 def install(data: Path, chain: str, key: str, name: str | None = None) -> Certificate:
-    """Check a pair and put it into DATA/tls, in place of one of the same name.
+    """Check a pair and store it in DATA/tls, replacing one of the same name.
 
-    `name`: of the file; else the first name in the certificate.  Raises DataError, OsError.
+    `name`: of the file; default: the first name in the certificate.  Raises DataError, OsError.
     """
     try:
         facts = x509.read_pem(chain)
     except ValueError as error:
         raise DataError(str(error)) from None
     if facts.not_after <= datetime.now(UTC):
-        raise DataError(f"the certificate has expired on {facts.not_after:%Y-%m-%d}")
+        raise DataError(f"the certificate expired on {facts.not_after:%Y-%m-%d}")
     if not facts.names:
         raise DataError("the certificate is for no domain")
     name = file_name(name or facts.names[0])
@@ -223,7 +268,7 @@ def file_name(name: str) -> str:
 
 
 def _write(path: Path, pem: str) -> ssl.SSLContext:
-    """Written aside, synced, loaded as the hub will; only then it gets its name."""
+    """Write aside, sync, load as the hub will; only then rename."""
     osio = Osio()
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     fd = osio.open(str(aside), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -244,11 +289,16 @@ def _write(path: Path, pem: str) -> ssl.SSLContext:
     return context
 
 
-def remove(data: Path, name: str) -> None:
-    """Take a certificate away.  Raises DataError: there is none of that name."""
-    path = data / DIRECTORY / f"{file_name(name)}.pem"
+def remove(config: Config, name: str) -> None:
+    """Remove a certificate.
+
+    Raises DataError: there is none of that name, or it is the last one and a listener needs it.
+    """
+    path = config.data / DIRECTORY / f"{file_name(name)}.pem"
+    if wanted(config) and path.is_file() and not _usable_without(config, path):
+        raise DataError(f"{name}: a listener needs it, and no other certificate is usable")
     try:
         path.unlink()
     except FileNotFoundError:
-        raise DataError(f"{name}: there is no such certificate") from None
+        raise DataError(f"{name}: no such certificate") from None
     Osio().fsync_directory(str(path.parent))

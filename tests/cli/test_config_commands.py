@@ -96,11 +96,6 @@ def test_every_field_of_the_configuration_is_a_setting():
     assert fields == {s.name for s in config_settings.SETTINGS if s.table == "limits"}
 
 
-def test_check_says_good(run, file):
-    assert run("config", "check", "--config", file) == (0, f"{file}: OK\n", "")
-    assert run("config", "check") == (0, "no configuration file: the defaults apply\n", "")
-
-
 def test_check_says_what_is_bad(run, file):
     file.write_text("hostname = 5\n")
     assert run("config", "check", "--config", file) == (
