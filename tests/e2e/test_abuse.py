@@ -184,10 +184,10 @@ def test_bare_line_ends_are_repaired_for_some_and_refused_and_counted_for_others
     [
         (b"WHAT\r\n" * 25, b"421 4.7.0 Error: too many errors\r\n"),
         (b"NOOP\r\n" * 120, b"421 4.7.0 Error: too many commands without mail\r\n"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"554 5.5.1 Error: this is no web server\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"554 5.5.1 Error: this is not a web server\r\n"),
         (
             b"POST /x HTTP/1.1\r\n\r\nMAIL FROM:<>\r\n",
-            b"554 5.5.1 Error: this is no web server\r\n",
+            b"554 5.5.1 Error: this is not a web server\r\n",
         ),
         (b"x" * 400_000, b"421 4.7.0 Error: line does not end\r\n"),
     ],

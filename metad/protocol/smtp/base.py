@@ -3,24 +3,39 @@
 Rules of this file:
 
 * All of a session's state is declared here, with what it means.
-* Replies are only queued here; the error limit and the closing of a session are nowhere else.
+* Replies are only queued here; the limits on errors and idle commands, and the closing of a
+  session, are nowhere else.
+* The next state comes from a row of the table; only the end of the session is not one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from metad.errors import Reply
 from metad.protocol.lines import LineBuffer
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.body import ChunkedBody, DataBody
 from metad.protocol.smtp.events import Aborted, Event
-from metad.protocol.smtp.table import IDLE, START, SmtpSettings, State
+from metad.protocol.smtp.settings import SmtpSettings
+from metad.protocol.smtp.table import CLOSED, START, State
 
-# A rule with its action's method: what of the argument, the method, the rule's reply.
-Bound = tuple[bool | None, Callable[[Any, bytes, Reply], Event | None], Reply]
-Table = Mapping[State, Mapping[bytes, Bound]]
+# State -> what follows a refusal, what follows an acceptance (False and True are 0 and 1).
+ANSWERED: Final = states.answered()
+
+
+class Row(NamedTuple):
+    """A row of the table whose action is a method: `Rule` says what the items mean."""
+
+    argument: bool | None
+    action: Callable[[Any, bytes, Row], Event | None]
+    reply: Reply
+    done: State
+    refused: State
+
+
+Table = Mapping[State, Mapping[bytes, Row]]
 
 
 class SmtpBase:
@@ -76,7 +91,7 @@ class SmtpBase:
         self.full = False
         self._errors = 0
         self._commands = 0  # command lines read so far
-        self._idle = 0  # of them, since a message was answered, those that lead to none
+        self._idle = 0  # commands since a message was answered that led to none
         self._due: Event | None = None  # the event that waits for its answer
         self._next: Event | None = None  # the event that comes next, whatever happens
         self._failing: Reply | None = None  # the session ends with this after the answer due
@@ -85,18 +100,18 @@ class SmtpBase:
         self._later = bytearray()  # octets that came while an answer was due
         self.output: list[bytes] = []
         self._eof = False
-        # Within a message or a chunk: what reads it; else None, and lines are commands.
+        # What reads a message or a chunk; None: lines are commands.
         self._reading: Callable[[Any], Event | None] | None = None
-        self._body: DataBody | None = None  # of a message by DATA that needs more than one look
+        self._body: DataBody | None = None  # of a message by DATA that does not come whole
         self._left = 0  # octets of the chunk that are still to come
         self._last = False  # the message ends with this chunk
-        self._refusal = states.OK  # the answer to a chunk that is skipped
+        self._refusal = states.OK  # the reply to a chunk that is skipped
 
     def _say(self, reply: Reply) -> None:
         self.output.append(reply.wire)
 
     def _refuse(self, reply: Reply) -> None:
-        """A command that cannot be done.  Only what is the client's error counts as one."""
+        """Refuse a command.  Only the codes that mean a client's error count as errors."""
         self.output.append(reply.wire)
         if 500 <= reply.code <= 504:
             self._errors += 1
@@ -104,19 +119,20 @@ class SmtpBase:
                 self._end(states.TOO_MANY_ERRORS)
 
     def _idles(self) -> bool:
-        """Count a command that leads to no message; True: one too many, the session has ended."""
+        """Count a command that leads to no message.  True: it was one too many, and the session
+        has ended."""
         self._idle += 1
         if self._idle > self._settings.idle_commands:
             self._end(states.TOO_MANY_IDLE)
         return self.closed
 
-    def _forget(self) -> None:
-        """The transaction is over."""
+    def _forget(self, state: State) -> None:
+        """The transaction is over; `state` follows."""
         self.accepted = 0
         self.utf8 = False
         self._body = None
         self._reading = None
-        self._state = IDLE
+        self._state = state
 
     def _end(self, reply: Reply) -> None:
         if not self.closed:
@@ -125,9 +141,9 @@ class SmtpBase:
             self.abrupt = reply is not states.BYE
 
     def _close(self) -> None:
-        """No more input is read and no more said; a message begun is aborted."""
+        """No more input is read and no more replies are given; a message begun is aborted."""
         self.closed = True
         if self._state.message:
             self._next = Aborted(None)
         self._due = None
-        self._forget()
+        self._forget(CLOSED)

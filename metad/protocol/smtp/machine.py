@@ -2,20 +2,20 @@
 
 Rules of this file:
 
-* No sockets, no clock, no store.  `receive` takes what came, `next_event` says what the session
-  must do, the session answers what asks for it, `take_output` is written at once.
+* No sockets, no clock, no store.  `receive` takes the client's octets, `next_event` gives what the
+  session must do, the session answers the events that ask, and writes `take_output` at once.
 * One event waits for its answer at a time; pipelined commands behind it wait in order, and the
   answers to a group of them leave together (RFC 2920 section 3.2).
-* `next_event` is None when more input is needed, when an answer is due, when all is over, or
-  when the queued output is `full`: take it, let the socket drain, ask again.
-* Nothing a client sends raises.  An answer that no event asked for is a bug and raises.
+* `next_event` is None when more input is needed, when an answer is due, when the session is over,
+  or when the queued output is `full`: take it, let the socket drain, ask again.
+* Nothing that a client sends raises.  An answer that no event asked for is a bug and raises.
 * However the input is cut, the same events (body chunks joined) and octets come out; O(n) in
-  all.  Chunks before an Aborted are worth nothing, and how many there are depends on the cut.
+  all.  Chunks before an Aborted mean nothing, and how many there are depends on the cut.
 * The lines of a message as most senders write them go a quick way: one pattern that frames and
-  checks them at once.  What it does not match goes the long way, to the same end: that is what
-  feeding any session octet by octet shows, for half a line never matches.
+  checks them at once.  Other lines go the long way, with the same result: feeding any session
+  octet by octet shows it, because half a line never matches.
 
-What each verb does in each state is data, in smtp_states.py; `_do_x` here is its action `x`.
+What each verb does in each state, and which state follows, is data: table.py.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from metad.protocol.smtp.arguments import (
     PLAIN_LIMIT,
     QUICK_MAIL,
     QUICK_RCPT,
-    parse_mail,
-    parse_rcpt,
 )
-from metad.protocol.smtp.base import Table
+from metad.protocol.smtp.base import ANSWERED, Row, Table
+from metad.protocol.smtp.commands import Commands
 from metad.protocol.smtp.events import (
     Aborted,
     BodyChunk,
@@ -44,8 +43,8 @@ from metad.protocol.smtp.events import (
     RcptTo,
     StartTls,
 )
-from metad.protocol.smtp.message import MessageIntake
-from metad.protocol.smtp.table import CHUNKS, IDLE, MAIL, RCPT, REFUSED, START, SmtpSettings, State
+from metad.protocol.smtp.settings import SmtpSettings
+from metad.protocol.smtp.table import CHUNKS, IDLE, MAIL, RCPT, REFUSED, State
 
 __all__ = [
     "Aborted",
@@ -59,7 +58,7 @@ __all__ = [
     "StartTls",
 ]
 
-# A session that waits for its client keeps no more than so many octets that it has used.
+# A session that waits for its client keeps at most this many octets that it has used.
 KEPT: Final = 4_096
 _FAULTS: Final = {
     Fault.BARE: states.BARE_IN_COMMAND,
@@ -68,16 +67,15 @@ _FAULTS: Final = {
 }
 
 
-class Smtp(MessageIntake):
-    """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it,
-    and the client may be sending still, so read on a little or a reset takes our last reply.
-    `output`: the replies queued; `full`: they are so many that the next command waits until they
-    were taken.
+class Smtp(Commands):
+    """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it
+    while the client may still be sending, so read on a little, or a reset destroys our last reply.
+    `output`: the queued replies; `full`: there are so many that the next command waits until they
+    are taken.
 
-    `helo`: what the client calls itself, as it came; `greetings`: how often it said so;
-    `extended`: it said EHLO or LHLO;
-    `accepted`: recipients accepted in this transaction; `transactions`: how many there were, with
-    this one; `tls`: TLS runs; `utf8`: this transaction's MAIL came with SMTPUTF8.
+    `helo`: the client's name, as it sent it; `greetings`: how often it did; `extended`: by EHLO or
+    LHLO; `accepted`: recipients accepted in this transaction; `transactions`: their number so far,
+    with this one; `tls`: TLS runs; `utf8`: this transaction's MAIL had SMTPUTF8.
     """
 
     __slots__ = ()
@@ -88,7 +86,7 @@ class Smtp(MessageIntake):
     # -- octets in, octets out ------------------------------------------------------------
 
     def start(self, *, early: bool = False) -> None:
-        """Queue the greeting.  A client that spoke before it (`early`) is shown out (554)."""
+        """Queue the greeting.  A client that sent something before it (`early`) is turned away."""
         if early or len(self._lines):
             self._end(states.EARLY_TALK)
         else:
@@ -101,7 +99,7 @@ class Smtp(MessageIntake):
         if self._due is None:
             self._lines.push(data)
         elif self._due.__class__ is StartTls:
-            # RFC 3207 section 4: what came in the clear must have no effect behind TLS.
+            # RFC 3207 section 4: what came in the clear must have no effect under TLS.
             self._end(states.AFTER_START_TLS)
         else:
             self._later += data
@@ -121,7 +119,7 @@ class Smtp(MessageIntake):
         return event if event is not None and event is not _STARVED else self._out_of_input()
 
     def eof(self) -> None:
-        """The client sends no more.  Whole commands that it sent before are still answered."""
+        """The client sends no more.  Complete commands that it sent before are still answered."""
         self._eof = True
 
     def take_output(self) -> bytes:
@@ -145,7 +143,7 @@ class Smtp(MessageIntake):
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a sender is accepted and its message neither answered nor given up."""
+        """Whether a sender is accepted and its message is neither answered nor given up."""
         return self._state.transaction
 
     @property
@@ -154,18 +152,18 @@ class Smtp(MessageIntake):
 
     @property
     def buffered(self) -> int:
-        """Octets received and not yet understood; stop reading when they are many."""
+        """Octets received and not yet processed; stop reading when there are many."""
         lines = self._lines
         return lines.end - lines.position + len(self._later)
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Changes with each whole command and each octet of a message; half a line is none."""
+        """Changes with each complete command and each octet of a message, not with half a line."""
         return self._commands, self.message_octets, self._left
 
     @property
     def message_octets(self) -> int:
-        """Octets that have come of the message that is being read, if any is."""
+        """Octets that have arrived of the message that is being read; 0 if there is none."""
         if self._state is CHUNKS:
             return self._chunked.received
         return self._body.octets if self._body is not None else 0
@@ -195,138 +193,55 @@ class Smtp(MessageIntake):
         return event
 
     def answer(self, reply: Reply | None) -> bool:
-        """The verdict on the last MailFrom, RcptTo or EndOfMessage.
+        """Answer the last MailFrom, RcptTo or EndOfMessage.
 
-        None: yes, in the machine's own words (not for EndOfMessage).  One reply to an
-        EndOfMessage of LMTP is said for each recipient.  A 421 ends the session.  Gives whether
-        `next_event` is to be asked again before more octets come.
+        None: accept, with the machine's own reply (not for EndOfMessage).  LMTP repeats the reply
+        to an EndOfMessage for each recipient.  A 421 ends the session.  True: ask `next_event`
+        before more octets come.
         """
         due = self._due
+        kind = due.__class__
         accepted = reply is None or reply.code < 400
-        if due.__class__ is RcptTo:
-            if accepted:
-                self.accepted += 1
-                self._state = RCPT
-            elif self._state is MAIL:
-                self._state = REFUSED
+        if kind is RcptTo:
+            self.accepted += accepted
+            self._state = ANSWERED[self._state][accepted]
             self.output.append((reply or states.RECIPIENT_OK).wire)
-        elif due.__class__ is MailFrom:
-            if accepted:
-                self.transactions += 1
-                self._state = MAIL
+        elif kind is MailFrom:
+            self.transactions += accepted
+            self._state = ANSWERED[self._state][accepted]
             self.output.append((reply or states.SENDER_OK).wire)
-        elif due.__class__ is EndOfMessage and reply is not None:
+        elif kind is EndOfMessage and reply is not None:
             repeat = self.accepted if self._settings.lmtp else 1
             self.output += [reply.wire] * repeat
             self._idle = 0
-            self._forget()
+            self._forget(ANSWERED[self._state][accepted])
         else:
             raise RuntimeError(f"answer {reply!r} to {due!r}")
         self._due = None
         if self._later or self._failing is not None or not accepted:
             self._answered(due, reply)
-        lines = self._lines
-        if lines.position != lines.end:
-            return True
-        if lines.end > KEPT:
-            lines.forget()
-        return self._eof or self._next is not None
+        return self._goes_on()
 
     def answer_each(self, replies: Sequence[Reply]) -> None:
-        """LMTP: one verdict per accepted RCPT, in their order (RFC 2033 section 4.2)."""
+        """LMTP: one reply for each accepted RCPT, in their order (RFC 2033 section 4.2)."""
         if self._due.__class__ is not EndOfMessage or len(replies) != self.accepted:
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
         self.output.extend([reply.wire for reply in replies])
         self._idle = 0
-        self._forget()
+        self._forget(ANSWERED[self._state][True])
         self._due = None
         self._answered(None, replies[0])
 
     def tls_started(self) -> None:
-        """The handshake is done: forget all that was said before (RFC 3207 section 4.2)."""
+        """The handshake is done: forget all that came before (RFC 3207 section 4.2)."""
         if self._due.__class__ is not StartTls:
             raise RuntimeError(f"TLS started without {StartTls.__name__}")
         self._due = None
         self.tls = True
         self.helo = b""
         self.extended = False
+        self._state = self._table[self._state][b"STARTTLS"].done
         self._table = _bound(self._settings.lmtp, self._settings.starttls, True)
-        self._state = START
-
-    # -- actions: `argument` without blanks around it, `reply` as in the table -------------
-
-    def _do_refuse(self, _argument: bytes, reply: Reply) -> Event | None:
-        self._refuse(reply)
-        return None
-
-    def _do_say(self, _argument: bytes, reply: Reply) -> Event | None:
-        if not self._idles():
-            self._say(reply)
-        return None
-
-    def _do_help(self, argument: bytes, _reply: Reply) -> Event | None:
-        return self._do_say(argument, self._settings.help)
-
-    def _do_verify(self, argument: bytes, _reply: Reply) -> Event | None:
-        return self._do_say(argument, states.CANNOT_VERIFY)
-
-    def _do_http(self, _argument: bytes, reply: Reply) -> Event | None:
-        self._end(reply)
-        return None
-
-    def _do_quit(self, _argument: bytes, _reply: Reply) -> Event | None:
-        self._end(states.BYE)
-        return None
-
-    def _do_helo(self, argument: bytes, _reply: Reply) -> Event | None:
-        if self._idles():
-            return None
-        self._say(self._settings.helo)
-        return self._greeted(argument, extended=False)
-
-    def _do_ehlo(self, argument: bytes, _reply: Reply) -> Event | None:
-        if self._idles():
-            return None
-        settings = self._settings
-        self.output.append(settings.ehlo_tls if self.tls else settings.ehlo)
-        return self._greeted(argument, extended=True)
-
-    def _do_reset(self, _argument: bytes, _reply: Reply) -> Event | None:
-        if self._idles():
-            return None
-        self._say(states.OK)
-        return self._give_up(IDLE if self._state is not START else START)
-
-    def _do_start_tls(self, _argument: bytes, _reply: Reply) -> Event | None:
-        if len(self._lines):
-            self._end(states.AFTER_START_TLS)
-            return None
-        self._say(states.START_TLS)
-        self._due = StartTls(states.START_TLS)
-        return self._due
-
-    def _do_mail(self, argument: bytes, _reply: Reply) -> Event | None:
-        mail = parse_mail(argument)
-        if isinstance(mail, Reply):
-            self._refuse(mail)
-            return None
-        if mail.size is not None and mail.size > self._settings.message_size:
-            self._refuse(states.TOO_LARGE)
-            return None
-        self.utf8 = mail.utf8
-        self._due = mail
-        return mail
-
-    def _do_rcpt(self, argument: bytes, _reply: Reply) -> Event | None:
-        rcpt = parse_rcpt(argument, self.utf8)
-        if isinstance(rcpt, Reply):
-            self._refuse(rcpt)
-            return None
-        if self.accepted >= self._settings.recipients:
-            self._refuse(states.TOO_MANY_RECIPIENTS)
-            return None
-        self._due = rcpt
-        return rcpt
 
     # -- commands: the quick way first, where there is one --------------------------------
 
@@ -379,24 +294,24 @@ class Smtp(MessageIntake):
             return self._read_rcpt()
         lines.position += len(_DATA_LINE)
         self._commands += 1
-        return self._do_data(b"", states.OK)
+        return self._do_data(b"", _DATA_ROW)
 
-    # -- within -----------------------------------------------------------------------------
+    # -- within ---------------------------------------------------------------------------
 
     def _command(self, line: bytes) -> Event | None:
         verb, _, argument = line.partition(b" ")
         self._commands += 1
-        rules = self._table[self._state]
-        rule = rules.get(verb) or rules.get(verb.upper())
-        if rule is None:
+        rows = self._table[self._state]
+        row = rows.get(verb) or rows.get(verb.upper())
+        if row is None:
             self._refuse(states.UNKNOWN)
             return None
-        wanted, action, reply = rule
+        wanted, action, reply, _, _ = row
         argument = argument.strip(b" \t")
         if wanted is not None and wanted is not (argument != b""):
             self._refuse(reply)
             return None
-        return action(self, argument, reply)
+        return action(self, argument, row)
 
     def _fault(self, fault: Fault) -> Event | None:
         if fault is Fault.FLOOD:
@@ -406,7 +321,7 @@ class Smtp(MessageIntake):
         return None
 
     def _answered(self, due: Event | None, reply: Reply | None) -> None:
-        """What an answer may bring with it: octets that waited for it, the end of the session."""
+        """What may follow an answer: octets that waited for it, the end of the session."""
         if self._later:
             self._lines.push(bytes(self._later))
             self._later.clear()
@@ -422,22 +337,17 @@ class Smtp(MessageIntake):
         ):
             self._idles()  # a refused recipient leads to no message
 
-    def _greeted(self, helo: bytes, *, extended: bool) -> Event | None:
-        """EHLO begins anew, as RSET does (RFC 5321 section 4.1.4)."""
-        self.helo = helo
-        self.greetings += 1
-        self.extended = extended
-        return self._give_up(IDLE)
-
-    def _give_up(self, state: State) -> Event | None:
-        """Forget the transaction; if a message was begun, the session must know."""
-        begun = self._state.message
-        self._forget()
-        self._state = state
-        return Aborted(None) if begun else None
+    def _goes_on(self) -> bool:
+        """Whether there is more to do before more octets come."""
+        lines = self._lines
+        if lines.position != lines.end:
+            return True
+        if lines.end > KEPT:
+            lines.forget()
+        return self._eof or self._next is not None
 
     def _out_of_input(self) -> Event | None:
-        """All that came is used; that is the end if no more can come."""
+        """All input is used; that is the end if no more can come."""
         if self._eof:
             self._close()
         lines = self._lines
@@ -449,20 +359,29 @@ class Smtp(MessageIntake):
 
 @functools.cache
 def _bound(lmtp: bool, starttls: bool, tls: bool) -> Table:
-    """The table with its actions' names made methods."""
+    """The table, its actions' names replaced by the methods."""
     return {
         state: {
-            verb: (rule.argument, getattr(Smtp, f"_do_{rule.action}"), rule.reply)
+            verb: Row(
+                rule.argument,
+                getattr(Smtp, f"_do_{rule.action}"),
+                rule.reply,
+                rule.done or state,
+                rule.refused or state,
+            )
             for verb, rule in rules.items()
+            if verb is not states.END
         }
         for state, rules in states.table(lmtp=lmtp, starttls=starttls, tls=tls).items()
     }
 
 
-# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+# Builds a NamedTuple from a complete tuple, at half the cost of calling its class.
 _new: Final = tuple.__new__
 _DATA_LINE: Final = b"DATA\r\n"
-# Stands for "no whole line is there".
+# The same in every session.
+_DATA_ROW: Final = _bound(False, False, False)[RCPT][b"DATA"]
+# Stands for "there is no complete line".
 _STARVED: Final = Aborted(None)
 _READERS: Final[dict[State, Callable[[Smtp], Event | None]]] = {
     **dict.fromkeys(states.STATES, Smtp._read_command),

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* A chunk that cannot be taken is read all the same, to its last octet, and answered then.
-* A refused message is one Aborted, whatever of it was given out before.
+* A chunk that is refused is still read to its last octet, and answered then.
+* A refused message is one Aborted, whatever part of it was given out before.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from metad.errors import Reply
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.arguments import BDAT_SYNTAX, Chunk, parse_bdat
-from metad.protocol.smtp.base import SmtpBase
+from metad.protocol.smtp.base import ANSWERED, Row, SmtpBase
 from metad.protocol.smtp.body import ChunkedBody, DataBody, whole
 from metad.protocol.smtp.events import Aborted, BodyChunk, EndOfMessage, Event
-from metad.protocol.smtp.table import CHUNKS, DATA
+from metad.protocol.smtp.table import CHUNKS
 
 
 class MessageIntake(SmtpBase):
@@ -22,18 +22,18 @@ class MessageIntake(SmtpBase):
 
     __slots__ = ()
 
-    def _do_data(self, _argument: bytes, _reply: Reply) -> Event | None:
+    def _do_data(self, _argument: bytes, row: Row) -> Event | None:
         self.output.append(states.GO_AHEAD.wire)
-        self._state = DATA
+        self._state = row.done
         self._reading = MessageIntake._read_data
         return None
 
-    def _do_chunk(self, argument: bytes, reply: Reply) -> Event | None:
-        chunk = self._expect_chunk(argument, reply)
+    def _do_chunk(self, argument: bytes, row: Row) -> Event | None:
+        chunk = self._expect_chunk(argument, row.reply)
         if chunk is None:
             return None
-        if self._state is not CHUNKS:
-            self._state = CHUNKS
+        if self._state is not row.done:  # the first one
+            self._state = row.done
             self._chunked = ChunkedBody(repair=self._repair)
         if self._chunked.received + chunk.octets > self._settings.message_size:
             self._refusal = states.TOO_LARGE
@@ -42,16 +42,16 @@ class MessageIntake(SmtpBase):
             self._reading = MessageIntake._read_chunk
         return None if chunk.octets else self._reading(self)
 
-    def _do_skip_chunk(self, argument: bytes, reply: Reply) -> Event | None:
+    def _do_skip_chunk(self, argument: bytes, row: Row) -> Event | None:
         chunk = self._expect_chunk(argument, BDAT_SYNTAX)
         if chunk is None:
             return None
-        self._refusal = reply
+        self._refusal = row.reply
         self._reading = MessageIntake._skip_chunk
         return None if chunk.octets else self._reading(self)
 
     def _read_data(self) -> Event | None:
-        """What has come of the message by DATA."""
+        """Read what has arrived of the message by DATA."""
         lines = self._lines
         body = self._body
         if body is None:
@@ -71,7 +71,7 @@ class MessageIntake(SmtpBase):
         return BodyChunk(wire) if wire and refusal is None else None
 
     def _read_chunk(self) -> Event | None:
-        """What has come of the chunk by BDAT."""
+        """Read what has arrived of the chunk by BDAT."""
         body = self._chunked
         piece = self._take_of_chunk()
         ended = self._left == 0
@@ -87,7 +87,7 @@ class MessageIntake(SmtpBase):
         return BodyChunk(wire) if wire and refusal is None else None
 
     def _skip_chunk(self) -> Event | None:
-        """What has come of a chunk that nobody wants."""
+        """Read and discard what has arrived of a chunk that is refused."""
         self._take_of_chunk()
         if self._left:
             return None
@@ -100,7 +100,7 @@ class MessageIntake(SmtpBase):
     def _expect_chunk(self, argument: bytes, reply: Reply) -> Chunk | None:
         chunk = parse_bdat(argument)
         if chunk is None:
-            # Where the chunk ends is unknown, so nothing behind this line can be understood.
+            # The end of the chunk is unknown, so nothing after this line can be understood.
             self._end(reply)
         else:
             self._left, self._last = chunk
@@ -119,10 +119,10 @@ class MessageIntake(SmtpBase):
         return end
 
     def _refuse_message(self, reply: Reply, *, each: bool) -> Event:
-        """`each`: this answers the message, so LMTP says it for each recipient."""
+        """`each`: this answers the message, so LMTP repeats it for each recipient."""
         repeat = self.accepted if each and self._settings.lmtp else 1
         self.output.extend([reply.wire] * repeat)
-        self._forget()
+        self._forget(ANSWERED[self._state][False])
         return Aborted(reply)
 
     @property

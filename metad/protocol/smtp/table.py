@@ -1,35 +1,36 @@
-"""The SMTP machine as data: its states, what each verb does in each, and its replies.
+"""The SMTP machine as data: its states, what each verb does in each, and the replies.
 
 Rules of this file:
 
-* (state, verb) -> a check of the argument, then the action.  What is not here is an error.
-* `refuse` is an action too: its reply says what was to come first.
-* Replies in Postfix's manner, because people and programs know them.
-* No code that moves the machine: that is in smtp.py, where an action `x` is `Smtp._do_x`.
+* (state, verb) -> a check of the argument, an action, the states that can follow.  A verb that is
+  not in a state's rows is an error there.
+* The machine takes every next state from here, and the diagram in docs/protocols.md is made from
+  here (tools/diagrams).
+* `refuse` is an action too: its reply says which command is missing.
+* Replies are worded as Postfix words them, because people and programs know them.
+* No code that moves the machine: an action `x` is the method `_do_x` of commands.py or message.py.
 
-RFC 5321 section 4.1.4 is the order of commands; RFC 3030 what BDAT adds to it; RFC 2033 LMTP.
+RFC 5321 section 4.1.4 is the order of commands; RFC 3030 adds BDAT to it; RFC 2033 is LMTP.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from metad import limits
 from metad.errors import Reply
 from metad.protocol.smtp.arguments import BDAT_SYNTAX, MAIL_SYNTAX, RCPT_SYNTAX
 
-# Replies queued before the machine waits for somebody to take them: a client that pipelines
-# and never reads must not fill our memory with answers.  A group of RFC 2920 with some thousand
-# recipients is within it; the longest reply, EHLO's, that often is a megabyte.
+# Replies queued before the machine waits until they are taken: a client that pipelines and never
+# reads must not fill our memory with replies.  A group of RFC 2920 with some thousand recipients
+# stays within it; so many replies to EHLO, the longest, are a megabyte.
 REPLY_LIMIT: Final = 4_096
 
 
 class State:
-    """Where a session stands.
+    """Where a session is.
 
-    `transaction`: a sender is accepted and its message not answered yet; `message`: octets of
-    that have come, or may.
+    `transaction`: a sender is accepted, and its message is not answered yet; `message`: some of
+    the message has arrived or may arrive.
     """
 
     __slots__ = ("message", "name", "transaction")
@@ -46,20 +47,32 @@ class State:
 START: Final = State("START")  # no EHLO, HELO or LHLO yet
 IDLE: Final = State("IDLE")  # greeted, no transaction
 MAIL: Final = State("MAIL", transaction=True)  # a sender, no recipient
-REFUSED: Final = State("REFUSED", transaction=True)  # a sender, and only recipients refused
+REFUSED: Final = State("REFUSED", transaction=True)  # a sender; every recipient was refused
 RCPT: Final = State("RCPT", transaction=True)  # a recipient is accepted
-DATA: Final = State("DATA", transaction=True, message=True)  # lines are the message's
-CHUNKS: Final = State("CHUNKS", transaction=True, message=True)  # from its first BDAT on
+DATA: Final = State("DATA", transaction=True, message=True)  # lines belong to the message
+CHUNKS: Final = State("CHUNKS", transaction=True, message=True)  # from the first BDAT on
+CLOSED: Final = State("CLOSED")  # nothing more is read
 
-STATES: Final = (START, IDLE, MAIL, REFUSED, RCPT, DATA, CHUNKS)
+STATES: Final = (START, IDLE, MAIL, REFUSED, RCPT, DATA, CHUNKS, CLOSED)
+
+# Not a verb, because no verb has a blank in it: the message is complete and was answered.
+END: Final = b"end of message"
 
 
 class Rule(NamedTuple):
-    """`argument`: True must be there, False must not, None either; else `reply` is given."""
+    """One row.
+
+    `argument`: True if one is required, False if none may be given, None if it does not matter;
+    a command that breaks this gets `reply`.
+    `done`: the state that follows the action; `refused`: the state that follows if the session
+    refuses the sender, recipient or message.  None stands for the row's own state.
+    """
 
     argument: bool | None
     action: str
     reply: Reply
+    done: State | None = None
+    refused: State | None = None
 
 
 OK: Final = Reply(250, "2.0.0", "Ok")
@@ -80,7 +93,7 @@ TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Error: too many errors")
 TOO_MANY_IDLE: Final = Reply(421, "4.7.0", "Error: too many commands without mail")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Error: too many recipients")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Message size exceeds fixed limit")
-NO_HTTP: Final = Reply(554, "5.5.1", "Error: this is no web server")
+NO_HTTP: Final = Reply(554, "5.5.1", "Error: this is not a web server")
 AFTER_START_TLS: Final = Reply(554, "5.5.0", "Error: data before the TLS handshake")
 
 _SEND_HELLO: Final = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
@@ -98,19 +111,19 @@ def _syntax(text: str) -> Reply:
     return Reply(501, "5.5.4", f"Syntax: {text}")
 
 
-# RFC 2034 section 4: no enhanced code in any answer to EHLO or HELO.
+# RFC 2034 section 4: no enhanced code in any reply to EHLO or HELO.
 _EHLO_SYNTAX: Final = Reply(501, "", "Syntax: EHLO hostname")
 _HELO_SYNTAX: Final = Reply(501, "", "Syntax: HELO hostname")
 _LHLO_SYNTAX: Final = Reply(501, "", "Syntax: LHLO hostname")
 
 _EHLO: Final = {
-    b"EHLO": Rule(True, "ehlo", _EHLO_SYNTAX),
-    b"HELO": Rule(True, "helo", _HELO_SYNTAX),
+    b"EHLO": Rule(True, "ehlo", _EHLO_SYNTAX, IDLE),
+    b"HELO": Rule(True, "helo", _HELO_SYNTAX, IDLE),
 }
-_LHLO: Final = {b"LHLO": Rule(True, "ehlo", _LHLO_SYNTAX)}
+_LHLO: Final = {b"LHLO": Rule(True, "ehlo", _LHLO_SYNTAX, IDLE)}
 
 _HTTP: Final = (b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH")
-# Known to RFC 5321 (section 3.5.3, appendix F), RFC 1985 and RFC 4954, and not done here.
+# RFC 5321 (section 3.5.3, appendix F), RFC 1985 and RFC 4954 define these; we do not have them.
 _ABSENT: Final = (b"EXPN", b"TURN", b"SEND", b"SOML", b"SAML", b"ETRN", b"AUTH")
 
 
@@ -119,24 +132,24 @@ def _refuse(reply: Reply) -> Rule:
 
 
 def _skip(reply: Reply) -> Rule:
-    """BDAT out of turn: its octets come anyway (RFC 3030 section 2), then the refusal."""
+    """BDAT out of order: its octets come anyway (RFC 3030 section 2), then the refusal."""
     return Rule(True, "skip_chunk", reply)
 
 
 _ALWAYS: Final = {
-    b"RSET": Rule(False, "reset", _syntax("RSET")),
+    b"RSET": Rule(False, "reset", _syntax("RSET"), IDLE),
     b"NOOP": Rule(None, "say", OK),
     b"HELP": Rule(None, "help", OK),
     b"VRFY": Rule(True, "verify", _syntax("VRFY address")),
-    b"QUIT": Rule(False, "quit", _syntax("QUIT")),
+    b"QUIT": Rule(False, "quit", _syntax("QUIT"), CLOSED),
     **{verb: _refuse(NOT_IMPLEMENTED) for verb in _ABSENT},
-    **{verb: Rule(None, "http", NO_HTTP) for verb in _HTTP},
+    **{verb: Rule(None, "http", NO_HTTP, CLOSED) for verb in _HTTP},
 }
 
-_MAIL: Final = Rule(True, "mail", MAIL_SYNTAX)
-_RCPT: Final = Rule(True, "rcpt", RCPT_SYNTAX)
-_DATA: Final = Rule(False, "data", _syntax("DATA"))
-_BDAT: Final = Rule(True, "chunk", BDAT_SYNTAX)
+_FIRST_RCPT: Final = Rule(True, "rcpt", RCPT_SYNTAX, RCPT, REFUSED)
+_DATA: Final = Rule(False, "data", _syntax("DATA"), DATA)
+_BDAT: Final = Rule(True, "chunk", BDAT_SYNTAX, CHUNKS)
+_END: Final = Rule(None, "end", OK, IDLE, IDLE)
 
 _TRANSACTION: Final[dict[State, dict[bytes, Rule]]] = {
     START: {
@@ -145,31 +158,32 @@ _TRANSACTION: Final[dict[State, dict[bytes, Rule]]] = {
         b"DATA": _refuse(_SEND_HELLO),
         b"BDAT": _skip(_SEND_HELLO),
         b"STARTTLS": _refuse(_SEND_HELLO),
+        b"RSET": _ALWAYS[b"RSET"]._replace(done=START),
     },
     IDLE: {
-        b"MAIL": _MAIL,
+        b"MAIL": Rule(True, "mail", MAIL_SYNTAX, MAIL, IDLE),
         b"RCPT": _refuse(_NEED_MAIL),
         b"DATA": _refuse(_NEED_RCPT),
         b"BDAT": _skip(_NEED_RCPT),
-        b"STARTTLS": Rule(False, "start_tls", _syntax("STARTTLS")),
+        b"STARTTLS": Rule(False, "start_tls", _syntax("STARTTLS"), START),
     },
     MAIL: {
         b"MAIL": _refuse(_NESTED_MAIL),
-        b"RCPT": _RCPT,
+        b"RCPT": _FIRST_RCPT,
         b"DATA": _refuse(_NEED_RCPT),
         b"BDAT": _skip(_NEED_RCPT),
         b"STARTTLS": _refuse(_IN_TRANSACTION),
     },
     REFUSED: {
         b"MAIL": _refuse(_NESTED_MAIL),
-        b"RCPT": _RCPT,
+        b"RCPT": _FIRST_RCPT,
         b"DATA": _refuse(_NO_RECIPIENTS),
         b"BDAT": _skip(_NO_RECIPIENTS),
         b"STARTTLS": _refuse(_IN_TRANSACTION),
     },
     RCPT: {
         b"MAIL": _refuse(_NESTED_MAIL),
-        b"RCPT": _RCPT,
+        b"RCPT": _FIRST_RCPT._replace(refused=RCPT),
         b"DATA": _DATA,
         b"BDAT": _BDAT,
         b"STARTTLS": _refuse(_IN_TRANSACTION),
@@ -180,79 +194,42 @@ _TRANSACTION: Final[dict[State, dict[bytes, Rule]]] = {
         b"DATA": _refuse(_IN_CHUNKS),
         b"BDAT": _BDAT,
         b"STARTTLS": _refuse(_IN_TRANSACTION),
+        END: _END,
     },
 }
+# Every line is the message's in DATA, and none is read in CLOSED.
+_SILENT: Final[dict[State, dict[bytes, Rule]]] = {DATA: {END: _END}, CLOSED: {}}
 
 
-def _start(rules: dict[bytes, Rule], *, lmtp: bool) -> dict[bytes, Rule]:
-    """LMTP asks for another greeting, and says so."""
-    if not lmtp:
-        return {**_ALWAYS, **_EHLO, **rules}
-    renamed = {
-        verb: rule._replace(reply=_SEND_LHLO) if rule.reply is _SEND_HELLO else rule
-        for verb, rule in rules.items()
-    }
-    return {**_ALWAYS, **_LHLO, **renamed}
+def _for_lmtp(rule: Rule) -> Rule:
+    """LMTP has another greeting."""
+    return rule._replace(reply=_SEND_LHLO) if rule.reply is _SEND_HELLO else rule
 
 
 def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, Rule]]:
-    """The rules of a session.  `starttls`: offered; `tls`: it runs already."""
-    rules = {state: _start(of, lmtp=lmtp) for state, of in _TRANSACTION.items()}
-    if tls or not starttls:
-        refusal = _refuse(_TLS_ACTIVE if tls else NOT_IMPLEMENTED)
-        for of in rules.values():
-            of[b"STARTTLS"] = refusal
-    return {**rules, DATA: {}}
+    """The rows of a session, without a None among the states that follow.
 
-
-@dataclass(frozen=True, slots=True)
-class SmtpSettings:
-    """What a listener's sessions have in common.
-
-    `message_size` in octets; `recipients` per transaction; `errors`: how many replies of
-    500-504 end the session; `idle_commands`: how many that lead to no message do, between two
-    messages; `command_line` in octets with its CR LF; `bare_line_ends`: "refuse" or "repair".
+    `starttls`: it is offered; `tls`: it runs already.
     """
+    no_tls = {b"STARTTLS": _refuse(_TLS_ACTIVE if tls else NOT_IMPLEMENTED)}
+    found = dict(_SILENT)
+    for state, rules in _TRANSACTION.items():
+        rows = {**_ALWAYS, **(_LHLO if lmtp else _EHLO), **rules}
+        rows.update(no_tls if tls or not starttls else {})
+        found[state] = {verb: _for_lmtp(rule) for verb, rule in rows.items()} if lmtp else rows
+    return found
 
-    hostname: str
-    message_size: int
-    recipients: int
-    errors: int = limits.SMTP_ERRORS
-    lmtp: bool = False
-    starttls: bool = False
-    bare_line_ends: str = "refuse"
-    idle_commands: int = limits.SMTP_IDLE_COMMANDS
-    command_line: int = limits.SMTP_COMMAND_LINE
-    greeting: Reply = field(init=False)
-    helo: Reply = field(init=False)
-    help: Reply = field(init=False)
-    ehlo: bytes = field(init=False)  # the answer to EHLO and LHLO, as it goes out
-    ehlo_tls: bytes = field(init=False)  # the same once TLS runs
 
-    def __post_init__(self) -> None:
-        if self.bare_line_ends not in {"refuse", "repair"}:
-            raise ValueError(f"bare_line_ends: {self.bare_line_ends!r}")
-        protocol = "LMTP" if self.lmtp else "ESMTP"
-        verbs = "LHLO" if self.lmtp else "EHLO HELO"
-        verbs += " MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"
-        verbs += " STARTTLS" if self.starttls else ""
-        object.__setattr__(self, "greeting", Reply(220, "", f"{self.hostname} {protocol} metad"))
-        object.__setattr__(self, "helo", Reply(250, "", self.hostname))
-        object.__setattr__(self, "help", Reply(214, "2.0.0", f"Commands: {verbs}"))
-        object.__setattr__(self, "ehlo", self._extensions(starttls=self.starttls))
-        object.__setattr__(self, "ehlo_tls", self._extensions(starttls=False))
+# Rows whose action asks the session; it answers yes or no.
+ASKING: Final = frozenset({"mail", "rcpt", "end"})
 
-    def _extensions(self, *, starttls: bool) -> bytes:
-        keywords = [
-            self.hostname,
-            "PIPELINING",  # RFC 2920
-            f"SIZE {self.message_size}",  # RFC 1870
-            "8BITMIME",  # RFC 6152
-            "SMTPUTF8",  # RFC 6531
-            "ENHANCEDSTATUSCODES",  # RFC 2034
-            *(("STARTTLS",) if starttls else ()),  # RFC 3207
-            f"LIMITS RCPTMAX={self.recipients}",  # RFC 9422
-            "CHUNKING",  # RFC 3030
-        ]
-        lines = [f"250-{keyword}\r\n" for keyword in keywords[:-1]]
-        return "".join([*lines, f"250 {keywords[-1]}\r\n"]).encode()
+
+def answered() -> dict[State, tuple[State, State]]:
+    """State -> the states that follow when the session refuses, and when it accepts, the sender,
+    the recipient or the message that it was asked about.  No state asks two of these."""
+    return {
+        state: (rule.refused or state, rule.done or state)
+        for state, rules in table(lmtp=False, starttls=False, tls=False).items()
+        for rule in rules.values()
+        if rule.action in ASKING
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metad.protocol.smtp import table as states
+from metad.protocol.smtp.settings import SmtpSettings
 from tests.support.smtp_session import LMTP, PLAIN, TLS, TO_RCPT, Session, reply
 
 EHLO = b"EHLO client.example.org\r\n"
@@ -109,7 +110,7 @@ def test_each_verb_in_each_state(
 def test_each_row_of_the_table_is_tried() -> None:
     tried = {(state, row[1].split(b" ")[0].upper()) for row in ROWS for state in row[0]}
     rules = states.table(lmtp=False, starttls=False, tls=False)
-    elsewhere = {b"HELP", b"QUIT", b"EHLO", *states._HTTP}
+    elsewhere = {b"HELP", b"QUIT", b"EHLO", states.END, *states._HTTP}
     missing = {
         (state.name, verb)
         for state, of in rules.items()
@@ -117,6 +118,42 @@ def test_each_row_of_the_table_is_tried() -> None:
         if verb not in elsewhere and (state.name, verb) not in tried
     }
     assert missing == set()
+
+
+def test_every_state_that_follows_is_the_one_of_the_row() -> None:
+    """What the rows above see is what the table says, so that its diagram is true."""
+    rules = states.table(lmtp=False, starttls=False, tls=False)
+    states_of = {state.name: state for state in rules}
+    for before, command, answer, after in ((s, *row[1:]) for row in ROWS for s in row[0]):
+        state = states_of[before]
+        rule = rules[state].get(command.split(b" ")[0].upper())
+        if rule is None or rule.action == "refuse":
+            assert after is None
+        elif command.endswith(b"LAST") and after is not None:
+            assert after == str((rules[states.CHUNKS][states.END]).done)
+        elif answer.startswith((b"2", b"3")):
+            assert (after or before) == str(rule.done or state)
+        elif rule.action in states.ASKING and answer.startswith(b"550"):
+            assert (after or before) == str(rule.refused or state)
+
+
+def test_a_message_ends_as_its_row_says_whether_stored_or_refused() -> None:
+    for begin, rest in ((b"DATA\r\n", b"x: y\r\n.\r\n"), (b"BDAT 0\r\n", b"BDAT 0 LAST\r\n")):
+        session = Session(PLAIN)
+        session.send(TO_RCPT + begin)
+        row = states.table(lmtp=False, starttls=False, tls=False)[session.machine._state]
+        session.send(rest)
+        assert session.machine._state is row[states.END].done
+        session.send(MAIL + b"RCPT TO:<b@example.org>\r\n" + begin)
+        refused = b"x\ny\r\n.\r\n" if begin == b"DATA\r\n" else b"BDAT 3 LAST\r\nx\ny"
+        assert session.send(refused).startswith(b"550 ")
+        assert session.machine._state is row[states.END].refused
+
+
+def test_no_state_asks_the_session_two_questions_about_mail() -> None:
+    for state, rules in states.table(lmtp=False, starttls=True, tls=False).items():
+        asking = {rule.action for rule in rules.values()} & states.ASKING
+        assert len(asking) == (state not in {states.START, states.CLOSED})
 
 
 @pytest.mark.parametrize("before", ALL)
@@ -155,7 +192,7 @@ def test_a_web_client_is_shown_out(before: str, line: bytes) -> None:
     session = Session(PLAIN)
     session.send(TO_STATE[before])
     answer = session.send(line + b"\r\nHost: x\r\nMAIL FROM:<a@b>\r\n")
-    assert reply(answer) == b"554 5.5.1 Error: this is no web server"
+    assert reply(answer) == b"554 5.5.1 Error: this is not a web server"
     assert session.machine.closed
 
 
@@ -190,4 +227,4 @@ def test_a_state_shows_its_name() -> None:
 
 def test_settings_refuse_an_unknown_way_with_bare_line_ends() -> None:
     with pytest.raises(ValueError, match="bare_line_ends: 'ignore'"):
-        states.SmtpSettings("mx", 1000, 1, bare_line_ends="ignore")
+        SmtpSettings("mx", 1000, 1, bare_line_ends="ignore")
