@@ -21,8 +21,8 @@ from metad.protocol.smtp.events import Aborted, Event
 from metad.protocol.smtp.settings import SmtpSettings
 from metad.protocol.smtp.table import CLOSED, START, State
 
-# State -> what follows a refusal, what follows an acceptance (False and True are 0 and 1).
-ANSWERED: Final = states.answered()
+# Indexed by whether the session accepted what it was asked, then by the state it was asked in.
+ANSWERED: Final = (states.answered(accepted=False), states.answered(accepted=True))
 
 
 class Row(NamedTuple):

@@ -203,24 +203,36 @@ class Smtp(Commands):
         kind = due.__class__
         accepted = reply is None or reply.code < 400
         if kind is RcptTo:
-            self.accepted += accepted
-            self._state = ANSWERED[self._state][accepted]
+            if accepted:
+                self.accepted += 1
+            self._state = ANSWERED[accepted][self._state]
             self.output.append((reply or states.RECIPIENT_OK).wire)
         elif kind is MailFrom:
-            self.transactions += accepted
-            self._state = ANSWERED[self._state][accepted]
+            if accepted:
+                self.transactions += 1
+            self._state = ANSWERED[accepted][self._state]
             self.output.append((reply or states.SENDER_OK).wire)
         elif kind is EndOfMessage and reply is not None:
-            repeat = self.accepted if self._settings.lmtp else 1
-            self.output += [reply.wire] * repeat
-            self._idle = 0
-            self._forget(ANSWERED[self._state][accepted])
+            self._answer_message(reply)
         else:
             raise RuntimeError(f"answer {reply!r} to {due!r}")
         self._due = None
         if self._later or self._failing is not None or not accepted:
             self._answered(due, reply)
-        return self._goes_on()
+        lines = self._lines
+        if lines.position != lines.end:
+            return True
+        if lines.end > KEPT:
+            lines.forget()
+        return self._eof or self._next is not None
+
+    def _answer_message(self, reply: Reply) -> None:
+        if self._settings.lmtp:
+            self.output += [reply.wire] * self.accepted
+        else:
+            self.output.append(reply.wire)
+        self._idle = 0
+        self._forget(ANSWERED[True][self._state])
 
     def answer_each(self, replies: Sequence[Reply]) -> None:
         """LMTP: one reply for each accepted RCPT, in their order (RFC 2033 section 4.2)."""
@@ -228,7 +240,7 @@ class Smtp(Commands):
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
         self.output.extend([reply.wire for reply in replies])
         self._idle = 0
-        self._forget(ANSWERED[self._state][True])
+        self._forget(ANSWERED[True][self._state])
         self._due = None
         self._answered(None, replies[0])
 
@@ -336,15 +348,6 @@ class Smtp(Commands):
             and not self._settings.lmtp
         ):
             self._idles()  # a refused recipient leads to no message
-
-    def _goes_on(self) -> bool:
-        """Whether there is more to do before more octets come."""
-        lines = self._lines
-        if lines.position != lines.end:
-            return True
-        if lines.end > KEPT:
-            lines.forget()
-        return self._eof or self._next is not None
 
     def _out_of_input(self) -> Event | None:
         """All input is used; that is the end if no more can come."""

@@ -122,7 +122,7 @@ class MessageIntake(SmtpBase):
         """`each`: this answers the message, so LMTP repeats it for each recipient."""
         repeat = self.accepted if each and self._settings.lmtp else 1
         self.output.extend([reply.wire] * repeat)
-        self._forget(ANSWERED[self._state][False])
+        self._forget(ANSWERED[False][self._state])
         return Aborted(reply)
 
     @property

@@ -224,11 +224,11 @@ def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, R
 ASKING: Final = frozenset({"mail", "rcpt", "end"})
 
 
-def answered() -> dict[State, tuple[State, State]]:
-    """State -> the states that follow when the session refuses, and when it accepts, the sender,
-    the recipient or the message that it was asked about.  No state asks two of these."""
+def answered(*, accepted: bool) -> dict[State, State]:
+    """State -> the state that follows when the session accepts, or refuses, the sender, the
+    recipient or the message that it was asked about.  No state asks two of these."""
     return {
-        state: (rule.refused or state, rule.done or state)
+        state: (rule.done if accepted else rule.refused) or state
         for state, rules in table(lmtp=False, starttls=False, tls=False).items()
         for rule in rules.values()
         if rule.action in ASKING
