@@ -1,4 +1,4 @@
-"""What a worker may hold in memory for others: counted as it is taken and given back.
+"""The memory budget of a worker for messages that are arriving.
 
 Rule of this file: counting costs an addition and a comparison, because every message pays for it.
 """
@@ -9,9 +9,10 @@ from metad import limits
 
 
 class Budget:
-    """`used` of `limit` octets.  Who takes of it looks at both himself, and gives back as much.
+    """`used` of `limit` octets.
 
-    `half`: who wants much takes of that only, so that those who want little always find some.
+    `half`: the limit for large messages, so that small ones always find some memory.  The hottest
+    path (the log layer's `deliver`) adds to `used` itself; all others call `take` and `give_back`.
     """
 
     __slots__ = ("half", "limit", "used")
@@ -21,9 +22,19 @@ class Budget:
         self.half = limit // 2
         self.used = 0
 
+    def take(self, octets: int) -> bool:
+        """Take `octets`, if there are so many."""
+        if self.used + octets > self.limit:
+            return False
+        self.used += octets
+        return True
+
+    def give_back(self, octets: int) -> None:
+        self.used -= octets
+
 
 class Lease:
-    """Part of a budget that is given back when the lease is forgotten."""
+    """A part of a budget that is given back when the lease is garbage."""
 
     __slots__ = ("_budget", "_octets")
 
@@ -32,13 +43,11 @@ class Lease:
         self._octets = 0
 
     def take(self, octets: int) -> bool:
-        """Whether there is so much more."""
-        budget = self._budget
-        if budget.used + octets > budget.limit:
-            return False
-        budget.used += octets
-        self._octets += octets
-        return True
+        """Take `octets` more, if there are so many."""
+        taken = self._budget.take(octets)
+        if taken:
+            self._octets += octets
+        return taken
 
     def __del__(self) -> None:
-        self._budget.used -= self._octets
+        self._budget.give_back(self._octets)

@@ -45,7 +45,7 @@ CONNECTIONS = 10_000
 # in front of a hub has a single address.
 NETWORK_CONNECTIONS = 1_000
 # A worker publishes the count of a network only above this number, which most never reach.
-UNSHOWN_CONNECTIONS = 4
+UNPUBLISHED_CONNECTIONS = 4
 # Above this share of the connection cap, slow senders must keep a minimum rate.
 CROWDED = 0.8
 # That rate in octets per second, averaged over the message: Postfix's smtpd_min_data_rate.
@@ -61,8 +61,9 @@ TLS_SHUTDOWN = 5
 # reply on its way: seconds, and octets (nginx lingering_close: 30 s).
 LINGER = 5
 LINGER_OCTETS = 1 * MIB
-# The delay of a failed login doubles with each failure of the client's network; failures are
-# forgotten after a while (Dovecot: 2 to 15 s, 60 s).  How many networks are remembered.
+# Seconds after the begin of its check at which a failed login is answered; the same number of
+# seconds, doubled with each further failure of the client's network, before its next check; how
+# long failures count (Dovecot: 2 to 15 s, 60 s).  How many networks are remembered.
 LOGIN_FAILURE_DELAY = 1.0
 MAX_LOGIN_FAILURE_DELAY = 15.0
 LOGIN_FAILURE_MEMORY = 300
@@ -93,7 +94,9 @@ SESSION_MEMORY = 4 * KIB
 TLS_MEMORY = 704 * KIB
 # Threads of a worker that read messages and check passwords.
 WORKER_THREADS = 4
-# Octets sent at a time of a large message, or to a slow client.
+# A message up to this size is sent to a POP3 client in one piece, a larger one in smaller pieces;
+# so is every message of more than one such piece while memory is short.
+MESSAGE_GIVEN = 1 * MIB
 PIECE_GIVEN = 128 * KIB
 # The program itself in one worker: Python, its modules, threads.
 PROGRAM_MEMORY = 48 * MIB
@@ -112,6 +115,10 @@ SASL_RESPONSE = 12_288
 POP3_LOGIN_IDLE = 60
 POP3_IDLE = 600
 
+# Seconds for which a login waits for a mailbox that another session has open, and between two
+# tries: two devices of one person poll at the same time, and a poll is over within a second.
+IN_USE_PATIENCE = 5.0
+IN_USE_RETRY = 0.25
 # Commands before a login; a client needs five or six.  Failed logins are delayed elsewhere.
 POP3_LOGIN_COMMANDS = 100
 

@@ -166,16 +166,12 @@ class FilesMaildrop(Maildrop):
     def uid(self, number: int, /) -> str:
         return self._files[number - 1].stem
 
-    def fetch(self, number: int, *, wait: bool) -> Sequence[bytes] | None:
-        if not wait:
-            return None  # a disk may have to be asked: not on the loop
+    def fetch(self, number: int, most: int, /) -> Iterator[bytes]:
+        """An iterator: the file may have to be read from the disk, so not on the loop."""
         try:
-            return [self._files[number - 1].read_bytes()]
+            yield self._files[number - 1].read_bytes()
         except OSError as error:
             raise DamagedError(str(error)) from None
-
-    def stream(self, number: int) -> Iterator[bytes]:
-        yield from self.fetch(number, wait=True) or ()
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:
         paths = [self._files[number - 1] for number in numbers]

@@ -131,16 +131,13 @@ class Maildrop(ABC):
         """The unique-id listing of a message."""
 
     @abstractmethod
-    def fetch(self, number: int, *, wait: bool) -> Sequence[Buffer] | None:
+    def fetch(self, number: int, most: int, /) -> Sequence[Buffer] | Iterator[Buffer]:
         """A message as RETR sends it, with its final dot line.
 
-        None: not without waiting for a disk, or too large for memory.  With `wait` it is called
-        off the loop, and None says: use `stream`.  Raises RefusedError.
+        A sequence: all of it, in memory.  An iterator: its pieces, if the message has more than
+        `most` octets or must be waited for; the iterator is used off the loop and may block.
+        Raises RefusedError, here or before the first piece.
         """
-
-    @abstractmethod
-    def stream(self, number: int) -> Iterator[Buffer]:
-        """The same in pieces.  Called off the loop.  Raises RefusedError before the first piece."""
 
     @abstractmethod
     def delete(self, numbers: Sequence[int], done: Done) -> None:

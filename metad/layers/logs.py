@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import lmdb
 
@@ -36,7 +36,7 @@ from metad.store.log import record
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
-from metad.store.reader import BUFFER, Reader
+from metad.store.reader import BUFFER, Reader, Stored
 from metad.system.osio import Buffer, Osio
 from metad.system.shared_memory import Cell
 
@@ -264,16 +264,23 @@ class LogMaildrop(Maildrop):
         at = (number - 1) * _ENTRY
         return self._listing[at : at + ID_SIZE]
 
-    def fetch(self, number: int, *, wait: bool) -> Sequence[Buffer] | None:
-        if self.size(number) > BUFFER:
-            return None
-        stored = self._layer.reader.read(self._id(number), wait=wait)
+    def fetch(self, number: int, most: int, /) -> Sequence[Buffer] | Iterator[Buffer]:
+        message_id = self._id(number)
+        if self.size(number) > min(most, BUFFER):
+            return self._stream(message_id)
+        stored = self._layer.reader.read(message_id, wait=False)
         if stored is None:
-            return None
+            return self._wait_for(message_id)
         return [self._prefix(stored.envelope), stored.body]
 
-    def stream(self, number: int) -> Iterator[Buffer]:
-        for piece in self._layer.reader.stream(self._id(number)):
+    def _wait_for(self, message_id: bytes) -> Iterator[Buffer]:
+        """A message that the page cache does not have."""
+        stored = cast(Stored, self._layer.reader.read(message_id, wait=True))
+        yield self._prefix(stored.envelope)
+        yield stored.body
+
+    def _stream(self, message_id: bytes) -> Iterator[Buffer]:
+        for piece in self._layer.reader.stream(message_id):
             yield piece if isinstance(piece, bytes) else self._prefix(piece.envelope)
 
     def _prefix(self, envelope: record.Envelope) -> bytes:

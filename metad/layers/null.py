@@ -35,10 +35,7 @@ class NullMaildrop(Maildrop):
     def uid(self, number: int, /) -> str:
         raise RefusedError(f"no message {number}")
 
-    def fetch(self, number: int, *, wait: bool) -> Sequence[Buffer] | None:
-        raise RefusedError(f"no message {number}")
-
-    def stream(self, number: int) -> Iterator[Buffer]:
+    def fetch(self, number: int, most: int, /) -> Sequence[Buffer] | Iterator[Buffer]:
         raise RefusedError(f"no message {number}")
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:

@@ -42,6 +42,7 @@ from metad.layers.base import (
     Maildrop,
     Recipient,
 )
+from metad.limits import MESSAGE_GIVEN
 from metad.store.identity import open_or_make_store
 from metad.system.osio import Osio
 from metad.system.shared_memory import SharedArea
@@ -449,12 +450,7 @@ def unstuff(wire: bytes) -> bytes:
 
 def whole(drop: Maildrop, number: int) -> bytes:
     """A message as RETR sends it, however the layer gives it."""
-    chunks = drop.fetch(number, wait=False)
-    if chunks is None:
-        chunks = drop.fetch(number, wait=True)
-    if chunks is None:
-        chunks = list(drop.stream(number))
-    return b"".join(map(bytes, chunks))
+    return b"".join(map(bytes, drop.fetch(number, MESSAGE_GIVEN)))
 
 
 def _uids(bench: Bench, mailbox: int) -> list[str]:

@@ -1,14 +1,15 @@
-"""Accepting where something comes before the session: a PROXY header, a TLS handshake, or both.
+"""Accepting connections that begin with a PROXY header, a TLS handshake, or both.
 
-The header is read from the bare socket, and not an octet more: what follows it, which may be a TLS
-handshake already, belongs to what comes next.
+The header is read from the bare socket, and not an octet beyond it: what follows may already be the
+TLS handshake.
 
 Rules of this file:
 
-* Who is no trusted proxy is closed without a word; so is who sends no header in time.
-* A connection that is opened and closed, as health checks do, is no line in the log.
-* LOCAL and UNKNOWN keep the socket's address; a password in the clear is never near.
-* A client is counted in before its handshake, which costs more than all the rest.
+* A client that is no trusted proxy is closed without a reply; so is one that sends no header in
+  time.
+* A connection that is opened and closed, as health checks do, is not logged.
+* LOCAL and UNKNOWN keep the socket's address; a client behind a proxy is never near.
+* A client is admitted before its handshake, which costs more than all the rest.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from typing import cast
 from metad import limits
 from metad.config.model import Listener
 from metad.protocol import proxy
+from metad.sessions.client import Client, client_at, peer_name
 from metad.sessions.connection import Service
-from metad.sessions.context import Client, peer_name
-from metad.sessions.networks import LOCAL, Networks, is_near, network_of
-from metad.sessions.starttls import Certificates, say_failed
+from metad.sessions.networks import LOCAL, Networks, network_of
+from metad.sessions.starttls import log_failed_handshake
+from metad.tls.certificates import Certificates
 
-ACCEPTS = 64  # at once, before other sessions get their turn
-REST = 1.0  # seconds after one that the system refused: who waits makes the loop turn at once
+ACCEPTS = 64  # connections accepted at once, before other sessions get their turn
+# Seconds to pause after accept() failed: the listener stays readable, and the loop would spin.
+PAUSE = 1.0
 
 
 class Acceptor:
@@ -41,9 +44,9 @@ class Acceptor:
         self._socket = sock
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = True
-        self._go_on()
+        self._resume()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self._is_open:
             self.context.loop.add_reader(self._socket.fileno(), self._accept)
 
@@ -62,30 +65,30 @@ class Acceptor:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                self.context.log.line("gate", f"warning: accept: {error.strerror}")
+                self.context.log.line("connect", f"warning: accept: {error.strerror}")
                 self.context.loop.remove_reader(self._socket.fileno())
-                self.context.loop.call_later(REST, self._go_on)
+                self.context.loop.call_later(PAUSE, self._resume)
                 return
             sock.setblocking(False)
             self._arrived(sock, peer_name(peer))
 
     def _arrived(self, sock: socket.socket, address: str) -> None:
         if not self._is_proxied:
-            self.begin(sock, Client(address, network_of(address), is_near(address)))
+            self.begin(sock, client_at(address))
         elif address == LOCAL or address in self._trusted:
             Arrival(self, sock, address)
         else:
-            self.context.log.line("gate", f"client={address}: no trusted proxy, closed")
+            self.context.log.line("connect", f"reject: client={address}: not a trusted proxy")
             sock.close()
 
     def begin(self, sock: socket.socket, client: Client) -> None:
-        """The client is known: TLS if there is to be, then its session."""
+        """The client is known: TLS if the listener has it, then the session."""
         service = self.service
-        words = service.admit(client)
-        if words is not None:
+        reply = service.admit(client)
+        if reply is not None:
             if service.tls != "implicit":
                 with suppress(OSError):
-                    sock.send(words)
+                    sock.send(reply)
             sock.close()
             return
         task = self.context.loop.create_task(self._connect(sock, client))
@@ -107,11 +110,11 @@ class Acceptor:
             else:
                 await context.loop.connect_accepted_socket(lambda: session, sock)
         except OSError as error:  # ssl.SSLError is one
-            say_failed(context, client, error)
+            log_failed_handshake(context, client, error)
         finally:
             if not session.has_begun:
-                context.gate.leave(client.network)
-                context.one_less()
+                context.limiter.leave(client.network)
+                context.check_idle()
 
 
 class Arrival:
@@ -134,7 +137,7 @@ class Arrival:
                 self._close("the connection ended in it" if self._header else "")
                 return
             header = proxy.parse(self._header + waiting)
-            # Without a whole header all that came belongs to it.
+            # While the header is incomplete, all that arrived belongs to it.
             more = len(waiting) if header is None else header.length - len(self._header)
             self._header += self._socket.recv(more)
         except BlockingIOError:
@@ -154,10 +157,12 @@ class Arrival:
         context.forget(self)
 
     def _close(self, fault: str) -> None:
-        """End it; `fault`: what was wrong with the header, if anything."""
+        """Close the connection; `fault`: what was wrong with the header, if anything."""
         context = self._acceptor.context
         if fault:
-            context.log.line("gate", f"client={self._address}: bad PROXY header: {fault}")
+            context.log.line(
+                "connect", f"reject: client={self._address}: bad PROXY header: {fault}"
+            )
         context.loop.remove_reader(self._socket.fileno())
         self._socket.close()
         context.forget(self)

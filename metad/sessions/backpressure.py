@@ -1,10 +1,11 @@
-"""What waits in a worker's memory for its client: octets sent before their turn, answers not read.
+"""Memory held for slow clients: input received before its turn, output that they do not read.
 
-A client that sends ahead, or does not read, costs memory for as long as it likes.  What all of them
-hold has a limit; beyond it the one that has been at it longest goes.
+A client that sends ahead or does not read would hold memory for as long as it likes.  A worker
+limits what all of them hold; above the limit it drops the connection that has been blocked for
+longest.
 
-Rule of this file: a session says what it holds when that changes, and nothing otherwise, so that
-one whose client waits its turn and reads costs nothing.
+Rule of this file: a session reports only changes, so a client that waits for its replies and
+reads them costs nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from metad import limits
 
 
 class Holder(Protocol):
-    """A session for which something waits."""
+    """A session for which octets are held."""
 
-    def shed(self) -> None:
+    def drop(self) -> None:
         """Drop the connection: memory is short."""
 
 
 class Backpressure:
-    """Octets by session, in the order in which they began to wait."""
+    """Octets held for each session, in the order in which the sessions became blocked."""
 
     __slots__ = ("_held", "limit", "used")
 
@@ -33,11 +34,11 @@ class Backpressure:
 
     @property
     def is_short(self) -> bool:
-        """Half of it is used: whoever can do with less should."""
+        """Half of the limit is used: whatever can do with less memory should."""
         return self.used * 2 > self.limit
 
     def hold(self, session: Holder, octets: int) -> None:
-        """So much waits for this session now; 0: nothing does."""
+        """The octets held for `session` from now on; 0: none."""
         held = self._held
         self.used += octets - held.get(session, 0)
         if octets:
@@ -47,4 +48,4 @@ class Backpressure:
         while self.used > self.limit:
             oldest = next(iter(held))
             self.used -= held.pop(oldest)
-            oldest.shed()
+            oldest.drop()

@@ -1,22 +1,25 @@
-"""What a session of either protocol is to the loop: it arrives, it may turn to TLS, it ends.
+"""What sessions of all protocols have in common: arrival, flow control, TLS, the end.
 
-    connection_made -> turned away, or greeted -> … -> connection_lost
+    connection_made -> rejected, or greeted -> … -> connection_lost
 
 Rules of this file:
 
-* Whoever is over a cap or not on the list hears why, and is not read from.
-* Every connection that was counted in is counted out, once, however it ends.
-* `_busy`: somebody else (the store, a thread, a handshake, a delay) has the next move.
+* A client over a limit, or not listed, gets a reply that says so and is not read from.
+* Every connection that was counted in is counted out once, however it ends.
+* A client that does not read its replies is not read from; nor is one that sends far ahead while
+  an answer is due.
+* `_busy`: the store, a thread, a handshake or a delay has the next move.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from metad import limits
-from metad.sessions.context import Client, WorkerContext, client_of
+from metad.sessions.client import Client, client_of
+from metad.sessions.context import WorkerContext
 from metad.sessions.lingering import end
 from metad.sessions.networks import LOCAL, Networks
 from metad.sessions.starttls import Handshake
@@ -27,7 +30,8 @@ from metad.system.shared_memory import Cell
 class Service:
     """A listener, as its sessions need it.
 
-    `clients`: who may connect; empty: everybody.  `too_many`, `not_listed`: what the others hear.
+    `clients`: the networks that may connect; empty: all.  `too_many`, `not_listed`: the replies to
+    the others.
     """
 
     context: WorkerContext
@@ -39,35 +43,44 @@ class Service:
     not_listed: bytes
 
     def make(self, client: Client | None = None) -> Connection:
-        """A session.  `client`: known and counted in already."""
+        """A session.  `client`: known and admitted already."""
         raise NotImplementedError
 
     def admit(self, client: Client) -> bytes | None:
-        """Count a client in; or what it is told who may not come in."""
-        gate = self.context.gate
-        if not gate.enter(client.network):
-            return self._turned_away(client, "too many connections", self.too_many)
+        """Count a client in.  Otherwise the reply with which it is rejected."""
+        limiter = self.context.limiter
+        if not limiter.enter(client.network):
+            return self._reject(client, "too many connections", self.too_many)
         if self.clients and client.address != LOCAL and client.address not in self.clients:
-            gate.leave(client.network)
-            return self._turned_away(client, "not one of smtp.clients", self.not_listed)
+            limiter.leave(client.network)
+            return self._reject(client, "not in smtp.clients", self.not_listed)
         return None
 
-    def _turned_away(self, client: Client, reason: str, words: bytes) -> bytes:
+    def _reject(self, client: Client, reason: str, reply: bytes) -> bytes:
         self.context.row.add(Cell.REFUSED)
-        self.context.log.line("gate", f"client={client.address}: turned away: {reason}")
-        return words
+        self.context.log.line("connect", f"reject: client={client.address}: {reason}")
+        return reply
 
 
 class Machine(Protocol):
-    """What any protocol's machine is here."""
+    """What a connection needs of any protocol's machine."""
+
+    closed: bool
+    tls: bool
 
     @property
     def buffered(self) -> int:
-        """Octets received and not yet understood."""
+        """Octets received and not yet processed."""
+
+    def eof(self) -> None:
+        """The client sends no more."""
+
+    def fail(self, reply: Any, /) -> None:
+        """End the session with this reply."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection.  `client`: known, and counted in, if somebody else accepted it."""
+    """One connection.  `client`: known and admitted, if an acceptor took the connection."""
 
     __slots__ = (
         "_ahead",
@@ -75,48 +88,54 @@ class Connection(asyncio.Protocol):
         "_client",
         "_context",
         "_ended",
-        "_gone_already",
+        "_holds",
         "_known",
+        "_lost",
         "_network",
         "_paused",
         "_service",
         "_transport",
-        "_waits",
         "has_begun",
     )
     _machine: Machine
     _transport: asyncio.Transport
     _client: str
     _network: str
+    # The protocol's reply while the hub shuts down.
+    _draining: ClassVar[Any]
 
     def __init__(self, service: Service, client: Client | None) -> None:
         self._service = service
         self._context = service.context
         self._known = client
         self._busy = False
-        self._paused = False
+        self._paused = False  # the client does not read its replies
         self._ended = False
-        self._gone_already = False
-        self._waits = False  # something waits for the client, and counts
+        self._lost = False
+        self._holds = False  # octets are held for the client, and counted
         self._ahead = False  # it sent so much ahead that it is not read from
         self.has_begun = False
 
-    # -- what a protocol says of itself
+    # -- what each protocol defines
 
     def _set_up(self, client: Client, *, secure: bool) -> None:
-        """Make the machine; `secure`: TLS runs already."""
+        """Make the machine; `secure`: TLS is active already."""
         raise NotImplementedError
 
-    def _greet(self) -> None:
-        """Say hello."""
+    def _start(self) -> None:
+        """Queue the greeting."""
         raise NotImplementedError
 
-    def _upgraded(self) -> None:
-        """TLS runs now, on a connection that had begun without."""
+    def _tls_started(self) -> None:
+        """Tell the machine that TLS is active now."""
+        raise NotImplementedError
+
+    def _go_on(self) -> None:
+        """Carry out what the machine has ready, and write all replies at once."""
         raise NotImplementedError
 
     def _gone(self) -> None:
-        """The connection is lost."""
+        """The connection is lost: release what the session holds."""
         raise NotImplementedError
 
     # -- arrival
@@ -127,11 +146,11 @@ class Connection(asyncio.Protocol):
         client = self._known
         if client is None:
             client = self._known = client_of(transport)
-            words = service.admit(client)
-            if words is not None:
-                # No lingering: nobody who waits for the greeting loses these words.
+            reply = service.admit(client)
+            if reply is not None:
+                # No lingering: a client that waits for the greeting has sent nothing yet.
                 self._ended = True
-                self._transport.write(words)
+                self._transport.write(reply)
                 self._transport.close()
                 return
         self.has_begun = True
@@ -142,20 +161,49 @@ class Connection(asyncio.Protocol):
         cells = context.row.cells
         cells[service.connections] += 1
         cells[service.open] += 1
-        self._greet()
+        self._start()
+        self._begin()
 
-    # -- what waits
+    def _begin(self) -> None:
+        """Begin to serve, in the clear or under TLS; not while the hub shuts down."""
+        if self._context.draining:
+            self._machine.fail(self._draining)
+        self._go_on()
 
-    def _count_waiting(self) -> None:
-        """What was sent before its turn, or is not read, counts, and who is far ahead must wait."""
+    # -- flow control
+
+    def eof_received(self) -> bool:
+        machine = self._machine
+        machine.eof()
+        self._go_on()
+        # TLS has no half-closed connections.
+        return not (machine.closed or machine.tls)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self._ahead:
+            self._transport.resume_reading()
+        self._go_on()
+
+    @property
+    def _is_blocked(self) -> bool:
+        """Whether input has to wait."""
+        return self._busy or self._paused
+
+    def _count_held(self) -> None:
+        """Count input that waits and output that is not read; pause a client far ahead."""
         octets = unsent = 0
         if self._is_blocked:
             octets = self._machine.buffered
         if self._paused:
             unsent = self._transport.get_write_buffer_size()
-        if octets or unsent or self._waits:
-            self._waits = octets + unsent > 0
-            self._context.waiting.hold(self, octets + unsent)
+        if octets or unsent or self._holds:
+            self._holds = octets + unsent > 0
+            self._context.backpressure.hold(self, octets + unsent)
         ahead = octets > limits.READ_AHEAD
         if ahead is not self._ahead and not self._ended:
             self._ahead = ahead
@@ -164,34 +212,19 @@ class Connection(asyncio.Protocol):
             elif not self._paused:
                 self._transport.resume_reading()
 
-    @property
-    def _is_blocked(self) -> bool:
-        """Whether what comes has to wait."""
-        return self._busy or self._paused
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        if not self._ahead:
-            self._transport.resume_reading()
-        self._resumed()
-
-    def _resumed(self) -> None:
-        """The client reads again."""
-        raise NotImplementedError
-
-    def shed(self) -> None:
-        """Memory is short, and this client has let something wait for longest."""
+    def drop(self) -> None:
+        """Memory is short, and this client has been blocked for longest."""
         self._ended = True
         self._context.log.line(
-            "gate",
-            f"client={self._client}: dropped: memory is short, and it sends ahead or does not read",
+            "connect",
+            f"client={self._client}: dropped: memory is short; it sends ahead or does not read",
         )
         self._transport.abort()
 
     # -- TLS
 
     def _start_tls(self) -> None:
-        """The output is written; from now on only the handshake is read."""
+        """All output is written; from now on only the handshake is read."""
         self._busy = True
         client = cast(Client, self._known)
         Handshake(self._context, self._transport, client, self._secured, self.connection_lost)
@@ -200,9 +233,18 @@ class Connection(asyncio.Protocol):
         transport.set_protocol(self)
         self._transport = transport
         self._busy = False
-        self._upgraded()
+        self._tls_started()
+        self._begin()
 
     # -- the end
+
+    def _fail(self, reply: Any) -> None:
+        """End the session; without a reply if the client does not even read the last ones."""
+        self._machine.fail(reply)
+        if self._paused:
+            self._transport.abort()
+        else:
+            self._go_on()
 
     def _end(self, *, abrupt: bool) -> None:
         if not self._ended:
@@ -211,22 +253,30 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
-        # It stays begun: whoever accepted it may look only now, and would count it out again.
-        if not self.has_begun or self._gone_already:
+        # `has_begun` stays: an acceptor may look at it only now, and would count out once more.
+        if not self.has_begun or self._lost:
             return
-        self._gone_already = True
+        self._lost = True
         self._gone()
         context = self._context
-        context.waiting.hold(self, 0)
-        context.gate.leave(self._network)
+        context.backpressure.hold(self, 0)
+        context.limiter.leave(self._network)
         context.row.add(self._service.open, -1)
         context.forget(self)
+
+    # -- the worker's side
+
+    @property
+    def _may_drain(self) -> bool:
+        """Whether the session can end now without cutting a transaction short."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        if not self._busy and self._may_drain:
+            self._fail(self._draining)
 
     def abort(self) -> None:
         self._transport.abort()
 
     def expire(self, now: float) -> None:
-        raise NotImplementedError
-
-    def drain(self) -> None:
         raise NotImplementedError

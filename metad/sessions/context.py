@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 
 from metad.budget import Budget
 from metad.config.model import Config
@@ -14,26 +14,23 @@ from metad.layers.base import Layer
 from metad.loglines import LogLines
 from metad.sessions.backpressure import Backpressure
 from metad.sessions.filters import Filter
-from metad.sessions.networks import LOCAL, is_near, network_of
 from metad.sessions.rate_limiter import RateLimiter
 from metad.system.shared_memory import ProcessRow
+from metad.tls.certificates import Certificates
 from metad.users.database import UserDatabase
 from metad.users.last_logins import LastLogins
 from metad.users.login_cache import LoginMemory
 from metad.users.policy import Policies
 
-if TYPE_CHECKING:
-    from metad.sessions.starttls import Certificates
-
 
 class Session(Protocol):
-    """What the worker may do with any session."""
+    """What the worker asks of every session."""
 
     def expire(self, now: float) -> None:
-        """Close if the deadline has passed."""
+        """Close the connection if its deadline has passed."""
 
     def drain(self) -> None:
-        """Say that the service shuts down as soon as nothing is cut short by it."""
+        """Announce the shutdown, unless that would cut a transaction short."""
 
     def abort(self) -> None:
         """Drop the connection now."""
@@ -55,58 +52,33 @@ class WorkerContext:
     threads: ThreadPoolExecutor
     row: ProcessRow
     log: LogLines
-    gate: RateLimiter
+    limiter: RateLimiter
     policies: Policies
     last_logins: LastLogins
     budget: Budget
-    waiting: Backpressure
+    backpressure: Backpressure
     certificates: Certificates | None = None
     now: float = 0.0
     draining: bool = False
-    retired: bool = False  # no connection more; those that are here are served to their end
+    retired: bool = False  # accepts no more connections; its sessions run to their end
     sessions: set[Session] = field(default_factory=set)
     on_idle: Callable[[], None] = lambda: None
 
     @property
     def is_idle(self) -> bool:
-        """Nobody is here.  Who has been let in but has no session yet (its TLS handshake is under
-        way) counts too, but not in the hub's last seconds."""
-        return not (self.sessions or (self.gate.connections and not self.draining))
+        """Whether no client is connected.
+
+        A client that is admitted but has no session yet (its TLS handshake is under way) counts,
+        except while draining.
+        """
+        return not (self.sessions or (self.limiter.connections and not self.draining))
 
     def forget(self, session: Session) -> None:
-        """A connection is gone."""
+        """A connection is closed."""
         self.sessions.discard(session)
-        self.one_less()
+        self.check_idle()
 
-    def one_less(self) -> None:
-        """To be called when somebody has gone."""
+    def check_idle(self) -> None:
+        """To be called after a connection has ended."""
         if (self.draining or self.retired) and self.is_idle:
             self.on_idle()
-
-
-class Client(NamedTuple):
-    """Who is at the other end.
-
-    `network`: what its connections, messages and failures are counted by.  `near`: a password
-    that it sends readably does not leave this machine.
-    """
-
-    address: str
-    network: str
-    near: bool
-
-
-def client_of(transport: asyncio.BaseTransport) -> Client:
-    """The client at the other end of a socket."""
-    address = peer_name(transport.get_extra_info("peername"))
-    return Client(address, network_of(address), is_near(address))
-
-
-def peer_name(peer: object) -> str:
-    """The client's address for logs and trace; a unix socket's peer has none.
-
-    A socket handed over may be for IPv4 too: such a client is the same as on one for IPv4 alone.
-    """
-    if isinstance(peer, tuple) and peer:
-        return str(peer[0]).removeprefix("::ffff:")
-    return LOCAL

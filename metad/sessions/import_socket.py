@@ -1,8 +1,8 @@
-"""Taking messages that `metad mail import` brings: the hub's own process stores them.
+"""Storing the messages of `metad mail import`, in the hub's own process.
 
-A unix socket per worker, DATA/run/intake-SLOT, for the hub's owner and root.  The client sends, for
-each message, one line of JSON and then `size` octets in wire format (dots stuffed, CR LF, the final
-dot line included), and may send on before it has its answer; answers come in order.
+A Unix socket per worker, DATA/run/import-SLOT, for the hub's owner and root.  For each message the
+client sends one line of JSON and then `size` octets in wire format (dots stuffed, CR LF, the final
+dot line included).  It need not wait for the answers, which come in order.
 
     -> {"mailbox": 2, "address": "ann@x.org", "sender": "", "uid": "1a", "time_us": 0, "size": 3}
     -> .
@@ -10,9 +10,10 @@ dot line included), and may send on before it has its answer; answers come in or
 
 Rules of this file:
 
-* What comes is checked as if anybody had sent it: a body that would be two messages on the wire is
-  none here.
-* A message is answered once the layer has it for good.  No trace is put in front, no quota asked.
+* The input is checked as if it came from anywhere: a body that would be two messages on the wire
+  is refused.
+* A message is answered once the layer has made it durable.  It gets no trace header, and quotas do
+  not apply.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from metad.system.shared_memory import Cell
 from metad.users.account import POSTMASTER
 
 LINE = 8192
-# Messages under way for one client; then it is not read from.
+# Unanswered messages of one client; beyond that it is not read from.
 UNDER_WAY = 256
 # RFC 1939 section 7.
 _UID = re.compile(r"[!-~]{1,70}", re.ASCII)
@@ -45,7 +46,7 @@ _SEPARATORS = (",", ":")
 
 
 class Announced(NamedTuple):
-    """What a client says before a message; checked."""
+    """The line in front of a message, checked."""
 
     mailbox: int
     address: str
@@ -59,13 +60,13 @@ class Announced(NamedTuple):
         """Raises ValueError."""
         found = json.loads(line)
         if not isinstance(found, dict) or set(found) != set(cls._fields):
-            raise ValueError("not what comes before a message")
+            raise ValueError("not the line in front of a message")
         one = cls(**found)
         for value in (one.mailbox, one.time_us, one.size):
             if type(value) is not int or not 0 <= value < 1 << 62:
-                raise ValueError("a number that is none")
+                raise ValueError("not a number in range")
         if one.uid and not (isinstance(one.uid, str) and _UID.fullmatch(one.uid)):
-            raise ValueError("a unique id of other characters than RFC 1939 allows")
+            raise ValueError("a unique id with characters that RFC 1939 does not allow")
         for address in filter(None, (one.address, one.sender)):
             if address.lower() != POSTMASTER:
                 parse_mailbox(address)
@@ -91,7 +92,7 @@ class Message:
         most = context.config.store.log_size // 4
         try:
             if announced.size > most:
-                raise ValueError(f"a message of {announced.size:,} octets; the most are {most:,}")
+                raise ValueError(f"a message of {announced.size:,} bytes; the maximum is {most:,}")
             if context.users.by_id(announced.mailbox) is None:
                 raise RefusedError(f"there is no mailbox {announced.mailbox}")
             self._incoming = context.layer.begin()
@@ -113,7 +114,7 @@ class Message:
             self._error = error
 
     def commit(self, answer: Answer) -> None:
-        """All of it has come."""
+        """The message is complete."""
         error = self._error or self._fault()
         if error is None and self._incoming is not None:
             try:
@@ -128,24 +129,24 @@ class Message:
         if self._counter.fault is not None:
             return ValueError(f"a bare {self._counter.fault} in the message")
         if self._ended_at != self._announced.size:
-            return ValueError("a message that does not end where it was said to")
+            return ValueError("a message that does not end at its announced size")
         return None
 
     def _envelope(self, answer: Answer) -> Envelope:
-        said, layer = self._announced, self._context.layer
+        announced, layer = self._announced, self._context.layer
         dots = self._counter.dots - 1
-        answer.id = layer.next_import_id() if said.uid else layer.next_id()
+        answer.id = layer.next_import_id() if announced.uid else layer.next_id()
         return Envelope(
             id=answer.id,
             client="import",
             helo="",
-            sender=said.sender,
-            recipients=(Recipient(said.mailbox, said.address),),
+            sender=announced.sender,
+            recipients=(Recipient(announced.mailbox, announced.address),),
             trace=b"",
-            octets=said.size - dots - 3,
+            octets=announced.size - dots - 3,
             stuffed=dots,
-            uid=said.uid,
-            time_us=said.time_us,
+            uid=announced.uid,
+            time_us=announced.time_us,
         )
 
     def abort(self) -> None:
@@ -156,11 +157,11 @@ class Message:
 
 
 class Answer:
-    """The answer to one message, once there is one."""
+    """The answer to one message, in its place in the order."""
 
     __slots__ = ("_session", "id", "text")
 
-    def __init__(self, session: IntakeSession) -> None:
+    def __init__(self, session: ImportSession) -> None:
         self._session = session
         self.id = b""
         self.text: dict[str, Any] | None = None
@@ -183,8 +184,8 @@ class Answer:
         self._session.answered()
 
 
-class IntakeSession(asyncio.Protocol):
-    """One client."""
+class ImportSession(asyncio.Protocol):
+    """One `metad mail import`."""
 
     _transport: asyncio.Transport
 
@@ -220,7 +221,7 @@ class IntakeSession(asyncio.Protocol):
     # -- the worker's side
 
     def expire(self, now: float) -> None:
-        """The owner's own command may take its time."""
+        """The owner's own command has no deadline."""
 
     def drain(self) -> None:
         self._end()
@@ -247,14 +248,14 @@ class IntakeSession(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _begin(self) -> bool:
-        """Whether a message begins: its line is there, and good."""
+        """Whether a message begins: its line is complete and valid."""
         end = self._buffer.find(b"\n")
         if end < 0 and len(self._buffer) < LINE:
             return False
         try:
             announced = Announced.parse(bytes(self._buffer[: max(end, 0)]))
         except (ValueError, AddressError, TypeError, AttributeError) as error:
-            # Where the next message begins is not known any more.
+            # It is unknown where the next message begins.
             answer = Answer(self)
             self._answers.append(answer)
             self._end()
@@ -268,7 +269,7 @@ class IntakeSession(asyncio.Protocol):
         self._context.row.add(Cell.MESSAGES)
 
     def answered(self) -> None:
-        """Send what is next in order."""
+        """Send the answers that are next in order."""
         answers = self._answers
         while answers and (text := answers[0].text) is not None:
             answers.popleft()
@@ -280,24 +281,24 @@ class IntakeSession(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _end(self) -> None:
-        """Nothing more is taken; the connection ends with the last answer."""
+        """Read no more; the connection ends with the last answer."""
         self._ending = True
         if self._message is not None:
             self._message.abort()
             self._message = None
             answer = Answer(self)
             self._answers.append(answer)
-            answer.refuse(ValueError("a message that ends in the middle"))
+            answer.refuse(ValueError("an incomplete message"))
         if not self._answers:
             self._transport.close()
 
 
 def serve(context: WorkerContext, slot: int) -> asyncio.AbstractServer:
-    """Listen on the intake of a worker; one that a dead or retired worker left is replaced.
+    """Listen on a worker's import socket; that of a dead or retired worker is replaced.
 
     Raises OSError.
     """
-    path = intake_path(context.config.data, slot)
+    path = import_path(context.config.data, slot)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with suppress(FileNotFoundError):
@@ -306,12 +307,12 @@ def serve(context: WorkerContext, slot: int) -> asyncio.AbstractServer:
             sock.bind(short)
         path.chmod(0o600)
         return context.loop.run_until_complete(
-            context.loop.create_unix_server(lambda: IntakeSession(context), sock=sock)
+            context.loop.create_unix_server(lambda: ImportSession(context), sock=sock)
         )
     except BaseException:
         sock.close()
         raise
 
 
-def intake_path(data: Path, slot: int) -> Path:
-    return data / "run" / f"intake-{slot}"
+def import_path(data: Path, slot: int) -> Path:
+    return data / "run" / f"import-{slot}"

@@ -1,10 +1,10 @@
-"""How a connection ends so that our last words arrive.
+"""Closing a connection so that the last reply arrives.
 
-Closing a socket on which unread octets lie makes the kernel send a reset, and a reset takes from
-the client what it has not read yet: the very reply that says why (RFC 1122 section 4.2.2.13).  So
-after a reply that comes while the client may be sending, only our half is closed, and what still
-comes is read and thrown away: some seconds, some octets, then it is over.  TLS does the same by
-itself while it waits for the client's close_notify.
+Closing a socket with unread input makes the kernel send a reset, and a reset destroys what the
+client has not read yet: the very reply that says why (RFC 1122 section 4.2.2.13).  So after a
+reply to a client that may still be sending, only our half is closed, and what still arrives is
+read and discarded, within limits of time and octets.  TLS does the same by itself while it waits
+for the client's close_notify.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def end(
     *,
     abrupt: bool,
 ) -> None:
-    """Close after what is written; `abrupt`: the client may be sending still."""
+    """Close once everything is written; `abrupt`: the client may still be sending."""
     if transport.is_closing():
         return
     if abrupt and transport.can_write_eof():
@@ -32,7 +32,7 @@ def end(
 
 
 class Lingering(asyncio.Protocol):
-    """Stands in for `session`, which hears when the connection is lost."""
+    """Takes the place of `session`, which is told when the connection is lost."""
 
     __slots__ = ("_context", "_left", "_session", "_transport", "_until")
 
@@ -66,7 +66,7 @@ class Lingering(asyncio.Protocol):
             self._transport.abort()
 
     def drain(self) -> None:
-        """It is ending as it is."""
+        """Nothing to do: the connection is ending."""
 
     def abort(self) -> None:
         self._transport.abort()

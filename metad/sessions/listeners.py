@@ -1,4 +1,4 @@
-"""What a worker serves: of each listener its settings, made once, and its accepting."""
+"""A worker's listeners: the settings of each, made once, and accepting on its socket."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from metad.sessions.smtp import NOT_LISTED, TOO_MANY, SmtpService
 from metad.system.shared_memory import Cell
 
 BACKLOG = 4096
-# Descriptors that are not connections: logs, index, users, spooled messages, locks.
+# Descriptors for other things than connections: logs, index, users, spooled messages, locks.
 OTHER_DESCRIPTORS = 512
 
 DAY = 86_400
 
 
 class Server(Protocol):
-    """Something that accepts, until it is closed."""
+    """Something that accepts connections until it is closed."""
 
     def close(self) -> None: ...
 
@@ -36,15 +36,15 @@ class Server(Protocol):
 def caps(config: Config) -> Caps:
     """The hub's caps on connections, and what the descriptors of this process allow.
 
-    Raises the limit on descriptors as far as that is allowed.
+    Raises the limit on descriptors to the hard limit.
     """
-    wanted = config.limits
+    configured = config.limits
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    most = wanted.connections
+    most = configured.connections
     if hard != resource.RLIM_INFINITY:
         most = min(most, max(16, hard - OTHER_DESCRIPTORS))
-    return Caps(wanted.connections, wanted.network_connections, most)
+    return Caps(configured.connections, configured.network_connections, most)
 
 
 def serve(context: WorkerContext, listener: Listener, sock: socket.socket) -> Server:
@@ -54,7 +54,7 @@ def serve(context: WorkerContext, listener: Listener, sock: socket.socket) -> Se
     if listener.proxy or listener.tls == "implicit":
         return Acceptor(service, listener, sock)
     if sock.family == socket.AF_UNIX:
-        # The socket is the master's, and its path too: no worker removes it.
+        # The socket and its path belong to the master: no worker removes them.
         keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
         return loop.run_until_complete(
             loop.create_unix_server(service.make, sock=sock, backlog=BACKLOG, **keep)
@@ -87,14 +87,14 @@ def _smtp(context: WorkerContext, listener: Listener) -> SmtpService:
         not_listed=NOT_LISTED.wire,
         settings=settings(config.smtp.bare_line_ends),
         repairing=settings("repair"),
-        repaired=Networks(config.smtp.repair_networks),
+        repair_networks=Networks(config.smtp.repair_networks),
     )
 
 
 def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
     config = context.config
     made: dict[tuple[bool, ...], Pop3Settings] = {}
-    # What is said before a login holds for whoever logs in; changes are told at the next start.
+    # CAPA before a login covers every user; later changes of users show at the next start.
     least, most = context.users.extremes()
     expiry, expire_differs = context.policies.least_expiry(least)
     delay, delay_differs = context.policies.most_login_delay(most)
@@ -102,8 +102,8 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
     offer = ScramOffer(context)
 
     def settings(plaintext: bool, tls: bool) -> Pop3Settings:
-        """By what differs between connections; a handful in all."""
-        scram = offer.stands()
+        """One per combination of what differs between connections; a handful in all."""
+        scram = offer.is_made()
         key = (plaintext, tls, scram)
         if key not in made:
             made[key] = Pop3Settings(
@@ -131,18 +131,18 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
 
 
 class ScramOffer:
-    """Whether SCRAM is offered: only while every user who may log in has keys, for a client that
-    sees it offered would not try PLAIN.  Looked up once a second: clients poll."""
+    """Whether SCRAM is offered: only while every user who can log in has keys, because a client
+    that sees the offer does not try PLAIN.  Looked up once a second at most."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._looked = float("-inf")
+        self._checked = float("-inf")
         self._every = False
 
-    def stands(self) -> bool:
+    def is_made(self) -> bool:
         context = self._context
-        wish = context.config.pop3.scram
-        if wish == "auto" and context.now - self._looked >= 1.0:
-            self._looked = context.now
+        setting = context.config.pop3.scram
+        if setting == "auto" and context.now - self._checked >= 1.0:
+            self._checked = context.now
             self._every = context.users.every_login_has_keys()
-        return wish == "always" or (wish == "auto" and self._every)
+        return setting == "always" or (setting == "auto" and self._every)

@@ -1,7 +1,7 @@
-"""Client networks: what is one client for a limit, and who belongs to a list in the configuration.
+"""Client networks: what counts as one client for a limit, and lists of networks from the settings.
 
-An IPv4 address is one client; of IPv6 a /64 is, which is what one subscriber is given at least
-(RFC 6177).  "local" is the peer of a unix socket: no network, and in none.
+One client is an IPv4 address or an IPv6 /64, the least that a subscriber is given (RFC 6177).
+"local" is the peer of a Unix socket: it belongs to no network.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import socket
 from collections.abc import Iterable
 
 LOCAL = "local"
-_PREFIX = 8  # octets of an IPv6 address that are its network
+_PREFIX = 8  # octets of an IPv6 address that make its network
 
 
 def network_of(client: str) -> str:
-    """The client's network, as it is counted and shown."""
+    """The client's network, as it is counted and logged."""
     if ":" not in client:
         return client
     try:
@@ -27,12 +27,12 @@ def network_of(client: str) -> str:
 
 
 def is_near(client: str) -> bool:
-    """Whether a client's address, or a unix socket's peer, is on this machine."""
+    """Whether a client, by its address or as the peer of a Unix socket, is on this machine."""
     return client in (LOCAL, "::1") or client.startswith("127.")
 
 
 class Networks:
-    """A list of networks in CIDR form, as the configuration has them."""
+    """A list of networks in CIDR form, as in the configuration."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = tuple(ipaddress.ip_network(one) for one in networks)

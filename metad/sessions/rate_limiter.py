@@ -1,17 +1,18 @@
-"""What one client network may have of the hub: connections, messages, checks of passwords.
+"""Limits per client network: connections, messages per minute, password checks.
 
 Rules of this file:
 
-* Counts only, with a clock that is given; who is told what is the sessions' business.
-* Every table is bounded: a network without an open connection is forgotten, the oldest first.
-* Caps are the hub's, and hold for all workers together (metad.sessions.shared_counts).
-  A new connection is counted and shown first and checked then, so that two workers at once never
-  pass a cap.
-* What has no network (a unix socket's peer) has no cap but the one on all connections.
+* Only counts are kept here, by a clock that is passed in; replies are the sessions' business.
+* Every table is bounded: networks without an open connection are forgotten, the oldest first.
+* Caps are the hub's and hold for all workers together (metad.sessions.shared_counts).  A new
+  connection is published first and checked after that, so two workers can never exceed a cap
+  between them.
+* A client without a network (the peer of a Unix socket) only has the cap on all connections.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ MINUTE = 60.0
 
 
 class Caps(NamedTuple):
-    """Of the hub; `of_worker`: what one worker's descriptors allow."""
+    """The hub's; `of_worker`: what one worker's descriptors allow."""
 
     connections: int
     of_network: int
@@ -44,31 +45,32 @@ class _Past:
 
 @dataclass(slots=True)
 class _Checks:
-    """Passwords of a network: how many are being checked, and who waits."""
+    """The logins of a network: how many are being checked, and those that wait for a turn."""
 
     running: int = 0
     waiting: deque[Callable[[], bool]] = field(default_factory=deque)
 
 
 class RateLimiter:
-    """The counts of one worker.  `now` in seconds of a clock that never goes back, and that all
-    workers share."""
+    """The counts of one worker.  `now`: seconds of a monotonic clock that all workers share."""
 
-    def __init__(self, caps: Caps, crowd: SharedCounts, message_rate: int = 0) -> None:
+    def __init__(self, caps: Caps, shared: SharedCounts, message_rate: int = 0) -> None:
         self.caps = caps
         self.limits_messages = message_rate > 0
-        self._crowd = crowd
+        self._shared = shared
         self._message_rate = message_rate
         self._open: dict[str, int] = {}
         self._sent: dict[str, int] = {}  # messages in this minute
         self._minute = -1.0
         self._past: dict[str, _Past] = {}
         self._checks: dict[str, _Checks] = {}
-        # Of a network the first few connections of a worker are not shown: most have no more, and
-        # would fill the table.  So much above its cap it may come, for each other worker.
-        self._unshown = min(limits.UNSHOWN_CONNECTIONS, caps.of_network // 100)
+        # A network's first few connections to a worker are not published: most have no more, and
+        # would fill the table.  A network may exceed its cap by this many connections per other
+        # worker.
+        self._unpublished = min(limits.UNPUBLISHED_CONNECTIONS, caps.of_network // 100)
         self.connections = 0
-        self._all = 0  # of all workers, when one was last let in or looked for
+        self._all = 0  # of all workers, as of the last admission or refresh
+        self._slowest = 0.0  # CPU seconds of the slowest password check so far
 
     # -- connections
 
@@ -76,12 +78,12 @@ class RateLimiter:
         """Whether a connection may stay; if so, `leave` must follow."""
         self._count(network, 1)
         caps = self.caps
-        every = self.look()
+        every = self.refresh()
         if every <= caps.connections and self.connections <= caps.of_worker:
             if every <= caps.of_network or network == LOCAL:
                 return True
             held = self._open[network]
-            if held + self._crowd.of_others(Tally.CONNECTIONS, network) <= caps.of_network:
+            if held + self._shared.of_others(Tally.CONNECTIONS, network) <= caps.of_network:
                 return True
         self.leave(network)
         return False
@@ -95,20 +97,20 @@ class RateLimiter:
             self._open[network] = held
         else:
             del self._open[network]
-        if max(held, held - change) > self._unshown:
-            shown = held if held > self._unshown else 0
-            self._crowd.show(Tally.CONNECTIONS, network, shown)
+        if max(held, held - change) > self._unpublished:
+            published = held if held > self._unpublished else 0
+            self._shared.publish(Tally.CONNECTIONS, network, published)
         self.connections += change
-        self._crowd.show_connections(self.connections)
+        self._shared.publish_connections(self.connections)
 
-    def look(self) -> int:
-        """The connections of all workers now."""
-        self._all = self._crowd.connections()
+    def refresh(self) -> int:
+        """Count the connections of all workers."""
+        self._all = self._shared.connections()
         return self._all
 
     @property
     def is_crowded(self) -> bool:
-        """So many connections, when last looked at, that slow ones have to make room."""
+        """So many connections, as of the last refresh, that slow clients must make room."""
         caps = self.caps
         return (
             self._all > caps.connections * limits.CROWDED
@@ -123,19 +125,19 @@ class RateLimiter:
     # -- messages
 
     def may_send(self, network: str, now: float) -> bool:
-        """Count a message; False: more than the network may send in this minute of the clock."""
+        """Count a message.  False: the network exceeds its rate in this minute of the clock."""
         minute = now // MINUTE
         if minute != self._minute:
             self._minute = minute
             self._sent.clear()
-            self._crowd.forget(Tally.MESSAGES)
+            self._shared.forget(Tally.MESSAGES)
         if network not in self._sent and len(self._sent) >= limits.NETWORKS_REMEMBERED:
             del self._sent[next(iter(self._sent))]
         sent = self._sent[network] = self._sent.get(network, 0) + 1
-        # A worker that has had no message since has its figures of an earlier minute still there.
+        # A worker without messages in this minute still shows its counts of an earlier one.
         name = f"{network} {minute}"
-        self._crowd.show(Tally.MESSAGES, name, sent)
-        others = self._crowd.of_others(Tally.MESSAGES, name)
+        self._shared.publish(Tally.MESSAGES, name, sent)
+        others = self._shared.of_others(Tally.MESSAGES, name)
         return sent + others <= self._message_rate or network == LOCAL
 
     def count_bare(self, network: str) -> int:
@@ -146,22 +148,40 @@ class RateLimiter:
 
     # -- logins
 
-    def failure_delay(self, network: str, now: float) -> float:
-        """Count a login that failed: the seconds that its answer waits."""
+    def login_failed(self, network: str, now: float) -> None:
+        """Count a failed login."""
         past = self._remember(network)
         if now - past.failed > limits.LOGIN_FAILURE_MEMORY:
             past.failures = 0
         past.failed = now
-        # Bounded before the power is taken: failures may go into the millions.
-        doublings = min(past.failures, 10)
         past.failures += 1
-        delay: float = limits.LOGIN_FAILURE_DELAY * 2**doublings
+
+    def login_delay(self, network: str, now: float) -> float:
+        """Seconds before the network's next password may be checked."""
+        past = self._past.get(network)
+        if past is None or not past.failures or now - past.failed > limits.LOGIN_FAILURE_MEMORY:
+            return 0.0
+        # Bounded before the power is taken: failures may go into the millions.
+        delay: float = limits.LOGIN_FAILURE_DELAY * 2 ** min(past.failures - 1, 10)
         return min(delay, limits.MAX_LOGIN_FAILURE_DELAY)
 
-    def check(self, network: str, start: Callable[[], bool]) -> None:
-        """Call `start` now or when it is this network's turn; `checked` must follow it.
+    def note_check(self, seconds: float) -> None:
+        """A password check took so much CPU time."""
+        self._slowest = max(self._slowest, seconds)
 
-        False from it: nobody wants to know any more, and the turn is the next one's.
+    @property
+    def answer_after(self) -> float:
+        """Seconds from the begin of a check to the answer if it fails: above any check's time.
+
+        Whole seconds, so that the answer does not tell which kind of hash was checked.
+        """
+        seconds = max(limits.LOGIN_FAILURE_DELAY, float(math.ceil(self._slowest)))
+        return min(seconds, limits.MAX_LOGIN_FAILURE_DELAY)
+
+    def check(self, network: str, start: Callable[[], bool]) -> None:
+        """Call `start` now or when it is this network's turn; `checked` must follow.
+
+        `start` returns False if the login is over: its turn is the next one's.
         """
         checks = self._checks.setdefault(network, _Checks())
         if checks.running >= limits.LOGIN_CHECKS:
@@ -172,7 +192,7 @@ class RateLimiter:
             self.checked(network)
 
     def checked(self, network: str) -> None:
-        """A check is done: the next one of its network begins."""
+        """A check is done: the network's next one begins."""
         checks = self._checks[network]
         while checks.waiting:
             if checks.waiting.popleft()():

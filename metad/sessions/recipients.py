@@ -1,10 +1,11 @@
-"""Whether mail is taken for a recipient: its users, their quota, the layer.
+"""Whether a recipient is accepted: its accounts, their quotas, the layer.
 
 Rules of this file:
 
-* An alias is judged whole, by the worst of its members: refused for good before put off.
-* Recipients beyond the first few count as octets of messages do, for as long as this lives.
-* After the data a message is refused for want of room only if none of its recipients has any.
+* An alias is checked as a whole and gets the worst reply of its members: a permanent refusal
+  before a temporary one.
+* Recipients beyond the first few count against the memory budget while the transaction lasts.
+* After the data a message is refused as over quota only if that holds for all its recipients.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ _new = tuple.__new__
 
 
 class Recipients:
-    """The recipients of one transaction; those that are the same mailbox are one entry."""
+    """The recipients of one transaction; one entry per mailbox."""
 
     __slots__ = ("_lease", "entries", "quotas", "size")
 
     def __init__(self, size: int = 0) -> None:
-        """`size`: what MAIL announced, 0 if nothing."""
+        """`size`: as MAIL announced it, 0 if it did not."""
         self.size = size
         self.entries: dict[int, Recipient] = {}
         self.quotas: dict[int, Quota] = {}
         self._lease: Lease | None = None
 
     def accept(self, context: WorkerContext, address: str) -> None:
-        """Take one RCPT.  Raises RefusedError; then nothing of it is taken."""
+        """Take one RCPT.  Raises RefusedError; then no entry was added."""
         accounts = context.users.expand(address)
         entries = self.entries
         if len(entries) + len(accounts) > limits.FREE_RECIPIENTS:
             self._make_room(context.budget, len(accounts))
         if len(accounts) == 1 and len(entries) < limits.MAX_RECIPIENTS:
-            # Nearly all there are: one mailbox, without a quota.
+            # The usual case: one mailbox, without a quota.
             account = accounts[0]
             if context.policies.quota(account) is None:
                 mailbox = account.id
@@ -50,7 +51,7 @@ class Recipients:
                 if mailbox not in entries:
                     entries[mailbox] = _new(Recipient, (mailbox, address))
                 return
-        quotas = judge(context, accounts, self.size)
+        quotas = check(context, accounts, self.size)
         if len(entries) + len(accounts) > limits.MAX_RECIPIENTS:
             raise TooManyMailboxesError(address)
         for account in accounts:
@@ -59,20 +60,20 @@ class Recipients:
             self.quotas |= quotas
 
     def _make_room(self, budget: Budget, count: int) -> None:
-        """Many recipients count as octets of messages do.  Raises NoSpaceError."""
+        """Charge the memory budget for many recipients.  Raises NoSpaceError."""
         if self._lease is None:
             self._lease = Lease(budget)
         if not self._lease.take(count * limits.RECIPIENT_MEMORY):
             raise NoSpaceError("no memory for more recipients")
 
     def check_room(self, context: WorkerContext, octets: int) -> None:
-        """Once the size is known.  Raises OverQuotaError if nobody has room for the message."""
+        """Once the size is known.  Raises OverQuotaError if no recipient has room for it."""
         if len(self.quotas) == len(self.entries) and self.quotas:
             _check_room(context, self.quotas, octets)
 
 
-def judge(context: WorkerContext, accounts: tuple[Account, ...], size: int) -> dict[int, Quota]:
-    """The quotas of those that have one.  Raises the worst RefusedError of all accounts."""
+def check(context: WorkerContext, accounts: tuple[Account, ...], size: int) -> dict[int, Quota]:
+    """The quotas of those accounts that have one.  Raises the worst RefusedError of all."""
     verdict, quota_of = context.layer.verdict, context.policies.quota
     worst: RefusedError | None = None
     quotas: dict[int, Quota] = {}

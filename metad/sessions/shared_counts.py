@@ -1,15 +1,15 @@
-"""What all workers together have of clients: each shows its own counts to the others.
+"""Counts of clients over all workers: each worker publishes its own in shared memory.
 
-A worker shows how many connections it has in a cell of its row, and what each network has in a
-table of its own: buckets of eight cells, each a network's 44-bit hash and a count of 20 bits.
+A worker publishes its number of connections in a cell of its row, and the counts of each network in
+a table of its own: buckets of eight cells, each the network's 44-bit hash and a 20-bit count.
 
 Rules of this file:
 
-* Each worker writes its own cells only, and whole values: what somebody scribbled over is right
-  again with the next connection.
-* Hashes are Python's own, with the salt of the master that all workers were forked from: nobody
-  outside can choose networks that meet in a bucket.
-* A network that finds its bucket full is not shown; then it is counted by each worker alone.
+* Each worker writes only its own cells, and whole values: a cell that was overwritten by accident
+  is right again with the next connection.
+* Hashes are Python's own, salted by the master from which all workers were forked: no outsider can
+  choose networks that fall into one bucket.
+* A network whose bucket is full is not published; each worker then counts it alone.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class SharedCounts:
         self._seen: list[int] = []  # the roles of all rows when `_others` was made of them
         self._others: dict[Tally, list[memoryview]] = {}
 
-    def show_connections(self, count: int) -> None:
+    def publish_connections(self, count: int) -> None:
         self._row[Cell.CONNECTIONS] = count
 
     def connections(self) -> int:
-        """Of all workers.  What no worker can have is no count: somebody scribbled there."""
+        """Of all workers.  An impossible value is not a count: the cell was overwritten."""
         counts = self._open.tolist()
         total = sum(counts)
         return total if total <= _MOST else sum(one for one in counts if one <= _MOST)
 
-    def show(self, which: Tally, network: str, count: int) -> None:
-        """What this worker has of a network; 0 takes it out of the table."""
+    def publish(self, which: Tally, network: str, count: int) -> None:
+        """Publish this worker's count of a network; 0 removes it from the table."""
         table = self._tables[which]
         key = _key(network)
         word = key << _COUNT_BITS | min(count, _MOST) if count else 0
@@ -58,10 +58,10 @@ class SharedCounts:
             table[start + cells.index(0)] = word
 
     def of_others(self, which: Tally, network: str) -> int:
-        """What the other workers show of a network."""
+        """The sum of the other workers' counts of a network."""
         roles = self._roles.tolist()
         if roles != self._seen:
-            self._meet(roles)
+            self._find_others(roles)
         key = _key(network)
         found = 0
         for table in self._others[which]:
@@ -71,8 +71,8 @@ class SharedCounts:
                     found += cell & _MOST
         return found
 
-    def _meet(self, roles: list[int]) -> None:
-        """Workers come and go; their tables are found once."""
+    def _find_others(self, roles: list[int]) -> None:
+        """Find the tables of the other workers, which come and go."""
         rows = [
             self._area.process(index)
             for index, role in enumerate(roles)
@@ -82,7 +82,7 @@ class SharedCounts:
         self._others = {which: [row.tally(which) for row in rows] for which in Tally}
 
     def forget(self, which: Tally) -> None:
-        """Show nothing of any network."""
+        """Remove all networks from this worker's table."""
         self._row.clear_tally(which)
 
 

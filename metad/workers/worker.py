@@ -31,10 +31,10 @@ from metad.sessions.context import WorkerContext
 from metad.sessions.filters import accept
 from metad.sessions.rate_limiter import RateLimiter
 from metad.sessions.shared_counts import SharedCounts
-from metad.sessions.starttls import Certificates
 from metad.store.log_table import Semaphore
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.tls import store as tls_store
+from metad.tls.certificates import Certificates
 from metad.users.database import UserDatabase
 from metad.users.last_logins import LastLogins
 from metad.users.login_cache import LoginMemory
@@ -42,13 +42,13 @@ from metad.users.policy import Policies
 
 TICK_SECONDS = 0.25
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
-# Every so many ticks: deadlines of sessions, which are coarse, and new certificates.
-LOOK_TICKS = 4
+# Once a second: the deadlines of sessions, which are coarse, the layer's tick, new certificates.
+SECOND_TICKS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What the master hands to a worker: its sockets, shared memory, and how to say "ready"."""
+    """What the master gives to a worker: sockets, shared memory, and how to report readiness."""
 
     config: Config
     sockets: list[tuple[Listener, socket.socket]]
@@ -72,7 +72,7 @@ class MailWorker:
         self._retirement = 0.0
 
     def _boot(self) -> WorkerContext:
-        """Open everything.  Raises MetadError, OSError: the master hears of it."""
+        """Open everything.  Raises MetadError, OSError, which the master is told."""
         setup, loop = self._setup, self._loop
         asyncio.set_event_loop(loop)
         config = setup.config
@@ -90,7 +90,7 @@ class MailWorker:
             threads=ThreadPoolExecutor(limits.WORKER_THREADS, "blocking"),
             row=setup.row,
             log=self._log,
-            gate=RateLimiter(
+            limiter=RateLimiter(
                 listeners.caps(config),
                 SharedCounts(setup.area, setup.row),
                 config.limits.message_rate,
@@ -98,7 +98,7 @@ class MailWorker:
             policies=Policies(config),
             last_logins=LastLogins(config.data / "users"),
             budget=Budget(config.limits.memory // 2),
-            waiting=Backpressure(config.limits.memory // 2),
+            backpressure=Backpressure(config.limits.memory // 2),
             certificates=Certificates(config, self._log.line) if tls_store.wanted(config) else None,
             now=loop.time(),
             on_idle=self._leave_if_idle,
@@ -107,10 +107,10 @@ class MailWorker:
         return context
 
     def _start_layer(self, context: WorkerContext) -> None:
-        """What a layer raises here, whatever it is, is why this worker cannot boot."""
+        """Whatever a layer raises here is the reason why this worker cannot boot."""
         setup = self._setup
         config = setup.config
-        given = LayerContext(
+        layer_context = LayerContext(
             data=config.data,
             settings=config.store,
             area=setup.area,
@@ -124,14 +124,14 @@ class MailWorker:
             budget=context.budget,
         )
         try:
-            context.layer.start(given)
+            context.layer.start(layer_context)
         except (MetadError, OSError):
             raise
         except Exception as error:
             raise MetadError(f"layer {config.store.layer}: {error!r}") from error
 
     def _report(self, text: str) -> None:
-        """A line of the store, from whichever thread."""
+        """Log a line of the store, from any thread."""
         self._loop.call_soon_threadsafe(self._log.line, "store", text)
 
     def run(self) -> int:
@@ -153,21 +153,20 @@ class MailWorker:
         return 0
 
     def _begin(self) -> None:
-        """The loop turns.  Not before could it hear a signal: uvloop loses one that comes while
-        it stands still."""
+        """The loop runs now.  Signals stayed blocked until here: uvloop loses one that arrives
+        while it does not run."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._setup.ready()
 
     def _tick(self) -> None:
-        """Heartbeat, deadlines, the layer's odd jobs."""
+        """Heartbeat, deadlines, and the layer's periodic work."""
         context, row = self._context, self._setup.row
         now = context.now = self._loop.time()
         row[Cell.HEARTBEAT] = time.monotonic_ns()
         row[Cell.LOG_LINES_DROPPED] = self._log.dropped
         self._ticks += 1
-        if self._ticks % LOOK_TICKS == 0:
-            self._look(now)
-        self._tick_layer()
+        if self._ticks % SECOND_TICKS == 0:
+            self._every_second(now)
         if context.draining and now > self._deadline:
             self._loop.stop()
         elif context.retired and now > self._retirement:
@@ -175,25 +174,26 @@ class MailWorker:
         self._ticking = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _tick_layer(self) -> None:
-        """A layer that fails here must not stop the heart."""
+        """A layer that fails here must not stop the heartbeat."""
         try:
             self._context.layer.tick()
         except Exception as error:
             self._log.line("worker", f"warning: layer: {error!r}")
 
-    def _look(self, now: float) -> None:
-        """Deadlines, last logins, and certificates that were installed."""
+    def _every_second(self, now: float) -> None:
+        """Deadlines, last logins, the layer, and certificates that were installed."""
         context = self._context
+        self._tick_layer()
         if context.last_logins.pending:
             context.threads.submit(context.last_logins.flush)
-        context.gate.look()
+        context.limiter.refresh()
         for session in list(context.sessions):
             session.expire(now)
         if context.certificates is not None:
-            context.certificates.look()
+            context.certificates.refresh()
 
     def _retire(self) -> None:
-        """A successor has the sockets: serve who is here to the end, with a deadline."""
+        """A successor accepts now: serve the open sessions to their end, within a deadline."""
         context = self._context
         if context.retired or context.draining:
             return
@@ -204,7 +204,7 @@ class MailWorker:
         self._leave_if_idle()
 
     def _drain(self) -> None:
-        """Take no connection more; let transactions finish, then say 421."""
+        """Accept no more connections; let transactions finish, then answer 421."""
         context = self._context
         if context.draining:
             return
@@ -217,8 +217,11 @@ class MailWorker:
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> None:
-        """Leave once nobody is here.  Asked a turn later: whoever the loop had accepted by now has
-        shown itself then, and nobody comes any more."""
+        """Leave once no client is connected.
+
+        Checked one turn of the loop later: connections that the loop has accepted by now have
+        their sessions then, and there are no new ones.
+        """
 
         def leave() -> None:
             if self._context.is_idle:
@@ -231,7 +234,7 @@ class MailWorker:
         self._loop.stop()
 
     def _close(self) -> None:
-        """Every acknowledged message is in the log already; seal it and let go."""
+        """Every acknowledged message is in the log already: seal it and close everything."""
         context = self._context
         context.on_idle = lambda: None
         self._ticking.cancel()
@@ -249,11 +252,11 @@ class MailWorker:
         self._log.flush()
 
     def _unraisable(self, details: sys.UnraisableHookArgs) -> None:
-        """Where nobody can catch: in a callback of OpenSSL, for a server name that is no ASCII."""
+        """An exception in a callback of OpenSSL, for a server name that is not ASCII."""
         self._log.line("worker", f"warning: {details.exc_value!r}")
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, object]) -> None:
-        """An exception that nobody caught: that connection ends, the worker goes on."""
+        """An uncaught exception: its connection is dropped, the worker goes on."""
         error = details.get("exception")
         self._log.line("worker", f"panic: {details.get('message')}: {error!r}")
         transport = details.get("transport")
@@ -262,9 +265,9 @@ class MailWorker:
 
 
 def quieten_collector() -> None:
-    """Cycles are rare here (sessions break theirs when they close): look for them seldom.
+    """Run the garbage collector rarely: cycles are rare (sessions break theirs when they close).
 
-    What lives since the boot is never looked at again.
+    Objects made at boot are never examined again.
     """
     gc.collect()
     gc.freeze()
@@ -272,13 +275,13 @@ def quieten_collector() -> None:
 
 
 def places(config: Config) -> list[Path]:
-    """The directories that a worker may use, under Landlock: its layer may name more."""
+    """The directories that a worker may use under Landlock; its layer may name more."""
     return [config.data, *layers.directories(config)]
 
 
 def main(setup: WorkerSetup) -> int:
     """The worker's life, in a forked child."""
     setup.row[Cell.PID] = os.getpid()
-    # Before any thread: none but the loop's is to get a signal, and that one only when it turns.
+    # Before any thread starts: only the loop's thread gets signals, and only while it runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     return MailWorker(setup).run()

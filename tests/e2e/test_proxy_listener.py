@@ -128,7 +128,7 @@ def test_health_checks_are_no_lines_in_the_log(hub: WideHub) -> None:
 
 def complaints(hub: WideHub) -> list[str]:
     """What the log says of connections, rather than of mail."""
-    return log_lines(hub, "metad/gate") + log_lines(hub, "metad/tls")
+    return log_lines(hub, "metad/connect") + log_lines(hub, "metad/tls")
 
 
 def settle(hub: WideHub) -> None:

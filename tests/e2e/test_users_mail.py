@@ -307,13 +307,13 @@ def test_from_hub_to_hub_no_client_downloads_anything_again(hub, name):
         assert fetch(hub, name) == fetch(other, "there")
 
 
-# --- The intake -----------------------------------------------------------------------------------
+# --- The import socket ----------------------------------------------------------------------------
 
 
-def intake(hub):
+def import_socket(hub):
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(30)
-    sock.connect(str(hub.data / "run" / "intake-0"))
+    sock.connect(str(hub.data / "run" / "import-0"))
     return sock
 
 
@@ -329,14 +329,14 @@ def intake(hub):
      b'{"mailbox":2,"address":"a@b","sender":"","uid":"","time_us":0,"size":5}\nx\n.\r\n',
      b'{"mailbox":2,"address":"a@b","sender":"","uid":"","time_us":0,"size":6}\n.\rx.\r\n'],
 )  # fmt: skip
-def test_the_intake_takes_nothing_that_is_not_one_message(hub, said):
+def test_the_import_socket_takes_nothing_that_is_not_one_message(hub, said):
     if os.geteuid() and os.geteuid() != (hub.data / "run").stat().st_uid:
         pytest.skip("only the owner of the hub and root get in")
-    with intake(hub) as sock:
+    with import_socket(hub) as sock:
         sock.sendall(said)
         sock.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert "error" in json.loads(answer.partition(b"\n")[0])
     wait_for_login(hub, "box0")  # the session of the one before may just be ending
     assert unique_ids(hub, "box0") is not None
-    assert (hub.data / "run" / "intake-0").stat().st_mode & 0o077 == 0
+    assert (hub.data / "run" / "import-0").stat().st_mode & 0o077 == 0

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from metad.config.model import Listener
-from metad.sessions.acceptor import REST, Acceptor
+from metad.sessions.acceptor import PAUSE, Acceptor
 
 
 class Loop:
@@ -58,7 +58,7 @@ def test_without_descriptors_it_rests_instead_of_turning_and_logging_without_end
     assert lines == ["warning: accept: Too many open files"]
     assert loop.readers == {}
     ((delay, go_on),) = loop.later
-    assert delay == REST
+    assert delay == PAUSE
     go_on()
     loop.readers[7]()
     assert sock.outcomes == []

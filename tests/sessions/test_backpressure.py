@@ -20,32 +20,32 @@ class Session:
     def __init__(self) -> None:
         self.dropped = 0
 
-    def shed(self) -> None:
+    def drop(self) -> None:
         self.dropped += 1
 
 
 def test_who_has_waited_longest_goes_when_memory_is_short() -> None:
-    waiting = Backpressure(100)
+    backpressure = Backpressure(100)
     first, second, third = Session(), Session(), Session()
-    waiting.hold(first, 10)
-    waiting.hold(second, 50)
-    assert waiting.is_short
-    waiting.hold(first, 20)  # it began to wait before, so it keeps its place
-    waiting.hold(third, 40)
+    backpressure.hold(first, 10)
+    backpressure.hold(second, 50)
+    assert backpressure.is_short
+    backpressure.hold(first, 20)  # it began to wait before, so it keeps its place
+    backpressure.hold(third, 40)
     assert [first.dropped, second.dropped, third.dropped] == [1, 0, 0]
-    assert waiting.used == 90
-    waiting.hold(second, 0)
-    waiting.hold(first, 0)  # it hears of its end later
-    assert waiting.used == 40
-    assert not waiting.is_short
+    assert backpressure.used == 90
+    backpressure.hold(second, 0)
+    backpressure.hold(first, 0)  # it hears of its end later
+    assert backpressure.used == 40
+    assert not backpressure.is_short
 
 
 def test_one_that_alone_is_too_much_goes_itself() -> None:
-    waiting = Backpressure(100)
+    backpressure = Backpressure(100)
     one = Session()
-    waiting.hold(one, 101)
+    backpressure.hold(one, 101)
     assert one.dropped == 1
-    assert waiting.used == 0
+    assert backpressure.used == 0
 
 
 def test_a_pop3_client_that_sends_on_while_its_login_waits_is_not_read_from() -> None:
@@ -57,8 +57,8 @@ def test_a_pop3_client_that_sends_on_while_its_login_waits_is_not_read_from() ->
         if client.transport.reading:
             client.send(b"x" * 100_000)
     assert not client.transport.reading
-    waiting = world.context.waiting
-    assert limits.READ_AHEAD < waiting.used <= limits.READ_AHEAD + 100_000
+    backpressure = world.context.backpressure
+    assert limits.READ_AHEAD < backpressure.used <= limits.READ_AHEAD + 100_000
     world.threads.run()
     world.pass_time(2)
     # The answer went out, and what was sent ahead was looked at: an endless line.
@@ -68,7 +68,7 @@ def test_a_pop3_client_that_sends_on_while_its_login_waits_is_not_read_from() ->
     assert client.transport.half_closed
     assert client.transport.reading
     client.lose()
-    assert waiting.used == 0
+    assert backpressure.used == 0
 
 
 def test_commands_sent_ahead_are_answered_and_reading_goes_on() -> None:
@@ -76,17 +76,17 @@ def test_commands_sent_ahead_are_answered_and_reading_goes_on() -> None:
     client = world.pop3()
     client.send(b"USER ann\r\nPASS wrong\r\nCAPA\r\n")
     client.send(b"NOOP\r\n" * 3)
-    assert world.context.waiting.used == len(b"CAPA\r\n" + b"NOOP\r\n" * 3)
+    assert world.context.backpressure.used == len(b"CAPA\r\n" + b"NOOP\r\n" * 3)
     world.threads.run()
     world.pass_time(2)
     assert client.transport.take().count(b"-ERR command not valid in this state") == 3
-    assert world.context.waiting.used == 0
+    assert world.context.backpressure.used == 0
     assert client.transport.reading
 
 
 def test_a_pop3_client_that_does_not_read_counts_and_the_first_is_dropped() -> None:
     world = World(connections=100, of_network=100)
-    world.context.waiting.limit = 250
+    world.context.backpressure.limit = 250
     clients = [world.pop3() for _ in range(3)]
     for client in clients:
         client.transport.unsent = 100
@@ -96,7 +96,7 @@ def test_a_pop3_client_that_does_not_read_counts_and_the_first_is_dropped() -> N
     assert any("memory is short" in line for line in world.lines)
     clients[0].lose()
     clients[1].session.resume_writing()
-    assert world.context.waiting.used == 100
+    assert world.context.backpressure.used == 100
     assert clients[1].transport.reading
 
 
@@ -127,20 +127,20 @@ def test_an_smtp_client_far_ahead_of_a_commit_is_not_read_from_until_it_is_done(
     client.send(b"A: b\r\n\r\n.\r\n")
     (then,) = done
     client.send(b"NOOP\r\n" * 3)
-    assert world.context.waiting.used == len(b"NOOP\r\n" * 3)
+    assert world.context.backpressure.used == len(b"NOOP\r\n" * 3)
     assert client.transport.reading
     client.send(b"x" * limits.READ_AHEAD)
     assert not client.transport.reading
     then(None)
     assert client.transport.take().count(b"250 2.0.0 Ok") == 4
-    assert world.context.waiting.used == 0
+    assert world.context.backpressure.used == 0
     assert client.transport.reading
 
 
 def test_an_smtp_client_that_does_not_read_counts_and_is_dropped_when_memory_is_short() -> None:
     world = World()
     client = world.smtp()
-    world.context.waiting.limit = 100
+    world.context.backpressure.limit = 100
     client.send(b"EHLO c\r\n")
     client.transport.unsent = 101
     client.session.pause_writing()
@@ -148,8 +148,8 @@ def test_an_smtp_client_that_does_not_read_counts_and_is_dropped_when_memory_is_
     assert client.transport.aborted
     assert any("memory is short" in line for line in world.lines)
     client.lose()
-    assert world.context.waiting.used == 0
-    assert world.gate.connections == 0
+    assert world.context.backpressure.used == 0
+    assert world.limiter.connections == 0
 
 
 def test_sessions_keep_next_to_nothing_of_what_they_have_understood() -> None:

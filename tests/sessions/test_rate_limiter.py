@@ -5,49 +5,49 @@ from __future__ import annotations
 import pytest
 
 from metad import limits
-from metad.sessions.context import peer_name
+from metad.sessions.client import peer_name
 from metad.sessions.networks import LOCAL, Networks, is_near, network_of
 from metad.sessions.rate_limiter import Caps
 from metad.sessions.shared_counts import SharedCounts
 from metad.system.shared_memory import Cell, Tally
-from tests.support.session_kit import make_gate, shared_area
+from tests.support.session_kit import make_limiter, shared_area
 
 
 def test_a_network_has_its_cap_and_others_have_theirs() -> None:
-    gate = make_gate(Caps(100, 3, 1000))
-    assert [gate.enter("a") for _ in range(4)] == [True, True, True, False]
-    assert gate.enter("b")
-    gate.leave("a")
-    assert gate.enter("a")
-    assert not gate.enter("a")
+    limiter = make_limiter(Caps(100, 3, 1000))
+    assert [limiter.enter("a") for _ in range(4)] == [True, True, True, False]
+    assert limiter.enter("b")
+    limiter.leave("a")
+    assert limiter.enter("a")
+    assert not limiter.enter("a")
 
 
 def test_all_together_have_a_cap_too() -> None:
-    gate = make_gate(Caps(5, 3, 1000))
-    assert [gate.enter(str(number)) for number in range(6)] == [True] * 5 + [False]
-    gate.leave("0")
-    assert gate.enter("6")
-    assert gate.connections == 5
+    limiter = make_limiter(Caps(5, 3, 1000))
+    assert [limiter.enter(str(number)) for number in range(6)] == [True] * 5 + [False]
+    limiter.leave("0")
+    assert limiter.enter("6")
+    assert limiter.connections == 5
 
 
 def test_a_unix_socket_has_no_network() -> None:
-    gate = make_gate(Caps(5, 3, 1000))
-    assert [gate.enter(LOCAL) for _ in range(6)] == [True] * 5 + [False]
+    limiter = make_limiter(Caps(5, 3, 1000))
+    assert [limiter.enter(LOCAL) for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_networks_without_connections_are_forgotten() -> None:
-    gate = make_gate(Caps(100, 3, 1000))
+    limiter = make_limiter(Caps(100, 3, 1000))
     for number in range(1000):
-        assert gate.enter(str(number))
-        gate.leave(str(number))
-    assert gate.connections == 0
-    assert gate._open == {}
+        assert limiter.enter(str(number))
+        limiter.leave(str(number))
+    assert limiter.connections == 0
+    assert limiter._open == {}
 
 
 def workers(caps: Caps, count: int = 2, rate: int = 0):
     """Gates of workers of one hub."""
     area = shared_area()
-    return [make_gate(caps, rate, area, index) for index in range(1, count + 1)]
+    return [make_limiter(caps, rate, area, index) for index in range(1, count + 1)]
 
 
 def test_all_workers_together_keep_the_cap_in_all_however_the_kernel_spreads() -> None:
@@ -58,7 +58,7 @@ def test_all_workers_together_keep_the_cap_in_all_however_the_kernel_spreads() -
     assert not one.enter("c")
     one.leave("a0")
     assert three.enter("c")
-    assert [gate.connections for gate in (one, two, three)] == [8, 1, 1]
+    assert [limiter.connections for limiter in (one, two, three)] == [8, 1, 1]
 
 
 def test_one_relay_may_have_a_thousand_connections_to_one_worker_and_no_more_to_two() -> None:
@@ -77,7 +77,7 @@ def test_one_relay_may_have_a_thousand_connections_to_one_worker_and_no_more_to_
 
 def test_unshown_connections_are_all_that_may_come_above_a_networks_cap() -> None:
     one, two = workers(Caps(10_000, 1000, 10_000))
-    for _ in range(limits.UNSHOWN_CONNECTIONS):
+    for _ in range(limits.UNPUBLISHED_CONNECTIONS):
         assert two.enter("relay")
     assert sum(one.enter("relay") for _ in range(1100)) == 1000
     assert two.enter("other")
@@ -86,22 +86,22 @@ def test_unshown_connections_are_all_that_may_come_above_a_networks_cap() -> Non
 
 def test_a_network_that_left_is_out_of_the_table() -> None:
     area = shared_area()
-    gate = make_gate(Caps(100, 50, 100), area=area)
+    limiter = make_limiter(Caps(100, 50, 100), area=area)
     for number in range(40):
-        assert gate.enter(str(number))
-        assert gate.enter(str(number))
+        assert limiter.enter(str(number))
+        assert limiter.enter(str(number))
     assert any(area.process(1).tally(Tally.CONNECTIONS))
     for number in range(40):
-        gate.leave(str(number))
-        gate.leave(str(number))
+        limiter.leave(str(number))
+        limiter.leave(str(number))
     assert not any(area.process(1).tally(Tally.CONNECTIONS))
     assert area.process(1)[Cell.CONNECTIONS] == 0
 
 
 def test_the_connections_of_a_dead_worker_count_for_nobody() -> None:
     area = shared_area()
-    one = make_gate(Caps(10, 10, 10), area=area, index=1)
-    two = make_gate(Caps(10, 10, 10), area=area, index=2)
+    one = make_limiter(Caps(10, 10, 10), area=area, index=1)
+    two = make_limiter(Caps(10, 10, 10), area=area, index=2)
     assert [one.enter("a") for _ in range(10)] == [True] * 10
     assert not two.enter("a")
     area.process(1).forget_clients()
@@ -110,12 +110,12 @@ def test_the_connections_of_a_dead_worker_count_for_nobody() -> None:
 
 def test_shared_memory_that_was_scribbled_on_shuts_nobody_out() -> None:
     area = shared_area()
-    gate = make_gate(Caps(100, 10, 100), area=area)
+    limiter = make_limiter(Caps(100, 10, 100), area=area)
     for index in range(2, 160):
         area.process(index)[Cell.CONNECTIONS] = (1 << 63) + index
-    assert gate.enter("a")
+    assert limiter.enter("a")
     area.process(1)[Cell.CONNECTIONS] = 1 << 63
-    assert gate.enter("a")
+    assert limiter.enter("a")
     assert area.process(1)[Cell.CONNECTIONS] == 2
 
 
@@ -127,10 +127,10 @@ def test_a_full_bucket_leaves_a_network_to_each_worker_alone() -> None:
     table = area.process(1).tally(Tally.CONNECTIONS)
     for at in range(len(table)):
         table[at] = 1 << 20  # somebody else's, everywhere
-    one.show(Tally.CONNECTIONS, "a", 5)
+    one.publish(Tally.CONNECTIONS, "a", 5)
     assert two.of_others(Tally.CONNECTIONS, "a") == 0
     one.forget(Tally.CONNECTIONS)
-    one.show(Tally.CONNECTIONS, "a", 5)
+    one.publish(Tally.CONNECTIONS, "a", 5)
     assert two.of_others(Tally.CONNECTIONS, "a") == 5
     assert one.of_others(Tally.CONNECTIONS, "a") == 0
 
@@ -143,95 +143,116 @@ def test_the_descriptors_of_a_worker_are_a_cap_too() -> None:
 
 
 def test_it_is_crowded_above_four_fifths() -> None:
-    gate = make_gate(Caps(10, 10, 10))
+    limiter = make_limiter(Caps(10, 10, 10))
     crowded = []
     for _ in range(10):
-        gate.enter("a")
-        crowded.append(gate.is_crowded)
+        limiter.enter("a")
+        crowded.append(limiter.is_crowded)
     assert crowded == [False] * 8 + [True, True]
 
 
 def test_slow_senders_have_an_hour_and_in_a_crowd_a_minute_and_a_rate() -> None:
-    gate = make_gate(Caps(10, 10, 1000))
-    assert not gate.is_too_slow(0, 3600)
-    assert gate.is_too_slow(0, 3601)
-    assert not gate.is_too_slow(500_000, 4600)
+    limiter = make_limiter(Caps(10, 10, 1000))
+    assert not limiter.is_too_slow(0, 3600)
+    assert limiter.is_too_slow(0, 3601)
+    assert not limiter.is_too_slow(500_000, 4600)
     for _ in range(10):
-        gate.enter("a")
-    assert not gate.is_too_slow(0, 60)
-    assert gate.is_too_slow(0, 61)
+        limiter.enter("a")
+    assert not limiter.is_too_slow(0, 60)
+    assert limiter.is_too_slow(0, 61)
     # 30 MiB at 500 octets per second are never cut.
-    assert not gate.is_too_slow(30 << 20, (30 << 20) / limits.MIN_DATA_RATE)
+    assert not limiter.is_too_slow(30 << 20, (30 << 20) / limits.MIN_DATA_RATE)
 
 
 def test_messages_are_counted_by_the_minute() -> None:
-    gate = make_gate(Caps(10, 10, 1000), rate=2)
-    assert [gate.may_send("a", 0), gate.may_send("a", 1), gate.may_send("a", 59)] == [
+    limiter = make_limiter(Caps(10, 10, 1000), rate=2)
+    assert [limiter.may_send("a", 0), limiter.may_send("a", 1), limiter.may_send("a", 59)] == [
         True,
         True,
         False,
     ]
-    assert gate.may_send("b", 59)
-    assert gate.may_send("a", 60)
+    assert limiter.may_send("b", 59)
+    assert limiter.may_send("a", 60)
     one, two = workers(Caps(10, 10, 10), rate=3)
-    assert [gate.may_send("a", 0) for gate in (one, two, one, two, one)] == [True] * 3 + [False] * 2
+    assert [limiter.may_send("a", 0) for limiter in (one, two, one, two, one)] == [True] * 3 + [
+        False
+    ] * 2
     assert two.may_send("a", 61)
-    assert [gate.may_send(LOCAL, 0) for _ in range(5)] == [True] * 5
+    assert [limiter.may_send(LOCAL, 0) for _ in range(5)] == [True] * 5
 
 
-def test_the_answer_to_a_failed_login_waits_longer_each_time_and_forgets() -> None:
-    gate = make_gate(Caps(10, 10, 1000))
-    assert [gate.failure_delay("a", 0) for _ in range(7)] == [1, 2, 4, 8, 15, 15, 15]
-    assert gate.failure_delay("b", 0) == 1
-    assert gate.failure_delay("a", limits.LOGIN_FAILURE_MEMORY + 1) == 1
+def test_a_network_waits_longer_before_each_login_after_failures_and_is_forgiven() -> None:
+    limiter = make_limiter(Caps(10, 10, 1000))
+    delays = []
+    for _ in range(7):
+        delays.append(limiter.login_delay("a", 0))
+        limiter.login_failed("a", 0)
+    assert delays == [0, 1, 2, 4, 8, 15, 15]
+    assert limiter.login_delay("b", 0) == 0
+    assert limiter.login_delay("a", limits.LOGIN_FAILURE_MEMORY) == 15
+    assert limiter.login_delay("a", limits.LOGIN_FAILURE_MEMORY + 1) == 0
+    limiter.login_failed("a", limits.LOGIN_FAILURE_MEMORY + 1)
+    assert limiter.login_delay("a", limits.LOGIN_FAILURE_MEMORY + 1) == 1
     for _ in range(5000):
-        delay = gate.failure_delay("c", 0)
-    assert delay == limits.MAX_LOGIN_FAILURE_DELAY
+        limiter.login_failed("c", 0)
+    assert limiter.login_delay("c", 0) == limits.MAX_LOGIN_FAILURE_DELAY
+
+
+def test_a_failed_login_is_answered_after_longer_than_any_check_took() -> None:
+    limiter = make_limiter(Caps(10, 10, 1000))
+    assert limiter.answer_after == limits.LOGIN_FAILURE_DELAY
+    limiter.note_check(0.3)
+    assert limiter.answer_after == limits.LOGIN_FAILURE_DELAY
+    limiter.note_check(2.3)
+    limiter.note_check(0.1)
+    assert limiter.answer_after == 3
+    limiter.note_check(1000)
+    assert limiter.answer_after == limits.MAX_LOGIN_FAILURE_DELAY
 
 
 def test_what_is_remembered_of_networks_is_bounded() -> None:
-    gate = make_gate(Caps(10, 10, 1000))
+    limiter = make_limiter(Caps(10, 10, 1000))
     for number in range(limits.NETWORKS_REMEMBERED + 100):
-        gate.failure_delay(str(number), 0)
-    assert len(gate._past) == limits.NETWORKS_REMEMBERED
+        limiter.login_failed(str(number), 0)
+    assert len(limiter._past) == limits.NETWORKS_REMEMBERED
 
 
 def test_few_checks_of_a_network_run_at_once_and_the_others_wait_in_order() -> None:
-    gate = make_gate(Caps(10, 10, 1000))
+    limiter = make_limiter(Caps(10, 10, 1000))
     begun: list[int] = []
     for number in range(limits.LOGIN_CHECKS + 3):
-        gate.check("a", lambda number=number: begun.append(number) or True)  # type: ignore[misc]
-    gate.check("b", lambda: begun.append(99) or True)
+        limiter.check("a", lambda number=number: begun.append(number) or True)  # type: ignore[misc]
+    limiter.check("b", lambda: begun.append(99) or True)
     first = list(range(limits.LOGIN_CHECKS))
     assert begun == [*first, 99]
     for _ in range(limits.LOGIN_CHECKS + 3):
-        gate.checked("a")
-    gate.checked("b")
+        limiter.checked("a")
+    limiter.checked("b")
     assert begun == [*first, 99, *range(limits.LOGIN_CHECKS, limits.LOGIN_CHECKS + 3)]
-    assert gate._checks == {}
+    assert limiter._checks == {}
 
 
 def test_a_thousand_clients_that_left_the_queue_are_passed_over_and_hold_no_turn() -> None:
     """Each called the next: more of them than Python's stack holds, and the turn was lost."""
-    gate = make_gate(Caps(10, 10, 10))
+    limiter = make_limiter(Caps(10, 10, 10))
     for _ in range(limits.LOGIN_CHECKS):
-        gate.check("a", lambda: True)
+        limiter.check("a", lambda: True)
     for _ in range(3000):
-        gate.check("a", lambda: False)
+        limiter.check("a", lambda: False)
     begun: list[int] = []
-    gate.check("a", lambda: begun.append(1) or True)
-    gate.checked("a")
+    limiter.check("a", lambda: begun.append(1) or True)
+    limiter.checked("a")
     assert begun == [1]
     for _ in range(limits.LOGIN_CHECKS):
-        gate.checked("a")
-    assert gate._checks == {}
-    gate.check("a", lambda: False)
-    assert gate._checks == {}
+        limiter.checked("a")
+    assert limiter._checks == {}
+    limiter.check("a", lambda: False)
+    assert limiter._checks == {}
 
 
 def test_refusals_for_line_ends_are_counted_by_network() -> None:
-    gate = make_gate(Caps(10, 10, 1000))
-    assert [gate.count_bare("a"), gate.count_bare("a"), gate.count_bare("b")] == [1, 2, 1]
+    limiter = make_limiter(Caps(10, 10, 1000))
+    assert [limiter.count_bare("a"), limiter.count_bare("a"), limiter.count_bare("b")] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(

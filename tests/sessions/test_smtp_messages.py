@@ -61,7 +61,7 @@ def test_very_many_messages_in_one_piece_to_a_layer_that_decides_at_once() -> No
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), NoSpaceError()])
-def test_a_layer_that_raises_after_its_decision_changes_nothing(error: Exception) -> None:
+def test_a_layer_that_raises_after_its_answer_changes_nothing(error: Exception) -> None:
     world = World()
 
     def deliver(envelope: Envelope, body: bytes, done: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_layer_that_raises_after_its_decision_changes_nothing(error: Exception
     said = client.send(b"EHLO x\r\n" + TO_DATA + BODY + b"NOOP\r\n")
     assert said.count(b"queued as") == 1
     assert said.endswith(b"250 2.0.0 Ok\r\n")
-    assert any("after its decision" in line for line in world.lines)
+    assert any("after its answer" in line for line in world.lines)
 
 
 def test_a_layer_that_decides_twice_is_heard_once() -> None:

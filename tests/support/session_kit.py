@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from metad.budget import Budget
-from metad.errors import RefusedError
+from metad.errors import MailboxInUseError, RefusedError
+from metad.layers.base import Maildrop
+from metad.layers.null import NullMaildrop
 from metad.protocol.pop3.machine import Pop3Settings
 from metad.protocol.smtp.machine import SmtpSettings
 from metad.sessions.backpressure import Backpressure
@@ -31,10 +34,10 @@ def shared_area() -> SharedArea:
     return SharedArea("", mmap.mmap(-1, CELLS * 8))
 
 
-def make_gate(
+def make_limiter(
     caps: Caps, rate: int = 0, area: SharedArea | None = None, index: int = 1
 ) -> RateLimiter:
-    """The gate of the worker whose row is `index`."""
+    """The limiter of the worker whose row is `index`."""
     area = area or shared_area()
     row = area.process(index)
     row[Cell.ROLE] = Role.WORKER
@@ -106,8 +109,8 @@ class Loop:
     def time(self) -> float:
         return self.now
 
-    def call_later(self, delay: float, call: Any) -> None:
-        self.later.append((self.now + delay, call))
+    def call_later(self, delay: float, call: Any, *arguments: Any) -> None:
+        self.later.append((self.now + delay, partial(call, *arguments)))
 
     def call_soon_threadsafe(self, call: Any, *arguments: Any) -> None:
         call(*arguments)
@@ -131,7 +134,14 @@ class Row:
 
 
 class Layer:
-    """Takes every message at once; a drop of nothing."""
+    """Takes every message at once; its mailboxes are empty."""
+
+    in_use = False
+
+    def open_mailbox(self, mailbox: int) -> Maildrop:
+        if self.in_use:
+            raise MailboxInUseError
+        return NullMaildrop()
 
     def verdict(self, mailbox: int, size: int) -> None:
         pass
@@ -165,7 +175,7 @@ class Threads:
 
 
 class Users:
-    """Everybody is there, and nobody has a password."""
+    """Everybody is there, and has the password "right"; "broken" finds a broken disk."""
 
     def expand(self, address: str) -> tuple[Account, ...]:
         return (Account(2, address),)
@@ -173,7 +183,10 @@ class Users:
     def verify(self, user: str, password: bytes) -> object:
         if password == b"broken":
             raise RefusedError("the disk is gone")
-        return None
+        return Account(2, user) if password == b"right" else None
+
+    def account(self, address: str) -> Account | None:
+        return Account(2, address)
 
 
 class World:
@@ -183,23 +196,29 @@ class World:
         self.loop = Loop()
         self.lines: list[str] = []
         self.threads = Threads()
-        self.gate = make_gate(Caps(connections, of_network, connections), rate)
+        self.limiter = make_limiter(Caps(connections, of_network, connections), rate)
         fields: dict[str, Any] = {
             "loop": self.loop,
-            "gate": self.gate,
+            "limiter": self.limiter,
             "row": Row(),
             "layer": Layer(),
             "users": Users(),
             "threads": self.threads,
-            "policies": SimpleNamespace(quota=lambda account: None),
-            "logins": SimpleNamespace(recall=lambda user, password: None),
+            "policies": SimpleNamespace(
+                quota=lambda account: None,
+                login_delay=lambda account: 0,
+                expiry=lambda account: 0,
+            ),
+            "logins": SimpleNamespace(
+                recall=lambda user, password: None, remember=lambda *login: None
+            ),
             "log": SimpleNamespace(line=lambda service, text: self.lines.append(text)),
             "config": SimpleNamespace(
                 pop3=SimpleNamespace(default_domain=None), hostname="mx.example.org"
             ),
             "budget": Budget(),
-            "waiting": Backpressure(),
-            "last_logins": None,
+            "backpressure": Backpressure(),
+            "last_logins": SimpleNamespace(note=lambda account, at_once: None),
             "now": self.loop.now,
             "filter": accept,
         }
@@ -218,7 +237,7 @@ class World:
             not_listed=b"554 not listed\r\n",
             settings=settings,
             repairing=settings,
-            repaired=Networks(()),
+            repair_networks=Networks(()),
         )
         return self._connected(SmtpSession(service), peer)
 

@@ -97,7 +97,7 @@ def _gone(error: OSError | None) -> UnavailableError:
 
 def _connect(data: Path) -> socket.socket:
     """Connect to the first worker that accepts."""
-    for path in sorted((data / "run").glob("intake-*")):
+    for path in sorted((data / "run").glob("import-*")):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         sock.settimeout(SECONDS)
         try:

@@ -1,0 +1,303 @@
+"""A POP3 session until its mailbox is open.
+
+Rules of this file:
+
+* Guessing is slow whatever the client does.  A network with recent failures waits before a password
+  is checked, and only a few of its logins are checked at a time.  A client that hangs up before the
+  answer has failed.
+* A login that is remembered waits for nothing.
+* The time of the answer tells nothing: an unknown user, a disabled one and a wrong password are
+  answered at the same time after the check began.  Only the log tells them apart.
+* Passwords are checked in a thread.
+"""
+
+from __future__ import annotations
+
+import binascii
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from metad import limits
+from metad.errors import (
+    DrainingError,
+    LoginDelayError,
+    MailboxInUseError,
+    MetadError,
+    RefusedError,
+)
+from metad.layers.base import Maildrop
+from metad.loglines import clean
+from metad.protocol.pop3.machine import Login, Personal, Pop3, ScramLogin, ScramUser
+from metad.sessions.client import Client
+from metad.sessions.connection import Connection, Service
+from metad.system.shared_memory import Cell
+from metad.users.account import Account
+from metad.users.database import login_name
+
+NONCE_OCTETS = 18
+DAY = 86_400
+
+
+class Pop3Login(Connection):
+    """One connection, up to the login."""
+
+    __slots__ = ("_attempt", "_drop", "_machine", "_user")
+    _machine: Pop3
+    _draining = DrainingError.pop3
+
+    def __init__(self, service: Service, client: Client | None = None) -> None:
+        super().__init__(service, client)
+        self._drop: Maildrop | None = None
+        self._user = ""
+        self._attempt: Attempt | None = None
+
+    # -- passwords
+
+    def _login(self, event: Login) -> None:
+        context = self._context
+        user = self._login_name(event.user)
+        account = context.logins.recall(user, event.password)
+        if account is not None:
+            self._open(account)
+            return
+
+        def decided(outcome: Account | Exception | None) -> None:
+            if isinstance(outcome, Account):
+                context.logins.remember(user, event.password, outcome)
+            self._decide(outcome)
+
+        def check(attempt: Attempt) -> None:
+            attempt.verify(lambda: context.users.verify(user, event.password), decided)
+
+        self._begin_attempt(check, is_guess=True)
+
+    def _login_name(self, user: str) -> str:
+        name = login_name(user, self._context.config.pop3.default_domain)
+        self._user = clean(name)
+        return name
+
+    # -- SCRAM
+
+    def _scram_user(self, event: ScramUser) -> None:
+        """Send the user's keys, or made-up ones: the client does not learn which users exist."""
+        name = self._login_name(event.user)
+
+        def send_keys(attempt: Attempt) -> None:
+            self._busy = False
+            nonce = binascii.b2a_base64(secrets.token_bytes(NONCE_OCTETS), newline=False)
+            try:
+                _, keys = self._context.users.scram_keys(name)
+            except MetadError as error:
+                attempt.end()
+                self._decide(error)
+            else:
+                self._machine.scram_keys(keys, nonce)
+                self._go_on()
+
+        self._begin_attempt(send_keys, is_guess=False)
+
+    def _scram_login(self, event: ScramLogin) -> None:
+        if self._attempt is not None:
+            self._attempt.end()
+            self._attempt.began = self._context.loop.time()
+        account = None
+        if event.proven:
+            account = self._context.users.account(self._login_name(event.user))
+        self._decide(None if account is None or account.disabled else account)
+
+    # -- attempts
+
+    def _begin_attempt(self, check: Check, *, is_guess: bool) -> None:
+        """Call `check` when it is this network's turn and its delay has passed."""
+        if self._attempt is not None:
+            self._attempt.end()
+        self._busy = True
+        self._attempt = Attempt(self, check, is_guess=is_guess)
+        self._context.limiter.check(self._network, self._attempt.start)
+
+    def attempt_decided(self, outcome: Account | Exception | None, decided: Decided) -> None:
+        """A thread has checked the password."""
+        self._busy = False
+        decided(outcome)
+        self._go_on()
+
+    def _decide(self, outcome: Account | Exception | None) -> None:
+        """The outcome of a login: an account, wrong credentials (None), or our own failure."""
+        if isinstance(outcome, Account):
+            self._open(outcome)
+        elif outcome is None:
+            self._login_failed()
+        else:
+            self._log(f"login failed: {outcome}")
+            self._machine.login_failed(RefusedError.pop3)
+
+    def _login_failed(self) -> None:
+        """Count it; the answer comes at the same time for every kind of failure."""
+        context = self._context
+        self._count_failure(self._reason())
+        began = self._attempt.began if self._attempt is not None else context.loop.time()
+        due = began + context.limiter.answer_after - context.loop.time()
+        self._busy = True
+        context.loop.call_later(max(due, 0.0), self._answer_failure)
+
+    def _reason(self) -> str:
+        """Why the credentials were wrong: for the log alone."""
+        account = self._context.users.account(self._user)
+        if account is None:
+            return "unknown user"
+        return "user disabled" if account.disabled else "wrong password"
+
+    def _count_failure(self, reason: str) -> None:
+        context = self._context
+        context.row.add(Cell.LOGIN_FAILURES)
+        context.limiter.login_failed(self._network, context.loop.time())
+        self._log(f"login failed: {reason}")
+
+    def _answer_failure(self) -> None:
+        self._busy = False
+        if not self._ended:
+            self._machine.login_failed()
+            self._go_on()
+
+    def _gone(self) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None and attempt.end() and attempt.is_guess:
+            self._count_failure("the client hung up")
+
+    # -- the mailbox
+
+    def _open(self, account: Account) -> None:
+        context = self._context
+        delay = context.policies.login_delay(account)
+        if delay and context.last_logins.too_soon(account.id, delay):
+            self._refuse_login(LoginDelayError())
+        else:
+            self._open_mailbox(account, context.loop.time() + limits.IN_USE_PATIENCE)
+
+    def _open_mailbox(self, account: Account, until: float) -> None:
+        """A mailbox that another session has open is waited for: two devices may poll at once."""
+        context = self._context
+        try:
+            self._drop = context.layer.open_mailbox(account.id)
+        except MailboxInUseError as error:
+            if context.loop.time() < until:
+                self._busy = True
+                context.loop.call_later(limits.IN_USE_RETRY, self._retry, account, until)
+            else:
+                self._refuse_login(error)
+        except RefusedError as error:
+            self._refuse_login(error)
+        except Exception as error:  # a layer's: costs this login, no more
+            self._log(f"login failed: {error!r}")
+            self._machine.login_failed(RefusedError.pop3)
+        else:
+            self._opened(account, self._drop)
+
+    def _retry(self, account: Account, until: float) -> None:
+        self._busy = False
+        if not self._ended:
+            self._open_mailbox(account, until)
+            self._go_on()
+
+    def _refuse_login(self, error: RefusedError) -> None:
+        self._log(f"login failed: {error.pop3}")
+        self._machine.login_failed(error.pop3)
+
+    def _opened(self, account: Account, drop: Maildrop) -> None:
+        context = self._context
+        delay, expiry = context.policies.login_delay(account), context.policies.expiry(account)
+        context.row.add(Cell.LOGINS)
+        context.last_logins.note(account.id, at_once=bool(delay))
+        self._machine.login_ok(drop, Personal(expiry // DAY if expiry else None, delay))
+
+    def _close_drop(self) -> None:
+        drop, self._drop = self._drop, None
+        if drop is not None:
+            with suppress(Exception):  # a layer's
+                drop.close()
+
+    def _log(self, text: str) -> None:
+        self._context.log.line("pop3", f"client={self._client}, user=<{self._user}>: {text}")
+
+
+class Attempt:
+    """A login that is being checked.  While it is, it holds one of its network's turns.
+
+    `began`: when the check began, after all waiting.  `is_guess`: credentials have come, so a
+    client that hangs up now has failed.
+    """
+
+    __slots__ = (
+        "_check", "_context", "_has_turn", "_in_thread", "_network", "_session", "began",
+        "is_guess",
+    )  # fmt: skip
+
+    def __init__(self, session: Pop3Login, check: Check, *, is_guess: bool) -> None:
+        self._session: Pop3Login | None = session
+        self._context = session._context
+        self._network = session._network
+        self._check = check
+        self._has_turn = False
+        self._in_thread = False
+        self.is_guess = is_guess
+        self.began = 0.0
+
+    def start(self) -> bool:
+        """It is this attempt's turn.  False: it is over, and the turn is the next one's."""
+        if self._session is None:
+            return False
+        self._has_turn = True
+        loop = self._context.loop
+        delay = self._context.limiter.login_delay(self._network, loop.time())
+        if delay:
+            loop.call_later(delay, self._run)
+        else:
+            self._run()
+        return True
+
+    def _run(self) -> None:
+        if self._session is not None:
+            self.began = self._context.loop.time()
+            self._check(self)
+
+    def verify(self, work: Callable[[], Account | None], decided: Decided) -> None:
+        """Check a password in a thread; `decided` is called on the loop, if the session lives."""
+        loop = self._context.loop
+        self._in_thread = True
+
+        def run() -> None:
+            outcome: Account | Exception | None
+            began = time.thread_time()
+            try:
+                outcome = work()
+            except Exception as error:
+                outcome = error
+            seconds = time.thread_time() - began
+            loop.call_soon_threadsafe(self._verified, outcome, seconds, decided)
+
+        self._context.threads.submit(run)
+
+    def _verified(
+        self, outcome: Account | Exception | None, seconds: float, decided: Decided
+    ) -> None:
+        self._in_thread = False
+        self._context.limiter.note_check(seconds)
+        session = self._session
+        self.end()
+        if session is not None:
+            session.attempt_decided(outcome, decided)
+
+    def end(self) -> bool:
+        """Give the turn to the network's next login.  Whether this one was undecided."""
+        undecided = self._session is not None
+        self._session = None
+        if self._has_turn and not self._in_thread:
+            self._has_turn = False
+            self._context.limiter.checked(self._network)
+        return undecided
+
+
+Check = Callable[[Attempt], None]
+Decided = Callable[[Account | Exception | None], None]
