@@ -4,7 +4,8 @@ Rules of this file:
 
 * One request and one reply are one line of JSON each: {"command": "stop", "now": false} and
   {"ok": true, …} or {"ok": false, "error": "…", "exit_code": 64}.
-* The peer is the hub's owner or root, by SO_PEERCRED; other connections are closed at once.
+* The peer is the hub's owner or root, by SO_PEERCRED, and not a process of the hub itself: one that
+  was taken over must not reconfigure the hub.  Other connections are closed at once.
 * The hub's half never blocks: sockets are non-blocking, lines and clients are bounded, and a client
   that does not read its reply is dropped.
 * When the hub exits, its clients see the connection close: so `stop` knows that the hub is gone.
@@ -18,7 +19,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,14 +150,21 @@ class ControlServer:
     the closed ones, once per turn.
     """
 
-    def __init__(self, path: Path, owner: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        owner: int | None = None,
+        is_ours: Callable[[int], bool] = lambda pid: False,
+    ) -> None:
         """Listen at `path`.  The caller holds DATA/lock, so a socket that exists is a dead hub's.
 
         `owner`: the uid that is allowed besides root; by default that of this process.
+        `is_ours(pid)`: whether a peer is a process of the hub.
         Raises OsError.
         """
         self.path = path
         self.owner = os.geteuid() if owner is None else owner
+        self.is_ours = is_ours
         self.connections: dict[int, Connection] = {}
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -195,10 +203,11 @@ class ControlServer:
         except OSError:
             return None
         try:
-            uid = peer_uid(sock)
+            pid, uid = peer(sock)
         except OSError:
-            uid = -1
-        if uid not in (0, self.owner) or len(self.connections) >= limits.CONTROL_CLIENTS:
+            pid, uid = 0, -1
+        allowed = uid in (0, self.owner) and not self.is_ours(pid)
+        if not allowed or len(self.connections) >= limits.CONTROL_CLIENTS:
             sock.close()
             return None
         sock.setblocking(False)
@@ -223,10 +232,16 @@ class ControlServer:
         self._sock.close()
 
 
-def peer_uid(sock: socket.socket) -> int:
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """The pid and uid of the process that connected.  Raises OSError."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(raw)[1]
-    return uid
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """Raises OSError."""
+    return peer(sock)[1]
 
 
 # --- The command's half ---------------------------------------------------------------------------

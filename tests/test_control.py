@@ -184,7 +184,7 @@ def test_an_answer_that_is_none_is_an_error(hub, tmp_path, answer):
 def test_only_the_owner_and_root_are_heard(tmp_path, monkeypatch):
     server = ControlServer(socket_path(tmp_path), owner=1234)
     for uid, heard in ((1234, True), (0, True), (1235, False), (-1, False)):
-        monkeypatch.setattr(control, "peer_uid", lambda sock, uid=uid: uid)
+        monkeypatch.setattr(control, "peer", lambda sock, uid=uid: (1, uid))
         client, connection = connect(server)
         assert (connection is not None) == heard
         if not heard:

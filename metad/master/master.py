@@ -33,6 +33,7 @@ from metad.master.spawn import ChildSpecs
 from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
 from metad.master.worker_pool import Generation, WorkerPool
 from metad.store.log_table import LogTable
+from metad.system import privileges
 from metad.system.shared_memory import Role
 from metad.workers.child import SIGNALS, describe
 
@@ -60,6 +61,7 @@ class Master:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._control = hub.control
+        self._control.is_ours = self._is_ours
         self._phase = Phase.RECOVERING
         self._started = time.monotonic()
         self._stop_deadline = 0.0
@@ -89,6 +91,7 @@ class Master:
     def run(self) -> int:
         """Run until stopped; the exit code.  Raises MetadError if the hub never became ready."""
         self._catch_signals()
+        privileges.adopt_orphans()
         try:
             self._recover()
             while self._phase is not Phase.ENDED:
@@ -334,6 +337,12 @@ class Master:
             self._reloading.by_signal(self._phase is Phase.SERVING)
 
     # -- the control socket
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether the client is a child, or a child's descendant: orphans are adopted."""
+        if any(child.pid == pid for child in self._children):
+            return True
+        return pid != os.getpid() and privileges.descends_from(pid, os.getpid())
 
     def _serve(self, connection: Connection | None, events: int) -> None:
         if connection is None:

@@ -26,11 +26,13 @@ CAP_SYS_CHROOT = 18
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 47, 2, 4
 _CAP_HEADER = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
 _CAP_DATA = struct.Struct("6I")  # effective, permitted, inheritable; twice: low 32 bits and high
 _MOST_CAPABILITIES = 64
+_MOST_ANCESTORS = 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -117,6 +119,26 @@ def has_capability(capability: int) -> bool:
 def no_new_privileges() -> None:
     """No program that this process starts can gain privileges (prctl(2))."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def adopt_orphans() -> None:
+    """Orphans of this process's descendants become its children, not those of init (prctl(2))."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def descends_from(pid: int, ancestor: int) -> bool:
+    """Whether `pid` is a descendant of `ancestor`, by /proc; False if that cannot be told."""
+    for _ in range(_MOST_ANCESTORS):
+        if pid == ancestor:
+            return True
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return False
+        if pid <= 1:
+            return False
+    return False
 
 
 def die_with_parent(parent: int, signal: int) -> bool:

@@ -1,14 +1,16 @@
 """Loaded by Python itself in a hub whose PYTHONPATH has this directory: makes its workers fail.
 
-What goes wrong is said by files in the data directory, which a confined worker may still see:
-`hang` (its loop stands still), `boot` (it cannot begin), `bug` (it breaks in beginning), `crash`
-(it dies in beginning, without a word), `murder` (it takes the master with it).
+Files in the data directory, which a confined worker may still see, select what goes wrong: `hang`
+(its loop stops), `boot` (it cannot start), `bug` (an exception at the start), `crash` (it dies at the
+start without a reason), `murder` (it kills the master), `intrude-child` and `intrude-orphan` (it asks
+the hub to stop confining its processes, by a child or by a grandchild that has lost its parent).
 """
 
 import os
 import signal
 import time
 
+from metad.control import request
 from metad.errors import OsError
 from metad.workers import worker as mail
 
@@ -28,7 +30,35 @@ def boot(worker):
     return _boot(worker)
 
 
+def ask(data, who):
+    try:
+        request(data, "reload", 10, content="landlock = false", source=None)
+        result = "done"
+    except BaseException as error:
+        result = repr(error)
+    (data / f"intruded-{who}").write_text(result)
+    os._exit(0)
+
+
+def intrude(data):
+    for who in ("child", "orphan"):
+        flag = data / f"intrude-{who}"
+        if not flag.exists() or flag.read_text() != str(os.getpid()):
+            continue
+        flag.unlink()
+        master = os.getppid()
+        if os.fork():
+            continue
+        if who == "orphan":
+            if os.fork():
+                os._exit(0)
+            while os.getppid() != master:
+                time.sleep(0.01)
+        ask(data, who)
+
+
 def tick(worker):
+    intrude(worker._setup.config.data)
     flag = worker._setup.config.data / "hang"
     if flag.exists() and flag.read_text() == str(os.getpid()):
         time.sleep(3600)
