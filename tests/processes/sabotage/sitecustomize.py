@@ -1,9 +1,10 @@
 """Loaded by Python itself in a hub whose PYTHONPATH has this directory: makes its workers fail.
 
-Files in the data directory, which a confined worker may still see, select what goes wrong: `hang`
-(its loop stops), `boot` (it cannot start), `bug` (an exception at the start), `crash` (it dies at
-the start without a reason), `murder` (it kills the master), `intrude-child` and `intrude-orphan` (it
-asks the hub to stop confining its processes, by a child or by a grandchild without a parent).
+Files in the data directory, which a confined worker may still see, select what goes wrong:
+`hang` (its loop stops), `boot` (it cannot start), `bug` (an exception at the start), `crash`
+(it dies at the start without a reason), `murder` (it kills the master), `intrude-child` and
+`intrude-orphan` (it asks the hub to stop confining its processes, by a child or by a grandchild
+without a parent).
 """
 
 import os
