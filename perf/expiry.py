@@ -1,6 +1,6 @@
 """What the collector's walk over the mailboxes costs, and for how long it lets others wait.
 
-Makes a store and its users; walks once while nothing is old enough, and once while the older half
+Makes a store and its users; scan once while nothing is old enough, and once while the older half
 of all mail is.  Steps and write transactions are timed one by one.
 
     python -m perf.expiry [--messages 1000000] [--mailboxes 100000]
@@ -58,7 +58,7 @@ def prepare(data: Path, messages: int, mailboxes: int, shared: Shared) -> Index:
     return Index(store.index)
 
 
-def make_walks(
+def make_scan(
     data: Path, index: Index, shared: Shared, seconds: int
 ) -> tuple[ExpiryScan, SurvivorLogs]:
     """`seconds`: everybody's expiry."""
@@ -90,15 +90,15 @@ def timed(steps: Iterator[object]) -> list[float]:
         found.append(time.perf_counter() - began)
 
 
-def walk(walks: ExpiryScan, mailboxes: int) -> dict[str, Any]:
+def walk(scan: ExpiryScan, mailboxes: int) -> dict[str, Any]:
     TRANSACTIONS.clear()
     cpu = time.process_time()
-    steps = timed(walks.walk(0.0))
+    steps = timed(scan.scan(0.0))
     figures = {
         "seconds": round(sum(steps), 3),
         "cpu_s": round(time.process_time() - cpu, 3),
         "us_per_mailbox": round(sum(steps) / mailboxes * 1e6, 2),
-        "expired": walks.figures.messages,
+        "expired": scan.figures.messages,
         "step_ms_p99": milliseconds(steps),
         "transactions": len(TRANSACTIONS),
     }
@@ -122,9 +122,9 @@ def measure(where: Path, messages: int, mailboxes: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"messages": messages, "mailboxes": mailboxes}
     expiries = {"nothing due": 10 * 366 * 86_400, "half due": int(time.time()) - middle}
     for name, seconds in expiries.items():
-        walks, survivors = make_walks(data, index, shared, seconds)
-        figures[name] = walk(walks, mailboxes)
-        walks.close()
+        scan, survivors = make_scan(data, index, shared, seconds)
+        figures[name] = walk(scan, mailboxes)
+        scan.close()
         survivors.seal()
     index.close()
     return figures

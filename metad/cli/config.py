@@ -17,7 +17,7 @@ from metad.config.checks import show_duration, show_size, show_value
 from metad.config.model import Config
 from metad.config.settings import DEFAULT_LISTEN, SETTINGS, Setting
 from metad.errors import EX_CONFIG, EX_OK
-from metad.workers.memory import Bound, bound
+from metad.workers.memory import MemoryBound, memory_bound
 
 _SIZES = {
     "store.log_size", "store.size_limit", "limits.message_size", "limits.memory", "quota.size",
@@ -44,7 +44,7 @@ def show(place: HubLocation, defaults: bool, as_json: bool) -> None:
         facts = {}
     else:
         lines = [*effective(place.config)]
-        most = bound(place.config)
+        most = memory_bound(place.config)
         facts = {"memory": {**most._asdict(), "worker": most.worker, "total": most.total}}
         lines += ["", *_memory(most)]
     if as_json:
@@ -53,7 +53,7 @@ def show(place: HubLocation, defaults: bool, as_json: bool) -> None:
         click.echo("\n".join(lines))
 
 
-def _memory(most: Bound) -> Iterator[str]:
+def _memory(most: MemoryBound) -> Iterator[str]:
     def mebibytes(octets: int) -> str:
         return f"{-(-octets // limits.MIB):,} MiB"
 

@@ -14,6 +14,7 @@ from typing import Any
 from metad.errors import OsError
 from metad.master.children import MASTER_ROW, Child, ChildSpec, ChildTable
 from metad.master.worker_pool import Slot
+from metad.system.counters import COLLECTOR_FIGURES as FIGURES
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.workers.child import describe
 from metad.workers.collector import Work
@@ -82,15 +83,3 @@ class CollectorControl:
             "work": Work(row[Cell.WORK]).name.lower(),
             **{name: row[cell] for name, cell in FIGURES.items()},
         }
-
-
-FIGURES = {
-    "left": Cell.LEFT,
-    "logs_freed": Cell.FREED,
-    "octets_freed": Cell.FREED_OCTETS,
-    "octets_moved": Cell.MOVED_OCTETS,
-    "damaged": Cell.DAMAGED,
-    "expired": Cell.EXPIRED,
-    "in_use": Cell.IN_USE,
-    "unknown": Cell.UNKNOWN,
-}

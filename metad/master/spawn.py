@@ -52,7 +52,7 @@ class ChildSpecs:
                     sock.close()
             area, semaphore = hub.area, hub.semaphore
             return collector.main(
-                collector.Setup(hub.config, area, semaphore, row, asked, handle.ready)
+                collector.CollectorSetup(hub.config, area, semaphore, row, asked, handle.ready)
             )
 
         return ChildSpec(Role.COLLECTOR, 0, main, places(hub.config))
@@ -71,9 +71,9 @@ class ChildSpecs:
         setup = self._setup()
         return self._upkeep(lambda _: recovery.close_index(setup))
 
-    def _setup(self) -> recovery.Setup:
+    def _setup(self) -> recovery.RecoverySetup:
         hub = self._hub
-        return recovery.Setup(hub.config.data, hub.area, hub.semaphore, hub.boot)
+        return recovery.RecoverySetup(hub.config.data, hub.area, hub.semaphore, hub.boot)
 
     def _upkeep(self, job: Callable[[ProcessRow], int]) -> ChildSpec:
         return ChildSpec(Role.RECOVERY, 0, lambda row, _: job(row), places(self._hub.config))

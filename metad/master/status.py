@@ -11,38 +11,15 @@ from metad.master.hub import Hub
 from metad.master.worker_pool import WorkerPool
 from metad.store.log_table import Row
 from metad.system import landlock
+from metad.system.counters import PER_WORKER, TOTALS
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
-
-PER_WORKER = {
-    "smtp_open": Cell.SMTP_OPEN,
-    "pop3_open": Cell.POP3_OPEN,
-    "messages": Cell.MESSAGES,
-    "refused": Cell.REFUSED,
-    "retrieved": Cell.RETRIEVED,
-}
-TOTALS = {
-    "messages": Cell.MESSAGES,
-    "octets": Cell.MESSAGE_OCTETS,
-    "recipients": Cell.RECIPIENTS,
-    "refused": Cell.REFUSED,
-    "groups": Cell.GROUPS,
-    "commit_failures": Cell.COMMIT_FAILURES,
-    "logins": Cell.LOGINS,
-    "login_failures": Cell.LOGIN_FAILURES,
-    "retrieved": Cell.RETRIEVED,
-    "deleted": Cell.DELETED,
-    "damaged": Cell.DAMAGED,
-}
-# Counters that mean nothing once their process is dead.
-PRESENT = (Cell.SMTP_OPEN, Cell.POP3_OPEN)
 
 
 def keep_figures(area: SharedArea, row: ProcessRow) -> None:
     """Add the counters of a dead process to the totals of its predecessors."""
     total = area.process(MASTER_ROW)
     for cell in TOTALS.values():
-        if cell not in PRESENT:
-            total.add(cell, row[cell])
+        total.add(cell, row[cell])
 
 
 def totals(area: SharedArea, children: ChildTable) -> dict[str, int]:

@@ -119,10 +119,11 @@ class Pop3Session(Pop3Login):
 
     def _go_on(self) -> None:
         """Carry out every event that is there, then write all answers at once."""
-        if self._transfer is not None and not (self._busy or self._paused):
-            self._read_pieces(self._transfer)
         machine = self._machine
-        while not self._busy and not self._paused and self._transfer is None:
+        while not self._busy and not self._paused:
+            if self._transfer is not None:
+                self._read_pieces(self._transfer)
+                break
             event = machine.next_event()
             if event is None:
                 if not machine.full:

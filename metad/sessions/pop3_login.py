@@ -168,49 +168,46 @@ class Pop3Login(Connection):
 
     # -- the mailbox
 
-    def _open(self, account: Account) -> None:
+    def _open(self, account: Account, until: float = 0.0) -> None:
+        """Open the mailbox of an account that has logged in; `until`: how long to wait for it."""
         context = self._context
         delay = context.policies.login_delay(account)
-        if delay and context.last_logins.too_soon(account.id, delay):
-            self._refuse_login(LoginDelayError())
-        else:
-            self._open_mailbox(account, context.loop.time() + limits.IN_USE_PATIENCE)
-
-    def _open_mailbox(self, account: Account, until: float) -> None:
-        """A mailbox that another session has open is waited for: two devices may poll at once."""
-        context = self._context
         try:
-            self._drop = context.layer.open_mailbox(account.id)
+            if delay and context.last_logins.too_soon(account.id, delay):
+                raise LoginDelayError
+            drop = self._drop = context.layer.open_mailbox(account.id)
         except MailboxInUseError as error:
-            if context.loop.time() < until:
-                self._busy = True
-                context.loop.call_later(limits.IN_USE_RETRY, self._retry, account, until)
-            else:
-                self._refuse_login(error)
+            self._wait_for_mailbox(account, until, error)
         except RefusedError as error:
             self._refuse_login(error)
         except Exception as error:  # a layer's: costs this login, no more
             self._log(f"login failed: {error!r}")
             self._machine.login_failed(RefusedError.pop3)
         else:
-            self._opened(account, self._drop)
+            context.row.add(Cell.LOGINS)
+            context.last_logins.note(account.id, at_once=bool(delay))
+            expiry = context.policies.expiry(account)
+            self._machine.login_ok(drop, Personal(expiry // DAY if expiry else None, delay))
+
+    def _wait_for_mailbox(self, account: Account, until: float, error: MailboxInUseError) -> None:
+        """A mailbox in use is waited for: two devices of one user may poll at the same time."""
+        loop = self._context.loop
+        until = until or loop.time() + limits.IN_USE_PATIENCE
+        if loop.time() < until:
+            self._busy = True
+            loop.call_later(limits.IN_USE_RETRY, self._retry, account, until)
+        else:
+            self._refuse_login(error)
 
     def _retry(self, account: Account, until: float) -> None:
         self._busy = False
         if not self._ended:
-            self._open_mailbox(account, until)
+            self._open(account, until)
             self._go_on()
 
     def _refuse_login(self, error: RefusedError) -> None:
         self._log(f"login failed: {error.pop3}")
         self._machine.login_failed(error.pop3)
-
-    def _opened(self, account: Account, drop: Maildrop) -> None:
-        context = self._context
-        delay, expiry = context.policies.login_delay(account), context.policies.expiry(account)
-        context.row.add(Cell.LOGINS)
-        context.last_logins.note(account.id, at_once=bool(delay))
-        self._machine.login_ok(drop, Personal(expiry // DAY if expiry else None, delay))
 
     def _close_drop(self) -> None:
         drop, self._drop = self._drop, None

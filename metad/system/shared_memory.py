@@ -79,7 +79,7 @@ class Cell(IntEnum):
     # they were in use, and orphaned mailboxes found by the last expiry scan.
     EXPIRED = 32
     IN_USE = 33
-    UNKNOWN = 34
+    ORPHANED = 34
 
 
 class Role(IntEnum):

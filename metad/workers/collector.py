@@ -1,16 +1,16 @@
 """The collector's process: when it works, on what, and how fast.
 
-    resting -> a round (idle, short of space, or asked for) -> log by log, step by step -> resting
-            -> a walk over the mailboxes, every hour: what is too old, or of users who are gone
+    resting -> a round (idle, short of space, or requested) -> log by log, step by step -> resting
+            -> a scan of the mailboxes, every hour: expired mail, mail of removed users
 
 Rules of this file:
 
-* Under load it works a small share of the time; each step is some milliseconds, and between two
-  steps it looks whether it is to stop.
+* Under load it works a small share of the time.  A step takes some milliseconds; between two steps
+  it checks whether it must stop.
 * It never runs at a lower priority than the workers: it would hold the index's lock for longer
-  than they can bear.
-* A log that could not be collected is left alone for a while; nothing is tried in a tight loop.
-* Signals are blocked and asked for: no handler runs anywhere.
+  than they can wait.
+* A log that could not be collected is left alone for a while; nothing is retried in a tight loop.
+* Signals are blocked and polled: no handler runs anywhere.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from metad.workers.load import Load, Space, space
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
 REST_SECONDS = 0.25
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 # The share of its time that it works while the hub is busy.
 BUSY_SHARE = 0.15
-# The same when no space at all is left; in between, in between: senders had better be served a
-# little later than be put off.
+# The same when no space is left at all, and in proportion before that: slower service is better
+# for senders than deferred mail.
 PRESSED_SHARE = 0.6
 LONGEST_PAUSE = 0.25
 AVOID_SECONDS = 60.0
@@ -58,7 +58,7 @@ SCARCE = 0.15  # garbage worth collecting when space is short
 
 
 class Work(IntEnum):
-    """What the collector does, as `Cell.WORK` shows it."""
+    """What the collector is doing, as in `Cell.WORK`."""
 
     RESTING = 0
     IDLE = 1
@@ -69,8 +69,8 @@ class Work(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """What the master hands to the collector.  `asked` is the row in which it asks for rounds."""
+class CollectorSetup:
+    """What the master gives to the collector.  `asked`: the row in which it requests rounds."""
 
     config: Config
     area: SharedArea
@@ -87,7 +87,7 @@ class StoppedError(Exception):
 class CollectorWorker:
     """The process after its fork."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: CollectorSetup) -> None:
         config, row = setup.config, setup.row
         self._setup = setup
         self._row = row
@@ -112,11 +112,11 @@ class CollectorWorker:
             report=self._report,
         )
         self._collector = Collector(tools)
-        self._walks = ExpiryScan(config.data / "users", Policies(config), tools, self._clock)
+        self._expiry_scan = ExpiryScan(config.data / "users", Policies(config), tools, self._clock)
         self._began = time.monotonic()
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}
-        self._checked = self._looked = time.monotonic()
+        self._checked = self._space_checked = time.monotonic()
         self._free = 100.0  # per cent of the space for logs, when it was looked at last
 
     def _make_source(self, osio: Osio, generation: int) -> LogAllocator:
@@ -142,12 +142,12 @@ class CollectorWorker:
         except StoppedError:
             return 0
         finally:
-            self._walks.close()
+            self._expiry_scan.close()
             self._collector.close()
             self._index.close()
 
     def _pause(self, seconds: float) -> None:
-        """Wait, or only look; raises StoppedError when it is time to end."""
+        """Wait, or only check for signals.  Raises StoppedError when it is time to end."""
         self._row[Cell.HEARTBEAT] = time.monotonic_ns()
         if signal.sigtimedwait(STOP_SIGNALS, seconds) is not None:
             raise StoppedError
@@ -162,29 +162,29 @@ class CollectorWorker:
         asked = self._setup.asked[Cell.ROUND]
         if asked != self._row[Cell.ROUND]:
             return self._asked_round(asked)
-        if time.monotonic() - self._looked < LOOK_SECONDS:
+        if time.monotonic() - self._space_checked < CHECK_SECONDS:
             return None
-        self._looked = time.monotonic()
+        self._space_checked = time.monotonic()
         if self._space().share * 100 < self._settings.low_space:
             self._short_round()
         elif self._load.quiet_seconds >= self._settings.idle_seconds:
             self._idle_round()
         self._row[Cell.WORK] = Work.EXPIRING
-        self._expire(self._walks.steps(time.monotonic() - self._began))
+        self._expire(self._expiry_scan.steps(time.monotonic() - self._began))
         return None
 
     def _expire(self, steps: Iterator[Step]) -> None:
-        """Mail that has to go; what hinders that hinders no collection."""
+        """Delete expired mail.  A failure is reported, and collection goes on."""
         try:
             self._drive(steps)
         except (MetadError, OSError, lmdb.Error, ValueError) as error:
-            self._report(f"warning: mail could not be expired: {error}")
+            self._report(f"warning: expired mail was not deleted: {error}")
 
     def _asked_round(self, asked: int) -> None:
-        """What `metad gc` asked for: the number of the round twice, plus one if it is full."""
+        """A round of `metad gc`.  `asked`: twice its number, plus one if it is full."""
         self._row[Cell.WORK] = Work.ASKED
         self._avoid.clear()
-        self._expire(self._walks.walk(time.monotonic() - self._began))
+        self._expire(self._expiry_scan.scan(time.monotonic() - self._began))
         self._drive(self._collector.tidy())
         rows = self._table.rows()
         now = self._now()
@@ -193,46 +193,46 @@ class CollectorWorker:
             sealed = [row for row in rows if row.state == State.SEALED]
             victims = [row for row in sealed if has_garbage(row, kept.get(row.number, 0))]
         else:
-            taste = self._taste()
-            victims = [r for r in rows if r.state == State.SEALED and taste.is_worth(r)]
-            victims.sort(key=lambda row: taste.score(row, now), reverse=True)
+            policy = self._policy()
+            victims = [r for r in rows if r.state == State.SEALED and policy.is_worth(r)]
+            victims.sort(key=lambda row: policy.score(row, now), reverse=True)
         for left, row in zip(range(len(victims), 0, -1), victims, strict=True):
             self._row[Cell.LEFT] = left
             if self._table.row(row.number).life == row.life:
-                self._empty(row)
+                self._collect(row)
         self._row[Cell.LEFT] = 0
         self._row[Cell.ROUND] = asked
 
     def _idle_round(self) -> None:
-        """While nothing happens, whatever is worth it."""
+        """While the hub is idle, collect every log that is worth it."""
         self._row[Cell.WORK] = Work.IDLE
         while self._load.is_low and self._not_asked():
-            row = self._best(self._taste())
+            row = self._best(self._policy())
             if row is None:
                 return
-            self._empty(row)
+            self._collect(row)
 
     def _short_round(self) -> None:
-        """Until there is enough space, whatever gives any."""
+        """Until there is enough space, collect every log that gives any."""
         self._row[Cell.WORK] = Work.SHORT
         self._drive(self._collector.tidy())
         while self._space().share * 100 < self._settings.enough_space and self._not_asked():
-            row = self._best(self._taste(SCARCE, 1.0))
+            row = self._best(self._policy(SCARCE, 1.0))
             if row is None:
                 return
-            self._empty(row)
+            self._collect(row)
 
     def _not_asked(self) -> bool:
         return self._setup.asked[Cell.ROUND] == self._row[Cell.ROUND]
 
-    def _taste(self, garbage: float | None = None, older: float = 0.75) -> GcPolicy:
+    def _policy(self, garbage: float | None = None, older: float = 0.75) -> GcPolicy:
         share = self._settings.garbage / 100 if garbage is None else garbage
         return GcPolicy(self._store_settings.log_size, share, older, self._survivors.kept)
 
-    def _best(self, taste: GcPolicy) -> Row | None:
+    def _best(self, policy: GcPolicy) -> Row | None:
         now = time.monotonic()
         self._avoid = {number: until for number, until in self._avoid.items() if until > now}
-        return choose(self._table.rows(), taste, self._now(), self._avoid)
+        return choose(self._table.rows(), policy, self._now(), self._avoid)
 
     def _now(self) -> int:
         """Hub time in seconds, the measure of lives."""
@@ -243,8 +243,8 @@ class CollectorWorker:
 
     # -- one log
 
-    def _empty(self, row: Row) -> None:
-        """Collect one log; what hinders that is reported, and the log left alone for a while."""
+    def _collect(self, row: Row) -> None:
+        """Collect one log.  After a failure, which is reported, it is left alone for a while."""
         try:
             self._drive(self._collector.collect(row.number))
         except NotCollectableError:
@@ -254,7 +254,7 @@ class CollectorWorker:
             self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
 
     def _drive(self, steps: Iterator[Step]) -> None:
-        """Step by step, with pauses; a stop comes between two steps."""
+        """Run the steps with pauses; a stop takes effect between two steps."""
         work = self._row[Cell.WORK]
         step = Step.LOOKED
         try:
@@ -265,7 +265,7 @@ class CollectorWorker:
                 self._pause(self._rest(step, time.monotonic() - began))
                 began = time.monotonic()
         except StoppedError:
-            if step is Step.DROPPED:  # the log is free: a moment, and that is all done
+            if step is Step.DROPPED:  # the log is free: what is left takes a moment
                 deque(steps, maxlen=0)
             raise
         finally:
@@ -287,8 +287,8 @@ class CollectorWorker:
         if self._row[Cell.WORK] != Work.SHORT:
             return BUSY_SHARE
         now = time.monotonic()
-        if now - self._looked > LOOK_SECONDS:
-            self._looked = now
+        if now - self._space_checked > CHECK_SECONDS:
+            self._space_checked = now
             self._free = self._space().share * 100
         pressed = 1 - min(self._free / self._settings.low_space, 1.0)
         return BUSY_SHARE + pressed * (PRESSED_SHARE - BUSY_SHARE)
@@ -299,11 +299,11 @@ class CollectorWorker:
         row[Cell.FREED_OCTETS] = figures.octets
         row[Cell.MOVED_OCTETS] = figures.moved_octets
         row[Cell.DAMAGED] = figures.damaged
-        row[Cell.EXPIRED] = self._walks.figures.messages
-        row[Cell.IN_USE] = self._walks.figures.in_use
-        row[Cell.UNKNOWN] = self._walks.unknown
+        row[Cell.EXPIRED] = self._expiry_scan.figures.messages
+        row[Cell.IN_USE] = self._expiry_scan.figures.in_use
+        row[Cell.ORPHANED] = self._expiry_scan.orphans
 
 
-def main(setup: Setup) -> int:
+def main(setup: CollectorSetup) -> int:
     """The collector's life, in a forked child."""
     return CollectorWorker(setup).run()

@@ -1,18 +1,19 @@
-"""Whose mail has to go: too old by its user's expiry, or of a user who was removed.
+"""Which mail must be deleted: older than its user's expiry, or of a removed user.
 
-One walk looks at every mailbox that has mail, a hundred at a time, and asks the users database
-whose it is:
+A scan visits every mailbox that has mail, a hundred at a time, and looks up its user:
 
-    a user's       what is older than his expiry goes (his own, his domain's, everybody's)
-    a removed one's  all that came before the removal and a day after it: sessions were under way
-    nobody's       is kept, and said: a users database that is lost or older must not cost mail
+    a user          mail older than the expiry of the user, the domain or the hub is deleted
+    a removed user  all mail that arrived up to a day after the removal is deleted; transactions
+                    may have been open
+    none            the mail is orphaned: kept, and reported.  A users database that is lost or
+                    older must not cost mail
 
 Rules of this file:
 
-* Age is hub time; but where that is ahead of the clock, the clock counts.  A machine that begins
-  with a clock years ahead has some minutes to be set right in, and deletes nothing.
-* The database is opened for a walk: what was put in its place meanwhile is seen by the next one.
-* What fails ends the walk; the next one begins anew.
+* Age is hub time; where that is ahead of the clock, the clock counts.  So a machine that boots with
+  a clock years ahead deletes nothing while its clock is being corrected.
+* The database is opened for each scan, which sees whatever was put in its place.
+* A failure ends the scan; the next one starts from the beginning.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from metad.users.account import Removed
 from metad.users.database import UserDatabase
 from metad.users.policy import Policies
 
-# A walk costs some 15 us per mailbox: of a million, some 15 seconds of a processor.
+# A scan takes about 15 us of CPU per mailbox: 15 seconds for a million.
 EVERY_SECONDS = 3600.0
 FIRST_SECONDS = 600.0
-# Mailboxes that were in use are looked at again after this time, so many of them.
+# Mailboxes that were in use are visited again after this time, at most so many of them.
 AGAIN_SECONDS = 60.0
 MOST_AGAIN = 1000
 PIECE = 100
-# After a removal mail may still come: by transactions that had begun.
+# Mail may still arrive after a removal, in transactions that were open.
 GRACE_SECONDS = 86_400
 SHOWN = 5
 
 
 @dataclass(slots=True)
 class Orphans:
-    """Mailboxes with mail that nobody has: how many, and the first of them."""
+    """Mailboxes with mail but without a user: how many, and the first of them."""
 
     count: int = 0
     first: list[int] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Orphans:
 
 
 class ExpiryScan:
-    """The walks of one process.  `figures` are those since its start."""
+    """The scans of one process.  `figures`: since its start."""
 
     def __init__(self, users: Path, policies: Policies, tools: Tools, clock: HubClock) -> None:
         self._users = users
@@ -71,8 +72,8 @@ class ExpiryScan:
         self._locks = MailboxLocks(tools.osio, tools.store.locks)
         self._expiry = Expiry(tools, self._locks)
         self.figures = self._expiry.figures
-        # Mailboxes with mail that nobody has, at the last walk.
-        self.unknown = 0
+        # Mailboxes with orphaned mail, as of the last scan.
+        self.orphans = 0
         self._next = FIRST_SECONDS
         self._again = 0.0
 
@@ -82,46 +83,46 @@ class ExpiryScan:
     # -- when
 
     def steps(self, now: float) -> Iterator[Step]:
-        """What is due `now`, in seconds since this process began: a walk, a second look, or
-        nothing."""
+        """What is due `now`, in seconds since this process began: a scan, a second visit of
+        mailboxes that were in use, or nothing."""
         if now >= self._next:
-            yield from self.walk(now)
+            yield from self.scan(now)
         elif self._expiry.in_use and now >= self._again:
-            yield from self._look_again(now)
+            yield from self._visit_again(now)
 
-    def walk(self, now: float) -> Iterator[Step]:
+    def scan(self, now: float) -> Iterator[Step]:
         """All mailboxes.  Raises MetadError (no users database, no log), OSError, lmdb.Error."""
         self._next = now + EVERY_SECONDS
         self._again = now + AGAIN_SECONDS
         self._expiry.in_use.clear()
-        unknown = Orphans()
+        orphans = Orphans()
         with_mail = (number for number, usage in self._index.usages() if usage.messages)
-        yield from self._look_at(with_mail, unknown)
-        self._say_unknown(unknown)
+        yield from self._visit(with_mail, orphans)
+        self._report_orphans(orphans)
 
-    def _look_again(self, now: float) -> Iterator[Step]:
+    def _visit_again(self, now: float) -> Iterator[Step]:
         self._again = now + AGAIN_SECONDS
         numbers = list(islice(self._expiry.in_use, MOST_AGAIN))
         self._expiry.in_use.clear()
-        yield from self._look_at(iter(numbers), Orphans())
+        yield from self._visit(iter(numbers), Orphans())
 
-    def _look_at(self, numbers: Iterator[int], unknown: Orphans) -> Iterator[Step]:
+    def _visit(self, numbers: Iterator[int], orphans: Orphans) -> Iterator[Step]:
         with UserDatabase(self._users) as users:
             while piece := list(islice(numbers, PIECE)):
                 yield Step.LOOKED
-                yield from self._expiry.steps(self._due(users, piece, unknown))
+                yield from self._expiry.steps(self._due(users, piece, orphans))
 
-    # -- who
+    # -- whose mail
 
-    def _due(self, users: UserDatabase, numbers: list[int], unknown: Orphans) -> list[Due]:
-        """What has to go of these mailboxes; `unknown` hears of those that nobody has."""
+    def _due(self, users: UserDatabase, numbers: list[int], orphans: Orphans) -> list[Due]:
+        """What must be deleted of these mailboxes; those without a user go to `orphans`."""
         found: list[Due] = []
         now = self._now()
         for number, owner in zip(numbers, users.owners(numbers), strict=True):
             if isinstance(owner, Removed):
                 found.append(Due(number, (owner.time + GRACE_SECONDS) * 1_000_000))
             elif owner is None:
-                unknown.note(number)
+                orphans.note(number)
             else:
                 seconds = self._policies.expiry(owner)
                 if seconds:
@@ -132,11 +133,11 @@ class ExpiryScan:
         """Microseconds.  Ids were made of hub time."""
         return min(self._clock.now_us(), self._osio.time_ns() // 1000)
 
-    def _say_unknown(self, unknown: Orphans) -> None:
+    def _report_orphans(self, orphans: Orphans) -> None:
         """Once for each change."""
-        if unknown.count and unknown.count != self.unknown:
+        if orphans.count and orphans.count != self.orphans:
             self._report(
-                f"warning: the mail of {unknown.count} mailboxes is nobody's by the users "
-                f"database, and is kept: {unknown}"
+                f"warning: orphaned mail is kept: {orphans.count} mailboxes are not in the users "
+                f"database: {orphans}"
             )
-        self.unknown = unknown.count
+        self.orphans = orphans.count

@@ -1,6 +1,6 @@
-"""How busy the hub is and how much room its logs have: what the collector goes by.
+"""How busy the hub is, and how much space its logs have: what the collector decides by.
 
-Rule of this file: it only looks, at shared memory and the file system.
+Rule of this file: it only reads, from shared memory and the file system.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Load:
         if now - self._then < 1.0:
             return
         total = self._sum()
-        # A worker that died took its figures with it: that second counts as idle.
+        # The counters of a worker that died are gone: that second counts as idle.
         self.rate = max(total - self._before, 0) / (now - self._then)
         self._before, self._then = total, now
         if self.rate >= self._idle_below:
@@ -57,7 +57,7 @@ class Load:
 
 
 class Space(NamedTuple):
-    """Logs that there are and may be, in all and free."""
+    """The logs that exist or may still be made: all of them, and the free ones."""
 
     total: int
     free: int

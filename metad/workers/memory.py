@@ -1,4 +1,4 @@
-"""What a hub's memory is bounded by: shown by `metad config show`, kept by everything else.
+"""The bound of a hub's memory, as `metad config show` prints it.
 
 Rule of this file: every figure is a limit that is enforced, by the name that enforces it.
 """
@@ -14,13 +14,14 @@ from metad.store.commit.committer import GROUP_OCTETS
 from metad.store.reader import BUFFER
 
 
-class Bound(NamedTuple):
-    """Octets of memory that the workers may have, whatever clients do.  (What is in the page cache,
-    index and logs, and in shared memory is not theirs.)
+class MemoryBound(NamedTuple):
+    """Octets of memory that the workers use at most, whatever clients do.  (The page cache, index
+    and logs included, and shared memory are not theirs.)
 
-    In a worker: `program` when nobody is there, `clients` of messages and of what waits, `group` of
-    one being committed, records made of their parts and the piece of a file; `reading` of messages
-    being read, twice; `remembered` of logins and networks.  `connection`: each, whatever it does.
+    Of each worker: `program` without clients; `clients` for arriving messages and for input and
+    output that waits; `group` for the group being committed, its encoded records and a piece of a
+    file; `reading` for messages being read, twice; `remembered` for logins and networks.
+    `connection`: of each connection, whatever it does.
     """
 
     workers: int
@@ -41,19 +42,19 @@ class Bound(NamedTuple):
         return self.workers * self.worker + self.connections * self.connection
 
 
-def bound(config: Config) -> Bound:
+def memory_bound(config: Config) -> MemoryBound:
     """Of a hub of this configuration."""
-    wanted = config.limits
-    line = max(wanted.command_line, limits.SASL_RESPONSE)
+    configured = config.limits
+    line = max(configured.command_line, limits.SASL_RESPONSE)
     recipients = limits.FREE_RECIPIENTS * limits.RECIPIENT_MEMORY
     tls = any(one.tls != "none" for one in config.listen)
-    return Bound(
+    return MemoryBound(
         workers=config.store.workers,
-        connections=wanted.connections,
+        connections=configured.connections,
         program=limits.PROGRAM_MEMORY,
-        clients=wanted.memory,
-        # Its last message may bring it above its bound by all of that one's recipients.
-        group=2 * (GROUP_OCTETS + wanted.recipients * limits.RECIPIENT_MEMORY) + PIECE,
+        clients=configured.memory,
+        # The last message of a group may exceed the group's bound by all its recipients.
+        group=2 * (GROUP_OCTETS + configured.recipients * limits.RECIPIENT_MEMORY) + PIECE,
         reading=2 * limits.WORKER_THREADS * BUFFER,
         remembered=limits.LOGIN_MEMORY_ENTRIES * limits.LOGIN_MEMORY_OCTETS
         + 2 * limits.NETWORKS_REMEMBERED * limits.NETWORK_OCTETS,

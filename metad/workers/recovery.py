@@ -24,7 +24,7 @@ from metad.users.database import UserDatabase
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class RecoverySetup:
     """What such a child is given."""
 
     data: Path
@@ -33,7 +33,7 @@ class Setup:
     boot: str
 
 
-def recover_hub(setup: Setup, row: ProcessRow) -> int:
+def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
     """Before the first worker: every log recovered, the index usable, the table filled."""
     osio, log = Osio(), LogLines()
     table = LogTable(setup.area, setup.semaphore, row)
@@ -49,7 +49,7 @@ def recover_hub(setup: Setup, row: ProcessRow) -> int:
     return EX_OK
 
 
-def recover_process(setup: Setup, row: ProcessRow, dead: int) -> int:
+def recover_process(setup: RecoverySetup, row: ProcessRow, dead: int) -> int:
     """The logs of a process that died; `dead` is its row."""
     osio, log = Osio(), LogLines()
     table = LogTable(setup.area, setup.semaphore, row)
@@ -58,7 +58,7 @@ def recover_process(setup: Setup, row: ProcessRow, dead: int) -> int:
     return EX_OK
 
 
-def close_index(setup: Setup) -> int:
+def close_index(setup: RecoverySetup) -> int:
     """After the last worker: the index is synced and noted as clean.
 
     Where that fails (a full disk), it stays noted as dirty: the next start sees to it.

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from metad import limits
-from metad.workers.memory import Bound
+from metad.workers.memory import MemoryBound
 from tests.support import storm
 from tests.support.clients import SENDER, bodies, fetch, message, stuffed
 from tests.support.hub import DEADLINE, address
@@ -418,10 +418,10 @@ class Watched:
         return self.most - self.before
 
 
-def declared(hub: WideHub) -> Bound:
+def declared(hub: WideHub) -> MemoryBound:
     """What `metad config show` says of the hub's memory."""
     shown = json.loads(hub.run("config", "show", "--json").stdout)["memory"]
-    return Bound(**{name: shown[name] for name in Bound._fields})
+    return MemoryBound(**{name: shown[name] for name in MemoryBound._fields})
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ COLLECTOR = [
      "tools.survivors.seal()", "pass",
      "store/gc/test_expiry.py::test_what_the_index_would_not_take_is_entered_at_the_next_start"),
     ("removal deletes mail of unknown users", "metad.workers.expiry_scan:ExpiryScan._due",
-     "unknown.note(number)", "found.append(Due(number, 1 << 62))",
+     "orphans.note(number)", "found.append(Due(number, 1 << 62))",
      WALKS + "mail_of_a_mailbox_that_nobody_knows_is_kept_and_said"),
     ("a removed user's mail stays", "metad.workers.expiry_scan:ExpiryScan._due",
      "isinstance(owner, Removed)", "False and owner",

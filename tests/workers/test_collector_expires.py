@@ -66,7 +66,9 @@ def running(kit: StoreKit) -> Iterator[ProcessRow]:
     if pid == 0:
         code = 1
         try:
-            setup = collector.Setup(settings, kit.area, kit.semaphore, row, asked, lambda: None)
+            setup = collector.CollectorSetup(
+                settings, kit.area, kit.semaphore, row, asked, lambda: None
+            )
             code = collector.main(setup)
         finally:
             os._exit(code)
@@ -85,7 +87,7 @@ def counts(kit: StoreKit) -> list[int]:
 def test_it_walks_by_itself(kit: StoreKit) -> None:
     with running(kit) as row:
         assert in_time(lambda: row[Cell.EXPIRED] == 7)
-        assert row[Cell.UNKNOWN] == 0
+        assert row[Cell.ORPHANED] == 0
     assert counts(kit) == [0, 7]
 
 
@@ -108,6 +110,6 @@ def test_without_users_it_says_so_and_collects_on(
         kit.area.process(ASKED)[Cell.ROUND] = 3
         assert in_time(lambda: row[Cell.ROUND] == 3)
     said = capfd.readouterr().err
-    assert "warning: mail could not be expired" in said
+    assert "warning: expired mail was not deleted" in said
     assert "there is no users database" in said
     assert counts(kit) == [7, 7]

@@ -70,9 +70,9 @@ class Hub:
         tools = make_collector(self.kit)._tools
         return ExpiryScan(self.data / "users", self.policies, tools, self.kit.clock)
 
-    def walk(self) -> ExpiryScan:
+    def scan(self) -> ExpiryScan:
         made = self.make()
-        list(made.walk(0))
+        list(made.scan(0))
         made.close()
         return made
 
@@ -101,14 +101,14 @@ def test_each_user_has_its_own_expiry(hub: Hub) -> None:
     hub.kit.put(everybody, b"first")
     hub.wait(5 * DAY)
     hub.kit.put(everybody, b"second")
-    done = hub.walk()
+    done = hub.scan()
     assert [hub.count(one) for one in everybody] == [2, 1, 2, 2]
     assert done.figures.messages == 1
     hub.wait(6 * DAY)
-    assert hub.walk().figures.messages == 2
+    assert hub.scan().figures.messages == 2
     assert [hub.count(one) for one in everybody] == [1, 0, 2, 2]
     hub.wait(1000 * DAY)
-    hub.walk()
+    hub.scan()
     assert [hub.count(one) for one in everybody] == [0, 0, 2, 2]
 
 
@@ -116,10 +116,10 @@ def test_not_a_moment_too_early(hub: Hub) -> None:
     mailbox = hub.user("a@x.org", Policy(expiry=60))
     hub.kit.put([mailbox], b"mail")
     hub.wait(59)
-    hub.walk()
+    hub.scan()
     assert hub.count(mailbox) == 1
     hub.wait(2)
-    hub.walk()
+    hub.scan()
     assert hub.count(mailbox) == 0
 
 
@@ -127,10 +127,10 @@ def test_the_postmasters_mail_goes_after_90_days(hub: Hub) -> None:
     hub.user("a@x.org")
     hub.kit.put([POSTMASTER_ID, 2], b"mail")
     hub.wait(limits.POSTMASTER_EXPIRY - 60)
-    hub.walk()
+    hub.scan()
     assert hub.count(POSTMASTER_ID) == 1
     hub.wait(120)
-    hub.walk()
+    hub.scan()
     assert (hub.count(POSTMASTER_ID), hub.count(2)) == (0, 1)
 
 
@@ -143,9 +143,9 @@ def test_usage_is_exact_after_expiry_collection_crash_and_rebuild(hub: Hub) -> N
     hub.kit.background()
     hub.wait(DAY - 150 * 60)
     collector = make_collector(hub.kit)
-    walks = ExpiryScan(hub.data / "users", hub.policies, collector._tools, hub.kit.clock)
+    scan = ExpiryScan(hub.data / "users", hub.policies, collector._tools, hub.kit.clock)
     before = {one for one, _ in hub.kit.listing(own)}
-    list(walks.walk(0))
+    list(scan.scan(0))
     left = hub.count(own)
     gone = [(own, one) for one in before - {one for one, _ in hub.kit.listing(own)}]
     for what in ("deleting", "deleted"):
@@ -177,10 +177,10 @@ def test_a_removed_users_mail_goes_and_nobody_elses(hub: Hub) -> None:
     hub.kit.put([again], b"new")
     # A session that had its RCPT before the removal.
     hub.kit.put([ann], b"late")
-    done = hub.walk()
+    done = hub.scan()
     assert [hub.count(one) for one in (ann, bob, again)] == [0, 1, 1]
     assert done.figures.messages == 3
-    assert done.unknown == 0
+    assert done.orphans == 0
 
 
 def test_mail_of_a_mailbox_that_nobody_knows_is_kept_and_said(hub: Hub) -> None:
@@ -189,14 +189,14 @@ def test_mail_of_a_mailbox_that_nobody_knows_is_kept_and_said(hub: Hub) -> None:
     for one in strangers:
         hub.kit.put([one, known], b"mail")
     hub.wait(1000 * DAY)
-    walks = hub.make()
+    scan = hub.make()
     for turn in range(2):
-        list(walks.walk(turn))
+        list(scan.scan(turn))
     assert all(hub.count(one) == 1 for one in strangers)
-    assert walks.unknown == 8
+    assert scan.orphans == 8
     said = [line for line in hub.kit.reports if "nobody" in line]
     assert said == [
-        "warning: the mail of 8 mailboxes is nobody's by the users database, and is kept: "
+        "warning: orphaned mail is kept: 8 mailboxes are not in the users database: "
         "50, 51, 52, 53, 54, …"
     ]
 
@@ -207,11 +207,11 @@ def test_a_lost_users_database_costs_no_mail(hub: Hub) -> None:
     hub.wait(1000 * DAY)
     shutil.rmtree(hub.data / "users")
     with pytest.raises(UnavailableError):
-        hub.walk()
+        hub.scan()
     assert hub.count(ann) == 1
     new = hub.user("ann@x.org")
     assert new != ann
-    assert hub.walk().unknown == 1
+    assert hub.scan().orphans == 1
     assert (hub.count(ann), hub.count(new)) == (1, 0)
 
 
@@ -227,7 +227,7 @@ def test_an_older_users_database_costs_no_mail(hub: Hub) -> None:
     cid = hub.user("cid@x.org")
     hub.remove("cid@x.org")
     hub.wait(1000 * DAY)
-    hub.walk()
+    hub.scan()
     assert cid != bob
     assert hub.count(bob) == 1
 
@@ -239,7 +239,7 @@ def test_mail_that_came_long_after_a_removal_was_for_somebody_who_was_there(hub:
     hub.remove("ann@x.org")
     hub.wait(expiry_scan.GRACE_SECONDS + 60)
     hub.kit.put([ann], b"after")
-    hub.walk()
+    hub.scan()
     assert hub.count(ann) == 1
 
 
@@ -249,7 +249,7 @@ def test_a_damaged_users_database_costs_no_mail(hub: Hub) -> None:
     hub.wait(1000 * DAY)
     (hub.data / "users" / "data.mdb").write_bytes(b"\xff" * 8192)
     with pytest.raises(DataError):
-        hub.walk()
+        hub.scan()
     assert hub.count(ann) == 1
 
 
@@ -263,10 +263,10 @@ def test_a_clock_that_was_ahead_at_the_start_deletes_nothing_once_it_is_right(hu
     hub.clock.real += 10_000 * DAY * 10**9
     hub.kit.start()
     hub.clock.real -= 10_000 * DAY * 10**9
-    hub.walk()
+    hub.scan()
     assert hub.count(mailbox) == 1
     hub.wait(2 * DAY)
-    hub.walk()
+    hub.scan()
     assert hub.count(mailbox) == 0
 
 
@@ -275,21 +275,21 @@ def test_a_clock_that_runs_back_deletes_late(hub: Hub) -> None:
     hub.kit.put([mailbox], b"mail")
     hub.clock.real -= 100 * DAY * 10**9
     hub.wait(2 * DAY)
-    hub.walk()
+    hub.scan()
     assert hub.count(mailbox) == 1
 
 
 def test_a_walk_every_hour_and_not_at_once(hub: Hub) -> None:
     mailbox = hub.user("a@x.org", Policy(expiry=1))
-    walks = hub.make()
+    scan = hub.make()
 
     def steps(now: float) -> int:
         hub.kit.put([mailbox], b"mail")
         hub.wait(10)
-        before = walks.figures.messages
-        for _ in walks.steps(now):
+        before = scan.figures.messages
+        for _ in scan.steps(now):
             pass
-        return walks.figures.messages - before
+        return scan.figures.messages - before
 
     assert steps(0) == 0
     assert steps(FIRST_SECONDS - 1) == 0
@@ -304,16 +304,16 @@ def test_a_mailbox_in_use_is_looked_at_again_soon(hub: Hub) -> None:
     hub.wait(10)
     session = MailboxLocks(Osio(), hub.kit.store.locks)
     assert session.acquire(mailbox)
-    walks = hub.make()
-    list(walks.walk(5))
+    scan = hub.make()
+    list(scan.scan(5))
     assert (hub.count(mailbox), hub.count(other)) == (1, 0)
-    list(walks.steps(5 + AGAIN_SECONDS - 1))
-    list(walks.steps(5 + AGAIN_SECONDS))
+    list(scan.steps(5 + AGAIN_SECONDS - 1))
+    list(scan.steps(5 + AGAIN_SECONDS))
     assert hub.count(mailbox) == 1
     session.release(mailbox)
-    list(walks.steps(5 + 2 * AGAIN_SECONDS))
+    list(scan.steps(5 + 2 * AGAIN_SECONDS))
     assert hub.count(mailbox) == 0
-    assert list(walks.steps(5 + 3 * AGAIN_SECONDS)) == []
+    assert list(scan.steps(5 + 3 * AGAIN_SECONDS)) == []
     session.close()
 
 
@@ -334,7 +334,7 @@ def test_a_walk_goes_in_small_steps(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(UserDatabase, "owners", counted)
     steps = 0
-    for _ in hub.make().walk(0):
+    for _ in hub.make().scan(0):
         steps += 1
         assert sum(asked) <= steps * 10
     assert (steps, sum(asked)) == (10, 95)
