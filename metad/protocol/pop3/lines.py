@@ -72,7 +72,7 @@ class LineReader:
         ends_well = end > start and self._input[end - 1] == _CR
         length = self._discarded + end + 1 - start
         self._discarded = 0
-        self._pass_over(end + 1)
+        self._skip_to(end + 1)
         if length > limit:
             raise _too_long(length)
         if not ends_well:
@@ -87,11 +87,11 @@ class LineReader:
         if waiting > limit:
             self._discarded += waiting
             waiting = 0
-            self._pass_over(self._searched)
+            self._skip_to(self._searched)
         if self._discarded + waiting > DISCARD_LIMIT:
             raise _too_long(self._discarded + waiting)
 
-    def _pass_over(self, end: int) -> None:
+    def _skip_to(self, end: int) -> None:
         """What stands before `end` is done with.  A session that waits for its client keeps none
         of it."""
         if end == len(self._input):

@@ -1,54 +1,43 @@
-"""The tables of POP3: states, commands, what an argument may be, what is announced.
+"""The POP3 machine as data: its states, what each command does in each, what an argument may be.
 
 Rules of this file:
 
-* Data and pure functions only; `pop3.Pop3` is the machine that walks these tables.
-* A command that is not in the table of its state does not exist there.  Each has a *check*
-  (what its argument must be: parses it, or raises ArgumentError) and a *proceed* (the method
-  of Pop3 that does it, given what the check returned).
+* Data and pure functions only; `Pop3` is the machine that walks this table.
+* A command that is not in the rows of a state does not exist there.  Each has a *check* (parses
+  its argument, or raises ArgumentError), a *proceed* (the method of Pop3 that does it, given what
+  the check returned) and the states that can follow.
+* The machine takes every next state from here, and the diagram in docs/protocols.md is made from
+  here (tools/diagrams).
 * A new command is a row here and a method there.
 
-RFC 1939 (commands), RFC 2449 (CAPA, RESP-CODES, EXPIRE, LOGIN-DELAY), RFC 2595 (STLS), RFC 3206
-(AUTH-RESP-CODE), RFC 5034 (AUTH), RFC 6856 (UTF8, LANG).
+RFC 1939 (commands), RFC 2449 (CAPA), RFC 2595 (STLS), RFC 5034 (AUTH), RFC 6856 (UTF8, LANG).
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from metad import limits
-from metad.limits import POP3_COMMAND_LINE as COMMAND_LIMIT
-from metad.limits import SASL_RESPONSE as RESPONSE_LIMIT
-from metad.protocol.pop3.events import Personal
 from metad.protocol.pop3.languages import is_tag
 
-__all__ = [
-    "COMMANDS",
-    "COMMAND_LIMIT",
-    "RESPONSE_LIMIT",
-    "Pop3Settings",
-    "State",
-    "capabilities",
-]
-
-# Answers queued before the machine stops to be emptied: else 10,000 pipelined LISTs of a full
-# maildrop, 60 kB of input, would ask for gigabytes at once.
+# Octets of queued answers at which the machine waits until they are taken: otherwise 10,000
+# pipelined LISTs of a full maildrop, 60 kB of input, would ask for gigabytes at once.
 OUTPUT_LIMIT: Final = 262_144
 # Ten digits hold any message number or line count that RFC 1939 clients can mean.
 _DIGITS: Final = 10
 
 
 class State(enum.Enum):
-    """RFC 1939 section 3; CHALLENGE is AUTHORIZATION while a SASL response is expected."""
+    """RFC 1939 section 3; CHALLENGE is AUTHORIZATION while a SASL response is expected; in CLOSED
+    nothing more is read."""
 
-    __hash__ = object.__hash__  # Enum's own is Python code, and each command looks its state up
+    __hash__ = object.__hash__  # Enum's own is Python code, and each command looks up its state
     AUTHORIZATION = enum.auto()
     CHALLENGE = enum.auto()
     TRANSACTION = enum.auto()
     UPDATE = enum.auto()
+    CLOSED = enum.auto()
 
 
 class ArgumentError(ValueError):
@@ -83,7 +72,7 @@ def number_and_lines(argument: bytes) -> tuple[int, int]:
 
 
 def user_name(argument: bytes) -> str:
-    """UTF-8 text without control characters (NUL never gets here: pop3_lines).
+    """UTF-8 text without control characters.
 
     Inner blanks belong to it: a quoted local part may have them.
     """
@@ -118,22 +107,42 @@ def language(argument: bytes) -> str | None:
 
 
 class Rule(NamedTuple):
+    """One row.  None stands for the row's own state.
+
+    `done`: the state that follows the command, or the session's yes to it; `refused`: the one that
+    follows the session's no; `challenge`: the one that follows a message of a SASL exchange.
+    """
+
     check: Callable[[bytes], Any]
     proceed: str  # a method of Pop3
+    done: State | None = None
+    refused: State | None = None
+    challenge: State | None = None
 
 
+def _as_it_is(line: bytes) -> bytes:
+    return line
+
+
+# These two are not verbs, because no verb has a blank in it.
+RESPONSE: Final = b"SASL response"
+END: Final = b"end of QUIT"
+
+_AUTHORIZATION, _CHALLENGE, _TRANSACTION, _UPDATE, _CLOSED = State
 COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
     State.AUTHORIZATION: {
         b"USER": Rule(user_name, "_user_command"),
-        b"PASS": Rule(password, "_pass_command"),
-        b"AUTH": Rule(mechanism, "_auth"),
+        b"PASS": Rule(password, "_pass_command", _TRANSACTION, _AUTHORIZATION),
+        b"AUTH": Rule(mechanism, "_auth", _TRANSACTION, _AUTHORIZATION, _CHALLENGE),
         b"CAPA": Rule(nothing, "_capa"),
         b"STLS": Rule(nothing, "_stls"),
         b"UTF8": Rule(nothing, "_utf8_command"),
         b"LANG": Rule(language, "_lang"),
-        b"QUIT": Rule(nothing, "_leave"),
+        b"QUIT": Rule(nothing, "_leave", _CLOSED),
     },
-    State.CHALLENGE: {},  # its lines are SASL responses, not commands
+    State.CHALLENGE: {  # its lines are SASL responses, not commands
+        RESPONSE: Rule(_as_it_is, "_response", _TRANSACTION, _AUTHORIZATION, _CHALLENGE),
+    },
     State.TRANSACTION: {
         b"STAT": Rule(nothing, "_stat"),
         b"LIST": Rule(optional_number, "_list"),
@@ -145,97 +154,11 @@ COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
         b"NOOP": Rule(nothing, "_noop"),
         b"CAPA": Rule(nothing, "_capa"),
         b"LANG": Rule(language, "_lang"),
-        b"QUIT": Rule(nothing, "_quit"),
+        b"QUIT": Rule(nothing, "_quit", _UPDATE),
     },
-    State.UPDATE: {},
+    State.UPDATE: {
+        END: Rule(nothing, "quit_done", _CLOSED, _CLOSED),
+    },
+    State.CLOSED: {},
 }
-VERBS: Final = frozenset(verb for commands in COMMANDS.values() for verb in commands)
-
-
-FOR_ALL: Final = Personal()
-
-
-@dataclass(frozen=True, slots=True)
-class Pop3Settings:
-    """What a session is allowed and called.  Make it once per kind of connection, not each time.
-
-    plaintext: whether a password may cross this connection readably (USER, SASL PLAIN).
-    stls, scram: whether these are offered.
-    expire: what holds for every user; `expire_differs`: some have more; likewise login_delay,
-    of which some have less.
-    errors: how many unknown, misplaced or malformed commands end the session (Dovecot: 20).
-    login_commands: how many commands there may be before a login.
-    """
-
-    hostname: str
-    plaintext: bool
-    implementation: str = "metad"
-    errors: int = 20
-    stls: bool = False
-    scram: bool = False
-    common: Personal = FOR_ALL
-    expire_differs: bool = False
-    login_delay_differs: bool = False
-    login_commands: int = limits.POP3_LOGIN_COMMANDS
-    greeting: bytes = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # No <...>: an angle bracket here would announce APOP (RFC 1939 section 7).
-        object.__setattr__(self, "greeting", f"+OK metad ready at {self.hostname}\r\n".encode())
-
-
-def mechanisms(settings: Pop3Settings) -> list[str]:
-    """The SASL mechanisms offered on this connection."""
-    found = ["SCRAM-SHA-256"] if settings.scram else []
-    return [*found, "PLAIN"] if settings.plaintext else found
-
-
-def _sasl(settings: Pop3Settings, _: Personal | None) -> str | None:
-    names = mechanisms(settings)
-    return " ".join(["SASL", *names]) if names else None
-
-
-def _user(settings: Pop3Settings, _: Personal | None) -> str | None:
-    return "USER" if settings.plaintext else None
-
-
-def _stls(settings: Pop3Settings, personal: Personal | None) -> str | None:
-    return "STLS" if settings.stls and personal is None else None
-
-
-def _expire(settings: Pop3Settings, personal: Personal | None) -> str | None:
-    """RFC 2449 section 6.7: before login the least of all users', and that it differs."""
-    days = (personal or settings.common).expire
-    differs = " USER" if personal is None and settings.expire_differs else ""
-    return f"EXPIRE {'NEVER' if days is None else days}{differs}"
-
-
-def _login_delay(settings: Pop3Settings, personal: Personal | None) -> str | None:
-    """RFC 2449 section 6.5: before login the most of all users', and that it differs."""
-    seconds = (personal or settings.common).login_delay
-    differs = " USER" if personal is None and settings.login_delay_differs else ""
-    return f"LOGIN-DELAY {seconds}{differs}" if seconds or differs else None
-
-
-# RFC 2449 section 6, RFC 2595 section 4, RFC 6856: a tag with what belongs to it, or what says
-# that for a connection and the user logged in (None: nobody is).  Only STLS vanishes at login.
-CAPABILITIES: Final[tuple[str | Callable[[Pop3Settings, Personal | None], str | None], ...]] = (
-    "TOP",
-    "UIDL",
-    "RESP-CODES",
-    "AUTH-RESP-CODE",
-    "PIPELINING",
-    _expire,
-    _login_delay,
-    _user,
-    _sasl,
-    _stls,
-    "UTF8 USER",
-    "LANG",
-)
-
-
-def capabilities(settings: Pop3Settings, personal: Personal | None) -> list[str]:
-    """The lines of the answer to CAPA (RFC 2449 section 5); `personal`: None before login."""
-    found = [c if isinstance(c, str) else c(settings, personal) for c in CAPABILITIES]
-    return [*filter(None, found), f"IMPLEMENTATION {settings.implementation}"]
+VERBS: Final = frozenset(verb for rows in COMMANDS.values() for verb in rows if b" " not in verb)

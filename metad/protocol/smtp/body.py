@@ -54,7 +54,8 @@ def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
     bare = body.replace(_CRLF, b"")
     if _CR in bare or _LF in bare or _NUL in bare or octets > limit:
         return None
-    return _new(EndOfMessage, (octets, dots, *look_at(body), body))
+    starts_with_header, received = look_at(body)
+    return _new(EndOfMessage, (octets, dots, starts_with_header, received, body))
 
 
 class _Body:

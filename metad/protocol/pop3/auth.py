@@ -1,0 +1,134 @@
+"""Logging in: USER and PASS, and the SASL exchanges of AUTH (RFC 1939, RFC 5034).
+
+Rules of this file:
+
+* Which mechanism is spoken is one attribute, `_responder`: it takes the client's next message.
+* Every refusal for wrong credentials is the same, and does not tell which of them is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from metad.protocol import sasl, scram
+from metad.protocol.pop3.base import Pop3Base
+from metad.protocol.pop3.events import Drop, Event, Login, Personal, ScramLogin, ScramUser
+from metad.protocol.pop3.marks import Maildrop
+from metad.protocol.pop3.settings import mechanisms
+
+# RFC 3206 section 6: every refusal for wrong credentials carries [AUTH].
+AUTH_FAILED: Final = "[AUTH] authentication failed"
+NO_PLAINTEXT: Final = "plaintext authentication is refused on this connection"
+
+
+class Authentication(Pop3Base):
+    """The commands of AUTHORIZATION that lead to a login, and the answers to their events."""
+
+    __slots__ = ()
+
+    def _user_command(self, name: str) -> None:
+        if self._settings.plaintext:
+            self._user = name
+            self._ok("send the password")
+        else:
+            self._refuse(NO_PLAINTEXT)
+
+    def _pass_command(self, password: bytes) -> Login | None:
+        user = self._user
+        if user is None:
+            self._refuse("USER comes first" if self._settings.plaintext else NO_PLAINTEXT)
+            return None
+        self._user = None
+        return Login(user, password)
+
+    def _auth(self, argument: tuple[bytes, bytes | None]) -> Event | None:
+        mechanism, initial = argument
+        settings = self._settings
+        if not mechanism:  # in no RFC, but many clients ask (answered as Dovecot does)
+            names = "".join(f"{name}\r\n" for name in mechanisms(settings))
+            self._say(b"+OK\r\n%b.\r\n" % names.encode())
+            return None
+        if mechanism == b"PLAIN" and not settings.plaintext:
+            self._refuse(NO_PLAINTEXT)
+            return None
+        responder = _MECHANISMS.get(mechanism)
+        if responder is None or (mechanism == b"SCRAM-SHA-256" and not settings.scram):
+            self._refuse("unknown authentication mechanism")
+            return None
+        self._user = None
+        self._responder = responder.__get__(self)
+        if initial is None:
+            self._challenge(b"")
+            return None
+        return self._exchange(initial, sasl.decode_initial)
+
+    def _response(self, line: bytes) -> Event | None:
+        return self._exchange(line, sasl.decode)
+
+    def _exchange(self, text: bytes, decode: Callable[[bytes], bytes]) -> Event | None:
+        """Hand the client's next message to the mechanism."""
+        try:
+            return self._responder(decode(text))
+        except sasl.SaslError as error:
+            self._state = self._row.refused
+            self._error(str(error))
+            return None
+
+    def _challenge(self, message: bytes, responder: Any = None) -> None:
+        """Send a message of the exchange; the next line is the response to it."""
+        self._state = self._row.challenge
+        if responder is not None:
+            self._responder = responder
+        self._say(b"+ %b\r\n" % sasl.encode(message))
+
+    def _plain(self, message: bytes) -> Event | None:
+        return Login(*sasl.plain(message))
+
+    def _scram_first(self, message: bytes) -> Event | None:
+        self._scram = scram.Exchange(message)
+        return ScramUser(self._scram.user)
+
+    def _scram_final(self, message: bytes) -> Event | None:
+        exchange = self._scram
+        if not exchange.is_proven(message):
+            return ScramLogin(exchange.user, False)
+        self._challenge(exchange.server_final, self._scram_end)
+        return None
+
+    def _scram_end(self, message: bytes) -> Event | None:
+        """RFC 5034 section 4: an empty line tells that the client has seen our proof."""
+        if message:
+            raise sasl.SaslError("this is no SCRAM message")
+        return ScramLogin(self._scram.user, True)
+
+    def login_ok(self, drop: Drop, personal: Personal | None = None) -> None:
+        """Answers Login and ScramLogin: the session has its maildrop.
+
+        `personal`: this user's own capabilities, if they are not those of all users.
+        """
+        if self._answer(Login, ScramLogin):
+            self._state = self._row.done
+            self._personal = personal or self._settings.common
+            self._maildrop = Maildrop(drop)
+            self._summary()
+
+    def login_failed(self, text: str = AUTH_FAILED) -> None:
+        """Answers Login, ScramUser and ScramLogin; the client may try again.
+
+        `text` begins with its response code.
+        """
+        if self._answer(Login, ScramUser, ScramLogin):
+            self._state = self._row.refused
+            self._refuse(text)
+
+    def scram_keys(self, keys: scram.Keys, nonce: bytes) -> None:
+        """Answers ScramUser; `nonce`: printable ASCII without commas, random."""
+        if self._answer(ScramUser):
+            self._challenge(self._scram.server_first(keys, nonce), self._scram_final)
+
+
+_MECHANISMS: Final[dict[bytes, Any]] = {
+    b"PLAIN": Authentication._plain,
+    b"SCRAM-SHA-256": Authentication._scram_first,
+}
