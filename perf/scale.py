@@ -32,8 +32,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metad.store.identity import open_store
-from metad.store.index.index import Batch, Index, Message, Place
+from metad.store.index.index import Batch, Index
 from metad.store.log import footer, record
+from metad.store.log.place import Message, Place
 from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 from perf import harness

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from metad.errors import DamagedError
 from metad.limits import PIECE_GIVEN
 from metad.store.identity import Store
-from metad.store.index.index import Index, Place
+from metad.store.index.index import Index
 from metad.store.log import files as log_files
 from metad.store.log import header, record
+from metad.store.log.place import Place
 from metad.system.osio import Osio
 
 BUFFER = 1 << 20

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from metad.store.index.index import Index, Place
+from metad.store.index.index import Index
+from metad.store.log.place import Place
 from metad.store.reader import Stored
 
 

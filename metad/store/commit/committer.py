@@ -34,8 +34,9 @@ from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.store.commit_delay import CommitDelay
 from metad.store.ids import ID_SIZE
-from metad.store.index.index import Batch, Index, Message, Place, Publish
+from metad.store.index.index import Batch, Index, Publish
 from metad.store.log import footer, record
+from metad.store.log.place import Message, Place
 from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator
 from metad.system.osio import Buffer

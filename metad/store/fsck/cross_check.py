@@ -21,9 +21,10 @@ from metad.store.fsck.grouping import Grouped, Rows
 from metad.store.fsck.index_snapshot import ENTRY as INDEX_ENTRY
 from metad.store.fsck.index_snapshot import PLACES, UID
 from metad.store.fsck.log_check import Checked
-from metad.store.index.index import Place, unpack_places, unpack_references
+from metad.store.index.index import unpack_places, unpack_references
 from metad.store.log import record
 from metad.store.log.footer import ENTRY
+from metad.store.log.place import Place
 
 COPY, DELETION, RECORD_UID = 4, 5, 6  # tags of rows, besides those of the index
 _COPY = struct.Struct(">IIIIIBB")  # log, offset, size, mailbox, octets, certain, damaged

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from metad.store.identity import Store
-from metad.store.index.index import Place
 from metad.store.index.relocation import Item
 from metad.store.log import footer, header, record
 from metad.store.log.header import LogHeader
+from metad.store.log.place import Place
 from metad.store.log.scan import Damage, Found, Scanner, find_seal
 from metad.system.osio import Osio
 

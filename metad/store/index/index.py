@@ -35,6 +35,7 @@ from metad.store.ids import NO_ID, is_imported
 from metad.store.index.lsm import BOUNDS, Lsm, Usage
 from metad.store.log import record
 from metad.store.log.footer import ENTRY_SIZE
+from metad.store.log.place import Message, Place
 
 MAP_SIZE = 1 << 40
 MAX_READERS = 1024
@@ -52,14 +53,6 @@ _WRITE_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 _WRITE_UNLOCK = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
 
 
-class Place(NamedTuple):
-    """Where a record lies."""
-
-    log: int
-    offset: int
-    size: int
-
-
 class LogCounts(NamedTuple):
     """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
 
@@ -67,15 +60,6 @@ class LogCounts(NamedTuple):
     watermark: int = 0
     live_messages: int = 0
     live_octets: int = 0
-
-
-class Message(NamedTuple):
-    """One message to be entered.  `entries` are its footer entries, packed."""
-
-    id: bytes
-    place: Place
-    entries: bytes
-    uid: str = ""
 
 
 class Batch(NamedTuple):

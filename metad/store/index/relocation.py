@@ -23,8 +23,6 @@ from metad.store.index.index import (
     Change,
     Index,
     LogCounts,
-    Message,
-    Place,
     Publish,
     entry_rows,
     pack_places,
@@ -33,6 +31,7 @@ from metad.store.index.index import (
 )
 from metad.store.log import record
 from metad.store.log.footer import ENTRY_SIZE
+from metad.store.log.place import Message, Place
 
 _KEY_SIZE = 20
 _SCAN_ROWS = 5000

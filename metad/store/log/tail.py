@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from metad.store.identity import Store
 from metad.store.ids import ID_SIZE
-from metad.store.index.index import Message, Place
 from metad.store.log import footer, header, quarantine, record
 from metad.store.log.header import LogHeader, log_path
+from metad.store.log.place import Message, Place
 from metad.store.log.scan import Damage, Found, Scanner, Seal, find_seal
 from metad.system.osio import Osio
 

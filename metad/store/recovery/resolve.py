@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from metad.store.index.bulk_load import Row
-from metad.store.index.index import Place, pack_places
+from metad.store.index.index import pack_places
+from metad.store.log.place import Place
 from metad.store.log.record import DELETION, MESSAGE
 
 _FIELDS = struct.Struct(">4s16s8s4sB3x")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metad.store.index.index import Place
 from metad.store.log import footer, record
+from metad.store.log.place import Place
 from metad.store.log.tail import entries_from, records_of
 
 ID = bytes(range(16))

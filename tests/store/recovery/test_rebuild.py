@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from metad.store.index.index import Index, LogCounts, Place, unpack_places, unpack_references
+from metad.store.index.index import Index, LogCounts, unpack_places, unpack_references
 from metad.store.index.lsm import Usage
 from metad.store.log import footer, record
+from metad.store.log.place import Place
 from metad.store.log.record import Deletion, Recipient
 from metad.store.recovery import rebuild as rebuilding
 from metad.store.recovery.rebuild import Source, rebuild

@@ -1,0 +1,25 @@
+"""Where a record lies, and what an index needs to know of a message.
+
+Both are made by whoever writes or reads a log, and entered in the index by others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """Where a record lies."""
+
+    log: int
+    offset: int
+    size: int
+
+
+class Message(NamedTuple):
+    """One message to be entered.  `entries` are its footer entries, packed."""
+
+    id: bytes
+    place: Place
+    entries: bytes
+    uid: str = ""
