@@ -166,6 +166,18 @@ class MailboxFullError(OverQuotaError):
     smtp = Reply(552, "5.2.2", "Mailbox full")
 
 
+class MixedRecipientsError(RefusedError):
+    """Filters treat this recipient differently from those before it: it needs its own message."""
+
+    smtp = Reply(452, "4.5.3", "Recipient needs a transaction of its own")
+    ours = False
+
+
+class HeaderTooLargeError(RefusedError):
+    smtp = Reply(552, "5.3.4", "Message header too large")
+    ours = False
+
+
 class TooManyMailboxesError(RefusedError):
     """With aliases expanded, the recipients are more mailboxes than one message may have."""
 

@@ -104,6 +104,12 @@ PROGRAM_MEMORY = 48 * MIB
 LOGIN_MEMORY_OCTETS = 320
 NETWORK_OCTETS = 320
 
+# --- Filters --------------------------------------------------------------------------------------
+# Connections of one worker to rspamd: its own workers each check several messages at once.
+FILTER_CONNECTIONS = 32
+# Octets of each check under way, besides its message: unsent, a piece of a file, the answer.
+FILTER_MEMORY = 128 * KIB + 1 * MIB + 2 * 512 * KIB
+
 # --- POP3 ---------------------------------------------------------------------------------------
 # Octets of a command line with its CR LF: RFC 2449 section 4.
 POP3_COMMAND_LINE = 255

@@ -30,13 +30,14 @@ RANKS = {
     "protocol": 4,
     "store": 4,
     "layers": 5,
-    "users": 6,
-    "sessions": 7,
-    "workers": 8,
-    "master": 9,
-    "cli": 10,
-    "nanny": 9,
-    "__main__": 11,
+    "filters": 6,
+    "users": 7,
+    "sessions": 8,
+    "workers": 9,
+    "master": 10,
+    "cli": 11,
+    "nanny": 10,
+    "__main__": 12,
 }
 # What these may know of metad besides themselves.
 CLOSED = {

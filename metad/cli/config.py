@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from metad import layers, limits
+from metad import filters, layers, limits
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.preflight import preflight
 from metad.config.checks import show_duration, show_size, show_value
@@ -66,6 +66,8 @@ def _memory(most: MemoryBound) -> Iterator[str]:
         f"# the group being committed {mebibytes(most.group)}, messages being sent "
         f"{mebibytes(most.reading)}, remembered logins and networks {mebibytes(most.remembered)},"
     )
+    if most.filters:
+        yield f"# messages being checked {mebibytes(most.filters)},"
     yield f"# {most.connections:,} connections of {most.connection // limits.KIB:,} KiB each."
 
 
@@ -79,6 +81,7 @@ def check(place: HubLocation) -> int:
     """
     source = place.config.source
     layers.check(place.config)
+    filters.check(place.config)
     fatal = False
     for finding in preflight(place.config):
         fatal |= finding.fatal

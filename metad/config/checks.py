@@ -101,6 +101,7 @@ def show_size(octets: int) -> str:
     return str(octets)
 
 
+_JUNK = re.compile(r"\+[A-Za-z0-9_-]{1,32}|[^@\s]{1,64}@[A-Za-z0-9.-]{1,255}")
 _SPANS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9}) ?(s|min|h|d|w)", re.ASCII)
 
@@ -179,6 +180,29 @@ def layer_name(value: object) -> str:
     if not _LAYER.fullmatch(name):
         raise ValueError("must be the name of a layer")
     return name
+
+
+def score(value: object) -> int:
+    """A spam score from 0 to 1,000, in hundredths."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1_000:
+        raise ValueError("must be a number from 0 to 1,000")
+    return round(value * 100)
+
+
+def server(value: object) -> str:
+    """Where a server listens: "unix:/PATH", or an IP address and a port."""
+    found = address(value)
+    if found.port is None and found.path is None:
+        raise ValueError('must be "unix:/PATH" or an IP address and a port')
+    return found.text
+
+
+def junk(value: object) -> str:
+    """A detail such as "+junk", an address, or nothing."""
+    given = text(value) if value != "" else ""
+    if given and not _JUNK.fullmatch(given):
+        raise ValueError('must be a detail such as "+junk", or an address')
+    return given
 
 
 def list_of(check: Check) -> Check:

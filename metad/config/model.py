@@ -26,6 +26,7 @@ _USERS = DEFAULTS["users"]
 _QUOTA = DEFAULTS["quota"]
 _COLLECTOR = DEFAULTS["collector"]
 _DOMAIN = DEFAULTS["domain"]
+_FILTER = DEFAULTS["filter"]
 
 Protocol = Literal["smtp", "lmtp", "pop3"]
 Tls = Literal["none", "starttls", "implicit"]
@@ -33,6 +34,10 @@ BareLineEnds = Literal["refuse", "repair"]
 Full = Literal["defer", "refuse"]
 Plaintext = Literal["never", "loopback", "always"]
 Scram = Literal["auto", "always", "never"]
+Failure = Literal["accept", "defer"]
+Oversize = Literal["skip", "partial"]
+Spam = Literal["mark", "junk"]
+Mixed = Literal["defer", "mark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,28 @@ class DomainConfig:
     messages: int | None = _DOMAIN["messages"]
     expiry: int | None = _DOMAIN["expiry"]
     login_delay: int | None = _DOMAIN["login_delay"]
+    spam_filter: bool | None = _DOMAIN["spam_filter"]
+    spam_mark: int | None = _DOMAIN["spam_mark"]
+    spam_refuse: int | None = _DOMAIN["spam_refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterConfig:
+    """What messages are judged by.  `deadline` in seconds, `size` in octets; `options`: the tables
+    [filter.NAME] of the filters in `use`."""
+
+    rspamd: str | None = _FILTER["rspamd"]
+    use: tuple[str, ...] = _FILTER["use"]
+    failure: Failure = _FILTER["failure"]
+    deadline: int = _FILTER["deadline"]
+    size: int = _FILTER["size"]
+    oversize: Oversize = _FILTER["oversize"]
+    spam: Spam = _FILTER["spam"]
+    junk: str = _FILTER["junk"]
+    mixed: Mixed = _FILTER["mixed"]
+    connections: int = _FILTER["connections"]
+    authserv_id: str | None = _FILTER["authserv_id"]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +186,4 @@ class Config:
     collector: CollectorConfig = CollectorConfig()
     domain: tuple[DomainConfig, ...] = ()
     layer: Mapping[str, Any] = field(default_factory=dict)
+    filter: FilterConfig = FilterConfig()

@@ -25,6 +25,7 @@ from metad.config.model import (
     CollectorConfig,
     Config,
     DomainConfig,
+    FilterConfig,
     Limits,
     Listener,
     Pop3Config,
@@ -77,7 +78,12 @@ def parse(
     _check_tables(tree, fail)
     known = (*TABLES, *LISTS, "layer")
     top = _values("", {k: v for k, v in tree.items() if k not in known}, "", fail)
-    tables = {name: _values(name, tree.get(name, {}), name, fail) for name in TABLES}
+    # Tables within [filter] are the filters' own, and checked by them.
+    given = {**tree, "filter": {}}
+    options: dict[str, Any] = {}
+    for name, value in tree.get("filter", {}).items():
+        (options if isinstance(value, dict) else given["filter"])[name] = value
+    tables = {name: _values(name, given.get(name, {}), name, fail) for name in TABLES}
     _bound_message_size(tables, tree, fail)
     _check_space(tables, fail)
     directory = data_directory(data, top["data"], environ)
@@ -100,6 +106,7 @@ def parse(
         collector=CollectorConfig(**tables["collector"]),
         domain=_domains(tree.get("domain", []), fail),
         layer=tree.get("layer", {}),
+        filter=FilterConfig(**tables["filter"], options=options),
     )
 
 

@@ -262,6 +262,70 @@ SETTINGS: tuple[Setting, ...] = (
         "domain", "login_delay", checks.integer(0, 86_400), None,
         "pop3.login_delay for this domain.",
     ),
+    Setting(
+        "domain", "spam_filter", checks.boolean, None,
+        "Whether filters refuse and mark mail for this domain.  Default: true.",
+    ),
+    Setting(
+        "domain", "spam_mark", checks.score, None,
+        "The spam score at which mail for this domain is marked.  Default: the filter's.",
+    ),
+    Setting(
+        "domain", "spam_refuse", checks.score, None,
+        "The spam score at which mail for this domain is refused.  Default: the filter's.",
+    ),
+    Setting(
+        "filter", "rspamd", checks.server, None,
+        'Where a worker of rspamd listens: "unix:/PATH" or "127.0.0.1:11333".  It checks every '
+        "message before it is accepted.  Default: none.",
+    ),
+    Setting(
+        "filter", "use", checks.list_of(checks.layer_name), [],
+        "The names of filters of installed packages, asked in this order and before rspamd.  "
+        "The settings of each are in the table [filter.NAME].",
+    ),
+    Setting(
+        "filter", "failure", checks.choice("accept", "defer"), "accept",
+        'What to do when a filter does not answer as it should: "accept" the message with the '
+        'field X-Metad-Filter, or "defer" it with 451.',
+    ),
+    Setting(
+        "filter", "deadline", checks.duration(1, 240), "10s",
+        "How long a filter may take for one answer.",
+    ),
+    Setting(
+        "filter", "size", checks.size(1, limits.MAX_LOG_SIZE), "10MiB",
+        "The size above which rspamd does not check the whole message.",
+    ),
+    Setting(
+        "filter", "oversize", checks.choice("skip", "partial"), "skip",
+        'What rspamd gets of a larger message: nothing ("skip"), or its first bytes '
+        '("partial"; signatures over the whole message then fail).',
+    ),
+    Setting(
+        "filter", "spam", checks.choice("mark", "junk"), "mark",
+        'What becomes of spam that is not refused: "mark" it with X-Spam, or also deliver it to '
+        'the "junk" mailbox.',
+    ),
+    Setting(
+        "filter", "junk", checks.junk, "+junk",
+        "The mailbox for quarantined mail: a detail that is appended to the user's local part, "
+        "or an address.  Mail stays in the user's mailbox when there is no such mailbox.",
+    ),
+    Setting(
+        "filter", "mixed", checks.choice("defer", "mark"), "defer",
+        "What to do in SMTP with a recipient whose spam_ settings differ from those before it: "
+        '"defer" it with 452, so that it comes in a transaction of its own, or accept it and '
+        'only "mark" spam.',
+    ),
+    Setting(
+        "filter", "connections", checks.integer(1, 1_000), limits.FILTER_CONNECTIONS,
+        "The maximum number of connections of one worker to rspamd.  More messages wait.",
+    ),
+    Setting(
+        "filter", "authserv_id", checks.domain, None,
+        "The name in Authentication-Results fields.  Default: hostname.",
+    ),
 )  # fmt: skip
 
 # What each setting is where the file does not have it, as the program uses it; "" for the top.
@@ -279,5 +343,5 @@ DEFAULT_LISTEN = (
     {"protocol": "pop3", "address": "127.0.0.1:1110"},
 )
 
-TABLES = ("store", "collector", "limits", "smtp", "pop3", "users", "quota")
+TABLES = ("store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter")
 LISTS = ("listen", "domain")

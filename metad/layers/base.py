@@ -110,6 +110,18 @@ class Incoming(ABC):
     def abort(self) -> None:
         """Forget the message."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether `chunks` never waits for a disk."""
+        return True
+
+    def chunks(self) -> Iterator[Buffer] | None:
+        """All octets written so far, again from the start at each call; filters read them.
+
+        Called off the loop unless `in_memory`.  None: it cannot; then metad keeps a copy.
+        """
+        return None
+
 
 class Maildrop(ABC):
     """A mailbox open in one session: a frozen listing, messages numbered from 1."""

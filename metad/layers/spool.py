@@ -92,6 +92,10 @@ class Spool:
         if self.parts:
             self._give_back()
 
+    def chunks(self) -> Iterator[Buffer]:
+        """All octets, again from the start at each call."""
+        return iter(self.parts) if self._fd < 0 else self.pieces()
+
     def pieces(self) -> Iterator[Buffer]:
         """The octets of a spilled message, again from the start at each call."""
         at = 0

@@ -59,13 +59,17 @@ class Child:
 
 
 class ChildSpec(NamedTuple):
-    """How to make a child.  `places`: the directories it keeps under Landlock; none: all files."""
+    """How to make a child.  `places`: the directories it keeps under Landlock; none: all files.
+
+    `connects`: it may make TCP connections, under Landlock too.
+    """
 
     role: Role
     slot: int
     main: Main
     places: Sequence[Path] = ()
     generation: int = 0
+    connects: bool = False
 
 
 def _main(spec: ChildSpec, row: ProcessRow, handle: ChildHandle) -> int:
@@ -120,7 +124,12 @@ class ChildTable:
                 row[Cell.PID] = os.getpid()
                 os.close(word_r)
                 handle = ChildHandle(
-                    parent, self._close_all, word_w, spec.role.name.lower(), spec.places
+                    parent,
+                    self._close_all,
+                    word_w,
+                    spec.role.name.lower(),
+                    spec.places,
+                    spec.connects,
                 )
                 run_child(handle, lambda: _main(spec, row, handle))
         except OSError as error:

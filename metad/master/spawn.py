@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from metad import filters
 from metad.config.model import Config
 from metad.master.children import MASTER_ROW, ChildSpec
 from metad.master.hub import Hub
@@ -37,7 +38,8 @@ class ChildSpecs:
             setup = worker.WorkerSetup(config, mine, hub.area, hub.semaphore, row, handle.ready)
             return worker.main(setup)
 
-        return ChildSpec(Role.WORKER, slot, main, places(config), generation.number)
+        connects = filters.connects(config)
+        return ChildSpec(Role.WORKER, slot, main, places(config), generation.number, connects)
 
     def collector(self, done: int) -> ChildSpec:
         """The collector.  `done`: the last requested round that was completed."""

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from metad.budget import Budget
 from metad.config.model import Config
+from metad.filters.chain import FilterChain
 from metad.layers.base import Layer
 from metad.loglines import LogLines
 from metad.sessions.backpressure import Backpressure
-from metad.sessions.filters import Filter
 from metad.sessions.rate_limiter import RateLimiter
 from metad.system.shared_memory import ProcessRow
 from metad.tls.certificates import Certificates
@@ -40,14 +40,13 @@ class Session(Protocol):
 class WorkerContext:
     """One per worker.  `now` is the loop's time, renewed once a second: deadlines are coarse.
 
-    `certificates`: None if no listener has TLS.
+    `certificates`: None if no listener has TLS; `filters`: None if there are none.
     """
 
     config: Config
     layer: Layer
     users: UserDatabase
     logins: LoginMemory
-    filter: Filter
     loop: asyncio.AbstractEventLoop
     threads: ThreadPoolExecutor
     row: ProcessRow
@@ -58,6 +57,7 @@ class WorkerContext:
     budget: Budget
     backpressure: Backpressure
     certificates: Certificates | None = None
+    filters: FilterChain | None = None
     now: float = 0.0
     draining: bool = False
     retired: bool = False  # accepts no more connections; its sessions run to their end

@@ -17,13 +17,13 @@ class RefusedIncoming(Incoming):
     """Takes the place of a message that the layer refused, until its end can be answered."""
 
     def __init__(self, error: Exception) -> None:
-        self._error = error
+        self.error = error
 
     def write(self, chunk: bytes) -> None:
         pass
 
     def commit(self, envelope: Envelope, done: object) -> None:
-        raise self._error
+        raise self.error
 
     def abort(self) -> None:
         pass

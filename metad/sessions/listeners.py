@@ -17,7 +17,7 @@ from metad.sessions.networks import Networks
 from metad.sessions.pop3 import TOO_MANY as TOO_MANY_POP3
 from metad.sessions.pop3 import Pop3Service
 from metad.sessions.rate_limiter import Caps
-from metad.sessions.smtp import NOT_LISTED, TOO_MANY, SmtpService
+from metad.sessions.smtp import NOT_LISTED, TOO_MANY, SmtpService, SmtpSession
 from metad.system.shared_memory import Cell
 
 BACKLOG = 4096
@@ -88,7 +88,16 @@ def _smtp(context: WorkerContext, listener: Listener) -> SmtpService:
         settings=settings(config.smtp.bare_line_ends),
         repairing=settings("repair"),
         repair_networks=Networks(config.smtp.repair_networks),
+        session=_session_class(context),
     )
+
+
+def _session_class(context: WorkerContext) -> type[SmtpSession]:
+    if context.filters is None:
+        return SmtpSession
+    from metad.sessions.smtp_filtered import FilteredSmtpSession
+
+    return FilteredSmtpSession
 
 
 def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:

@@ -16,7 +16,7 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from metad import limits
 from metad.errors import (
@@ -44,7 +44,6 @@ from metad.protocol.trace import date, origin, received
 from metad.sessions import incoming as incoming_mail
 from metad.sessions.client import Client
 from metad.sessions.connection import Connection, Service
-from metad.sessions.filters import ACCEPTED
 from metad.sessions.networks import Networks
 from metad.sessions.recipients import Recipients
 from metad.system.shared_memory import Cell
@@ -63,18 +62,22 @@ NOT_LISTED = Reply(554, "5.7.1", "Error: this client may not connect here")
 
 @dataclass(frozen=True, slots=True)
 class SmtpService(Service):
-    """A listener for SMTP or LMTP.  `repairing`: the settings for `repair_networks`."""
+    """A listener for SMTP or LMTP.  `repairing`: the settings for `repair_networks`.
+
+    `session`: the class of its sessions, another one where there are filters.
+    """
 
     settings: SmtpSettings
     repairing: SmtpSettings
     repair_networks: Networks
+    session: type[SmtpSession]
 
     def settings_for(self, client: str) -> SmtpSettings:
         repair = self.repair_networks and client in self.repair_networks
         return self.repairing if repair else self.settings
 
     def make(self, client: Client | None = None) -> SmtpSession:
-        return SmtpSession(self, client)
+        return self.session(self, client)
 
 
 class SmtpSession(Connection):
@@ -87,6 +90,7 @@ class SmtpSession(Connection):
     _machine: Smtp
     _service: SmtpService
     _draining = DrainingError.smtp
+    _handlers: ClassVar[dict[type, Callable[[Any, Any], bool]]]
 
     def __init__(self, service: SmtpService, client: Client | None = None) -> None:
         super().__init__(service, client)
@@ -179,7 +183,7 @@ class SmtpSession(Connection):
             try:
                 if event is None:  # so many replies are queued that they are written first
                     self._flush()
-                elif not _HANDLERS[event.__class__](self, event):
+                elif not self._handlers[event.__class__](self, event):
                     break
             except RefusedError as error:
                 self._refused(error)
@@ -233,29 +237,29 @@ class SmtpSession(Connection):
         """Keep octets of the body.  A failure is remembered until the end of the message."""
         incoming = self._incoming
         if incoming is None:
-            incoming = incoming_mail.begin(self._context)
+            incoming = self._new_incoming()
         self._incoming = incoming_mail.write(incoming, event.data)
         return True
 
+    def _new_incoming(self) -> Incoming:
+        return incoming_mail.begin(self._context)
+
     def _end_of_message(self, event: EndOfMessage) -> bool:
-        context = self._context
         if event.received >= limits.RECEIVED_HOPS:
             raise MailLoopError
         envelope = self._envelope(event)
-        result = context.filter(envelope)
-        if result is not ACCEPTED:
-            if result.refusal is not None:
-                self._forget_message()
-                return self._machine.answer(result.refusal)
-            if result.header:
-                envelope = envelope._replace(trace=result.header + envelope.trace)
+        return self._store(envelope, event.rest)
+
+    def _store(self, envelope: Envelope, rest: bytes) -> bool:
+        """Hand a message to the layer.  Raises RefusedError, and what a layer may raise."""
+        context = self._context
         if self._recipients.quotas:
-            self._recipients.check_room(context, event.octets)
+            self._recipients.check_room(context, envelope.octets)
         self._busy = True
         self._committing = envelope
         self._in_layer = True
         try:
-            self._hand_over(envelope, event.rest)
+            self._hand_over(envelope, rest)
         except Exception as error:
             if self._committing is envelope:
                 self._busy = False
@@ -368,7 +372,7 @@ class SmtpSession(Connection):
             self._incoming = None
 
 
-_HANDLERS: dict[type, Callable[[SmtpSession, Any], bool]] = {
+HANDLERS: dict[type, Callable[[Any, Any], bool]] = {
     MailFrom: SmtpSession._mail_from,
     RcptTo: SmtpSession._recipient,
     BodyChunk: SmtpSession._body,
@@ -376,3 +380,4 @@ _HANDLERS: dict[type, Callable[[SmtpSession, Any], bool]] = {
     Aborted: SmtpSession._aborted,
     StartTls: SmtpSession._tls,
 }
+SmtpSession._handlers = HANDLERS

@@ -46,6 +46,21 @@ HUB: tuple[Counter, ...] = (
     Counter("retrieved", Cell.RETRIEVED, Kind.TOTAL, "Messages sent by POP3.", "retrieved"),
     Counter("deleted", Cell.DELETED, Kind.TOTAL, "Messages deleted by POP3."),
     Counter("damaged", Cell.DAMAGED, Kind.TOTAL, "Messages that could not be read."),
+    Counter("filter_checks", Cell.FILTER_CHECKS, Kind.TOTAL, "Messages that filters judged."),
+    Counter(
+        "filter_refused", Cell.FILTER_REFUSED, Kind.TOTAL,
+        "Connections, senders, recipients and messages that filters refused or deferred.",
+    ),
+    Counter(
+        "filter_junk", Cell.FILTER_JUNK, Kind.TOTAL, "Messages for the second mailboxes of users."
+    ),
+    Counter(
+        "filter_failures", Cell.FILTER_FAILURES, Kind.TOTAL, "Questions that a filter did not answer."
+    ),
+    Counter(
+        "filter_microseconds", Cell.FILTER_TIME_US, Kind.TOTAL,
+        "Microseconds that messages waited for their verdicts.",
+    ),
 )  # fmt: skip
 OPEN: tuple[Counter, ...] = (
     Counter("smtp_open", Cell.SMTP_OPEN, Kind.NOW, "Open SMTP and LMTP connections.", "smtp_open"),

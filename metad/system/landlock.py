@@ -1,7 +1,8 @@
 """Landlock (landlock(7)): a process gives up all files outside some directories, for good.
 
-Open files stay open.  Network: the process can make no TCP connection and no listener; inherited
-sockets keep working.  Without Landlock in the kernel nothing changes, and `metad status` shows it.
+Open files stay open.  Network: the process can make no listener and, unless it is allowed, no TCP
+connection; inherited sockets keep working.  Without Landlock in the kernel nothing changes, and
+`metad status` shows it.
 
 Rule of this file: call it in a single-threaded process with no_new_privs set, before it opens
 files.
@@ -21,7 +22,7 @@ _RULE_PATH_BENEATH = 1
 # landlock.h: how many of the access rights to files each version of the interface knows.
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _MOST_FS_RIGHTS = 16  # from version 5 on
-_NET_RIGHTS = 0b11  # from version 4 on: bind and connect of TCP
+_BIND, _CONNECT = 1, 2  # from version 4 on: of TCP
 _SCOPES = 0b11  # from version 6 on: abstract unix sockets, signals
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,16 +34,16 @@ def version() -> int:
     return max(found, 0)
 
 
-def confine(directories: Iterable[Path]) -> int:
-    """Allow only what is below `directories`.  The version in force; 0: none.
+def confine(directories: Iterable[Path], *, connects: bool = False) -> int:
+    """Allow only what is below `directories`, and TCP connections if it `connects`.
 
-    Raises OSError.
+    Returns the version in force; 0: none.  Raises OSError.
     """
     found = version()
     if not found:
         return 0
     rights = (1 << _FS_RIGHTS.get(found, _MOST_FS_RIGHTS)) - 1
-    ruleset = _ruleset(found, rights)
+    ruleset = _ruleset(found, rights, _BIND if connects else _BIND | _CONNECT)
     try:
         for directory in directories:
             _allow(ruleset, directory, rights)
@@ -52,8 +53,8 @@ def confine(directories: Iterable[Path]) -> int:
     return found
 
 
-def _ruleset(found: int, rights: int) -> int:
-    fields = [rights, *([_NET_RIGHTS] if found >= 4 else []), *([_SCOPES] if found >= 6 else [])]
+def _ruleset(found: int, rights: int, net: int) -> int:
+    fields = [rights, *([net] if found >= 4 else []), *([_SCOPES] if found >= 6 else [])]
     packed = struct.pack(f"{len(fields)}Q", *fields)
     return _call(_CREATE_RULESET, packed, ctypes.c_size_t(len(packed)), 0)
 

@@ -80,6 +80,13 @@ class Cell(IntEnum):
     EXPIRED = 32
     IN_USE = 33
     ORPHANED = 34
+    # Filters: messages judged, refusals, messages for second mailboxes, failures, and microseconds
+    # that messages waited for their verdicts.
+    FILTER_CHECKS = 35
+    FILTER_REFUSED = 36
+    FILTER_JUNK = 37
+    FILTER_FAILURES = 38
+    FILTER_TIME_US = 39
 
 
 class Role(IntEnum):

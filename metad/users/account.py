@@ -8,6 +8,7 @@ Rules of this file:
 Entry, big-endian, 20 octets: kind (1), flags (1), zero (2), id (8), password version (4), zero (4).
 Then, of an account, its policy, 20 octets: quota in octets (8), in messages (4), expiry (4) and
 login delay (4) in seconds, all bits set where the defaults apply; it is left out if they all do.
+For filters 12 more follow if any is set: whether on (4), scores to mark and to refuse (4 each).
 Then, of an alias, its members, a msgpack list.  A later format may make an entry longer; readers
 ignore what follows.
 """
@@ -34,26 +35,33 @@ HAS_KEYS = 4
 KIND_ACCOUNT = 1
 KIND_ALIAS = 2
 _ENTRY = struct.Struct(">BBxxQLxxxx")
-_POLICY = struct.Struct(">QLLL")
-_UNSET = (1 << 64) - 1, MAX_ID, MAX_ID, MAX_ID
+_POLICY = struct.Struct(">QLLLLLL")
+# An entry without scores ends here, as all did before there were filters.
+_WITHOUT_SCORES = 20
+_UNSET = (1 << 64) - 1, *[MAX_ID] * 6
 MAX_QUOTA = (1 << 64) - 2
 MAX_COUNT = MAX_ID - 1
+MAX_SCORE = 100_000
 
 
 class Policy(NamedTuple):
     """What is set for one account.  None: the default applies.  0: no bound, never, no delay.
 
     `quota` in octets, `messages`, `expiry` (of mail, by age) and `login_delay` in seconds.
+    `spam_filter`: 0 turns filters off; `spam_mark` and `spam_refuse`: scores, in hundredths.
     """
 
     quota: int | None = None
     messages: int | None = None
     expiry: int | None = None
     login_delay: int | None = None
+    spam_filter: int | None = None
+    spam_mark: int | None = None
+    spam_refuse: int | None = None
 
 
 DEFAULT = Policy()
-_MOST = Policy(MAX_QUOTA, MAX_COUNT, MAX_COUNT, MAX_COUNT)
+_MOST = Policy(MAX_QUOTA, MAX_COUNT, MAX_COUNT, MAX_COUNT, 1, MAX_SCORE, MAX_SCORE)
 
 
 class Account(NamedTuple):
@@ -93,9 +101,11 @@ class Removed(NamedTuple):
 
 _unpack_head = _ENTRY.unpack_from
 _HEAD = _ENTRY.size
-_END = _ENTRY.size + _POLICY.size
+_END = _ENTRY.size + _WITHOUT_SCORES
+_FULL_END = _ENTRY.size + _POLICY.size
 _POLICIES = 1024
 _policies: dict[bytes, Policy] = {}
+_NO_SCORES = b"\xff" * (_POLICY.size - _WITHOUT_SCORES)
 _new = tuple.__new__  # without the defaults of Account's own, which take as long again
 
 
@@ -111,7 +121,8 @@ def pack_entry(account: Account) -> bytes:
     if account.policy == DEFAULT:
         return head
     numbers = zip(account.policy, _UNSET, strict=True)
-    return head + _POLICY.pack(*(unset if one is None else one for one, unset in numbers))
+    packed = _POLICY.pack(*(unset if one is None else one for one, unset in numbers))
+    return head + (packed[:_WITHOUT_SCORES] if account.policy[4:] == DEFAULT[4:] else packed)
 
 
 def unpack_entry(key: bytes, raw: bytes) -> Account | None:
@@ -126,14 +137,15 @@ def unpack_account(address: str, raw: bytes) -> Account | None:
         return None
     policy = DEFAULT
     if len(raw) >= _END:
-        packed = raw[_HEAD:_END]
+        packed = raw[_HEAD:_FULL_END]
         # Few policies are many users'; taking one apart costs as much as all the rest.
         policy = _policies.get(packed) or _unpack_policy(packed)
     return _new(Account, (number, address, flags, version, policy))
 
 
 def _unpack_policy(packed: bytes) -> Policy:
-    fields = zip(_POLICY.unpack(packed), _UNSET, strict=True)
+    complete = packed if len(packed) == _POLICY.size else packed[:_WITHOUT_SCORES] + _NO_SCORES
+    fields = zip(_POLICY.unpack(complete), _UNSET, strict=True)
     policy = Policy(*(None if one == unset else one for one, unset in fields))
     if len(_policies) >= _POLICIES:
         _policies.clear()

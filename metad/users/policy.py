@@ -12,8 +12,10 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from metad import limits
-from metad.config.model import Config
+from metad.config.model import Config, DomainConfig
 from metad.errors import MailboxFullError, OverQuotaError
+from metad.filters.base import DEFAULT as FILTER_DEFAULT
+from metad.filters.base import Preferences
 from metad.users.account import DEFAULT, POSTMASTER_ID, Account, Policy
 
 
@@ -52,11 +54,9 @@ class Policies:
         )
         self._default = defaults
         self._refuse = config.quota.full == "refuse"
-        self._domains = {
-            one.name: _over(Policy(one.quota, one.messages, one.expiry, one.login_delay), defaults)
-            for one in config.domain
-        }
+        self._domains = {one.name: _over(_of_domain(one), defaults) for one in config.domain}
         policies = [defaults, *self._domains.values()]
+        self._filtered = any(one[4:] != DEFAULT[4:] for one in policies)
         self._quotas = any(one.quota or one.messages for one in policies)
         self._least_expiry = min((one.expiry for one in policies if one.expiry), default=0)
         self._most_delay = max(one.login_delay or 0 for one in policies)
@@ -78,6 +78,16 @@ class Policies:
         octets, messages = policy.quota or 0, policy.messages or 0
         return Quota(octets, messages, self._refuse) if octets or messages else None
 
+    def preferences(self, accounts: tuple[Account, ...]) -> Preferences:
+        """What filters are to do for an address that stands for these accounts.
+
+        Members of an alias that want different things get what everybody gets.
+        """
+        if not self._filtered and all(one.policy is DEFAULT for one in accounts):
+            return FILTER_DEFAULT
+        found = {_preferences(self.of(one)) for one in accounts}
+        return found.pop() if len(found) == 1 else FILTER_DEFAULT
+
     def expiry(self, account: Account) -> int:
         """Seconds after which its mail is deleted; 0: never."""
         return self.of(account).expiry or 0
@@ -97,6 +107,27 @@ class Policies:
     def most_login_delay(self, own: int) -> tuple[int, bool]:
         """The greatest login delay in force for anybody, and whether it may be less for others."""
         return max(own, self._most_delay), bool(own or self._domains)
+
+
+def _of_domain(one: DomainConfig) -> Policy:
+    return Policy(
+        one.quota,
+        one.messages,
+        one.expiry,
+        one.login_delay,
+        None if one.spam_filter is None else int(one.spam_filter),
+        one.spam_mark,
+        one.spam_refuse,
+    )
+
+
+def _preferences(policy: Policy) -> Preferences:
+    mark, refuse = policy.spam_mark, policy.spam_refuse
+    return Preferences(
+        policy.spam_filter == 0,
+        None if mark is None else mark / 100,
+        None if refuse is None else refuse / 100,
+    )
 
 
 def _over(policy: Policy, defaults: Policy) -> Policy:

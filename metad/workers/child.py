@@ -45,6 +45,7 @@ class ChildHandle:
     word_fd: int
     name: str = "worker"
     places: Sequence[Path] = ()
+    connects: bool = False
     reported: bool = False
     landlock: int = 0
 
@@ -106,6 +107,6 @@ def _begin(handle: ChildHandle) -> None:
     random.seed()
     if handle.places:
         try:
-            handle.landlock = landlock.confine(handle.places)
+            handle.landlock = landlock.confine(handle.places, connects=handle.connects)
         except OSError as error:
             raise OsError(f"landlock: {error.filename or ''} {error.strerror}") from None

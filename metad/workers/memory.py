@@ -20,8 +20,8 @@ class MemoryBound(NamedTuple):
 
     Of each worker: `program` without clients; `clients` for arriving messages and for input and
     output that waits; `group` for the group being committed, its encoded records and a piece of a
-    file; `reading` for messages being read, twice; `remembered` for logins and networks.
-    `connection`: of each connection, whatever it does.
+    file; `reading` for messages being read, twice; `remembered` for logins and networks;
+    `filters` for checks under way.      `connection`: of each connection, whatever it does.
     """
 
     workers: int
@@ -31,11 +31,14 @@ class MemoryBound(NamedTuple):
     group: int
     reading: int
     remembered: int
+    filters: int
     connection: int
 
     @property
     def worker(self) -> int:
-        return self.program + self.clients + self.group + self.reading + self.remembered
+        return (
+            self.program + self.clients + self.group + self.reading + self.remembered + self.filters
+        )
 
     @property
     def total(self) -> int:
@@ -48,6 +51,7 @@ def memory_bound(config: Config) -> MemoryBound:
     line = max(configured.command_line, limits.SASL_RESPONSE)
     recipients = limits.FREE_RECIPIENTS * limits.RECIPIENT_MEMORY
     tls = any(one.tls != "none" for one in config.listen)
+    wanted_checks = config.filter.connections if config.filter.rspamd else 0
     return MemoryBound(
         workers=config.store.workers,
         connections=configured.connections,
@@ -58,5 +62,6 @@ def memory_bound(config: Config) -> MemoryBound:
         reading=2 * limits.WORKER_THREADS * BUFFER,
         remembered=limits.LOGIN_MEMORY_ENTRIES * limits.LOGIN_MEMORY_OCTETS
         + 2 * limits.NETWORKS_REMEMBERED * limits.NETWORK_OCTETS,
+        filters=wanted_checks * limits.FILTER_MEMORY,
         connection=limits.SESSION_MEMORY + line + recipients + tls * limits.TLS_MEMORY,
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvloop
 
-from metad import layers, limits
+from metad import filters, layers, limits
 from metad.budget import Budget
 from metad.config.model import Config, Listener
 from metad.errors import MetadError
@@ -28,7 +28,7 @@ from metad.loglines import LogLines
 from metad.sessions import import_socket, listeners
 from metad.sessions.backpressure import Backpressure
 from metad.sessions.context import WorkerContext
-from metad.sessions.filters import accept
+from metad.sessions.filters import make_chain
 from metad.sessions.rate_limiter import RateLimiter
 from metad.sessions.shared_counts import SharedCounts
 from metad.store.log_table import Semaphore
@@ -85,7 +85,6 @@ class MailWorker:
             layer=layer,
             users=users,
             logins=LoginMemory(users),
-            filter=accept,
             loop=loop,
             threads=ThreadPoolExecutor(limits.WORKER_THREADS, "blocking"),
             row=setup.row,
@@ -104,6 +103,7 @@ class MailWorker:
             on_idle=self._leave_if_idle,
         )
         self._start_layer(context)
+        context.filters = make_chain(config, loop, setup.row, self._log)
         return context
 
     def _start_layer(self, context: WorkerContext) -> None:
@@ -191,6 +191,8 @@ class MailWorker:
             session.expire(now)
         if context.certificates is not None:
             context.certificates.refresh()
+        if context.filters is not None:
+            context.filters.tick()
 
     def _retire(self) -> None:
         """A successor accepts now: serve the open sessions to their end, within a deadline."""
@@ -246,6 +248,8 @@ class MailWorker:
         # One more turn: aborted transports close, a commit under way finishes.
         self._loop.call_soon(self._loop.stop)
         self._loop.run_forever()
+        if context.filters is not None:
+            context.filters.stop()
         context.layer.stop()
         context.last_logins.close()
         context.users.close()
@@ -275,8 +279,8 @@ def quieten_collector() -> None:
 
 
 def places(config: Config) -> list[Path]:
-    """The directories that a worker may use under Landlock; its layer may name more."""
-    return [config.data, *layers.directories(config)]
+    """The directories that a worker may use under Landlock; its layer and filters may name more."""
+    return [config.data, *layers.directories(config), *filters.directories(config)]
 
 
 def main(setup: WorkerSetup) -> int:

@@ -75,6 +75,22 @@ def test_below_the_directory_everything_goes_on(confined, tmp_path):
     assert confined(work) == "'te'"
 
 
+@pytest.mark.parametrize("connects", [False, True])
+def test_a_connection_is_made_only_by_who_may(tmp_path, connects):
+    if landlock.version() < 4:
+        pytest.skip("this kernel has no Landlock for TCP")
+
+    def inside() -> str:
+        privileges.no_new_privileges()
+        landlock.confine([tmp_path], connects=connects)
+        with socket.socket() as client:
+            return os.strerror(client.connect_ex(listener.getsockname()))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        said = in_child(inside)
+    assert said == repr("Success" if connects else "Permission denied")
+
+
 @pytest.mark.parametrize("path", ["other", "/etc/passwd"])
 def test_elsewhere_nothing_can_be_opened(confined, tmp_path, path):
     assert "PermissionError" in confined((tmp_path / path).read_bytes)

@@ -16,7 +16,6 @@ from metad.protocol.pop3.machine import Pop3Settings
 from metad.protocol.smtp.machine import SmtpSettings
 from metad.sessions.backpressure import Backpressure
 from metad.sessions.context import WorkerContext
-from metad.sessions.filters import accept
 from metad.sessions.networks import Networks
 from metad.sessions.pop3 import Pop3Service, Pop3Session
 from metad.sessions.rate_limiter import Caps, RateLimiter
@@ -220,7 +219,6 @@ class World:
             "backpressure": Backpressure(),
             "last_logins": SimpleNamespace(note=lambda account, at_once: None),
             "now": self.loop.now,
-            "filter": accept,
         }
         self.context = WorkerContext(**fields)
 
@@ -238,8 +236,9 @@ class World:
             settings=settings,
             repairing=settings,
             repair_networks=Networks(()),
+            session=SmtpSession,
         )
-        return self._connected(SmtpSession(service), peer)
+        return self._connected(service.make(), peer)
 
     def pop3(self, peer: str = "192.0.2.1") -> Any:
         settings = Pop3Settings("mx.example.org", plaintext=True)

@@ -18,7 +18,7 @@ from metad.cli.user.users import json_option, open_users, said, user
 from metad.config import checks
 from metad.errors import DataError, MetadError, NoSuchUserError, UsageError
 from metad.users import hashes
-from metad.users.account import MAX_COUNT, MAX_QUOTA, Account, Alias, Policy
+from metad.users.account import MAX_COUNT, MAX_QUOTA, MAX_SCORE, Account, Alias, Policy
 from metad.users.database import UserDatabase
 from metad.users.last_logins import LastLogins
 from metad.users.lookup import alias_key, alias_name
@@ -27,6 +27,7 @@ from metad.users.policy import Policies
 # What stands for "no bound" and for "the default".
 _NONE = {"none", "never", "0"}
 _DEFAULT = "default"
+_SWITCH = {"on": 1, "off": 0}
 _COUNT = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
@@ -42,6 +43,20 @@ def _option(name: str, metavar: str, check: checks.Check, text: str) -> Callable
     return click.option(name, metavar=f"{metavar}|none|default", callback=read, help=text)
 
 
+def _score(name: str, text: str) -> Callable[[F], F]:
+    """A score; "none" is one that no message reaches."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+        if value is None or value == _DEFAULT:
+            return value
+        try:
+            return MAX_SCORE if value == "none" else checks.score(float(value))
+        except ValueError:
+            raise click.BadParameter("must be a number from 0 to 1,000") from None
+
+    return click.option(name, metavar="SCORE|none|default", callback=read, help=text)
+
+
 def _count(value: object) -> int:
     if not _COUNT.fullmatch(str(value)) or not 1 <= int(str(value)) <= MAX_COUNT:
         raise ValueError("must be a number of messages")
@@ -54,6 +69,15 @@ def _count(value: object) -> int:
 @_option("--quota", "SIZE", checks.size(1, MAX_QUOTA), 'What it may hold, such as "1GiB".')
 @_option("--messages", "N", _count, "The most messages it may hold.")
 @_option("--expiry", "TIME", checks.duration(60, MAX_COUNT), 'How old its mail may get ("90d").')
+@_score("--spam-mark", "The spam score at which its mail is marked.")
+@_score("--spam-refuse", "The spam score at which its mail is refused.")
+@click.option(
+    "--spam-filter",
+    metavar="on|off|default",
+    type=click.Choice(["on", "off", _DEFAULT]),
+    callback=lambda _context, _parameter, value: _SWITCH.get(value, value),
+    help="Whether filters refuse and mark its mail.",
+)
 @_option("--login-delay", "TIME", checks.duration(1, 86_400), "Least time between two logins.")
 @click.option("--disable/--enable", "disabled", default=None, help="Take mail and logins, or not.")
 @json_option
@@ -139,6 +163,9 @@ def _facts(
         "quota_messages": policy.messages,
         "expiry": policy.expiry,
         "login_delay": policy.login_delay,
+        "spam_filter": None if policy.spam_filter is None else bool(policy.spam_filter),
+        "spam_mark": None if policy.spam_mark is None else policy.spam_mark / 100,
+        "spam_refuse": None if policy.spam_refuse is None else policy.spam_refuse / 100,
         "own": [
             n for n, one in zip(Policy._fields, account.policy, strict=True) if one is not None
         ],
@@ -172,9 +199,22 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     expiry, delay = facts["expiry"], facts["login_delay"]
     shown["expiry"] = bound("expiry", expiry, checks.show_duration(expiry), "never")
     shown["login delay"] = bound("login_delay", delay, checks.show_duration(delay), "none")
+    shown["spam"] = _spam(facts)
     for name in ("last_login", "created"):
         shown[name.replace("_", " ")] = _date(facts[name])
     return shown | {"aliases": facts["aliases"]}
+
+
+def _spam(facts: dict[str, Any]) -> str:
+    """What filters do with its mail."""
+    if facts["spam_filter"] is False:
+        return "filter off"
+    own = [
+        f"{word} at {facts[name]:g}" if facts[name] * 100 < MAX_SCORE else f"never {word}"
+        for name, word in (("spam_mark", "marked"), ("spam_refuse", "refused"))
+        if facts[name] is not None
+    ]
+    return ", ".join(own) or "as the filter decides (default)"
 
 
 def _date(seconds: int | None) -> str | None:

@@ -207,6 +207,9 @@ def _row(database: UserDatabase, account: Account, secrets: bool) -> dict[str, A
         if policy.login_delay is None
         else checks.show_duration(policy.login_delay),
         "disabled": account.disabled or None,
+        "spam_filter": None if policy.spam_filter is None else bool(policy.spam_filter),
+        "spam_mark": None if policy.spam_mark is None else f"{policy.spam_mark / 100:g}",
+        "spam_refuse": None if policy.spam_refuse is None else f"{policy.spam_refuse / 100:g}",
     }
     if secrets and account.has_password:
         record = database.record(account.address)

@@ -246,7 +246,7 @@ def _read_mailboxes(source: Source) -> Found:
 
 COLUMNS = (
     "address", "password", "hash", "scram", "quota", "messages", "expiry", "login_delay",
-    "disabled", "members",
+    "disabled", "spam_filter", "spam_mark", "spam_refuse", "members",
 )  # fmt: skip
 _BOOLEAN = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -334,6 +334,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _score(text: str) -> int:
+    try:
+        return checks.score(float(text))
+    except ValueError:
+        raise DataError(f"{text!a}: must be a spam score from 0 to 1,000") from None
+
+
 def _seconds(text: str) -> int:
     value: int = checks.duration(1, MAX_COUNT)(text)
     return value
@@ -345,6 +352,9 @@ _CELLS: dict[str, Callable[[str], Any]] = {
     "expiry": _seconds,
     "login_delay": _seconds,
     "disabled": _boolean,
+    "spam_filter": _boolean,
+    "spam_mark": _score,
+    "spam_refuse": _score,
 }
 
 

@@ -1,0 +1,69 @@
+"""Circuit breaker: a filter that fails again and again is not asked for a while.
+
+Without it every message of an outage waits for the deadline, and a hub that answers late looks
+like one that is down.
+
+    closed --- `failures` in a row ---> open --- after a pause ---> half open: one call at a time
+       ^                                  ^                            |
+       +------------ it succeeds ---------|---------- it fails --------+  (the pause doubles)
+
+Rule of this file: no clock of its own; `now` is seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+FAILURES = 5
+PAUSE = 1.0
+MAX_PAUSE = 30.0
+
+
+class Breaker:
+    """`is_open`: calls are refused at once."""
+
+    __slots__ = ("_failures", "_pause", "_probing", "_until")
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause = PAUSE
+        self._until = 0.0  # while it is open; 0: closed
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._until > 0
+
+    def allows(self, now: float) -> bool:
+        """Whether to call.  Then `succeeded`, `failed` or `abandoned` follows."""
+        if not self._until:
+            return True
+        if now < self._until or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    def succeeded(self) -> bool:
+        """Whether this closes it."""
+        was_open = self.is_open
+        self._failures = 0
+        self._until = 0.0
+        self._pause = PAUSE
+        self._probing = False
+        return was_open
+
+    def failed(self, now: float) -> bool:
+        """Whether this opens it."""
+        self._failures += 1
+        if self._until:
+            if self._probing:
+                self._probing = False
+                self._pause = min(MAX_PAUSE, 2 * self._pause)
+                self._until = now + self._pause
+            return False
+        if self._failures < FAILURES:
+            return False
+        self._until = now + self._pause
+        return True
+
+    def abandoned(self) -> None:
+        """The caller has gone before there was an answer: neither a success nor a failure."""
+        self._probing = False

@@ -1,0 +1,224 @@
+"""All filters of a worker as its sessions see them: in order, with a deadline, failures handled.
+
+Rules of this file:
+
+* The first refusal wins, and the filters behind it are not asked.
+* A filter that fails never decides: filter.failure does, and its breaker keeps it from being asked
+  again and again.
+* Nothing that a filter raises leaves this file, but for CancelledError: the client has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from metad.errors import Reply
+from metad.filters.base import (
+    ACCEPT,
+    Answer,
+    Filter,
+    Judgement,
+    Message,
+    Preferences,
+    Session,
+    Verdict,
+)
+from metad.filters.breaker import Breaker
+from metad.filters.rspamd import unchecked
+
+NOT_CHECKED = Reply(451, "4.7.1", "The message could not be checked, try again later")
+NOT_ASKED = Reply(451, "4.7.1", "Try again later")
+_NOTHING: Verdict = Verdict()
+
+
+class Rules(NamedTuple):
+    """Of the table [filter]: `deadline` in seconds; `defer`: what could not be checked is 451."""
+
+    deadline: float
+    defer: bool
+    authserv_id: str
+    junk: str
+    mixed_defer: bool
+
+
+class FailedError(Exception):
+    """The filter did not answer as it should; the text is for the log."""
+
+
+class Guarded:
+    """One filter behind its deadline and its breaker."""
+
+    def __init__(self, filter_: Filter, chain: FilterChain) -> None:
+        self.filter = filter_
+        self.breaker = Breaker()
+        self._chain = chain
+
+    async def ask(self, call: Callable[[], Any]) -> Any:
+        """The answer, awaited if need be.  Raises FailedError."""
+        chain = self._chain
+        if not self.breaker.allows(chain.now()):
+            raise FailedError("not asked: it failed too often")
+        try:
+            async with asyncio.timeout(chain.rules.deadline):
+                answer = call()
+                if isinstance(answer, Awaitable):
+                    answer = await answer
+        except asyncio.CancelledError:
+            self.breaker.abandoned()
+            raise
+        except TimeoutError:
+            raise self._failed(f"no answer within {chain.rules.deadline:g} s") from None
+        except Exception as error:
+            raise self._failed(str(error) or repr(error)) from None
+        if self.breaker.succeeded():
+            chain.report(f"{self.filter.name}: answers again")
+        return answer
+
+    def _failed(self, reason: str) -> FailedError:
+        chain = self._chain
+        if self.breaker.failed(chain.now()):
+            chain.report(f"warning: {self.filter.name}: fails, so it is asked less often: {reason}")
+        return FailedError(reason)
+
+
+class FilterChain:
+    """The filters of one worker.  `connected`, `greeted`, `sender`, `recipient`: the filters that
+    want to be asked then; `message`: at the end of a message."""
+
+    def __init__(
+        self,
+        filters: list[Filter],
+        rules: Rules,
+        report: Callable[[str], None],
+        count: Callable[[str, int], None] = lambda name, amount: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rules = rules
+        self.report = report
+        self.now = now
+        self._count = count
+        self.all = [Guarded(one, self) for one in filters]
+        self.connected = self._with("connected")
+        self.greeted = self._with("greeted")
+        self.sender = self._with("sender")
+        self.recipient = self._with("recipient")
+        self.message = self._with("message")
+
+    def _with(self, method: str) -> tuple[Guarded, ...]:
+        base = getattr(Filter, method)
+        return tuple(one for one in self.all if getattr(type(one.filter), method) is not base)
+
+    def stop(self) -> None:
+        for one in self.all:
+            self._safely(one.filter.name, one.filter.stop)
+
+    def tick(self) -> None:
+        for one in self.all:
+            self._safely(one.filter.name, one.filter.tick)
+
+    def _safely(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.report(f"warning: {name}: {error!r}")
+
+    # -- before the message
+
+    async def ask_connected(self, session: Session) -> Reply | None:
+        return await self._first(self.connected, lambda one: one.connected(session))
+
+    async def ask_sender(self, session: Session, *, greeted: bool) -> Reply | None:
+        """`greeted`: the client has greeted since it was last asked."""
+        refusal = None
+        if greeted:
+            refusal = await self._first(self.greeted, lambda one: one.greeted(session))
+        if refusal is None:
+            refusal = await self._first(self.sender, lambda one: one.sender(session))
+        return refusal
+
+    async def ask_recipient(self, session: Session, address: str) -> Reply | None:
+        return await self._first(self.recipient, lambda one: one.recipient(session, address))
+
+    async def _first(
+        self, asked: tuple[Guarded, ...], call: Callable[[Filter], Answer]
+    ) -> Reply | None:
+        for one in asked:
+            try:
+                answer = await one.ask(partial(call, one.filter))
+                if answer is not None:
+                    return _checked_refusal(answer)
+            except FailedError as error:
+                self._count("failures", 1)
+                self.report(f"warning: {one.filter.name}: {error}")
+                if self.rules.defer:
+                    return NOT_ASKED
+        return None
+
+    # -- the message
+
+    async def judge(self, message: Message) -> dict[Preferences, Verdict]:
+        """The verdict of all filters together, for each of the message's preferences."""
+        started = self.now()
+        found = dict.fromkeys(message.preferences, ACCEPT)
+        for one in self.message:
+            left = tuple(wish for wish, verdict in found.items() if verdict.refusal is None)
+            if not left:
+                break
+            for wish, verdict in (
+                await self._judge(one, message._replace(preferences=left))
+            ).items():
+                found[wish] = _both(found[wish], verdict)
+        self._count("checks", 1)
+        self._count("time_us", int((self.now() - started) * 1_000_000))
+        return found
+
+    async def _judge(self, one: Guarded, message: Message) -> dict[Preferences, Verdict]:
+        try:
+            answer = await one.ask(lambda: one.filter.message(message))
+            return _checked(answer, message.preferences)
+        except FailedError as error:
+            name = one.filter.name
+            self._count("failures", 1)
+            refusal = NOT_CHECKED if self.rules.defer else None
+            reason = f"{name} failed"
+            failed = Verdict(refusal, (unchecked(reason),), note=f"{name} failed: {error}")
+            return {wish: _NOTHING if wish.off else failed for wish in message.preferences}
+
+
+def _checked(answer: Judgement, preferences: tuple[Preferences, ...]) -> dict[Preferences, Verdict]:
+    """Raises FailedError: a filter may return anything."""
+    if isinstance(answer, Verdict):
+        found = dict.fromkeys(preferences, answer)
+    elif isinstance(answer, Mapping):
+        missing = [one for one in preferences if one not in answer]
+        if missing:
+            raise FailedError("its answer lacks a verdict")
+        found = {one: answer[one] for one in preferences}
+    else:
+        raise FailedError(f"its answer is not a verdict: {type(answer).__name__}")
+    for verdict in found.values():
+        if verdict.refusal is not None:
+            _checked_refusal(verdict.refusal)
+    return found
+
+
+def _checked_refusal(reply: Any) -> Reply:
+    if not isinstance(reply, Reply) or reply.code // 100 not in (4, 5):
+        raise FailedError(f"its refusal is not a reply of class 4 or 5: {reply!r}")
+    return reply
+
+
+def _both(first: Verdict, then: Verdict) -> Verdict:
+    if first is ACCEPT:
+        return then
+    return Verdict(
+        then.refusal,
+        then.add + first.add,
+        first.remove + then.remove,
+        first.junk or then.junk,
+        "; ".join(note for note in (first.note, then.note) if note),
+    )
