@@ -55,7 +55,8 @@ HUB: tuple[Counter, ...] = (
         "filter_junk", Cell.FILTER_JUNK, Kind.TOTAL, "Messages for the second mailboxes of users."
     ),
     Counter(
-        "filter_failures", Cell.FILTER_FAILURES, Kind.TOTAL, "Questions that a filter did not answer."
+        "filter_failures", Cell.FILTER_FAILURES, Kind.TOTAL,
+        "Questions that a filter did not answer.",
     ),
     Counter(
         "filter_microseconds", Cell.FILTER_TIME_US, Kind.TOTAL,
