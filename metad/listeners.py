@@ -104,12 +104,12 @@ def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Boun
     Kept listeners keep their sockets; new ones are listening already.  Raises OsError; then nothing
     has changed.
     """
-    rest = {one.listener.address: one for one in old}
+    rest = {_key(one.listener): one for one in old}
     bound: list[Bound] = []
     fresh: list[Bound] = []
     try:
         for listener in config.listen:
-            one = rest.pop(listener.address, None)
+            one = rest.pop(_key(listener), None)
             if one is None:
                 one = bind(listener, config.store.workers)
                 fresh.append(one)
@@ -119,6 +119,11 @@ def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Boun
         close_all(fresh)
         raise
     return bound, fresh, list(rest.values())
+
+
+def _key(listener: Listener) -> tuple[str, str]:
+    """What tells the listeners of a hub apart; on port 0 each protocol has a port of its own."""
+    return listener.address, listener.protocol if listener.port == 0 else ""
 
 
 def _claim(listener: Listener, left: list[Passed]) -> Bound | None:

@@ -15,7 +15,7 @@ from metad.cli.context import HubLocation, hub_options
 from metad.cli.preflight import preflight
 from metad.config.checks import show_duration, show_size, show_value
 from metad.config.model import Config
-from metad.config.settings import DEFAULT_LISTEN, SETTINGS, Setting
+from metad.config.settings import DEFAULT_LISTEN, SETTINGS, TABLES, Setting
 from metad.errors import EX_CONFIG, EX_OK
 from metad.workers.memory import MemoryBound, memory_bound
 
@@ -97,7 +97,7 @@ def effective(loaded: Config) -> Iterator[str]:
     yield from _table("", loaded)
     for listener in loaded.listen:
         yield from ("", "[[listen]]", *_table("listen", listener))
-    for name in ("store", "collector", "limits", "smtp", "pop3", "users", "quota"):
+    for name in TABLES:
         yield from ("", f"[{name}]", *_table(name, getattr(loaded, name)))
     for domain in loaded.domain:
         yield from ("", "[[domain]]", *_table("domain", domain))

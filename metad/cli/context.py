@@ -39,6 +39,11 @@ class HubLocation:
         self._environ = environ
 
     @property
+    def given(self) -> Path | None:
+        """The data directory given by --data."""
+        return self._given
+
+    @property
     def file(self) -> Path | None:
         """The configuration file given by --config."""
         return self._file

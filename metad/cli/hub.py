@@ -21,7 +21,7 @@ from metad.cli.context import F, HubLocation, hub_options, may_start
 from metad.cli.launch import Launch, launch
 from metad.config.parse import parse, read
 from metad.control import Client, request
-from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError
+from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError, UsageError
 
 STOP_SECONDS = 120
 
@@ -30,6 +30,10 @@ class NotStoppedError(MetadError):
     """The hub was told to stop and is still running (exit 69)."""
 
     exit_code = EX_UNAVAILABLE
+
+
+def _port_option(name: str, text: str) -> Callable[[F], F]:
+    return click.option(name, type=click.IntRange(0, 65_535), default=0, help=text)
 
 
 def _file_option(name: str, text: str) -> Callable[[F], F]:
@@ -41,10 +45,30 @@ def _file_option(name: str, text: str) -> Callable[[F], F]:
 @click.option("--detach", is_flag=True, help="Return when the hub is ready; it keeps running.")
 @_file_option("--pid-file", "Write the process id of the hub to FILE while it runs.")
 @_file_option("--log-file", "Append the log to FILE instead of standard error.")
-def start(place: HubLocation, detach: bool, pid_file: Path | None, log_file: Path | None) -> int:
-    """Run the hub until it is stopped, in the foreground unless --detach is given."""
+@click.option("--dev", is_flag=True, help="A test inbox: temporary data, any recipient.")
+@click.option(
+    "--accept", multiple=True, metavar="PATTERN",
+    help="With --dev: addresses to accept, such as '*@example.test' (default: all).",
+)  # fmt: skip
+@_port_option("--smtp-port", "With --dev: the SMTP port (default: a free one).")
+@_port_option("--pop3-port", "With --dev: the POP3 port (default: a free one).")
+def start(place: HubLocation, *, dev: bool, **options: Any) -> int:
+    """Run the hub until it is stopped, in the foreground unless --detach is given.
+
+    With --dev it is a test inbox: it takes mail for any address and any password, prints mail as it
+    arrives, and removes it at the end.
+    """
+    inbox = [options[name] for name in ("accept", "smtp_port", "pop3_port")]
+    if dev:
+        from metad.cli import dev as dev_hub
+
+        return dev_hub.run(
+            options["accept"], options["smtp_port"], options["pop3_port"], place.given
+        )
+    if any(inbox):
+        raise UsageError("--accept, --smtp-port and --pop3-port belong to --dev")
     may_start(place.config)
-    return launch(Launch(place, detach, pid_file, log_file))
+    return launch(Launch(place, options["detach"], options["pid_file"], options["log_file"]))
 
 
 @click.command()

@@ -151,7 +151,7 @@ def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
     except (OSError, ValueError):
         first = 1024
     places = ((one.host, one.port) for one in config.listen if one.port is not None)
-    return tuple((host, port) for host, port in places if port < first)
+    return tuple((host, port) for host, port in places if 0 < port < first)
 
 
 def _become_nanny(config: Config, launch: Launch, pid_file: PidFile) -> None:

@@ -15,6 +15,10 @@ def advice(config: Config) -> Iterator[str]:
             yield from _plain_pop3(config, listener)
     if not config.store.sync:
         yield "store.sync = false: a crash of the machine loses acknowledged mail"
+    if config.dev.any_password:
+        yield "dev.any_password = true: every password opens every mailbox"
+    if config.dev.accept:
+        yield "dev.accept: mailboxes are made for " + ", ".join(config.dev.accept)
     if config.smtp.bare_line_ends == "repair":
         yield 'smtp.bare_line_ends = "repair" applies to every client; repair_networks is safer'
 

@@ -24,6 +24,7 @@ _UNITS = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB, "TiB":
 _SIZE = re.compile(r"([0-9]{1,19}) ?(KiB|MiB|GiB|TiB|)", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_PATTERN = re.compile(r"[a-z0-9.!#$%&'*+/=?^_`{|}~@-]{1,254}", re.ASCII)
 _LAYER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
 # A FileDescriptorName of systemd.socket(5).
@@ -174,6 +175,14 @@ def network(value: object) -> str:
         raise ValueError(f"must be an address or a network: {error}") from None
 
 
+def address_pattern(value: object) -> str:
+    """A pattern of addresses as a shell has it: "*@*", "*@example.test"."""
+    pattern = text(value).lower()
+    if pattern.count("@") != 1 or not _PATTERN.fullmatch(pattern):
+        raise ValueError('must be a pattern such as "*@example.test"')
+    return pattern
+
+
 def layer_name(value: object) -> str:
     """The name of a layer, ours or an entry point's; whether it is there is asked later."""
     name = text(value)
@@ -233,8 +242,8 @@ def address(value: object) -> Address:
     if given.startswith("unix:"):
         return _unix_address(given)
     host, _, port = given.rpartition(":")
-    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
-        raise ValueError('must end in a port from 1 to 65535, as in "0.0.0.0:25"')
+    if not _PORT.fullmatch(port) or not 0 <= int(port) <= 65535:
+        raise ValueError('must end in a port from 0 to 65535, as in "0.0.0.0:25"')
     return Address(given, _ip(host), int(port), None)
 
 

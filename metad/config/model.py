@@ -27,6 +27,7 @@ _QUOTA = DEFAULTS["quota"]
 _COLLECTOR = DEFAULTS["collector"]
 _DOMAIN = DEFAULTS["domain"]
 _FILTER = DEFAULTS["filter"]
+_DEV = DEFAULTS["dev"]
 
 Protocol = Literal["smtp", "lmtp", "pop3"]
 Tls = Literal["none", "starttls", "implicit"]
@@ -123,6 +124,14 @@ class QuotaConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DevConfig:
+    """For test inboxes: patterns of addresses that get a mailbox by themselves."""
+
+    accept: tuple[str, ...] = _DEV["accept"]
+    any_password: bool = _DEV["any_password"]
+
+
+@dataclass(frozen=True, slots=True)
 class CollectorConfig:
     """When the collector works: messages and logins per second, seconds, per cent of space."""
 
@@ -184,6 +193,7 @@ class Config:
     users: UsersConfig = UsersConfig()
     quota: QuotaConfig = QuotaConfig()
     collector: CollectorConfig = CollectorConfig()
+    dev: DevConfig = DevConfig()
     domain: tuple[DomainConfig, ...] = ()
     layer: Mapping[str, Any] = field(default_factory=dict)
     filter: FilterConfig = FilterConfig()

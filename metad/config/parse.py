@@ -24,6 +24,7 @@ from metad.config.line_numbers import find_line
 from metad.config.model import (
     CollectorConfig,
     Config,
+    DevConfig,
     DomainConfig,
     FilterConfig,
     Limits,
@@ -104,6 +105,7 @@ def parse(
         users=UsersConfig(**tables["users"]),
         quota=QuotaConfig(**tables["quota"]),
         collector=CollectorConfig(**tables["collector"]),
+        dev=DevConfig(**tables["dev"]),
         domain=_domains(tree.get("domain", []), fail),
         layer=tree.get("layer", {}),
         filter=FilterConfig(**tables["filter"], options=options),
@@ -236,8 +238,10 @@ def _domains(tables: list[dict[str, Any]], fail: Fail) -> tuple[DomainConfig, ..
 
 
 def _same_place(one: Listener, other: Listener) -> bool:
-    if one.port is None and one.path is None:  # handed over under a name
+    if one.port is None and one.path is None:  # passed under a name
         return one.address == other.address
+    if one.port == 0:  # each protocol gets a free port of its own
+        return (one.host, one.port, one.protocol) == (other.host, other.port, other.protocol)
     return (one.host, one.port, one.path) == (other.host, other.port, other.path)
 
 

@@ -243,6 +243,15 @@ SETTINGS: tuple[Setting, ...] = (
         'The reply to mail for a full mailbox: "defer" (452) or "refuse" (552).',
     ),
     Setting(
+        "dev", "accept", checks.list_of(checks.address_pattern), [],
+        "For tests: patterns of addresses, such as \"*@*\", that get a mailbox when mail or a "
+        "login first asks for them.",
+    ),
+    Setting(
+        "dev", "any_password", checks.boolean, False,
+        "For tests: every password opens every mailbox.",
+    ),
+    Setting(
         "domain", "name", checks.domain, None,
         "The domain whose accounts these settings are for.  Required.",
     ),
@@ -343,5 +352,5 @@ DEFAULT_LISTEN = (
     {"protocol": "pop3", "address": "127.0.0.1:1110"},
 )
 
-TABLES = ("store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter")
+TABLES = ("store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter", "dev")
 LISTS = ("listen", "domain")

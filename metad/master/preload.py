@@ -16,7 +16,7 @@ import metad
 from metad.users.preload import preload as preload_users
 
 # Not the hub's: programs of their own.
-_NOT_OURS = ("metad.__main__", "metad.cli", "metad.nanny", "metad.layers.testing")
+_NOT_OURS = ("metad.__main__", "metad.cli", "metad.nanny", "metad.layers.testing", "metad.testing")
 # Loaded inside of functions of the standard library, or by name.
 _LAZY = (
     "concurrent.futures.process",

@@ -125,7 +125,9 @@ def _listen(
 
 
 def _possible(listener: Listener, may_bind: Callable[[int], bool]) -> bool:
-    return listener.path is not None or (listener.port is not None and may_bind(listener.port))
+    if listener.path is not None or listener.port == 0:
+        return True
+    return listener.port is not None and may_bind(listener.port)
 
 
 def _differences(old: Config, new: Config) -> set[str]:

@@ -35,7 +35,7 @@ from metad.store.log_table import Semaphore
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.tls import store as tls_store
 from metad.tls.certificates import Certificates
-from metad.users.database import UserDatabase
+from metad.users.dev import open_users
 from metad.users.last_logins import LastLogins
 from metad.users.login_cache import LoginMemory
 from metad.users.policy import Policies
@@ -77,9 +77,7 @@ class MailWorker:
         asyncio.set_event_loop(loop)
         config = setup.config
         layer = layers.find(config.store.layer)()
-        users = UserDatabase(
-            config.data / "users", create=True, iterations=config.users.scram_iterations
-        )
+        users = open_users(config)
         context = WorkerContext(
             config=config,
             layer=layer,

@@ -43,11 +43,15 @@ from metad.users.database import UserDatabase
 
 @click.group(
     cls=LazyGroup,
-    places={"import": "mail.import_mail:import_mail"},
+    places={
+        "import": "mail.import_mail:import_mail",
+        "tail": "mail.follow:tail",
+        "wait": "mail.follow:wait",
+    },
     no_args_is_help=False,
 )
 def mail() -> None:
-    """The mail of a mailbox: list, show, import, export."""
+    """The mail of a mailbox: list, show, follow, import, export."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +120,14 @@ def show(place: HubLocation, address: str, message: str) -> None:
     with mail_store(data) as store:
         for one in entries_of(store, account.id):
             if message in (one.uid, str(one.number)):
-                for piece in unstuffed(_wire(store, account.id, one.id), lf=False):
+                for piece in unstuffed(wire_of(store, account.id, one.id), lf=False):
                     sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
                 return
     raise DataError(f"{address}: no such message: {message!a}")
 
 
-def _wire(store: MailStore, mailbox: int, message_id: bytes) -> Iterator[Buffer]:
+def wire_of(store: MailStore, mailbox: int, message_id: bytes) -> Iterator[Buffer]:
     """A message as RETR sends it.  Raises RefusedError."""
     for piece in store.reader.stream(message_id):
         if isinstance(piece, bytes):
@@ -180,7 +184,7 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
 def _messages(store: MailStore, mailbox: int, damaged: list[str]) -> Iterator[Foreign]:
     for one in entries_of(store, mailbox):
         try:
-            octets = b"".join(unstuffed(_wire(store, mailbox, one.id), lf=False))
+            octets = b"".join(unstuffed(wire_of(store, mailbox, one.id), lf=False))
             envelope = next(iter(store.reader.stream(one.id)))
         except RefusedError as error:
             damaged.append(f"message {one.number}: {error}")

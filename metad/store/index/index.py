@@ -115,6 +115,11 @@ class Index:
         """The databases, for those who fill or move whole tables."""
         return Tables(self._levels.tables, self._places, self._logs)
 
+    @property
+    def transaction(self) -> int:
+        """The number of the last write transaction: it tells whether anything has changed."""
+        return int(self._env.info()["last_txnid"])
+
     def close(self) -> None:
         self._env.close()
         os.close(self._write_lock)

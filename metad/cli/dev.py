@@ -1,0 +1,48 @@
+"""`metad start --dev`: a test inbox in one command, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from metad.errors import OsError
+from metad.testing import Hub, HubError
+
+
+def run(accept: tuple[str, ...], smtp_port: int, pop3_port: int, data: Path | None) -> int:
+    """Start a hub that takes any mail, print the mail as it arrives; the exit code."""
+    hub = Hub(accept=accept or ("*@*",), ports=(smtp_port, pop3_port), data=data)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with hub:
+            click.echo(f"SMTP  {hub.smtp.host}:{hub.smtp.port}")
+            click.echo(f"POP3  {hub.pop3.host}:{hub.pop3.port}   any user, any password")
+            click.echo("Mail is printed as it arrives.  Ctrl-C stops the hub and removes the mail.")
+            sys.stdout.flush()
+            _print_mail(hub)
+    except HubError as error:
+        raise OsError(str(error)) from None
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _print_mail(hub: Hub) -> None:
+    """`metad mail tail` in a process of its own: it may have to become the hub's user."""
+    command = [sys.executable, "-m", "metad", "mail", "tail", "--all", "--config", str(hub.config)]
+    with subprocess.Popen(command) as tail:
+        try:
+            tail.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                tail.terminate()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,161 @@
+"""`metad mail tail` and `metad mail wait`: messages as they arrive.
+
+Rules of this file:
+
+* The index is read again only when it has changed: a look at its transaction number costs a
+  microsecond.
+* A message is printed once, in the order of its mailbox.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from email import message_from_bytes, policy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from metad.cli.context import HubLocation, hub_options
+from metad.cli.mail.mail import account_of, entries_of, mail, wire_of
+from metad.cli.mail.mailstore import MailStore, mail_store
+from metad.cli.tables import cell
+from metad.cli.user.users import json_option
+from metad.errors import EX_TEMPFAIL, MetadError, RefusedError, UnavailableError
+from metad.layers.texts import unstuffed
+from metad.store.ids import time_of
+from metad.users.account import Account
+from metad.users.database import UserDatabase
+
+POLL_SECONDS = 0.05
+# Bytes of a message that are read for its subject.
+_HEAD = 64 * 1024
+
+
+class TimedOutError(MetadError):
+    """The messages did not arrive in time (exit 75)."""
+
+    exit_code = EX_TEMPFAIL
+
+
+class Arrival(NamedTuple):
+    """A message that has arrived; `store` is open until the next one is asked for."""
+
+    store: MailStore
+    account: Account
+    number: int
+    id: bytes
+    octets: int
+
+
+def follow(data: Path, address: str | None, *, new_only: bool) -> Iterator[Arrival | None]:
+    """Messages of one mailbox or of all; None after each look.  Raises MetadError."""
+    last: dict[int, bytes] = {}
+    seen = -1
+    first = True
+    while True:
+        try:
+            with mail_store(data) as store:
+                while True:
+                    now = store.index.transaction
+                    if now != seen:
+                        seen = now
+                        for one in _fresh(store, _accounts(data, address), last):
+                            if not (first and new_only):
+                                yield one
+                        first = False
+                    yield None
+                    time.sleep(POLL_SECONDS)
+        except UnavailableError:
+            # No mail yet, or an index that is being rebuilt.
+            first = False
+            yield None
+            time.sleep(POLL_SECONDS)
+
+
+def _accounts(data: Path, address: str | None) -> list[Account]:
+    if address is not None:
+        return [account_of(data, address)]
+    with UserDatabase(data / "users") as users:
+        return list(users.accounts())
+
+
+def _fresh(store: MailStore, accounts: list[Account], last: dict[int, bytes]) -> Iterator[Arrival]:
+    """The messages behind the last one seen in each mailbox."""
+    for account in accounts:
+        for one in entries_of(store, account.id):
+            if one.id > last.get(account.id, b""):
+                last[account.id] = one.id
+                yield Arrival(store, account, one.number, one.id, one.octets)
+
+
+@mail.command()
+@click.argument("address", required=False)
+@hub_options
+@click.option("--all", "everything", is_flag=True, help="Print the messages that are there, too.")
+@json_option
+def tail(place: HubLocation, address: str | None, everything: bool, as_json: bool) -> None:
+    """Print a line for each message as it arrives, in one mailbox or in all, until Ctrl-C.
+
+    Example: metad mail tail ann@example.org
+    """
+    data = place.enter()
+    for one in follow(data, address, new_only=not everything):
+        if one is not None:
+            facts = summary(one)
+            click.echo(json.dumps(facts, ensure_ascii=False) if as_json else _line(facts))
+
+
+@mail.command()
+@click.argument("address")
+@hub_options
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True,
+              help="How many messages the mailbox must hold.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True,
+              metavar="SECONDS", help="How long to wait; then the exit code is 75.")  # fmt: skip
+def wait(place: HubLocation, address: str, count: int, timeout: float) -> None:
+    """Wait until a mailbox holds a number of messages.
+
+    Example: metad mail wait ann@example.org --count 2 --timeout 10
+    """
+    data = place.enter()
+    account_of(data, address)
+    deadline = time.monotonic() + timeout
+    found = 0
+    for one in follow(data, address, new_only=False):
+        found += one is not None
+        if found >= count:
+            click.echo(f"{address}: {found} messages")
+            return
+        if one is None and time.monotonic() > deadline:
+            raise TimedOutError(f"{address}: {found} messages after {timeout:g} s, not {count}")
+
+
+def summary(one: Arrival) -> dict[str, Any]:
+    """What a person wants to see of a message."""
+    try:
+        head = b""
+        for piece in unstuffed(wire_of(one.store, one.account.id, one.id), lf=False):
+            head += piece
+            if len(head) > _HEAD:
+                break
+    except RefusedError as error:
+        return {"to": one.account.address, "number": one.number, "error": str(error)}
+    message = message_from_bytes(head, policy=policy.default)
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_of(one.id) // 1_000_000)),
+        "to": one.account.address,
+        "number": one.number,
+        "bytes": one.octets,
+        "from": str(message.get("From", "")),
+        "subject": str(message.get("Subject", "")),
+    }
+
+
+def _line(facts: dict[str, Any]) -> str:
+    if "error" in facts:
+        return f"{facts['to']} {facts['number']}: {cell(facts['error'])}"
+    text = f"from {cell(facts['from'])}: {cell(facts['subject'])}"
+    return f"{facts['time']} {facts['to']} {facts['number']} ({facts['bytes']:,} bytes) {text}"
