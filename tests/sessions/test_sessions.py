@@ -279,7 +279,7 @@ def test_a_remembered_login_waits_for_nothing() -> None:
     world = World()
     for _ in range(10):
         world.limiter.login_failed("192.0.2.1", world.loop.now)
-    world.context.logins.recall = lambda user, password: Account(2, user)
+    world.context.logins.recall = lambda user, password: Account(2, user)  # type: ignore[assignment]
     client = world.pop3()
     assert client.send(b"USER bob\r\nPASS right\r\n").endswith(b"+OK 0 messages (0 octets)\r\n")
 
@@ -288,23 +288,23 @@ def test_a_mailbox_in_use_is_waited_for_some_seconds() -> None:
     """Two devices of one person polled at the same time: one got an error, and asked for the
     password."""
     world = World()
-    world.context.logins.recall = lambda user, password: Account(2, user)
+    world.context.logins.recall = lambda user, password: Account(2, user)  # type: ignore[assignment]
     layer = world.context.layer
-    layer.in_use = True
+    layer.in_use = True  # type: ignore[attr-defined]
     client = world.pop3()
     client.transport.take()
     assert client.send(b"USER bob\r\nPASS right\r\n") == b"+OK send the password\r\n"
     world.loop.advance(limits.IN_USE_PATIENCE - 0.5)
     assert client.transport.take() == b""
-    layer.in_use = False
+    layer.in_use = False  # type: ignore[attr-defined]
     world.loop.advance(limits.IN_USE_RETRY)
     assert client.transport.take().startswith(b"+OK 0 messages")
 
 
 def test_a_mailbox_that_stays_in_use_is_refused() -> None:
     world = World()
-    world.context.logins.recall = lambda user, password: Account(2, user)
-    world.context.layer.in_use = True
+    world.context.logins.recall = lambda user, password: Account(2, user)  # type: ignore[assignment]
+    world.context.layer.in_use = True  # type: ignore[attr-defined]
     client, other = world.pop3(), world.pop3()
     for one in (client, other):
         one.send(b"USER bob\r\nPASS right\r\n")
