@@ -13,17 +13,11 @@ import click
 from metad import filters, layers, limits
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.preflight import preflight
-from metad.config.checks import show_duration, show_size, show_value
+from metad.config.checks import show_value, shown
 from metad.config.model import Config
 from metad.config.settings import DEFAULT_LISTEN, SETTINGS, TABLES, Setting
 from metad.errors import EX_CONFIG, EX_OK
 from metad.workers.memory import MemoryBound, memory_bound
-
-_SIZES = {
-    "store.log_size", "store.size_limit", "limits.message_size", "limits.memory", "quota.size",
-    "domain.quota",
-}  # fmt: skip
-_DURATIONS = {"users.expiry", "domain.expiry"}
 
 
 @click.group(no_args_is_help=False)
@@ -114,9 +108,7 @@ def _table(name: str, values: object) -> Iterator[str]:
 
 
 def _shown(setting: Setting, value: Any) -> str:
-    if setting.key in _DURATIONS:
-        value = show_duration(value) if value else 0
-    return show_value(show_size(value) if setting.key in _SIZES else value)
+    return show_value(shown(setting.check, value))
 
 
 def sample() -> Iterator[str]:

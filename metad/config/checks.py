@@ -19,6 +19,8 @@ from typing import Any
 from metad import limits
 
 Check = Callable[[object], Any]
+# Checks whose values are written in another form than the program uses: sizes and durations.
+_SHOWN: dict[Check, Callable[[Any], object]] = {}
 
 _UNITS = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB, "TiB": 1024 * limits.GIB}
 _SIZE = re.compile(r"([0-9]{1,19}) ?(KiB|MiB|GiB|TiB|)", re.ASCII)
@@ -82,6 +84,7 @@ def size(low: int, high: int, multiple: int = 1) -> Check:
             raise ValueError(f"must be a multiple of {multiple:,} bytes")
         return octets
 
+    _SHOWN[check] = show_size
     return check
 
 
@@ -120,6 +123,7 @@ def duration(low: int, high: int) -> Check:
             raise ValueError(f"must be from {show_duration(low)} to {show_duration(high)}")
         return seconds
 
+    _SHOWN[check] = lambda seconds: show_duration(seconds) if seconds else 0
     return check
 
 
@@ -129,6 +133,11 @@ def show_duration(seconds: int) -> str:
         if seconds and seconds % _SPANS[unit] == 0:
             return f"{seconds // _SPANS[unit]}{unit}"
     return f"{seconds}s" if seconds else "0"
+
+
+def shown(check: Check, value: Any) -> object:
+    """A value of a setting as the file has it: 134217728 is "128MiB"."""
+    return _SHOWN[check](value) if check in _SHOWN else value
 
 
 def show_value(value: object) -> str:
