@@ -9,7 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -197,3 +197,16 @@ class Config:
     domain: tuple[DomainConfig, ...] = ()
     layer: Mapping[str, Any] = field(default_factory=dict)
     filter: FilterConfig = FilterConfig()
+
+
+# Table of the file -> its class.  [filter] has tables within, so the parser makes it.
+SECTIONS: Mapping[str, Callable[..., Any]] = {
+    "store": StoreConfig,
+    "limits": Limits,
+    "smtp": SmtpConfig,
+    "pop3": Pop3Config,
+    "users": UsersConfig,
+    "quota": QuotaConfig,
+    "collector": CollectorConfig,
+    "dev": DevConfig,
+}

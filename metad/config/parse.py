@@ -21,20 +21,7 @@ from typing import Any
 from metad import limits
 from metad.config import checks
 from metad.config.line_numbers import find_line
-from metad.config.model import (
-    CollectorConfig,
-    Config,
-    DevConfig,
-    DomainConfig,
-    FilterConfig,
-    Limits,
-    Listener,
-    Pop3Config,
-    QuotaConfig,
-    SmtpConfig,
-    StoreConfig,
-    UsersConfig,
-)
+from metad.config.model import SECTIONS, Config, DomainConfig, FilterConfig, Listener
 from metad.config.settings import DEFAULT_LISTEN, LISTS, SETTINGS, TABLES, Setting
 from metad.errors import ConfigError
 
@@ -79,7 +66,25 @@ def parse(
     _check_tables(tree, fail)
     known = (*TABLES, *LISTS, "layer")
     top = _values("", {k: v for k, v in tree.items() if k not in known}, "", fail)
-    # Tables within [filter] are the filters' own, and checked by them.
+    tables, options = _tables(tree, fail)
+    top["data"] = data_directory(data, top["data"], environ)
+    if top["chroot"] is not None and not top["data"].is_relative_to(top["chroot"]):
+        raise fail("chroot", f"the data directory {top['data']} is not below it")
+    top["hostname"] = top["hostname"] or machine_name()
+    sections: dict[str, Any] = {name: make(**tables[name]) for name, make in SECTIONS.items()}
+    return Config(
+        **top,
+        **sections,
+        listen=_listeners(tree.get("listen", list(DEFAULT_LISTEN)), fail),
+        domain=_domains(tree.get("domain", []), fail),
+        layer=tree.get("layer", {}),
+        filter=FilterConfig(**tables["filter"], options=options),
+        source=source,
+    )
+
+
+def _tables(tree: dict[str, Any], fail: Fail) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of every table, and the tables within [filter], which the filters check."""
     given = {**tree, "filter": {}}
     options: dict[str, Any] = {}
     for name, value in tree.get("filter", {}).items():
@@ -87,29 +92,7 @@ def parse(
     tables = {name: _values(name, given.get(name, {}), name, fail) for name in TABLES}
     _bound_message_size(tables, tree, fail)
     _check_space(tables, fail)
-    directory = data_directory(data, top["data"], environ)
-    if top["chroot"] is not None and not directory.is_relative_to(top["chroot"]):
-        raise fail("chroot", f"the data directory {directory} does not lie in it")
-    return Config(
-        hostname=top["hostname"] or machine_name(),
-        user=top["user"],
-        data=directory,
-        listen=_listeners(tree.get("listen", list(DEFAULT_LISTEN)), fail),
-        store=StoreConfig(**tables["store"]),
-        limits=Limits(**tables["limits"]),
-        smtp=SmtpConfig(**tables["smtp"]),
-        pop3=Pop3Config(**tables["pop3"]),
-        source=source,
-        chroot=top["chroot"],
-        landlock=top["landlock"],
-        users=UsersConfig(**tables["users"]),
-        quota=QuotaConfig(**tables["quota"]),
-        collector=CollectorConfig(**tables["collector"]),
-        dev=DevConfig(**tables["dev"]),
-        domain=_domains(tree.get("domain", []), fail),
-        layer=tree.get("layer", {}),
-        filter=FilterConfig(**tables["filter"], options=options),
-    )
+    return tables, options
 
 
 def machine_name() -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from metad.errors import EX_SOFTWARE, OsError
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
@@ -123,15 +123,7 @@ class ChildTable:
             if pid == 0:
                 row[Cell.PID] = os.getpid()
                 os.close(word_r)
-                handle = ChildHandle(
-                    parent,
-                    self._close_all,
-                    word_w,
-                    spec.role.name.lower(),
-                    spec.places,
-                    spec.connects,
-                )
-                run_child(handle, lambda: _main(spec, row, handle))
+                self._run(spec, row, parent, word_w)
         except OSError as error:
             row.clear()
             raise OsError(f"cannot fork: {error.strerror}") from None
@@ -144,6 +136,12 @@ class ChildTable:
         child.word_fd = word_r
         self._children[pid] = child
         return child
+
+    def _run(self, spec: ChildSpec, row: ProcessRow, parent: int, word_fd: int) -> NoReturn:
+        """The whole life of a child."""
+        name = spec.role.name.lower()
+        handle = ChildHandle(parent, self._close_all, word_fd, name, spec.places, spec.connects)
+        run_child(handle, lambda: _main(spec, row, handle))
 
     def _free_rows(self) -> Iterator[ProcessRow]:
         used = {child.row.index for child in self} | self.kept_rows | {MASTER_ROW}

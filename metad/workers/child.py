@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import lmdb
 
@@ -73,7 +74,7 @@ def describe(code: int) -> str:
     return f"exit code {code} ({EXIT_WORDS.get(code, 'see the log')})"
 
 
-def run_child(handle: ChildHandle, main: Callable[[], int]) -> None:
+def run_child(handle: ChildHandle, main: Callable[[], int]) -> NoReturn:
     """The whole life of a forked child; never returns."""
     code = EX_SOFTWARE
     try:
