@@ -45,6 +45,32 @@ class EndFinder:
         return -1
 
 
+class LooseEndFinder:
+    """Finds a line of a single dot, whether it and the line before end in CR LF or in LF alone.
+
+    Only for a client that ended its DATA command in LF alone: from any other, such a line is
+    how mail is smuggled.
+    """
+
+    __slots__ = ("_tail",)
+    _FINAL: Final = re.compile(rb"\n\.\r?\n")
+
+    def __init__(self) -> None:
+        self._tail = b"\n"  # up to three octets before the next piece
+
+    def find(self, data: bytes, start: int) -> int:
+        """Search the piece `data[start:]`: the offset behind the final dot line, or -1."""
+        tail = self._tail
+        found = self._FINAL.search(tail + data[start : start + 3])
+        if found:
+            return start + found.end() - len(tail)
+        found = self._FINAL.search(data, start)
+        if found:
+            return found.end()
+        self._tail = (tail + data[max(start, len(data) - 3) :])[-3:]
+        return -1
+
+
 class Counter:
     """Counts wire octets of one message, fed in pieces.
 
@@ -105,6 +131,33 @@ class Stuffer:
         self._tail = text[-2:]
         # The tail is shorter than what is replaced, so that itself never changes.
         return text.replace(b"\r\n.", b"\r\n..")[len(tail) :]
+
+
+class DotRemover:
+    """Deletes the dot of every line that begins with a single dot and goes on.
+
+    The sender of such a line did not stuff its dots, and RFC 5321 section 4.5.2 has the receiver
+    delete the first dot of any line but the final one.  A POP3 client would show it instead: it
+    deletes the first of two dots only (RFC 1939 section 3).
+    """
+
+    __slots__ = ("_held", "_tail")
+    _LONE: Final = re.compile(rb"(?<=\r\n)\.(?!\.|\r\n)")
+
+    def __init__(self) -> None:
+        self._tail = _CRLF  # the last two octets given out
+        self._held = b""  # a dot, or a dot and a CR, whose meaning the next octet decides
+
+    def feed(self, piece: bytes, *, final: bool) -> bytes:
+        """Wire octets in and out; `final`: the message ends with them."""
+        text = self._tail + self._held + piece
+        keep = 0
+        if not final:
+            keep = 1 if text.endswith(b"\r\n.") else 2 if text.endswith(b"\r\n.\r") else 0
+        self._held = text[len(text) - keep :]
+        text = text[: len(text) - keep]
+        self._tail = text[-2:]
+        return self._LONE.sub(b"", text)[2:] if b"\r\n." in text else text[2:]
 
 
 class Repairer:

@@ -19,6 +19,8 @@ from typing import Final
 _FIRST_LIMIT: Final = 1_000
 _END: Final = b"\r\n\r\n"
 _RECEIVED: Final = b"\r\nreceived:"
+MBOX_SEPARATORS: Final = (b"From ", b">From ")
+_MBOX_FIELD: Final = b"X-Mailbox-Line: "
 
 # RFC 5322 section 2.2 (name), section 4.5.3 (blanks before the colon); or the empty line.
 _FIELD: Final = re.compile(rb"[!-9;-~]++[ \t]*+:|\r\n")
@@ -35,6 +37,31 @@ def look_at(body: bytes) -> tuple[bool, int]:
     if header.startswith(b"\r\n"):
         return starts_with_header, 0
     return starts_with_header, received + header.startswith(b"received:")
+
+
+class MboxLine:
+    """Makes a header field of an mbox separator ("From alice@… Sat Nov …") that begins a message.
+
+    Careless programs send an mbox entry as it is.  Its first line is no header field, so all that
+    follows would become body.  The field is the one that Postfix makes of it.
+    """
+
+    __slots__ = ("_decided", "_held")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._decided = False
+
+    def feed(self, piece: bytes, *, final: bool) -> bytes:
+        """The octets of the message, held back until it is certain how it begins."""
+        if self._decided:
+            return piece
+        text = self._held + piece
+        if not final and any(len(text) < len(s) and s.startswith(text) for s in MBOX_SEPARATORS):
+            self._held = text
+            return b""
+        self._decided = True
+        return _MBOX_FIELD + text if text.startswith(MBOX_SEPARATORS) else text
 
 
 class HeaderScanner:

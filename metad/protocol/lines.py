@@ -2,25 +2,27 @@
 
 Rules of this file:
 
-* Only CR LF ends a line (RFC 5321 section 2.3.8).  A CR, LF or NUL anywhere else spoils the
-  line that it is in: nothing before or behind it on that line is ever seen as a line.
+* Only CR LF ends a line (RFC 5321 section 2.3.8).  A CR, LF or NUL anywhere else spoils its line:
+  nothing before or after it on that line is ever taken for a line.
 * How far the buffer was searched is remembered: a slow sender never makes us search twice.
 * A bad line is reported once, as soon as that is certain, and its rest is dropped unseen.
   So a client that ends its lines with a bare LF learns it at once instead of waiting.
+
+`LooseLineBuffer` also takes LF alone for a line end, for clients that the operator lists.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import ClassVar, Final
 
 _CRLF: Final = b"\r\n"
 _CR: Final = 13
 _LF: Final = 10
 _NUL: Final = 0
 
-# Octets of one bad line that are dropped before the line is called a flood.  Precedent: none
-# needs as much; it is what one read of a socket may bring.
+# Octets of one bad line that are dropped before it counts as a flood.  No client needs as much: it
+# is what one read of a socket may bring.
 DISCARD_LIMIT: Final = 262_144
 
 
@@ -33,13 +35,14 @@ class Fault(enum.Enum):
 
 
 class LineBuffer:
-    """Octets received; `data[position:end]` are those that nobody has used yet.
+    """Octets received; `data[position:end]` are those that are not used yet.
 
     `limit`: the longest line, in octets without its CR LF.  `dropping`: `position` is within a line
-    already reported, whose rest nobody is to see.  `searched`: no CR LF begins before this offset.
+    already reported, whose rest is dropped.  `searched`: no line end begins before this offset.
     """
 
     __slots__ = ("_dropped", "_limit", "data", "dropping", "end", "position", "searched")
+    _END: ClassVar[bytes] = _CRLF
 
     def __init__(self, limit: int) -> None:
         self.data = b""
@@ -54,7 +57,7 @@ class LineBuffer:
         return self.end - self.position
 
     def push(self, data: bytes) -> None:
-        """Append what came.  Copies only what is still unused."""
+        """Append octets.  Copies only what is still unused."""
         position = self.position
         if position == self.end:
             self.data = data
@@ -66,7 +69,7 @@ class LineBuffer:
         self.end = len(self.data)
 
     def forget(self) -> None:
-        """Keep nothing of what was used, which is all."""
+        """Keep nothing: everything is used."""
         self.data = b""
         self.position = self.end = self.searched = 0
 
@@ -111,7 +114,31 @@ class LineBuffer:
             return Fault.FLOOD
         if end < 0:
             return None
-        self.position = end + 2
+        self.position = end + len(self._END)
         self._dropped = 0
         self.dropping = False
         return self.line()
+
+
+class LooseLineBuffer(LineBuffer):
+    """Takes LF alone for a line end too."""
+
+    __slots__ = ()
+    _END = b"\n"
+
+    def line(self) -> bytes | Fault | None:
+        """The next line without its line end; None: it is not complete."""
+        data, start = self.data, self.position
+        end = data.find(b"\n", max(start, self.searched))
+        length = (end if end >= 0 else len(data)) - start - (end > start and data[end - 1] == _CR)
+        if self.dropping:
+            return self._drop(end)
+        if length > self._limit + (end < 0):  # the last octet may be the CR of a CR LF
+            self.dropping = True
+            return Fault.LONG
+        if end < 0:
+            self.searched = len(data)
+            return None
+        self.position = end + 1
+        line = data[start : start + length]
+        return Fault.BARE if _CR in line or _NUL in line else line

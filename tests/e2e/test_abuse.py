@@ -173,7 +173,7 @@ def test_bare_line_ends_are_repaired_for_some_and_refused_and_counted_for_others
             other.send(body + b"\r\n.\r\n")
             other.reply(b"550 5.5.2 bare <LF> received")
     assert bodies(strict, mailbox) == [body.replace(b"\n", b"\r\n") + b"\r\n"]
-    wait_for_lines(strict, "550 5.5.2 bare <LF> received (2 so far from 127.0.0.6)")
+    wait_for_lines(strict, "smtp.repair_networks (2 so far from 127.0.0.6)")
 
 
 # --- sessions that go wrong ---

@@ -74,7 +74,8 @@ def test_a_refused_message_is_refused_for_each_recipient(hub: WideHub) -> None:
         for name in (BOXES[-1], BOXES[-2]):
             client.say(f"RCPT TO:<{address(name)}>")
         answers = verdicts(client, b"A: b\r\n\r\nbare\nLF\r\n", 2)
-        assert answers == [b"550 5.5.2 bare <LF> received"] * 2
+        bare = b"550 5.5.2 bare <LF> received"
+        assert [answer.partition(b";")[0] for answer in answers] == [bare] * 2
         client.say("NOOP")
     assert fetch(hub, BOXES[-1]) == []
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from metad.errors import Reply
-from metad.protocol.lines import LineBuffer
+from metad.protocol.lines import LineBuffer, LooseLineBuffer
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.body import ChunkedBody, DataBody
 from metad.protocol.smtp.events import Aborted, Event
@@ -55,6 +55,7 @@ class SmtpBase:
         "_left",
         "_lines",
         "_longest",
+        "_loose",
         "_next",
         "_reading",
         "_refusal",
@@ -74,6 +75,7 @@ class SmtpBase:
         "utf8",
     )
     _chunked: ChunkedBody  # in state CHUNKS
+    _loose: bool  # in state DATA: the final dot line may end in LF alone
 
     def __init__(self, settings: SmtpSettings, table: Table, *, tls: bool) -> None:
         self.closed = False
@@ -95,7 +97,8 @@ class SmtpBase:
         self._due: Event | None = None  # the event that waits for its answer
         self._next: Event | None = None  # the event that comes next, whatever happens
         self._failing: Reply | None = None  # the session ends with this after the answer due
-        self._lines = LineBuffer(settings.command_line - 2)
+        kind = LooseLineBuffer if settings.bare_line_ends == "repair" else LineBuffer
+        self._lines = kind(settings.command_line - 2)
         self._longest = settings.command_line  # octets of a command line
         self._later = bytearray()  # octets that came while an answer was due
         self.output: list[bytes] = []

@@ -2,14 +2,16 @@
 
 Rules of this file:
 
-* Raw octets in, wire octets out (see dots.py); the counts and the verdict at the end.
-* The same for every cut.  The whole of a message is read and counted even when its fate is
-  sealed, so that the verdict cannot depend on where it was cut.
-* A message that lies whole in the input and has nothing odd goes the short way, `whole`.
+* Raw octets in, wire octets out (see dots.py); the counts and the refusal, if any, at the end.
+* The same for every cut.  A message that will be refused is still read and counted to its end, so
+  that the reply cannot depend on where it was cut.
+* What comes out is canonical: each line that begins with a dot begins with two, and the message
+  ends in a line of one.
+* A message that lies complete in the input and has nothing odd goes the short way, `whole`.
 
-The verdict (`refusal`): too large before bare line ends, because its octets are not ours to
-judge beyond the limit.  RFC 5321 section 2.3.8 forbids bare CR and LF, RFC 5322 section 4.1
-NUL; to let them pass is how mail is smuggled.
+`refusal` says "too large" before "bare line end", because beyond the limit nothing is checked.  RFC
+5321 section 2.3.8 forbids bare CR and LF, RFC 5322 section 4.1 NUL; bare line ends that pass are
+how mail is smuggled.
 """
 
 from __future__ import annotations
@@ -17,18 +19,32 @@ from __future__ import annotations
 from typing import Final
 
 from metad.errors import Reply
-from metad.protocol.dots import END_LINE, TERMINATOR, Counter, EndFinder, Repairer, Stuffer
-from metad.protocol.headers import HeaderScanner, look_at
+from metad.protocol.dots import (
+    END_LINE,
+    TERMINATOR,
+    Counter,
+    DotRemover,
+    EndFinder,
+    LooseEndFinder,
+    Repairer,
+    Stuffer,
+)
+from metad.protocol.headers import MBOX_SEPARATORS, HeaderScanner, MboxLine, look_at
 from metad.protocol.smtp.events import EndOfMessage
 from metad.protocol.smtp.table import TOO_LARGE
 
+# A developer who sees this has lines that end in LF; an operator has an appliance that sends them.
+_ADVICE: Final = "end lines in <CR><LF>, or list the client in smtp.repair_networks"
 _BARE: Final = {
-    name: Reply(550, "5.5.2", f"bare {name} received") for name in ("<LF>", "<CR>", "<NUL>")
+    "<LF>": Reply(550, "5.5.2", f"bare <LF> received; {_ADVICE}"),
+    "<CR>": Reply(550, "5.5.2", f"bare <CR> received; {_ADVICE}"),
+    "<NUL>": Reply(550, "5.5.2", "bare <NUL> received"),
 }
-# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+# Builds a NamedTuple from a complete tuple, at half the cost of calling its class.
 _new: Final = tuple.__new__
 _CRLF: Final = b"\r\n"
 _LINE_WITH_DOT: Final = b"\r\n."
+_STUFFED_DOT: Final = b"\r\n.."
 _DOT: Final = ord(".")
 _CR: Final = 13
 _LF: Final = 10
@@ -36,12 +52,12 @@ _NUL: Final = 0
 
 
 def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
-    """The message by DATA that lies whole in `data` from `start`, with its counts.
+    """The message by DATA that lies complete in `data` from `start`, with its counts.
 
     None if it does not end there, or has anything that needs a closer look.  `limit`: octets.
     """
     end = data.find(_LINE_WITH_DOT, start)
-    if end < 0 or data[start] == _DOT:
+    if end < 0 or data[start] == _DOT:  # incomplete, or a first line that begins with a dot
         return None
     dots = 0
     if not data.startswith(_CRLF, end + 3):  # not the final line: that one then, and count
@@ -49,21 +65,26 @@ def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
         if end < 0:
             return None
         dots = data.count(_LINE_WITH_DOT, start, end)
+        if dots != data.count(_STUFFED_DOT, start, end):
+            return None
     body = data[start : end + 5]
     octets = len(body) - dots - 3
     bare = body.replace(_CRLF, b"")
     if _CR in bare or _LF in bare or _NUL in bare or octets > limit:
         return None
     starts_with_header, received = look_at(body)
+    if not starts_with_header and body.startswith(MBOX_SEPARATORS):
+        return None
     return _new(EndOfMessage, (octets, dots, starts_with_header, received, body))
 
 
 class _Body:
-    """What both ways of sending have in common."""
+    """What DATA and BDAT have in common."""
 
-    __slots__ = ("_counter", "_headers")
+    __slots__ = ("_counter", "_headers", "_opening")
 
     def __init__(self) -> None:
+        self._opening = MboxLine()
         self._counter = Counter()
         self._headers = HeaderScanner()
 
@@ -75,7 +96,7 @@ class _Body:
 
     @property
     def refusal(self) -> Reply | None:
-        """Why the message cannot be taken, as far as it is known."""
+        """Why the message is refused, as far as is known."""
         fault = self._counter.fault
         return None if fault is None else _BARE[fault]
 
@@ -89,7 +110,8 @@ class _Body:
             rest,
         )
 
-    def _count(self, piece: bytes) -> bytes:
+    def _count(self, piece: bytes, *, final: bool) -> bytes:
+        piece = self._opening.feed(piece, final=final)
         self._counter.feed(piece)
         self._headers.feed(piece)
         return piece
@@ -98,12 +120,14 @@ class _Body:
 class DataBody(_Body):
     """A message by DATA."""
 
-    __slots__ = ("_finder", "_held", "_limit", "_repairer")
+    __slots__ = ("_dots", "_finder", "_held", "_limit", "_repairer")
 
-    def __init__(self, limit: int, *, repair: bool) -> None:
+    def __init__(self, limit: int, *, repair: bool, loose: bool) -> None:
+        """`loose`: the final dot line may end in LF alone; only with `repair`."""
         super().__init__()
         self._limit = limit
-        self._finder = EndFinder()
+        self._finder = LooseEndFinder() if loose else EndFinder()
+        self._dots = DotRemover()
         self._repairer = Repairer(double_lone_dots=True) if repair else None
         self._held = b""  # raw octets that may belong to the final dot line; only for repair
 
@@ -118,13 +142,14 @@ class DataBody(_Body):
         piece = data[start:stop]
         if self._repairer is not None:
             piece = self._repair(self._repairer, piece, ended=end >= 0)
-        return self._count(piece), stop, end >= 0
+        piece = self._dots.feed(piece, final=end >= 0)
+        return self._count(piece, final=end >= 0), stop, end >= 0
 
     def _repair(self, repairer: Repairer, piece: bytes, *, ended: bool) -> bytes:
         text = self._held + piece
         if ended:
             self._held = b""
-            return repairer.feed(text[: -len(END_LINE)], final=True) + END_LINE
+            return repairer.feed(text[: text.rindex(b".")], final=True) + END_LINE
         self._held = text[-4:]
         return repairer.feed(text[:-4])
 
@@ -132,7 +157,7 @@ class DataBody(_Body):
 class ChunkedBody(_Body):
     """A message by BDAT.  `received`: octets of its chunks, as they came.
 
-    Its size is judged by what is announced, before a chunk is read.
+    Its size is checked as each chunk is announced, before it is read.
     """
 
     __slots__ = ("_repairer", "_stuffer", "received")
@@ -148,9 +173,9 @@ class ChunkedBody(_Body):
         self.received += len(piece)
         if self._repairer is not None:
             piece = self._repairer.feed(piece, final=final)
-        wire = self._count(self._stuffer.feed(piece))
+        wire = self._count(self._stuffer.feed(piece), final=final)
         if not final:
             return wire
         # The only octets ever added to a body: its last line's end, if it has none.
         ending = END_LINE if self._counter.at_line_start else TERMINATOR
-        return wire + self._count(ending)
+        return wire + self._count(ending, final=True)

@@ -306,7 +306,7 @@ class Smtp(Commands):
             return self._read_rcpt()
         lines.position += len(_DATA_LINE)
         self._commands += 1
-        return self._do_data(b"", _DATA_ROW)
+        return self._begin_data(_DATA_ROW, loose=False)
 
     # -- within ---------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+from typing import Final
+
 from metad.errors import Reply
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.arguments import BDAT_SYNTAX, Chunk, parse_bdat
@@ -16,6 +18,8 @@ from metad.protocol.smtp.body import ChunkedBody, DataBody, whole
 from metad.protocol.smtp.events import Aborted, BodyChunk, EndOfMessage, Event
 from metad.protocol.smtp.table import CHUNKS
 
+_CR: Final = 13
+
 
 class MessageIntake(SmtpBase):
     """The actions that lead to a message, and what reads it."""
@@ -23,6 +27,12 @@ class MessageIntake(SmtpBase):
     __slots__ = ()
 
     def _do_data(self, _argument: bytes, row: Row) -> Event | None:
+        lines = self._lines
+        return self._begin_data(row, loose=lines.data[lines.position - 2] != _CR)
+
+    def _begin_data(self, row: Row, *, loose: bool) -> Event | None:
+        """`loose`: DATA itself ended in LF alone, and so may the final dot line."""
+        self._loose = loose
         self.output.append(states.GO_AHEAD.wire)
         self._state = row.done
         self._reading = MessageIntake._read_data
@@ -61,7 +71,9 @@ class MessageIntake(SmtpBase):
                 self._reading = None
                 self._due = found
                 return found
-            body = self._body = DataBody(self._settings.message_size, repair=self._repair)
+            body = self._body = DataBody(
+                self._settings.message_size, repair=self._repair, loose=self._loose
+            )
         wire, lines.position, ended = body.take(lines.data, lines.position)
         refusal = body.refusal
         if ended:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metad.errors import Reply
+from metad.protocol.smtp.body import _BARE
 from metad.protocol.smtp.machine import (
     Aborted,
     BodyChunk,
@@ -123,7 +123,7 @@ def test_bare_line_ends_are_refused_at_the_last_octet_of_the_chunk(
         session = Session()
         assert deliver(session, *pieces) == codes
         if name is not None:
-            refusal = Aborted(Reply(550, "5.5.2", f"bare {name} received"))
+            refusal = Aborted(_BARE[name])
             assert session.events[2:] == [refusal]
         assert reply(session.send(b"NOOP\r\n")) == b"250 2.0.0 Ok"
 

