@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 
 import posix_ipc
 
-from metad.store.commit.committer import Append, encode
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
 from metad.store.index import state as index_state
 from metad.store.index.index import Batch, Index
 from metad.store.log import files as log_files
 from metad.store.log import record
+from metad.store.log.encode import Append, encode
 from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator, LogSettings

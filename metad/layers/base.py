@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from metad.budget import Budget
 from metad.config.model import StoreConfig
 from metad.errors import RefusedError
-from metad.store.commit.committer import Loop
+from metad.store.commit.group import Loop
 from metad.store.log_table import Semaphore
 from metad.system.osio import Buffer
 from metad.system.shared_memory import ProcessRow, SharedArea

@@ -28,12 +28,15 @@ from metad.layers.base import (
 from metad.layers.spool import Spool, SpooledBody
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.protocol.trace import IN_FRONT_SIZE, in_front
-from metad.store.commit.committer import Append, Committer, append_deletion
+from metad.store.commit.committer import Committer
+from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
 from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
 from metad.store.log import record
+from metad.store.log.encode import Append, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings
+from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.reader import BUFFER, Reader, Stored
@@ -78,9 +81,8 @@ class LogLayer(Layer):
             context.report,
         )
         self.source.start()
-        self.committer = Committer(
-            context.loop, self.source, self.index, self._publish, context.budget
-        )
+        feed = IndexFeed(self.index, self._publish, context.report)
+        self.committer = Committer(context.loop, LogChain(self.source), feed, context.budget)
         self.ids.start_life(self.committer.open_first().life)
         self._ticks = 0
 
@@ -140,7 +142,6 @@ class LogLayer(Layer):
 
         item = _append(envelope, (envelope.trace, body), len(body), done)
         item.held = held
-        budget.used += held
         self.committer.submit(item)
 
     # -- mail out

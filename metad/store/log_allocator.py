@@ -13,12 +13,12 @@ Rules of this file:
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from metad.errors import MetadError, NoSpaceError
+from metad.store.background import Background, Job, JobThread
 from metad.store.identity import Store
 from metad.store.ids import HubClock
 from metad.store.log import files as log_files
@@ -66,27 +66,24 @@ class LogAllocator:
         self._ready: LogWriter | None = None
         self._active: LogWriter | None = None
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[LogWriter | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._background: Background | None = None
         self._failing = False
         self.has_space = True
 
-    def start(self) -> None:
+    def start(self, background: Background | None = None) -> None:
         """Look at the disk, make the first log, start the background thread.  Raises OSError.
 
         The first log is given even at the limit: without it, nothing could be deleted.
         """
         self._check_space()
         self._ready = self._make()
-        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
-        self._thread.start()
+        self._background = background or JobThread("logs", self._tend, SPACE_EVERY_SECONDS)
 
     # -- the committer's side
 
-    def take(self, predecessor: LogWriter | None = None) -> LogWriter:
-        """The next log, active.  `predecessor` is a poisoned one that it has to speak of.
-
-        Raises NoSpaceError if there is none to be had.
+    def take(self, *, after_failure: bool = False) -> LogWriter:
+        """The next log, active; in the place of one that failed also at the limit of the logs,
+        as the first one is.  Raises NoSpaceError if there is none to be had.
         """
         with self._lock:
             writer, self._ready = self._ready, None
@@ -94,71 +91,56 @@ class LogAllocator:
                 writer.close()
                 writer = None
             if writer is None:
-                writer = self._make_now(predecessor)
-            if predecessor is not None and not predecessor.predecessor_recorded:
-                self._speak_of(predecessor, writer)
+                writer = self._make_now(ROOM if after_failure else self._settings.room)
             self._active = writer
-        self._jobs.put(None)
+        self._put(self._tend)
         return writer
 
-    def _speak_of(self, predecessor: LogWriter, writer: LogWriter) -> None:
-        try:
-            writer.state_predecessor(predecessor)
-        except OSError:
-            writer.close()  # nothing is in it; the next recovery frees it
-            self._record_predecessor(predecessor)
-            raise
-
     def retire(self, writer: LogWriter) -> None:
-        """Seal a full log, some time soon."""
-        self._jobs.put(writer)
+        """Seal a full log: some time soon, or at once without a background."""
+        if self._background is None:
+            self._seal(writer)
+        else:
+            self._background.put(lambda: self._seal_and_tend(writer))
 
-    def _make_now(self, predecessor: LogWriter | None) -> LogWriter:
-        """A log at once; in the place of one that failed also at the limit, as the first one is."""
+    def _make_now(self, room: Room) -> LogWriter:
         try:
-            return self._make(ROOM if predecessor else self._settings.room)
+            return self._make(room)
         except (OSError, MetadError) as error:
-            if predecessor is not None and not predecessor.predecessor_recorded:
-                self._record_predecessor(predecessor)
             raise NoSpaceError(f"no log to be had: {error}") from error
 
-    def _record_predecessor(self, broken: LogWriter) -> None:
-        """Say in a log of a few blocks where a poisoned one ends."""
-        number = None
+    def record_end(self, failed: LogWriter) -> None:
+        """Record in a log of a few blocks where a failed one ends.  Raises OSError, MetadError."""
+        now = self._clock.now_us() // 1_000_000
+        given = self._table.allocate(self._settings.generation, now)
         try:
-            now = self._clock.now_us() // 1_000_000
-            given = self._table.allocate(self._settings.generation, now)
-            number = given.number
-            write_successor(self._osio, self._store, Ended(broken.log, broken.end), given)
-            self._table.change(number, State.SEALED)
-            broken.predecessor_recorded = True
-        except (OSError, MetadError, log_files.LogBusyError) as error:
-            self.report(f"warning: nothing says where log {broken.number} ends: {error}")
-            if number is not None:
-                self._table.change(number, State.NONE)
+            write_successor(self._osio, self._store, Ended(failed.log, failed.end), given)
+        except (OSError, MetadError):
+            self._table.change(given.number, State.NONE)
+            raise
+        failed.predecessor_recorded = True
+        self._table.change(given.number, State.SEALED)
 
     def stop(self, last: LogWriter | None) -> None:
         """Seal what is open and end the thread."""
-        if self._thread is not None:
-            self._jobs.put(_STOP)
-            self._thread.join()
+        background, self._background = self._background, None
+        if background is not None:
+            background.stop()
         for writer in (last, self._ready):
             if writer is not None:
                 self._seal(writer)
+        self._ready = None
 
     # -- the background
 
-    def _run(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=SPACE_EVERY_SECONDS)
-            except queue.Empty:
-                job = None
-            if job is _STOP:
-                return
-            if job is not None:
-                self._seal(job)
-            self._tend()
+    def _put(self, job: Job) -> None:
+        """The collector's logs have no background: nothing is prepared for them."""
+        if self._background is not None:
+            self._background.put(job)
+
+    def _seal_and_tend(self, writer: LogWriter) -> None:
+        self._seal(writer)
+        self._tend()
 
     def _tend(self) -> None:
         """One round: space, the next log, zeros ahead of both tails."""
@@ -170,7 +152,7 @@ class LogAllocator:
                 writers = [w for w in (self._active, self._ready) if w is not None]
             for writer in writers:
                 if writer.zero_step(ZERO_AHEAD):
-                    self._jobs.put(None)
+                    self._put(self._tend)
             self._failing = False
         except (OSError, MetadError) as error:
             if not self._failing:
@@ -248,6 +230,3 @@ class LogAllocator:
             self.report(f"warning: log {writer.number} could not be sealed: {error}")
         finally:
             writer.close()
-
-
-_STOP = LogWriter.__new__(LogWriter)

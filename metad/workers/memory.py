@@ -10,7 +10,7 @@ from typing import NamedTuple
 from metad import limits
 from metad.config.model import Config
 from metad.layers.spool import PIECE
-from metad.store.commit.committer import GROUP_OCTETS
+from metad.store.commit.group import GROUP_OCTETS
 from metad.store.reader import BUFFER
 
 

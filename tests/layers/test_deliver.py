@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,22 +12,24 @@ from metad.layers.base import Envelope, Recipient
 from metad.layers.logs import LogLayer
 from metad.limits import CHUNK_MEMORY
 from metad.store.commit.committer import Committer
+from metad.store.log.encode import Append
 from metad.system.osio import Osio
 
 ENVELOPE = Envelope(bytes(16), "local", "c", "", (Recipient(2, "a@x.org"),), b"T: r\r\n", 600, 0)
+NO_FEED = SimpleNamespace()
+NO_CHAIN = SimpleNamespace(has_space=True, writer=None, close=lambda: None)
 
 
-def bench(path: Path, budget: Budget) -> tuple[LogLayer, list[Any]]:
+def bench(path: Path, budget: Budget) -> tuple[LogLayer, deque[Append]]:
     layer = LogLayer.__new__(LogLayer)
-    submitted: list[Any] = []
     layer.budget = budget
     layer.osio = Osio()
     layer.store = SimpleNamespace(spool=str(path))  # type: ignore[assignment]
     layer.source = SimpleNamespace(has_space=True)  # type: ignore[assignment]
-    layer.committer = SimpleNamespace(  # type: ignore[assignment]
-        blocked=False, accepts=True, submit=submitted.append
-    )
-    return layer, submitted
+    committer = Committer(SimpleNamespace(), NO_CHAIN, NO_FEED, budget)  # type: ignore[arg-type]
+    committer._busy = True  # nothing is committed; `_waiting` is what was submitted
+    layer.committer = committer
+    return layer, committer._waiting
 
 
 def test_a_message_that_came_whole_counts_until_it_is_committed(tmp_path: Path) -> None:
@@ -41,7 +44,9 @@ def test_a_message_that_came_whole_counts_until_it_is_committed(tmp_path: Path) 
     layer.deliver(ENVELOPE, b"y" * 900, done.append)
     assert budget.used <= budget.limit
     assert b"".join(submitted[-1].spooled.chunks()) == b"T: r\r\n" + b"y" * 900
-    committer = SimpleNamespace(_budget=budget, _waiting=())
-    Committer._answer(committer, submitted, None)  # type: ignore[arg-type]
+    everything = list(submitted)
+    submitted.clear()
+    layer.committer._answer(everything, None)
+    layer.committer.stop()
     assert done == [None] * 11
     assert budget.used == 0

@@ -17,11 +17,14 @@ from collections import deque
 from collections.abc import Callable
 
 from metad.errors import RefusedError
-from metad.store.commit.committer import Append, Committer, append_deletion
+from metad.store.commit.committer import Committer
+from metad.store.commit.index_feed import IndexFeed
 from metad.store.ids import IdMaker
 from metad.store.index.index import Index
 from metad.store.log import record
+from metad.store.log.encode import Append, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings
+from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable
 from tests.support import power_campaign
 from tests.support.oracle import Ledger, digest
@@ -69,7 +72,9 @@ class Victim:
             osio, kit.store, table, LogSettings(LOG_SIZE), kit.clock, lambda text: None
         )
         self.source.start()
-        self.committer = Committer(self.loop, self.source, self.index, lambda rows: None)
+        self.committer = Committer(
+            self.loop, LogChain(self.source), IndexFeed(self.index, lambda rows: None, print)
+        )
         self.ids = IdMaker(kit.clock, 1)
         self.ids.start_life(self.committer.open_first().life)
 

@@ -69,7 +69,7 @@ def work(kit: StoreKit, rng: random.Random, steps: int) -> None:
         what = rng.random()
         slot = rng.randrange(len(kit.writers))
         if what < 0.1:
-            kit.writers[slot].source.background()
+            kit.writers[slot].background.run()
         elif what < 0.3 and (listing := kit.listing(box := rng.randrange(3))):
             some = rng.sample(listing, min(len(listing), rng.randrange(1, 4)))
             kit.submit_deletion(box, [each for each, _ in some], slot)

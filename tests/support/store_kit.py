@@ -26,14 +26,17 @@ import posix_ipc
 
 from metad.errors import RefusedError
 from metad.store import identity
-from metad.store.commit.committer import Append, Body, Committer, append_deletion
+from metad.store.background import Job
+from metad.store.commit.committer import Committer
+from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
 from metad.store.index import state as index_state
 from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
 from metad.store.log import record
-from metad.store.log.writer import LogWriter
+from metad.store.log.encode import Append, Body, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings
+from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable
 from metad.store.reader import Reader, Stored
 from metad.store.recovery.hub import Recovery
@@ -102,52 +105,28 @@ class StepLoop:
             self._calls.popleft()()
 
 
-class _Jobs:
-    """Stands for a queue between threads: what is put is kept, or done at once."""
+class Steps:
+    """Stands for a thread: jobs are kept until they are wanted, or done at once."""
 
     def __init__(self, *, at_once: bool = False) -> None:
-        self.kept: deque[object] = deque()
+        self.kept: deque[Job] = deque()
         self._at_once = at_once
 
-    def put(self, job: object) -> None:
-        if not self._at_once:
-            self.kept.append(job)
-        elif callable(job):
+    def put(self, job: Job) -> None:
+        if self._at_once:
             job()
+        else:
+            self.kept.append(job)
 
-
-class StepSource(LogAllocator):
-    """A log source whose background runs when it is told to."""
-
-    def start(self) -> None:
-        self._check_space()
-        self._ready = self._make()
-        self._jobs = _Jobs()  # type: ignore[assignment]
-
-    def background(self) -> None:
-        jobs: _Jobs = self._jobs  # type: ignore[assignment]
+    def run(self) -> None:
         for _ in range(1000):
-            if not jobs.kept:
+            if not self.kept:
                 return
-            job = jobs.kept.popleft()
-            if isinstance(job, LogWriter):
-                self._seal(job)
-            self._tend()
+            self.kept.popleft()()
         raise AssertionError("the background does not come to rest")
 
-    def stop(self, last: LogWriter | None) -> None:
-        self.background()
-        super().stop(last)
-
-
-class StepCommitter(Committer):
-    """A committer whose groups are committed by the loop's thread."""
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._jobs.put(None)
-        self._thread.join()
-        self._jobs = _Jobs(at_once=True)  # type: ignore[assignment]
+    def stop(self) -> None:
+        self.run()
 
 
 class Sent:
@@ -169,11 +148,15 @@ class KitWriter:
     def __init__(self, kit: StoreKit, slot: int) -> None:
         self.table = LogTable(kit.area, kit.semaphore, kit.area.process(slot))
         settings = LogSettings(kit.size, kit.align, kit.sync)
-        self.source = StepSource(
+        self.source = LogAllocator(
             kit.osio, kit.store, self.table, settings, kit.clock, kit.reports.append
         )
-        self.source.start()
-        self.committer = StepCommitter(kit.loop, self.source, kit.index, self._publish)
+        self.background = Steps()
+        self.source.start(self.background)
+        self.chain = LogChain(self.source)
+        self.feed = IndexFeed(kit.index, self._publish, kit.reports.append)
+        at_once = Steps(at_once=True)
+        self.committer = Committer(kit.loop, self.chain, self.feed, None, at_once)
         self.ids = IdMaker(kit.clock, kit.store.node)
         self.ids.start_life(self.committer.open_first().life)
 
@@ -325,7 +308,7 @@ class StoreKit:
 
     def background(self) -> None:
         for writer in self.writers:
-            writer.source.background()
+            writer.background.run()
 
     def put(
         self, mailboxes: Sequence[int], body: bytes | Sequence[bytes] | Body, writer: int = 0

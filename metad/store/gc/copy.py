@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from metad.store.commit.committer import Append, append_deletion
 from metad.store.gc.contents import Contents, RecordReader, read_elsewhere
 from metad.store.gc.policy import next_generation
 from metad.store.gc.survivor_logs import SurvivorLogs
@@ -25,6 +24,7 @@ from metad.store.index import relocation
 from metad.store.index.index import Index, LogCounts
 from metad.store.index.relocation import Alive, Item
 from metad.store.log import record
+from metad.store.log.encode import Append, append_deletion
 from metad.store.log.header import LogHeader
 from metad.store.log.quarantine import quarantine_range
 from metad.store.log.scan import Damage

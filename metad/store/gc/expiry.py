@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import lmdb
 
-from metad.store.commit.committer import Append, append_deletion
 from metad.store.gc.copy import Step, Tools
 from metad.store.gc.policy import next_generation
 from metad.store.index.index import Index
 from metad.store.log import record
+from metad.store.log.encode import Append, append_deletion
 from metad.store.mailbox_locks import MailboxLocks
 
 # Messages per step, which is one write transaction: below a millisecond.

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from metad.errors import NoSpaceError
-from metad.store.commit.committer import Append, Encoded, encode
 from metad.store.index.index import Batch
-from metad.store.log.writer import LogWriter
+from metad.store.log.encode import Append, encode
 from metad.store.log_allocator import LogAllocator
+from metad.store.log_chain import LogChain
 
 
 class Written(NamedTuple):
@@ -31,9 +30,7 @@ class SurvivorLogs:
 
     def __init__(self, make_source: Callable[[int], LogAllocator]) -> None:
         self._make_source = make_source
-        self._sources: dict[int, LogAllocator] = {}
-        self._writers: dict[int, LogWriter] = {}
-        self._broken: dict[int, LogWriter] = {}
+        self._chains: dict[int, LogChain] = {}
         # Octets of deletion records by log: no garbage, though nobody's mail.
         self.kept: dict[int, int] = {}
 
@@ -42,49 +39,26 @@ class SurvivorLogs:
 
         Raises OSError (then nothing of it counts, and that log is done with), and NoSpaceError.
         """
-        writer = self._writer_for(generation, group)
+        chain = self._chain(generation)
+        before = chain.writer
+        writer = chain.writer_for(group)
+        if writer is not before:
+            self.kept.pop(writer.number, None)
         start = writer.end
-        encoded: Encoded = encode(writer, list(group))
-        try:
-            writer.append([encoded.buffers], encoded.size, encoded.entries)
-        except OSError:
-            self._broken[generation] = self._writers.pop(generation)
-            raise
+        encoded = encode(writer, group)
+        chain.append(writer, group, encoded)
         deletions = sum(item.size for item in group if item.deletion is not None)
         self.kept[writer.number] = self.kept.get(writer.number, 0) + deletions
         batch = Batch(writer.number, writer.life, writer.end, encoded.messages, [])
         return Written(batch, start)
 
-    def _writer_for(self, generation: int, group: Sequence[Append]) -> LogWriter:
-        writer = self._writers.get(generation)
-        if writer is not None and _fits(writer, group):
-            return writer
-        source = self._source(generation)
-        if writer is not None:
-            source.stop(self._writers.pop(generation))
-        writer = source.take(self._broken.get(generation))
-        # Only now: had the new log not been able to speak of it, the next one would have to.
-        self._broken.pop(generation, None)
-        self._writers[generation] = writer
-        self.kept.pop(writer.number, None)
-        if not _fits(writer, group):
-            raise NoSpaceError("a survivor larger than a log")
-        return writer
-
-    def _source(self, generation: int) -> LogAllocator:
-        source = self._sources.get(generation)
-        if source is None:
-            source = self._sources[generation] = self._make_source(generation)
-        return source
+    def _chain(self, generation: int) -> LogChain:
+        chain = self._chains.get(generation)
+        if chain is None:
+            chain = self._chains[generation] = LogChain(self._make_source(generation))
+        return chain
 
     def seal(self) -> None:
         """Seal every open log, so that it is an ordinary one."""
-        for generation, writer in list(self._writers.items()):
-            del self._writers[generation]
-            self._source(generation).stop(writer)
-
-
-def _fits(writer: LogWriter, group: Sequence[Append]) -> bool:
-    size = sum(item.size for item in group)
-    entries = sum(item.entries_size for item in group)
-    return not writer.poisoned and writer.fits(size, entries)
+        for chain in self._chains.values():
+            chain.retire()

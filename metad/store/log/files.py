@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 
+from metad.errors import MetadError
 from metad.store.log import header, record
 from metad.store.log.header import LogHeader, log_path
 from metad.system.osio import Osio
@@ -26,8 +27,8 @@ from metad.system.osio import Osio
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-class LogBusyError(Exception):
-    """Somebody holds the lock that this needs, or the file failed: leave that log alone."""
+class LogBusyError(MetadError):
+    """Another process holds the lock that this needs, or the file failed: leave that log alone."""
 
 
 def create(

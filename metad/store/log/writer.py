@@ -182,11 +182,14 @@ class LogWriter:
         Raises OSError; then this writer is poisoned as well.
         """
         self.log = self.log._replace(predecessor_life=broken.life, predecessor_end=broken.end)
-        try:
-            header.rewrite(self._osio, self.fd, self.log)
-        except OSError:
-            self.poisoned = True
-            raise
+        with self._sync_lock:  # a failed sync of zeros must not make this one look good
+            if self.poisoned:
+                raise OSError(errno.EIO, f"log {self.number} failed earlier")
+            try:
+                header.rewrite(self._osio, self.fd, self.log)
+            except OSError:
+                self.poisoned = True
+                raise
 
     def seal(self) -> None:
         """State durably where the log ends, with its footer.  Raises OSError; then unsealed."""

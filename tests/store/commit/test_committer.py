@@ -11,6 +11,8 @@ import pytest
 
 from metad.errors import NoSpaceError, SyncFailedError
 from metad.store.commit import committer as commit
+from metad.store.commit import group as bounds
+from metad.store.commit.index_feed import IndexFeed
 from metad.store.log import header
 from metad.store.log_table import State
 from tests.support.osio_kit import Faults, KitOsio
@@ -80,7 +82,7 @@ def test_all_that_waits_is_one_group(kit: StoreKit) -> None:
 def test_a_group_has_bounds(tmp_path: Path) -> None:
     with StoreKit(tmp_path, size=8 << 20) as kit:
         kit.start()
-        for _ in range(commit.GROUP_RECORDS + 1):
+        for _ in range(bounds.GROUP_RECORDS + 1):
             kit.submit([1], b"")
         kit.run()
         assert kit.writers[0].committer.groups == 2
@@ -88,7 +90,7 @@ def test_a_group_has_bounds(tmp_path: Path) -> None:
             kit.submit([1], b"x" * 400_000)
         kit.run()
         assert kit.writers[0].committer.groups == 5
-        assert kit.check() == commit.GROUP_RECORDS + 6
+        assert kit.check() == bounds.GROUP_RECORDS + 6
 
 
 def test_a_body_of_very_many_parts_is_stored(kit: StoreKit) -> None:
@@ -277,10 +279,12 @@ def test_while_another_writes_the_index_the_thread_waits(
 @pytest.mark.parametrize("others", [True, False], ids=["thread", "loop"])
 def test_commits_under_load(tmp_path: Path, others: bool) -> None:
     """Beside the loop where others are at work, on it where all of them wait."""
-    from metad.store.commit.committer import Append, Committer
+    from metad.store.commit.committer import Committer
     from metad.store.ids import IdMaker
+    from metad.store.log.encode import Append
     from metad.store.log.record import Envelope, Recipient, pack_envelope
     from metad.store.log_allocator import LogAllocator, LogSettings
+    from metad.store.log_chain import LogChain
     from metad.store.log_table import LogTable
 
     class Loop:
@@ -313,7 +317,9 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
         )
         source.start()
         loop = Loop()
-        committer = Committer(loop, source, kit.index, lambda rows: None)
+        committer = Committer(
+            loop, LogChain(source), IndexFeed(kit.index, lambda rows: None, kit.reports.append)
+        )
         ids = IdMaker(kit.clock, 1)
         ids.start_life(committer.open_first().life)
         bodies: dict[bytes, bytes] = {}
@@ -434,8 +440,8 @@ def test_a_slow_disk_is_waited_for_beside_the_loop(kit: StoreKit) -> None:
     committer = kit.writers[0].committer
     jobs: list[object] = []
     kit.put([1], b"quick")
-    put = committer._jobs.put
-    committer._jobs.put = lambda job: (jobs.append(job), put(job))  # type: ignore[assignment, method-assign, misc]
+    put = committer._background.put
+    committer._background.put = lambda job: (jobs.append(job), put(job))  # type: ignore[assignment, method-assign, misc]
     kit.put([1], b"quick")
     assert not jobs
     committer._seconds = 10 * commit.QUICK_SECONDS

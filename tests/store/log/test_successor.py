@@ -131,7 +131,7 @@ def test_a_dead_workers_group_is_written_anew_beside_a_living_hub(
         full = Faults("allocate", 1, errno.ENOSPC) if trouble == "no room" else None
         recover_process(kit, full)
         kit.open_index()
-        kit.writers[1].committer._index = kit.index
+        kit.writers[1].feed.index = kit.index
         assert kit.table.owned_by(0) == []
         assert len(heirs(kit)) == (0 if trouble == "no room" else 1)
         kit.writers = [kit.writers[1], kit.writers[1]]

@@ -313,7 +313,7 @@ def test_recovery_killed_between_its_transactions_loses_nothing(
     kit.start(2)
     work(kit, 6, 30)
     for writer in kit.writers:  # from here on the index sees nothing
-        monkeypatch.setattr(writer.committer._index, "apply", lambda *_: None)
+        monkeypatch.setattr(writer.feed.index, "apply", lambda *_: None)
     for number in range(15):
         kit.put([1], b"late %d" % number, number % 2)
     for each, _ in kit.listing(0)[:4]:
@@ -662,7 +662,7 @@ def reopen_index(kit: StoreKit) -> None:
     index = Index(kit.store.index)
     kit.index = kit.reader._index = index
     for writer in kit.writers:
-        writer.committer._index = index
+        writer.feed.index = index
 
 
 def test_a_log_that_an_orphan_still_holds_is_not_said_to_be_free(kit: StoreKit) -> None:

@@ -105,7 +105,7 @@ def test_a_footer_of_a_tail_is_used_and_only_what_lies_before_it_is_scanned(
     for number in range(4):
         kit.put([1], b"%d" % number * 1000)
     for writer in kit.writers:  # from here on the index sees nothing
-        writer.committer._index.apply = lambda *_: None  # type: ignore[method-assign]
+        writer.feed.index.apply = lambda *_: None  # type: ignore[method-assign]
     late = [kit.put([1], b"late %d" % number * 1000) for number in range(4)]
     kit.crash()
     kit.osio.faults = Faults("allocate", 1, errno.ENOSPC)  # no log for the last group

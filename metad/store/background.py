@@ -1,0 +1,49 @@
+"""A thread that does one job after the other, beside an event loop.
+
+The committer and the log allocator get one handed in, so that a test or a simulator can do their
+jobs step by step.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+Job = Callable[[], None]
+
+
+class Background(Protocol):
+    """Does jobs in the order in which they are put, off the caller's thread or not."""
+
+    def put(self, job: Job) -> None: ...
+
+    def stop(self) -> None:
+        """Return once every job that was put is done; none may be put afterwards."""
+
+
+class JobThread:
+    """The real one.  `idle` is called after `every` seconds without a job."""
+
+    def __init__(self, name: str, idle: Job = lambda: None, every: float | None = None) -> None:
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._idle = idle
+        self._every = every
+        self.put = self._jobs.put
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=self._every)
+            except queue.Empty:
+                job = self._idle
+            if job is None:
+                return
+            job()

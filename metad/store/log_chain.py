@@ -1,0 +1,142 @@
+"""The logs of one writer, one after the other: the one mechanism after a failed write or sync.
+
+The committer, the collector's survivor logs and expiry all write through a chain:
+
+    writer = chain.writer_for(group)          the log in use, or the next one
+    encoded = encode(writer, group)
+    chain.append(writer, group, encoded)      durable, or OSError: then that log has ended
+    chain.record_end()                        after an OSError, before anybody is told of it
+
+Rules of this file:
+
+* A log whose write or sync failed is never written to again, and never sealed by its writer.
+  The chain keeps it as `failed` until the header of another log durably records where it ends.
+  Until then nothing may follow from the failure: no client is refused, no deletion record is
+  dropped, no log is freed (`failed is None` is what to ask).
+* `record_end` and `writer_for` both see to that; whichever comes first does it.  If no log can be
+  had, a log of a few blocks records it.
+* Whatever goes wrong behind the log (an index that refuses the group) is no failure of the log:
+  the group is durable.  `commit.index_feed.IndexFeed` keeps what the index lacks; `retire` gives
+  up the log in use where its writer wants to go on elsewhere.
+* One thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metad.errors import MetadError, NoSpaceError
+from metad.store.log.encode import Append, Encoded, write_parts
+from metad.store.log.writer import LogWriter
+from metad.store.log_allocator import LogAllocator
+
+
+class LogChain:
+    """The log in use (`writer`), and the one that failed before it (`failed`)."""
+
+    def __init__(self, allocator: LogAllocator) -> None:
+        self._allocator = allocator
+        self.report = allocator.report
+        self.writer: LogWriter | None = None
+        self.failed: LogWriter | None = None
+
+    @property
+    def has_space(self) -> bool:
+        return self._allocator.has_space
+
+    def open(self) -> LogWriter:
+        """Take the first log.  Raises NoSpaceError, TableBusyError."""
+        return self._next()
+
+    def fits(self, group: Sequence[Append]) -> bool:
+        """Whether the log in use takes the group."""
+        return self.writer is not None and _fits(self.writer, group)
+
+    def writer_for(self, group: Sequence[Append]) -> LogWriter:
+        """The log in use if the group fits, else the next one.
+
+        Raises NoSpaceError (also for a group that is larger than a log), TableBusyError.
+        """
+        if self.writer is not None and _fits(self.writer, group):
+            return self.writer
+        self.retire()
+        writer = self._next()
+        if not _fits(writer, group):
+            raise NoSpaceError("a message larger than a log")
+        return writer
+
+    def append(self, writer: LogWriter, group: Sequence[Append], encoded: Encoded) -> None:
+        """Make an encoded group durable.  Raises OSError; then the log has ended before it."""
+        try:
+            writer.append(write_parts(encoded.buffers, group), encoded.size, encoded.entries)
+        except OSError:
+            self._end(writer)
+            raise
+
+    def record_end(self) -> None:
+        """Have another log record where the failed one ends.
+
+        Raises RefusedError: no log records it yet; the next call tries again.
+        """
+        if self.failed is not None:
+            self._next()
+
+    def retire(self) -> None:
+        """Give up the log in use: it is sealed soon, and the next group goes to another."""
+        writer, self.writer = self.writer, None
+        if writer is None:
+            return
+        if writer.poisoned:  # by the sync of the zeros ahead
+            self._end(writer)
+        else:
+            self._allocator.retire(writer)
+
+    def close(self) -> LogWriter | None:
+        """Give up the log in use without sealing it: the caller does, by `LogAllocator.stop`."""
+        writer, self.writer = self.writer, None
+        return writer
+
+    def _end(self, writer: LogWriter) -> None:
+        writer.poisoned = True
+        self.failed, self.writer = writer, None
+
+    def _next(self) -> LogWriter:
+        """Another log, whose header records where the failed one ends."""
+        failed = self.failed
+        try:
+            writer = self._allocator.take(after_failure=failed is not None)
+        except NoSpaceError:
+            self._record_in_small_log()
+            raise
+        if failed is not None and not failed.predecessor_recorded:
+            self._record_in(writer, failed)
+        self.failed = None
+        self.writer = writer
+        return writer
+
+    def _record_in(self, writer: LogWriter, failed: LogWriter) -> None:
+        try:
+            writer.state_predecessor(failed)
+        except OSError as error:
+            writer.close()  # nothing is in it; the next recovery frees it
+            self._record_in_small_log()
+            raise NoSpaceError(f"no log to be had: {error}") from error
+        failed.predecessor_recorded = True
+
+    def _record_in_small_log(self) -> None:
+        """Without space for a whole log, one of a few blocks records the end."""
+        failed = self.failed
+        if failed is None or failed.predecessor_recorded:
+            return
+        try:
+            self._allocator.record_end(failed)
+        except (OSError, MetadError) as error:
+            self.report(f"warning: no log records yet where log {failed.number} ends: {error}")
+
+
+def _fits(writer: LogWriter, group: Sequence[Append]) -> bool:
+    if writer.poisoned:
+        return False
+    return writer.fits(
+        sum([item.size for item in group]), sum([item.entries_size for item in group])
+    )
