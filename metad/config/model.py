@@ -172,6 +172,7 @@ class FilterConfig:
     mixed: Mixed = _FILTER["mixed"]
     connections: int = _FILTER["connections"]
     authserv_id: str | None = _FILTER["authserv_id"]
+    hostname: bool = _FILTER["hostname"]
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -335,6 +335,10 @@ SETTINGS: tuple[Setting, ...] = (
         "filter", "authserv_id", checks.domain, None,
         "The name in Authentication-Results fields.  Default: hostname.",
     ),
+    Setting(
+        "filter", "hostname", checks.boolean, True,
+        "Whether the client's name is looked up in DNS for rspamd.",
+    ),
 )  # fmt: skip
 
 # What each setting is where the file does not have it, as the program uses it; "" for the top.

@@ -96,6 +96,7 @@ def _rspamd(config: Config) -> dict[str, Any]:
         "size": given.size,
         "oversize": given.oversize,
         "spam": given.spam,
+        "hostname": given.hostname,
     }
 
 
@@ -104,8 +105,6 @@ def connects(config: Config) -> bool:
     return any(find(name).connects(options) for name, options in check(config).items())
 
 
-def directories(config: Config) -> list[Path]:
-    """What the filters use besides the data directory.  Raises ConfigError."""
-    return [
-        path for name, options in check(config).items() for path in find(name).directories(options)
-    ]
+def places(config: Config) -> list[Path]:
+    """Directories and files that the filters use besides DATA.  Raises ConfigError."""
+    return [path for name, options in check(config).items() for path in find(name).places(options)]

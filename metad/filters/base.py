@@ -142,8 +142,11 @@ class Filter:
         return {}
 
     @classmethod
-    def directories(cls, options: Mapping[str, Any]) -> list[Path]:
-        """Directories outside DATA that it uses: a confined worker can open nothing else."""
+    def places(cls, options: Mapping[str, Any]) -> list[Path]:
+        """Directories outside DATA that it uses, and files that it reads.
+
+        A confined worker can open nothing else.
+        """
         return []
 
     @classmethod

@@ -18,6 +18,7 @@ from metad.filters import authentication
 from metad.filters.base import Filter, FilterContext, Judgement, Message, Preferences, Verdict
 from metad.filters.body import Body
 from metad.filters.fields import FieldError, make_field
+from metad.filters.hostnames import Hostnames, files
 from metad.filters.http import request
 from metad.filters.pool import HttpPool
 from metad.filters.results import Report, ReportError, read_report
@@ -37,7 +38,8 @@ class RspamdFilter(Filter):
     """The filter "rspamd", made of the settings in [filter].
 
     Options: `address` (an Address), `connections`, `authserv_id`, `size` (bytes that are checked of
-    a message), `oversize` ("skip" or "partial"), `spam` ("mark" or "junk").
+    a message), `oversize` ("skip" or "partial"), `spam` ("mark" or "junk"), `hostname` (whether the
+    client's name is looked up).
     """
 
     name = "rspamd"
@@ -45,6 +47,10 @@ class RspamdFilter(Filter):
     @classmethod
     def check_options(cls, options: Mapping[str, Any], data: Path) -> dict[str, Any]:
         return dict(options)
+
+    @classmethod
+    def places(cls, options: Mapping[str, Any]) -> list[Path]:
+        return files() if options["hostname"] else []
 
     @classmethod
     def connects(cls, options: Mapping[str, Any]) -> bool:
@@ -60,6 +66,7 @@ class RspamdFilter(Filter):
         self._junk = options["spam"] == "junk"
         self._hostname = context.hostname
         self._pool = HttpPool(context.loop, options["address"], options["connections"])
+        self._hostnames = Hostnames(context.loop) if options["hostname"] else None
         self._warned: set[str] = set()
 
     def stop(self) -> None:
@@ -73,7 +80,11 @@ class RspamdFilter(Filter):
                 return Verdict(note="not checked: too large", add=(unchecked("too large"),))
             part = await body.read(self._size)
             size, body = len(part), Body(lambda: (part,), len(part))
-        head = request("/checkv2", request_fields(message), size)
+        fields = request_fields(message)
+        if self._hostnames is not None and message.session.client != "local":
+            name = await self._hostnames.name_of(message.session.client)
+            fields += [("Hostname", name)] if name else []
+        head = request("/checkv2", fields, size)
         response = await self._pool.post(head, body)
         if response.status != OK:
             raise RspamdError(f"HTTP status {response.status}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ _RULE_PATH_BENEATH = 1
 # landlock.h: how many of the access rights to files each version of the interface knows.
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _MOST_FS_RIGHTS = 16  # from version 5 on
+_READ_FILE = 1 << 2
 _BIND, _CONNECT = 1, 2  # from version 4 on: of TCP
 _SCOPES = 0b11  # from version 6 on: abstract unix sockets, signals
 
@@ -36,6 +38,8 @@ def version() -> int:
 
 def confine(directories: Iterable[Path], *, connects: bool = False) -> int:
     """Allow only what is below `directories`, and TCP connections if it `connects`.
+
+    A file among them may be read.
 
     Returns the version in force; 0: none.  Raises OSError.
     """
@@ -60,8 +64,10 @@ def _ruleset(found: int, rights: int, net: int) -> int:
 
 
 def _allow(ruleset: int, directory: Path, rights: int) -> None:
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
     try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights = _READ_FILE
         # struct landlock_path_beneath_attr is packed: 12 octets.
         _call(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
     finally:

@@ -277,8 +277,8 @@ def quieten_collector() -> None:
 
 
 def places(config: Config) -> list[Path]:
-    """The directories that a worker may use under Landlock; its layer and filters may name more."""
-    return [config.data, *layers.directories(config), *filters.directories(config)]
+    """What a worker may use under Landlock; its layer and filters may name more."""
+    return [config.data, *layers.directories(config), *filters.places(config)]
 
 
 def main(setup: WorkerSetup) -> int:

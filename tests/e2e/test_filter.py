@@ -92,12 +92,16 @@ def test_rspamd_gets_the_message_and_its_envelope(
     reply = deliver(hub, sent, box)
     (request,) = rspamd.requests
     assert request.body == sent
-    shown = {name: request.fields[name] for name in ("from", "rcpt", "ip", "helo", "queue-id")}
+    shown = {
+        name: request.fields[name]
+        for name in ("from", "rcpt", "ip", "helo", "hostname", "queue-id")
+    }
     assert shown == {
         "from": [SENDER],
         "rcpt": [address(box)],
         "ip": ["127.0.0.1"],
         "helo": ["client.example.test"],
+        "hostname": ["localhost"],
         "queue-id": [reply.rpartition(b" ")[2].decode()],
     }
     (got,) = drop(hub, box)

@@ -91,6 +91,21 @@ def test_a_connection_is_made_only_by_who_may(tmp_path, connects):
     assert said == repr("Success" if connects else "Permission denied")
 
 
+def test_a_file_that_is_named_can_be_read_and_no_more(tmp_path):
+    if not landlock.version():
+        pytest.skip("this kernel has no Landlock")
+    (tmp_path / "file").write_text("x")
+
+    def inside() -> str:
+        privileges.no_new_privileges()
+        landlock.confine([tmp_path / "file"])
+        with pytest.raises(PermissionError):
+            (tmp_path / "file").write_text("y")
+        return (tmp_path / "file").read_text()
+
+    assert in_child(inside) == "'x'"
+
+
 @pytest.mark.parametrize("path", ["other", "/etc/passwd"])
 def test_elsewhere_nothing_can_be_opened(confined, tmp_path, path):
     assert "PermissionError" in confined((tmp_path / path).read_bytes)
