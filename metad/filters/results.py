@@ -68,8 +68,6 @@ def read_report(body: bytes) -> Report:
     action = tree.get("action")
     if not isinstance(action, str) or action not in ACTIONS:
         raise ReportError(f"unknown action {_line(str(action))[:40]!a}")
-    if tree.get("is_skipped") is True:
-        action = "no action"
     score = _number(tree.get("score"))
     milter = _table(tree, "milter")
     return Report(

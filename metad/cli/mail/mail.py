@@ -45,6 +45,7 @@ from metad.users.database import UserDatabase
     cls=LazyGroup,
     places={
         "import": "mail.import_mail:import_mail",
+        "learn": "mail.learn:learn",
         "tail": "mail.follow:tail",
         "wait": "mail.follow:wait",
     },

@@ -1,0 +1,162 @@
+"""rspamd and Redis themselves, with the configuration of docs/spam.md and DNS from memory.
+
+Rules of this file:
+
+* Nothing of this machine is read or written: the packages lie in .test/root or are installed, the
+  rest is a directory of the test's.
+* The files of docs/spam.md are used as they stand there, but for the paths below /run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+TOP = Path(__file__).parents[2]
+PAGE = TOP / "docs" / "spam.md"
+DEADLINE = 60.0
+# What asks servers elsewhere.
+_OFF = ("rbl", "fuzzy_check", "surbl", "phishing", "asn", "mx_check")
+_BLOCK = re.compile(r"```ucl\n# /etc/rspamd/local\.d/(\S+)\n(.*?)```", re.DOTALL)
+_OPTIONS = """
+control_socket = "{run}/control.sock mode=0600";
+dns {{
+  timeout = 0.1s;
+  retransmits = 1;
+  nameserver = ["127.0.0.1:9"];
+  fake_records = [{records}];
+}}
+"""
+
+
+def root() -> Path | None:
+    """Where rspamd's files are: unpacked beside the checkout, or installed."""
+    unpacked = TOP / ".test" / "root"
+    for one in (unpacked, Path("/")):
+        if (one / "etc/rspamd/rspamd.conf").exists() and shutil.which("rspamd"):
+            return one
+    return None
+
+
+class RealRspamd:
+    """`records`: of DNS; name, type and value."""
+
+    def __init__(self, base: Path, records: list[tuple[str, str, str]]) -> None:
+        self._base = base
+        self.home = Path(tempfile.mkdtemp(prefix="rspamd-"))
+        self.home.chmod(0o755)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for name in ("local.d", "db", "log", "rspamd", "redis"):
+            (self.home / name).mkdir()
+        self._configure(records)
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.home}/rspamd/worker.sock"
+
+    @property
+    def controller(self) -> str:
+        return f"unix:{self.home}/rspamd/controller.sock"
+
+    def _configure(self, records: list[tuple[str, str, str]]) -> None:
+        local = self.home / "local.d"
+        blocks = _BLOCK.findall(PAGE.read_text())
+        assert len(blocks) == 3
+        for name, text in blocks:
+            (local / name).write_text(text.replace("/run/", f"{self.home}/"))
+        for name in _OFF:
+            (local / f"{name}.conf").write_text("enabled = false;\n")
+        (local / "worker-controller.inc").write_text(
+            f'bind_socket = "{self.home}/rspamd/controller.sock mode=0666";\n'
+        )
+        (local / "worker-proxy.inc").write_text("enabled = false;\n")
+        fake = ", ".join(
+            f'{{name = "{name}", type = {kind}, replies = ["{text}"]}}'
+            for name, kind, text in records
+        )
+        run = self.home / "rspamd"
+        (local / "options.inc").write_text(_OPTIONS.format(run=run, records=fake))
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in reversed(self._processes):
+            one.terminate()
+            try:
+                one.wait(20)
+            except subprocess.TimeoutExpired:
+                one.kill()
+                one.wait()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def _start(self) -> None:
+        redis = self.home / "redis"
+        self._run(
+            "redis-server", "--port", "0", "--unixsocket", str(redis / "redis-server.sock"),
+            "--save", "", "--dir", str(redis),
+        )  # fmt: skip
+        base, share = self._base, self._base / "usr/share/rspamd"
+        places = {
+            "CONFDIR": base / "etc/rspamd", "LOCAL_CONFDIR": self.home, "DBDIR": self.home / "db",
+            "RUNDIR": self.home / "rspamd", "LOGDIR": self.home / "log",
+            "RULESDIR": share / "rules", "LUALIBDIR": share / "lualib",
+            "PLUGINSDIR": share / "plugins", "SHAREDIR": share,
+            "WWWDIR": share / "www",
+        }  # fmt: skip
+        insecure = ["-i"] if os.geteuid() == 0 else []
+        self._run(
+            "rspamd", "-f", *insecure, "-c", str(base / "etc/rspamd/rspamd.conf"),
+            *(f"--var={name}={path}" for name, path in places.items()),
+        )  # fmt: skip
+        self._wait_until_ready()
+
+    def _run(self, *command: str) -> None:
+        with (self.home / "log" / f"{command[0]}.out").open("wb") as out:
+            self._processes.append(
+                subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+            )
+
+    def _wait_until_ready(self) -> None:
+        """Until it answers; it compiles for some seconds."""
+        deadline = time.monotonic() + DEADLINE
+        rspamd = self._processes[-1]
+        while not self._answers():
+            assert rspamd.poll() is None, (self.home / "log" / "rspamd.out").read_text()
+            assert time.monotonic() < deadline, (self.home / "log" / "rspamd.log").read_text()
+            descriptor = os.pidfd_open(rspamd.pid)
+            try:
+                select.select([descriptor], [], [], 0.1)  # it would have ended
+            finally:
+                os.close(descriptor)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            try:
+                client.connect(self.address.removeprefix("unix:"))
+                client.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+                return b"pong" in client.recv(4096)
+            except OSError:
+                return False
+
+    def stop(self) -> None:
+        """rspamd alone hangs: it is stopped by a signal."""
+        os.killpg(self._processes[-1].pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self._processes[-1].pid, signal.SIGCONT)
