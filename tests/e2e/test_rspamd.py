@@ -144,9 +144,9 @@ def test_results_of_spf_dkim_and_dmarc_are_in_the_message(hub: WideHub, signer: 
     assert f"dkim=fail header.d={DOMAIN} header.s=mail" in results(bad)
 
 
-def test_a_sender_that_spf_does_not_allow(hub: WideHub) -> None:
+def test_a_sender_that_spf_does_not_allow(hub: WideHub, signer: Signer) -> None:
     with client(hub) as line:
-        message = mail("Good morning", domain=SOFT)
+        message = signer.signed(mail("Good morning"))
         assert send(line, message, "cid", f"ann@{SOFT}").startswith(b"250")
     (got,) = fetch(hub, "cid")
     assert f"spf=softfail smtp.mailfrom=ann@{SOFT}" in results(got)
