@@ -63,9 +63,6 @@ class FilesLayer(Layer):
     def next_id(self) -> bytes:
         return self._ids.next()
 
-    def verdict(self, mailbox: int, size: int) -> None:
-        """Everything is taken; who exists is decided before."""
-
     def begin(self) -> Incoming:
         return FilesIncoming(self)
 
@@ -175,14 +172,12 @@ class FilesMaildrop(Maildrop):
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:
         paths = [self._files[number - 1] for number in numbers]
-        if not paths:
-            done(None)
-            return
 
         def remove() -> None:
             for path in paths:
                 path.unlink(missing_ok=True)
-            self._layer.osio.fsync_directory(str(paths[0].parent))
+            if paths:
+                self._layer.osio.fsync_directory(str(paths[0].parent))
 
         self._layer.off_the_loop(remove, done)
 

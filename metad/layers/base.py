@@ -3,13 +3,14 @@
 A worker has one layer.  Everything is called on the worker's loop unless it says otherwise, and
 must not block there.
 
-    verdict -> begin, write ..., commit (done called later) or abort        mail in
+    check_space -> transaction_started -> check_mailbox ...
+        -> begin, write ..., commit (done called later) or abort            mail in
     open_mailbox -> Maildrop: fetch ..., delete, close                      mail out
 
 Rules of this file:
 
 * `done(None)` promises what a 250 promises: durable, as the layer understands it.  It is called
-  once, on the loop.
+  once, on the loop, and always later: never within the call that it was given to.
 * An error given to `done`, or raised, is a RefusedError: it carries the reply.  Anything else that
   is raised costs that message a 451 and a line in the log.
 * What is added here has a default: a layer of an older metad goes on working.
@@ -104,7 +105,7 @@ class Incoming(ABC):
 
     @abstractmethod
     def commit(self, envelope: Envelope, done: Done) -> None:
-        """Keep the message; `done` is called on the loop, at once or later."""
+        """Keep the message; `done` is called on the loop, later."""
 
     @abstractmethod
     def abort(self) -> None:
@@ -153,7 +154,7 @@ class Maildrop(ABC):
 
     @abstractmethod
     def delete(self, numbers: Sequence[int], done: Done) -> None:
-        """Remove messages for good; `done` once that is durable."""
+        """Remove messages for good; `done` later, once that is durable."""
 
     @abstractmethod
     def close(self) -> None:
@@ -200,9 +201,14 @@ class Layer(ABC):
         """What a mailbox holds, for its quota.  Called for users who have one."""
         return Usage()
 
-    @abstractmethod
-    def verdict(self, mailbox: int, size: int) -> None:
-        """Raise RefusedError if a message of `size` octets (0: unknown) is not taken for it."""
+    def check_space(self) -> None:  # noqa: B027 - a layer that always has space need not say so
+        """At MAIL: raise RefusedError if no new message is taken now.  Called very often."""
+
+    def check_mailbox(self, mailbox: int) -> None:  # noqa: B027
+        """At RCPT: raise RefusedError if no message is taken for this mailbox now."""
+
+    def transaction_started(self) -> None:  # noqa: B027
+        """A client began a message (MAIL was accepted): one may arrive soon."""
 
     @abstractmethod
     def begin(self) -> Incoming:

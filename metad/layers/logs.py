@@ -25,7 +25,7 @@ from metad.layers.base import (
     Maildrop,
     Usage,
 )
-from metad.layers.spool import Spool, SpooledBody
+from metad.layers.spool import SpooledBody, SpooledIncoming
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.protocol.trace import IN_FRONT_SIZE, in_front
 from metad.store.commit.committer import Committer
@@ -61,6 +61,7 @@ class LogLayer(Layer):
         settings = context.settings
         self.osio = Osio()
         self.row = context.row
+        self.loop = context.loop
         self.store = open_store(self.osio, context.data)
         self.clock = HubClock(self.osio, context.area.clock_offset)
         self.table = LogTable(context.area, context.semaphore, context.row)
@@ -119,12 +120,16 @@ class LogLayer(Layer):
     def usage(self, mailbox: int) -> Usage:
         return Usage(*self.index.usage(mailbox))
 
-    def verdict(self, mailbox: int, size: int) -> None:
-        committer = self.committer
-        if committer.blocked or not self.source.has_space:
+    def check_space(self) -> None:
+        if self.committer.blocked or not self.source.has_space:
             raise NoSpaceError
-        if not mailbox:  # MAIL
-            committer.expected.begun()
+
+    def check_mailbox(self, mailbox: int) -> None:
+        if self.committer.blocked or not self.source.has_space:
+            raise NoSpaceError
+
+    def transaction_started(self) -> None:
+        self.committer.expected.begun()
 
     def begin(self) -> Incoming:
         if not self.committer.accepts:
@@ -165,37 +170,22 @@ def log_room(settings: StoreConfig) -> Room:
     return Room(settings.size_limit // settings.log_size - COLLECTOR_LOGS, SPARE_LOGS)
 
 
-class LogIncoming(Spool, Incoming):
-    """A message for the log: kept aside until it is complete."""
+class LogIncoming(SpooledIncoming):
+    """A message for the log."""
 
-    __slots__ = ("_done", "_layer")
-    _done: Done
+    __slots__ = ("_layer",)
 
     def __init__(self, layer: LogLayer) -> None:
         super().__init__(layer.osio, layer.store.spool, layer.budget)
         self._layer = layer
 
-    def write(self, chunk: bytes) -> None:
-        try:
-            super().write(chunk)
-        except OSError as error:
-            raise NoSpaceError(f"spool: {error}") from error
-
     def commit(self, envelope: Envelope, done: Done) -> None:
-        self._done = done
         trace = envelope.trace
         parts = (trace, *self.parts) if self.in_memory else None
-        item = _append(envelope, parts, self.size, self._finish)
+        item = _append(envelope, parts, self.size, self.finished(done))
         if parts is None:
             item.spooled = SpooledBody(trace, self)
         self._layer.committer.submit(item)
-
-    def _finish(self, error: RefusedError | None) -> None:
-        self.close()
-        self._done(error)
-
-    def abort(self) -> None:
-        self.close()
 
 
 def _append(
@@ -295,7 +285,7 @@ class LogMaildrop(Maildrop):
     def delete(self, numbers: Sequence[int], done: Done) -> None:
         """One deletion record per 250 ids; `done` after the last, with the first error."""
         if not numbers:
-            done(None)
+            self._layer.loop.call_soon(lambda: done(None))
             return
         groups = [
             numbers[at : at + DELETIONS_PER_RECORD]

@@ -6,16 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from metad.errors import RefusedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
+from metad.store.commit.group import Loop
 from metad.store.ids import HubClock, IdMaker
 from metad.system.osio import Buffer, Osio
 
 
 class NullIncoming(Incoming):
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
     def write(self, chunk: bytes) -> None:
         pass
 
     def commit(self, envelope: Envelope, done: Done) -> None:
-        done(None)
+        self._loop.call_soon(lambda: done(None))
 
     def abort(self) -> None:
         pass
@@ -25,6 +29,9 @@ class NullMaildrop(Maildrop):
     """An empty mailbox."""
 
     octets = 0
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
 
     def __len__(self) -> int:
         return 0
@@ -39,7 +46,7 @@ class NullMaildrop(Maildrop):
         raise RefusedError(f"no message {number}")
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:
-        done(None)
+        self._loop.call_soon(lambda: done(None))
 
     def close(self) -> None:
         pass
@@ -52,7 +59,8 @@ class NullLayer(Layer):
 
     def start(self, context: LayerContext) -> None:
         self._ids = IdMaker(HubClock(Osio(), context.area.clock_offset), context.row.index)
-        self._incoming = NullIncoming()
+        self._loop = context.loop
+        self._incoming = NullIncoming(context.loop)
         context.report("warning: layer null: every message is accepted and thrown away")
 
     def stop(self) -> None:
@@ -61,11 +69,8 @@ class NullLayer(Layer):
     def next_id(self) -> bytes:
         return self._ids.next()
 
-    def verdict(self, mailbox: int, size: int) -> None:
-        pass
-
     def begin(self) -> Incoming:
         return self._incoming
 
     def open_mailbox(self, mailbox: int) -> Maildrop:
-        return NullMaildrop()
+        return NullMaildrop(self._loop)

@@ -34,7 +34,7 @@ from typing import Any
 
 from metad.errors import NoSpaceError, RefusedError, Reply, SyncFailedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop
-from metad.layers.spool import Spool
+from metad.layers.spool import SpooledIncoming
 from metad.layers.texts import unstuffed
 from metad.protocol.trace import in_front
 from metad.store.ids import HubClock, IdMaker
@@ -155,9 +155,8 @@ class SortLayer(Layer):
     def next_id(self) -> bytes:
         return self._ids.next()
 
-    def verdict(self, mailbox: int, size: int) -> None:
-        if mailbox:
-            self.directory(mailbox)
+    def check_mailbox(self, mailbox: int) -> None:
+        self.directory(mailbox)
 
     def begin(self) -> Incoming:
         return SortIncoming(self)
@@ -198,37 +197,22 @@ class SortLayer(Layer):
                 return
 
 
-class SortIncoming(Spool, Incoming):
-    """A message kept aside until it is complete."""
+class SortIncoming(SpooledIncoming):
+    """A message for some Maildirs."""
 
-    __slots__ = ("_done", "_layer")
-    _done: Done
+    __slots__ = ("_layer",)
 
     def __init__(self, layer: SortLayer) -> None:
         super().__init__(layer.osio, layer.spool, layer.budget)
         self._layer = layer
 
-    def write(self, chunk: bytes) -> None:
-        try:
-            super().write(chunk)
-        except OSError as error:
-            raise NoSpaceError(f"spool: {error}") from error
-
     def commit(self, envelope: Envelope, done: Done) -> None:
         layer = self._layer
         wanted = [(layer.directory(one.mailbox), one.address) for one in envelope.recipients]
-        self._done = done
-        layer.submit(Job(envelope, self, wanted, self._finish))
+        layer.submit(Job(envelope, self, wanted, self.finished(done)))
 
     def chunks(self) -> Iterator[Buffer]:
         return iter(self.parts) if self.in_memory else self.pieces()
-
-    def _finish(self, error: RefusedError | None) -> None:
-        self.close()
-        self._done(error)
-
-    def abort(self) -> None:
-        self.close()
 
 
 @dataclass(slots=True)

@@ -18,6 +18,8 @@ import os
 from collections.abc import Iterator
 
 from metad.budget import Budget
+from metad.errors import NoSpaceError, RefusedError
+from metad.layers.base import Done, Incoming
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
 from metad.system.osio import Buffer, Osio
 
@@ -105,6 +107,33 @@ class Spool:
                 raise OSError("the spool is shorter than what was written")
             yield piece
             at += len(piece)
+
+
+class SpooledIncoming(Spool, Incoming):
+    """A message that is kept aside until it is complete, and until its layer is done with it.
+
+    `commit` is the layer's; it hands `self.finished(done)` on instead of `done`.
+    """
+
+    __slots__ = ()
+
+    def write(self, chunk: bytes) -> None:
+        try:
+            super().write(chunk)
+        except OSError as error:
+            raise NoSpaceError(f"spool: {error}") from error
+
+    def finished(self, done: Done) -> Done:
+        """What to call in place of `done`: the message is given up first."""
+
+        def finish(error: RefusedError | None) -> None:
+            self.close()
+            done(error)
+
+        return finish
+
+    def abort(self) -> None:
+        self.close()
 
 
 class SpooledBody:

@@ -47,7 +47,7 @@ class Recipients:
             account = accounts[0]
             if context.policies.quota(account) is None:
                 mailbox = account.id
-                context.layer.verdict(mailbox, 0)
+                context.layer.check_mailbox(mailbox)
                 if mailbox not in entries:
                     entries[mailbox] = _new(Recipient, (mailbox, address))
                 return
@@ -74,12 +74,12 @@ class Recipients:
 
 def check(context: WorkerContext, accounts: tuple[Account, ...], size: int) -> dict[int, Quota]:
     """The quotas of those accounts that have one.  Raises the worst RefusedError of all."""
-    verdict, quota_of = context.layer.verdict, context.policies.quota
+    check_mailbox, quota_of = context.layer.check_mailbox, context.policies.quota
     worst: RefusedError | None = None
     quotas: dict[int, Quota] = {}
     for account in accounts:
         try:
-            verdict(account.id, 0)
+            check_mailbox(account.id)
             quota = quota_of(account)
             if quota is not None:
                 quotas[account.id] = quota

@@ -225,7 +225,8 @@ class SmtpSession(Connection):
         limiter = context.limiter
         if limiter.limits_messages and not limiter.may_send(self._network, context.now):
             raise TooMuchMailError(self._network)
-        context.layer.verdict(0, size or 0)
+        context.layer.check_space()
+        context.layer.transaction_started()
         self._sender = sender
         return self._machine.answer(None)
 

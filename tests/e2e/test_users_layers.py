@@ -84,9 +84,9 @@ class Failing(Layer):
         pass
     def next_id(self):
         return self.ids.next()
-    def verdict(self, mailbox, size):
+    def check_mailbox(self, mailbox):
         if mailbox == 2:
-            raise TypeError("a verdict")
+            raise TypeError("a check")
     def begin(self):
         return In()
     def open_mailbox(self, mailbox):

@@ -89,11 +89,11 @@ def test_no_address_whatever_leads_out_of_the_root(local, domain, template):
 def test_an_address_without_a_directory_costs_that_recipient(bench):
     layer = bench.its_layer
     layer._address_of = {2: "a/b@x.org", 3: "ann@x.org"}.get
-    layer.verdict(0, 10)
-    layer.verdict(3, 10)
+    layer.check_space()
+    layer.check_mailbox(3)
     for mailbox in (2, 4):
         with pytest.raises(RefusedError):
-            layer.verdict(mailbox, 10)
+            layer.check_mailbox(mailbox)
 
 
 # --- Failures -------------------------------------------------------------------------------------

@@ -111,6 +111,9 @@ class Loop:
     def call_later(self, delay: float, call: Any, *arguments: Any) -> None:
         self.later.append((self.now + delay, partial(call, *arguments)))
 
+    def call_soon(self, call: Any) -> None:
+        call()
+
     def call_soon_threadsafe(self, call: Any, *arguments: Any) -> None:
         call(*arguments)
 
@@ -137,12 +140,21 @@ class Layer:
 
     in_use = False
 
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
     def open_mailbox(self, mailbox: int) -> Maildrop:
         if self.in_use:
             raise MailboxInUseError
-        return NullMaildrop()
+        return NullMaildrop(self.loop)
 
-    def verdict(self, mailbox: int, size: int) -> None:
+    def check_space(self) -> None:
+        pass
+
+    def check_mailbox(self, mailbox: int) -> None:
+        pass
+
+    def transaction_started(self) -> None:
         pass
 
     def begin(self) -> Any:
@@ -200,7 +212,7 @@ class World:
             "loop": self.loop,
             "limiter": self.limiter,
             "row": Row(),
-            "layer": Layer(),
+            "layer": Layer(self.loop),
             "users": Users(),
             "threads": self.threads,
             "policies": SimpleNamespace(

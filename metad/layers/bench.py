@@ -1,0 +1,241 @@
+"""The surroundings of a layer in a worker, for its tests (metad.layers.testing): a loop, shared
+memory and a data directory of their own.
+
+Rule of this file: nothing but the interface of a layer is used, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import posix_ipc
+
+from metad.config.model import StoreConfig
+from metad.errors import RefusedError
+from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Recipient
+from metad.store.identity import open_or_make_store
+from metad.system.osio import Osio
+from metad.system.shared_memory import SharedArea
+
+SECONDS = 30.0
+TRACE = b"Received: from client.example.org\r\n\tby hub.example.org; now\r\n"
+SENDER = "sender@client.example.org"
+_serial = 0
+
+
+class Suite(Protocol):
+    """What a bench needs to know of the tests that it serves."""
+
+    @property
+    def layer(self) -> type[Layer]: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+    def prepare(self, context: LayerContext) -> None: ...
+
+
+class BenchLoop:
+    """The part of an event loop that a layer may use; runs while a test waits for something."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Callable[[], object]] = deque()
+        self._later: list[tuple[float, Callable[[], object]]] = []
+        self._wake = threading.Condition()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        with self._wake:
+            self._ready.append(callback)
+            self._wake.notify()
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        with self._wake:
+            self._later.append((time.monotonic() + delay, callback))
+            self._wake.notify()
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
+        self.call_soon(lambda: callback(*args))
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """Run callbacks until `done()`; AssertionError after SECONDS."""
+        deadline = time.monotonic() + SECONDS
+        while not done():
+            demand(time.monotonic() < deadline, "what was asked for has not been done in time")
+            with self._wake:
+                now = time.monotonic()
+                due = [one for one in self._later if one[0] <= now]
+                self._later = [one for one in self._later if one[0] > now]
+                self._ready.extend(callback for _, callback in due)
+                if not self._ready:
+                    self._wake.wait(0.001 if self._later else 0.05)
+                ready, self._ready = self._ready, deque()
+            for callback in ready:
+                callback()
+
+
+class Bench:
+    """The surroundings of a layer in a worker, in a directory of their own."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite = suite
+        self.data = Path(tempfile.mkdtemp(prefix="metad-layer-"))
+        self.loop = BenchLoop()
+        self.reports: list[str] = []
+        self.layer: Layer | None = None
+
+    def __enter__(self) -> Bench:
+        try:
+            self.start()
+        except BaseException:
+            shutil.rmtree(self.data)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.layer is not None:
+                self.stop()
+        finally:
+            shutil.rmtree(self.data)
+
+    def start(self) -> None:
+        suite = self._suite
+        open_or_make_store(Osio(), self.data)
+        area, semaphore = _shared()
+        area.clock_offset = time.time_ns() - time.monotonic_ns()
+        context = LayerContext(
+            data=self.data,
+            settings=StoreConfig(layer=suite.layer.name, log_size=32 << 20),
+            area=area,
+            semaphore=semaphore,
+            row=area.process(1),
+            loop=self.loop,
+            report=self.reports.append,
+            hostname="hub.example.org",
+            options=suite.layer.check_options(suite.options, self.data),
+            address_of=lambda mailbox: f"user{mailbox}@example.org",
+        )
+        suite.prepare(context)
+        layer = suite.layer()
+        layer.start(context)
+        self.layer = layer
+
+    def stop(self) -> None:
+        layer, self.layer = self.its_layer, None
+        layer.stop()
+
+    def restart(self) -> None:
+        """As a hub that is stopped and started."""
+        self.stop()
+        self.start()
+
+    @property
+    def its_layer(self) -> Layer:
+        if self.layer is None:
+            raise AssertionError("the layer is not started")
+        return self.layer
+
+    # -- mail
+
+    def send(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> Sent:
+        """Hand a message over, in one piece or in `pieces` octets each; it is not waited for."""
+        layer = self.its_layer
+        incoming = layer.begin()
+        wire = stuff(message)
+        step = pieces or len(wire)
+        for at in range(0, len(wire), step):
+            incoming.write(wire[at : at + step])
+        sent = Sent(incoming)
+        envelope = self.envelope(mailboxes, message)
+        with sent.handing_over():
+            incoming.commit(envelope, sent.done)
+        return sent
+
+    def envelope(self, mailboxes: Sequence[int], message: bytes) -> Envelope:
+        """What a worker would say of `message`."""
+        layer = self.its_layer
+        layer.check_space()
+        layer.transaction_started()
+        for mailbox in mailboxes:
+            layer.check_mailbox(mailbox)
+        recipients = tuple(Recipient(one, f"user{one}@example.org") for one in mailboxes)
+        dots = len(re.findall(rb"(?m)^\.", message))
+        return Envelope(
+            layer.next_id(), "192.0.2.1", "client.example.org", SENDER, recipients, TRACE,
+            len(message), dots,
+        )  # fmt: skip
+
+    def put(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> None:
+        """A message that must be taken."""
+        sent = self.send(mailboxes, message, pieces)
+        self.loop.run_until(lambda: sent.calls > 0)
+        demand(sent.error is None, f"a message was refused: {sent.error}")
+
+    def delete(self, drop: Maildrop, numbers: Sequence[int]) -> None:
+        sent = Sent(None)
+        with sent.handing_over():
+            drop.delete(numbers, sent.done)
+        self.loop.run_until(lambda: sent.calls > 0)
+        demand(sent.error is None, f"a deletion was refused: {sent.error}")
+
+
+class Sent:
+    """A message handed over: how often it was answered, and what the last answer was."""
+
+    def __init__(self, incoming: Incoming | None) -> None:
+        self.incoming = incoming
+        self.calls = 0
+        self.error: RefusedError | None = None
+        self.thread: int | None = None
+        self._within = False
+
+    @contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """Within the call that gets `done`, which must not be called in there."""
+        self._within = True
+        yield
+        self._within = False
+
+    @property
+    def done(self) -> Done:
+        def called(error: RefusedError | None) -> None:
+            demand(not self._within, "done was called within the call that got it")
+            self.calls += 1
+            self.error = error
+            self.thread = threading.get_ident()
+
+        return called
+
+
+def demand(so: bool, otherwise: str) -> None:
+    """As `assert`, which -O would take away."""
+    if not so:
+        raise AssertionError(otherwise)
+
+
+def stuff(message: bytes) -> bytes:
+    """The wire format of a message of whole lines (RFC 5321 section 4.5.2)."""
+    return re.sub(rb"(?m)^\.", b"..", message) + b".\r\n"
+
+
+def _shared() -> tuple[SharedArea, posix_ipc.Semaphore]:
+    """Shared memory that nobody else finds, and that is gone with this process."""
+    global _serial
+    _serial += 1
+    name = f"/metad-layer-{os.getpid()}-{_serial}"
+    area = SharedArea.create(name)
+    try:
+        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
+        semaphore.unlink()
+    finally:
+        area.unlink()
+    return area, semaphore
