@@ -90,7 +90,7 @@ def bind(listener: Listener, slots: int) -> Bound:
     """Bind one listener.  Raises OsError."""
     try:
         if listener.path is not None:
-            return Bound(listener, (_unix(listener.path),))
+            return Bound(listener, (unix_socket(listener.path),))
         if listener.port is None:
             raise ConfigError(f"no socket was passed for {listener.address}")
         return Bound(listener, tuple(sockets.bind_slots(listener.host, listener.port, slots)))
@@ -155,7 +155,8 @@ def _cannot(listener: Listener, error: OSError) -> OsError:
     return OsError(f"cannot listen on {listener.address}: {error.strerror or error}")
 
 
-def _unix(path: str) -> socket.socket:
+def unix_socket(path: str) -> socket.socket:
+    """A bound unix socket; one that a dead server left is replaced.  Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if Path(path).is_socket() and not _answers(path):

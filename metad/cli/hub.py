@@ -24,6 +24,11 @@ from metad.control import Client, request
 from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError, UsageError
 
 STOP_SECONDS = 120
+# A hub that starts, reloads or stops needs no person.
+_NAGIOS_CODES = {
+    "serving": 0, "reloading": 0, "draining": 1, "recovering": 1, "starting": 1, "degraded": 1,
+    "refusing": 2,
+}  # fmt: skip
 
 
 class NotStoppedError(MetadError):
@@ -134,29 +139,58 @@ def stop(place: HubLocation, now: bool, timeout: float) -> None:
 @click.command()
 @hub_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(place: HubLocation, as_json: bool) -> None:
-    """Show what the hub is doing; exit code 69 if none is running."""
+@click.option("--check", is_flag=True, help="One line, and the exit code of a Nagios plugin.")
+def status(place: HubLocation, as_json: bool, check: bool) -> int | None:
+    """Show what the hub is doing; exit code 69 if none is running.
+
+    The state is serving, degraded (something needs a person) or refusing (new mail is refused),
+    with the reasons, since when, and what to do.  --check: 0 serving, 1 degraded, 2 refusing or
+    not running, 3 unknown.
+    """
     try:
         reply = request(place.enter(), "status")
-    except UnavailableError:
-        if as_json:
+    except MetadError as error:
+        if check:
+            return nagios(error)
+        if as_json and isinstance(error, UnavailableError):
             click.echo(json.dumps({"running": False}))
         raise
+    if check:
+        return nagios(reply)
     facts = {"running": True} | {key: value for key, value in reply.items() if key != "ok"}
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
         show_status(facts)
+    return None
+
+
+def nagios(reply: dict[str, Any] | MetadError) -> int:
+    """Print one line and return the exit code of a Nagios plugin."""
+    if isinstance(reply, MetadError):
+        code, text = (2 if isinstance(reply, UnavailableError) else 3), str(reply)
+    else:
+        code = _NAGIOS_CODES.get(reply["state"], 3)
+        reasons = "; ".join(one["problem"] for one in reply["problems"])
+        text = reply["state"] + (f": {reasons}" if reasons else "")
+        text += f" | messages={reply['messages']}c refused={reply['refused']}c"
+    click.echo(f"METAD {('OK', 'WARNING', 'CRITICAL', 'UNKNOWN')[code]} - {text}")
+    return code
 
 
 def show_status(facts: dict[str, Any]) -> None:
     """Single facts first, then a table for each list of maps."""
+    problems = facts.get("problems", [])
     single = {key: value for key, value in facts.items() if not _is_table(value)}
+    single.pop("problems", None)
     if isinstance(single.get("uptime"), int | float):
         single["uptime"] = tables.duration(single["uptime"])
     tables.show_facts(single)
+    for one in problems:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["since"]))
+        click.echo(f"problem: {one['problem']} (since {since})\n  to do: {one['remedy']}")
     for key, value in facts.items():
-        if _is_table(value):
+        if _is_table(value) and key != "problems":
             click.echo()
             tables.show_table(key, value)
 

@@ -192,6 +192,14 @@ def address_pattern(value: object) -> str:
     return pattern
 
 
+def local_address(value: object) -> Address:
+    """A loopback address with a port, or a unix socket."""
+    found = address(value)
+    if found.path is None and not (found.host and ipaddress.ip_address(found.host).is_loopback):
+        raise ValueError('must be a loopback address ("127.0.0.1:9125") or "unix:/PATH"')
+    return found
+
+
 def layer_name(value: object) -> str:
     """The name of a layer, ours or an entry point's; whether it is there is asked later."""
     name = text(value)

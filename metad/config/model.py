@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from metad.config.checks import Address
 from metad.config.settings import DEFAULTS
 
 _TOP = DEFAULTS[""]
@@ -28,6 +29,7 @@ _COLLECTOR = DEFAULTS["collector"]
 _DOMAIN = DEFAULTS["domain"]
 _FILTER = DEFAULTS["filter"]
 _DEV = DEFAULTS["dev"]
+_METRICS = DEFAULTS["metrics"]
 
 Protocol = Literal["smtp", "lmtp", "pop3"]
 Tls = Literal["none", "starttls", "implicit"]
@@ -124,6 +126,13 @@ class QuotaConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where the monitor listens; None: there is none."""
+
+    address: Address | None = _METRICS["address"]
+
+
+@dataclass(frozen=True, slots=True)
 class DevConfig:
     """For test inboxes: patterns of addresses that get a mailbox by themselves."""
 
@@ -195,6 +204,7 @@ class Config:
     quota: QuotaConfig = QuotaConfig()
     collector: CollectorConfig = CollectorConfig()
     dev: DevConfig = DevConfig()
+    metrics: MetricsConfig = MetricsConfig()
     domain: tuple[DomainConfig, ...] = ()
     layer: Mapping[str, Any] = field(default_factory=dict)
     filter: FilterConfig = FilterConfig()
@@ -210,4 +220,5 @@ SECTIONS: Mapping[str, Callable[..., Any]] = {
     "quota": QuotaConfig,
     "collector": CollectorConfig,
     "dev": DevConfig,
+    "metrics": MetricsConfig,
 }

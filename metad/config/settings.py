@@ -243,6 +243,12 @@ SETTINGS: tuple[Setting, ...] = (
         'The reply to mail for a full mailbox: "defer" (452) or "refuse" (552).',
     ),
     Setting(
+        "metrics", "address", checks.local_address, None,
+        "A loopback address (\"127.0.0.1:9125\") or a Unix socket (\"unix:/PATH\") that serves "
+        "Prometheus metrics (/metrics), health (/healthz, /readyz) and a status page.  Default: "
+        "none.",
+    ),
+    Setting(
         "dev", "accept", checks.list_of(checks.address_pattern), [],
         "For tests: patterns of addresses, such as \"*@*\", that get a mailbox when mail or a "
         "login first asks for them.",
@@ -356,5 +362,7 @@ DEFAULT_LISTEN = (
     {"protocol": "pop3", "address": "127.0.0.1:1110"},
 )
 
-TABLES = ("store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter", "dev")
+TABLES = (
+    "store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter", "metrics", "dev",
+)  # fmt: skip
 LISTS = ("listen", "domain")

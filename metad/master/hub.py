@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from dataclasses import dataclass, field
 
 import posix_ipc
@@ -18,7 +20,8 @@ from metad.system.systemd import Notifier
 @dataclass(slots=True)
 class Hub:
     """`given`: the configuration as written; `config`: the same as seen from inside the chroot;
-    `boot`: the machine's boot id."""
+    `boot`: the machine's boot id; `monitor`: the socket of the monitor, if there is one;
+    `started`: Unix time."""
 
     given: Config
     config: Config
@@ -29,6 +32,8 @@ class Hub:
     notifier: Notifier
     boot: str
     options: Options
+    monitor: socket.socket | None = None
+    started: float = field(default_factory=time.time)
     log: LogLines = field(default_factory=LogLines)
 
     @property

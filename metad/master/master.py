@@ -26,12 +26,15 @@ from metad.master.certificate_watch import CertificateWatch
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.collector_control import CollectorControl
 from metad.master.hub import Hub
+from metad.master.monitor_control import MonitorControl
 from metad.master.options import Snapshot
 from metad.master.recovery_jobs import RecoveryJobs
 from metad.master.reload import Reloading
 from metad.master.spawn import ChildSpecs
 from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
 from metad.master.worker_pool import Generation, WorkerPool
+from metad.monitor import facts as monitor_facts
+from metad.monitor.health import Health
 from metad.store.log_table import LogTable
 from metad.system import privileges
 from metad.system.shared_memory import Role
@@ -81,6 +84,8 @@ class Master:
         self._reloading = Reloading(hub, self._pool, self._reloaded, self._report)
         self._watchdog = Watchdog(self._report)
         self._certificates = CertificateWatch(hub, self._report)
+        self._health = Health(lambda: hub.config)
+        self._monitor = MonitorControl(hub, self._children, specs.monitor, self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
     def _report(self, text: str) -> None:
@@ -122,6 +127,8 @@ class Master:
             self._pool.manage(now)
         if self._phase in (Phase.STARTING, Phase.SERVING) and self._hub.has_logs:
             self._collector.manage(now)
+        if self._phase in (Phase.STARTING, Phase.SERVING):
+            self._monitor.manage(now)
         if self._phase is not Phase.RECOVERING:
             self._recovery_jobs.manage(now)
         self._watchdog.look(self._children, self._heartbeat())
@@ -161,6 +168,7 @@ class Master:
     def _reloaded(self) -> None:
         """A reload has ended: a new configuration is in force, or the old one stays."""
         self._collector.renew(signal.SIGTERM)
+        self._monitor.renew()
         if self._phase is Phase.SERVING:
             self._announce()
 
@@ -233,8 +241,9 @@ class Master:
         self._release(child)
 
     def _helper_died(self, child: Child, code: int, now: float) -> bool:
-        """Whether it was the collector or a recovery."""
-        return self._collector.died(child, code, now) or self._recovery_jobs.died(child, code, now)
+        """Whether it was the collector, the monitor or a recovery."""
+        helpers = (self._collector, self._monitor, self._recovery_jobs)
+        return any(one.died(child, code, now) for one in helpers)
 
     def _release(self, child: Child) -> None:
         """Free its row, unless the log table still names it as an owner."""
@@ -378,10 +387,13 @@ class Master:
             raise MetadError(f"unknown command {command!r}")
 
     def _status(self) -> dict[str, Any]:
-        state = "reloading" if self._reloading.change else self._phase.value
+        rows = self._table().rows()
+        report = self._health.look(monitor_facts.take(self._hub.area, rows))
+        state = report.state if self._phase is Phase.SERVING else self._phase.value
         return {
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._started, 1),
-            "state": state,
-            **status.of_hub(self._hub, self._children, self._pool, self._table().rows()),
+            "state": "reloading" if self._reloading.change else state,
+            "problems": report.facts(),
+            **status.of_hub(self._hub, self._children, self._pool, rows),
         }

@@ -32,6 +32,7 @@ FIXED = {
     "user": "the hub runs as this user",
     "chroot": "its processes run in it",
     "landlock": "its processes run confined, or not",
+    "metrics.address": "its socket is opened at a start",
     "store.workers": "each worker has its own sockets",
     "store.layer": "mail is in the old layer",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from metad.config.model import Config
 from metad.master.children import MASTER_ROW, ChildSpec
 from metad.master.hub import Hub
 from metad.master.worker_pool import Generation
+from metad.monitor import process as monitor
 from metad.system.shared_memory import Cell, ProcessRow, Role
 from metad.workers import collector, recovery, worker
 from metad.workers.child import ChildHandle
@@ -58,6 +60,22 @@ class ChildSpecs:
             )
 
         return ChildSpec(Role.COLLECTOR, 0, main, places(hub.config))
+
+    def monitor(self, sock: socket.socket) -> ChildSpec:
+        """The monitor, which serves metrics and health on `sock`."""
+        hub = self._hub
+
+        def main(row: ProcessRow, handle: ChildHandle) -> int:
+            for one in hub.bound:
+                for each in one.sockets:
+                    each.close()
+            return monitor.main(
+                monitor.MonitorSetup(
+                    hub.config, sock, hub.area, hub.semaphore, row, hub.started, handle.ready
+                )
+            )
+
+        return ChildSpec(Role.MONITOR, 0, main, places(hub.config))
 
     def first_recovery(self) -> ChildSpec:
         setup = self._setup()

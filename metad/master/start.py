@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -27,7 +28,7 @@ from metad.config.advice import advice
 from metad.config.model import Config
 from metad.control import ControlServer
 from metad.errors import ConfigError, NotPermittedError, OsError
-from metad.listeners import Bound, bind_all, close_all, listen_all
+from metad.listeners import Bound, bind_all, close_all, listen_all, unix_socket
 from metad.master.datadir import prepare_data, take_lock
 from metad.master.hub import Hub
 from metad.master.master import Master
@@ -36,7 +37,7 @@ from metad.master.preload import preload
 from metad.store import log_table
 from metad.store.identity import open_or_make_store
 from metad.store.index import state as index_state
-from metad.system import privileges, shared_memory
+from metad.system import privileges, shared_memory, sockets
 from metad.system.osio import Osio, read_file, write_file
 from metad.system.shared_memory import SharedArea
 from metad.system.systemd import Notifier, passed_sockets
@@ -61,6 +62,7 @@ def start(config: Config, options: Options | None = None) -> int:
         if config.chroot is not None and not privileges.has_capability(privileges.CAP_SYS_CHROOT):
             raise NotPermittedError("chroot: needs a start by root, or CAP_SYS_CHROOT")
         bound = _claim(config, stack)
+        monitor = _monitor_socket(config, stack)
         notifier = Notifier(nanny=options.nanny)
         stack.callback(notifier.close)
         boot = index_state.boot_id()
@@ -69,7 +71,7 @@ def start(config: Config, options: Options | None = None) -> int:
         control = ControlServer(inner.data / "run" / "control")
         stack.callback(control.close)
         listen_all(bound)
-        hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options)
+        hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, monitor)
         for line in advice(config):
             hub.log.line("master", f"warning: {line}")
         # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy
@@ -100,6 +102,23 @@ def _claim(config: Config, stack: ExitStack) -> list[Bound]:
     bound = bind_all(config, passed)
     stack.callback(close_all, bound)
     return bound
+
+
+def _monitor_socket(config: Config, stack: ExitStack) -> socket.socket | None:
+    """The listening socket of the monitor, if the configuration has one.  Raises OsError."""
+    address = config.metrics.address
+    if address is None:
+        return None
+    try:
+        if address.path is not None:
+            sock = unix_socket(address.path)
+        else:
+            (sock,) = sockets.bind_slots(address.host, address.port or 0, 1)
+        sock.listen(16)
+    except OSError as error:
+        raise OsError(f"cannot listen on {address.text}: {error.strerror or error}") from None
+    stack.callback(sock.close)
+    return sock
 
 
 def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_ipc.Semaphore]:

@@ -94,6 +94,7 @@ class Role(IntEnum):
     WORKER = 1
     RECOVERY = 2
     COLLECTOR = 3
+    MONITOR = 4
 
 
 _NO_TALLY = memoryview(bytes(8 * TALLY_CELLS)).cast("Q")

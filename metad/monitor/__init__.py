@@ -1,0 +1,1 @@
+"""What a hub shows of itself: health, Prometheus metrics, a status page."""

@@ -1,0 +1,132 @@
+"""Is the hub well?  What is wrong, since when, and what to do about it.
+
+    serving     nothing is wrong
+    degraded    mail is taken and served, but something needs a person
+    refusing    new mail is refused or deferred
+
+Rule of this file: a problem is reported by the same words as long as it lasts, so that it keeps the
+time since when it is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from metad.config.model import Config
+from metad.errors import MetadError
+from metad.monitor.facts import Facts
+from metad.system.shared_memory import Cell
+from metad.tls import store as tls_store
+from metad.workers.load import space
+
+SERVING, DEGRADED, REFUSING = "serving", "degraded", "refusing"
+# Certificates are read from the disk: no more often than this.
+CERTIFICATE_SECONDS = 60.0
+
+
+class Problem(NamedTuple):
+    """`refuses`: new mail is refused because of it."""
+
+    text: str
+    remedy: str
+    refuses: bool = False
+
+
+class Report(NamedTuple):
+    """The state, and each problem with the Unix time since when it lasts."""
+
+    state: str
+    problems: list[tuple[Problem, int]]
+
+    def facts(self) -> list[dict[str, Any]]:
+        return [
+            {"problem": one.text, "since": since, "remedy": one.remedy}
+            for one, since in self.problems
+        ]
+
+
+class Health:
+    """Looks again at each call; remembers since when each problem lasts."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        clock: Callable[[], float] = time.time,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`config`: the one in force, which a reload may change."""
+        self._config = config
+        self._clock = clock
+        self._monotonic_ns = monotonic_ns
+        self._since: dict[str, int] = {}
+        self._certificates: list[str] = []
+        self._certificates_at = float("-inf")
+
+    def look(self, facts: Facts) -> Report:
+        """What is wrong now."""
+        now = self._clock()
+        found = list(self._problems(facts, now))
+        self._since = {one.text: self._since.get(one.text, int(now)) for one in found}
+        state = DEGRADED if found else SERVING
+        if any(one.refuses for one in found):
+            state = REFUSING
+        return Report(state, [(one, self._since[one.text]) for one in found])
+
+    def _problems(self, facts: Facts, now: float) -> Iterator[Problem]:
+        config = self._config()
+        yield from self._workers(facts, config)
+        yield from _disk(facts, config)
+        if facts.totals["damaged"] + facts.collector["damaged"]:
+            yield Problem("damaged records were found", "run metad fsck, then see quarantine/")
+        for line in self._certificate_lines(config, now):
+            yield Problem(line, "renew it: metad tls install")
+        if facts.totals["log_lines_dropped"]:
+            yield Problem(
+                "log lines were dropped: nothing reads the log quickly enough",
+                "look at what reads standard error, or log to a file",
+            )
+
+    def _workers(self, facts: Facts, config: Config) -> Iterator[Problem]:
+        limit = max(config.limits.heartbeat, 1) * 1_000_000_000
+        now = self._monotonic_ns()
+        alive = [row for row in facts.workers if now - row[Cell.HEARTBEAT] <= limit]
+        if not alive:
+            yield Problem("no worker is running", "see the log for the reason", refuses=True)
+        elif len(alive) < config.store.workers:
+            missing = config.store.workers - len(alive)
+            yield Problem(f"{missing} of {config.store.workers} workers are not running",
+                          "see the log for the reason")  # fmt: skip
+
+    def _certificate_lines(self, config: Config, now: float) -> list[str]:
+        if not tls_store.wanted(config):
+            return []
+        if now - self._certificates_at >= CERTIFICATE_SECONDS:
+            self._certificates_at = now
+            self._certificates = tls_store.expiry_warnings(config, datetime.fromtimestamp(now, UTC))
+        return self._certificates
+
+
+def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
+    if config.store.layer != "log":
+        return
+    try:
+        found = space(facts.logs, config.store, config.data / "logs")
+        free = shutil.disk_usage(config.data).free
+    except (OSError, MetadError) as error:
+        yield Problem(f"the disk cannot be looked at: {error}", "check the file system")
+        return
+    if not found.free:
+        yield Problem(
+            "no space for another log",
+            f"free space ({free:,} bytes left), raise store.size_limit, or run metad gc --full",
+            refuses=True,
+        )
+    elif found.share * 100 < config.collector.low_space:
+        yield Problem(
+            f"less than {config.collector.low_space} % of the space for logs is free",
+            f"the collector is working; {free:,} bytes are left on the disk",
+        )

@@ -1,0 +1,154 @@
+"""Prometheus metrics of the whole hub, on one page.
+
+Rule of this file: every counter of metad.system.counters appears here by itself; labels are few and
+bounded (protocol, state, generation, certificate).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from metad import __version__
+from metad.config.model import Config
+from metad.errors import ConfigError
+from metad.monitor.facts import Facts
+from metad.monitor.health import REFUSING, SERVING, Report
+from metad.store.log_table import Row
+from metad.system import counters
+from metad.system.counters import Kind
+from metad.tls import store as tls_store
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Names where the one of the table would not say its unit to Prometheus.
+_NAMES = {"octets": "message_bytes", "filter_microseconds": "filter_wait_microseconds"}
+_COLLECTOR_NAMES = {
+    "left": "collector_logs_left",
+    "logs_freed": "collector_freed_logs",
+    "octets_freed": "collector_freed_bytes",
+    "octets_moved": "collector_moved_bytes",
+    "damaged": "collector_damaged",
+    "expired": "expired",
+    "in_use": "expiry_skipped_mailboxes",
+    "unknown": "orphaned_mailboxes",
+}
+
+
+class HubCollector:
+    """Makes the metrics anew for each scrape."""
+
+    def __init__(
+        self,
+        look: Callable[[], tuple[Facts, Report]],
+        config: Callable[[], Config],
+        started: float,
+    ) -> None:
+        """`started`: Unix time."""
+        self._look = look
+        self._config = config
+        self._started = started
+
+    def collect(self) -> Iterator[Metric]:
+        facts, report = self._look()
+        config = self._config()
+        yield from _hub(facts)
+        yield from _collector(facts)
+        yield from _logs(facts, config)
+        yield from _disk(config)
+        yield from _certificates(config)
+        yield _gauge("up_seconds", "Seconds since the start.", time.time() - self._started)
+        yield _gauge("workers", "Running workers.", len(facts.workers))
+        yield _gauge("ready", "1 unless new mail is refused.", int(report.state != REFUSING))
+        yield _gauge("healthy", "1 while nothing is wrong.", int(report.state == SERVING))
+        info = GaugeMetricFamily("metad_info", "The version.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+
+
+def page(collector: HubCollector) -> bytes:
+    """The exposition of one scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"metad_{name}", text, value=value)
+
+
+def _hub(facts: Facts) -> Iterator[Metric]:
+    for one in counters.HUB:
+        name = _NAMES.get(one.name, one.name)
+        yield CounterMetricFamily(f"metad_{name}", one.doc, value=facts.totals[one.name])
+    yield CounterMetricFamily(
+        "metad_log_lines_dropped", "Log lines that could not be written.",
+        value=facts.totals["log_lines_dropped"],
+    )  # fmt: skip
+    sessions = GaugeMetricFamily("metad_sessions", "Open connections.", labels=["protocol"])
+    for protocol in ("smtp", "pop3"):
+        sessions.add_metric([protocol], facts.now[f"{protocol}_open"])
+    yield sessions
+
+
+def _collector(facts: Facts) -> Iterator[Metric]:
+    for one in counters.COLLECTOR:
+        name = _COLLECTOR_NAMES.get(one.name, one.name)
+        make = CounterMetricFamily if one.kind is Kind.TOTAL else GaugeMetricFamily
+        yield make(f"metad_{name}", one.doc, value=facts.collector[one.name])
+
+
+def _logs(facts: Facts, config: Config) -> Iterator[Metric]:
+    number = GaugeMetricFamily("metad_logs", "Logs by state.", labels=["state"])
+    for state, count in sorted(Tally(one.state.name.lower() for one in facts.logs).items()):
+        number.add_metric([state], count)
+    yield number
+    live = GaugeMetricFamily(
+        "metad_live_bytes", "Bytes of live mail by generation.", labels=["generation"]
+    )
+    used = GaugeMetricFamily(
+        "metad_used_bytes", "Bytes in use in logs that are not free, by generation.",
+        labels=["generation"],
+    )  # fmt: skip
+    for generation, rows in _by_generation(facts):
+        live.add_metric([str(generation)], sum(one.live_octets for one in rows))
+        used.add_metric([str(generation)], sum(one.tail for one in rows))
+    yield live
+    yield used
+    yield _gauge("log_size_bytes", "The size of a log.", config.store.log_size)
+
+
+def _by_generation(facts: Facts) -> Iterable[tuple[int, list[Row]]]:
+    groups: dict[int, list[Row]] = {}
+    for one in facts.logs:
+        if one.state.name != "FREE":
+            groups.setdefault(one.generation, []).append(one)
+    return sorted(groups.items())
+
+
+def _disk(config: Config) -> Iterator[Metric]:
+    try:
+        yield _gauge("disk_free_bytes", "Free on the data directory's file system.",
+                     shutil.disk_usage(config.data).free)  # fmt: skip
+    except OSError:
+        return
+
+
+def _certificates(config: Config) -> Iterator[Metric]:
+    if not tls_store.wanted(config):
+        return
+    expiry = GaugeMetricFamily(
+        "metad_certificate_expiry_timestamp_seconds", "When each certificate expires.",
+        labels=["name"],
+    )  # fmt: skip
+    try:
+        contexts = tls_store.load_contexts(config)
+    except ConfigError:
+        contexts = None
+    for one in contexts.certificates if contexts else ():
+        expiry.add_metric([one.name], one.facts.not_after.timestamp())
+    yield expiry

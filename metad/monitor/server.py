@@ -1,0 +1,126 @@
+"""The monitor's web server: metrics, health and the status page, read-only.
+
+    GET /metrics   Prometheus        GET /healthz   200 while the hub serves, else 503
+    GET /          status page       GET /readyz    200 while new mail is taken, else 503
+    GET /status.json
+
+Rules of this file:
+
+* It is for this machine: loopback or a unix socket, and the Host header must name it, so that no
+  foreign web page reads it through a browser (DNS rebinding).
+* It shows counts and logs, no addresses and no users.
+* Requests are answered one at a time, each within ten seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from importlib import resources
+from typing import Any
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+TIMEOUT_SECONDS = 10.0
+_LOCAL = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]{1,5})?", re.ASCII)
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+_STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
+
+# Path -> (HTTP status, content type, body).
+Answer = tuple[str, str, bytes]
+Route = Callable[[], Answer]
+
+
+def page() -> Answer:
+    """The status page."""
+    return "200 OK", "text/html; charset=utf-8", _PAGE
+
+
+def as_json(facts: dict[str, Any]) -> Answer:
+    return "200 OK", "application/json", json.dumps(facts).encode()
+
+
+def as_health(good: bool, text: str) -> Answer:
+    """What a load balancer or a container runtime asks."""
+    return "200 OK" if good else "503 Service Unavailable", "text/plain", f"{text}\n".encode()
+
+
+def application(
+    routes: dict[str, Route], *, any_host: bool
+) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
+    """`any_host`: on a unix socket the Host header means nothing."""
+
+    def answer(environ: WSGIEnvironment) -> Answer:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return "405 Method Not Allowed", "text/plain", b"GET only\n"
+        if not any_host and not _LOCAL.fullmatch(environ.get("HTTP_HOST", "")):
+            return "403 Forbidden", "text/plain", b"the Host header must name this machine\n"
+        route = routes.get(environ["PATH_INFO"])
+        if route is None:
+            return "404 Not Found", "text/plain", b"/metrics, /healthz, /readyz, /\n"
+        return route()
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        status, kind, body = answer(environ)
+        start(status, [
+            ("Content-Type", kind), ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"),
+            ("Content-Security-Policy", _POLICY),
+        ])  # fmt: skip
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    return app
+
+
+class MonitorServer(WSGIServer):
+    """Serves on a socket that is listening already."""
+
+    def __init__(self, sock: socket.socket, app: Any) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
+        self.server_name, self.server_port = "metad", 0
+        self.setup_environ()
+        self.set_app(app)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        client, address = self.socket.accept()
+        client.settimeout(TIMEOUT_SECONDS)
+        return client, address or ("unix", 0)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up or says nothing costs nothing."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = TIMEOUT_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """A scrape every few seconds is no news."""
+
+    def address_string(self) -> str:
+        return str(self.client_address[0])
+
+
+ServerHandler.server_software = "metad"
+
+
+def _policy(page: bytes) -> str:
+    """Only the page's own script and style run; nothing comes from elsewhere."""
+
+    def digests(pattern: re.Pattern[bytes]) -> str:
+        found = (hashlib.sha256(one).digest() for one in pattern.findall(page))
+        return " ".join(f"'sha256-{b64encode(one).decode()}'" for one in found)
+
+    return (
+        f"default-src 'none'; script-src {digests(_SCRIPT)}; "
+        f"style-src {digests(_STYLE)} 'unsafe-hashes' 'unsafe-inline'; connect-src 'self'"
+    )
+
+
+_PAGE = resources.files("metad.monitor").joinpath("page.html").read_bytes()
+_POLICY = _policy(_PAGE)

@@ -1,0 +1,142 @@
+"""The monitor of a real hub: metrics, health, the status page; and `metad status --check`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+import pytest
+
+from tests.support.clients import deliver, fetch, message
+from tests.support.hub import DEADLINE, Hub, free_ports
+from tests.support.live import LiveHub
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=DEADLINE)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self.path)
+
+
+@pytest.fixture(scope="module")
+def port():
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def live(port):
+    with LiveHub(settings=f'[metrics]\naddress = "127.0.0.1:{port}"') as hub:
+        yield hub
+
+
+def get(port: int, path: str, **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def metrics(port: int) -> dict[str, float]:
+    _, text = get(port, "/metrics")
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_mail_is_counted_in_and_out(live, port):
+    before = metrics(port)
+    deliver(live, message(), "alice")
+    deliver(live, message(), "alice")
+    fetch(live, "alice")
+    after = metrics(port)
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown["metad_messages_total"] == 2
+    assert grown["metad_retrieved_total"] == 2
+    assert grown["metad_logins_total"] == 1
+    assert after["metad_workers"] == 2
+    assert after["metad_ready"] == after["metad_healthy"] == 1
+    assert after["metad_disk_free_bytes"] > 0
+    assert after['metad_logs{state="active"}'] >= 2
+
+
+def test_the_page_and_its_figures_name_no_user_and_no_address(live, port):
+    assert get(port, "/")[0] == 200
+    status, text = get(port, "/status.json")
+    facts = json.loads(text)
+    assert (status, facts["state"]) == (200, "serving")
+    assert {one["state"] for one in facts["logs"]} >= {"active"}
+    assert "alice" not in text
+    assert "127.0.0.1" not in text
+    assert get(port, "/status.json", Host="evil.example")[0] == 403
+
+
+def test_a_client_that_says_nothing_holds_up_no_scrape_for_long(live, port):
+    with socket.create_connection(("127.0.0.1", port)):
+        assert get(port, "/healthz") == (200, "serving\n")
+
+
+def test_the_monitor_comes_back_when_it_dies(live, port):
+    (pid,) = [one["pid"] for one in live.facts()["processes"] if one["role"] == "monitor"]
+    os.kill(pid, signal.SIGKILL)
+
+    def other(facts: dict) -> bool:
+        return any(p["role"] == "monitor" and p["pid"] != pid for p in facts["processes"])
+
+    live.until(other, "another monitor")
+    assert get(port, "/readyz") == (200, "serving\n")
+    live.reload()
+    assert get(port, "/healthz") == (200, "serving\n")
+
+
+def test_a_unix_socket_serves_too_and_status_check_is_a_nagios_plugin():
+    path = tempfile.mktemp(prefix="metad-monitor-")
+    with Hub(["ann"], f'[metrics]\naddress = "unix:{path}"') as hub:
+        connection = UnixConnection(path)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+        done = hub.run("status", "--check")
+        assert done.stdout.startswith("METAD OK - serving | messages=0c")
+        hub.stop()
+        done = hub.run("status", "--check", check=False)
+        assert (done.returncode, done.stdout[:16]) == (2, "METAD CRITICAL -")
+        hub.start()
+    os.unlink(path)
+
+
+def test_an_expired_certificate_degrades_with_a_remedy(live):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    text = live.config.read_text()
+    live.run("tls", "self-signed")
+    live.config.write_text(text.replace('protocol = "pop3"', 'protocol = "pop3"\ntls = "starttls"'))
+    chain = next((live.data / "tls").iterdir())
+    assert chain.exists()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:prime256v1", "-days", "2", "-subj", "/CN=x", "-addext",
+         "subjectAltName=DNS:x.example.org", "-keyout", live.home / "key", "-out",
+         live.home / "cert"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    done = live.run("tls", "install", "--cert", str(live.home / "cert"), "--key",
+                    str(live.home / "key"))  # fmt: skip
+    assert "expires on" in done.stderr
+    live.run("reload")
+    facts = live.until(lambda facts: facts["state"] == "degraded", "degraded")
+    assert any("x.example.org expires on" in one["problem"] for one in facts["problems"])
+    done = live.run("status", "--check", check=False)
+    assert (done.returncode, done.stdout[:13]) == (1, "METAD WARNING")
+    assert "to do: renew it" in live.run("status").stdout

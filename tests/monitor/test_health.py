@@ -1,0 +1,103 @@
+"""What is wrong with a hub, since when, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from metad.config.parse import parse
+from metad.monitor import health
+from metad.monitor.facts import Facts
+from metad.monitor.health import DEGRADED, REFUSING, SERVING, Health
+from metad.system import counters
+from metad.system.shared_memory import Cell
+from metad.workers.load import space
+
+SECOND = 1_000_000_000
+
+
+class Hub:
+    """A hub as shared memory shows it."""
+
+    def __init__(self, data: Path, text: str = "") -> None:
+        (data / "logs").mkdir()
+        self.config = parse(text, None, data, {})
+        self.now, self.ticks = 1_000_000.0, 100 * SECOND
+        self.health = Health(lambda: self.config, lambda: self.now, lambda: self.ticks)
+        self.beats = [self.ticks, self.ticks]
+        self.totals = {one.name: 0 for one in counters.HUB} | {"log_lines_dropped": 0}
+        self.collector = {one.name: 0 for one in counters.COLLECTOR}
+
+    def look(self) -> Any:
+        rows: list[Any] = [{Cell.HEARTBEAT: beat} for beat in self.beats]
+        report = self.health.look(Facts(self.totals, {}, rows, self.collector, []))
+        return SimpleNamespace(
+            state=report.state,
+            texts=[one.text for one, _ in report.problems],
+            since=[since for _, since in report.problems],
+            facts=report.facts(),
+        )
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+def test_a_hub_without_a_problem_serves(hub: Hub) -> None:
+    assert (hub.look().state, hub.look().facts) == (SERVING, [])
+
+
+def test_a_worker_without_a_heartbeat_degrades_and_none_refuses(hub: Hub) -> None:
+    hub.beats[0] -= 31 * SECOND
+    assert hub.look().texts == ["1 of 2 workers are not running"]
+    assert hub.look().state == DEGRADED
+    hub.beats = []
+    assert hub.look().state == REFUSING
+
+
+def test_a_problem_keeps_the_time_since_when_it_lasts_and_is_forgotten_with_it(hub: Hub) -> None:
+    hub.totals["damaged"] = 1
+    began = int(hub.now)
+    assert hub.look().since == [began]
+    hub.now += 60
+    assert hub.look().since == [began]
+    hub.totals["damaged"] = 0
+    assert hub.look().state == SERVING
+    hub.now += 60
+    hub.collector["damaged"] = 1
+    assert hub.look().since == [began + 120]
+    assert "metad fsck" in hub.look().facts[0]["remedy"]
+
+
+def test_dropped_log_lines_are_a_problem(hub: Hub) -> None:
+    hub.totals["log_lines_dropped"] = 3
+    assert "log lines were dropped" in hub.look().texts[0]
+
+
+def test_no_space_refuses_and_little_degrades(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, state in ((0, REFUSING), (5, DEGRADED), (50, SERVING)):
+        found = space([], hub.config.store, hub.config.data)._replace(total=100, free=free)
+        monkeypatch.setattr(health, "space", lambda *_, found=found: found)
+        assert hub.look().state == state
+    monkeypatch.setattr(health, "space", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    assert "the disk cannot be looked at" in hub.look().texts[0]
+
+
+def test_certificates_are_read_once_a_minute(tmp_path: Path, monkeypatch) -> None:
+    hub = Hub(tmp_path, '[[listen]]\nprotocol="smtp"\naddress="127.0.0.1:1"\ntls="starttls"')
+    asked = []
+
+    def warnings(_config, now):
+        asked.append(now)
+        return ["certificate mx expires on 2026-12-01, in 3 days"]
+
+    monkeypatch.setattr("metad.tls.store.expiry_warnings", warnings)
+    for _ in range(3):
+        assert hub.look().texts == ["certificate mx expires on 2026-12-01, in 3 days"]
+    hub.now += 61
+    hub.look()
+    assert len(asked) == 2
