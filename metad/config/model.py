@@ -59,13 +59,13 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Sizes in octets; `size_limit` None means as large as the disk."""
+    """Sizes in bytes; `size_limit` None: as large as the disk; `align` None: as the disk needs."""
 
     layer: str = _STORE["layer"]
     workers: int = _STORE["workers"]
     log_size: int = _STORE["log_size"]
     sync: bool = _STORE["sync"]
-    align: int = _STORE["align"]
+    align: int | None = _STORE["align"]
     size_limit: int | None = _STORE["size_limit"]
 
 

@@ -103,9 +103,11 @@ SETTINGS: tuple[Setting, ...] = (
         " when the machine stops: for benchmarks only.",
     ),
     Setting(
-        "store", "align", checks.choice(512, 4096), 512,
-        "The number of bytes that the disk writes as a unit.  4096 for disks with sectors of "
-        "that size.",
+        "store", "align", checks.choice(512, 4096, 8192, 16384, 32768, 65536), None,
+        "The boundary in bytes on which each group of messages begins, so that no write touches a "
+        "block that holds acknowledged mail.  Default: the larger of the file system's block and "
+        "the disk's physical sector, at least 4096.  512 saves space but may lose acknowledged "
+        "mail in a power cut, except on disks that write 512 bytes as a unit.",
     ),
     Setting(
         "store", "size_limit", checks.size(limits.MIN_LOG_SIZE, 1 << 60), None,

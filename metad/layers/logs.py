@@ -34,6 +34,7 @@ from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
 from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
 from metad.store.log import record
+from metad.store.log.alignment import alignment
 from metad.store.log.encode import Append, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import LogChain
@@ -73,11 +74,12 @@ class LogLayer(Layer):
         self.ids = IdMaker(self.clock, self.store.node)
         self.next_id = self.ids.next  # type: ignore[method-assign]
         self.budget = context.budget
+        align = alignment(self.osio, self.store.logs, settings.align)
         self.source = LogAllocator(
             self.osio,
             self.store,
             self.table,
-            LogSettings(settings.log_size, settings.align, settings.sync, room=log_room(settings)),
+            LogSettings(settings.log_size, align, settings.sync, room=log_room(settings)),
             self.clock,
             context.report,
         )

@@ -22,6 +22,7 @@ from metad.store.background import Background, Job, JobThread
 from metad.store.identity import Store
 from metad.store.ids import HubClock
 from metad.store.log import files as log_files
+from metad.store.log.alignment import DEFAULT_ALIGN
 from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.successor import Ended, write_successor
 from metad.store.log.writer import LogWriter
@@ -39,7 +40,7 @@ class LogSettings:
     """How logs are made."""
 
     size: int
-    align: int = 512
+    align: int = DEFAULT_ALIGN
     sync: bool = True
     generation: int = 0
     room: Room = ROOM

@@ -107,6 +107,23 @@ class Osio:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
 
+    def block_size(self, path: str) -> int:
+        """The block of the file system of `path`, in bytes."""
+        return os.statvfs(path).f_frsize
+
+    def sector_size(self, path: str) -> int:
+        """The physical sector of the disk below `path`; 0 if there is none, or if it cannot be
+        seen (in a chroot, or under Landlock)."""
+        device = os.stat(path).st_dev
+        place = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+        for queue in (f"{place}/queue", f"{place}/../queue"):  # a disk, or a part of one
+            try:
+                with open(f"{queue}/physical_block_size", "rb") as file:
+                    return int(file.read())
+            except (OSError, ValueError):
+                continue
+        return 0
+
     def try_lock(self, fd: int, *, shared: bool = False) -> bool:
         """flock without waiting; True if held now.  The lock dies with the open description."""
         try:

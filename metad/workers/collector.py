@@ -35,6 +35,7 @@ from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker
 from metad.store.index.index import Index
+from metad.store.log.alignment import alignment
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_table import LogTable, Row, Semaphore, State
 from metad.system.osio import Osio
@@ -121,8 +122,9 @@ class CollectorWorker:
 
     def _make_source(self, osio: Osio, generation: int) -> LogAllocator:
         settings = self._store_settings
-        logs = LogSettings(settings.log_size, settings.align, settings.sync, generation)
         store = open_store(osio, self._setup.config.data)
+        align = alignment(osio, store.logs, settings.align)
+        logs = LogSettings(settings.log_size, align, settings.sync, generation)
         return LogAllocator(osio, store, self._table, logs, self._clock, self._report)
 
     def _report(self, text: str) -> None:

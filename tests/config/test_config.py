@@ -142,7 +142,7 @@ def test_a_relative_data_directory_is_made_absolute(monkeypatch, tmp_path):
         ('user = "a b"\n', "/etc/m.toml:1: user: must be the name of a system user"),
         ('data = "here"\n', "/etc/m.toml:1: data: must be an absolute path"),
         ("[store]\nsync = 1\n", "/etc/m.toml:2: store.sync: must be true or false"),
-        ("[store]\nalign = 1024\n", "/etc/m.toml:2: store.align: must be 512 or 4096"),
+        ("[store]\nalign = 1024\n", "/etc/m.toml:2: store.align: must be 512 or 4096 or 8192"),
         ('[store]\nlog_size = "1MiB 1"\n', "/etc/m.toml:2: store.log_size: must be a size such as"),
         ("[store]\nlog_size = 1048577\n", "store.log_size: must be a multiple of 4,096 bytes"),
         ('[store]\nlog_size = "3GiB"\n', "store.log_size: must be from 1MiB to 2GiB"),

@@ -30,6 +30,7 @@ import os
 import struct
 from typing import NamedTuple
 
+from metad.store.log.alignment import ALIGNS
 from metad.system.osio import Osio
 
 MAGIC = b"metadlog"
@@ -110,7 +111,7 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
 
 
 def _read_last(osio: Osio, fd: int, size: int, secret: bytes) -> LogHeader | None:
-    for align in (512, 4096):
+    for align in ALIGNS:
         if size >= align:
             found = parse(osio.pread(fd, align, size - align), secret)
             if found is not None:
@@ -147,7 +148,7 @@ def _write(osio: Osio, fd: int, header: LogHeader, offset: int) -> None:
 def own_secret(osio: Osio, fd: int) -> bytes | None:
     """The secret that the log open at `fd` names itself, if that proves its header right."""
     size = osio.fstat(fd).st_size
-    for at in (0, size - 512, size - 4096):
+    for at in (0, *(size - align for align in ALIGNS)):
         block = osio.pread(fd, HEADER_SIZE, at) if at >= 0 else b""
         secret = block[_SECRET]
         if len(secret) == 32 and parse(block, secret) is not None:
