@@ -14,21 +14,23 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from metad.errors import Reply
 from metad.filters.base import (
     ACCEPT,
     Answer,
     Filter,
-    Judgement,
     Message,
     Preferences,
     Session,
     Verdict,
 )
 from metad.filters.breaker import Breaker
+from metad.filters.fields import make_field
 from metad.filters.rspamd import unchecked
+
+T = TypeVar("T")
 
 NOT_CHECKED = Reply(451, "4.7.1", "The message could not be checked, try again later")
 NOT_ASKED = Reply(451, "4.7.1", "Try again later")
@@ -189,21 +191,40 @@ class FilterChain:
             return {wish: _NOTHING if wish.off else failed for wish in message.preferences}
 
 
-def _checked(answer: Judgement, preferences: tuple[Preferences, ...]) -> dict[Preferences, Verdict]:
+def _checked(answer: object, preferences: tuple[Preferences, ...]) -> dict[Preferences, Verdict]:
     """Raises FailedError: a filter may return anything."""
     if isinstance(answer, Verdict):
-        found = dict.fromkeys(preferences, answer)
+        found = dict.fromkeys(preferences, _checked_verdict(answer))
     elif isinstance(answer, Mapping):
         missing = [one for one in preferences if one not in answer]
         if missing:
             raise FailedError("its answer lacks a verdict")
-        found = {one: answer[one] for one in preferences}
+        found = {one: _checked_verdict(answer[one]) for one in preferences}
     else:
         raise FailedError(f"its answer is not a verdict: {type(answer).__name__}")
-    for verdict in found.values():
-        if verdict.refusal is not None:
-            _checked_refusal(verdict.refusal)
     return found
+
+
+def _checked_verdict(verdict: Any) -> Verdict:
+    """Raises FailedError."""
+    if not isinstance(verdict, Verdict):
+        raise FailedError(f"its answer is not a verdict: {type(verdict).__name__}")
+    if verdict.refusal is not None:
+        _checked_refusal(verdict.refusal)
+    try:
+        add = tuple((_of(str, name), _of(str, value)) for name, value in verdict.add)
+        gone = tuple((_of(str, name), _of(int, number)) for name, number in verdict.remove)
+        for name, value in add:
+            make_field(name, value)
+        return Verdict(verdict.refusal, add, gone, bool(verdict.junk), str(verdict.note))
+    except (TypeError, ValueError) as error:
+        raise FailedError(f"its verdict has an impossible header: {error}") from None
+
+
+def _of(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
 
 
 def _checked_refusal(reply: Any) -> Reply:

@@ -1,0 +1,1 @@
+"""Filters: their interface, rspamd's answers, headers."""
