@@ -1,4 +1,4 @@
-"""Password hashes of other programs: argon2, and whatever crypt(3) of this system knows.
+"""Password hashes of other programs: argon2, Dovecot's, and what crypt(3) of this system knows.
 
 Rules of this file:
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from metad import limits
 from metad.errors import DataError, MetadError
+from metad.users import salted_hashes
 
 # crypt(5).  The number after "rounds=", or the cost of bcrypt, in a group; the rest is salt and
 # hash in crypt's own base 64.
@@ -51,6 +52,8 @@ _SONAMES = ("libcrypt.so.1", "libcrypt.so.2")
 
 def scheme_of(source: str) -> str:
     """The name of the scheme of a hash.  Raises DataError: unknown, malformed, or too costly."""
+    if source.startswith("{"):
+        return salted_hashes.scheme_of(source)
     name = _NAMES.get(source[:3], "") if source.startswith("$") else "descrypt"
     if name == "argon2":
         argon2 = _ARGON2.fullmatch(source)
@@ -68,6 +71,8 @@ def scheme_of(source: str) -> str:
 def is_weak(source: str) -> bool:
     """Whether brute force takes a hash in hours.  Such are taken, because users must not lose
     their mail, and are counted where they come in."""
+    if source.startswith("{PBKDF2}"):
+        return False
     return source.startswith("$1$") or not source.startswith("$")
 
 
@@ -78,6 +83,8 @@ def check(password: bytes, source: str) -> bool:
     """
     if not password or len(password) > limits.PASSWORD or b"\0" in password:
         return False
+    if source.startswith("{"):
+        return salted_hashes.check(password, source)
     if source.startswith("$argon2"):
         return _check_with_argon2(password, source)
     found = _crypt(password, source.encode())

@@ -83,7 +83,8 @@ def import_users(place: HubLocation, **given: Any) -> int:
         transfer.run(importers.read(wish.kind, source))
         error = _sync(transfer, wish.kind, domain) if wish.sync else None
     _report(transfer.outcome, error, wish.dry_run, wish.as_json)
-    return EX_DATAERR if transfer.outcome.bad or error else EX_OK
+    outcome = transfer.outcome
+    return EX_DATAERR if outcome.bad or outcome.no_login or error else EX_OK
 
 
 def _domain(name: str) -> str:
@@ -146,9 +147,10 @@ def _report(outcome: Outcome, error: str | None, dry_run: bool, as_json: bool) -
     if as_json:
         bad = [one._asdict() for one in outcome.bad]
         facts = counts | {"bad": bad, "weak_hashes": outcome.weak, "dry_run": dry_run}
+        facts["no_login"] = [one._asdict() for one in outcome.no_login]
         click.echo(json.dumps(facts | {"error": error}, ensure_ascii=False))
         return
-    for one in outcome.bad[:SHOWN]:
+    for one in (outcome.bad + outcome.no_login)[:SHOWN]:
         text = f"{one.place}: {one.reason}"
         click.echo(text if text.isprintable() else ascii(text)[1:-1], err=True)
     if len(outcome.bad) > SHOWN:

@@ -55,6 +55,7 @@ class Outcome:
     removed: int = 0
     weak: int = 0
     bad: list[BadLine] = field(default_factory=list)
+    no_login: list[BadLine] = field(default_factory=list)
 
     @property
     def lines(self) -> int:
@@ -112,6 +113,9 @@ class Transfer:
         if address in self._seen:
             raise DataError(f"{address}: named by a line before")
         self._seen.add(address)
+        if entry.no_login:
+            reason = f"{address}: taken without a login: {entry.no_login}"
+            self.outcome.no_login.append(BadLine(entry.place, reason))
         secret = entry.secret
         password = None
         if secret is not None and secret.plain is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from metad import limits
 from metad.errors import DataError
-from metad.users import hashes, passwords
+from metad.users import hashes, passwords, salted_hashes
 from metad.users.passwords import ScramKeys
 
 
@@ -37,17 +37,20 @@ NO_SECRET = Secret()
 
 
 class Entry(NamedTuple):
-    """`place` is file:line.  `members` None: an account.  `secret` None: not spoken of."""
+    """`place` is file:line.  `members` None: an account.  `secret` None: the file has none.
+    `no_login`: why its password cannot be used; the account is made all the same, so that no mail
+    is refused because a hash is odd."""
 
     place: str
     address: str
     secret: Secret | None = None
     fields: dict[str, Any] = {}  # noqa: RUF012 - never changed
     members: tuple[str, ...] | None = None
+    no_login: str = ""
 
 
 class BadLine(NamedTuple):
-    """A line that is passed over, and why."""
+    """A line that was skipped, and why."""
 
     place: str
     reason: str
@@ -75,6 +78,8 @@ def dovecot(text: str, default: str = "CRYPT") -> Secret:
     match = _SCHEME.fullmatch(text)
     scheme, encoding, value = match.groups() if match else (default, None, text)
     name = scheme.upper()
+    if name in salted_hashes.SCHEMES or name == "PBKDF2":
+        return Secret(hash=salted_hashes.normalised(name, encoding, value))
     if encoding:
         raise DataError(f"a password in the encoding {encoding!a} cannot be read here")
     if name in _READABLE:

@@ -11,6 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -68,7 +69,9 @@ def _decoded(place: str, raw: bytes, more: Callable[[int], bytes]) -> str | BadL
     if len(raw) > LINE:
         while raw and not raw.endswith(b"\n"):
             raw = more(LINE)
-        return BadLine(place, f"longer than {LINE:,} octets")
+        return BadLine(place, f"longer than {LINE:,} bytes")
+    if place.endswith(":1"):
+        raw = raw.removeprefix(codecs.BOM_UTF8)  # Excel writes one
     try:
         return raw.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError:
@@ -98,19 +101,36 @@ def _full(name: str, domain: str | None) -> str:
     return f"{name}@{domain}"
 
 
+def _usable(read: Callable[[str], Secret], text: str) -> tuple[Secret | None, str]:
+    """A secret; or none, and why it cannot be used: its account is made without a login."""
+    try:
+        return read(text), ""
+    except DataError as error:
+        return None, str(error)
+
+
+# An address may have a quoted local part, with blanks and commas in it (RFC 5321 4.1.2).
+_ADDRESS = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s,"])+')
+
+
+def split_addresses(text: str) -> list[str]:
+    """Addresses between blanks and commas."""
+    return _ADDRESS.findall(text)
+
+
 # --- passwd and shadow ----------------------------------------------------------------------------
 
 
 def _read_passwd(source: Source) -> Found:
     if source.domain is None:
         raise DataError("users of the system have no domain: say which by --domain")
-    shadow: dict[str, Secret] = {}
+    shadow: dict[str, tuple[Secret | None, str]] = {}
     if source.shadow is not None:
         for found in _each(source.shadow, _shadow_line):
             if isinstance(found, BadLine):
                 yield found
             else:
-                shadow[found.address] = found.secret or NO_SECRET
+                shadow[found.address] = found.secret, found.no_login
 
     def line(place: str, text: str) -> Entry | None:
         fields = text.split(":")
@@ -119,8 +139,11 @@ def _read_passwd(source: Source) -> Found:
         name, password = fields[:2]
         if int(fields[2]) < source.least_uid or int(fields[2]) == NOBODY_UID:
             return None
-        secret = shadow.get(name, NO_SECRET) if password == "x" else import_entries.hashed(password)  # noqa: S105
-        return Entry(place, f"{name}@{source.domain}", secret)
+        if password == "x":  # noqa: S105
+            secret, why = shadow.get(name, (NO_SECRET, ""))
+        else:
+            secret, why = _usable(import_entries.hashed, password)
+        return Entry(place, f"{name}@{source.domain}", secret, no_login=why)
 
     yield from _each(source.text, line)
 
@@ -129,7 +152,8 @@ def _shadow_line(place: str, text: str) -> Entry:
     fields = text.split(":")
     if len(fields) != 9:
         raise DataError("a line of shadow has nine fields")
-    return Entry(place, fields[0], import_entries.hashed(fields[1]))
+    secret, why = _usable(import_entries.hashed, fields[1])
+    return Entry(place, fields[0], secret, no_login=why)
 
 
 # --- Dovecot's passwd-file ------------------------------------------------------------------------
@@ -143,11 +167,11 @@ def _read_dovecot(source: Source) -> Found:
         fields = text.split(":", 7)
         password = fields[1] if len(fields) > 1 else ""
         extra = fields[7].split() if len(fields) > 7 else []
-        secret = import_entries.dovecot(password) if password else NO_SECRET
+        secret, why = _usable(import_entries.dovecot, password) if password else (NO_SECRET, "")
         if "nologin" in extra or "nologin=y" in extra:
             secret = NO_SECRET
         address = _full(fields[0], source.domain)
-        return Entry(place, address, secret, _dovecot_quota(extra))
+        return Entry(place, address, secret, _dovecot_quota(extra), no_login=why)
 
     yield from _each(source.text, line)
 
@@ -215,11 +239,10 @@ def _read_virtual(source: Source) -> Found:
 
 
 def _virtual_line(place: str, line: str, domain: str | None) -> Entry | None:
-    name, _, rest = line.strip().replace("\t", " ").partition(" ")
-    members = [one for one in re.split(r"[ ,]+", rest) if one]
+    name, *members = split_addresses(line) or [""]
     if not members:
         raise DataError("an address without anything that it stands for")
-    if "@" not in name and "." in name:
+    if "@" not in name and "." in name and not any("@" in member for member in members):
         return None  # the declaration of a domain: here a domain is served if it has addresses
     for member in members:
         if member.startswith(("|", "/", ":", '"|', '"/')):
@@ -294,7 +317,7 @@ def _csv_row(place: str, row: dict[str, str], domain: str | None) -> Entry | Non
     if not any(row.values()):
         return None
     address = row.get("address", "").strip()
-    members = tuple(row.get("members", "").replace(",", " ").split())
+    members = tuple(split_addresses(row.get("members", "")))
     if members:
         name = address if address.startswith("@") else _full(address, domain)
         return Entry(place, name, members=tuple(_full(one, domain) for one in members))
@@ -303,18 +326,23 @@ def _csv_row(place: str, row: dict[str, str], domain: str | None) -> Entry | Non
         for name, check in _CELLS.items()
         if row.get(name, "").strip()
     }
-    return Entry(place, _full(address, domain), _csv_secret(row), fields)
+    secret, why = _csv_secret(row)
+    return Entry(place, _full(address, domain), secret, fields, no_login=why)
 
 
-def _csv_secret(row: dict[str, str]) -> Secret | None:
+def _csv_secret(row: dict[str, str]) -> tuple[Secret | None, str]:
     if row.get("password"):
         if row.get("hash") or row.get("scram"):
             raise DataError("a password both readable and hashed")
-        return import_entries.readable(row["password"])
-    source = import_entries.dovecot(row["hash"]) if row.get("hash") else NO_SECRET
+        return _usable(import_entries.readable, row["password"])
+    source, why = _usable(import_entries.dovecot, row["hash"]) if row.get("hash") else (None, "")
     if row.get("scram"):
-        return Secret(source.plain, source.hash, import_entries.scram(row["scram"]).scram)
-    return None if source.empty else source
+        keys, bad = _usable(import_entries.scram, row["scram"])
+        if keys is not None:
+            known = source or NO_SECRET
+            return Secret(known.plain, known.hash, keys.scram), why
+        why = why or bad
+    return source, why
 
 
 def _boolean(text: str) -> bool:
