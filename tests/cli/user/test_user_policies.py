@@ -175,8 +175,8 @@ def test_sync_says_whom_it_removed_and_keeps_all_when_a_line_is_bad(user, tmp_pa
     file.write_text("address\nbob@x.org\n")
     code, out, _ = user("import", file, "--format", "csv", "--sync", "--json")
     assert json.loads(out) == {
-        "added": 0, "changed": 0, "unchanged": 1, "removed": 1, "bad": [], "weak_hashes": 0, "no_login": [],
-        "dry_run": False, "error": None,
+        "added": 0, "changed": 0, "unchanged": 1, "removed": 1, "bad": [], "weak_hashes": 0,
+        "no_login": [], "dry_run": False, "error": None,
     }  # fmt: skip
     assert user("list")[1] == "bob@x.org\tno password\n"
 
