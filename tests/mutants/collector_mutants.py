@@ -100,7 +100,7 @@ COLLECTOR = [
      "store/gc/test_expiry.py::test_what_the_index_would_not_take_is_entered_at_the_next_start"),
     ("removal deletes mail of unknown users", "metad.workers.expiry_scan:ExpiryScan._due",
      "orphans.note(number)", "found.append(Due(number, 1 << 62))",
-     WALKS + "mail_of_a_mailbox_that_nobody_knows_is_kept_and_said"),
+     WALKS + "orphaned_mail_is_kept_and_reported"),
     ("a removed user's mail stays", "metad.workers.expiry_scan:ExpiryScan._due",
      "isinstance(owner, Removed)", "False and owner",
      WALKS + "a_removed_users_mail_goes_and_nobody_elses"),
