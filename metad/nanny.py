@@ -21,12 +21,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from metad.errors import EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE, MetadError, OsError
-from metad.system import privileges, sockets, systemd
+from metad.system import log_output, privileges, sockets, systemd
 from metad.system.backoff import Backoff
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -112,9 +111,9 @@ def supervise(spec: Spec, count: int) -> int:
 
 
 def say(text: str) -> None:
+    """A log that is not read must not stop the nanny: what does not fit is lost."""
     mark = systemd.priority(text) if systemd.to_journal() else ""
-    with suppress(OSError):
-        os.write(2, f"{mark}metad: {text}\n".encode("utf-8", "replace"))
+    log_output.LogOutput().write(f"{mark}metad: {text}\n".encode("utf-8", "replace"))
 
 
 def main(text: str) -> int:

@@ -24,6 +24,7 @@ from metad.config.parse import read
 from metad.errors import EX_SOFTWARE, OsError, UsageError
 from metad.system import privileges, systemd
 from metad.system.log_file import LogFile
+from metad.system.log_output import own_terminal
 from metad.system.pidfile import PidFile
 from metad.system.privileges import Identity
 
@@ -66,6 +67,7 @@ def _run(spec: Launch) -> int:
     pid_file = PidFile(spec.pid_file)
     log_file = LogFile(spec.log_file)
     log_file.take(_log_owner(config))
+    own_terminal()
     if needs_nanny(config):
         _become_nanny(config, spec, pid_file)
     # Imported here: what only the hub needs must not slow down every other command.

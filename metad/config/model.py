@@ -36,6 +36,7 @@ Tls = Literal["none", "starttls", "implicit"]
 BareLineEnds = Literal["refuse", "repair"]
 Full = Literal["defer", "refuse"]
 Plaintext = Literal["never", "loopback", "always"]
+LogFormat = Literal["text", "json"]
 Scram = Literal["auto", "always", "never"]
 Failure = Literal["accept", "defer"]
 Oversize = Literal["skip", "partial"]
@@ -200,6 +201,7 @@ class Config:
     source: Path | None = None
     chroot: Path | None = _TOP["chroot"]
     landlock: bool = _TOP["landlock"]
+    log_format: LogFormat = _TOP["log_format"]
     users: UsersConfig = UsersConfig()
     quota: QuotaConfig = QuotaConfig()
     collector: CollectorConfig = CollectorConfig()

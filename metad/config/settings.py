@@ -62,6 +62,10 @@ SETTINGS: tuple[Setting, ...] = (
         "kernels with Landlock.  `metad status` shows what is in force.",
     ),
     Setting(
+        "", "log_format", checks.choice("text", "json"), "text",
+        'The form of the log: "text", a line of text, or "json", one JSON object per line.',
+    ),
+    Setting(
         "listen", "protocol", checks.choice("smtp", "lmtp", "pop3"), None,
         "The protocol spoken on this address.  Required.",
     ),

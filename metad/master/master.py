@@ -136,6 +136,7 @@ class Master:
         self._pool.end_overdue(self._retire_seconds(), now)
         self._look_at_deadlines(now)
         self._certificates.look(now)
+        self._hub.log.tick()
         self._reloading.advance(now)
         self._advance()
         self._notify(now)

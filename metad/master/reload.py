@@ -106,6 +106,7 @@ class Reloading:
         close_all(change.rest)
         hub.bound = change.generation.bound
         hub.given, hub.config = plan.config, change.generation.config
+        hub.log.as_json = plan.config.log_format == "json"
         if hub.options.snapshot is not None:
             hub.options.snapshot.write(change.snapshot)
         for key, why in plan.kept.items():

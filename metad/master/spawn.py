@@ -93,7 +93,10 @@ class ChildSpecs:
 
     def _setup(self) -> recovery.RecoverySetup:
         hub = self._hub
-        return recovery.RecoverySetup(hub.config.data, hub.area, hub.semaphore, hub.boot)
+        config = hub.config
+        return recovery.RecoverySetup(
+            config.data, hub.area, hub.semaphore, hub.boot, config.log_format == "json"
+        )
 
     def _upkeep(self, job: Callable[[ProcessRow], int]) -> ChildSpec:
         return ChildSpec(Role.RECOVERY, 0, lambda row, _: job(row), places(self._hub.config))

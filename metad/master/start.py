@@ -72,6 +72,7 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(control.close)
         listen_all(bound)
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, monitor)
+        hub.log.as_json = config.log_format == "json"
         for line in advice(config):
             hub.log.line("master", f"warning: {line}")
         # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy

@@ -85,8 +85,10 @@ def run_child(handle: ChildHandle, main: Callable[[], int]) -> NoReturn:
         LogLines().line(handle.name, f"fatal: {error}")
         handle.fail(error, error.exit_code if isinstance(error, MetadError) else EX_IOERR)
     except BaseException as error:
-        LogLines().line(handle.name, f"panic: {error!r}")
-        traceback.print_exc()
+        log = LogLines()
+        log.line(handle.name, f"panic: {error!r}")
+        for text in traceback.format_exc().splitlines():
+            log.line(handle.name, text)
         handle.fail(error, EX_SOFTWARE)
     finally:
         with suppress(Exception):

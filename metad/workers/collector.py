@@ -92,7 +92,7 @@ class CollectorWorker:
         config, row = setup.config, setup.row
         self._setup = setup
         self._row = row
-        self._log = LogLines()
+        self._log = LogLines(as_json=config.log_format == "json")
         self._settings = config.collector
         self._store_settings = config.store
         osio = Osio()
@@ -154,6 +154,7 @@ class CollectorWorker:
         if signal.sigtimedwait(STOP_SIGNALS, seconds) is not None:
             raise StoppedError
         self._load.look()
+        self._log.tick()
         if time.monotonic() - self._checked > READER_CHECK_SECONDS:
             self._checked = time.monotonic()
             self._index.reader_check()

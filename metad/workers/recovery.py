@@ -31,11 +31,12 @@ class RecoverySetup:
     area: SharedArea
     semaphore: Semaphore
     boot: str
+    log_as_json: bool = False
 
 
 def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
     """Before the first worker: every log recovered, the index usable, the table filled."""
-    osio, log = Osio(), LogLines()
+    osio, log = Osio(), LogLines(as_json=setup.log_as_json)
     table = LogTable(setup.area, setup.semaphore, row)
     store = open_store(osio, setup.data)
     with UserDatabase(setup.data / "users", create=True) as users:
@@ -51,7 +52,7 @@ def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
 
 def recover_process(setup: RecoverySetup, row: ProcessRow, dead: int) -> int:
     """The logs of a process that died; `dead` is its row."""
-    osio, log = Osio(), LogLines()
+    osio, log = Osio(), LogLines(as_json=setup.log_as_json)
     table = LogTable(setup.area, setup.semaphore, row)
     recovery = Recovery(osio, open_store(osio, setup.data), lambda text: log.line("recovery", text))
     recovery.recover_process(table, dead)
@@ -71,5 +72,6 @@ def close_index(setup: RecoverySetup) -> int:
         index.close()
         index_state.mark(osio, store.index, setup.boot, clean=True)
     except (MetadError, OSError, lmdb.Error) as error:
-        LogLines().line("recovery", f"warning: the index is not noted as clean: {error}")
+        log = LogLines(as_json=setup.log_as_json)
+        log.line("recovery", f"warning: the index is not marked as clean: {error}")
     return EX_OK

@@ -64,7 +64,7 @@ class MailWorker:
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
         self._loop = uvloop.new_event_loop()
-        self._log = LogLines(2, self._loop.call_soon)
+        self._log = LogLines(2, self._loop.call_soon, as_json=setup.config.log_format == "json")
         self._servers: list[listeners.Server] = []
         self._context = self._boot()
         self._deadline = 0.0
@@ -162,6 +162,7 @@ class MailWorker:
         now = context.now = self._loop.time()
         row[Cell.HEARTBEAT] = time.monotonic_ns()
         row[Cell.LOG_LINES_DROPPED] = self._log.dropped
+        self._log.tick()
         self._ticks += 1
         if self._ticks % SECOND_TICKS == 0:
             self._every_second(now)
