@@ -40,6 +40,7 @@ from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
+from metad.store.pending_deletions import PendingDeletions
 from metad.store.reader import BUFFER, Reader, Stored
 from metad.system.osio import Buffer, Osio
 from metad.system.shared_memory import Cell
@@ -84,7 +85,8 @@ class LogLayer(Layer):
             context.report,
         )
         self.source.start()
-        feed = IndexFeed(self.index, self._publish, context.report)
+        self.pending = PendingDeletions(context.area, context.row.index)
+        feed = IndexFeed(self.index, self._publish, context.report, self.pending.publish)
         self.committer = Committer(context.loop, LogChain(self.source), feed, context.budget)
         self.ids.start_life(self.committer.open_first().life)
         self._ticks = 0
@@ -154,15 +156,18 @@ class LogLayer(Layer):
     # -- mail out
 
     def open_mailbox(self, mailbox: int) -> Maildrop:
-        if self.committer.is_behind(mailbox):
-            raise RefusedError("the index is behind the log")
         if not self.locks.acquire(mailbox):
             raise MailboxInUseError
         try:
+            if self.pending.may_have(mailbox):  # with the lock: no other session deletes now
+                raise RefusedError("the index lacks deletions of this mailbox")
             return LogMaildrop(self, mailbox, self.index.listing(mailbox))
         except lmdb.Error as error:
             self.locks.release(mailbox)
             raise RefusedError(f"index: {error}") from error
+        except BaseException:
+            self.locks.release(mailbox)
+            raise
 
 
 def log_room(settings: StoreConfig) -> Room:

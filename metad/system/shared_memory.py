@@ -8,6 +8,8 @@
     32 ..   one row of 40 cells per process
      ..     one row of 8 cells per log
      ..     two tables per process: counts per client network (metad.sessions.shared_counts)
+     ..     16 cells per process: mailboxes with deletions that the index lacks
+            (metad.store.pending_deletions)
 
 Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
 memoryview, so that no reader ever sees half of one.  The master creates the area before it forks,
@@ -23,7 +25,7 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 2
+LAYOUT = 3
 HEAD_CELLS = 32
 PROCESS_CELLS = 40
 PROCESSES = 160
@@ -32,7 +34,9 @@ LOGS = 65536
 PLAN = 16
 TALLY_CELLS = 4096
 TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
-CELLS = TALLIES + 2 * PROCESSES * TALLY_CELLS
+PENDING_CELLS = 16
+PENDING = TALLIES + 2 * PROCESSES * TALLY_CELLS
+CELLS = PENDING + PROCESSES * PENDING_CELLS
 _MASK = (1 << 64) - 1
 
 
@@ -97,6 +101,7 @@ class Role(IntEnum):
     MONITOR = 4
 
 
+_NONE_PENDING = memoryview(bytes(8 * PENDING_CELLS)).cast("Q")
 _NO_TALLY = memoryview(bytes(8 * TALLY_CELLS)).cast("Q")
 
 
@@ -128,6 +133,8 @@ class ProcessRow:
     def clear(self) -> None:
         for cell in range(PROCESS_CELLS):
             self.cells[cell] = 0
+        start = PENDING + self.index * PENDING_CELLS
+        self._all[start : start + PENDING_CELLS] = _NONE_PENDING
         self.forget_clients()
 
     def tally(self, which: Tally) -> memoryview:
@@ -201,6 +208,10 @@ class SharedArea:
 
     def log_cells(self) -> memoryview:
         return self.cells[HEAD_CELLS + PROCESSES * PROCESS_CELLS : TALLIES]
+
+    def pending_cells(self) -> memoryview:
+        """Of every process, `PENDING_CELLS` each."""
+        return self.cells[PENDING:CELLS]
 
 
 def unlink(name: str) -> None:

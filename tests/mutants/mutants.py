@@ -189,6 +189,18 @@ MUTANTS = [
     Mutant("what the index missed is forgotten", "commit.index_feed:IndexFeed.enter",
            "self.lagging = waiting", "self.lagging = []",
            "store/commit/test_committer.py::test_batches_are_entered_in_order_when_the_index_is_back"),
+    Mutant("other workers list what a lagging index still has", "commit.index_feed:IndexFeed.enter",
+           "self._pending(", "len(",
+           "store/test_pending_deletions.py::"
+           "test_another_worker_does_not_list_what_a_lagging_index_still_has"),
+    Mutant("a log that the index lags behind is sealed at the end",
+           "commit.committer:Committer.stop", "writer is not None and self._feed.lagging", "False",
+           "store/test_pending_deletions.py::"
+           "test_a_worker_that_ends_while_the_index_lags_leaves_its_log_to_recovery"),
+    Mutant("a full log that the index lags behind is sealed",
+           "commit.committer:Committer._writer_for", "is_full and self._feed.lagging", "False",
+           "store/test_pending_deletions.py::"
+           "test_no_full_log_is_sealed_while_the_index_lacks_something_of_it"),
     Mutant("a deletion leaves the usage", "index.lsm:_remove",
            "usage -= ", "usage -= 0 * ", MODEL),
     Mutant("a deletion looks in one level", "index.lsm:Lsm.remove",

@@ -38,6 +38,7 @@ from metad.store.log.encode import Append, Body, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable
+from metad.store.pending_deletions import PendingDeletions
 from metad.store.reader import Reader, Stored
 from metad.store.recovery.hub import Recovery
 from metad.system.osio import Osio
@@ -154,7 +155,8 @@ class KitWriter:
         self.background = Steps()
         self.source.start(self.background)
         self.chain = LogChain(self.source)
-        self.feed = IndexFeed(kit.index, self._publish, kit.reports.append)
+        self.pending = PendingDeletions(kit.area, slot)
+        self.feed = IndexFeed(kit.index, self._publish, kit.reports.append, self.pending.publish)
         at_once = Steps(at_once=True)
         self.committer = Committer(kit.loop, self.chain, self.feed, None, at_once)
         self.ids = IdMaker(kit.clock, kit.store.node)

@@ -90,10 +90,6 @@ class Committer:
         """Groups that were refused or that the index did not take at once."""
         return self._refused_groups + self._feed.failures
 
-    def is_behind(self, mailbox: int) -> bool:
-        """True while the index lacks deletions of a mailbox that are durable in the log."""
-        return self._feed.lacks_deletions(mailbox)
-
     def open_first(self) -> LogWriter:
         """Take the first log, before any session is there.  Raises RefusedError."""
         return self._chain.open()
@@ -213,9 +209,20 @@ class Committer:
             self._background.put(lambda: self._enter_in_thread([], None))
 
     def stop(self) -> LogWriter | None:
-        """End the thread after what it is doing; the log in use, for the allocator to seal."""
+        """End the thread after what it is doing; the log in use, for the allocator to seal.
+
+        If the index lags, the log is left to a recovery: it stays this process's, and nobody
+        takes it for entered.
+        """
         self._background.stop()
-        return self._chain.close()
+        writer = self._chain.close()
+        if self._feed.lagging:
+            self._feed.index.lock()
+            self._enter_and_unlock(None)
+        if writer is not None and self._feed.lagging:
+            writer.close()
+            return None
+        return writer
 
     # -- in the thread; while a job is there, the loop leaves chain and index alone
 
@@ -226,7 +233,7 @@ class Committer:
     def _switch_and_append(self, group: list[Append]) -> None:
         outcome: Batch | RefusedError
         try:
-            writer = self._chain.writer_for(group)
+            writer = self._writer_for(group)
             outcome = self._append(writer, group, encode(writer, group))
         except RefusedError as error:
             outcome = error
@@ -236,6 +243,19 @@ class Committer:
             self._chain.report(f"panic: a group could not be written: {error!r}")
             outcome = SyncFailedError(repr(error))
         self._loop.call_soon_threadsafe(self._appended, group, outcome)
+
+    def _writer_for(self, group: list[Append]) -> LogWriter:
+        """The log in use, or the next one; not while the index lacks something of a healthy log:
+        sealed, that one would no longer be this process's to be recovered.
+
+        Raises NoSpaceError, TableBusyError.
+        """
+        chain = self._chain
+        writer = chain.writer
+        is_full = writer is not None and not writer.poisoned and not chain.fits(group)
+        if is_full and self._feed.lagging:
+            raise NoSpaceError("the index lags behind a full log")
+        return chain.writer_for(group)
 
     def _record_and_finish(self, group: list[Append], error: SyncFailedError) -> None:
         """Have the next log record where the failed one ends; else the next group tries again."""

@@ -4,6 +4,8 @@ Rules of this file:
 
 * What is durable is never forgotten: a batch that the index refuses waits, and no later one is
   entered before it, so no watermark ever passes over what the index lacks.
+* `pending` is told of the mailboxes whose deletions lag before anybody is told that they are
+  deleted, and again once they are entered.
 * Whoever calls `enter` holds the index's write lock, and releases it.
 """
 
@@ -17,10 +19,17 @@ from metad.store.index.index import Batch, Index, Publish
 class IndexFeed:
     """Enters the groups of one writer.  `lagging`: batches that the index does not have yet."""
 
-    def __init__(self, index: Index, publish: Publish, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        publish: Publish,
+        report: Callable[[str], None],
+        pending: Callable[[set[int]], None] = lambda mailboxes: None,
+    ) -> None:
         self.index = index
         self._publish = publish
         self._report = report
+        self._pending = pending
         self.lagging: list[Batch] = []
         self.failures = 0
 
@@ -35,11 +44,6 @@ class IndexFeed:
             self.failures += 1
             self._report(f"warning: the index lags behind the log: {error!r}")
         finally:
+            if waiting or self.lagging:
+                self._pending({one.mailbox for batch in waiting for one in batch.deletions})
             self.lagging = waiting
-
-    def lacks_deletions(self, mailbox: int) -> bool:
-        """True while the index would show mail that the owner of `mailbox` deleted.  (Mail that
-        it lacks only appears later.)"""
-        return any(
-            deletion.mailbox == mailbox for batch in self.lagging for deletion in batch.deletions
-        )
