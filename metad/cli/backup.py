@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from metad.config.checks import show_size
 from metad.errors import CannotCreateError, OsError, UnavailableError
 from metad.store.backup.backup import Backup, Done, restore
 from metad.store.identity import open_store
+from metad.system.directories import make_directory
 from metad.system.osio import Osio
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -89,13 +89,13 @@ def _make_for_owner(directory: Path, data: Path) -> None:
         owner = os.stat(data)
     except OSError:
         raise UnavailableError(f"{data}: no such data directory") from None
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.mkdir(directory, 0o700)
-        except FileNotFoundError as error:
-            raise CannotCreateError(f"{directory}: {error.strerror}") from None
-        os.chown(directory, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        Osio().fsync_directory(str(directory.parent))
+    try:
+        os.close(make_directory(directory, owner))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise CannotCreateError(f"{directory}: {error.strerror}") from None
+    Osio().fsync_directory(str(directory.parent))
 
 
 def _must_be_empty(data: Path) -> None:

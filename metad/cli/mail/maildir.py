@@ -24,6 +24,7 @@ from metad import limits
 from metad.cli.mail.foreign import BadItem, Foreign, Item, Note, foreign, shown
 from metad.cli.mail.uidlist import UIDLIST, Known, base_name, read_uidlist
 from metad.errors import CannotCreateError, DataError, OsError
+from metad.system.directories import make_directory
 
 _PARTS = ("cur", "new")
 # What a decompressed message may be at most: a log takes a quarter of itself.
@@ -223,27 +224,3 @@ class MaildirWriter:
         finally:
             for fd in (self._top, *self._fds.values()):
                 os.close(fd)
-
-
-def make_directory(path: Path, owner: os.stat_result | None) -> int:
-    """A new, empty directory, mode 0700, given to `owner`; its descriptor.  Raises OSError.
-
-    It is made, opened and given away through its parent's descriptor, and only if what was opened
-    is what was made: another user may own the parent and swap names meanwhile.
-    """
-    parent = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.mkdir(path.name, 0o700, dir_fd=parent)
-        fd = os.open(path.name, _DIRECTORY, dir_fd=parent)
-    finally:
-        os.close(parent)
-    try:
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700 or os.listdir(fd):
-            raise PermissionError(1, "another program has replaced the new directory", str(path))
-        if owner is not None and owner.st_uid != os.geteuid():
-            os.fchown(fd, owner.st_uid, owner.st_gid)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

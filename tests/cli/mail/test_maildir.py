@@ -6,13 +6,12 @@ import bz2
 import gzip
 import lzma
 import os
-import stat
 from pathlib import Path
 
 import pytest
 
 from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
-from metad.cli.mail.maildir import MaildirWriter, decompressed, make_directory, read_maildir
+from metad.cli.mail.maildir import MaildirWriter, decompressed, read_maildir
 from metad.cli.mail.uidlist import UIDL_FORMAT, check_format
 from metad.errors import CannotCreateError, DataError, OsError, UsageError
 
@@ -146,29 +145,3 @@ def test_what_is_written_is_read_back_in_order_with_its_ids(tmp_path: Path) -> N
     assert [one.uid for one in items if isinstance(one, Foreign)] == ["id0", "id1", "id2"]
     with pytest.raises(CannotCreateError):
         MaildirWriter(tmp_path / "out")
-
-
-def test_a_new_directory_that_was_swapped_is_not_given_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between mkdir and chown another user puts a link, or a directory with files, there."""
-    victim = tmp_path / "victim"
-    victim.mkdir(0o755)
-    (victim / "file").write_text("x")
-    real = os.mkdir
-
-    def swap(name: str, mode: int, *, dir_fd: int) -> None:
-        real(name, mode, dir_fd=dir_fd)
-        os.rmdir(name, dir_fd=dir_fd)
-        if link:
-            os.symlink(victim, name, dir_fd=dir_fd)
-        else:
-            os.rename(victim, tmp_path / name)
-
-    for link in (True, False):
-        with monkeypatch.context() as patched:
-            patched.setattr("os.mkdir", swap)
-            with pytest.raises(OSError, match=r"directory|replaced"):
-                make_directory(tmp_path / "out", os.stat(tmp_path))
-        (tmp_path / "out").unlink() if link else None
-    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o755
