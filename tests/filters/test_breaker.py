@@ -127,8 +127,8 @@ def test_what_filters_add_accumulates_the_last_on_top() -> None:
     [
         None, 7, "accept", {}, Verdict(Reply(250, "2.0.0", "Ok")), Verdict("550 no"),  # type: ignore[arg-type]
         ValueError("two\nlines"), OSError(13, "denied"), {PLAIN: NO},
-        Verdict(add=(("A B", "c"),)), Verdict(add=(("A", "b\r\nBcc: c"),)), Verdict(add=7),
-        Verdict(remove=(("A", "all"),)), Verdict(add=(("A", 1),)),
+        Verdict(add=(("A B", "c"),)), Verdict(add=(("A", "b\r\nBcc: c"),)), Verdict(add=7),  # type: ignore[arg-type]
+        Verdict(remove=(("A", "all"),)), Verdict(add=(("A", 1),)),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("defer", [False, True])

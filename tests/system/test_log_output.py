@@ -53,7 +53,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 def test_what_is_not_read_is_written_in_part_and_nothing_waits(
     ends: Callable[[], Iterator[tuple[int, int]]], polling: bool
 ) -> None:
-    with ends() as (reader, writer):
+    with ends() as (reader, writer):  # type: ignore[attr-defined]
         blocking = os.get_blocking(writer)
         output = LogOutput(writer)
         if polling:
