@@ -171,13 +171,13 @@ def hub(where: Path, options: HubOptions) -> Iterator[Server]:
     config.write_text(hub_config(smtp, pop3, options))
     command = [sys.executable, "-c", "import sys; from metad.cli import main; sys.exit(main())"]
     place = ["--data", str(where / "data"), "--config", str(config)]
-    for user in options.users:
-        add = [*command, "user", "add", *place, user, "--password-stdin"]
-        done = subprocess.run(
-            add, input=PASSWORD.encode(), capture_output=True, cwd=TOP, check=False
-        )
+    if options.users:
+        listed = where / "passwd"
+        listed.write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in options.users))
+        add = [*command, "user", "import", *place, "--format", "dovecot", str(listed)]
+        done = subprocess.run(add, capture_output=True, cwd=TOP, check=False)
         if done.returncode:
-            raise HarnessError(f"user add {user}: {done.stderr.decode(errors='replace')}")
+            raise HarnessError(f"user import: {done.stderr.decode(errors='replace')}")
     if options.tls:
         made = [*command, "tls", "self-signed", *place]
         done = subprocess.run(made, capture_output=True, cwd=TOP, check=False)
@@ -242,3 +242,15 @@ def filesystem(where: Path) -> str:
             if (target + "/").startswith(mount):
                 best, kind = fields[1], fields[2]
     return kind
+
+
+def reached_device(where: Path) -> int:
+    """Octets written so far to the block device of `where`, after a sync.  0: it has none."""
+    os.sync()
+    device = os.stat(where).st_dev
+    name = f"{os.major(device)} {os.minor(device)}"
+    for line in Path("/proc/diskstats").read_text().split("\n"):
+        fields = line.split()
+        if " ".join(fields[:2]) == name:
+            return int(fields[9]) * 512
+    return 0

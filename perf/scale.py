@@ -88,18 +88,6 @@ def enter(data: Path, mailboxes: int, messages: int) -> None:
     index.close()
 
 
-def reached_device(where: Path) -> int:
-    """Octets written so far to the block device of `where`, after a sync.  0: it has none."""
-    os.sync()
-    device = os.stat(where).st_dev
-    name = f"{os.major(device)} {os.minor(device)}"
-    for line in Path("/proc/diskstats").read_text().split("\n"):
-        fields = line.split()
-        if " ".join(fields[:2]) == name:
-            return int(fields[9]) * 512
-    return 0
-
-
 def dirtied(server: Server) -> int:
     """Octets of the pages that the hub's processes dirtied so far."""
     total = 0
@@ -120,12 +108,12 @@ class Figures(NamedTuple):
 def one_run(server: Server, where: Path, mailboxes: int, messages: int) -> Figures:
     drawn = tuple(address(random.randrange(mailboxes)) for _ in range(min(DRAWN, messages)))
     load = SmtpLoad("127.0.0.1", server.smtp, drawn, CONNECTIONS, messages, SIZE, False)
-    device, cpu, pages = reached_device(where), server.cpu(), dirtied(server)
+    device, cpu, pages = harness.reached_device(where), server.cpu(), dirtied(server)
     report = SmtpRun(load).run()
     if report.error_count:
         raise LoadFailedError(report.text())
     cpu, pages = server.cpu() - cpu, dirtied(server) - pages
-    device = reached_device(where) - device
+    device = harness.reached_device(where) - device
     return Figures(cpu / messages * 1e6, device / messages, pages / messages)
 
 
