@@ -29,9 +29,18 @@ MIN_MESSAGE_SIZE = 64 * KIB
 # Syntax errors in one session (replies 500 to 504): Postfix ends the session at 20
 # (smtpd_hard_error_limit).
 SMTP_ERRORS = 20
-# Commands between two messages that lead to no message: NOOP, RSET, EHLO, VRFY,
-# refused recipients.  Postfix: 100 (smtpd_junk_command_limit), and 20 for refused recipients.
+# Commands between two messages that lead to no message: NOOP, RSET, EHLO, VRFY, and whatever is
+# refused.  Postfix: 100 (smtpd_junk_command_limit), and 20 for refused recipients.
 SMTP_IDLE_COMMANDS = 100
+# Recipients refused since the last stored message before each further one delays the session
+# (Postfix: smtpd_soft_error_limit, 10); seconds of that delay, doubled with every ten more
+# (Postfix: smtpd_error_sleep_time, 1); the longest.  To try 100 addresses takes five minutes.
+HARVEST_FREE = 10
+HARVEST_DELAY = 0.5
+MAX_HARVEST_DELAY = 4.0
+# Recipients beyond the limit of a transaction that do not count as refused (Postfix:
+# smtpd_recipient_overshoot_limit): a client may send all of a long list in one group.
+RECIPIENT_OVERSHOOT = 1000
 # Received: fields above which a message is in a loop: RFC 5321 6.3 says at least 100.
 RECEIVED_HOPS = 100
 # Seconds without input from the client: RFC 5321 4.5.3.2.7.

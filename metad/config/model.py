@@ -96,6 +96,7 @@ class SmtpConfig:
 
     bare_line_ends: BareLineEnds = _SMTP["bare_line_ends"]
     repair_networks: tuple[str, ...] = _SMTP["repair_networks"]
+    strict: bool = _SMTP["strict"]
     clients: tuple[str, ...] = _SMTP["clients"]
 
 

@@ -201,7 +201,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "smtp", "repair_networks", checks.list_of(checks.network), [],
-        "Clients whose bare CR and LF are always repaired.",
+        "Clients whose bare CR and LF are always repaired, and whose commands may end in LF alone.",
+    ),
+    Setting(
+        "smtp", "strict", checks.boolean, False,
+        "Refuse an address without angle brackets, or with a blank before it, in MAIL and RCPT "
+        "(Postfix: strict_rfc821_envelopes).",
     ),
     Setting(
         "smtp", "clients", checks.list_of(checks.network), [],

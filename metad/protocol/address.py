@@ -116,6 +116,13 @@ def fold(text: str) -> str:
     return str(mailbox)
 
 
+def is_postmaster(address: str, hostname: str) -> bool:
+    """Whether `address` is the postmaster of the host itself: at its name, or at an address
+    literal, which only the host that it reached can be meant by."""
+    local, _, domain = address.lower().rpartition("@")
+    return local == "postmaster" and (domain == hostname.lower() or domain.startswith("["))
+
+
 def _fold_part(text: str) -> str:
     if text.isascii():
         return text.lower()

@@ -73,6 +73,14 @@ class LineBuffer:
         self.data = b""
         self.position = self.end = self.searched = 0
 
+    def compact(self) -> None:
+        """Copy what is not used yet out of its buffer, which may be large."""
+        if self.position:
+            self.data = self.data[self.position : self.end]
+            self.searched = max(0, self.searched - self.position)
+            self.position = 0
+            self.end = len(self.data)
+
     def line(self) -> bytes | Fault | None:
         """The next line without its CR LF; None: it is not complete."""
         data, start = self.data, self.position

@@ -75,6 +75,7 @@ def _smtp(context: WorkerContext, listener: Listener) -> SmtpService:
             starttls=listener.tls == "starttls",
             bare_line_ends=bare_line_ends,
             command_line=config.limits.command_line,
+            strict=config.smtp.strict,
         )
 
     return SmtpService(

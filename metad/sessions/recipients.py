@@ -14,8 +14,16 @@ from collections.abc import Mapping
 
 from metad import limits
 from metad.budget import Budget, Lease
-from metad.errors import NoSpaceError, OverQuotaError, RefusedError, TooManyMailboxesError
+from metad.errors import (
+    ForeignDomainError,
+    NoSpaceError,
+    OverQuotaError,
+    RefusedError,
+    TooManyMailboxesError,
+    UnknownUserError,
+)
 from metad.layers.base import Recipient
+from metad.protocol.address import is_postmaster
 from metad.sessions.context import WorkerContext
 from metad.users.account import Account
 from metad.users.policy import Quota
@@ -38,7 +46,13 @@ class Recipients:
 
     def accept(self, context: WorkerContext, address: str) -> None:
         """Take one RCPT.  Raises RefusedError; then no entry was added."""
-        accounts = context.users.expand(address)
+        try:
+            accounts = context.users.expand(address)
+        except (UnknownUserError, ForeignDomainError):
+            # RFC 5321 section 4.5.1: a server has a postmaster under its own name.
+            if not is_postmaster(address, context.config.hostname):
+                raise
+            accounts = context.users.expand("postmaster")
         entries = self.entries
         if len(entries) + len(accounts) > limits.FREE_RECIPIENTS:
             self._make_room(context.budget, len(accounts))

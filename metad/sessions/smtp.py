@@ -215,6 +215,22 @@ class SmtpSession(Connection):
         context.log.line("smtp", f"reject: client={self._client}: {reply}{detail}")
         self._forget_message()
         self._machine.answer(error.smtp)
+        self._slow_down()
+
+    def _slow_down(self) -> None:
+        """Do nothing for as long as the machine asks; what was answered is sent at once."""
+        delay = self._machine.take_delay()
+        if delay and not self._machine.closed:
+            self._busy = True
+            self._context.loop.call_later(delay, self._delay_over)
+
+    def _delay_over(self) -> None:
+        self._busy = False
+        if self._ended:
+            return
+        if self._context.draining and self._may_drain:
+            self._machine.fail(self._draining)
+        self._go_on()
 
     def _mail_from(self, event: MailFrom) -> bool:
         if self._incoming is not None:

@@ -188,7 +188,9 @@ class FilteredSmtpSession(SmtpSession):
         if refusal is None:
             return self._accept(event, wishes)
         self._count_refusal(refusal)
-        return self._machine.answer(refusal)
+        more = self._machine.answer(refusal)
+        self._slow_down()
+        return more
 
     def _accept(self, event: RcptTo, wishes: Preferences) -> bool:
         more = super()._recipient(event)

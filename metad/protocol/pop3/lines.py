@@ -17,6 +17,9 @@ from typing import Final
 
 # A line that is too long is read to its end and answered, unless it is endless.
 DISCARD_LIMIT: Final = 65_536
+# Of a longer buffer, what is not used yet is copied out: a session that waits for its client keeps
+# little.
+KEPT: Final = 4_096
 _CR: Final = 13
 
 
@@ -88,6 +91,10 @@ class LineReader:
             self._discarded += waiting
             waiting = 0
             self._skip_to(self._searched)
+        elif self._position and self._searched > KEPT:
+            self._input = self._input[self._position :]
+            self._searched -= self._position
+            self._position = 0
         if self._discarded + waiting > DISCARD_LIMIT:
             raise _too_long(self._discarded + waiting)
 

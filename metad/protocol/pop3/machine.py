@@ -117,10 +117,6 @@ class Pop3(Authentication):
         return self._personal is not None
 
     @property
-    def answer_due(self) -> bool:
-        return self._due is not None or self._streaming
-
-    @property
     def buffered(self) -> int:
         """Octets received and not yet processed; stop reading when there are many."""
         return self._lines.buffered

@@ -3,9 +3,9 @@
 Rules of this file:
 
 * Octets in; a value, or the Reply that the command deserves.  Nothing raises.
-* A pattern for what nearly everybody sends first, the whole grammar only when it fails.
-* Obsolete forms that RFC 5321 says must be accepted are: source routes (appendix C).  Beyond
-  it, as Postfix does: blanks after the colon, and a sender without a domain.
+* A pattern for what most clients send comes first, the whole grammar only when it fails.
+* Of the obsolete forms, RFC 5321 requires source routes (appendix C).  Beyond it, as Postfix does:
+  a sender without a domain and, unless `strict`, blanks after the colon and no angle brackets.
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ QUICK_MAIL: Final = re.compile(
 QUICK_RCPT: Final = re.compile(rb"(?:RCPT TO|rcpt TO):<(" + _ADDRESS + rb")>\r\n")
 _PLAIN_MAIL: Final = re.compile(rb"(?i:FROM): *+<(" + _ADDRESS + rb"|)>" + _REST)
 _PLAIN_RCPT: Final = re.compile(rb"(?i:TO): *+<(" + _ADDRESS + rb")>" + _REST)
-# Longer ones go the long way, where each part's own limit is looked at.
+# Longer ones go the long way, where the limit of each part is checked.
 PLAIN_LIMIT: Final = LOCAL_LIMIT
 
 # A path ends at the first ">" outside quotes.
 _PATH: Final = rb'<((?:[^<>"\\\x00-\x20\x7f]|"(?:[^"\\]|\\.)*+")*+)>'
 _ANY_MAIL: Final = re.compile(rb"(?i:FROM): *+" + _PATH + _REST, re.DOTALL)
 _ANY_RCPT: Final = re.compile(rb"(?i:TO): *+" + _PATH + _REST, re.DOTALL)
+_NAKED: Final = rb"([^<>\x00-\x20\x7f]++)"
+_NAKED_MAIL: Final = re.compile(rb"(?i:FROM): *+" + _NAKED + _REST, re.DOTALL)
+_NAKED_RCPT: Final = re.compile(rb"(?i:TO): *+" + _NAKED + _REST, re.DOTALL)
 _ROUTE: Final = re.compile(r"@[^@:,]+(?:,@[^@:,]+)*:")
 
 # RFC 5321 section 4.1.2: esmtp-param; RFC 6531 section 3.3 lets values hold UTF-8.
@@ -63,40 +66,40 @@ class Chunk(NamedTuple):
     last: bool
 
 
-def parse_mail(argument: bytes) -> MailFrom | Reply:
+def parse_mail(argument: bytes, *, strict: bool = False) -> MailFrom | Reply:
     """`FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8]`."""
+    if strict and argument[5:6] != b"<":
+        return MAIL_SYNTAX
     match = _PLAIN_MAIL.fullmatch(argument)
-    if match is None:
+    if match is None or len(match[1]) > PLAIN_LIMIT:
         return _mail_the_long_way(argument)
     address, parameters = match.groups()
-    if len(address) > PLAIN_LIMIT:
-        return _mail_the_long_way(argument)
     if parameters is None:
         return MailFrom(address.decode(), None, False)
     return _with_parameters(address.decode(), parameters)
 
 
-def parse_rcpt(argument: bytes, utf8: bool) -> RcptTo | Reply:
-    """`TO:<address>`; `utf8`: MAIL came with SMTPUTF8."""
+def parse_rcpt(argument: bytes, *, utf8: bool, strict: bool = False) -> RcptTo | Reply:
+    """`TO:<address>`; `utf8`: MAIL had SMTPUTF8."""
+    if strict and argument[3:4] != b"<":
+        return RCPT_SYNTAX
     match = _PLAIN_RCPT.fullmatch(argument)
-    if match is None:
+    if match is None or len(match[1]) > PLAIN_LIMIT:
         return _rcpt_the_long_way(argument, utf8)
     address, parameters = match.groups()
-    if len(address) > PLAIN_LIMIT:
-        return _rcpt_the_long_way(argument, utf8)
     if parameters is not None:
         return _UNSUPPORTED
     return RcptTo(address.decode())
 
 
 def parse_bdat(argument: bytes) -> Chunk | None:
-    """`count [LAST]` (RFC 3030 section 2); None: it is something else."""
+    """`count [LAST]` (RFC 3030 section 2); None: something else."""
     match = _BDAT.fullmatch(argument)
     return None if match is None else Chunk(int(match[1]), match[2] is not None)
 
 
 def _mail_the_long_way(argument: bytes) -> MailFrom | Reply:
-    match = _ANY_MAIL.fullmatch(argument)
+    match = _ANY_MAIL.fullmatch(argument) or _NAKED_MAIL.fullmatch(argument)
     if match is None:
         return MAIL_SYNTAX
     address = _path(match[1])
@@ -109,7 +112,7 @@ def _mail_the_long_way(argument: bytes) -> MailFrom | Reply:
 
 
 def _rcpt_the_long_way(argument: bytes, utf8: bool) -> RcptTo | Reply:
-    match = _ANY_RCPT.fullmatch(argument)
+    match = _ANY_RCPT.fullmatch(argument) or _NAKED_RCPT.fullmatch(argument)
     if match is None:
         return RCPT_SYNTAX
     address = _path(match[1])

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from metad import limits
 from metad.errors import Reply
 from metad.protocol.lines import LineBuffer, LooseLineBuffer
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.body import ChunkedBody, DataBody
-from metad.protocol.smtp.events import Aborted, Event
+from metad.protocol.smtp.events import Aborted, Event, RcptTo
 from metad.protocol.smtp.settings import SmtpSettings
 from metad.protocol.smtp.table import CLOSED, START, State
 
@@ -45,9 +46,11 @@ class SmtpBase:
         "_body",
         "_chunked",
         "_commands",
+        "_delay",
         "_due",
         "_eof",
         "_errors",
+        "_excess",
         "_failing",
         "_idle",
         "_last",
@@ -59,6 +62,7 @@ class SmtpBase:
         "_next",
         "_reading",
         "_refusal",
+        "_refused",
         "_settings",
         "_state",
         "_table",
@@ -93,7 +97,10 @@ class SmtpBase:
         self.full = False
         self._errors = 0
         self._commands = 0  # command lines read so far
-        self._idle = 0  # commands since a message was answered that led to none
+        self._idle = 0  # commands since a message was stored that led to none
+        self._refused = 0  # recipients refused since a message was stored
+        self._excess = 0  # recipients beyond the limit since a message was stored
+        self._delay = 0.0  # seconds that the session is to wait, until it takes them
         self._due: Event | None = None  # the event that waits for its answer
         self._next: Event | None = None  # the event that comes next, whatever happens
         self._failing: Reply | None = None  # the session ends with this after the answer due
@@ -114,12 +121,14 @@ class SmtpBase:
         self.output.append(reply.wire)
 
     def _refuse(self, reply: Reply) -> None:
-        """Refuse a command.  Only the codes that mean a client's error count as errors."""
+        """Refuse a command.  Codes that mean a client's error count as errors, others as idle."""
         self.output.append(reply.wire)
-        if 500 <= reply.code <= 504:
-            self._errors += 1
-            if self._errors >= self._settings.errors:
-                self._end(states.TOO_MANY_ERRORS)
+        if not 500 <= reply.code <= 504:
+            self._idles()
+            return
+        self._errors += 1
+        if self._errors >= self._settings.errors:
+            self._end(states.TOO_MANY_ERRORS)
 
     def _idles(self) -> bool:
         """Count a command that leads to no message.  True: it was one too many, and the session
@@ -128,6 +137,24 @@ class SmtpBase:
         if self._idle > self._settings.idle_commands:
             self._end(states.TOO_MANY_IDLE)
         return self.closed
+
+    def _not_accepted(self, due: Event | None) -> None:
+        """A refusal leads to no message.  A client of LMTP asks for whatever recipients it has."""
+        if due.__class__ is RcptTo:
+            if self._settings.lmtp:
+                return
+            self._refused += 1
+            above = self._refused - limits.HARVEST_FREE
+            if above > 0:
+                delay = limits.HARVEST_DELAY * 2 ** ((above - 1) // 10)
+                self._delay = min(delay, limits.MAX_HARVEST_DELAY)
+        self._idles()
+
+    def take_delay(self) -> float:
+        """Seconds for which the session does nothing, because the client seems to guess addresses;
+        nearly always 0."""
+        delay, self._delay = self._delay, 0.0
+        return delay
 
     def _forget(self, state: State) -> None:
         """The transaction is over; `state` follows."""

@@ -8,6 +8,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from metad import limits
 from metad.errors import Reply
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.arguments import parse_mail, parse_rcpt
@@ -74,7 +75,7 @@ class Commands(MessageIntake):
         return self._due
 
     def _do_mail(self, argument: bytes, _row: Row) -> Event | None:
-        mail = parse_mail(argument)
+        mail = parse_mail(argument, strict=self._settings.strict)
         if isinstance(mail, Reply):
             self._refuse(mail)
             return None
@@ -86,15 +87,22 @@ class Commands(MessageIntake):
         return mail
 
     def _do_rcpt(self, argument: bytes, _row: Row) -> Event | None:
-        rcpt = parse_rcpt(argument, self.utf8)
+        rcpt = parse_rcpt(argument, utf8=self.utf8, strict=self._settings.strict)
         if isinstance(rcpt, Reply):
             self._refuse(rcpt)
             return None
         if self.accepted >= self._settings.recipients:
-            self._refuse(states.TOO_MANY_RECIPIENTS)
+            self._refuse_excess()
             return None
         self._due = rcpt
         return rcpt
+
+    def _refuse_excess(self) -> None:
+        """A client may send a long list in one group; only a much longer one counts."""
+        self._excess += 1
+        self._say(states.TOO_MANY_RECIPIENTS)
+        if self._excess > limits.RECIPIENT_OVERSHOOT:
+            self._idles()
 
     def _say_idly(self, reply: Reply) -> None:
         """Reply to a command that leads to no message."""

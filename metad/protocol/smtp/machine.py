@@ -147,10 +147,6 @@ class Smtp(Commands):
         return self._state.transaction
 
     @property
-    def answer_due(self) -> bool:
-        return self._due is not None
-
-    @property
     def buffered(self) -> int:
         """Octets received and not yet processed; stop reading when there are many."""
         lines = self._lines
@@ -183,6 +179,7 @@ class Smtp(Commands):
         while self._due is None and not self.closed:
             if len(self.output) >= states.REPLY_LIMIT:
                 self.full = True
+                lines.compact()
                 return None
             if lines.position == lines.end:
                 return self._out_of_input()
@@ -210,10 +207,12 @@ class Smtp(Commands):
         elif kind is MailFrom:
             if accepted:
                 self.transactions += 1
+            else:
+                self.utf8 = False
             self._state = ANSWERED[accepted][self._state]
             self.output.append((reply or states.SENDER_OK).wire)
         elif kind is EndOfMessage and reply is not None:
-            self._answer_message(reply)
+            self._answer_message(reply, accepted)
         else:
             raise RuntimeError(f"answer {reply!r} to {due!r}")
         self._due = None
@@ -226,23 +225,27 @@ class Smtp(Commands):
             lines.forget()
         return self._eof or self._next is not None
 
-    def _answer_message(self, reply: Reply) -> None:
+    def _answer_message(self, reply: Reply, accepted: bool) -> None:
         if self._settings.lmtp:
             self.output += [reply.wire] * self.accepted
         else:
             self.output.append(reply.wire)
-        self._idle = 0
-        self._forget(ANSWERED[True][self._state])
+        self._message_answered(accepted)
+
+    def _message_answered(self, accepted: bool) -> None:
+        if accepted:
+            self._idle = self._refused = self._excess = 0
+        self._forget(ANSWERED[accepted][self._state])
 
     def answer_each(self, replies: Sequence[Reply]) -> None:
         """LMTP: one reply for each accepted RCPT, in their order (RFC 2033 section 4.2)."""
         if self._due.__class__ is not EndOfMessage or len(replies) != self.accepted:
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
+        best = min(replies, key=lambda reply: reply.code)
         self.output.extend([reply.wire for reply in replies])
-        self._idle = 0
-        self._forget(ANSWERED[True][self._state])
+        self._message_answered(best.code < 400)
         self._due = None
-        self._answered(None, replies[0])
+        self._answered(None, best)
 
     def tls_started(self) -> None:
         """The handshake is done: forget all that came before (RFC 3207 section 4.2)."""
@@ -341,21 +344,16 @@ class Smtp(Commands):
             self._end(self._failing)
         elif reply is not None and reply.code == 421:
             self._close()
-        elif (
-            due.__class__ is RcptTo
-            and reply is not None
-            and reply.code >= 400
-            and not self._settings.lmtp
-        ):
-            self._idles()  # a refused recipient leads to no message
+        elif reply is not None and reply.code >= 400:
+            self._not_accepted(due)
 
     def _out_of_input(self) -> Event | None:
         """All input is used; that is the end if no more can come."""
         if self._eof:
             self._close()
         lines = self._lines
-        if lines.end > KEPT and lines.position == lines.end:
-            lines.forget()
+        if lines.end > KEPT:
+            lines.compact()
         event, self._next = self._next, None
         return event
 

@@ -42,6 +42,8 @@ class MessageIntake(SmtpBase):
         chunk = self._expect_chunk(argument, row.reply)
         if chunk is None:
             return None
+        if not chunk.octets and not chunk.last and self._idles():
+            return None
         if self._state is not row.done:  # the first one
             self._state = row.done
             self._chunked = ChunkedBody(repair=self._repair)
@@ -135,6 +137,7 @@ class MessageIntake(SmtpBase):
         repeat = self.accepted if each and self._settings.lmtp else 1
         self.output.extend([reply.wire] * repeat)
         self._forget(ANSWERED[False][self._state])
+        self._idles()
         return Aborted(reply)
 
     @property

@@ -20,7 +20,7 @@ class SmtpSettings:
     `message_size` in octets; `recipients` per transaction; `errors`: replies 500 to 504 after
     which the session ends; `idle_commands`: commands without a message, between two messages,
     after which it ends; `command_line` in octets with its CR LF; `bare_line_ends`: "refuse" or
-    "repair".
+    "repair"; `strict`: addresses must be in angle brackets, right after the colon.
     """
 
     hostname: str
@@ -32,6 +32,7 @@ class SmtpSettings:
     bare_line_ends: str = "refuse"
     idle_commands: int = limits.SMTP_IDLE_COMMANDS
     command_line: int = limits.SMTP_COMMAND_LINE
+    strict: bool = False
     greeting: Reply = field(init=False)
     helo: Reply = field(init=False)
     help: Reply = field(init=False)

@@ -102,6 +102,7 @@ _NEED_MAIL: Final = Reply(503, "5.5.1", "Error: need MAIL command")
 _NEED_RCPT: Final = Reply(503, "5.5.1", "Error: need RCPT command")
 _NESTED_MAIL: Final = Reply(503, "5.5.1", "Error: nested MAIL command")
 _NO_RECIPIENTS: Final = Reply(554, "5.5.1", "Error: no valid recipients")
+_NO_LMTP_RECIPIENTS: Final = Reply(503, "5.5.1", "Error: no valid recipients")
 _IN_CHUNKS: Final = Reply(503, "5.5.1", "Error: the message is being sent by BDAT")
 _IN_TRANSACTION: Final = Reply(503, "5.5.1", "Error: MAIL transaction in progress")
 _TLS_ACTIVE: Final = Reply(554, "5.5.1", "Error: TLS already active")
@@ -201,9 +202,13 @@ _TRANSACTION: Final[dict[State, dict[bytes, Rule]]] = {
 _SILENT: Final[dict[State, dict[bytes, Rule]]] = {DATA: {END: _END}, CLOSED: {}}
 
 
+# RFC 2033 section 4.2: without an accepted recipient DATA must fail with 503.
+_LMTP_REPLIES: Final = {_SEND_HELLO: _SEND_LHLO, _NO_RECIPIENTS: _NO_LMTP_RECIPIENTS}
+
+
 def _for_lmtp(rule: Rule) -> Rule:
-    """LMTP has another greeting."""
-    return rule._replace(reply=_SEND_LHLO) if rule.reply is _SEND_HELLO else rule
+    """LMTP has another greeting, and another code where every recipient was refused."""
+    return rule._replace(reply=_LMTP_REPLIES.get(rule.reply, rule.reply))
 
 
 def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, Rule]]:

@@ -131,10 +131,10 @@ def test_top_asks_for_no_more_octets_than_it_needs() -> None:
     machine.take_output()
     machine.top([next(given)])
     assert not machine.top_done
-    assert machine.answer_due
+    assert machine._streaming
     machine.top(given)
     assert machine.top_done
-    assert not machine.answer_due
+    assert not machine._streaming
     assert b"".join(machine.take_output()) == b"+OK\r\nA: b\r\n\r\n.\r\n"
     assert next(given) == b"never read\r\n.\r\n"
 

@@ -57,10 +57,10 @@ def test_a_message_begins_the_count_anew(message: bytes) -> None:
     assert len(session.messages) == 20
 
 
-def test_a_refused_message_does_not() -> None:
+def test_a_refused_message_counts_itself() -> None:
     session = Session(IDLE)
     bad = b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nx\ny\r\n.\r\nRSET\r\n"
-    session.send(EHLO + bad * 4)
+    session.send(EHLO + bad * 2)
     assert not session.machine.closed
     assert session.send(b"RSET\r\n") == TOO_MANY
 

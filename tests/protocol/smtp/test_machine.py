@@ -84,7 +84,7 @@ def test_a_message_that_lies_whole_in_the_input_is_not_cut_or_copied() -> None:
     assert isinstance(event, EndOfMessage)
     assert event.rest is BODY
     assert machine.next_event() is None
-    assert machine.answer_due
+    assert machine._due is not None
 
 
 @pytest.mark.parametrize(
