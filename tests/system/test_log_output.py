@@ -7,7 +7,7 @@ import pty
 import socket
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def terminal() -> Iterator[tuple[int, int]]:
     ("ends", "polling"), [(pipe, False), (pipe, True), (stream, False), (terminal, False)]
 )
 def test_what_is_not_read_is_written_in_part_and_nothing_waits(
-    ends: Callable[[], Iterator[tuple[int, int]]], polling: bool
+    ends: Callable[[], AbstractContextManager[tuple[int, int]]], polling: bool
 ) -> None:
     with ends() as (reader, writer):  # type: ignore[attr-defined]
         blocking = os.get_blocking(writer)
