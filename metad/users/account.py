@@ -131,7 +131,7 @@ def unpack_entry(key: bytes, raw: bytes) -> Account | None:
 
 
 def unpack_account(address: str, raw: bytes) -> Account | None:
-    """The same for an address that is text already: at every RCPT, so it is not to dawdle."""
+    """The same for an address that is text already: at every RCPT, so it must be quick."""
     kind, flags, number, version = _unpack_head(raw)
     if kind != KIND_ACCOUNT:
         return None

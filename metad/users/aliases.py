@@ -1,10 +1,10 @@
-"""Aliases: addresses that are others', and the catch-all of a domain.
+"""Aliases: addresses that stand for others, and the catch-all of a domain.
 
 Rules of this file:
 
-* A member is an address that mail is taken for when the alias is made; metad relays nothing.
-* A loop is refused when it would be made: only a new alias can close one, because whoever an
-  alias names cannot be removed behind its back.
+* A member must be an address that is accepted when the alias is made; metad relays nothing.
+* A loop is refused when it would be made.  Only a new alias can close one, because an account that
+  an alias names cannot be removed without the alias.
 * The table "members" leads back, from the entry that a member means to the aliases that name it.
 """
 
@@ -24,7 +24,7 @@ class AliasTable(Lookup):
     """The users database, with aliases that can be changed."""
 
     def set_alias(self, address: str, members: Sequence[str]) -> Alias:
-        """Make an alias, or give one other members; in one transaction.
+        """Make an alias, or replace its members, in one transaction.
 
         Raises DataError: a bad or foreign address, a user of that name, a loop, no member.
         """
@@ -40,7 +40,7 @@ class AliasTable(Lookup):
         alias = Alias(alias_name(key), tuple(dict.fromkeys(one.decode() for one in keys)))
         old = txn.get(key, db=self._addresses)
         if old is not None and old[0] != KIND_ALIAS:
-            raise DataError(f"{alias.address}: there is such a user already")
+            raise DataError(f"{alias.address}: a user has this address already")
         # Loops show only with the new alias in its place.
         txn.put(key, pack_alias(alias.members), db=self._addresses)
         try:
@@ -66,7 +66,7 @@ class AliasTable(Lookup):
             raw = txn.get(key, db=self._addresses)
             members = None if raw is None else unpack_alias(raw)
             if raw is None or members is None:
-                raise NoSuchUserError(f"{address}: there is no such alias")
+                raise NoSuchUserError(f"{address}: no such alias")
             self._leave_aliases(txn, key, force=force)
             self._drop(txn, key, raw)
         return Alias(alias_name(key), members)
@@ -99,7 +99,7 @@ class AliasTable(Lookup):
         except ForeignDomainError:
             reason = "its domain is not served here, and metad relays nothing"
         except UnknownUserError:
-            reason = "there is no such user or alias"
+            reason = "no such user or alias"
         raise DataError(f"{alias_name(key)}: {member}: {reason}")
 
     def _link(self, txn: Any, key: bytes, member: bytes) -> None:
@@ -108,7 +108,7 @@ class AliasTable(Lookup):
             txn.put(one, key, db=self._members)
 
     def _unlink(self, txn: Any, key: bytes, raw: bytes) -> None:
-        """The alias `key` is about to change: nobody is named by it any more."""
+        """The alias `key` is about to change: remove its links."""
         for member in unpack_alias(raw) or ():
             try:
                 entry, _ = self._entry(txn, key_of(member))
@@ -135,7 +135,7 @@ class AliasTable(Lookup):
         return False
 
     def _leave_aliases(self, txn: Any, key: bytes, *, force: bool) -> None:
-        """Whoever is to be removed must not be named by an alias; with `force` it leaves them."""
+        """Refuse to remove what an alias names; with `force`, take it out of its aliases."""
         named = self._named_by(txn, key)
         if named and not force:
             names = ", ".join(alias_name(one) for one in named[:3])
@@ -160,7 +160,7 @@ class AliasTable(Lookup):
         self._count_domain(txn, alias_name(key), -1)
 
     def _count_domain(self, txn: Any, address: str, change: int) -> None:
-        """The domains of accounts and aliases are those that are served."""
+        """Count the addresses of a domain: domains with any are served."""
         at, domain = address.rpartition("@")[1:]
         if not at:
             return

@@ -1,23 +1,23 @@
-"""The users database: addresses, numeric ids, passwords.  LMDB, synced: it is no view of anything.
+"""The users database: addresses, numeric ids, passwords.  LMDB, synced: it is not a view.
 
 Rules of this file:
 
 * Opened after the fork only; several processes read while one writes; no transaction outlives a
   call, and no hashing is done within one.
-* An id is never given twice, not even by a database that was put back from an earlier day: the
-  next one is a counter in the database and in a file beside it (metad.users.id_allocator), and the
-  greater counts.  Removal leaves a dated tombstone under the id; mail is only ever deleted for
-  those.
-* What an account's record holds that we do not know is kept as it is when the record is changed.
-* A change is one transaction; when the call returns it is durable.
+* An id is never given twice, not even by a database restored from an earlier day: the next one is
+  in the database and in a file beside it (metad.users.id_allocator), and the greater counts.
+  Removal leaves a dated tombstone under the id; only mail of tombstones is ever deleted.
+* Unknown fields of an account's record are kept when the record is changed.
+* A change is one transaction, durable when the call returns.
 
 Tables: "meta" (format, next id, secret, number of accounts that SCRAM cannot check); "addresses":
 folded address -> account or alias (account.py); "accounts": id -> msgpack map, everything else;
 "domains": domain -> how many addresses it has; "members": address -> the aliases that name it;
 "removed": id -> msgpack map (address, time).
 
-In a record: "scram" keys, "hash" (the password's imported source), "imported" (what tells whether
-that source has changed since), "password_version", "disabled", the fields of the policy.
+In a record: "scram" keys, "hash" (the password as imported), "imported" (a fingerprint of
+that hash, which tells whether the source has changed since), "password_version", "disabled",
+and the fields of the policy.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ _SECRETS = ("scram", "hash", "imported")
 
 
 class UserDatabase(AliasTable):
-    """The users in the directory `path`, made if `create`; else it must be there.
+    """The users in the directory `path`, created if `create`; otherwise it must exist.
 
-    Raises UnavailableError (not there), DataError (damaged, or of a newer metad) and OsError.
+    Raises UnavailableError (missing), DataError (damaged, or of a newer metad) and OsError.
     """
 
     # -- logging in
@@ -73,9 +73,9 @@ class UserDatabase(AliasTable):
     def verify(self, address: str, password: bytes) -> Account | None:
         """The account that `password` opens, or None.  Blocks about a millisecond.
 
-        The same work for a wrong password, an unknown and a disabled user.  Aliases and tags
-        are no login names.  A right password of an account that has only an imported hash makes
-        its SCRAM keys, beside the hash.
+        The same work for a wrong password, an unknown and a disabled user.  Aliases and tags are
+        not login names.  If an account has only an imported hash, its first correct password adds
+        SCRAM keys beside the hash.
         """
         account, record = self._login_record(address)
         source = record.get("hash")
@@ -91,7 +91,7 @@ class UserDatabase(AliasTable):
         return account if passwords.check(password, keys) and account is not None else None
 
     def _add_keys(self, account: Account, source: str, keys: passwords.ScramKeys) -> None:
-        """Keep the keys of a password just proven, unless it was changed meanwhile."""
+        """Store the keys of a verified password, unless it has been changed since."""
         with self._translated, self._env.begin(write=True) as txn:
             raw = txn.get(ID.pack(account.id), db=self._accounts)
             record = {} if raw is None else unpack_record(raw)
@@ -101,7 +101,7 @@ class UserDatabase(AliasTable):
     # -- adding and removing
 
     def add(self, address: str, password: bytes | None = None) -> Account:
-        """A new account.  Raises DataError: no address, bad password, or there already."""
+        """A new account.  Raises DataError: not an address, bad password, or it exists already."""
         (result,) = self.add_many([(address, password)])
         if isinstance(result, MetadError):
             raise result
@@ -112,12 +112,12 @@ class UserDatabase(AliasTable):
     ) -> Iterator[Account | MetadError]:
         """Add accounts, `batch` to a transaction; one result for each entry, in order.
 
-        An entry that cannot be added gives its error and hinders no other.  A result comes when
-        its batch is durable: what the caller does not draw is not added.
+        An entry that cannot be added gives its error and does not affect others.  A result comes
+        when its batch is durable; entries that the caller does not draw are not added.
         """
         source = iter(entries)
         while piece := list(islice(source, batch)):
-            # The hashing comes before the transaction: it would hold up every other writer.
+            # Hash before the transaction, which would block every other writer.
             prepared = [self._prepared(address, password) for address, password in piece]
             with self._giving() as txn:
                 results = [
@@ -142,7 +142,7 @@ class UserDatabase(AliasTable):
         there = txn.get(address.encode(), db=self._addresses)
         if there is not None:
             what = "a user" if unpack_entry(b"", there) is not None else "an alias"
-            return DataError(f"{address}: there is such {what} already")
+            return DataError(f"{address}: {what} has this address already")
         number = _number(txn, self._meta)
         if number > MAX_ID:
             return DataError(f"{address}: all {MAX_ID:,} numbers of mailboxes have been given")
@@ -166,8 +166,8 @@ class UserDatabase(AliasTable):
     def reserve(self, greatest: int) -> None:
         """Give no number up to `greatest`, which has mail, to a new account.
 
-        Once at a start, before anybody can be added: it makes the file of numbers if that is not
-        there, or no good.
+        Call it once at a start, before users can be added: it makes the file of numbers if that is
+        missing or bad.
         """
         with self._translated, self._env.begin(write=True) as txn:
             try:
@@ -208,7 +208,7 @@ class UserDatabase(AliasTable):
     def set_password(self, address: str, password: bytes) -> Account:
         """Give a new password, which ends remembered logins at once, in every process.
 
-        An imported hash goes: it is not this password's.
+        An imported hash is dropped, because it belongs to the old password.
         """
         keys = passwords.make(passwords.acceptable(password), self.iterations)
         with self._translated, self._env.begin(write=True) as txn:
@@ -219,11 +219,11 @@ class UserDatabase(AliasTable):
             return self._put(txn, account.id, changed)
 
     def set_disabled(self, address: str, disabled: bool) -> Account:
-        """A disabled account takes no mail and logs nobody in; its mail stays."""
+        """A disabled account accepts neither mail nor logins; its mail stays."""
         return self._change(address, {"disabled": disabled})
 
     def set_policy(self, address: str, policy: Policy) -> Account:
-        """Replace what is set for an account.  Raises NoSuchUserError, DataError."""
+        """Replace the policy of an account.  Raises NoSuchUserError, DataError."""
         return self._change(address, checked_policy(policy)._asdict())
 
     def _change(self, address: str, fields: dict[str, Any]) -> Account:
@@ -238,7 +238,7 @@ class UserDatabase(AliasTable):
             account = None
         raw = txn.get(ID.pack(account.id), db=self._accounts) if account else None
         if account is None or raw is None:
-            raise NoSuchUserError(f"{address}: there is no such user")
+            raise NoSuchUserError(f"{address}: no such user")
         return account, unpack_record(raw)
 
     def _put(self, txn: Any, number: int, record: dict[str, Any]) -> Account:
@@ -259,7 +259,7 @@ class UserDatabase(AliasTable):
             txn.put(b"unkeyed", ID.pack(max(0, count)), db=self._meta)
 
     def _note_extremes(self, txn: Any, policy: Policy) -> None:
-        """Kept for POP3's CAPA before a login; never taken back, which errs on the safe side."""
+        """For POP3's CAPA before a login; they only grow, which errs on the safe side."""
         least, most = self._extremes(txn)
         if policy.expiry and (not least or policy.expiry < least):
             txn.put(b"least expiry", ID.pack(policy.expiry), db=self._meta)

@@ -1,13 +1,13 @@
-"""The numbers of mailboxes that were ever given: DATA/numbers, a file beside the users database.
+"""Which numbers of mailboxes were ever given: DATA/numbers, a file beside the users database.
 
-A database that is lost, or put back from an earlier day, would give numbers a second time, and
-with them somebody else's mail.  So the next number is kept where no copy of the database is.
+A database that is lost, or restored from an earlier day, would give a number a second time, and
+with it another user's mail.  So the next number is also stored outside the database.
 
 Rules of this file:
 
 * The number is durable before the transaction that gives it, and never goes down.
-* Where the file is missing and there is mail, no number is given: nobody knows which are free.  The
-  next start of a hub looks at the mail and makes it anew (`UserDatabase.reserve`).
+* If the file is missing and there is mail, no number is given, because the free ones are unknown.
+  The next start of a hub checks the mail and makes a new file (`UserDatabase.reserve`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class IdAllocator:
             if any(self._logs.glob("*.log")):
                 raise DataError(
                     f"{self._path} is missing, which tells what numbers mailboxes have had; "
-                    "start the hub once, which makes it anew"
+                    "start the hub once, which makes a new one"
                 ) from None
             return 0
         except OSError as error:

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* A fact for people and for LOGIN-DELAY, not mail: never synced, and worth nothing but itself.
+* It is for people and for LOGIN-DELAY, and no mail depends on it: it is never synced.
 * A cell is Unix seconds, big-endian, at 8 × the account's number; a hole reads as never.  Cells
   are aligned and written whole, so several processes need no lock.
-* Written at once where a login delay needs it, else now and then, many together, off the loop.
+* Written at once if a login delay needs it, otherwise in batches, off the loop.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class LastLogins:
     def too_soon(self, account: int, delay: int) -> bool:
         """Whether less than `delay` seconds have passed since the last login.
 
-        One that lies in the future (the clock was set back) does not count.
+        A login in the future (the clock was set back) does not count.
         """
         last = self.last(account)
         return last is not None and 0 <= self._clock() - last < delay
 
     def note(self, account: int, *, at_once: bool = False) -> None:
-        """The user logged in now; other processes see it after the next `flush`, or `at_once`."""
+        """Record a login now; other processes see it after the next `flush`, or `at_once`."""
         self._pending[account] = int(self._clock())
         if at_once:
             self.flush()
@@ -77,7 +77,7 @@ class LastLogins:
         return bool(self._pending)
 
     def flush(self) -> None:
-        """Write what was noted.  A full disk costs the facts, nothing else."""
+        """Write what was recorded.  A full disk loses these facts and nothing else."""
         pending, self._pending = self._pending, {}
         with suppress(OSError):
             for account, seconds in pending.items():

@@ -1,10 +1,10 @@
-"""The users database's LMDB environment: made, opened, checked; LMDB's errors made ours.
+"""The LMDB environment of the users database: create, open, check, translate its errors.
 
 Rules of this file:
 
 * One object per process and path (LMDB's rule), opened after the fork only.
-* Making it is one transaction: two commands at once make one database, and a crash none.
-* The format number is looked at before anything else is; a newer one is refused, not touched.
+* Creating it is one transaction: two commands at once make one database, and a crash makes none.
+* The format number is checked first; a database of a newer format is refused and left alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Self = TypeVar("Self", bound="Environment")
 
 
 class Environment:
-    """The open environment and its tables, as attributes for those who inherit."""
+    """The open environment and its tables, as attributes for subclasses."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Environment:
         create: bool = False,
         iterations: int = limits.SCRAM_ITERATIONS,
     ) -> None:
-        """`iterations`: passes of PBKDF2 for the keys that are made from now on."""
+        """`iterations`: the PBKDF2 iteration count of new keys."""
         self.path = Path(path)
         self.iterations = iterations
         self._translated = Translated(self.path)
@@ -145,7 +145,7 @@ def _make_directory(path: Path) -> None:
 
 
 class Translated:
-    """A context in which LMDB's errors become ours, here and nowhere else."""
+    """A context that translates LMDB's errors into ours; the only place that does."""
 
     __slots__ = ("path",)
 

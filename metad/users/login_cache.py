@@ -1,12 +1,12 @@
-"""The memory of verified logins: POP clients poll, and hashing a password costs a millisecond.
+"""A cache of verified logins: POP3 clients poll, and hashing a password costs a millisecond.
 
 Rules of this file:
 
-* What is kept is a keyed hash of address and password, under a key that this process drew for
-  itself and that leaves it never: the memory of one process is worth nothing elsewhere.
-* A remembered login counts only while the account has the id and the password version that it had:
-  one look-up in the database, so a change ends it at once in every process.
-* Bounded: the oldest goes first.  Used by one thread.
+* It stores a keyed hash of address and password, under a random key that never leaves this process:
+  the cache is worth nothing elsewhere.
+* A cached login is valid only while the account has the same id and password version: one look-up
+  in the database, so a change invalidates it at once in every process.
+* Bounded: the oldest entry is dropped first.  Used by one thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metad.users.account import Account
 
 
 class Accounts(Protocol):
-    """What is needed of the users database."""
+    """What the cache needs of the users database."""
 
     def account(self, address: str) -> Account | None: ...
 
@@ -54,7 +54,7 @@ class LoginMemory:
         return len(self._logins)
 
     def recall(self, address: str, password: bytes) -> Account | None:
-        """The account, if this login was verified lately and still holds; microseconds."""
+        """The account, if this login was verified recently and is still valid; microseconds."""
         digest = self._digest(address, password)
         login = self._logins.get(digest)
         if login is None:
@@ -75,7 +75,7 @@ class LoginMemory:
         self._logins[digest] = _Remembered(account.id, account.password_version, until)
 
     def _digest(self, address: str, password: bytes) -> bytes:
-        # The length keeps "ab" + "c" and "a" + "bc" apart, whatever octets the parts hold.
+        # The length tells "ab" + "c" from "a" + "bc", whatever the parts contain.
         name = address.encode("utf-8", "surrogateescape")
         text = len(name).to_bytes(4, "big") + name + password
         return blake2b(text, key=self._key, digest_size=32).digest()

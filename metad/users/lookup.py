@@ -1,13 +1,13 @@
-"""Reading the users database: whose mail an address is, and who may log in.
+"""Reading the users database: which accounts an address means, and which may log in.
 
 Rules of this file:
 
 * No transaction outlives a call, and no hashing is done within one.
 * The order at RCPT: the address itself (account or alias), the base of its +tag, postmaster, the
   catch-all of its domain.  A disabled account falls through to nothing.
-* An alias is judged whole, by the worst of its members.
-* What RCPT found is remembered as of one transaction of the database, whose number each look-up
-  asks for: a change by whichever process ends that at once.
+* An alias is checked as a whole, by the worst of its members.
+* Results of RCPT are cached as of one transaction of the database, whose number each look-up
+  checks: a change by any process invalidates the cache at once.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Lookup(Environment):
 
     _known = Known(-1, {})
 
-    # -- whose mail
+    # -- recipients
 
     def expand(self, address: str) -> tuple[Account, ...]:
         """The accounts that mail for `address` goes to; a few microseconds for one of them.
@@ -96,7 +96,7 @@ class Lookup(Environment):
 
     def _find(self, txn: Any, address: str) -> tuple[Account, ...]:
         """As `expand`, in a transaction whose database is that of the addresses."""
-        # A key is folded already: what is one but for its case needs no look at its syntax.
+        # Keys are folded already: an address that is one except for its case needs no syntax check.
         if len(address) <= LOCAL_LIMIT and address.isascii() and "@" in address:
             folded = address.lower()
             raw = txn.get(folded.encode())
@@ -145,7 +145,7 @@ class Lookup(Environment):
             raise ForeignDomainError(key.decode())
         others = _fallbacks(local, domain) if at else _BUILTIN
         found = (key, exact) if exact is not None else self._first(txn, others)
-        # An entry of a kind that only a newer metad knows is nobody's, and hides what is behind.
+        # An entry of an unknown kind (of a newer metad) has no account, and hides the catch-all.
         if found is None or found[1][0] not in (KIND_ACCOUNT, KIND_ALIAS):
             raise UnknownUserError(key.decode())
         return found
@@ -224,9 +224,9 @@ class Lookup(Environment):
             yield number, record.get("address", ""), record.get("time", 0)
 
     def owners(self, numbers: Iterable[int]) -> list[Account | Removed | None]:
-        """Whose each of these mailboxes is or was, as of one moment.
+        """Who owns or owned each of these mailboxes, as of one moment.
 
-        None: nobody's that this database knows, or what it says cannot be understood.
+        None: this database does not know an owner, or its record cannot be read.
         """
         with self._translated, self._env.begin() as txn:
             return [self._owner(txn, ID.pack(number)) for number in numbers]
@@ -259,7 +259,7 @@ class Lookup(Environment):
     def scram_keys(self, address: str) -> tuple[Account | None, ScramKeys]:
         """What a SCRAM exchange for `address` needs: the account if it may log in, and keys.
 
-        Whoever may not, or is unknown, has keys that no password fits, the same each time.
+        For an unknown user, or one that may not log in: keys that fit no password, always the same.
         """
         account, record = self._login_record(address)
         keys = passwords.unpacked(record.get("scram"))
@@ -268,7 +268,7 @@ class Lookup(Environment):
         return account, keys
 
     def every_login_has_keys(self) -> bool:
-        """Whether SCRAM can check everybody who may log in."""
+        """Whether SCRAM can check every user that may log in."""
         with self._translated, self._env.begin(self._meta) as txn:
             return int(ID.unpack(txn.get(b"unkeyed", ID.pack(0)))[0]) == 0
 

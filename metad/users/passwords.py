@@ -1,11 +1,11 @@
-"""Password keys: made, kept and checked.
+"""Password keys: make, store and check them.
 
 Rules of this file:
 
-* What we make are SCRAM-SHA-256 keys (RFC 5802, RFC 7677): they can be checked against a password,
-  and log nobody in who steals them from another service.  Hashes made elsewhere: hashes.py.
-* The work of a check is the same whether the user exists: `fake` keys stand in for those that are
-  not there, and stay the same for an address.
+* We make SCRAM-SHA-256 keys (RFC 5802, RFC 7677): they can be checked against a password, but do
+  not log in whoever steals them.  Hashes made by others: hashes.py.
+* A check costs the same whether or not the user exists: `fake` keys replace missing ones, and are
+  always the same for an address.
 * No password is ever part of an error, a repr or a log line.
 """
 
@@ -25,7 +25,7 @@ from metad.errors import DataError
 SALT_OCTETS = 16
 _HASH = "sha256"
 _KEY_OCTETS = 32
-# RFC 4013 section 2.3: what a password may not hold.
+# RFC 4013 section 2.3: what a password may not contain.
 _PROHIBITED = (
     stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3,
     stringprep.in_table_c4, stringprep.in_table_c5, stringprep.in_table_c6,
@@ -35,7 +35,7 @@ _PROHIBITED = (
 
 @dataclass(frozen=True, slots=True)
 class ScramKeys:
-    """What RFC 5802 section 3 has a server keep."""
+    """What a server stores according to RFC 5802 section 3."""
 
     iterations: int
     salt: bytes = field(repr=False)
@@ -47,7 +47,7 @@ class ScramKeys:
 
 
 def unpacked(value: object) -> ScramKeys | None:
-    """The keys that `packed` made; None if `value` is nothing that could be checked."""
+    """The keys that `packed` made; None if `value` cannot be checked."""
     if not isinstance(value, list) or len(value) < 4:
         return None
     iterations, salt, stored, server = value[:4]
@@ -80,7 +80,7 @@ def check(password: bytes, keys: ScramKeys) -> bool:
 
 
 def fake(secret: bytes, address: str, iterations: int = limits.SCRAM_ITERATIONS) -> ScramKeys:
-    """Keys that no password fits; the same for an address as long as `secret` is the same."""
+    """Keys that fit no password; always the same for an address and a `secret`."""
     name = address.encode("utf-8", "surrogateescape")
     salt = hmac.digest(secret, b"salt " + name, _HASH)[:SALT_OCTETS]
     stored, server = (hmac.digest(secret, kind + name, _HASH) for kind in (b"stored ", b"server "))
@@ -99,9 +99,9 @@ def acceptable(password: bytes) -> bytes:
 
 
 def prepare(password: bytes) -> bytes:
-    """SASLprep (RFC 4013), as RFC 5802 wants, where it applies; else the octets as they are.
+    """SASLprep (RFC 4013), as RFC 5802 requires, where it applies; else the bytes unchanged.
 
-    A client that sends its password plain may send any octets: those that are no UTF-8, or that
+    A client that sends its password plain may send any bytes: those that are no UTF-8, or that
     SASLprep forbids, still make keys that a PLAIN login or PASS fits.
     """
     if password.isascii():

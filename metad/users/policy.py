@@ -1,10 +1,10 @@
-"""What holds for an account: its own policy, else its domain's, else everybody's.
+"""The policy of an account: its own, otherwise its domain's, otherwise the default.
 
 Rules of this file:
 
-* Quota is decided at RCPT, by usage and the SIZE that was announced; once more after the data, by
-  whoever asks, when every recipient has one.
-* Mail is never deleted here: `expiry` says how old it may become, the collector does it.
+* Quota is decided at RCPT, by usage and the announced SIZE; and again after the data, if every
+  recipient has one.
+* Mail is never deleted here: `expiry` is the age at which the collector deletes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Usage(Protocol):
 
 
 class Quota(NamedTuple):
-    """Octets and messages, 0 for no bound.  `refuse`: what is over it is not to be tried again."""
+    """Octets and messages; 0: no limit.  `refuse`: the sender must not retry (552)."""
 
     octets: int
     messages: int
@@ -62,7 +62,7 @@ class Policies:
         self._most_delay = max(one.login_delay or 0 for one in policies)
 
     def of(self, account: Account) -> Policy:
-        """Every field a number; 0 is no bound, never, no delay."""
+        """Every field is a number; 0 means no limit, never, no delay."""
         policy = self._default
         if self._domains:
             policy = self._domains.get(account.address.rpartition("@")[2], policy)
@@ -81,7 +81,7 @@ class Policies:
     def preferences(self, accounts: tuple[Account, ...]) -> Preferences:
         """What filters are to do for an address that stands for these accounts.
 
-        Members of an alias that want different things get what everybody gets.
+        If the members of an alias differ, the defaults apply.
         """
         if not self._filtered and all(one.policy is DEFAULT for one in accounts):
             return FILTER_DEFAULT
@@ -93,19 +93,19 @@ class Policies:
         return self.of(account).expiry or 0
 
     def login_delay(self, account: Account) -> int:
-        """The least seconds between two logins."""
+        """The minimum number of seconds between two logins."""
         return self.of(account).login_delay or 0
 
     def least_expiry(self, own: int) -> tuple[int, bool]:
-        """The least expiry in force for anybody, 0 for none, and whether it may be others'.
+        """The smallest expiry of any user (0: none), and whether others may have a different one.
 
-        `own`: the least that an account has of its own (UserDatabase.extremes).
+        `own`: the smallest that an account has set for itself (UserDatabase.extremes).
         """
         found = [one for one in (own, self._least_expiry) if one]
         return min(found, default=0), bool(own or self._domains)
 
     def most_login_delay(self, own: int) -> tuple[int, bool]:
-        """The greatest login delay in force for anybody, and whether it may be less for others."""
+        """The greatest login delay of any user, and whether others may have a smaller one."""
         return max(own, self._most_delay), bool(own or self._domains)
 
 
@@ -131,6 +131,6 @@ def _preferences(policy: Policy) -> Preferences:
 
 
 def _over(policy: Policy, defaults: Policy) -> Policy:
-    """`policy`, with `defaults` where it says nothing."""
+    """`policy`, with `defaults` for what is not set."""
     pairs = zip(policy, defaults, strict=True)
     return Policy(*(default if one is None else one for one, default in pairs))

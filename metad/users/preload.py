@@ -1,5 +1,5 @@
-"""What Python and the system load when it is first used: loaded now, before a chroot, or before
-root becomes somebody who cannot read our code."""
+"""Load now what Python and the system load at first use: before a chroot, or before root becomes a
+user who cannot read our code."""
 
 from __future__ import annotations
 

@@ -132,10 +132,10 @@ def test_an_alias_has_members_but_not_any_number(users, people, members):
 
 
 def test_an_alias_cannot_have_the_name_of_a_user_nor_a_user_that_of_an_alias(users, people):
-    with pytest.raises(DataError, match="such a user already"):
+    with pytest.raises(DataError, match="has this address already"):
         users.set_alias("ann@example.org", ["bob@example.org"])
     users.set_alias("info@example.org", ["ann@example.org"])
-    with pytest.raises(DataError, match="such an alias already"):
+    with pytest.raises(DataError, match="an alias has this address already"):
         users.add("info@example.org")
 
 

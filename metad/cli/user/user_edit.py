@@ -107,7 +107,7 @@ def _existing(database: UserDatabase, address: str) -> Account:
     except MetadError:
         account = None
     if account is None:
-        raise NoSuchUserError(f"{address}: there is no such user")
+        raise NoSuchUserError(f"{address}: no such user")
     return account
 
 
@@ -244,7 +244,7 @@ def alias(
     with UserDatabase(data / "users", create=making) as database:
         old = database.alias(address)
         if old is None and not making:
-            raise NoSuchUserError(f"{address}: there is no such alias")
+            raise NoSuchUserError(f"{address}: no such alias")
         if how == "delete" and not members:
             gone = database.remove_alias(address, force=force)
             said(gone, f"removed {gone.address}", as_json)

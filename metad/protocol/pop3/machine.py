@@ -263,7 +263,7 @@ class Pop3(Authentication):
         self._summary()
 
     def _exists(self, number: int) -> bool:
-        """Whether there is such a message; if not, the client is told."""
+        """Whether the message exists; if not, the client gets an error."""
         fault = self._maildrop.fault(number)
         if fault is not None:
             self._refuse(fault)

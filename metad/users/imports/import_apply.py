@@ -6,7 +6,7 @@ Rules of this file:
   what it was at the last import; never is one replaced by a weaker hash.
 * A batch is one transaction, so each entry is there whole or not at all.  Accounts go first: an
   alias may name one of a later line.
-* Nothing is removed while any line is bad: what cannot be read may be somebody's mailbox.
+* Nothing is removed while any line is bad: a line that cannot be read may be a user's mailbox.
 * `--dry-run` takes the same way but for the writing.
 """
 
@@ -224,7 +224,7 @@ class Transfer:
             try:
                 self._users.expand(member)
             except (UnknownUserError, ForeignDomainError):
-                raise DataError(f"{name}: {member}: there is no such user or alias") from None
+                raise DataError(f"{name}: {member}: no such user or alias") from None
             except DisabledUserError:
                 continue
 
@@ -238,7 +238,7 @@ class Transfer:
         if self.outcome.bad:
             raise DataError("nothing was removed, because of the bad lines")
         if not self._seen and not self._seen_aliases:
-            raise DataError("nothing was removed: the file names nobody")
+            raise DataError("nothing was removed: the file names no user")
         if aliases:
             for alias in list(self._users.aliases()):
                 if covers(alias.address) and alias.address not in self._seen_aliases:

@@ -32,7 +32,7 @@ Found = Iterator[Entry | BadLine]
 
 
 class Text(NamedTuple):
-    """A file to read, open already: who may read it need not be who owns the hub."""
+    """An open file: the hub's owner may not be allowed to open it."""
 
     name: str
     file: IO[bytes]
