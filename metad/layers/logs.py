@@ -88,7 +88,7 @@ class LogLayer(Layer):
         self.pending = PendingDeletions(context.area, context.row.index)
         feed = IndexFeed(self.index, self._publish, context.report, self.pending.publish)
         self.committer = Committer(context.loop, LogChain(self.source), feed, context.budget)
-        self.ids.start_life(self.committer.open_first().life)
+        self.ids.start_life(self.committer.open_first())
         self._ticks = 0
 
     def stop(self) -> None:
@@ -126,23 +126,27 @@ class LogLayer(Layer):
 
     def check_space(self) -> None:
         if self.committer.blocked or not self.source.has_space:
-            raise NoSpaceError
+            raise self._no_space()
 
     def check_mailbox(self, mailbox: int) -> None:
         if self.committer.blocked or not self.source.has_space:
-            raise NoSpaceError
+            raise self._no_space()
+
+    def _no_space(self) -> NoSpaceError:
+        blocked = "the index lags behind the log, or writes failed"
+        return NoSpaceError(blocked if self.committer.blocked else self.source.shortage)
 
     def transaction_started(self) -> None:
         self.committer.expected.begun()
 
     def begin(self) -> Incoming:
         if not self.committer.accepts:
-            raise NoSpaceError
+            raise self._no_space()
         return LogIncoming(self)
 
     def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
         if self.committer.blocked or not self.source.has_space:
-            raise NoSpaceError
+            raise self._no_space()
         budget = self.budget
         held = len(body) + CHUNK_MEMORY
         if budget.used + held > budget.half:  # it may have to go to a file

@@ -13,6 +13,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from metad.store.log.alignment import DEFAULT_ALIGN
 from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.successor import Ended, write_successor
 from metad.store.log.writer import LogWriter
+from metad.store.log_space import LogSpace, is_sparse
 from metad.store.log_table import ROOM, LogTable, Room, State
 from metad.system.osio import Osio
 
-ZERO_AHEAD = 8 << 20
-SPACE_RESERVE = 32 << 20
+# Blocks that a new log begins with.
+FIRST = 256 << 10
+REPORT_SECONDS = 60.0
 SPACE_EVERY_SECONDS = 1.0
 RETRY_LOGS = 16
 
@@ -70,15 +73,34 @@ class LogAllocator:
         self._background: Background | None = None
         self._failing = False
         self.has_space = True
+        self.shortage = ""  # why there is no space, in numbers
+        self._reported = -REPORT_SECONDS  # when it was reported last
+        self._space = LogSpace(osio, store, table, settings.size, settings.room)
 
     def start(self, background: Background | None = None) -> None:
         """Look at the disk, make the first log, start the background thread.  Raises OSError.
 
-        The first log is given even at the limit: without it, nothing could be deleted.
+        The first log is given even at the limit: without it, nothing could be deleted.  A full
+        disk has none: then the process starts without, and serves what is there.
         """
         self._check_space()
-        self._ready = self._make()
+        try:
+            self._ready = self._make()
+        except NoSpaceError as error:
+            self._no_first_log(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._no_first_log(error)
         self._background = background or JobThread("logs", self._tend, SPACE_EVERY_SECONDS)
+
+    def _no_first_log(self, error: Exception) -> None:
+        self.has_space = False
+        self.report(f"warning: there is no log to write to: {error} ({self._space.figures()})")
+
+    def next_life(self) -> int:
+        """A life that no log has, for the ids of a process without a log."""
+        return self._table.next_life(self._clock.now_us() // 1_000_000)
 
     # -- the committer's side
 
@@ -152,13 +174,19 @@ class LogAllocator:
                     self._ready = self._make(self._settings.room)
                 writers = [w for w in (self._active, self._ready) if w is not None]
             for writer in writers:
-                if writer.zero_step(ZERO_AHEAD):
-                    self._put(self._tend)
+                self._prepare(writer)
             self._failing = False
         except (OSError, MetadError) as error:
             if not self._failing:
                 self.report(f"warning: cannot prepare the next log: {error}")
             self._failing = True
+
+    def _prepare(self, writer: LogWriter) -> None:
+        """Blocks and zeros ahead of a log's end, as far as the disk has any to spare."""
+        if self.has_space and not writer.poisoned:
+            writer.reserve(0, 0, self._space.ahead)
+        if writer.zero_step(self._space.ahead):
+            self._put(self._tend)
 
     def _check_space(self) -> bool:
         """Whether another log may be made; and so, whether new mail is taken.
@@ -167,11 +195,25 @@ class LogAllocator:
         the limit of the logs it is refused as soon as no log is ready: what is left of the log in
         use is for deletions, which are what makes room.
         """
-        need = SPACE_RESERVE + self._settings.size // 4
-        disk = self._osio.free_space(self._store.logs) > need
+        disk = self._space.look()
         may_make = disk and self._table.has_room(self._settings.room)
-        self.has_space = disk and (may_make or self._ready is not None)
+        has_space = disk and (may_make or self._ready is not None)
+        if has_space != self.has_space or not has_space:
+            self._report_space(has_space)
+        self.has_space = has_space
         return may_make
+
+    def _report_space(self, has_space: bool) -> None:
+        """A line when it changes, and now and then as long as there is none."""
+        if has_space:
+            self._reported = -REPORT_SECONDS
+            self.report(f"there is space for new mail again: {self._space.figures()}")
+            return
+        self.shortage = str(self._space.figures())
+        now = self._osio.monotonic_ns() / 1e9
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
+            self.report(f"warning: no space, new mail is deferred (452): {self.shortage}")
 
     def _make(self, room: Room = ROOM) -> LogWriter:
         """Allocate a log, give it its header, durably, and enter it as active."""
@@ -181,9 +223,9 @@ class LogAllocator:
             new = self._header(given.number, given.life)
             try:
                 if given.fresh:
-                    fd = log_files.create(self._osio, self._store.logs, new)
+                    fd = log_files.create(self._osio, self._store.logs, new, first=FIRST)
                 else:
-                    fd = log_files.reuse(self._osio, self._store.logs, new)
+                    fd = log_files.reuse(self._osio, self._store.logs, new, FIRST)
             except (log_files.LogBusyError, FileExistsError) as error:
                 self.report(f"warning: log {given.number} is left alone: {error}")
                 self._table.change(given.number, State.COLLECTING)
@@ -194,11 +236,18 @@ class LogAllocator:
                 raise
             self._table.set_tail(given.number, new.align)
             self._table.change(given.number, State.ACTIVE)
-            writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)
-            if given.fresh:
-                writer.zero_from_here()
-            return writer
+            return self._writer(fd, new, given.fresh)
         raise NoSpaceError("no free log can be used")
+
+    def _writer(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
+        writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)
+        if is_sparse(self._osio, fd):
+            # What lies before the first hole is not known; asking for blocks that are there is
+            # cheap.
+            writer.begin_sparse(FIRST if fresh else new.align)
+        elif fresh:
+            writer.zero_from_here()
+        return writer
 
     def _header(self, number: int, life: int) -> LogHeader:
         store, settings = self._store, self._settings

@@ -30,6 +30,9 @@ from metad.store.log.encode import Append, Encoded, write_parts
 from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator
 
+# Blocks that a log gets beyond a group that has none.
+RESERVE = 1 << 20
+
 
 class LogChain:
     """The log in use (`writer`), and the one that failed before it (`failed`)."""
@@ -44,25 +47,41 @@ class LogChain:
     def has_space(self) -> bool:
         return self._allocator.has_space
 
-    def open(self) -> LogWriter:
-        """Take the first log.  Raises NoSpaceError, TableBusyError."""
-        return self._next()
+    def open(self) -> int:
+        """Take the first log, if the disk has one: its life, or one that no log has.
+
+        A full disk keeps nobody from reading; each group tries again.  Raises TableBusyError.
+        """
+        try:
+            return self._next().life
+        except NoSpaceError:
+            return self._allocator.next_life()
 
     def fits(self, group: Sequence[Append]) -> bool:
-        """Whether the log in use takes the group."""
-        return self.writer is not None and _fits(self.writer, group)
+        """Whether the log in use takes the group as it is, without another block of the disk."""
+        writer = self.writer
+        return writer is not None and not writer.poisoned and writer.takes(*_sizes(group))
+
+    def is_full(self, group: Sequence[Append]) -> bool:
+        """Whether the log in use is whole and too full for the group."""
+        writer = self.writer
+        return writer is not None and not writer.poisoned and not writer.fits(*_sizes(group))
 
     def writer_for(self, group: Sequence[Append]) -> LogWriter:
         """The log in use if the group fits, else the next one.
 
-        Raises NoSpaceError (also for a group that is larger than a log), TableBusyError.
+        Raises NoSpaceError (also for a group that is larger than a log, and if the disk has no
+        blocks for it: the log goes on), TableBusyError.
         """
-        if self.writer is not None and _fits(self.writer, group):
-            return self.writer
-        self.retire()
-        writer = self._next()
-        if not _fits(writer, group):
+        size, entries_size = _sizes(group)
+        writer = self.writer
+        if writer is None or writer.poisoned or not writer.fits(size, entries_size):
+            self.retire()
+            writer = self._next()
+        if not writer.fits(size, entries_size):
             raise NoSpaceError("a message larger than a log")
+        if not writer.takes(size, entries_size):
+            _reserve(writer, size, entries_size)
         return writer
 
     def append(self, writer: LogWriter, group: Sequence[Append], encoded: Encoded) -> None:
@@ -134,9 +153,16 @@ class LogChain:
             self.report(f"warning: no log records yet where log {failed.number} ends: {error}")
 
 
-def _fits(writer: LogWriter, group: Sequence[Append]) -> bool:
-    if writer.poisoned:
-        return False
-    return writer.fits(
-        sum([item.size for item in group]), sum([item.entries_size for item in group])
-    )
+def _sizes(group: Sequence[Append]) -> tuple[int, int]:
+    return sum([item.size for item in group]), sum([item.entries_size for item in group])
+
+
+def _reserve(writer: LogWriter, size: int, entries_size: int) -> None:
+    """Blocks for a group, and some more if the disk has them.  Raises NoSpaceError."""
+    try:
+        writer.reserve(size, entries_size, RESERVE)
+    except OSError:
+        try:
+            writer.reserve(size, entries_size, 0)
+        except OSError as error:
+            raise NoSpaceError(f"no blocks for log {writer.number}: {error}") from error

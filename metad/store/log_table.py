@@ -125,7 +125,19 @@ class LogTable:
     def greatest_life(self) -> int:
         return int(self._cells[_GREATEST_LIFE])
 
+    def count(self, state: State) -> int:
+        """Logs in that state."""
+        used = self._cells[_ROWS_IN_USE]
+        return self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist().count(state)
+
     # -- changes of state
+
+    def next_life(self, now_seconds: int) -> int:
+        """Take a life without a log.  Raises TableBusyError."""
+        with self._change():
+            life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)
+            self._cells[_GREATEST_LIFE] = life
+        return int(life)
 
     def restore(self, row: Row) -> None:
         """Enter what recovery read from disk; before any writer is there."""

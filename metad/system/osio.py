@@ -61,9 +61,9 @@ class Osio:
         finally:
             self.close(fd)
 
-    def allocate(self, fd: int, size: int) -> None:
-        """Reserve `size` octets, so that a full disk shows here and not at an append."""
-        os.posix_fallocate(fd, 0, size)
+    def allocate(self, fd: int, size: int, offset: int = 0) -> None:
+        """Reserve `size` bytes, so that a full disk shows here and not at an append."""
+        os.posix_fallocate(fd, offset, size)
 
     def truncate(self, fd: int, size: int) -> None:
         """Set the size of a file; an extension is a hole."""
@@ -106,6 +106,11 @@ class Osio:
         """Octets that an unprivileged process may still use on the file system of `path`."""
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize
+
+    def total_space(self, path: str) -> int:
+        """The size of the file system of `path`, in bytes."""
+        stat = os.statvfs(path)
+        return stat.f_blocks * stat.f_frsize
 
     def block_size(self, path: str) -> int:
         """The block of the file system of `path`, in bytes."""

@@ -76,7 +76,7 @@ class Victim:
             self.loop, LogChain(self.source), IndexFeed(self.index, lambda rows: None, print)
         )
         self.ids = IdMaker(kit.clock, 1)
-        self.ids.start_life(self.committer.open_first().life)
+        self.ids.start_life(self.committer.open_first())
 
     def say(self, what: str, value: object) -> None:
         data = pickle.dumps((what, value))

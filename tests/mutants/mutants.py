@@ -94,6 +94,19 @@ MUTANTS = [
     Mutant("the file system's block is not looked at", "log.alignment:alignment",
            "max(osio.block_size(directory), osio.sector_size(directory), DEFAULT_ALIGN)", "512",
            "store/log/test_alignment.py::test_the_larger_of_block_and_sector_counts"),
+    Mutant("a full disk stops the start", "log_allocator:LogAllocator.start",
+           "self._no_first_log(error)\n        self._background", "raise\n        self._background",
+           "store/test_log_space.py::test_a_full_disk_starts_serves_and_comes_back"),
+    Mutant("free logs are no space", "log_space:LogSpace.look",
+           "free_logs > keep and self._give_back(keep)", "False",
+           "store/test_log_space.py::test_free_logs_count_as_space"),
+    Mutant("a log is unlinked because the table says that it is free", "log_space:LogSpace._discard",
+           "log is None or", "False and",
+           "store/test_log_space.py::"
+           "test_no_log_is_unlinked_whose_own_header_does_not_say_that_it_is_free"),
+    Mutant("a group is written where there are no blocks", "log_chain:LogChain.writer_for",
+           "if not writer.takes(size, entries_size):", "if False:",
+           "store/test_log_space.py::test_no_block_for_a_group_refuses_it_and_costs_no_log"),
     Mutant("a group is not bounded by index rows", "commit.group:take_group",
            "entries > _GROUP_ENTRIES", "False",
            "store/commit/test_group.py::test_a_quit_of_many_deletions_is_many_groups"),
@@ -198,7 +211,7 @@ MUTANTS = [
            "store/test_pending_deletions.py::"
            "test_a_worker_that_ends_while_the_index_lags_leaves_its_log_to_recovery"),
     Mutant("a full log that the index lags behind is sealed",
-           "commit.committer:Committer._writer_for", "is_full and self._feed.lagging", "False",
+           "commit.committer:Committer._writer_for", "self._feed.lagging and", "False and",
            "store/test_pending_deletions.py::"
            "test_no_full_log_is_sealed_while_the_index_lacks_something_of_it"),
     Mutant("a deletion leaves the usage", "index.lsm:_remove",

@@ -204,10 +204,10 @@ class KitOsio(Osio):
         self.syncs.append((path, True))
         self._record(kind, path)
 
-    def allocate(self, fd: int, size: int) -> None:
+    def allocate(self, fd: int, size: int, offset: int = 0) -> None:
         self._strike("allocate", self._path(fd))
-        super().allocate(fd, size)
-        self._record("size", self._path(fd), size)
+        super().allocate(fd, size, offset)
+        self._record("size", self._path(fd), offset + size)
 
     # -- names
 
@@ -252,8 +252,8 @@ class QuietOsio(KitOsio):
     def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
         return os.preadv(fd, buffers, offset)  # a tmpfs knows no RWF_NOWAIT
 
-    def allocate(self, fd: int, size: int) -> None:
-        os.ftruncate(fd, size)
+    def allocate(self, fd: int, size: int, offset: int = 0) -> None:
+        os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
     def fsync_directory(self, path: str) -> None:
         """Whatever is there is there."""

@@ -160,7 +160,7 @@ class KitWriter:
         at_once = Steps(at_once=True)
         self.committer = Committer(kit.loop, self.chain, self.feed, None, at_once)
         self.ids = IdMaker(kit.clock, kit.store.node)
-        self.ids.start_life(self.committer.open_first().life)
+        self.ids.start_life(self.committer.open_first())
 
     def _publish(self, rows: dict[int, LogCounts]) -> None:
         for number, counts in rows.items():

@@ -90,8 +90,11 @@ class Committer:
         """Groups that were refused or that the index did not take at once."""
         return self._refused_groups + self._feed.failures
 
-    def open_first(self) -> LogWriter:
-        """Take the first log, before any session is there.  Raises RefusedError."""
+    def open_first(self) -> int:
+        """Take the first log, before any session is there: the life for this process's ids.
+
+        Raises TableBusyError.
+        """
         return self._chain.open()
 
     @property
@@ -251,9 +254,7 @@ class Committer:
         Raises NoSpaceError, TableBusyError.
         """
         chain = self._chain
-        writer = chain.writer
-        is_full = writer is not None and not writer.poisoned and not chain.fits(group)
-        if is_full and self._feed.lagging:
+        if self._feed.lagging and chain.is_full(group):
             raise NoSpaceError("the index lags behind a full log")
         return chain.writer_for(group)
 

@@ -32,10 +32,15 @@ class LogBusyError(MetadError):
 
 
 def create(
-    osio: Osio, directory: str, new: LogHeader, fill: Callable[[int], None] = lambda fd: None
+    osio: Osio,
+    directory: str,
+    new: LogHeader,
+    fill: Callable[[int], None] = lambda fd: None,
+    first: int | None = None,
 ) -> int:
     """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
 
+    `first`: it gets blocks for so many bytes (None: for all); whoever writes on reserves more.
     `fill` may write more through the descriptor, and is done before the log has a name.
 
     It gets its name only when its headers are durable, so that after a power cut every log has
@@ -51,7 +56,8 @@ def create(
     try:
         if not osio.try_lock(fd):
             raise LogBusyError(path)
-        osio.allocate(fd, new.size)
+        osio.truncate(fd, new.size)
+        osio.allocate(fd, new.size if first is None else min(first, new.size))
         header.write_first(osio, fd, new)
         header.write_last(osio, fd, new)
         fill(fd)
@@ -72,7 +78,7 @@ def _must_not_exist(osio: Osio, path: str) -> None:
         raise FileExistsError(errno.EEXIST, "there is such a log already", path)
 
 
-def reuse(osio: Osio, directory: str, new: LogHeader) -> int:
+def reuse(osio: Osio, directory: str, new: LogHeader, first: int | None = None) -> int:
     """Begin the next life of a free log.  Locked; the descriptor.
 
     A file of another size (the setting was changed), or one with a second name (somebody's
@@ -98,7 +104,7 @@ def reuse(osio: Osio, directory: str, new: LogHeader) -> int:
         osio.close(fd)
         raise
     osio.close(fd)
-    return create(osio, directory, new)
+    return create(osio, directory, new, first=first)
 
 
 def lock_log(osio: Osio, directory: str, number: int) -> int:

@@ -67,6 +67,8 @@ class LogWriter:
         self._zero_lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._zeroed = log.size - log.align
+        self._reserve_lock = threading.Lock()
+        self._reserved = log.size - log.align  # there are blocks up to here
 
     # -- room
 
@@ -79,6 +81,27 @@ class LogWriter:
         align = self.log.align
         after = self.end + round_up(size, align)
         return after + self._seal_size(len(self.entries) + entries_size) <= self.log.size - align
+
+    def takes(self, size: int, entries_size: int) -> bool:
+        """As `fits`, and there are blocks for it: a full disk cannot fail it half-way."""
+        after = self.end + round_up(size, self.log.align)
+        return after + self._seal_size(len(self.entries) + entries_size) <= self._reserved
+
+    def begin_sparse(self, first: int) -> None:
+        """The file has no blocks for some of its size, but for the `first` bytes."""
+        self._reserved = min(first, self._reserved)
+        self._zeroed = self.end
+
+    def reserve(self, size: int, entries_size: int, ahead: int) -> None:
+        """Have blocks for a group and its entries, and for `ahead` bytes behind it, as far as the
+        log goes.  From any thread.  Raises OSError; then everything is as it was."""
+        with self._reserve_lock:
+            after = self.end + round_up(size, self.log.align)
+            wanted = after + self._seal_size(len(self.entries) + entries_size) + ahead
+            wanted = min(round_up(wanted, self.log.align), self.log.size - self.log.align)
+            if wanted > self._reserved:
+                self._osio.allocate(self.fd, wanted - self._reserved, self._reserved)
+                self._reserved = wanted
 
     def _seal_size(self, entries_size: int) -> int:
         return seal_room(entries_size, self.log.align)
@@ -157,7 +180,7 @@ class LogWriter:
         Raises OSError; then the log is poisoned.
         """
         with self._zero_lock:
-            limit = self.log.size - self.log.align
+            limit = self._reserved
             start = self._zeroed
             if self.poisoned or start >= limit or start - self.end >= ahead:
                 return False

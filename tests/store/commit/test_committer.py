@@ -321,7 +321,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
             loop, LogChain(source), IndexFeed(kit.index, lambda rows: None, kit.reports.append)
         )
         ids = IdMaker(kit.clock, 1)
-        ids.start_life(committer.open_first().life)
+        ids.start_life(committer.open_first())
         bodies: dict[bytes, bytes] = {}
         answered: list[bytes] = []
 

@@ -1,0 +1,121 @@
+"""Room for logs: what the disk has, what new mail needs, and free logs that go back to the disk.
+
+Rules of this file:
+
+* New mail needs blocks for its index entries besides those of its log: below `needed` bytes of
+  free disk it is deferred, and deletions go on.
+* Free logs are space.  Where the disk is short they are unlinked, as long as some are left for the
+  collector; beyond a reserve they are unlinked anyway.
+* A log is unlinked only if its own header, read under its lock, says that it is free in the life
+  that the table names.
+* What is taken ahead fits the disk: a new hub takes a small share of it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from metad.errors import MetadError, RefusedError
+from metad.store.identity import Store
+from metad.store.log import files as log_files
+from metad.store.log import header
+from metad.store.log.header import log_path
+from metad.store.log_table import LogTable, Room, State
+from metad.system.osio import Osio
+
+MOST_AHEAD = 8 << 20
+LEAST_AHEAD = 256 << 10
+INDEX_RESERVE = 32 << 20
+# Free logs that are kept: enough for workers and collector, or an eighth of all logs.
+KEPT_FREE = 4
+KEPT_SHARE = 8
+# Where the disk is short, so many more than the collector's spare ones.
+KEPT_WHEN_SHORT = 1
+
+
+class Figures(NamedTuple):
+    """Room for mail, in bytes and numbers of logs."""
+
+    free: int
+    needed: int
+    logs: int
+    free_logs: int
+    most_logs: int
+    log_size: int
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.free:,} bytes of the disk are free, {self.needed:,} are needed; "
+            f"{self.logs} logs of {self.log_size:,} bytes, {self.free_logs} of them free"
+        )
+        return text if self.most_logs >= 1 << 16 else f"{text}, {self.most_logs} allowed"
+
+
+class LogSpace:
+    """Looks at the disk of one store, and gives free logs back to it."""
+
+    def __init__(self, osio: Osio, store: Store, table: LogTable, size: int, room: Room) -> None:
+        self._osio = osio
+        self._store = store
+        self._table = table
+        self._size = size
+        self._room = room
+        total = osio.total_space(store.logs)
+        self.needed = min(INDEX_RESERVE, total // 32) + min(size // 4, total // 64)
+        # Blocks that a log has ready behind its end.
+        self.ahead = max(LEAST_AHEAD, min(MOST_AHEAD, total // 256))
+
+    def figures(self) -> Figures:
+        states = [row.state for row in self._table.rows()]
+        free = self._osio.free_space(self._store.logs)
+        free_logs = states.count(State.FREE)
+        return Figures(free, self.needed, len(states), free_logs, self._room.most, self._size)
+
+    def look(self) -> bool:
+        """Whether the disk has room for new mail.  Gives back one free log, if that helps or if
+        there are more than are kept.  Raises OSError."""
+        is_short = self._osio.free_space(self._store.logs) <= self.needed
+        free_logs = self._table.count(State.FREE)
+        keep = self._room.spare + (KEPT_WHEN_SHORT if is_short else KEPT_FREE)
+        if free_logs > keep and not is_short:
+            keep = max(keep, len(self._table.rows()) // KEPT_SHARE)
+        gone = free_logs > keep and self._give_back(keep)
+        if is_short and gone:
+            return self._osio.free_space(self._store.logs) > self.needed
+        return not is_short
+
+    def _give_back(self, keep: int) -> bool:
+        """Unlink a free log, if more than `keep` are there."""
+        lives = {row.number: row.life for row in self._table.rows() if row.state == State.FREE}
+        try:
+            given = self._table.allocate(0, 0, Room(0, keep))
+        except RefusedError:
+            return False
+        number, old_life = given.number, lives.get(given.number)
+        try:
+            self._discard(number, old_life)
+        except (OSError, MetadError):
+            self._table.change(number, State.COLLECTING)  # as one that cannot be reused
+            return False
+        self._table.change(number, State.NONE)
+        return True
+
+    def _discard(self, number: int, life: int | None) -> None:
+        """Unlink a log that says itself that it is free in that life."""
+        osio, store = self._osio, self._store
+        fd = log_files.lock_log(osio, store.logs, number)
+        try:
+            log = header.read(osio, fd, store.secret)
+            if log is None or (log.state, log.number, log.life) != (header.FREE, number, life):
+                raise log_files.LogBusyError(f"log {number} does not say itself that it is free")
+            osio.unlink(log_path(store.logs, number))
+            osio.fsync_directory(store.logs)
+        finally:
+            osio.close(fd)
+
+
+def is_sparse(osio: Osio, fd: int) -> bool:
+    """Whether a file lacks blocks for a part of its size."""
+    stat: os.stat_result = osio.fstat(fd)
+    return stat.st_blocks * 512 < stat.st_size
