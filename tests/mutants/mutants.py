@@ -100,7 +100,7 @@ MUTANTS = [
     Mutant("free logs are no space", "log_space:LogSpace.look",
            "free_logs > keep and self._give_back(keep)", "False",
            "store/test_log_space.py::test_free_logs_count_as_space"),
-    Mutant("a log is unlinked because the table says that it is free", "log_space:LogSpace._discard",
+    Mutant("a log is unlinked on the word of the table", "log_space:LogSpace._discard",
            "log is None or", "False and",
            "store/test_log_space.py::"
            "test_no_log_is_unlinked_whose_own_header_does_not_say_that_it_is_free"),
