@@ -46,6 +46,10 @@ def quoted(name: str, value: object) -> str:
     return f"{name}=<{value}>" if name in BRACKETED else f"{name}={value}"
 
 
+def _pairs(fields: Mapping[str, object]) -> str:
+    return ", ".join([quoted(name, value) for name, value in fields.items()])
+
+
 # Fields whose values a client or a user chose.
 BRACKETED = frozenset({"from", "helo", "message-id", "user", "master"})
 
@@ -79,23 +83,30 @@ class LogLines:
 
     def line(self, service: str, text: str) -> None:
         """Queue one line of `service` (smtp, pop3, master, …).  Repeated warnings are summed up."""
-        if text.startswith("warning:") and not self._is_new("", service, text):
-            return
-        self._queue(service, text, None)
+        if not text.startswith("warning:") or self._is_new("", service, text):
+            self._queue(service, text, None)
 
-    def event(self, service: str, head: str, fields: Mapping[str, object]) -> None:
-        """Queue a line of fields: `head: name=value, …`; in JSON, `head` is the event."""
+    def plain(self, service: str, text: str) -> None:
+        """Queue a line of text that is no warning."""
+        lines = self._lines
+        lines.append(f"metad/{service}{self._tag} {text}\n")
+        if len(lines) == 1:
+            (self._call_soon or _at_once)(self.flush)
+
+    def event(
+        self, service: str, event: str, fields: Mapping[str, object], subject: str = ""
+    ) -> None:
+        """Queue a line of fields: `event: name=value, …`; `subject` takes the event's place."""
         if self.as_json:
-            self._queue(service, "", {"event": head, **fields})
+            named = {"event": event, "id": subject} if subject else {"event": event}
+            self._queue(service, "", {**named, **fields})
         else:
-            pairs = ", ".join([quoted(name, value) for name, value in fields.items()])
-            self._queue(service, f"{head}: {pairs}", None)
+            self._queue(service, f"{subject or event}: {_pairs(fields)}", None)
 
-    def limited(self, source: str, service: str, head: str, fields: Mapping[str, object]) -> None:
+    def limited(self, source: str, service: str, event: str, fields: Mapping[str, object]) -> None:
         """The same, for what one client network (`source`) can cause again and again."""
-        pairs = ", ".join([quoted(name, value) for name, value in fields.items()])
-        if self._is_new(source, service, f"{head}: {pairs}"):
-            self.event(service, head, fields)
+        if self._is_new(source, service, f"{event}: {_pairs(fields)}"):
+            self.event(service, event, fields)
 
     def _is_new(self, source: str, service: str, text: str) -> bool:
         summaries = self._summaries
@@ -176,6 +187,10 @@ class LogLines:
     def _drop(self, count: int) -> None:
         self.dropped += count
         self._unreported += count
+
+
+def _at_once(call: Callable[[], object]) -> object:
+    return call()
 
 
 class _Summaries:

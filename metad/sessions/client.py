@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
+import termios
 from typing import NamedTuple
 
 from metad.sessions.networks import LOCAL, is_near, network_of
@@ -28,6 +31,17 @@ def client_at(address: str) -> Client:
 def client_of(transport: asyncio.BaseTransport) -> Client:
     """The client at the other end of a transport."""
     return client_at(peer_name(transport.get_extra_info("peername")))
+
+
+def has_sent(transport: asyncio.BaseTransport) -> bool:
+    """Whether octets of the client lie in the socket unread."""
+    waiting = array.array("i", [0])
+    try:
+        descriptor = transport.get_extra_info("socket").fileno()
+        fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+    except OSError:
+        return False
+    return waiting[0] > 0
 
 
 def peer_name(peer: object) -> str:

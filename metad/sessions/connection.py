@@ -66,6 +66,7 @@ class Machine(Protocol):
     """What a connection needs of any protocol's machine."""
 
     closed: bool
+    abrupt: bool
     tls: bool
 
     @property
@@ -93,7 +94,9 @@ class Connection(asyncio.Protocol):
         "_lost",
         "_network",
         "_paused",
+        "_reason",
         "_service",
+        "_tls",
         "_transport",
         "has_begun",
     )
@@ -113,6 +116,8 @@ class Connection(asyncio.Protocol):
         self._ended = False
         self._lost = False
         self._holds = False  # octets are held for the client, and counted
+        self._reason = ""  # why the connection ended, as far as it is known
+        self._tls = "no"  # the version of TLS
         self._ahead = False  # it sent so much ahead that it is not read from
         self.has_begun = False
 
@@ -166,7 +171,11 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> None:
         """Begin to serve, in the clear or under TLS; not while the hub shuts down."""
+        if self._machine.tls:
+            secured = self._transport.get_extra_info("ssl_object")
+            self._tls = secured.version() if secured is not None else "yes"
         if self._context.draining:
+            self._reason = "service shutting down"
             self._machine.fail(self._draining)
         self._go_on()
 
@@ -215,6 +224,7 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Memory is short, and this client has been blocked for longest."""
         self._ended = True
+        self._reason = "dropped: memory is short"
         self._context.log.line(
             "connect",
             f"client={self._client}: dropped: memory is short; it sends ahead or does not read",
@@ -240,6 +250,8 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, reply: Any) -> None:
         """End the session; without a reply if the client does not even read the last ones."""
+        # Without POP3's response code.
+        self._reason = getattr(reply, "text", None) or str(reply).rpartition("] ")[2]
         self._machine.fail(reply)
         if self._paused:
             self._transport.abort()
@@ -257,12 +269,20 @@ class Connection(asyncio.Protocol):
         if not self.has_begun or self._lost:
             return
         self._lost = True
+        if not self._reason:
+            self._reason = self._why(exc)
         self._gone()
         context = self._context
         context.backpressure.hold(self, 0)
         context.limiter.leave(self._network)
         context.row.add(self._service.open, -1)
         context.forget(self)
+
+    def _why(self, exc: Exception | None) -> str:
+        """The reason for the end of a connection for which the session has set none."""
+        if self._machine.closed:
+            return "too many errors" if self._machine.abrupt else "quit"
+        return "connection lost" if exc is not None else "client hung up"
 
     # -- the worker's side
 

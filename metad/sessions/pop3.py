@@ -35,6 +35,8 @@ from metad.sessions.pop3_transfer import Pieces, Transfer
 from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
 
+# Unique ids in one line of the log.
+IDS_PER_LINE = 25
 TOO_MANY = b"-ERR [SYS/TEMP] too many connections\r\n"
 
 
@@ -54,15 +56,27 @@ class Pop3Service(Service):
         return Pop3Session(self, client)
 
 
+@dataclass(slots=True)
+class Figures:
+    """What a session did, for its line in the log: numbers of messages and their octets."""
+
+    top: int = 0
+    retr: int = 0
+    retr_octets: int = 0
+    deleted: int = 0
+    deleted_octets: int = 0
+
+
 class Pop3Session(Pop3Login):
     """One connection."""
 
-    __slots__ = ("_last", "_progress", "_retrieved", "_transfer")
+    __slots__ = ("_began", "_figures", "_last", "_progress", "_transfer")
     _service: Pop3Service
 
     def __init__(self, service: Pop3Service, client: Client | None = None) -> None:
         super().__init__(service, client)
-        self._retrieved = 0
+        self._began = 0.0
+        self._figures = Figures()
         self._transfer: Transfer | None = None  # the message that is sent in pieces
         # As of the last check of the deadlines: commands answered, octets not yet sent, and the
         # time of the last change of either.
@@ -75,6 +89,7 @@ class Pop3Session(Pop3Login):
         self._machine = Pop3(self._service.settings_for(client, tls=secure), tls=secure)
 
     def _start(self) -> None:
+        self._began = self._context.now
         self._machine.start()
 
     def _tls_started(self) -> None:
@@ -90,6 +105,7 @@ class Pop3Session(Pop3Login):
 
     def _gone(self) -> None:
         super()._gone()
+        self._log_session()
         if not self._busy:
             self._close_drop()
         self._machine.fail("connection lost")
@@ -180,6 +196,7 @@ class Pop3Session(Pop3Login):
             self._read_pieces(Transfer(message, number, top=top))
         elif top:
             self._machine.top([bytes(chunk) for chunk in message])
+            self._figures.top += 1
         else:
             self._send(number, message)
 
@@ -188,10 +205,12 @@ class Pop3Session(Pop3Login):
         self._count_retrieved(number)
 
     def _count_retrieved(self, number: int) -> None:
-        self._retrieved += 1
+        octets = cast(Maildrop, self._drop).size(number)
+        self._figures.retr += 1
+        self._figures.retr_octets += octets
         row = self._context.row
         row.add(Cell.RETRIEVED)
-        row.add(Cell.RETRIEVED_OCTETS, cast(Maildrop, self._drop).size(number))
+        row.add(Cell.RETRIEVED_OCTETS, octets)
 
     def _refuse(self, number: int, error: Exception) -> None:
         text = error.pop3 if isinstance(error, RefusedError) else RefusedError.pop3
@@ -223,7 +242,9 @@ class Pop3Session(Pop3Login):
             self._last = self._context.now
             if transfer.give(self._machine, outcome):
                 self._end_transfer()
-                if not transfer.top:
+                if transfer.top:
+                    self._figures.top += 1
+                else:
                     self._count_retrieved(transfer.number)
             self._flush()
             self._go_on()
@@ -246,17 +267,16 @@ class Pop3Session(Pop3Login):
 
     def _quit(self, event: Quit) -> None:
         drop = cast(Maildrop, self._drop)
-        deleted = len(event.deleted)
         self._busy = True
 
         def done(error: RefusedError | None) -> None:
             self._busy = False
             if error is None:
-                self._context.row.add(Cell.DELETED, deleted)
-                self._log(f"retr={self._retrieved}, del={deleted}")
+                self._reason = "logged out"
+                self._log_deleted(drop, event.deleted)
                 self._machine.quit_done()
             else:
-                self._log(f"deletions failed: {error}")
+                self._reason = f"deletions failed: {error}"
                 self._machine.quit_failed()
             self._close_drop()
             if not self._transport.is_closing():
@@ -270,3 +290,32 @@ class Pop3Session(Pop3Login):
     def _close_drop(self) -> None:
         self._end_transfer()
         super()._close_drop()
+
+    # -- the log
+
+    def _log_deleted(self, drop: Maildrop, numbers: Sequence[int]) -> None:
+        """Count deletions that are durable, and log their unique ids."""
+        if not numbers:
+            return
+        self._context.row.add(Cell.DELETED, len(numbers))
+        self._figures.deleted += len(numbers)
+        self._figures.deleted_octets += sum(map(drop.size, numbers))
+        for at in range(0, len(numbers), IDS_PER_LINE):
+            ids = ",".join(map(drop.uid, numbers[at : at + IDS_PER_LINE]))
+            self._context.log.event("pop3", "deleted", self._who() | {"ids": ids})
+
+    def _log_session(self) -> None:
+        """Every session leaves one line, however it ends."""
+        figures = self._figures
+        done = {
+            "top": figures.top,
+            "retr": f"{figures.retr}/{figures.retr_octets}",
+            "del": f"{figures.deleted}/{figures.deleted_octets}",
+            "seconds": f"{self._context.now - self._began:.0f}",
+            "reason": self._reason,
+        }
+        log = self._context.log
+        if self._mechanism == "none":  # never tried to log in: costs a client nothing
+            log.limited(self._network, "pop3", "session", self._who() | done)
+        else:
+            log.event("pop3", "session", self._who() | done)

@@ -43,7 +43,7 @@ DAY = 86_400
 class Pop3Login(Connection):
     """One connection, up to the login."""
 
-    __slots__ = ("_attempt", "_drop", "_machine", "_user")
+    __slots__ = ("_attempt", "_drop", "_machine", "_mechanism", "_user")
     _machine: Pop3
     _draining = DrainingError.pop3
 
@@ -51,12 +51,14 @@ class Pop3Login(Connection):
         super().__init__(service, client)
         self._drop: Maildrop | None = None
         self._user = ""
+        self._mechanism = "none"
         self._attempt: Attempt | None = None
 
     # -- passwords
 
     def _login(self, event: Login) -> None:
         context = self._context
+        self._mechanism = "PLAIN"
         user = self._login_name(event.user)
         account = context.logins.recall(user, event.password)
         if account is not None:
@@ -82,6 +84,7 @@ class Pop3Login(Connection):
 
     def _scram_user(self, event: ScramUser) -> None:
         """Send the user's keys, or made-up ones: the client does not learn which users exist."""
+        self._mechanism = "SCRAM-SHA-256"
         name = self._login_name(event.user)
 
         def send_keys(attempt: Attempt) -> None:
@@ -130,19 +133,19 @@ class Pop3Login(Connection):
         elif outcome is None:
             self._login_failed()
         else:
-            self._log(f"login failed: {outcome}")
+            self._log_failure(str(outcome))
             self._machine.login_failed(RefusedError.pop3)
 
     def _login_failed(self) -> None:
         """Count it; the answer comes at the same time for every kind of failure."""
         context = self._context
-        self._count_failure(self._reason())
+        self._count_failure(self._why_wrong())
         began = self._attempt.began if self._attempt is not None else context.loop.time()
         due = began + context.limiter.answer_after - context.loop.time()
         self._busy = True
         context.loop.call_later(max(due, 0.0), self._answer_failure)
 
-    def _reason(self) -> str:
+    def _why_wrong(self) -> str:
         """Why the credentials were wrong: for the log alone."""
         account = self._context.users.account(self._user)
         if account is None:
@@ -153,7 +156,7 @@ class Pop3Login(Connection):
         context = self._context
         context.row.add(Cell.LOGIN_FAILURES)
         context.limiter.login_failed(self._network, context.loop.time())
-        self._log(f"login failed: {reason}")
+        self._log_failure(reason)
 
     def _answer_failure(self) -> None:
         self._busy = False
@@ -181,7 +184,7 @@ class Pop3Login(Connection):
         except RefusedError as error:
             self._refuse_login(error)
         except Exception as error:  # a layer's: costs this login, no more
-            self._log(f"login failed: {error!r}")
+            self._log_failure(repr(error))
             self._machine.login_failed(RefusedError.pop3)
         else:
             context.row.add(Cell.LOGINS)
@@ -206,7 +209,7 @@ class Pop3Login(Connection):
             self._go_on()
 
     def _refuse_login(self, error: RefusedError) -> None:
-        self._log(f"login failed: {error.pop3}")
+        self._log_failure(error.pop3)
         self._machine.login_failed(error.pop3)
 
     def _close_drop(self) -> None:
@@ -214,6 +217,20 @@ class Pop3Login(Connection):
         if drop is not None:
             with suppress(Exception):  # a layer's
                 drop.close()
+
+    def _who(self) -> dict[str, object]:
+        """The fields with which every line of a session begins."""
+        return {
+            "client": self._client,
+            "user": self._user,
+            "tls": self._tls,
+            "mech": self._mechanism,
+        }
+
+    def _log_failure(self, reason: str) -> None:
+        """A login failed; equal lines of a network are summed up."""
+        fields = self._who() | {"reason": reason}
+        self._context.log.limited(self._network, "pop3", "login failed", fields)
 
     def _log(self, text: str) -> None:
         self._context.log.line("pop3", f"client={self._client}, user=<{self._user}>: {text}")

@@ -10,9 +10,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import array
-import fcntl
-import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,10 +39,12 @@ from metad.protocol.smtp.machine import (
 )
 from metad.protocol.trace import date, origin, received
 from metad.sessions import incoming as incoming_mail
-from metad.sessions.client import Client
+from metad.sessions.client import Client, has_sent
 from metad.sessions.connection import Connection, Service
+from metad.sessions.message_id import SEARCHED, find_message_id
 from metad.sessions.networks import Networks
 from metad.sessions.recipients import Recipients
+from metad.sessions.smtp_log import log_message, log_refusal
 from metad.system.shared_memory import Cell
 
 # A NamedTuple of a tuple that is complete: half the cost of calling its class.
@@ -84,8 +83,23 @@ class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_began", "_committing", "_greeting", "_helo_text", "_in_layer", "_incoming", "_last",
-        "_machine", "_origin", "_progress", "_recipients", "_sender", "_transaction",
+        "_arrived",
+        "_began",
+        "_committing",
+        "_greeting",
+        "_head",
+        "_helo_shown",
+        "_helo_text",
+        "_in_layer",
+        "_incoming",
+        "_last",
+        "_machine",
+        "_message_id",
+        "_origin",
+        "_progress",
+        "_recipients",
+        "_sender",
+        "_transaction",
     )  # fmt: skip
     _machine: Smtp
     _service: SmtpService
@@ -97,9 +111,13 @@ class SmtpSession(Connection):
         self._recipients = Recipients()
         self._committing: Envelope | None = None
         self._sender = ""
+        self._arrived = 0.0  # when MAIL came
+        self._head = b""  # the first octets of a message in chunks
+        self._message_id = ""
         self._incoming: Incoming | None = None
         self._greeting = 0  # the EHLO of which `_origin` was made, counted
         self._helo_text = ""
+        self._helo_shown = ""  # the same, fit for the log
         self._origin = b""
         self._in_layer = False  # within the call that hands a message to the layer
         # As of the last check of the deadlines: the machine's progress and the time of the last
@@ -116,17 +134,7 @@ class SmtpSession(Connection):
 
     def _start(self) -> None:
         machine = self._machine
-        machine.start(early=not machine.tls and self._talks_early())
-
-    def _talks_early(self) -> bool:
-        """Whether octets arrived before the greeting."""
-        waiting = array.array("i", [0])
-        try:
-            descriptor = self._transport.get_extra_info("socket").fileno()
-            fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
-        except OSError:
-            return False
-        return waiting[0] > 0
+        machine.start(early=not machine.tls and has_sent(self._transport))
 
     def _tls_started(self) -> None:
         self._machine.tls_started()
@@ -186,9 +194,9 @@ class SmtpSession(Connection):
                 elif not self._handlers[event.__class__](self, event):
                     break
             except RefusedError as error:
-                self._refused(error)
+                self._refused(error, event)
             except Exception as error:  # of a layer or a filter: costs this message, no more
-                self._refused(RefusedError(f"{error!r}"))
+                self._refused(RefusedError(f"{error!r}"), event)
             if self._busy or self._paused:
                 break
             event = machine.next_event()
@@ -206,13 +214,10 @@ class SmtpSession(Connection):
         elif self._paused or self._holds or (self._busy and machine.buffered):
             self._count_held()
 
-    def _refused(self, error: RefusedError) -> None:
+    def _refused(self, error: RefusedError, event: Event | None = None) -> None:
         """Answer an event that users, layer or filter refused."""
-        context = self._context
-        context.row.add(Cell.REFUSED)
-        reply = error.smtp.wire[:-2].decode("utf-8", "replace")
-        detail = f" ({clean(str(error))})" if error.args else ""
-        context.log.line("smtp", f"reject: client={self._client}: {reply}{detail}")
+        self._context.row.add(Cell.REFUSED)
+        log_refusal(self, error.smtp, event, clean(str(error)) if error.args else "")
         self._forget_message()
         self._machine.answer(error.smtp)
         self._slow_down()
@@ -232,9 +237,16 @@ class SmtpSession(Connection):
             self._machine.fail(self._draining)
         self._go_on()
 
+    @property
+    def helo(self) -> str:
+        """What the client calls itself, fit for the log."""
+        return clean(self._machine.helo.decode("utf-8", "replace"))
+
     def _mail_from(self, event: MailFrom) -> bool:
         if self._incoming is not None:
             self._forget_message()
+        self._arrived = self._context.loop.time()
+        self._head = b""
         sender, size, _ = event
         self._recipients = Recipients(size or 0)
         context = self._context
@@ -253,6 +265,8 @@ class SmtpSession(Connection):
     def _body(self, event: BodyChunk) -> bool:
         """Keep octets of the body.  A failure is remembered until the end of the message."""
         incoming = self._incoming
+        if len(self._head) < SEARCHED:
+            self._head += event.data[:SEARCHED]
         if incoming is None:
             incoming = self._new_incoming()
         self._incoming = incoming_mail.write(incoming, event.data)
@@ -264,6 +278,7 @@ class SmtpSession(Connection):
     def _end_of_message(self, event: EndOfMessage) -> bool:
         if event.received >= limits.RECEIVED_HOPS:
             raise MailLoopError
+        self._message_id = find_message_id(self._head or event.rest)
         envelope = self._envelope(event)
         return self._store(envelope, event.rest)
 
@@ -323,6 +338,7 @@ class SmtpSession(Connection):
         # With SMTPUTF8 the protocol has another name: the next message makes its own.
         self._greeting = 0 if machine.utf8 else machine.greetings
         self._helo_text = machine.helo.decode("utf-8", "replace")
+        self._helo_shown = clean(self._helo_text)
         hostname = self._context.config.hostname
         address = "" if self._client == "local" else self._client
         self._origin = origin(machine.helo, address, hostname, machine.with_protocol)
@@ -348,11 +364,7 @@ class SmtpSession(Connection):
             cells[_REFUSED] += 1
             more = machine.answer(getattr(error, "smtp", RefusedError.smtp))
             status = f"deferred ({clean(str(error))})"
-        context.log.line(
-            "smtp",
-            f"{name}: client={self._client}, from=<{envelope.sender}>, "
-            f"size={envelope.octets}, nrcpt={len(envelope.recipients)}, status={status}",
-        )
+        log_message(self, envelope, status)
         if context.draining:
             machine.fail(DrainingError.smtp)
             more = True
@@ -368,15 +380,15 @@ class SmtpSession(Connection):
         reply = event.reply
         if reply is None:
             return True
-        context = self._context
-        context.row.add(Cell.REFUSED)
-        text = f"reject: client={self._client}: {reply.wire[:-2].decode()}"
+        self._context.row.add(Cell.REFUSED)
+        detail = ""
         if reply.enhanced == "5.5.2":  # mostly appliances, which their operators must find
-            text += f" ({context.limiter.count_bare(self._network)} so far from {self._network})"
-        context.log.line("smtp", text)
+            count = self._context.limiter.count_bare(self._network)
+            detail = f"{count} so far from {self._network}"
+        log_refusal(self, reply, event, detail)
         return True
 
-    def _tls(self, event: StartTls) -> bool:
+    def _start_tls_event(self, event: StartTls) -> bool:
         """The 220 is the last reply in the clear."""
         self._flush()
         self._start_tls()
@@ -395,6 +407,6 @@ HANDLERS: dict[type, Callable[[Any, Any], bool]] = {
     BodyChunk: SmtpSession._body,
     EndOfMessage: SmtpSession._end_of_message,
     Aborted: SmtpSession._aborted,
-    StartTls: SmtpSession._tls,
+    StartTls: SmtpSession._start_tls_event,
 }
 SmtpSession._handlers = HANDLERS

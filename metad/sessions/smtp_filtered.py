@@ -44,11 +44,13 @@ from metad.layers.base import Envelope, Incoming
 from metad.layers.kept import KeptIncoming
 from metad.loglines import clean
 from metad.protocol.headers import look_at
-from metad.protocol.smtp.machine import BodyChunk, EndOfMessage, MailFrom, RcptTo
+from metad.protocol.smtp.machine import BodyChunk, EndOfMessage, Event, MailFrom, RcptTo
 from metad.sessions.filters import junk_recipients
 from metad.sessions.incoming import RefusedIncoming
 from metad.sessions.incoming import begin as begin_incoming
+from metad.sessions.message_id import find_message_id
 from metad.sessions.smtp import HANDLERS, SmtpSession
+from metad.sessions.smtp_log import log_message, log_refusal
 from metad.system.shared_memory import Cell
 
 # What only a filter of ours may say.
@@ -169,7 +171,7 @@ class FilteredSmtpSession(SmtpSession):
     def _sender_judged(self, event: MailFrom, refusal: Reply | None) -> bool:
         if refusal is None:
             return super()._mail_from(event)
-        self._count_refusal(refusal)
+        self._count_refusal(refusal, event)
         return self._machine.answer(refusal)
 
     def _recipient(self, event: RcptTo) -> bool:
@@ -187,7 +189,7 @@ class FilteredSmtpSession(SmtpSession):
     def _recipient_judged(self, event: RcptTo, wishes: Preferences, refusal: Reply | None) -> bool:
         if refusal is None:
             return self._accept(event, wishes)
-        self._count_refusal(refusal)
+        self._count_refusal(refusal, event)
         more = self._machine.answer(refusal)
         self._slow_down()
         return more
@@ -252,6 +254,7 @@ class FilteredSmtpSession(SmtpSession):
     def _clean_header(self, event: EndOfMessage, header: bytes) -> EndOfMessage:
         """Take out what claims to be ours (RFC 8601 section 5)."""
         self._header = header
+        self._message_id = find_message_id(header)
         if not event.starts_with_header:
             return event
         ours = self._chain.rules.authserv_id
@@ -473,11 +476,7 @@ class FilteredSmtpSession(SmtpSession):
             cells[Cell.REFUSED] += 1
             self._groups[wish] = getattr(error, "smtp", RefusedError.smtp)
         status = "stored" if error is None else f"deferred ({clean(str(error))})"
-        self._context.log.line(
-            "smtp",
-            f"{name}: client={self._client}, from=<{envelope.sender}>, "
-            f"size={envelope.octets}, nrcpt={len(envelope.recipients)}, status={status}",
-        )
+        log_message(self, envelope, status)
         # While `_deliver_apart` is at work it answers.
         if self._asking is None and self._busy and self._answer_groups() and not self._ended:
             self._go_on()
@@ -504,12 +503,11 @@ class FilteredSmtpSession(SmtpSession):
             self._reset()
         super()._committed(envelope, error)
 
-    def _count_refusal(self, refusal: Reply) -> None:
+    def _count_refusal(self, refusal: Reply, event: Event | None = None) -> None:
         context = self._context
         context.row.add(Cell.REFUSED)
         context.row.add(Cell.FILTER_REFUSED)
-        text = refusal.wire[:-2].decode("utf-8", "replace")
-        context.log.line("filter", f"reject: client={self._client}, from=<{self._sender}>: {text}")
+        log_refusal(self, refusal, event, "filter")
 
     def _session(self) -> Session:
         machine = self._machine

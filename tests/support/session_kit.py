@@ -12,6 +12,7 @@ from metad.budget import Budget
 from metad.errors import MailboxInUseError, RefusedError
 from metad.layers.base import Maildrop
 from metad.layers.null import NullMaildrop
+from metad.loglines import LogLines
 from metad.protocol.pop3.machine import Pop3Settings
 from metad.protocol.smtp.machine import SmtpSettings
 from metad.sessions.backpressure import Backpressure
@@ -200,6 +201,20 @@ class Users:
         return Account(2, address)
 
 
+class Log(LogLines):
+    """Keeps the text of each line."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(-1)
+        self._kept = lines
+
+    def _queue(self, service: str, text: str, event: dict[str, object] | None) -> None:
+        self._kept.append(text)
+
+    def plain(self, service: str, text: str) -> None:
+        self._kept.append(text)
+
+
 class World:
     """A worker's context of stand-ins, and what sees to its sessions."""
 
@@ -223,7 +238,7 @@ class World:
             "logins": SimpleNamespace(
                 recall=lambda user, password: None, remember=lambda *login: None
             ),
-            "log": SimpleNamespace(line=lambda service, text: self.lines.append(text)),
+            "log": Log(self.lines),
             "config": SimpleNamespace(
                 pop3=SimpleNamespace(default_domain=None), hostname="mx.example.org"
             ),
