@@ -29,7 +29,8 @@ import posix_ipc
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
 from metad.store.index import state as index_state
-from metad.store.index.index import Batch, Index
+from metad.store.index.index import Index
+from metad.store.index.rows import Batch
 from metad.store.log import files as log_files
 from metad.store.log import record
 from metad.store.log.encode import Append, encode

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metad.store.identity import open_store
-from metad.store.index.index import Batch, Index
+from metad.store.index.index import Index
+from metad.store.index.rows import Batch
 from metad.store.log import footer, record
 from metad.store.log.place import Message, Place
 from metad.system.osio import Osio

@@ -19,7 +19,7 @@ from metad.store.fsck.index_snapshot import read_snapshot
 from metad.store.fsck.log_check import log_numbers, read_headers
 from metad.store.fsck.repair import rebuild_index
 from metad.store.identity import Store, open_store
-from metad.store.index.index import LogCounts
+from metad.store.index.rows import LogCounts
 from metad.store.index.state import boot_id
 from metad.store.log.header import FREE, LogHeader, log_path
 from metad.store.log.scan import find_seal

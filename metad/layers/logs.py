@@ -32,7 +32,8 @@ from metad.store.commit.committer import Committer
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import open_store
 from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
-from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
+from metad.store.index.index import LISTING_ENTRY, Index
+from metad.store.index.rows import LogCounts
 from metad.store.log import record
 from metad.store.log.alignment import alignment
 from metad.store.log.encode import Append, append_deletion

@@ -139,7 +139,7 @@ class LogAllocator:
         try:
             write_successor(self._osio, self._store, Ended(failed.log, failed.end), given)
         except (OSError, MetadError):
-            self._table.change(given.number, State.NONE)
+            self._table.put_back(given, State.NONE if given.fresh else State.FREE)
             raise
         failed.predecessor_recorded = True
         self._table.change(given.number, State.SEALED)
@@ -225,14 +225,16 @@ class LogAllocator:
                 if given.fresh:
                     fd = log_files.create(self._osio, self._store.logs, new, first=FIRST)
                 else:
-                    fd = log_files.reuse(self._osio, self._store.logs, new, FIRST)
+                    fd = log_files.reuse(
+                        self._osio, self._store.logs, new, given.old_life, FIRST
+                    )
             except (log_files.LogBusyError, FileExistsError) as error:
                 self.report(f"warning: log {given.number} is left alone: {error}")
                 self._table.change(given.number, State.COLLECTING)
                 continue
             except OSError as error:
                 gone = given.fresh or isinstance(error, FileNotFoundError)
-                self._table.change(given.number, State.NONE if gone else State.FREE)
+                self._table.put_back(given, State.NONE if gone else State.FREE)
                 raise
             self._table.set_tail(given.number, new.align)
             self._table.change(given.number, State.ACTIVE)

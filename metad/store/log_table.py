@@ -59,11 +59,13 @@ class Row(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """A log given to a writer.  `fresh`: its file does not exist yet."""
+    """A log given to a writer.  `fresh`: its file does not exist yet; otherwise its header must
+    say that it is free, in the life `old_life`."""
 
     number: int
     life: int
     fresh: bool
+    old_life: int = 0
 
 
 class Room(NamedTuple):
@@ -139,11 +141,30 @@ class LogTable:
             self._cells[_GREATEST_LIFE] = life
         return int(life)
 
-    def restore(self, row: Row) -> None:
-        """Enter what recovery read from disk; before any writer is there."""
+    def restore(self, row: Row, was: Row | None = None) -> bool:
+        """Enter what was read from disk.
+
+        `was`: the row as it was when that was read: if the log has another owner or life by now,
+        nothing is changed, and the answer is False.  None: no writer is there yet.
+        """
         with self._change():
+            now = self.row(row.number)
+            if was is not None and (now.owner, now.life) != (was.owner, was.life):
+                return False
             self._logs[row.number * LOG_CELLS + 4] = row.tail
             self._plan(row.number, row.state, row.life, row.generation, row.owner)
+        return True
+
+    def put_back(self, given: Allocation, state: State) -> None:
+        """Nothing was made of an allocation: the log is what it was, in its old life."""
+        was = self.row(given.number)
+        if was.life == given.life:
+            life = given.life if state == State.NONE else given.old_life
+            self.restore(was._replace(state=state, owner=0, life=life), was)
+
+    def is_mine(self, row: Row) -> bool:
+        """Whether this process is the owner."""
+        return row.owner == self._me.index + 1
 
     def allocate(
         self, generation: int, now_seconds: int, room: Room = ROOM, owner: int | None = None
@@ -165,9 +186,10 @@ class LogTable:
                 raise RefusedError("the log table is full")
             life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)
             fresh = number > used or self._logs[number * LOG_CELLS] == State.NONE
+            old_life = int(self._logs[number * LOG_CELLS + 1])
             its = self._me.index if owner is None else owner
             self._plan(number, State.PREPARING, life, generation, its + 1)
-        return Allocation(number, life, fresh)
+        return Allocation(number, life, fresh, old_life)
 
     def has_room(self, room: Room) -> bool:
         """Whether `allocate` would find a log this moment, as far as `room` goes."""

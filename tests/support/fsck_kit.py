@@ -49,7 +49,7 @@ def fsck(kit: StoreKit, **plan: bool) -> tuple[list[str], Summary]:
 
 def assert_clean(kit: StoreKit, **plan: bool) -> Summary:
     lines, summary = fsck(kit, **plan)
-    assert lines == []
+    assert lines == [], lines
     assert summary.clean
     return summary
 

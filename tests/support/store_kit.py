@@ -32,7 +32,8 @@ from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import Store
 from metad.store.ids import HubClock, IdMaker, clock_offset
 from metad.store.index import state as index_state
-from metad.store.index.index import LISTING_ENTRY, Index, LogCounts
+from metad.store.index.index import LISTING_ENTRY, Index
+from metad.store.index.rows import LogCounts
 from metad.store.log import record
 from metad.store.log.encode import Append, Body, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings

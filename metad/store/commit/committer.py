@@ -34,7 +34,7 @@ from metad.store.background import Background, JobThread
 from metad.store.commit.group import Loop, take_group
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.commit_delay import CommitDelay
-from metad.store.index.index import Batch
+from metad.store.index.rows import Batch
 from metad.store.log.encode import Append, Encoded, encode
 from metad.store.log.writer import LogWriter
 from metad.store.log_chain import LogChain

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metad.store.index.index import Batch, Index, Publish
+from metad.store.index.index import Index, Publish
+from metad.store.index.rows import Batch
 
 
 class IndexFeed:

@@ -21,14 +21,14 @@ from metad.store.fsck.grouping import Grouped, Rows
 from metad.store.fsck.index_snapshot import ENTRY as INDEX_ENTRY
 from metad.store.fsck.index_snapshot import PLACES, UID
 from metad.store.fsck.log_check import Checked
-from metad.store.index.index import unpack_places, unpack_references
+from metad.store.index.rows import Deleted, unpack_deleted, unpack_places, unpack_references
 from metad.store.log import record
 from metad.store.log.footer import ENTRY
 from metad.store.log.place import Place
 
 COPY, DELETION, RECORD_UID = 4, 5, 6  # tags of rows, besides those of the index
 _COPY = struct.Struct(">IIIIIBB")  # log, offset, size, mailbox, octets, certain, damaged
-_GONE = struct.Struct(">IB")  # mailbox, certain
+_GONE = struct.Struct(">IBII")  # mailbox, certain, log, offset
 
 
 class Known(NamedTuple):
@@ -68,7 +68,7 @@ def add_entries(rows: Rows, checked: Checked, watermark: int) -> None:
             packed = _COPY.pack(number, offset, size, mailbox, octets, certain, bad)
             rows.add(COPY, message_id, packed)
         else:
-            rows.add(DELETION, message_id, _GONE.pack(mailbox, certain))
+            rows.add(DELETION, message_id, _GONE.pack(mailbox, certain, number, offset))
     for message_id, uid in checked.uids:
         rows.add(RECORD_UID, message_id, uid)
 
@@ -85,6 +85,8 @@ class _Message:
     copies: list[Copy] = field(default_factory=list)
     gone: set[int] = field(default_factory=set)
     maybe_gone: set[int] = field(default_factory=set)
+    deleted: list[Deleted] = field(default_factory=list)
+    records: set[Deleted] = field(default_factory=set)  # that delete it
     uid: bytes | None = None
     record_uids: set[bytes] = field(default_factory=set)
     loose: bool = False  # some of its places cannot be judged
@@ -109,9 +111,11 @@ def _message(message_id: bytes, rows: Iterable[tuple[int, bytes]]) -> _Message:
         elif tag == PLACES:
             made.references = unpack_references(octets)
             made.places = unpack_places(octets)
+            made.deleted = unpack_deleted(octets)
         elif tag == DELETION:
-            mailbox, certain = _GONE.unpack(octets)
+            mailbox, certain, log, offset = _GONE.unpack(octets)
             (made.gone if certain else made.maybe_gone).add(mailbox)
+            made.records.add(Deleted(log, offset, mailbox))
         elif tag == UID:
             made.uid = octets
         elif tag == RECORD_UID:
@@ -178,6 +182,20 @@ class Comparison:
             self._say(one, "has a place twice")
         if one.entries:
             self._first(one, places)
+        if not one.loose:
+            self._deleted(one)
+
+    def _deleted(self, one: _Message) -> None:
+        """Where its row says that deletion records lie, they do; and it says so of each."""
+        for deleted in one.deleted:
+            if deleted in one.records:
+                continue
+            if self._verdict(Place(deleted.log, deleted.offset, 0)) == Verdict.WRONG:
+                self._say(one, f"has a deletion in {_places({deleted})}, where none is")
+        named = {copy.mailbox for copy in one.copies if copy.certain}
+        unknown = (one.gone & named) - {deleted.mailbox for deleted in one.deleted}
+        if unknown:
+            self._say(one, f"lacks the place of its deletion in {_mailboxes(unknown)}")
 
     def _judge(self, one: _Message, place: Place) -> None:
         verdict = self._verdict(place)
@@ -235,5 +253,5 @@ def _mailboxes(mailboxes: Iterable[int]) -> str:
     return f"mailbox{'es' * (len(each) > 1)} {', '.join(map(str, each))}"
 
 
-def _places(places: Iterable[Place]) -> str:
+def _places(places: Iterable[Place | Deleted]) -> str:
     return ", ".join(f"log {place.log} at {place.offset}" for place in sorted(places))

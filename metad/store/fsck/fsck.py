@@ -21,10 +21,10 @@ from metad.store.fsck.index_snapshot import Snapshot, count_rows, read_snapshot
 from metad.store.fsck.log_check import Bound, Checked, Headers, check_log, log_numbers, read_headers
 from metad.store.identity import Store
 from metad.store.index import state as index_state
-from metad.store.index.index import LogCounts
+from metad.store.index.rows import LogCounts
 from metad.store.log.header import FREE, LogHeader
 from metad.store.log.scan import Damage
-from metad.store.recovery import hub as recovery
+from metad.store.recovery import one_log
 from metad.system.osio import Osio
 
 ROWS_PER_LOG = 50_000  # a guess, for how many pieces the work is cut into
@@ -156,7 +156,7 @@ class Fsck:
 
     def _logs(self, headers: dict[int, Headers], snapshot: Snapshot | None) -> None:
         logs = {number: one.log for number, one in headers.items() if one.log is not None}
-        stops = recovery.predecessors(logs)
+        stops = one_log.predecessors(logs)
         for done, (number, one) in enumerate(headers.items()):
             self._progress(done, len(headers))
             if one.log is None:

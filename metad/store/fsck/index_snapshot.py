@@ -24,8 +24,9 @@ import msgpack
 from metad.store.fsck.grouping import Rows
 from metad.store.identity import Store
 from metad.store.ids import ID_SIZE
-from metad.store.index.index import MAP_SIZE, MAX_READERS, LogCounts
+from metad.store.index.index import MAP_SIZE, MAX_READERS
 from metad.store.index.lsm import BOUNDS, names
+from metad.store.index.rows import LogCounts
 
 PLACES, ENTRY, UID = 1, 2, 3  # tags of rows
 MOST_FINDINGS = 10_000

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from metad.errors import DataError, OsError, UnavailableError
+from metad.errors import DataError, OsError
 from metad.store.fsck.fsck import Summary
 from metad.store.fsck.log_check import log_numbers, read_headers
 from metad.store.identity import Store
@@ -28,7 +28,7 @@ Report = Callable[[str], None]
 
 
 def repair(osio: Osio, store: Store, boot: str, found: Summary, report: Report) -> None:
-    """Repair what a check found.  Raises DataError, UnavailableError, OSError, lmdb.Error."""
+    """Repair what a check found.  Raises DataError, OSError, lmdb.Error."""
     _set_aside(osio, store, found, report)
     rebuild_index(osio, store, boot, report)
     for number in found.bad_headers:
@@ -39,14 +39,12 @@ def rebuild_index(osio: Osio, store: Store, boot: str, report: Report) -> int:
     """Make the index anew from the logs and note it as clean; the number of logs.
 
     Logs without a seal get one, as at a start.  Raises DataError if there is a log that this
-    store's secret does not open, UnavailableError if somebody writes to a log.
+    store's secret does not open.
     """
     recovery = Recovery(osio, store, report)
-    logs = recovery.headers_of(_ours(osio, store))
-    try:
-        recovery.rebuild(logs, "as asked")
-    except log_files.LogBusyError as error:
-        raise UnavailableError(str(error)) from None
+    _must_be_ours(osio, store)
+    plan = recovery.plan_all()
+    recovery.rebuild(plan, "as asked")
     index = Index(store.index)
     try:
         index_state.mark(osio, store.index, boot, clean=False)
@@ -54,16 +52,14 @@ def rebuild_index(osio: Osio, store: Store, boot: str, report: Report) -> int:
     finally:
         index.close()
     index_state.mark(osio, store.index, boot, clean=True)
-    return len(logs)
+    return len(plan.logs)
 
 
-def _ours(osio: Osio, store: Store) -> list[int]:
-    numbers = log_numbers(osio, store)
-    for number in numbers:
+def _must_be_ours(osio: Osio, store: Store) -> None:
+    for number in log_numbers(osio, store):
         headers = read_headers(osio, store, number)
         if headers is not None and headers.foreign:
             raise DataError(f"{headers.findings[0]}: nothing is changed")
-    return numbers
 
 
 def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None:

@@ -21,18 +21,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+
+import lmdb
 
 from metad.errors import MetadError
 from metad.store.backup_lock import FreeLock
 from metad.store.gc.contents import Contents, read_contents
 from metad.store.gc.copy import Figures, Step, SurvivorCopy, Tools, Victim
 from metad.store.index import relocation
+from metad.store.index import state as index_state
+from metad.store.index.rows import DisagreementError
 from metad.store.log import files as log_files
 from metad.store.log import header, record
 from metad.store.log.header import LogHeader
 from metad.store.log.scan import Damage
 from metad.store.log_table import Row, State
 
+MOST_WAITS = 40  # for a recovery, before the log is left alone for a while
 DROPPED = 250  # places per write transaction: below a millisecond
 
 
@@ -52,10 +58,13 @@ class Collector:
         self._words: dict[int, LogHeader] = {}
         self.figures = Figures()
 
-    def close(self) -> None:
-        """Seal the survivors' logs and let go of everything."""
-        self._tools.survivors.seal()
+    def close(self) -> bool:
+        """Seal the survivors' logs and let go of everything.  False: some need a recovery."""
+        with suppress(OSError, lmdb.Error, MetadError):
+            self._tools.catch_up()
+        settled = self._tools.survivors.seal()
         self._free_lock.close()
+        return settled
 
     # -- one log
 
@@ -63,8 +72,17 @@ class Collector:
         """Empty log `number` and free it.  To be driven to its end, or closed between two steps.
 
         Raises NotCollectableError, OSError, lmdb.Error, RefusedError, ValueError; then the log is
-        what it was, and may be collected another time.
+        what it was, and may be collected another time.  DisagreementError: the index is suspect,
+        which is noted durably.
         """
+        try:
+            yield from self._collect(number)
+        except (DisagreementError, lmdb.Error) as error:
+            index_state.note_doubt(self._osio, self._tools.store.index, error)
+            raise
+
+    def _collect(self, number: int) -> Generator[Step, None, None]:
+        yield from self._wait_for_recovery()
         fd = self._lock(number)
         freeing = False
         try:
@@ -73,14 +91,44 @@ class Collector:
             yield from SurvivorCopy(self._tools, victim, self.figures).steps()
             while not self._free_lock.acquire():  # a backup reads the logs
                 yield Step.WAITS
+            self._must_be_settled()
             freeing = True
             state = self._free(victim)
-            yield from self._drop_places(number, self._ids(victim))
+            yield from self._drop_places(number, victim.log.life, self._ids(victim))
         finally:
             if not freeing:
                 self._give_back(number)
             self._osio.close(fd)
         self._release(number, state)
+
+    # -- survivors' logs of others
+
+    def _wait_for_recovery(self) -> Iterator[Step]:
+        """While a survivors' log waits for its recovery, the index lacks copies: let it come."""
+        for _ in range(MOST_WAITS):
+            if not self._unrecovered():
+                break
+            yield Step.WAITS
+        self._must_be_settled()
+
+    def _must_be_settled(self) -> None:
+        """No deletion record is dropped, and no log freed, while the index lacks a survivor.
+
+        Raises NotCollectableError, OSError, lmdb.Error, NoSpaceError.
+        """
+        self._tools.catch_up()
+        if waiting := self._unrecovered():
+            self._free_lock.release()
+            raise NotCollectableError(f"log {waiting[0]} waits for its recovery")
+
+    def _unrecovered(self) -> list[int]:
+        """Survivors' logs that a dead collector has not sealed."""
+        unsealed = (State.PREPARING, State.ACTIVE)
+        return [
+            row.number
+            for row in self._table.rows()
+            if row.generation and row.state in unsealed and not self._table.is_mine(row)
+        ]
 
     def _lock(self, number: int) -> int:
         try:
@@ -95,6 +143,8 @@ class Collector:
         log = header.read(self._osio, fd, self._tools.store.secret)
         if log is None or log.state == header.FREE or log.number != number:
             raise NotCollectableError(f"log {number} has no good header")
+        if log.life != self._table.row(number).life:
+            raise NotCollectableError(f"log {number} is in another life than the table says")
         self._table.change(number, State.COLLECTING)
         self._tools.failpoint("taken")
         stop = self._stop(log)
@@ -194,14 +244,14 @@ class Collector:
             for at in range(0, max(len(ids), 1), DROPPED):
                 yield ids[at : at + DROPPED]
 
-    def _drop_places(self, number: int, slices: Iterable[list[bytes]]) -> Iterator[Step]:
-        """The index forgets a log that is free on disk."""
+    def _drop_places(self, number: int, life: int, slices: Iterable[list[bytes]]) -> Iterator[Step]:
+        """The index forgets this life of a log, which is free on disk."""
         for ids in slices:
             if ids:
-                self._tools.change(relocation.drop_places, number, ids)
+                self._tools.change(relocation.drop_places, number, life, ids)
                 self._tools.failpoint("dropped")
             yield Step.DROPPED
-        self._tools.change(relocation.drop_log, number)
+        self._tools.change(relocation.drop_log, number, life)
         self._tools.failpoint("forgotten")
 
     def _release(self, number: int, state: State) -> None:
@@ -225,30 +275,37 @@ class Collector:
             except NotCollectableError:
                 continue
             except FileNotFoundError:
-                yield from self._forget(row.number)
-                self._release(row.number, State.NONE)
+                yield from self._forget(row.number, row.life)
+                self._put(row, row._replace(state=State.NONE))
                 continue
             try:
-                state, log = self._state_on_disk(row.number, fd)
-                if state == State.FREE and log is not None:
-                    # Whoever was killed may have had no time to sync it.
-                    state = self._mark_free(fd, log)
-                    yield from self._forget(row.number)
+                became = self._on_disk(row, fd)
+                if became is not None and became.state != State.SEALED:
+                    yield from self._forget(row.number, became.life)
             finally:
                 self._osio.close(fd)
-            if state is not None:
-                self._release(row.number, state)
+            if became is not None:
+                self._put(row, became)
 
-    def _state_on_disk(self, number: int, fd: int) -> tuple[State | None, LogHeader | None]:
+    def _on_disk(self, row: Row, fd: int) -> Row | None:
         """What a log that nobody has really is; None: it is to be left alone for now."""
         log = header.read(self._osio, fd, self._tools.store.secret)
-        if log is not None and log.state == header.FREE:
-            # A long transfer may still read it: then it is looked at again next time.
-            return State.FREE if log_files.try_reader_lock(fd, exclusive=True) else None, log
-        if log is not None and log.life == self._tools.index.log_counts(number).life:
-            return State.SEALED, log
-        return None, log
+        if log is None:
+            return None
+        if log.state == header.FREE:
+            if not log_files.try_reader_lock(fd, exclusive=True):
+                return None  # a long transfer still reads it
+            # Whoever was killed may have had no time to sync it.
+            return row._replace(state=self._mark_free(fd, log), life=log.life, tail=0)
+        if log.life == self._tools.index.log_counts(row.number).life:
+            return row._replace(state=State.SEALED, life=log.life)
+        return None
 
-    def _forget(self, number: int) -> Iterator[Step]:
-        if self._tools.index.log_counts(number).life:
-            yield from self._drop_places(number, self._ids_by_index(number))
+    def _put(self, was: Row, row: Row) -> None:
+        """Enter what the log is, unless somebody else has it by now."""
+        self._table.restore(row._replace(owner=0), was)
+        self._tools.failpoint("released")
+
+    def _forget(self, number: int, life: int) -> Iterator[Step]:
+        if self._tools.index.log_counts(number).life == life:
+            yield from self._drop_places(number, life, self._ids_by_index(number))

@@ -9,17 +9,17 @@ Rules of this file:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from metad.store.identity import Store
 from metad.store.index.relocation import Item
-from metad.store.log import footer, header, record
+from metad.store.log import footer, record
 from metad.store.log.header import LogHeader
-from metad.store.log.place import Place
 from metad.store.log.scan import Damage, Found, Scanner, find_seal
 from metad.system.osio import Osio
+
+_PIECE = 4096
 
 
 class Contents(NamedTuple):
@@ -105,26 +105,25 @@ class RecordReader:
         """The record there; None if it does not verify, twice.  Raises OSError."""
         return self._read(offset, size) or self._read(offset, size)
 
+    def read_at(self, offset: int) -> Record | None:
+        """The record that begins there, whatever its size.  Raises OSError."""
+        data = self._osio.pread(self._fd, _PIECE, offset)
+        head = record.parse_header(data, self._seed, self._life)
+        if head is None:
+            return None
+        if head.size > len(data):
+            return self.read(offset, head.size)
+        return self._verified(head, data[: head.size])
+
     def _read(self, offset: int, size: int) -> Record | None:
         data = self._osio.pread(self._fd, size, offset)
         head = record.parse_header(data, self._seed, self._life)
         if head is None or head.size != size or len(data) != size:
             return None
+        return self._verified(head, data)
+
+    def _verified(self, head: record.Header, data: bytes) -> Record | None:
         payload = memoryview(data)[record.HEADER_SIZE :]
         if not record.payload_is_good(head, payload, self._seed):
             return None
         return Record(head, bytes(payload[: head.envelope_size]), payload[head.envelope_size :])
-
-
-def read_elsewhere(osio: Osio, store: Store, place: Place, life: int) -> Record | None:
-    """The record at `place` in any log; None if it is not to be read or does not verify."""
-    try:
-        fd = osio.open(header.log_path(store.logs, place.log), os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        return RecordReader(osio, fd, store, place.log, life).read(place.offset, place.size)
-    except OSError:
-        return None
-    finally:
-        osio.close(fd)

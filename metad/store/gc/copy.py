@@ -5,6 +5,7 @@ Rules of this file:
 * A moved message names only its remaining recipients.  What nobody has is not moved.
 * A deletion record is kept as long as any copy of what it deletes has a place outside the victim.
 * SurvivorLogs are durable before the index hears of them; the old places stay where they are.
+* Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
   kept.  A damaged deletion record is made anew from the log's footer.
 """
@@ -16,13 +17,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from metad.store.gc.contents import Contents, RecordReader, read_elsewhere
+from metad.store.gc.contents import Contents, RecordReader
+from metad.store.gc.evidence import Evidence
 from metad.store.gc.policy import next_generation
-from metad.store.gc.survivor_logs import SurvivorLogs
+from metad.store.gc.survivor_logs import Enter, SurvivorLogs, Written
 from metad.store.identity import Store
 from metad.store.index import relocation
-from metad.store.index.index import Index, LogCounts
-from metad.store.index.relocation import Alive, Item
+from metad.store.index.index import Index, Publish
+from metad.store.index.relocation import Item, Looked
+from metad.store.index.rows import Batch, DisagreementError, LogCounts
 from metad.store.log import record
 from metad.store.log.encode import Append, append_deletion
 from metad.store.log.header import LogHeader
@@ -34,7 +37,6 @@ from metad.system.osio import Osio
 GROUP_OCTETS = 256 << 10
 GROUP_RECORDS = 400
 LOOKED_AT = 200  # records per read transaction
-MOVED = 200  # messages per write transaction: below a millisecond
 
 
 class Step(Enum):
@@ -79,6 +81,33 @@ class Tools:
         finally:
             self.index.unlock()
 
+    def commit(self, generation: int, group: list[Append], enter: Enter) -> Written:
+        """A group durable, then visible by `enter`, in transactions of a bounded number of rows.
+
+        What the index does not take stays in `survivors.behind`.  Raises OSError, lmdb.Error,
+        MetadError.
+        """
+        self.catch_up()
+        self.failpoint("copying")
+        written = self.survivors.write(generation, group)
+        self.failpoint("copied")
+        self.survivors.behind += [(enter, part) for part in written.parts()]
+        self.catch_up()
+        return written
+
+    def catch_up(self) -> None:
+        """Enter what is durable in a survivors' log and not yet in the index, and have the next
+        log say where one ends that failed.  Until then no log is freed and nothing more written.
+        """
+        self.survivors.settle()
+        behind = self.survivors.behind
+        while behind:
+            enter, part = behind[0]
+            self.change(enter, part)
+            del behind[0]
+            self.table.set_tail(part.log, part.watermark)
+            self.failpoint("moved")
+
     def _publish(self, rows: dict[int, LogCounts]) -> None:
         for number, counts in rows.items():
             self.table.set_live(number, counts.live_messages, counts.live_octets)
@@ -105,15 +134,20 @@ class SurvivorCopy:
         self._reader = RecordReader(
             tools.osio, victim.fd, tools.store, victim.number, victim.log.life
         )
+        self._evidence = Evidence(tools.osio, tools.store, victim.number, victim.contents)
         self._group: list[Append] = []
         self._octets = 0
 
     def steps(self) -> Iterator[Step]:
-        """Raises OSError, lmdb.Error, NoSpaceError, ValueError (a record of another version)."""
-        self._set_aside(self._victim.contents.damage)
-        # Deletions first: a copy of a message made this time is no reason to keep one.
-        yield from self._deletions()
-        yield from self._messages()
+        """Raises OSError, lmdb.Error, NoSpaceError, ValueError (a record of another version), and
+        DisagreementError: something would be destroyed, and no record says that it may be."""
+        try:
+            self._set_aside(self._victim.contents.damage)
+            # Deletions first: a copy of a message made this time is no reason to keep one.
+            yield from self._deletions()
+            yield from self._messages()
+        finally:
+            self._evidence.close()
 
     def _of_kind(self, kind: int) -> list[Item]:
         return [item for item in self._victim.contents.items if item.kind == kind]
@@ -136,15 +170,16 @@ class SurvivorCopy:
     def _messages(self) -> Iterator[Step]:
         items = self._of_kind(record.MESSAGE)
         for at in range(0, len(items), LOOKED_AT):
-            found = relocation.alive(self._index, self._victim.number, items[at : at + LOOKED_AT])
+            found = relocation.look(self._index, self._victim.number, items[at : at + LOOKED_AT])
             yield Step.LOOKED
             for message in found:
-                append = self._survivor(message)
+                self._must_be_proven(message)
+                append = self._survivor(message) if message.mailboxes else None
                 if append is not None:
                     yield from self._add(append)
         yield from self._flush()
 
-    def _survivor(self, message: Alive) -> Append | None:
+    def _survivor(self, message: Looked) -> Append | None:
         """The message as it is to be written, or None if there is nothing to be written."""
         if self._is_good_elsewhere(message):
             return None
@@ -160,18 +195,23 @@ class SurvivorCopy:
             packed = record.pack_envelope(envelope._replace(recipients=stay))
         return Append(item.id, packed, (found.body,), len(found.body), _ignore, stay)
 
-    def _is_good_elsewhere(self, message: Alive) -> bool:
+    def _must_be_proven(self, message: Looked) -> None:
+        """A mailbox lacks a message only if a record says so, or what lies here is damaged."""
+        lacking = self._evidence.unproven(message)
+        item = message.item
+        if not lacking or self._reader.read(item.offset, item.size) is None:
+            return
+        raise DisagreementError(
+            f"log {self._victim.number} has message {item.id.hex()} for mailbox {lacking[0]}, "
+            "the index has not, and no record deletes it"
+        )
+
+    def _is_good_elsewhere(self, message: Looked) -> bool:
         """Whether an earlier collection that was cut short copied it already."""
-        tools = self._tools
-        for place in message.elsewhere:
-            life = self._index.log_counts(place.log).life
-            found = read_elsewhere(tools.osio, tools.store, place, life)
-            if found is None or found.header.id != message.item.id:
-                continue
-            recipients = record.unpack_envelope(found.envelope).recipients
-            if message.mailboxes <= {recipient.mailbox for recipient in recipients}:
-                return True
-        return False
+        return any(
+            message.mailboxes <= self._evidence.living(place, message.item.id)
+            for place in message.elsewhere
+        )
 
     # -- groups
 
@@ -182,33 +222,19 @@ class SurvivorCopy:
         self._octets += append.size
 
     def _flush(self) -> Iterator[Step]:
-        """The group durable, then visible in short transactions.
-
-        The watermark goes to the group's end with the last of them: it is never ahead of what is
-        entered, and entering twice does no harm.
-        """
+        """The group durable, then visible in short transactions."""
         group, self._group, self._octets = self._group, [], 0
         if not group:
             return
-        tools = self._tools
-        tools.failpoint("copying")
-        written = tools.survivors.write(next_generation(self._victim.log.generation), group)
-        tools.failpoint("copied")
-        batch, messages = written.batch, written.batch.messages
-        for at in range(0, max(len(messages), 1), MOVED):
-            is_last = at + MOVED >= len(messages)
-            end = batch.watermark if is_last else written.start
-            part = batch._replace(messages=messages[at : at + MOVED], watermark=end)
-            tools.change(relocation.move, part)
-            tools.table.set_tail(batch.log, end)
-            tools.failpoint("moved")
-        self._figures.moved += len(messages)
-        self._figures.moved_octets += batch.watermark - written.start
+        generation = next_generation(self._victim.log.generation)
+        written = self._tools.commit(generation, group, _move)
+        self._figures.moved += len(written.batch.messages)
+        self._figures.moved_octets += written.batch.watermark - written.start
         yield Step.COPIED
 
     # -- damage
 
-    def _lose(self, message: Alive) -> None:
+    def _lose(self, message: Looked) -> None:
         """A message that some mailbox has does not verify, and there is no other copy."""
         item = message.item
         self._set_aside([Damage(item.offset, item.offset + item.size)])
@@ -224,6 +250,10 @@ class SurvivorCopy:
                 f"warning: log {victim.number}: octets {stretch.start} to {stretch.end} are "
                 f"damaged; kept in quarantine/{name}"
             )
+
+
+def _move(index: Index, batch: Batch, publish: Publish) -> None:
+    relocation.move(index, batch, publish)
 
 
 def _ignore(_: object) -> None:

@@ -19,11 +19,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import lmdb
-
 from metad.store.gc.copy import Step, Tools
 from metad.store.gc.policy import next_generation
-from metad.store.index.index import Index
+from metad.store.index.index import Index, Publish
+from metad.store.index.rows import Batch
 from metad.store.log import record
 from metad.store.log.encode import Append, append_deletion
 from metad.store.mailbox_locks import MailboxLocks
@@ -110,18 +109,13 @@ class Expiry:
         deletions = [one.deletion for one in group if one.deletion is not None]
         tools.failpoint("deleting")
         # Among the youngest survivors: so it costs no log of its own.
-        written = tools.survivors.write(next_generation(0), group)
-        tools.failpoint("deleted")
-        batch = written.batch._replace(deletions=deletions)
-        try:
-            tools.change(Index.apply, batch)
-        except lmdb.Error:
-            # No later group of this log may take the watermark past what the index lacks.
-            tools.survivors.seal()
-            raise
-        tools.table.set_tail(batch.log, batch.watermark)
+        tools.commit(next_generation(0), group, _apply)
         tools.failpoint("expired")
         self.figures.messages += sum(len(one.each()) for one in deletions)
+
+
+def _apply(index: Index, batch: Batch, publish: Publish) -> None:
+    index.apply(batch, publish)
 
 
 def _ignore(_: object) -> None:

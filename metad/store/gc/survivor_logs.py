@@ -3,19 +3,28 @@
 Rules of this file:
 
 * A group is durable before anything of it is entered in the index; a failed write or sync is
-  never tried again on that log, and the next log of the generation says where it ends.
+  never tried again on that log, and the next log of the generation says at once where it ends.
+* A log is never sealed, and nothing more is written, while the index lacks a group of it: a later
+  watermark would pass over what is missing.
 * The collector is the only writer of these logs and waits for everything it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from metad.store.index.index import Batch
+from metad.errors import RefusedError
+from metad.store.index.rows import Batch
+from metad.store.log import record
 from metad.store.log.encode import Append, encode
 from metad.store.log_allocator import LogAllocator
 from metad.store.log_chain import LogChain
+
+ROWS = 200  # per write transaction: below a millisecond
+_ID = 16
+Enter = Callable[..., None]
 
 
 class Written(NamedTuple):
@@ -24,6 +33,39 @@ class Written(NamedTuple):
     batch: Batch
     start: int
 
+    def parts(self) -> list[Batch]:
+        """The group in transactions; the watermark moves to the group's end with the last."""
+        parts = [
+            self.batch._replace(watermark=self.start, messages=[], deletions=list(some))
+            for some in _bounded(self.batch.deletions)
+        ]
+        messages = self.batch.messages
+        parts += [
+            self.batch._replace(
+                watermark=self.start, messages=messages[at : at + ROWS], deletions=[]
+            )
+            for at in range(0, len(messages), ROWS)
+        ]
+        parts[-1] = parts[-1]._replace(watermark=self.batch.watermark)
+        return parts
+
+
+def _bounded(deletions: Sequence[record.Deletion]) -> Iterator[list[record.Deletion]]:
+    """Deletions, cut and grouped so that no group has more than ROWS ids."""
+    group: list[record.Deletion] = []
+    rows = 0
+    for deletion in deletions:
+        for at in range(0, len(deletion.ids), ROWS * _ID):
+            some = deletion._replace(ids=deletion.ids[at : at + ROWS * _ID])
+            count = len(some.ids) // _ID
+            if group and rows + count > ROWS:
+                yield group
+                group, rows = [], 0
+            group.append(some)
+            rows += count
+    if group:
+        yield group
+
 
 class SurvivorLogs:
     """Writes what stays.  `make_source` makes the source of logs of a generation."""
@@ -31,6 +73,8 @@ class SurvivorLogs:
     def __init__(self, make_source: Callable[[int], LogAllocator]) -> None:
         self._make_source = make_source
         self._chains: dict[int, LogChain] = {}
+        # What is durable and not yet in the index, in order.
+        self.behind: list[tuple[Enter, Batch]] = []
         # Octets of deletion records by log: no garbage, though nobody's mail.
         self.kept: dict[int, int] = {}
 
@@ -46,11 +90,22 @@ class SurvivorLogs:
             self.kept.pop(writer.number, None)
         start = writer.end
         encoded = encode(writer, group)
-        chain.append(writer, group, encoded)
+        try:
+            chain.append(writer, group, encoded)
+        except OSError:
+            with suppress(RefusedError):  # then `settle` tries again
+                chain.record_end()
+            raise
         deletions = sum(item.size for item in group if item.deletion is not None)
         self.kept[writer.number] = self.kept.get(writer.number, 0) + deletions
-        batch = Batch(writer.number, writer.life, writer.end, encoded.messages, [])
+        batch = Batch(writer.number, writer.life, writer.end, encoded.messages, encoded.deletions)
         return Written(batch, start)
+
+    def settle(self) -> None:
+        """Have another log record where each failed one ends.  Raises RefusedError."""
+        for chain in self._chains.values():
+            if not _is_settled(chain):
+                chain.record_end()
 
     def _chain(self, generation: int) -> LogChain:
         chain = self._chains.get(generation)
@@ -58,7 +113,15 @@ class SurvivorLogs:
             chain = self._chains[generation] = LogChain(self._make_source(generation))
         return chain
 
-    def seal(self) -> None:
-        """Seal every open log, so that it is an ordinary one."""
+    def seal(self) -> bool:
+        """Seal every open log, so that it is an ordinary one.  False: some need a recovery,
+        because the index lacks something of them, or nothing says where one ends."""
+        missing = {batch.log for _, batch in self.behind}
         for chain in self._chains.values():
-            chain.retire()
+            if chain.writer is not None and chain.writer.number not in missing:
+                chain.retire()
+        return not missing and all(map(_is_settled, self._chains.values()))
+
+
+def _is_settled(chain: LogChain) -> bool:
+    return chain.failed is None or chain.failed.predecessor_recorded

@@ -14,11 +14,14 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from metad.store.ids import ID_SIZE
-from metad.store.index.index import Index, LogCounts, pack_log
+from metad.store.index.index import Index
 from metad.store.index.lsm import pack_usage
+from metad.store.index.rows import LogCounts, pack_log
 
 ROWS_PER_TRANSACTION = 50_000
-_PLACE = struct.Struct(f"{ID_SIZE}s16s")  # id; references, log, offset, size
+# Id; references, log, offset, size; place of a deletion record, or zeros.
+_PLACE = struct.Struct(f"{ID_SIZE}s28s")
+_NONE_DELETED = 16  # bytes of a row without a deletion record
 PLACE_ROW = _PLACE.size
 ENTRY_ROW = 24  # mailbox, id, octets
 Row = tuple[bytes, bytes]
@@ -49,7 +52,11 @@ class Loader:
 
     def places(self, rows: bytes) -> None:
         """Append rows of messages with one place, in id order, greater than all before."""
-        self._append(self._index.tables.places, _PLACE.iter_unpack(rows))
+        cut = (
+            (key, value if value[_NONE_DELETED] else value[:_NONE_DELETED])
+            for key, value in _PLACE.iter_unpack(rows)
+        )
+        self._append(self._index.tables.places, cut)
 
     def odd_places(self, rows: Iterable[Row]) -> None:
         """Put rows of messages with several places, in any order."""

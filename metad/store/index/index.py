@@ -3,13 +3,14 @@
 Databases in one environment:
 
     mailboxesN  entries and usage of the mailboxes, in levels: metad.store.index.lsm has the rows
-    places      id (16)         -> references (4), then log (4) offset (4) size (4) each
+    places      id (16)         -> references (4), then 12 each: copies, then deletion records
     uids        id (16)         -> unique id that an imported message came with
     logs        log number (4)  -> life, watermark, live messages, live octets (8 each)
 
-All big-endian; whoever changes this counts `index_state.LAYOUT` up.  A message's place stays while
+All big-endian; metad.store.index.rows packs them.  A message's place stays while
 a copy lies in a log, even when no mailbox refers to it any more: it is what keeps the deletion
-records that speak of it.
+records that speak of it.  A copy is log, offset, size; a deletion record is log with the first bit
+set, offset, mailbox.  The collector reads the record there: the row is a hint and proves nothing.
 
 Rules of this file:
 
@@ -27,23 +28,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
 
 import lmdb
 
-from metad.store.ids import NO_ID, is_imported
+from metad.store.ids import NO_ID
+from metad.store.index.change import Change, Tables
 from metad.store.index.lsm import BOUNDS, Lsm, Usage
-from metad.store.log import record
-from metad.store.log.footer import ENTRY_SIZE
-from metad.store.log.place import Message, Place
+from metad.store.index.rows import Batch, LogCounts, unpack_log, unpack_places
+from metad.store.log.place import Place
 
 MAP_SIZE = 1 << 40
 MAX_READERS = 1024
-_REFERENCES = struct.Struct(">I")
-_PLACE = struct.Struct(">III")
-_ONE_PLACE = struct.Struct(">IIII")  # a row of `places` with one
-_ENTRY_ROW = struct.Struct("20s8x4s4x")  # of a footer entry: mailbox and id; octets
-_LOG = struct.Struct(">QQQQ")
 _MAILBOX = struct.Struct(">I")
 LISTING_ENTRY = struct.Struct(">16sI")
 _USAGES = 1000  # read in one transaction
@@ -51,33 +46,6 @@ _USAGES = 1000  # read in one transaction
 _FLOCK = struct.Struct("hhqqi4x")
 _WRITE_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
 _WRITE_UNLOCK = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
-
-
-class LogCounts(NamedTuple):
-    """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
-
-    life: int = 0
-    watermark: int = 0
-    live_messages: int = 0
-    live_octets: int = 0
-
-
-class Batch(NamedTuple):
-    """What one transaction does: records of one log, in their order, and its new watermark."""
-
-    log: int
-    life: int
-    watermark: int
-    messages: list[Message]
-    deletions: list[record.Deletion]
-
-
-class Tables(NamedTuple):
-    """LMDB's handles of the databases.  `mailboxes`: those of the levels, youngest first."""
-
-    mailboxes: list[Any]
-    places: Any
-    logs: Any
 
 
 Publish = Callable[[dict[int, LogCounts]], None]
@@ -109,20 +77,17 @@ class Index:
         self._places = self._env.open_db(b"places")
         self._logs = self._env.open_db(b"logs")
         self._uids = self._env.open_db(b"uids")
+        # The databases, for those who change, fill or move whole tables.
+        self.tables = Tables(self._levels, self._places, self._logs, self._uids)
 
-    @property
-    def tables(self) -> Tables:
-        """The databases, for those who fill or move whole tables."""
-        return Tables(self._levels.tables, self._places, self._logs)
+    def close(self) -> None:
+        self._env.close()
+        os.close(self._write_lock)
 
     @property
     def transaction(self) -> int:
         """The number of the last write transaction: it tells whether anything has changed."""
         return int(self._env.info()["last_txnid"])
-
-    def close(self) -> None:
-        self._env.close()
-        os.close(self._write_lock)
 
     def sync(self) -> None:
         self._env.sync(True)
@@ -176,10 +141,10 @@ class Index:
         still held: so shared memory is written by one process at a time.
         """
         with self._env.begin(write=True) as txn:
-            change = Change(self, txn)
+            change = Change(self.tables, txn)
             change.add_messages(batch.messages)
             for deletion in batch.deletions:
-                change.delete(deletion)
+                change.delete(deletion, batch.log)
             rows = change.write_counts(batch)
             if publish is not None:
                 publish(rows)
@@ -238,14 +203,12 @@ class Index:
 
     def logs(self) -> dict[int, LogCounts]:
         with self._env.begin() as txn, txn.cursor(self._logs) as cursor:
-            return {
-                int.from_bytes(key, "big"): LogCounts(*_LOG.unpack(value)) for key, value in cursor
-            }
+            return {int.from_bytes(key, "big"): unpack_log(value) for key, value in cursor}
 
     def log_counts(self, number: int) -> LogCounts:
         with self._env.begin() as txn:
             value = txn.get(number.to_bytes(4, "big"), db=self._logs)
-        return LogCounts(*_LOG.unpack(value)) if value else LogCounts()
+        return unpack_log(value)
 
     def totals(self) -> dict[str, int]:
         """Number of rows, for status."""
@@ -259,111 +222,3 @@ class Index:
         """The greatest message id that has a place."""
         with self._env.begin() as txn, txn.cursor(self._places) as cursor:
             return bytes(cursor.key()) if cursor.last() else NO_ID
-
-
-def entry_rows(entries: bytes) -> list[tuple[bytes, bytes]]:
-    """The rows of messages' footer entries."""
-    return list(_ENTRY_ROW.iter_unpack(entries))
-
-
-def unpack_places(value: bytes) -> list[Place]:
-    return [Place(*fields) for fields in _PLACE.iter_unpack(value[_REFERENCES.size :])]
-
-
-def pack_log(counts: LogCounts) -> bytes:
-    return _LOG.pack(*counts)
-
-
-def unpack_references(value: bytes) -> int:
-    """How many mailboxes refer to a message, from its row of places."""
-    references: int = _REFERENCES.unpack_from(value)[0]
-    return references
-
-
-def pack_places(references: int, places: Iterable[Place]) -> bytes:
-    return _REFERENCES.pack(references) + b"".join([_PLACE.pack(*place) for place in places])
-
-
-class Change:
-    """The working state of one write transaction.  metad.store.index.relocation has
-    the collector's."""
-
-    def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
-        self._txn = txn
-        self._levels = index._levels
-        self._places = index._places
-        self._logs = index._logs
-        self._uids = index._uids
-        self._counts: dict[int, list[int]] = {}
-
-    def add_messages(self, messages: list[Message]) -> None:
-        if not messages:
-            return
-        places: list[tuple[bytes, bytes]] = []
-        live = self._live(messages[0].place.log)
-        for message_id, (log, offset, size), entries, uid in messages:
-            if uid:
-                self._txn.put(message_id, uid.encode(), db=self._uids)
-            references = len(entries) // ENTRY_SIZE
-            places.append((message_id, _ONE_PLACE.pack(references, log, offset, size)))
-            if references:
-                live[0] += 1
-                live[1] += size
-        with self._txn.cursor(self._places) as cursor:
-            cursor.putmulti(places)
-        self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
-
-    def delete(self, deletion: record.Deletion) -> None:
-        """Remove entries of one mailbox; ids that it no longer has are passed over."""
-        mailbox = _MAILBOX.pack(deletion.mailbox)
-        for message_id in self._levels.remove(self._txn, mailbox, deletion.each()):
-            self._drop_reference(message_id)
-            if is_imported(message_id):
-                self._txn.delete(message_id, db=self._uids)
-
-    def _drop_reference(self, message_id: bytes) -> None:
-        value = self._txn.get(message_id, db=self._places)
-        if value is None:
-            return
-        references = unpack_references(bytes(value)) - 1
-        if references <= 0 and len(value) == _REFERENCES.size:
-            self._txn.delete(message_id, db=self._places)  # its octets were lost before
-            return
-        self._txn.put(
-            message_id,
-            _REFERENCES.pack(references) + value[_REFERENCES.size :],
-            db=self._places,
-        )
-        if references == 0:
-            place = Place(*_PLACE.unpack_from(value, _REFERENCES.size))
-            live = self._live(place.log)
-            live[0] -= 1
-            live[1] -= place.size
-
-    def _live(self, log: int) -> list[int]:
-        """Changes of live messages and octets of `log` in this transaction."""
-        return self._counts.setdefault(log, [0, 0])
-
-    def write_counts(self, batch: Batch) -> dict[int, LogCounts]:
-        """Add up the logs' counts, set the batch's watermark; the new absolute rows."""
-        self._live(batch.log)
-        row = self._row(batch.log)
-        if row.life != batch.life:
-            row = LogCounts()
-        known = LogCounts(batch.life, batch.watermark, row.live_messages, row.live_octets)
-        return self.write_rows({batch.log: known})
-
-    def write_rows(self, known: dict[int, LogCounts] | None = None) -> dict[int, LogCounts]:
-        """Add the changes of this transaction to the logs' rows (`known`: as they are to be
-        before that); the new absolute rows."""
-        rows = dict(known or {})
-        for number, (more, more_octets) in self._counts.items():
-            life, watermark, messages, octets = rows.get(number) or self._row(number)
-            row = LogCounts(life, watermark, messages + more, octets + more_octets)
-            self._txn.put(number.to_bytes(4, "big"), _LOG.pack(*row), db=self._logs)
-            rows[number] = row
-        return rows
-
-    def _row(self, number: int) -> LogCounts:
-        value = self._txn.get(number.to_bytes(4, "big"), db=self._logs)
-        return LogCounts(*_LOG.unpack(value)) if value else LogCounts()

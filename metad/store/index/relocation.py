@@ -18,14 +18,15 @@ from typing import NamedTuple
 
 import lmdb
 
-from metad.store.index.index import (
+from metad.store.index.change import Change
+from metad.store.index.index import Index, Publish
+from metad.store.index.rows import (
     Batch,
-    Change,
-    Index,
+    Deleted,
     LogCounts,
-    Publish,
     entry_rows,
     pack_places,
+    unpack_deleted,
     unpack_places,
     unpack_references,
 )
@@ -61,27 +62,41 @@ class Item(NamedTuple):
         return [key[4:] for key in self.entry_keys()]
 
 
-class Alive(NamedTuple):
-    """A message that some mailboxes still have, and its places in other logs."""
+class Looked(NamedTuple):
+    """What the index says of a message in a log: who has it, its places in other logs, and where
+    the records lie that delete it."""
 
     item: Item
     mailboxes: frozenset[int]
     elsewhere: tuple[Place, ...]
+    deleted: tuple[Deleted, ...] = ()
+
+    def gone(self) -> set[int]:
+        """The mailboxes that the record names and that no longer have it."""
+        keys = self.item.entry_keys()
+        return {int.from_bytes(key[:4], "big") for key in keys} - self.mailboxes
 
 
-def alive(index: Index, number: int, items: Iterable[Item]) -> list[Alive]:
-    """Of the messages `items` of log `number` those that some mailbox has."""
-    found: list[Alive] = []
+class Row(NamedTuple):
+    """A message's row of places."""
+
+    references: int
+    places: list[Place]
+    deleted: list[Deleted]
+
+
+def look(index: Index, number: int, items: Iterable[Item]) -> list[Looked]:
+    """What the index says of the messages `items` of log `number`."""
+    found: list[Looked] = []
     with index.reading() as txn:
         view = _Moving(index, txn)
         for item in items:
             mailboxes = frozenset(
                 int.from_bytes(key[:4], "big") for key in item.entry_keys() if view.has_entry(key)
             )
-            if mailboxes:
-                places = view.places_of(item.id)
-                elsewhere = tuple(place for place in places if place.log != number)
-                found.append(Alive(item, mailboxes, elsewhere))
+            row = view.row_of(item.id) or Row(0, [], [])
+            elsewhere = tuple(place for place in row.places if place.log != number)
+            found.append(Looked(item, mailboxes, elsewhere, tuple(row.deleted)))
     return found
 
 
@@ -98,13 +113,16 @@ def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
     """Give each message of `batch` its place there, beside the one it has.
 
     A message with a place that nobody refers to gets the place alone; one that has no row at all
-    is entered as new.  Doing it again changes nothing.
+    is entered as new.  Deletion records are noted where they lie now.  Doing it again changes
+    nothing.
     """
     with index.writing() as txn:
         change = _Moving(index, txn)
         change.note_life(batch.log, batch.life)
         for message in batch.messages:
             change.move(message)
+        for deletion in batch.deletions:
+            change.delete(deletion, batch.log)
         rows = change.write_counts(batch)
         if publish is not None:
             publish(rows)
@@ -125,24 +143,26 @@ def merge(index: Index, batch: Batch, publish: Publish | None = None) -> None:
             publish(rows)
 
 
-def forget(index: Index, lost: Sequence[Alive], publish: Publish | None = None) -> None:
+def forget(index: Index, lost: Sequence[Looked], publish: Publish | None = None) -> None:
     """Take messages out of their mailboxes whose octets are damaged and set aside."""
     with index.writing() as txn:
         change = _Moving(index, txn)
         for message in lost:
             for mailbox in message.mailboxes:
-                change.delete(record.Deletion(mailbox, message.item.id))
+                change.delete(record.Deletion(mailbox, message.item.id), 0)
         rows = change.write_rows()
         if publish is not None:
             publish(rows)
 
 
 def drop_places(
-    index: Index, number: int, ids: Iterable[bytes], publish: Publish | None = None
+    index: Index, number: int, life: int, ids: Iterable[bytes], publish: Publish | None = None
 ) -> None:
-    """Forget the places of `ids` in log `number`, which is free on disk."""
+    """Forget the places of `ids` in this life of log `number`, which is free on disk."""
     with index.writing() as txn:
         change = _Moving(index, txn)
+        if not change.is_in_life(number, life):
+            return
         for message_id in ids:
             change.drop_place(message_id, number)
         rows = change.write_rows()
@@ -150,10 +170,13 @@ def drop_places(
             publish(rows)
 
 
-def drop_log(index: Index, number: int, publish: Publish | None = None) -> None:
-    """Forget the log itself, when no place speaks of it any more."""
+def drop_log(index: Index, number: int, life: int, publish: Publish | None = None) -> None:
+    """Forget this life of the log itself, when no place speaks of it any more."""
     with index.writing() as txn:
-        _Moving(index, txn).drop_row(number)
+        change = _Moving(index, txn)
+        if not change.is_in_life(number, life):
+            return
+        change.drop_row(number)
         if publish is not None:
             publish({number: LogCounts()})
 
@@ -178,7 +201,7 @@ class _Moving(Change):
     """A transaction of the collector; also used to look, in a read transaction."""
 
     def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
-        super().__init__(index, txn)
+        super().__init__(index.tables, txn)
         self._lives: dict[int, int] = {}
 
     # -- looking
@@ -186,18 +209,17 @@ class _Moving(Change):
     def has_entry(self, key: bytes) -> bool:
         return self._levels.has(self._txn, key)
 
-    def row_of(self, message_id: bytes) -> tuple[int, list[Place]] | None:
-        """References and places of a message; None if it has no row."""
+    def row_of(self, message_id: bytes) -> Row | None:
+        """The row of a message; None if it has none."""
         value = self._txn.get(message_id, db=self._places)
-        return (
-            None
-            if value is None
-            else (unpack_references(bytes(value)), unpack_places(bytes(value)))
-        )
+        if value is None:
+            return None
+        value = bytes(value)
+        return Row(unpack_references(value), unpack_places(value), unpack_deleted(value))
 
     def places_of(self, message_id: bytes) -> list[Place]:
         row = self.row_of(message_id)
-        return row[1] if row else []
+        return row.places if row else []
 
     def rows_from(self, start: bytes) -> Iterator[tuple[bytes, list[Place]]]:
         """Ids from `start` on with their places."""
@@ -216,15 +238,16 @@ class _Moving(Change):
         row = self.row_of(message.id)
         if row is None:
             self.merge(message)
-        elif message.place not in row[1]:
-            self._put_places(message.id, row, row[0], [message.place, *row[1]])
+        elif message.place not in row.places:
+            places = [message.place, *row.places]
+            self._put_places(message.id, row, row.references, places)
 
     def merge(self, message: Message) -> None:
         row = self.row_of(message.id)
-        references, places = row or (0, [])
+        references, places, deleted = row or Row(0, [], [])
         if message.place in places:
             return
-        entered = self._enter_missing(message.entries)
+        entered = self._enter_missing(message.entries, {one.mailbox for one in deleted})
         references += entered
         names_all = len(message.entries) == references * ENTRY_SIZE
         if not places or entered or (names_all and self._is_younger(message.place, places[0])):
@@ -242,9 +265,13 @@ class _Moving(Change):
             life = self._lives[number] = self._row(number).life
         return life
 
-    def _enter_missing(self, entries: bytes) -> int:
-        """Enter those of a message's entries that are not there; their number."""
-        missing = [row for row in entry_rows(entries) if not self.has_entry(row[0])]
+    def _enter_missing(self, entries: bytes, gone: set[int]) -> int:
+        """Enter those of a message's entries that are not there nor deleted; their number."""
+        missing = [
+            row
+            for row in entry_rows(entries)
+            if int.from_bytes(row[0][:4], "big") not in gone and not self.has_entry(row[0])
+        ]
         if missing:
             self._levels.add(self._txn, missing)
         return len(missing)
@@ -253,9 +280,14 @@ class _Moving(Change):
         """The place in log `number` is no more; with the last one the row goes."""
         row = self.row_of(message_id)
         if row is not None:
-            references, places = row
-            left = [place for place in places if place.log != number]
-            self._put_places(message_id, row, references, left)
+            left = [place for place in row.places if place.log != number]
+            # Their records went with the log: a copy that was moved does not name those mailboxes.
+            row = row._replace(deleted=[one for one in row.deleted if one.log != number])
+            self._put_places(message_id, row, row.references, left)
+
+    def is_in_life(self, number: int, life: int) -> bool:
+        """False: the file was given out again, and what the index has of it is of its next life."""
+        return self._row(number).life == life
 
     def drop_row(self, number: int) -> None:
         self._txn.delete(number.to_bytes(4, "big"), db=self._logs)
@@ -263,22 +295,17 @@ class _Moving(Change):
     def _put_places(
         self,
         message_id: bytes,
-        row: tuple[int, list[Place]] | None,
+        row: Row | None,
         references: int,
         places: list[Place],
     ) -> None:
         """Replace a row; the live counts go with the first place."""
-        old_references, old_places = row or (0, [])
+        old_references, old_places, deleted = row or Row(0, [], [])
         if old_references and old_places:
             self._count(old_places[0], -1)
         if references and places:
             self._count(places[0], 1)
         if references or places:
-            self._txn.put(message_id, pack_places(references, places), db=self._places)
+            self._txn.put(message_id, pack_places(references, places, deleted), db=self._places)
         else:
             self._txn.delete(message_id, db=self._places)
-
-    def _count(self, place: Place, sign: int) -> None:
-        live = self._live(place.log)
-        live[0] += sign
-        live[1] += sign * place.size

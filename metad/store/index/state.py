@@ -12,12 +12,51 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
+
+import lmdb
 
 from metad.system.osio import Osio, read_file, write_file
 
-LAYOUT = 2  # 2: the mailboxes in levels
+LAYOUT = 3  # 2: the mailboxes in levels; 3: places of deletion records
 DATA_FILE = "data.mdb"
 STATE_FILE = "state"
+SUSPECT_FILE = "suspect"
+# What LMDB raises when the disk, the memory or the machine is full: the index is as good as before.
+_HARMLESS = (lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.ReadersFullError)
+
+
+def casts_doubt(error: Exception) -> bool:
+    """Whether an error of the index may mean that its rows or pages are damaged."""
+    return not isinstance(error, _HARMLESS)
+
+
+def note_doubt(osio: Osio, directory: str, error: Exception) -> None:
+    """If that error casts doubt on the index, note it durably, as far as the disk takes it."""
+    if casts_doubt(error):
+        with suppress(OSError):
+            mark_suspect(osio, directory, f"it failed: {error}")
+
+
+def mark_suspect(osio: Osio, directory: str, reason: str) -> None:
+    """Note durably that the index is not to be believed: the next start rebuilds it.
+
+    The first reason stays.  Raises OSError.
+    """
+    path = os.path.join(directory, SUSPECT_FILE)
+    if suspicion(osio, directory) is None:
+        write_file(osio, path, reason.encode())
+
+
+def suspicion(osio: Osio, directory: str) -> str | None:
+    """Why the index is suspect, or None."""
+    try:
+        found = read_file(osio, os.path.join(directory, SUSPECT_FILE))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"it cannot be read: {error}"
+    return found.decode("utf-8", "replace") or "it is suspect"
 
 
 def boot_id() -> str:
@@ -40,6 +79,8 @@ def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
 
 def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
     """None if the index may be opened and believed, else the reason for a rebuild."""
+    if (reason := suspicion(osio, directory)) is not None:
+        return reason
     try:
         fields = json.loads(read_file(osio, os.path.join(directory, STATE_FILE)))
         stat = osio.stat(os.path.join(directory, DATA_FILE))

@@ -67,7 +67,7 @@ class Append:
 
 def append_deletion(record_id: bytes, deletion: record.Deletion, done: Done) -> Append:
     """The record of a deletion."""
-    mailbox, ids = deletion
+    mailbox, ids = deletion.mailbox, deletion.ids
     item = Append(record_id, record.pack_deletion(mailbox), (ids,), len(ids), done, ())
     item.deletion = deletion
     item.entries_size = len(ids) // ID_SIZE * footer.ENTRY_SIZE
@@ -101,7 +101,7 @@ def encode(writer: LogWriter, group: Sequence[Append]) -> Encoded:
         sequence += 1
         if deletion is not None:
             packed = footer.deletion_entries(deletion, at, size)
-            deletions.append(deletion)
+            deletions.append(deletion._replace(offset=at))
         else:
             recipients = item.recipients
             if len(recipients) == 1:

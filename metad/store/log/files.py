@@ -78,16 +78,19 @@ def _must_not_exist(osio: Osio, path: str) -> None:
         raise FileExistsError(errno.EEXIST, "there is such a log already", path)
 
 
-def reuse(osio: Osio, directory: str, new: LogHeader, first: int | None = None) -> int:
+def reuse(
+    osio: Osio, directory: str, new: LogHeader, old_life: int, first: int | None = None
+) -> int:
     """Begin the next life of a free log.  Locked; the descriptor.
 
     A file of another size (the setting was changed), or one with a second name (somebody's
     backup), is not written to but replaced.
 
-    Raises LogBusyError if a writer or a long transfer still holds it, or if it cannot be written
-    to (what failed once is not tried again on that file); OSError if there is no such file.
+    Raises LogBusyError if a writer or a long transfer still holds it, if its own header does not
+    say that it is free in the life `old_life`, or if it cannot be written to (what failed once is
+    not tried again on that file); OSError if there is no such file.
     """
-    fd = lock_log(osio, directory, new.number)
+    fd = lock_free(osio, directory, new, old_life)
     try:
         if not try_reader_lock(fd, exclusive=True):
             raise LogBusyError(f"log {new.number} is being read")
@@ -113,6 +116,23 @@ def lock_log(osio: Osio, directory: str, number: int) -> int:
     if not osio.try_lock(fd):
         osio.close(fd)
         raise LogBusyError(f"log {number} has a living writer")
+    return fd
+
+
+def lock_free(osio: Osio, directory: str, new: LogHeader, old_life: int) -> int:
+    """Open the log of that number with its writer's lock; its own header says that it is free.
+
+    The table's word is not enough: what is written over cannot be had back.  Raises LogBusyError.
+    """
+    fd = lock_log(osio, directory, new.number)
+    try:
+        log = header.read(osio, fd, new.secret)
+    except OSError as error:
+        osio.close(fd)
+        raise LogBusyError(f"log {new.number} cannot be read: {error}") from error
+    if log is None or (log.state, log.number, log.life) != (header.FREE, new.number, old_life):
+        osio.close(fd)
+        raise LogBusyError(f"log {new.number} does not say itself that it is free")
     return fd
 
 

@@ -88,10 +88,14 @@ class Envelope(NamedTuple):
 
 
 class Deletion(NamedTuple):
-    """Ids that one mailbox deleted, each 16 octets, packed."""
+    """Ids that one mailbox deleted, each 16 octets, packed.
+
+    `offset`: where in its log the record lies; 0 if it is not in one yet.
+    """
 
     mailbox: int
     ids: bytes
+    offset: int = 0
 
     def each(self) -> list[bytes]:
         ids = self.ids

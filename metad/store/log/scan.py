@@ -77,6 +77,7 @@ class Scanner:
         self._base = 0
         self.at = self.end = self.group = start or log.align
         self.sequence = 0
+        self.found_seal = False
 
     def __iter__(self) -> Iterator[Found | Damage]:
         at = self.end
@@ -92,6 +93,7 @@ class Scanner:
             self.sequence = found.header.sequence + 1
             if found.header.kind in (record.SEAL, record.FREED):
                 self.at, self.end = found.offset + found.header.size, found.offset
+                self.found_seal = found.header.kind == record.SEAL
                 break
             # Padding with no record lost in it ends a group.  A record that fills its block hides
             # where the next group begins: then the two count as one.

@@ -70,24 +70,26 @@ def write_successor(osio: Osio, store: Store, ended: Ended, given: Allocation) -
         writer.append(parts, octets, entries)
         writer.seal()
 
-    if not given.fresh:
-        osio.unlink(log_path(store.logs, given.number))  # a free one, of another size
+    if not given.fresh:  # a free one, of another size
+        fd = log_files.lock_free(osio, store.logs, new, given.old_life)
+        osio.unlink(log_path(store.logs, given.number))
+        osio.close(fd)
     osio.close(log_files.create(osio, store.logs, new, fill))
     return Successor(new, Tail(new.number, entries, end))
 
 
 def read_ended(osio: Osio, fd: int, log: LogHeader, tail: Tail) -> Ended:
-    """The log open at `fd`, to be ended in front of its undecided group.  Raises OSError."""
-    if not tail.undecided:
+    """The log open at `fd`, to be ended in front of its unsynced group.  Raises OSError."""
+    if not tail.unsynced:
         return Ended(log, tail.end)
-    scanner = Scanner(osio, fd, log, tail.undecided, tail.end)
+    scanner = Scanner(osio, fd, log, tail.unsynced, tail.end)
     # Damage was set aside when the tail was read.
     records = [
         found._replace(payload=memoryview(bytes(found.payload)))
         for found in scanner
         if isinstance(found, Found)
     ]
-    return Ended(log, tail.undecided, records)
+    return Ended(log, tail.unsynced, records)
 
 
 def _moved(ended: Ended) -> list[Found]:

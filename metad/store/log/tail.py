@@ -29,7 +29,7 @@ _SECTOR = 512
 class Tail(NamedTuple):
     """The footer entries of a log's records beyond some offset, and where the log ends.
 
-    `undecided`: where its last group begins, if it was found by reading and nothing says that its
+    `unsynced`: where its last group begins, if it was found by reading and nothing says that its
     sync succeeded; 0 if everything is known to be durable.
     """
 
@@ -38,7 +38,7 @@ class Tail(NamedTuple):
     end: int
     sequence: int = 0
     damaged: int = 0
-    undecided: int = 0
+    unsynced: int = 0
 
     def records(self) -> tuple[list[Message], list[record.Deletion]]:
         """What the index has to enter."""
@@ -84,8 +84,10 @@ class TailReader:
                 self._set_aside(fd, log, Damage(scanner.at, stop))
             end = max(end, stop)
         damaged = self.damaged - before
-        undecided = scanner.group if stop is None and scanner.group < end else 0
-        return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged, undecided)
+        # A seal is written only behind groups whose sync succeeded.
+        in_doubt = stop is None and not scanner.found_seal and scanner.group < end
+        unsynced = scanner.group if in_doubt else 0
+        return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged, unsynced)
 
     def _set_aside(self, fd: int, log: LogHeader, damage: Damage) -> None:
         self.damaged += 1
@@ -215,6 +217,6 @@ def records_of(number: int, entries: bytes) -> tuple[list[Message], list[record.
             messages.append(Message(first.id, where, entries[at:stop]))
         else:
             ids = b"".join(entries[i + 4 : i + 4 + ID_SIZE] for i in range(at, stop, step))
-            deletions.append(record.Deletion(first.mailbox, ids))
+            deletions.append(record.Deletion(first.mailbox, ids, first.offset))
         at = stop
     return messages, deletions

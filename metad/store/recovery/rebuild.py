@@ -7,7 +7,7 @@
 Rules of this file:
 
 * Everything that speaks of one message (its copies, its recipients, its deletions) has its id, so
-  it is in one part: what survives is decided there, whatever order the logs were read in.
+  it is in one part: what survives is resolved there, whatever order the logs were read in.
 * A part is about as large as another, whatever the mailboxes: one with ten million messages is cut
   like everything else.
 * A second process prepares parts while this one loads them; a small store needs no second.
@@ -31,9 +31,9 @@ from typing import NamedTuple
 import msgpack
 
 from metad.store.index.bulk_load import ENTRY_ROW, PLACE_ROW, Loader, Row
-from metad.store.index.index import LogCounts
+from metad.store.index.rows import LogCounts
 from metad.store.log.footer import ENTRY_SIZE
-from metad.store.recovery.resolve import Decision, Fields, fields_of
+from metad.store.recovery.resolve import Fields, Resolution, fields_of
 
 PART_ENTRIES = 200_000
 SAMPLE_EVERY = 997
@@ -172,19 +172,19 @@ _id_of = itemgetter(slice(4, 20))
 
 
 def _prepare(work: Work, part: int, bounds: list[bytes]) -> Prepared:
-    """Decide a part; its surviving entries go to the files of their mailboxes."""
+    """Resolve a part; its surviving entries go to the files of their mailboxes."""
     rows: list[Fields] = []
     path = work.path(f"part-{part}")
     for number, data in _chunks(path):
         rows += fields_of(number, data)
     os.unlink(path)
     rows.sort()
-    decided = Decision({number: source.life for number, source in work.logs.items()})
-    decided.run(rows)
-    decided.survivors.sort()
-    _append_survivors(work, decided.survivors, bounds)
-    live = {number: (m, o) for number, (m, o) in decided.live.items()}
-    return Prepared(b"".join(decided.places), decided.odd, live)
+    resolved = Resolution({number: source.life for number, source in work.logs.items()})
+    resolved.run(rows)
+    resolved.survivors.sort()
+    _append_survivors(work, resolved.survivors, bounds)
+    live = {number: (m, o) for number, (m, o) in resolved.live.items()}
+    return Prepared(b"".join(resolved.places), resolved.odd, live)
 
 
 def _append_survivors(work: Work, survivors: list[bytes], bounds: list[bytes]) -> None:

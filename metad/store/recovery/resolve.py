@@ -14,24 +14,25 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from metad.store.index.bulk_load import Row
-from metad.store.index.index import pack_places
+from metad.store.index.rows import DELETED, Deleted, pack_places
 from metad.store.log.place import Place
 from metad.store.log.record import DELETION, MESSAGE
 
 _FIELDS = struct.Struct(">4s16s8s4sB3x")
-_PLACE_ROW = struct.Struct(">16sII8s")
+_PLACE_ROW = struct.Struct(">16sII8s12s")
 _PLACE = struct.Struct(">II")
+_KEPT = bytes(12)  # in place of a deletion record
 # Id, kind (messages sort before deletions), mailbox, log, place (offset and size), octets.
 Fields = tuple[bytes, int, bytes, int, bytes, bytes]
 
 
 def fields_of(number: int, entries: bytes) -> Iterator[Fields]:
-    """The footer entries of log `number`, as a `Decision` wants them: to be sorted."""
+    """The footer entries of log `number`, as a `Resolution` wants them: to be sorted."""
     for mailbox, message_id, place, octets, kind in _FIELDS.iter_unpack(entries):
         yield message_id, kind, mailbox, number, place, octets
 
 
-class Decision:
+class Resolution:
     """Of some messages: rows of places, entries that survive, live messages and octets per log."""
 
     def __init__(self, lives: Mapping[int, int]) -> None:
@@ -51,35 +52,53 @@ class Decision:
                 stop += 1
             # By far the most: one copy, one recipient, who has it still, or has deleted it.
             if kind == MESSAGE and stop == at + 2 and rows[at + 1][1:3] == (DELETION, mailbox):
-                self.places.append(_PLACE_ROW.pack(message_id, 0, number, place))
+                record = _deleted(*rows[at + 1])
+                self.places.append(_PLACE_ROW.pack(message_id, 0, number, place, record))
             elif stop > at + 1:
                 self._several(message_id, rows[at:stop])
             elif kind == MESSAGE:
-                self.places.append(_PLACE_ROW.pack(message_id, 1, number, place))
+                self.places.append(_PLACE_ROW.pack(message_id, 1, number, place, _KEPT))
                 self.survivors.append(mailbox + message_id + octets)
                 self._count(number, int.from_bytes(place[4:], "big"))
             at = stop
 
     def _several(self, message_id: bytes, rows: list[Fields]) -> None:
         """Copies, recipients and deletions of one message."""
-        gone = {row[2] for row in rows if row[1] != MESSAGE}
+        gone = self._gone(rows)
         copies = {row[3:5] for row in rows if row[1] == MESSAGE}
         named = {row[2]: row[5] for row in rows if row[1] == MESSAGE and row[2] not in gone}
         if not copies:
             return
-        if len(copies) == 1:
+        if len(copies) == 1 and not gone:
             number, place = copies.pop()
-            self.places.append(_PLACE_ROW.pack(message_id, len(named), number, place))
+            self.places.append(_PLACE_ROW.pack(message_id, len(named), number, place, _KEPT))
         else:
-            number, place = self._first_of(message_id, rows, named)
+            places = self._ordered(rows, named)
+            deleted = [
+                Deleted(row[3], int.from_bytes(row[4][:4], "big"), int.from_bytes(mailbox, "big"))
+                for mailbox, row in gone.items()
+            ]
+            self.odd.append((message_id, pack_places(len(named), places, deleted)))
+            number, place = places[0].log, _PLACE.pack(places[0].offset, places[0].size)
         self.survivors += [mailbox + message_id + octets for mailbox, octets in named.items()]
         if named:
             self._count(number, int.from_bytes(place[4:], "big"))
 
-    def _first_of(
-        self, message_id: bytes, rows: list[Fields], named: dict[bytes, bytes]
-    ) -> tuple[int, bytes]:
-        """Put the places of a message with several in order; log and place of the first.
+    def _gone(self, rows: list[Fields]) -> dict[bytes, Fields]:
+        """The youngest deletion record of each mailbox that deleted the message."""
+        gone: dict[bytes, Fields] = {}
+        for row in rows:
+            if row[1] != MESSAGE:
+                known = gone.get(row[2])
+                if known is None or self._age(row) > self._age(known):
+                    gone[row[2]] = row
+        return gone
+
+    def _age(self, row: Fields) -> tuple[int, bytes]:
+        return self._lives[row[3]], row[4]
+
+    def _ordered(self, rows: list[Fields], named: dict[bytes, bytes]) -> list[Place]:
+        """The places of a message in order.
 
         First a copy that names all who have it (metad.store.index.relocation), the youngest
         of such.
@@ -89,9 +108,7 @@ class Decision:
             if kind == MESSAGE:
                 names[number, place] = names.get((number, place), 0) + (mailbox in named)
         ordered = sorted(names, key=lambda p: (names[p], self._lives[p[0]], p[1]), reverse=True)
-        places = [Place(number, *_PLACE.unpack(place)) for number, place in ordered]
-        self.odd.append((message_id, pack_places(len(named), places)))
-        return ordered[0]
+        return [Place(number, *_PLACE.unpack(place)) for number, place in ordered]
 
     def _count(self, number: int, size: int) -> None:
         live = self.live.get(number)
@@ -99,3 +116,7 @@ class Decision:
             live = self.live[number] = [0, 0]
         live[0] += 1
         live[1] += size
+
+
+def _deleted(_id: bytes, _kind: int, mailbox: bytes, log: int, place: bytes, _: bytes) -> bytes:
+    return (DELETED | log).to_bytes(4, "big") + place[:4] + mailbox

@@ -18,8 +18,9 @@ from metad.store.fsck import cross_check, grouping, log_check
 from metad.store.fsck.index_snapshot import read_snapshot
 from metad.store.fsck.repair import repair
 from metad.store.ids import NO_ID
-from metad.store.index.index import Index, LogCounts, pack_log, pack_places
+from metad.store.index.index import Index
 from metad.store.index.lsm import Usage, pack_usage
+from metad.store.index.rows import LogCounts, pack_log, pack_places
 from metad.store.log import footer, record
 from metad.store.log.header import LogHeader
 from metad.store.log.place import Place

@@ -13,6 +13,7 @@ from metad.errors import NoSpaceError
 from metad.store import backup_lock
 from metad.store.gc.collector import Collector, NotCollectableError
 from metad.store.gc.copy import Step
+from metad.store.index.rows import pack_log
 from metad.store.log import files as log_files
 from metad.store.log import header, record
 from metad.store.log.header import log_path
@@ -312,9 +313,7 @@ def test_a_log_that_the_index_does_not_have_whole_is_not_collected(kit: StoreKit
     counts = kit.index.log_counts(number)
     with kit.index.writing() as txn:
         lower = counts._replace(watermark=counts.watermark - 512)
-        from metad.store.index.index import _LOG
-
-        txn.put(number.to_bytes(4, "big"), _LOG.pack(*lower), db=kit.index._logs)
+        txn.put(number.to_bytes(4, "big"), pack_log(lower), db=kit.index._logs)
     with pytest.raises(NotCollectableError, match="indexed"):
         collect(make_collector(kit), [number])
     assert kit.table.row(number).state == State.SEALED

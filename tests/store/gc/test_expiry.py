@@ -106,7 +106,7 @@ def test_it_holds_the_lock_while_it_deletes_and_lets_go(
             session.release(1)
 
     list(make_expiry(kit, look).steps([Due(1, LATE), Due(2, LATE)]))
-    names = ["deleting", "deleted", "expired"]
+    names = ["deleting", "copied", "moved", "expired"]
     assert [one for one in seen if one[0] in names] == [(name, False) for name in names]
     for mailbox in (1, 2):
         assert session.acquire(mailbox)
@@ -209,10 +209,9 @@ def test_what_cannot_be_written_stays_and_goes_another_time(kit: StoreKit, kind:
     assert not ids(kit, 1)
 
 
-def test_what_the_index_would_not_take_is_entered_at_the_next_start(
+def test_what_the_index_would_not_take_is_entered_before_anything_else(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the collector writes afterwards."""
     kit.put([1], b"old")
     new = kit.put([2], b"old").id
     made = make_expiry(kit)
@@ -226,6 +225,7 @@ def test_what_the_index_would_not_take_is_entered_at_the_next_start(
             list(made.steps([Due(1, LATE)]))
     assert len(ids(kit, 1)) == 1
     list(made.steps([Due(2, time_of(new) + 1)]))
+    assert not ids(kit, 1)
     kit.crash()
     kit.start()
     assert not ids(kit, 1)

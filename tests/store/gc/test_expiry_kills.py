@@ -25,7 +25,7 @@ from tests.support.oracle import Ledger
 from tests.support.osio_kit import SEED, scaled
 from tests.support.store_kit import StoreKit
 
-FAILPOINTS = ("deleting", "deleted", "expired")
+FAILPOINTS = ("deleting", "copying", "copied", "moved", "expired")
 
 
 @pytest.fixture(scope="module")

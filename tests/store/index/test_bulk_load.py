@@ -10,8 +10,9 @@ import pytest
 
 from metad.store.ids import NO_ID
 from metad.store.index.bulk_load import ENTRY_ROW, Loader
-from metad.store.index.index import Index, LogCounts
+from metad.store.index.index import Index
 from metad.store.index.lsm import Usage
+from metad.store.index.rows import LogCounts
 from metad.store.log.place import Place
 
 SIZES = {1: 1, 2: 30, 3: 2, 70000: 17, 70001: 1}  # mailbox: how many messages
@@ -65,7 +66,7 @@ def test_usage_is_what_lies_in_the_mailbox(tmp_path: Path) -> None:
 def test_logs_and_places_are_loaded(tmp_path: Path) -> None:
     loader = Loader(str(tmp_path / "index"))
     one, two = (n.to_bytes(16, "big") for n in (1, 2))
-    loader.places(one + b"".join(n.to_bytes(4, "big") for n in (1, 3, 512, 700)))
+    loader.places(one + b"".join(n.to_bytes(4, "big") for n in (1, 3, 512, 700, 0, 0, 0)))
     odd = b"".join(n.to_bytes(4, "big") for n in (1, 3, 1536, 9, 2, 512, 9))
     loader.odd_places([(two, odd)])
     loader.finish({3: LogCounts(9, 4096, 2, 709)})

@@ -8,8 +8,9 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from metad.store.index.index import LISTING_ENTRY, Batch, Index, LogCounts
+from metad.store.index.index import LISTING_ENTRY, Index
 from metad.store.index.lsm import Usage
+from metad.store.index.rows import Batch, LogCounts
 from metad.store.log import footer, record
 from metad.store.log.place import Message, Place
 

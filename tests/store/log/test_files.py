@@ -27,6 +27,12 @@ def osio() -> Iterator[KitOsio]:
     made.close_all()
 
 
+def make_free(osio: KitOsio, directory: Path, log: LogHeader = NEW) -> None:
+    fd = log_files.create(osio, str(directory), log)
+    log_files.mark_free(osio, fd, log)
+    osio.close(fd)
+
+
 def read(osio: KitOsio, directory: Path) -> LogHeader | None:
     fd = osio.open(log_path(str(directory), 1), os.O_RDONLY)
     try:
@@ -73,7 +79,7 @@ def test_the_writers_lock_lasts_until_it_is_closed(tmp_path: Path, osio: KitOsio
     osio.close(fd)
     fd = log_files.lock_log(osio, str(tmp_path), 1)
     with pytest.raises(LogBusyError):
-        log_files.reuse(osio, str(tmp_path), NEXT)
+        log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
 
 
 def test_a_freed_log_counts_for_nothing(tmp_path: Path, osio: KitOsio) -> None:
@@ -84,10 +90,8 @@ def test_a_freed_log_counts_for_nothing(tmp_path: Path, osio: KitOsio) -> None:
 
 
 def test_a_free_log_begins_its_next_life(tmp_path: Path, osio: KitOsio) -> None:
-    fd = log_files.create(osio, str(tmp_path), NEW)
-    log_files.mark_free(osio, fd, NEW)
-    osio.close(fd)
-    fd = log_files.reuse(osio, str(tmp_path), NEXT)
+    make_free(osio, tmp_path)
+    log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
     assert read(osio, tmp_path) == NEXT
     assert osio.syncs[-1] == (log_path(str(tmp_path), 1), True)
     with pytest.raises(LogBusyError):
@@ -105,20 +109,40 @@ def test_the_two_headers_are_never_under_way_together(
     if change == "free":
         log_files.mark_free(osio, fd, NEW)
     else:
+        log_files.mark_free(osio, fd, NEW)
         osio.close(fd)
-        log_files.reuse(osio, str(tmp_path), NEXT)
+        osio.ops.clear()
+        log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
     assert [op.kind for op in osio.ops] == ["write", "sync", "write", "sync"]
 
 
+@pytest.mark.parametrize("wrong", ["in use", "another life", "no header"])
+def test_a_log_whose_own_header_does_not_say_free_is_not_written_to(
+    tmp_path: Path, osio: KitOsio, wrong: str
+) -> None:
+    """One wrong cell of the log table cost a whole log."""
+    fd = log_files.create(osio, str(tmp_path), NEW)
+    if wrong != "in use":
+        log_files.mark_free(osio, fd, NEW)
+    osio.close(fd)
+    path = Path(log_path(str(tmp_path), 1))
+    if wrong == "no header":
+        path.write_bytes(b"x" * NEW.size)
+    before = path.read_bytes()
+    with pytest.raises(LogBusyError, match="free"):
+        log_files.reuse(osio, str(tmp_path), NEXT, NEW.life + (wrong == "another life"))
+    assert path.read_bytes() == before
+
+
 def test_a_log_that_is_being_read_is_not_reused(tmp_path: Path, osio: KitOsio) -> None:
-    osio.close(log_files.create(osio, str(tmp_path), NEW))
+    make_free(osio, tmp_path)
     reader = osio.open(log_path(str(tmp_path), 1), os.O_RDONLY)
     assert log_files.try_reader_lock(reader)
     with pytest.raises(LogBusyError):
-        log_files.reuse(osio, str(tmp_path), NEXT)
-    assert read(osio, tmp_path) == NEW
+        log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
+    assert read(osio, tmp_path) == NEW._replace(state=FREE)
     log_files.release_reader_lock(reader)
-    log_files.reuse(osio, str(tmp_path), NEXT)
+    log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
     assert read(osio, tmp_path) == NEXT
 
 
@@ -143,18 +167,18 @@ def test_the_readers_lock_and_the_writers_do_not_meet(tmp_path: Path, osio: KitO
 
 def test_a_log_of_another_size_gets_a_new_file(tmp_path: Path, osio: KitOsio) -> None:
     """After a change of log_size the free logs of the old size must not stop the hub."""
-    osio.close(log_files.create(osio, str(tmp_path), NEW._replace(size=16384)))
-    fd = log_files.reuse(osio, str(tmp_path), NEXT)
+    make_free(osio, tmp_path, NEW._replace(size=16384))
+    fd = log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
     assert os.fstat(fd).st_size == NEXT.size
     assert read(osio, tmp_path) == NEXT
 
 
 def test_a_file_with_two_links_is_not_written_to(tmp_path: Path, osio: KitOsio) -> None:
     """The other name may be somebody's backup."""
-    osio.close(log_files.create(osio, str(tmp_path), NEW))
+    make_free(osio, tmp_path)
     kept = tmp_path / "kept"
     os.link(log_path(str(tmp_path), 1), kept)
     before = kept.read_bytes()
-    log_files.reuse(osio, str(tmp_path), NEXT)
+    log_files.reuse(osio, str(tmp_path), NEXT, NEW.life)
     assert kept.read_bytes() == before
     assert read(osio, tmp_path) == NEXT

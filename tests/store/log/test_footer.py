@@ -44,7 +44,7 @@ def test_records_are_made_of_their_entries() -> None:
     two = (record.Recipient(1, "", 5), record.Recipient(2, "", 6))
     first = footer.message_entries(ID, 512, 100, two)
     second = footer.message_entries(bytes(16), 612, 80, two[:1])
-    gone = record.Deletion(1, ID + bytes(16))
+    gone = record.Deletion(1, ID + bytes(16), 1024)
     entries = first + second + footer.deletion_entries(gone, 1024, 99)
     messages, deletions = records_of(7, entries)
     assert [(m.id, m.place, m.entries) for m in messages] == [

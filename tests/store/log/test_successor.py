@@ -13,7 +13,7 @@ from metad.store.gc.collector import NotCollectableError
 from metad.store.log import header
 from metad.store.log.header import LogHeader, log_path
 from metad.store.log_table import State
-from metad.store.recovery import hub as recovery
+from metad.store.recovery import hub
 from metad.store.recovery.hub import Recovery
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect, collect_all, make_collector
@@ -124,7 +124,7 @@ def test_a_dead_workers_group_is_written_anew_beside_a_living_hub(
         kill_writer(kit, 0)
         if trouble == "killed":
             with monkeypatch.context() as patch:
-                patch.setattr(recovery, "enter_messages", interrupted)
+                patch.setattr(hub, "enter_messages", interrupted)
                 with pytest.raises(InterruptedError):
                     recover_process(kit, None)
             assert State.PREPARING in [row.state for row in kit.table.owned_by(0)]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from metad.store.index.index import Index, LogCounts, unpack_places, unpack_references
+from metad.store.index.index import Index
 from metad.store.index.lsm import Usage
+from metad.store.index.rows import LogCounts, unpack_places, unpack_references
 from metad.store.log import footer, record
 from metad.store.log.place import Place
 from metad.store.log.record import Deletion, Recipient

@@ -307,9 +307,9 @@ def test_recovery_killed_between_its_transactions_loses_nothing(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Watermarks must not run ahead of what is entered: neither mail nor deletions."""
-    from metad.store.recovery import hub as recovery
+    from metad.store.recovery import enter
 
-    monkeypatch.setattr(recovery, "BATCH", 5)
+    monkeypatch.setattr(enter, "BATCH", 5)
     kit.start(2)
     work(kit, 6, 30)
     for writer in kit.writers:  # from here on the index sees nothing
@@ -320,7 +320,7 @@ def test_recovery_killed_between_its_transactions_loses_nothing(
         kit.delete(0, [each])
     kit.crash()
     monkeypatch.undo()
-    monkeypatch.setattr(recovery, "BATCH", 5)
+    monkeypatch.setattr(enter, "BATCH", 5)
     saved = Path(shutil.copytree(kit.data, kit.data.parent / "saved"))
     for recover in kill_at_each(kit, monkeypatch, Index, "apply"):
         shutil.rmtree(kit.data)
@@ -330,7 +330,7 @@ def test_recovery_killed_between_its_transactions_loses_nothing(
         same_inode(kit)
         kit.osio.close_all()
         monkeypatch.undo()
-        monkeypatch.setattr(recovery, "BATCH", 5)
+        monkeypatch.setattr(enter, "BATCH", 5)
         kit.recover()
         kit.open_index()
         kit.check()
@@ -686,7 +686,7 @@ def test_logs_of_another_secret_are_left_alone_and_stop_the_start(kit: StoreKit)
     files = {path: path.read_bytes() for path in kit.log_files()}
     other = replace(kit.store, secret=bytes(32))
     with pytest.raises(DataError, match=r"store\.json"):
-        Recovery(KitOsio(), other, kit.reports.append).headers()
+        Recovery(KitOsio(), other, kit.reports.append).plan_all()
     assert {path: path.read_bytes() for path in kit.log_files()} == files
 
 

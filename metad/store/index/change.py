@@ -1,0 +1,207 @@
+"""One write transaction of the index: messages entered, entries deleted, the logs' counts kept.
+
+Rules of this file:
+
+* Entering a message again changes nothing.  That it is there is seen when its place is put.
+* A row of places keeps the place of the record that deleted an entry: the collector reads it there
+  before it lets a copy go.
+* What cannot be (fewer references than entries, a count below zero) stops the transaction.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import lmdb
+
+from metad.store.ids import is_imported
+from metad.store.index.lsm import Lsm
+from metad.store.index.rows import (
+    DELETED,
+    ONE_PLACE,
+    PLACE,
+    REFERENCES,
+    Batch,
+    Deleted,
+    DisagreementError,
+    LogCounts,
+    entry_rows,
+    pack_deleted,
+    pack_log,
+    pack_places,
+    unpack_deleted,
+    unpack_log,
+    unpack_places,
+    unpack_references,
+)
+from metad.store.log import record
+from metad.store.log.footer import ENTRY_SIZE
+from metad.store.log.place import Message, Place
+
+_MAILBOX = struct.Struct(">I")
+
+
+class Tables(NamedTuple):
+    """The databases of an environment.  `levels`: those of the mailboxes."""
+
+    levels: Lsm
+    places: Any
+    logs: Any
+    uids: Any
+
+    @property
+    def mailboxes(self) -> list[Any]:
+        """LMDB's handles of the levels, youngest first."""
+        return self.levels.tables
+
+
+class Change:
+    """The working state of one transaction.  metad.store.index.relocation has the collector's."""
+
+    def __init__(self, tables: Tables, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._levels, self._places, self._logs, self._uids = tables
+        self._counts: dict[int, list[int]] = {}
+
+    def add_messages(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        places: list[tuple[bytes, bytes]] = []
+        live_messages = live_octets = 0
+        for message_id, (log, offset, size), entries, uid in messages:
+            if uid:
+                self._txn.put(message_id, uid.encode(), db=self._uids)
+            references = len(entries) // ENTRY_SIZE
+            places.append((message_id, ONE_PLACE.pack(references, log, offset, size)))
+            if references:
+                live_messages += 1
+                live_octets += size
+        with self._txn.cursor(self._places) as cursor:
+            _, added = cursor.putmulti(places, overwrite=False)
+        if added < len(places):
+            self._add_again(messages)
+            return
+        live = self._live(messages[0].place.log)
+        live[0] += live_messages
+        live[1] += live_octets
+        self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
+
+    def _add_again(self, messages: list[Message]) -> None:
+        """Some of these were there before; all have a row now, and the new ones no entries yet."""
+        for message in messages:
+            value = bytes(self._txn.get(message.id, b"", db=self._places))
+            references = unpack_references(value)
+            places, deleted = unpack_places(value), unpack_deleted(value)
+            gone = {one.mailbox.to_bytes(4, "big") for one in deleted}
+            missing = [
+                row
+                for row in entry_rows(message.entries)
+                if row[0][:4] not in gone and not self._levels.has(self._txn, row[0])
+            ]
+            is_new = len(missing) == references and places == [message.place]
+            if message.place in places and not is_new:
+                continue
+            self._levels.add(self._txn, missing)
+            if is_new and references:
+                self._count(message.place, 1)
+            elif not is_new:
+                self._add_copy(message, references + len(missing), places, deleted)
+
+    def _add_copy(
+        self, message: Message, references: int, places: list[Place], deleted: list[Deleted]
+    ) -> None:
+        """Another copy of a message: behind the first, unless only this one counts."""
+        was_live = bool(places) and references > 0
+        row = pack_places(references, [*places, message.place], deleted)
+        self._txn.put(message.id, row, db=self._places)
+        if references and not was_live:
+            self._count(message.place, 1)
+
+    def _count(self, place: Place, sign: int) -> None:
+        """`place` is, or is no longer, the first of a message that some mailbox has."""
+        live = self._live(place.log)
+        live[0] += sign
+        live[1] += sign * place.size
+
+    def delete(self, deletion: record.Deletion, log: int) -> None:
+        """Remove entries of one mailbox, and note that a record in `log` says so.
+
+        Of an id that the mailbox no longer has only the note changes.
+        """
+        mailbox = _MAILBOX.pack(deletion.mailbox)
+        ids = deletion.each()
+        removed = self._levels.remove(self._txn, mailbox, ids)
+        note = Deleted(log, deletion.offset, deletion.mailbox) if deletion.offset else None
+        for message_id in removed:
+            self._drop_reference(message_id, note)
+            if is_imported(message_id):
+                self._txn.delete(message_id, db=self._uids)
+        if note is not None and len(removed) < len(ids):
+            for message_id in set(ids).difference(removed):
+                self._note_deleted(message_id, note)
+
+    def _drop_reference(self, message_id: bytes, note: Deleted | None) -> None:
+        value = self._txn.get(message_id, db=self._places)
+        if value is None:
+            return
+        references = unpack_references(bytes(value)) - 1
+        if references < 0:
+            raise DisagreementError(f"message {message_id.hex()} has fewer references than entries")
+        items = value[REFERENCES.size :]
+        first = Place(*PLACE.unpack_from(items)) if items else None
+        if first is None or first.log >= DELETED:
+            self._lost(message_id, references)  # its octets were lost before
+            return
+        packed = pack_deleted(note) if note else b""
+        self._txn.put(message_id, REFERENCES.pack(references) + items + packed, db=self._places)
+        if references == 0:
+            self._count(first, -1)
+
+    def _lost(self, message_id: bytes, references: int) -> None:
+        if references:
+            self._txn.put(message_id, REFERENCES.pack(references), db=self._places)
+        else:
+            self._txn.delete(message_id, db=self._places)
+
+    def _note_deleted(self, message_id: bytes, note: Deleted) -> None:
+        """The record of an earlier deletion lies here now: the collector copied it."""
+        value = self._txn.get(message_id, db=self._places)
+        if value is None:
+            return
+        value = bytes(value)
+        others = [one for one in unpack_deleted(value) if one.mailbox != note.mailbox]
+        places = unpack_places(value)
+        if places:
+            packed = pack_places(unpack_references(value), places, [*others, note])
+            self._txn.put(message_id, packed, db=self._places)
+
+    def _live(self, log: int) -> list[int]:
+        """Changes of live messages and octets of `log` in this transaction."""
+        return self._counts.setdefault(log, [0, 0])
+
+    def write_counts(self, batch: Batch) -> dict[int, LogCounts]:
+        """Add up the logs' counts, set the batch's watermark; the new absolute rows."""
+        self._live(batch.log)
+        row = self._row(batch.log)
+        if row.life != batch.life:
+            row = LogCounts()
+        known = LogCounts(batch.life, batch.watermark, row.live_messages, row.live_octets)
+        return self.write_rows({batch.log: known})
+
+    def write_rows(self, known: dict[int, LogCounts] | None = None) -> dict[int, LogCounts]:
+        """Add the changes of this transaction to the logs' rows (`known`: as they are to be
+        before that); the new absolute rows."""
+        rows = dict(known or {})
+        for number, (more, more_octets) in self._counts.items():
+            life, watermark, messages, octets = rows.get(number) or self._row(number)
+            row = LogCounts(life, watermark, messages + more, octets + more_octets)
+            if row.live_messages < 0 or row.live_octets < 0:
+                raise DisagreementError(f"the live counts of log {number} are below zero")
+            self._txn.put(number.to_bytes(4, "big"), pack_log(row), db=self._logs)
+            rows[number] = row
+        return rows
+
+    def _row(self, number: int) -> LogCounts:
+        value = self._txn.get(number.to_bytes(4, "big"), db=self._logs)
+        return unpack_log(value)

@@ -1,0 +1,95 @@
+"""The rows of the index: what they hold and how they are packed, and what a transaction enters.
+
+All numbers are big-endian; whoever changes a row counts `index.state.LAYOUT` up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from metad.errors import MetadError
+from metad.store.log import record
+from metad.store.log.place import Message, Place
+
+REFERENCES = struct.Struct(">I")
+PLACE = struct.Struct(">III")
+ONE_PLACE = struct.Struct(">IIII")  # a row of `places` with one copy
+DELETED = 1 << 31  # in the log number of a row's item: the place of a deletion record
+_ENTRY_ROW = struct.Struct("20s8x4s4x")  # of a footer entry: mailbox and id; bytes
+_LOG = struct.Struct(">QQQQ")
+
+
+class DisagreementError(MetadError):
+    """The index holds what cannot be: it is suspect, and must be rebuilt."""
+
+
+class Deleted(NamedTuple):
+    """Where the record lies by which `mailbox` deleted a message."""
+
+    log: int
+    offset: int
+    mailbox: int
+
+
+class LogCounts(NamedTuple):
+    """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
+
+    life: int = 0
+    watermark: int = 0
+    live_messages: int = 0
+    live_octets: int = 0
+
+
+class Batch(NamedTuple):
+    """What one transaction does: records of one log, in their order, and its new watermark."""
+
+    log: int
+    life: int
+    watermark: int
+    messages: list[Message]
+    deletions: list[record.Deletion]
+
+
+def entry_rows(entries: bytes) -> list[tuple[bytes, bytes]]:
+    """The rows of messages' footer entries."""
+    return list(_ENTRY_ROW.iter_unpack(entries))
+
+
+def unpack_places(value: bytes) -> list[Place]:
+    """The copies of a message, from its row of places."""
+    items = PLACE.iter_unpack(value[REFERENCES.size :])
+    return [Place(*fields) for fields in items if fields[0] < DELETED]
+
+
+def unpack_deleted(value: bytes) -> list[Deleted]:
+    """Where the records lie that delete a message, from its row of places."""
+    items = PLACE.iter_unpack(value[REFERENCES.size :])
+    return [Deleted(log - DELETED, *rest) for log, *rest in items if log >= DELETED]
+
+
+def pack_deleted(deleted: Deleted) -> bytes:
+    """One item of a row of places."""
+    log, offset, mailbox = deleted
+    return PLACE.pack(DELETED | log, offset, mailbox)
+
+
+def unpack_log(value: bytes | memoryview | None) -> LogCounts:
+    """What the index knows of a log; nothing where it has no row."""
+    return LogCounts(*_LOG.unpack(value)) if value else LogCounts()
+
+
+def pack_log(counts: LogCounts) -> bytes:
+    return _LOG.pack(*counts)
+
+
+def unpack_references(value: bytes) -> int:
+    """How many mailboxes refer to a message, from its row of places."""
+    references: int = REFERENCES.unpack_from(value)[0]
+    return references
+
+
+def pack_places(references: int, places: Iterable[Place], deleted: Iterable[Deleted] = ()) -> bytes:
+    items = [*(PLACE.pack(*place) for place in places), *map(pack_deleted, deleted)]
+    return REFERENCES.pack(references) + b"".join(items)

@@ -1,0 +1,65 @@
+"""What recovery found, entered in the index in transactions of bounded size.
+
+Rules of this file:
+
+* Messages of all tails are entered before the deletions of all tails: order between logs never
+  matters.  A watermark moves only when all of its log's tail is in the index, and entering
+  something again changes nothing: killed anywhere, recovery can be done again.
+* Only that life of a log is dropped which is free on disk: the file may be in its next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metad.store.index import relocation
+from metad.store.index.index import Index
+from metad.store.index.rows import Batch
+from metad.store.recovery.one_log import Recovered
+
+BATCH = 1000
+Enter = Callable[[Index, Batch], None]
+
+
+def enter_messages(index: Index, one: Recovered) -> None:
+    """Enter the messages of a tail.  The watermark stays: the deletions are still to come."""
+    log, messages = one.log, one.tail.records()[0]
+    for at in range(0, max(len(messages), 1), BATCH):
+        some = messages[at : at + BATCH]
+        _write(index, relocation.move, Batch(log.number, log.life, one.start, some, []))
+
+
+def enter_deletions(index: Index, one: Recovered) -> None:
+    """Apply the deletions of a tail; with the last of them the watermark moves to the end."""
+    log, deletions = one.log, one.tail.records()[1]
+    for at in range(0, max(len(deletions), 1), BATCH):
+        some = deletions[at : at + BATCH]
+        last = at + BATCH >= len(deletions)
+        watermark = max(one.tail.end, one.start) if last else one.start
+        _write(index, Index.apply, Batch(log.number, log.life, watermark, [], some))
+
+
+def drop_log(index: Index, number: int, life: int) -> None:
+    """Take every place in this life of log `number` out of the index, and its row."""
+    start: bytes | None = b"" if index.log_counts(number).life == life else None
+    while start is not None:
+        ids, start = relocation.ids_in(index, number, start)
+        if ids:
+            index.lock()
+            try:
+                relocation.drop_places(index, number, life, ids)
+            finally:
+                index.unlock()
+    index.lock()
+    try:
+        relocation.drop_log(index, number, life)
+    finally:
+        index.unlock()
+
+
+def _write(index: Index, enter: Enter, batch: Batch) -> None:
+    index.lock()
+    try:
+        enter(index, batch)
+    finally:
+        index.unlock()

@@ -1,0 +1,88 @@
+"""The headers of a store's logs, as recovery finds them.
+
+Rules of this file:
+
+* A file is removed only if nothing was ever in it; one in which nothing verifies goes to
+  quarantine/.
+* A file that cannot be read is left where it is.  It costs what lies in it, and no start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from metad.errors import DataError
+from metad.store.identity import Store
+from metad.store.log import quarantine
+from metad.store.log.header import LogHeader, log_path
+from metad.store.log.tail import Report, TailReader
+from metad.system.osio import Osio
+
+
+class HeaderReader:
+    """Reads headers.  `unreadable`: numbers of logs that cannot be read at all."""
+
+    def __init__(self, osio: Osio, store: Store, report: Report) -> None:
+        self._osio = osio
+        self._store = store
+        self._report = report
+        self._tails = TailReader(osio, store, report)
+        self.unreadable: set[int] = set()
+
+    def all(self) -> dict[int, LogHeader]:
+        """Number and header of every log.  A file that is none is removed or put away.
+
+        Raises DataError for a good log of a store with another secret.
+        """
+        found: dict[int, LogHeader] = {}
+        for number in self._numbers():
+            log = self._header(number)
+            if log is not None:
+                found[number] = log
+            elif number not in self.unreadable:
+                self._clear_away(number)
+        return found
+
+    def of(self, numbers: Iterable[int]) -> dict[int, LogHeader]:
+        """Headers of some logs; those that are not there, or never were logs, are left out."""
+        found = {number: self._header(number) for number in numbers}
+        return {number: log for number, log in found.items() if log is not None}
+
+    def _numbers(self) -> list[int]:
+        names = [name.partition(".") for name in sorted(self._osio.listdir(self._store.logs))]
+        return [
+            int(stem)
+            for stem, _, ending in names
+            if ending == "log" and stem.isascii() and stem.isdigit()
+        ]
+
+    def _header(self, number: int) -> LogHeader | None:
+        try:
+            return self._tails.header(number)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._report(f"warning: log {number} cannot be read and is not served: {error}")
+            self.unreadable.add(number)
+            return None
+
+    def _clear_away(self, number: int) -> None:
+        """A file in which neither a header nor a record verifies: never finished, or trash."""
+        path = log_path(self._store.logs, number)
+        try:
+            if self._tails.is_of_another_store(number):
+                raise DataError(
+                    f"log {number} is good, but not under the secret in store.json: "
+                    "put the right store.json back"
+                )
+            if self._tails.is_blank(number):
+                self._report(f"log {number} was never finished; removing it")
+                self._osio.unlink(path)
+            else:
+                name = quarantine.quarantine_file(self._osio, self._store, path)
+                self._report(
+                    f"warning: nothing in log {number} verifies; it is quarantine/{name} now"
+                )
+        except OSError as error:
+            self._report(f"warning: log {number} is left where it is: {error}")
+            self.unreadable.add(number)
