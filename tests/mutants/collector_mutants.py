@@ -8,6 +8,7 @@ POWER = (
 TESTS = "store/gc/test_collector.py::test_"
 KILLS = "store/gc/test_collector_kills.py::test_killed_at_a_failpoint"
 WALKS = "workers/test_expiry_scan.py::test_"
+DESTROY = "store/gc/test_what_may_destroy.py::test_"
 BACKUP = "store/backup/test_backup.py::test_"
 
 COLLECTOR = [
@@ -28,13 +29,13 @@ COLLECTOR = [
     ("only the headers say that a log is free", "log.files:mark_free",
      "if old.seal_offset:", "if False:",
      TESTS + "a_free_log_without_headers_does_not_come_back"),
-    ("a log is freed before its mail has moved", "gc.collector:Collector.collect",
+    ("a log is freed before its mail has moved", "gc.collector:Collector._collect",
      "yield from SurvivorCopy(self._tools, victim, self.figures).steps()",
      "logfile.mark_free(self._osio, fd, victim.log)\n        "
      "yield from SurvivorCopy(self._tools, victim, self.figures).steps()",
      KILLS + "[moved]"),
     ("the number is free before the index forgot it", "gc.collector:Collector._drop_places",
-     "self._tools.change(moves.drop_log, number)", "pass",
+     "self._tools.change(relocation.drop_log, number, life)", "pass",
      TESTS + "what_is_alive_is_moved_and_the_log_is_free"),
     # -- what stays
     ("deletion records are dropped early", "index.relocation:still_needed",
@@ -54,9 +55,10 @@ COLLECTOR = [
      "in self.tables)", "in self.tables[:1])",
      TESTS + "what_is_alive_is_moved_and_the_log_is_free"),
     ("dead mail comes back with its copy", "index.relocation:_Moving.move",
-     "if row is None:", "if row is None or not row[0]:",
+     "if row is None:",
+     "if row is None or not row.references:\n        self._txn.delete(message.id, db=self._places)",
      TESTS + "a_message_deleted_between_look_and_move_stays_deleted"),
-    ("a damaged record is moved as it is", "gc.contents:RecordReader._read",
+    ("a damaged record is moved as it is", "gc.contents:RecordReader._verified",
      "if not record.payload_is_good(head, payload, self._seed):", "if False:",
      TESTS + "damaged_mail_is_set_aside_and_the_rest_moves"),
     # -- what is collected
@@ -75,6 +77,32 @@ COLLECTOR = [
     ("a backup is no reason to wait", "backup_lock:FreeLock.acquire",
      "return self._osio.try_lock(self._fd)", "return True",
      TESTS + "while_a_backup_reads_no_log_is_freed"),
+    # -- what may destroy
+    ("the index alone says that a message is dead", "gc.copy:SurvivorCopy._must_be_proven",
+     "if not lacking or", "if True or",
+     DESTROY + "a_flipped_bit_in_an_entry_s_key_loses_no_message"),
+    ("a deletion record is believed unread", "gc.evidence:Evidence._is_proven",
+     "return key in known or", "return True or",
+     DESTROY + "a_deletion_elsewhere_is_read_before_its_message_goes"),
+    ("a copy in a free log is a living one", "gc.evidence:Evidence._open",
+     " or log.state == header.FREE", "", DESTROY + "a_copy_in_a_log_that_is_free_is_no_living_one"),
+    ("the table's word is enough to write over a log", "log.files:lock_free",
+     "if log is None or (", "if False and (", DESTROY + "a_wrong_cell_of_the_table_costs_no_log"),
+    ("a row is restored whoever has it by now", "log_table:LogTable.restore",
+     "if was is not None and", "if False and",
+     DESTROY + "a_recovery_that_was_overtaken_changes_no_row"),
+    ("a log is freed by a header read earlier", "recovery.hub:Recovery._free_again",
+     "if now is not None and (", "if False and (",
+     DESTROY + "a_log_that_was_sealed_again_meanwhile_is_not_freed"),
+    ("survivors that the index refused are forgotten", "gc.copy:Tools.catch_up",
+     "self.change(enter, part)\n        del behind[0]",
+     "del behind[0]\n        self.change(enter, part)",
+     DESTROY + "survivors_that_the_index_refused_once_are_entered_before_the_next"),
+    ("nothing says where a failed survivors' log ends", "gc.survivor_logs:SurvivorLogs.write",
+     "chain.record_end()", "pass", DESTROY + "a_failed_sync_of_survivors_is_recorded_at_once"),
+    ("a survivors' log that waits for its recovery is forgotten",
+     "gc.collector:Collector._unrecovered", "if row.generation and", "if False and",
+     DESTROY + "nothing_is_freed_while_a_survivors_log_waits_for_its_recovery"),
     # -- counts
     ("live counts stay with the old log", "index.relocation:_Moving._put_places",
      "self._count(old_places[0], -1)", "pass",
@@ -95,9 +123,10 @@ COLLECTOR = [
      "tools.change(Index.apply, __import__('metad.store.index.index', fromlist=['x']).Batch("
      "999, 1, 0, [], deletions))\n    " 'tools.failpoint("deleting")',
      "store/gc/test_expiry.py::test_what_cannot_be_written_stays_and_goes_another_time[write]"),
-    ("a later group hides what the index lacks", "gc.expiry:Expiry._commit",
-     "tools.survivors.seal()", "pass",
-     "store/gc/test_expiry.py::test_what_the_index_would_not_take_is_entered_at_the_next_start"),
+    ("a later group hides what the index lacks", "gc.copy:Tools.catch_up",
+     "self.change(enter, part)\n        del behind[0]",
+     "del behind[0]\n        self.change(enter, part)",
+     "store/gc/test_expiry.py::test_what_the_index_would_not_take_is_entered_before_anything_else"),
     ("removal deletes mail of unknown users", "metad.workers.expiry_scan:ExpiryScan._due",
      "orphans.note(number)", "found.append(Due(number, 1 << 62))",
      WALKS + "orphaned_mail_is_kept_and_reported"),

@@ -19,8 +19,8 @@ from tests.mutants.collector_mutants import COLLECTOR
 
 POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
 FAULTS = "fault/test_faults.py::test_every_call_fails"
-UNDECIDED = (
-    "store/recovery/test_recovery.py::test_what_nobody_could_decide_is_kept_in_a_log_of_its_own"
+UNSYNCED = (
+    "store/recovery/test_recovery.py::test_a_group_that_may_be_unsynced_is_kept_in_a_log_of_its_own"
 )
 SHORT = "fault/test_faults.py::test_every_write_is_short_or_finds_no_space[0-once]"
 FLIPS = "fault/test_bitflip.py::test_a_flipped_bit_of_a_log_costs_at_most_its_record"
@@ -121,29 +121,29 @@ MUTANTS = [
            "self._background.put(lambda: self._record_and_finish(group, outcome))",
            "self._finish(group, outcome)",
            "store/recovery/test_recovery.py::test_a_refused_deletion_is_not_carried_out_by_a_restart"),
-    # -- what recovery cannot decide
-    Mutant("the undecided group is sealed where it lies", "recovery.hub:Recovery._ended",
-           "if tail.undecided and", "if False and", UNDECIDED),
-    Mutant("the undecided group is sealed where it lies, by the power cut",
-           "recovery.hub:Recovery._ended", "if tail.undecided and", "if False and", POWER),
-    Mutant("deletions of the undecided group are dropped", "log.successor:read_ended",
+    # -- groups that may be unsynced
+    Mutant("the unsynced group is sealed where it lies", "recovery.one_log:LogRecovery._ended",
+           "if tail.unsynced and", "if False and", UNSYNCED),
+    Mutant("the unsynced group is sealed where it lies, by the power cut",
+           "recovery.one_log:LogRecovery._ended", "if tail.unsynced and", "if False and", POWER),
+    Mutant("deletions of the unsynced group are dropped", "log.successor:read_ended",
            "if isinstance(found, Found)",
            "if isinstance(found, Found) and found.header.kind == record.MESSAGE", POWER),
-    Mutant("messages of the undecided group are dropped", "log.successor:read_ended",
+    Mutant("messages of the unsynced group are dropped", "log.successor:read_ended",
            "if isinstance(found, Found)",
            "if isinstance(found, Found) and found.header.kind != record.MESSAGE", POWER),
     Mutant("the old log ends behind what was written anew", "log.successor:write_successor",
-           "predecessor_end=ended.end", "predecessor_end=old.size - old.align", UNDECIDED),
+           "predecessor_end=ended.end", "predecessor_end=old.size - old.align", UNSYNCED),
     Mutant("a log ends before what was written anew is durable", "log.files:create",
            "fill(fd)\n        osio.fsync(fd)\n        osio.rename(unfinished, path)\n"
            "        made = path\n        osio.fsync_directory(directory)",
            "osio.fsync(fd)\n        osio.rename(unfinished, path)\n"
            "        made = path\n        osio.fsync_directory(directory)\n        fill(fd)", POWER),
-    Mutant("only the last record of a group is undecided", "log.scan:Scanner.__iter__",
+    Mutant("only the last record of a group is in doubt", "log.scan:Scanner.__iter__",
            "if at < found.offset and is_next:", "if True:",
            "store/log/test_scan.py::test_the_last_group_begins_where_padding_says"),
-    Mutant("a log that cannot be sealed stops the start", "recovery.hub:Recovery._ended",
-           "except OSError:", "except ZeroDivisionError:",
+    Mutant("a log that cannot be sealed stops the start", "recovery.one_log:LogRecovery._ended",
+           "except OSError as error:", "except ZeroDivisionError as error:",
            "store/recovery/test_recovery.py::test_a_log_that_cannot_be_sealed_is_ended_by_another"),
     # -- lives and ends of logs
     Mutant("a life is used twice", "log_table:LogTable.allocate",

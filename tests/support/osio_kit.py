@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 from metad.system.osio import Buffer, Osio
 from tests.support.sizes import SEED, scaled  # noqa: F401 - most that need a door need these too
 
+BLOCK = 4096
+
 
 class Op(NamedTuple):
     """One recorded change.  `kind`: create, write, size, sync, bad-sync, rename, unlink, dir-sync,
@@ -106,6 +108,8 @@ class KitOsio(Osio):
         self.syncs: list[tuple[str, bool]] = []
         self.failed: set[str] = set()
         self.retried: list[str] = []
+        # Blocks that the disk cannot read, by path: EIO, over every restart, until written to.
+        self.unreadable: dict[str, set[int]] = {}
 
     def note(self, what: object) -> None:
         """Put a remark of the test among the recorded changes."""
@@ -155,12 +159,27 @@ class KitOsio(Osio):
         for fd in list(self.names):
             self.close(fd)
 
+    def spoil(self, path: str, offset: int) -> None:
+        """The block at `offset` cannot be read any more."""
+        self.unreadable.setdefault(path, set()).add(offset // BLOCK)
+
+    def _reach(self, path: str, offset: int, count: int) -> None:
+        """Raises OSError if a read meets a block that cannot be read."""
+        blocks = self.unreadable.get(path)
+        if blocks and not blocks.isdisjoint(
+            range(offset // BLOCK, (offset + count - 1) // BLOCK + 1)
+        ):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
     def pread(self, fd: int, count: int, offset: int) -> bytes:
         self._strike("pread", self._path(fd))
+        size = os.fstat(fd).st_size
+        self._reach(self._path(fd), offset, max(min(count, size - offset), 1))
         return super().pread(fd, count, offset)
 
     def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
         self._strike("pread", self._path(fd))
+        self._reach(self._path(fd), offset, sum(map(len, buffers)))
         return super().preadv(fd, buffers, offset)  # a tmpfs knows no RWF_NOWAIT
 
     def pwrite(self, fd: int, data: Buffer, offset: int) -> int:
@@ -176,6 +195,8 @@ class KitOsio(Osio):
         if self._strike("write", path):
             data = data[: len(data) * 2 // 3]
         written = super().pwrite(fd, data, offset)
+        if blocks := self.unreadable.get(path):  # what is written whole is mapped anew
+            blocks.difference_update(range(-(-offset // BLOCK), (offset + written) // BLOCK))
         self._record("write", path, offset, data[:written])
         return written
 

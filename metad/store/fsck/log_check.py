@@ -17,6 +17,7 @@ from metad.store.identity import Store
 from metad.store.ids import is_imported
 from metad.store.log import footer, header, record
 from metad.store.log.header import FREE, LogHeader, log_path
+from metad.store.log.salvage import read_past
 from metad.store.log.scan import Damage, Found, Scanner, Seal, find_seal
 from metad.store.log.tail import TailReader, entries_from, entries_of
 from metad.store.log.writer import round_up
@@ -99,7 +100,7 @@ def _headers(osio: Osio, store: Store, number: int, fd: int) -> Headers:
     findings = [f"log {number}: {text}" for text in _contradictions(store, number, size, log)]
     bad = []
     for name, at in (("first", 0), ("last", max(size - log.align, 0))):
-        block = osio.pread(fd, log.align, at)
+        block = read_past(osio, fd, log.align, at)
         copy = header.parse(block, store.secret)
         if copy is None or copy.pack() != block:
             bad.append(Damage(at, at + len(block)))
@@ -235,7 +236,7 @@ class _LogCheck:
 
     def _is_zero(self, start: int, stop: int) -> bool:
         while start < stop:
-            data = self._osio.pread(self._fd, min(_STEP, stop - start), start)
+            data = read_past(self._osio, self._fd, min(_STEP, stop - start), start)
             if not data or any(data):
                 return False
             start += len(data)

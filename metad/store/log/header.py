@@ -31,6 +31,7 @@ import struct
 from typing import NamedTuple
 
 from metad.store.log.alignment import ALIGNS
+from metad.store.log.salvage import read_past
 from metad.system.osio import Osio
 
 MAGIC = b"metadlog"
@@ -99,7 +100,7 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
     greater life wins (a header is rewritten first block first), and of one life the sealed one.
     """
     size = osio.fstat(fd).st_size
-    first = parse(osio.pread(fd, 4096, 0), secret)
+    first = parse(read_past(osio, fd, 4096, 0), secret)
     last = _read_last(osio, fd, size, secret)
     if first is None or last is None:
         return first or last
@@ -113,7 +114,7 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
 def _read_last(osio: Osio, fd: int, size: int, secret: bytes) -> LogHeader | None:
     for align in ALIGNS:
         if size >= align:
-            found = parse(osio.pread(fd, align, size - align), secret)
+            found = parse(read_past(osio, fd, align, size - align), secret)
             if found is not None:
                 return found
     return None
@@ -149,7 +150,7 @@ def own_secret(osio: Osio, fd: int) -> bytes | None:
     """The secret that the log open at `fd` names itself, if that proves its header right."""
     size = osio.fstat(fd).st_size
     for at in (0, *(size - align for align in ALIGNS)):
-        block = osio.pread(fd, HEADER_SIZE, at) if at >= 0 else b""
+        block = read_past(osio, fd, HEADER_SIZE, at) if at >= 0 else b""
         secret = block[_SECRET]
         if len(secret) == 32 and parse(block, secret) is not None:
             return secret

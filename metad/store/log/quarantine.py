@@ -6,6 +6,7 @@ import os
 
 from metad.store.identity import Store
 from metad.store.log.header import LogHeader
+from metad.store.log.salvage import read_past
 from metad.store.log.scan import Damage
 from metad.system.osio import Osio
 
@@ -28,7 +29,7 @@ def quarantine_range(osio: Osio, store: Store, fd: int, log: LogHeader, damage: 
     out = osio.open(os.path.join(store.quarantine, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         at = damage.start
-        while data := osio.pread(fd, min(_PIECE, damage.end - at), at):
+        while data := read_past(osio, fd, min(_PIECE, damage.end - at), at):
             if osio.pwrite(out, data, at - damage.start) != len(data):
                 raise OSError(f"short write to quarantine/{name}")
             at += len(data)

@@ -19,6 +19,7 @@ import msgpack
 
 from metad.store.log import record
 from metad.store.log.header import LogHeader
+from metad.store.log.salvage import read_past
 from metad.store.log.writer import round_up
 from metad.system.osio import Osio
 
@@ -153,7 +154,7 @@ class Scanner:
         """`count` octets at `at` (fewer at the end of the file), through the window."""
         start = at - self._base
         if start < 0 or start + count > len(self._window):
-            self._window = self._osio.pread(self._fd, max(count, WINDOW), at)
+            self._window = read_past(self._osio, self._fd, max(count, WINDOW), at)
             self._base = at
             start = 0
         return self._window[start : start + count]
@@ -172,7 +173,7 @@ def find_seal(osio: Osio, fd: int, log: LogHeader) -> Seal | None:
     if not log.seal_offset or log.seal_offset + log.seal_size > log.size:
         return None
     seed = record.seed_of(log.secret, log.number, log.life)
-    data = osio.pread(fd, log.seal_size, log.seal_offset)
+    data = read_past(osio, fd, log.seal_size, log.seal_offset)
     header = record.parse_header(data, seed, log.life)
     if header is None or header.kind != record.SEAL or header.size != len(data):
         return None

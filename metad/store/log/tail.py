@@ -18,6 +18,7 @@ from metad.store.ids import ID_SIZE
 from metad.store.log import footer, header, quarantine, record
 from metad.store.log.header import LogHeader, log_path
 from metad.store.log.place import Message, Place
+from metad.store.log.salvage import read_past
 from metad.store.log.scan import Damage, Found, Scanner, Seal, find_seal
 from metad.system.osio import Osio
 
@@ -79,7 +80,7 @@ class TailReader:
                 entries.append(entries_of(item))
         end = scanner.end
         if stop is not None:
-            rest = self._osio.pread(fd, max(stop - scanner.at, 0), scanner.at)
+            rest = read_past(self._osio, fd, max(stop - scanner.at, 0), scanner.at)
             if rest.strip(b"\0"):
                 self._set_aside(fd, log, Damage(scanner.at, stop))
             end = max(end, stop)
@@ -91,11 +92,13 @@ class TailReader:
 
     def _set_aside(self, fd: int, log: LogHeader, damage: Damage) -> None:
         self.damaged += 1
-        name = quarantine.quarantine_range(self._osio, self._store, fd, log, damage)
-        self._report(
-            f"warning: log {log.number}: octets {damage.start} to {damage.end} are damaged; "
-            f"kept in quarantine/{name}"
-        )
+        where = f"warning: log {log.number}: bytes {damage.start} to {damage.end} are damaged"
+        try:
+            name = quarantine.quarantine_range(self._osio, self._store, fd, log, damage)
+        except OSError as error:  # the log keeps them
+            self._report(f"{where}; they could not be copied to quarantine/: {error}")
+        else:
+            self._report(f"{where}; kept in quarantine/{name}")
 
     # -- headers
 
@@ -128,7 +131,7 @@ class TailReader:
         size = self._osio.fstat(fd).st_size
         at = 0
         while at < size:
-            window = self._osio.pread(fd, _SEARCH, at)
+            window = read_past(self._osio, fd, _SEARCH, at)
             hit = window.find(mark)
             while hit >= 0:
                 life = self._proven_life(window[hit : hit + record.HEADER_SIZE], number)
@@ -159,6 +162,15 @@ class TailReader:
         finally:
             self._osio.close(fd)
 
+    def read_all(self, number: int) -> None:
+        """Raises OSError if any of the file cannot be read: nobody knows what lies there."""
+        fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
+        try:
+            for at in range(0, self._osio.fstat(fd).st_size, _SEARCH):
+                self._osio.pread(fd, _SEARCH, at)
+        finally:
+            self._osio.close(fd)
+
     def is_blank(self, number: int) -> bool:
         """True if a file holds nothing but zeros between its first and its last sector.
 
@@ -168,7 +180,7 @@ class TailReader:
         try:
             at, stop = _SECTOR, self._osio.fstat(fd).st_size - _SECTOR
             while at < stop:
-                window = self._osio.pread(fd, min(_SEARCH, stop - at), at)
+                window = read_past(self._osio, fd, min(_SEARCH, stop - at), at)
                 if not window or window.count(0) < len(window):
                     return not window
                 at += len(window)

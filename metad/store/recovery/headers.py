@@ -18,6 +18,8 @@ from metad.store.log.header import LogHeader, log_path
 from metad.store.log.tail import Report, TailReader
 from metad.system.osio import Osio
 
+_TRIES = 2  # an error that passes costs nothing
+
 
 class HeaderReader:
     """Reads headers.  `unreadable`: numbers of logs that cannot be read at all."""
@@ -57,19 +59,22 @@ class HeaderReader:
         ]
 
     def _header(self, number: int) -> LogHeader | None:
-        try:
-            return self._tails.header(number)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._report(f"warning: log {number} cannot be read and is not served: {error}")
-            self.unreadable.add(number)
-            return None
+        for tries in range(_TRIES):
+            try:
+                return self._tails.header(number)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if tries == _TRIES - 1:
+                    self._report(f"warning: log {number} cannot be read: {error}")
+        self.unreadable.add(number)
+        return None
 
     def _clear_away(self, number: int) -> None:
         """A file in which neither a header nor a record verifies: never finished, or trash."""
         path = log_path(self._store.logs, number)
         try:
+            self._tails.read_all(number)
             if self._tails.is_of_another_store(number):
                 raise DataError(
                     f"log {number} is good, but not under the secret in store.json: "
@@ -84,5 +89,5 @@ class HeaderReader:
                     f"warning: nothing in log {number} verifies; it is quarantine/{name} now"
                 )
         except OSError as error:
-            self._report(f"warning: log {number} is left where it is: {error}")
+            self._report(f"warning: log {number} cannot be read, and stays: {error}")
             self.unreadable.add(number)

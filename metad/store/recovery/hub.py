@@ -10,6 +10,7 @@ Rules of this file:
 * A log whose lock somebody holds is left alone: its writer lives.
 * Rows of the table are entered only where owner and life are still those that were read: while a
   recovery works, another process may free a log and a worker begin its next life.
+* A log that cannot be read is no reason to forget what the index has of it.
 * An index that fails, or that holds what cannot be, is rebuilt at once.
 * The successor of a poisoned log is kept, even without mail of its own, for what it says.
 """
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
     logs: dict[int, LogHeader]
     stops: dict[int, int]
     numbers: Numbers
+    unreadable: frozenset[int] = frozenset()
 
 
 class Recovery:
@@ -83,7 +85,7 @@ class Recovery:
         headers = HeaderReader(self._osio, self._store, self._report)
         logs = headers.all()
         numbers = Numbers(self._osio, logs, headers.unreadable)
-        return Plan(logs, predecessors(logs), numbers)
+        return Plan(logs, predecessors(logs), numbers, frozenset(headers.unreadable))
 
     def _run(
         self, table: LogTable, boot: str, plan: Plan, done: dict[int, Recovered] | None = None
@@ -93,11 +95,14 @@ class Recovery:
             index_state.mark(self._osio, self._store.index, boot, clean=False)
             logs = dict(plan.logs)
             if done is None:
-                self._drop_free(index, logs)
+                self._drop_free(index, logs, plan.unreadable)
                 done = self.recover_logs(index, plan._replace(logs=logs))
             logs |= {number: one.log for number, one in done.items()}
             for number, log in logs.items():
                 table.restore(_row(number, log, done.get(number)))
+            for number in plan.unreadable:  # nobody takes its number, nobody frees it
+                life = index.log_counts(number).life
+                table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))
             _show_counts(table, logs, index)
             newest = time_of(index.greatest_id())
             index.sync()
@@ -115,6 +120,8 @@ class Recovery:
         index = Index(self._store.index)
         try:
             for number, counts in index.logs().items():
+                if number in plan.unreadable:
+                    continue
                 log = plan.logs.get(number)
                 if counts.live_messages and (log is None or log.life != counts.life):
                     return f"log {number} is not in the life that it speaks of"
@@ -140,10 +147,14 @@ class Recovery:
         rebuild(self._store.index, sources(), self._report)
         return done
 
-    def _drop_free(self, index: Index, logs: dict[int, LogHeader]) -> None:
+    def _drop_free(
+        self, index: Index, logs: dict[int, LogHeader], unreadable: frozenset[int]
+    ) -> None:
         """A log is free on disk and the index still speaks of it: the collector was cut short."""
         for number, counts in index.logs().items():
             log = logs.get(number)
+            if number in unreadable:
+                continue
             if log is None or log.life != counts.life:
                 drop_log(index, number, counts.life)
             elif log.state == FREE and not self._free_again(index, log):

@@ -561,7 +561,9 @@ def no_room_for(size: int) -> Callable[[int, int], None]:
 
 
 @pytest.mark.parametrize("index", ["kept", "removed"])
-def test_what_nobody_could_decide_is_kept_in_a_log_of_its_own(kit: StoreKit, index: str) -> None:
+def test_a_group_that_may_be_unsynced_is_kept_in_a_log_of_its_own(
+    kit: StoreKit, index: str
+) -> None:
     """Messages as well as deletions, since nobody knows that they were refused."""
     kit.start()
     first, second = kit.put([1, 2], b"first"), kit.put([1], b"second")
