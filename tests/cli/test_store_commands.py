@@ -65,7 +65,7 @@ def test_fsck_says_each_difference_on_a_line(run, data, store):
     code, out, _ = run("fsck", "--data", data)
     lines = out.splitlines()
     assert code == EX_DATAERR
-    assert lines[0] == f"log 1: octets 512 to 1024 do not verify (message {name})"
+    assert lines[0] == f"log 1: bytes 512 to 1024 do not verify (message {name})"
     assert lines[1].startswith("damaged: 1 findings; ")
     facts = json.loads(run("fsck", "--json", "--data", data)[1])
     assert (facts["clean"], facts["findings"], facts["more"]) == (False, lines[:1], 0)
@@ -94,7 +94,7 @@ def test_fsck_repair_says_what_remains(run, data, store):
     spoil_log(store)
     code, out, err = run("fsck", "--repair", "--data", data)
     assert code == EX_DATAERR
-    assert out.count("log 1: octets 512 to 1024 do not verify") == 2
+    assert out.count("log 1: bytes 512 to 1024 do not verify") == 2
     assert "kept in quarantine/" in err
     assert len(os.listdir(store.store.quarantine)) == 1
     facts = json.loads(run("fsck", "--repair", "--json", "--data", data)[1])

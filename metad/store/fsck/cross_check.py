@@ -130,7 +130,7 @@ class Comparison:
         self._known = known
         self._settled = settled
         # Whatever is missing may have been deleted in a log that could not be read.
-        self._blind = any(log.checked is None for log in known.values())
+        self._blind = any(log.checked is None or log.checked.unreadable for log in known.values())
         self._say_line = say
         self.live: dict[int, list[int]] = {}
         self.messages = 0

@@ -62,6 +62,7 @@ class Checked:
     uids: list[tuple[bytes, bytes]] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    unreadable: bool = False  # some of it
 
     def is_damaged(self, offset: int) -> bool:
         return any(stretch.start <= offset < stretch.end for stretch in self.damage)
@@ -261,11 +262,20 @@ class _LogCheck:
         each = (entries[at : at + step] for at in range(0, len(entries), step))
         return b"".join(e for e in each if not done.is_damaged(int.from_bytes(e[20:24], "big")))
 
+    def _why(self, start: int, end: int) -> str:
+        try:
+            for at in range(start, end, _STEP):
+                self._osio.pread(self._fd, min(_STEP, end - at), at)
+        except OSError:
+            self._done.unreadable = True
+            return "cannot be read"
+        return "do not verify"
+
     def _name_damage(self) -> None:
         """A line for each damaged stretch, with the messages that the footer says were there."""
         done = self._done
         for start, end in done.damage:
-            text = f"octets {start} to {end} do not verify"
+            text = f"bytes {start} to {end} {self._why(start, end)}"
             names = dict.fromkeys(
                 entry.id.hex()
                 for entry in footer.unpack(done.entries)

@@ -27,7 +27,7 @@ import lmdb
 
 from metad.errors import MetadError
 from metad.store.backup_lock import FreeLock
-from metad.store.gc.contents import Contents, read_contents
+from metad.store.gc.contents import Contents, must_be_readable, read_contents
 from metad.store.gc.copy import Figures, Step, SurvivorCopy, Tools, Victim
 from metad.store.index import relocation
 from metad.store.index import state as index_state
@@ -160,6 +160,8 @@ class Collector:
         if indexed > contents.end:  # nothing after that verifies any more
             damage = [*contents.damage, Damage(contents.end, indexed)]
             contents = contents._replace(damage=damage, complete=False)
+        for stretch in contents.damage:
+            must_be_readable(self._osio, fd, stretch)
         return contents
 
     def _give_back(self, number: int) -> None:

@@ -20,6 +20,7 @@ from metad.store.log.scan import Damage, Found, Scanner, find_seal
 from metad.system.osio import Osio
 
 _PIECE = 4096
+_STEP = 1 << 20
 
 
 class Contents(NamedTuple):
@@ -52,6 +53,12 @@ def read_contents(osio: Osio, fd: int, log: LogHeader, stop: int | None) -> Cont
         return Contents(items, seal.end, True, [])
     before = _scanned(Scanner(osio, fd, log, 0, seal.covers_from), log)
     return before._replace(items=before.items + items, end=seal.end)
+
+
+def must_be_readable(osio: Osio, fd: int, damage: Damage) -> None:
+    """Raises OSError if the disk cannot read a damaged stretch: another day it may."""
+    for at in range(damage.start, damage.end, _STEP):
+        osio.pread(fd, min(_STEP, damage.end - at), at)
 
 
 def _scanned(scanner: Scanner, log: LogHeader) -> Contents:
