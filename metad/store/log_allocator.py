@@ -225,9 +225,7 @@ class LogAllocator:
                 if given.fresh:
                     fd = log_files.create(self._osio, self._store.logs, new, first=FIRST)
                 else:
-                    fd = log_files.reuse(
-                        self._osio, self._store.logs, new, given.old_life, FIRST
-                    )
+                    fd = log_files.reuse(self._osio, self._store.logs, new, given.old_life, FIRST)
             except (log_files.LogBusyError, FileExistsError) as error:
                 self.report(f"warning: log {given.number} is left alone: {error}")
                 self._table.change(given.number, State.COLLECTING)
