@@ -95,7 +95,7 @@ def close_inherited() -> None:
 
 
 def _log_owner(config: Config) -> tuple[int, int] | None:
-    """Whose the log file is: the hub's user, who reopens it after a rotation."""
+    """Give the log file to the hub's user, who reopens it after a rotation."""
     if os.geteuid() != 0 or config.user is None:
         return None
     user = privileges.find_user(config.user)

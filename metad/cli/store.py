@@ -70,10 +70,10 @@ def rebuild(place: HubLocation) -> None:
 @group.command()
 @click.argument("log")
 @hub_options
-@click.option("--bodies", is_flag=True, help="Print the messages too, as stored in the log.")
+@click.option("--bodies", is_flag=True, help="Print the messages as well, as stored.")
 @as_json_option
 def dump(place: HubLocation, log: str, bodies: bool, as_json: bool) -> int:
-    """Show the records of a log, by its number.  Exit code 65 if something does not verify."""
+    """Show the records of a log, by its number.  Exit code 65 if a record does not verify."""
     if not (log.isascii() and log.isdigit()) or len(log) > 8:
         raise UsageError(f"not the number of a log: {log}")
     osio = Osio()

@@ -31,7 +31,7 @@ OPENSSL_SECONDS = 60
 
 @click.group(name="tls")
 def group() -> None:
-    """Certificates: install, list, remove, or make one for a trial."""
+    """Certificates: install, list, remove, make a self-signed one."""
 
 
 @group.command()
@@ -69,9 +69,9 @@ def install(place: HubLocation, certificate: Path, key: Path | None, name: str |
 )
 @click.argument("domains", nargs=-1)
 def self_signed(place: HubLocation, name: str | None, domains: tuple[str, ...]) -> None:
-    """Make a self-signed certificate, for a trial of TLS.
+    """Make a self-signed certificate, to try TLS.
 
-    It is for DOMAINS, or for the hub's own name.  Needs the program openssl.
+    It is valid for DOMAINS, or for the hub's own name.  Needs the program openssl.
     """
     names = [_domain(one) for one in domains] or [place.config.hostname]
     chain, private = make_self_signed(names)

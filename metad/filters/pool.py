@@ -104,7 +104,7 @@ class _Connection(asyncio.Protocol):
             if not response.done():
                 self.close()
             elif not response.cancelled():
-                response.exception()  # it was looked at, even if nobody waits any more
+                response.exception()  # retrieved, so that asyncio does not warn about it
             self._response = None
 
     async def _write(self, head: bytes, body: Body, response: asyncio.Future[Response]) -> None:

@@ -228,7 +228,7 @@ def stuff(message: bytes) -> bytes:
 
 
 def _shared() -> tuple[SharedArea, posix_ipc.Semaphore]:
-    """Shared memory that nobody else finds, and that is gone with this process."""
+    """Private shared memory; it goes with this process."""
     global _serial
     _serial += 1
     name = f"/metad-layer-{os.getpid()}-{_serial}"

@@ -337,8 +337,8 @@ class _Uids(Protocol):
 def imported_uids(store: _Uids, ids: Sequence[bytes]) -> dict[bytes, str]:
     """The unique ids of imported messages.
 
-    After a rebuild of the index from footers it has none of them: then they are read from the
-    records, once, and entered again if nobody else is writing.
+    An index rebuilt from footers has none of them: then they are read from the records, once, and
+    entered in the index if its lock is free.
     """
     found = store.index.uids(ids)
     missing = {one: uid for one in ids if one not in found and (uid := _recorded_uid(store, one))}

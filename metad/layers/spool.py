@@ -77,7 +77,7 @@ class Spool:
             self._append(part)
 
     def _give_back(self) -> None:
-        """The parts are nobody's any more."""
+        """Release the parts and their memory."""
         self._budget.used -= self.size + CHUNK_MEMORY * len(self.parts)
         self.parts = []
 

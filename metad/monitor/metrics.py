@@ -40,7 +40,7 @@ _COLLECTOR_NAMES = {
 
 
 class HubCollector:
-    """Makes the metrics anew for each scrape."""
+    """Computes the metrics at each scrape."""
 
     def __init__(
         self,

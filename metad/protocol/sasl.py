@@ -43,7 +43,7 @@ def decode_initial(text: bytes) -> bytes:
 def plain(response: bytes) -> tuple[str, bytes]:
     """(user, password) of a PLAIN message: [authzid] NUL authcid NUL passwd.
 
-    An authorization identity other than the user's own is refused: nobody reads another's mail.
+    An authorization identity other than the user's own is refused.
     """
     parts = response.split(b"\0")
     if len(parts) != 3 or not parts[1] or not parts[2]:

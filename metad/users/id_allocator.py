@@ -37,16 +37,15 @@ class IdAllocator:
         except FileNotFoundError:
             if any(self._logs.glob("*.log")):
                 raise DataError(
-                    f"{self._path} is missing, which tells what numbers mailboxes have had; "
-                    "start the hub once, which makes a new one"
+                    f"{self._path}, the highest mailbox id used so far, is missing; "
+                    "start the hub once to recreate it"
                 ) from None
             return 0
         except OSError as error:
             raise OsError(f"{self._path}: {error.strerror}") from None
         if not text.rstrip(b"\n").isdigit():
             raise DataError(
-                f"{self._path}: this is no number; remove the file and start the hub, which makes "
-                "it anew"
+                f"{self._path}: not a number; remove the file and start the hub to recreate it"
             )
         return int(text)
 

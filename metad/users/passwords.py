@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* We make SCRAM-SHA-256 keys (RFC 5802, RFC 7677): they can be checked against a password, but do
-  not log in whoever steals them.  Hashes made by others: hashes.py.
+* We make SCRAM-SHA-256 keys (RFC 5802, RFC 7677): a password can be checked against them, but
+  a thief cannot log in with them.  Hashes of other programs: hashes.py.
 * A check costs the same whether or not the user exists: `fake` keys replace missing ones, and are
   always the same for an address.
 * No password is ever part of an error, a repr or a log line.

@@ -78,7 +78,7 @@ def test_a_number_is_in_the_file_before_it_is_given(path, monkeypatch):
 
 def test_without_the_file_and_with_mail_no_number_is_given(path, mail):
     with UserDatabase(path, create=True) as users:
-        with pytest.raises(DataError, match=r"numbers is missing.* start the hub once"):
+        with pytest.raises(DataError, match=r"numbers, the highest .*, is missing.* start the hub once"):
             users.add("ann@example.org")
         assert users.account("ann@example.org") is None
         users.reserve(41)
@@ -100,7 +100,7 @@ def test_a_file_that_is_none_is_refused_and_made_anew_by_a_start(path, text):
     (number,) = added(path, "ann")
     (path.parent / "numbers").write_bytes(text)
     with UserDatabase(path) as users:
-        with pytest.raises(DataError, match="this is no number"):
+        with pytest.raises(DataError, match="not a number"):
             users.add("bob@example.org")
         users.reserve(0)
         assert users.add("bob@example.org").id == number + 1

@@ -94,7 +94,7 @@ def _fresh(store: MailStore, accounts: list[Account], last: dict[int, bytes]) ->
 @mail.command()
 @click.argument("address", required=False)
 @hub_options
-@click.option("--all", "everything", is_flag=True, help="Print the messages that are there, too.")
+@click.option("--all", "everything", is_flag=True, help="Start with the messages already stored.")
 @json_option
 def tail(place: HubLocation, address: str | None, everything: bool, as_json: bool) -> None:
     """Print a line for each message as it arrives, in one mailbox or in all, until Ctrl-C.

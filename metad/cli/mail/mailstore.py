@@ -3,8 +3,8 @@
 Rules of this file:
 
 * Only read, and only through the index and the verifying reader.
-* Without a hub the index is used only if the next hub would use it: else nobody knows what is in
-  a mailbox before it has recovered.
+* Without a hub the index is used only if the next hub would use it: otherwise the contents of a
+  mailbox are unknown until recovery.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def expand(template: str, address: str) -> str:
 
 
 def owner_of(path: Path) -> os.stat_result:
-    """Whose files these are.  Raises OsError: not there, or a symbolic link."""
+    """The owner of these files.  Raises OsError: missing, or a symbolic link."""
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

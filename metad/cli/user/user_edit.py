@@ -66,9 +66,9 @@ def _count(value: object) -> int:
 @user.command("set")
 @click.argument("address")
 @hub_options
-@_option("--quota", "SIZE", checks.size(1, MAX_QUOTA), 'What it may hold, such as "1GiB".')
+@_option("--quota", "SIZE", checks.size(1, MAX_QUOTA), 'Most bytes it may hold, such as "1GiB".')
 @_option("--messages", "N", _count, "The most messages it may hold.")
-@_option("--expiry", "TIME", checks.duration(60, MAX_COUNT), 'How old its mail may get ("90d").')
+@_option("--expiry", "TIME", checks.duration(60, MAX_COUNT), 'Delete its mail at this age ("90d").')
 @_score("--spam-mark", "The spam score at which its mail is marked.")
 @_score("--spam-refuse", "The spam score at which its mail is refused.")
 @click.option(
@@ -79,12 +79,14 @@ def _count(value: object) -> int:
     help="Whether filters refuse and mark its mail.",
 )
 @_option("--login-delay", "TIME", checks.duration(1, 86_400), "Least time between two logins.")
-@click.option("--disable/--enable", "disabled", default=None, help="Take mail and logins, or not.")
+@click.option(
+    "--disable/--enable", "disabled", default=None, help="Refuse or accept mail and logins."
+)
 @json_option
 def set_user(
     place: HubLocation, address: str, disabled: bool | None, as_json: bool, **given: Any
 ) -> None:
-    """Change what holds for a mailbox; `default` is what the configuration says."""
+    """Change a mailbox's limits; `default` follows the configuration."""
     changes = {
         name: None if value == _DEFAULT else value
         for name, value in given.items()
@@ -116,7 +118,7 @@ def _existing(database: UserDatabase, address: str) -> Account:
 @hub_options
 @json_option
 def show(place: HubLocation, address: str, as_json: bool) -> None:
-    """Show a mailbox: usage, quota, last login, aliases; or what an alias stands for."""
+    """Show a mailbox: usage, quota, last login, aliases; or the members of an alias."""
     policies = Policies(place.config)
     data = place.enter()
     with UserDatabase(data / "users") as database:
@@ -225,15 +227,17 @@ def _date(seconds: int | None) -> str | None:
 @click.argument("address")
 @click.argument("members", nargs=-1)
 @hub_options
-@click.option("--add", "how", flag_value="add", help="Add these members to those that are there.")
-@click.option("--delete", "how", flag_value="delete", help="Take them out; without any, all of it.")
-@click.option("--force", is_flag=True, help="Delete it although other aliases name it.")
+@click.option("--add", "how", flag_value="add", help="Add these members to the present ones.")
+@click.option(
+    "--delete", "how", flag_value="delete", help="Remove these members; without any, the alias."
+)
+@click.option("--force", is_flag=True, help="Delete it even if other aliases name it.")
 @json_option
 def alias(
     place: HubLocation, address: str, members: tuple[str, ...], *, how: str | None, force: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Make ADDRESS stand for MEMBERS; without any, show what it stands for.
+    """Make ADDRESS an alias of MEMBERS; without any, show its members.
 
     "@example.org" is the catch-all of a domain.  Members are addresses of this hub.
     """

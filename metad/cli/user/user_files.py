@@ -54,19 +54,21 @@ class ImportOptions:
     "maps.",
 )  # fmt: skip
 @click.option("--domain", help="The domain of names without one; with --sync, only this one's.")
-@click.option("--shadow", type=click.Path(path_type=Path), help="Where passwd's passwords are.")
+@click.option(
+    "--shadow", type=click.Path(path_type=Path), help="The shadow file with passwd's passwords."
+)
 @click.option(
     "--least-uid", type=click.IntRange(0), default=importers.LEAST_UID, show_default=True,
-    help="Users of passwd below are the system's.",
+    help="Skip passwd users with lower uids.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--sync", is_flag=True, help="Remove whom the file does not name.")
+@click.option("--dry-run", is_flag=True, help="Report what would change, without changing it.")
+@click.option("--sync", is_flag=True, help="Remove users that the file does not list.")
 @json_option
 def import_users(place: HubLocation, **given: Any) -> int:
     """Add and change mailboxes and aliases as a file describes them.
 
-    Again and again with the same file changes nothing.  A bad line is named and passed over; then
-    the exit code is 65, and --sync removes nobody.
+    Importing the same file again changes nothing.  A bad line is reported and skipped; the exit
+    code is then 65, and --sync removes no users.
     """
     wish = ImportOptions(**given)
     if wish.shadow is not None and wish.kind != "passwd":
@@ -168,13 +170,13 @@ def _report(outcome: Outcome, error: str | None, dry_run: bool, as_json: bool) -
 
 @user.command("export")
 @hub_options
-@click.option("--domain", help="Only the addresses of this domain.")
-@click.option("--no-secrets", is_flag=True, help="Without anything of the passwords.")
+@click.option("--domain", help="Export only addresses of this domain.")
+@click.option("--no-secrets", is_flag=True, help="Leave out the passwords.")
 @json_option
 def export_users(place: HubLocation, domain: str | None, no_secrets: bool, as_json: bool) -> None:
     """Write mailboxes and aliases to standard output, as CSV that `import` reads.
 
-    The password hashes are in it: keep it as you keep a shadow file.
+    It contains the password hashes: protect it like a shadow file.
     """
     wanted = _domain(domain) if domain is not None else None
     with open_users(place) as database:

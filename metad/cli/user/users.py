@@ -39,12 +39,12 @@ def user() -> None:
 @click.argument("address")
 @hub_options
 @password_stdin
-@click.option("--no-password", is_flag=True, help="A mailbox that nobody can log in to yet.")
+@click.option("--no-password", is_flag=True, help="A mailbox without a login.")
 @json_option
 def add(
     place: HubLocation, address: str, password_stdin: bool, no_password: bool, as_json: bool
 ) -> None:
-    """Add a mailbox; makes the data directory if it is the first."""
+    """Add a mailbox; creates the data directory if needed."""
     if password_stdin and no_password:
         raise UsageError("--password-stdin and --no-password exclude each other")
     work = iterations(place)
@@ -57,10 +57,10 @@ def add(
 @user.command()
 @click.argument("address")
 @hub_options
-@click.option("--force", is_flag=True, help="Out of every alias that names it, too.")
+@click.option("--force", is_flag=True, help="Remove it from every alias as well.")
 @json_option
 def remove(place: HubLocation, address: str, force: bool, as_json: bool) -> None:
-    """Remove a mailbox; its mail goes with the next collection."""
+    """Remove a mailbox; the next collection deletes its mail."""
     with open_users(place) as database:
         try:
             account = database.remove(address, force=force)
@@ -88,8 +88,8 @@ def passwd(place: HubLocation, address: str, password_stdin: bool, as_json: bool
 @user.command("list")
 @hub_options
 @json_option
-@click.option("--all", "everything", is_flag=True, help="The built-in postmaster too.")
-@click.option("--aliases", is_flag=True, help="Aliases and what they stand for, not mailboxes.")
+@click.option("--all", "everything", is_flag=True, help="Include the built-in postmaster.")
+@click.option("--aliases", is_flag=True, help="List aliases and their members instead.")
 def list_users(place: HubLocation, as_json: bool, everything: bool, aliases: bool) -> None:
     """List the mailboxes by address, one to a line."""
     with open_users(place) as database:
@@ -135,12 +135,12 @@ def said(one: Any, text: str, as_json: bool) -> None:
 
 
 def open_users(place: HubLocation) -> UserDatabase:
-    """The users database that is there, as its owner."""
+    """The existing users database, opened as its owner."""
     return UserDatabase(place.enter() / "users")
 
 
 def iterations(place: HubLocation) -> int:
-    """The work for new passwords.  A bad file hinders nobody who names the directory."""
+    """SCRAM iterations for new passwords; the default if the configuration is bad (with --data)."""
     try:
         return place.config.users.scram_iterations
     except ConfigError:

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* The English text is the key; a text without a translation is said in English.
+* The English text is the key; a text without a translation is sent in English.
 * A response code ([AUTH], [IN-USE] …) stands in front in every language and is never translated:
   programs read it.
 * English is ASCII.  Others are UTF-8, and only a client that asked for one gets it.

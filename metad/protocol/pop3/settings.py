@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Data and pure functions only.
-* Before login a capability holds for whoever logs in; after login, for that user.
+* Before login a capability describes any user; after login, that user.
 
 RFC 2449 (CAPA, RESP-CODES, EXPIRE, LOGIN-DELAY), RFC 2595 (STLS), RFC 3206 (AUTH-RESP-CODE),
 RFC 5034 (AUTH), RFC 6856 (UTF8, LANG).

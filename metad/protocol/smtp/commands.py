@@ -110,7 +110,7 @@ class Commands(MessageIntake):
             self._say(reply)
 
     def _greeted(self, helo: bytes, state: State, *, extended: bool) -> Event | None:
-        """EHLO begins anew, as RSET does (RFC 5321 section 4.1.4)."""
+        """EHLO ends a transaction, as RSET does (RFC 5321 section 4.1.4)."""
         self.helo = helo
         self.greetings += 1
         self.extended = extended
