@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from tests.support import power_campaign
+from tests.support.filter_kit import FilterWorld
 from tests.support.oracle import Ledger
 from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio, Op
 from tests.support.power_kit import MODES, Disk, lay_out
@@ -25,6 +26,21 @@ def test_no_power_cut_loses_or_revives_mail() -> None:
     )
     reached("row 1, power cut: states recovered and judged", states)
     assert states >= jobs * runs * 140
+
+
+def test_no_power_cut_loses_what_a_filter_has_changed() -> None:
+    """The same, with messages whose header a filter added to and removed from."""
+    jobs = 2
+    runs = sized(1, 8)
+
+    def work(job: int) -> int:
+        with FilterWorld() as filtered:
+            seed = SEED + 500_000 + job * 10_000
+            return power_campaign.run(seed, runs, 100, filtered.shape)
+
+    states = power_campaign.spread(work, jobs)
+    reached("row 1, power cut with a filter: states recovered and judged", states)
+    assert states >= jobs * runs * 90
 
 
 def test_a_recorded_run_is_the_same_each_time() -> None:

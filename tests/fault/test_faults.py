@@ -16,6 +16,7 @@ import pytest
 
 from metad.errors import MetadError
 from tests.support import power_campaign
+from tests.support.filter_kit import FilterWorld
 from tests.support.oracle import Ledger
 from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio
 from tests.support.power_kit import Disk
@@ -67,11 +68,18 @@ def judge() -> Iterator[power_campaign.Judge]:
     made.close()
 
 
-def attempt(data: Path, faults: Faults, judge: power_campaign.Judge, name: str) -> KitOsio:
+def attempt(
+    data: Path,
+    faults: Faults,
+    judge: power_campaign.Judge,
+    name: str,
+    shape: power_campaign.Shape = None,
+) -> KitOsio:
     """One run with its faults, then the verdicts."""
     shutil.rmtree(data, ignore_errors=True)
     osio = KitOsio(str(data / "logs"), record=True, faults=faults, clock=FakeClock())
     with power_campaign.blame(name), StoreKit(data, osio, size=power_campaign.SIZE) as kit:
+        kit.shape = shape
         run(kit, SEED)
         assert not osio.retried, f"synced again after a failure: {osio.retried}"
         osio.faults = None
@@ -111,6 +119,18 @@ def ordinals(data: Path, kind: str) -> range:
     count = faults.counts[kind]
     step = max(1, count // sized(25, count))
     return range(1 + SEED % step, count + 1, step)
+
+
+@pytest.mark.parametrize("kind", ["write", "sync", "allocate"])
+def test_calls_fail_under_messages_that_a_filter_changed(
+    data: Path, judge: power_campaign.Judge, kind: str
+) -> None:
+    count = sized(3, 25)
+    with FilterWorld() as filtered:
+        for ordinal in range(1, count + 1):
+            faults = Faults(kind, ordinal)
+            attempt(data, faults, judge, f"{kind} {ordinal} filtered", filtered.shape)
+    reached("faults with a filter: runs", count)
 
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])

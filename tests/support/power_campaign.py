@@ -25,6 +25,8 @@ from tests.support.osio_kit import FakeClock, Faults, KitOsio, Op, QuietOsio
 from tests.support.power_kit import MODES, Disk, lay_out
 from tests.support.store_kit import StoreKit
 
+# What a filter makes of a message, if there is one (tests.support.filter_kit).
+Shape = Callable[[bytes], list[bytes]] | None
 FAST = "/dev/shm"
 SIZE = 16 * 1024
 
@@ -37,7 +39,7 @@ def scratch() -> Path:
 # -- the run that is recorded
 
 
-def record(seed: int) -> tuple[list[Op], str]:
+def record(seed: int, shape: Shape = None) -> tuple[list[Op], str]:
     """What a store does over some lives of the hub; and the directory it was in.
 
     Most histories are short: what a state costs grows with what is in it, and a bug that needs a
@@ -51,6 +53,7 @@ def record(seed: int) -> tuple[list[Op], str]:
         align = rng.choice([512, 512, 4096])
         with StoreKit(data, osio, size=SIZE * (4 if align == 4096 else 1), align=align) as kit:
             kit.eager = False
+            kit.shape = shape
             for _ in range(turns):
                 kit.start(rng.choice([1, 2]))
                 work(kit, rng, steps)
@@ -149,12 +152,12 @@ def boundaries(
             yield at, disk, ledger
 
 
-def cut(judge: Judge, seed: int, states: int, second: int = 60) -> None:
+def cut(judge: Judge, seed: int, states: int, shape: Shape = None, second: int = 60) -> None:
     """Judge about `states` states of the run `seed`; every `second`-th is worked on and cut again.
 
     Raises AssertionError that says how to have the state again.
     """
-    ops, old = record(seed)
+    ops, old = record(seed, shape)
     rng = random.Random(seed + 1)
     count = sum(1 for _ in boundaries(ops, {}, Ledger()))
     each = states / count
@@ -201,12 +204,12 @@ class blame:
 # -- many at once
 
 
-def run(seed: int, runs: int, states: int) -> int:
+def run(seed: int, runs: int, states: int, shape: Shape = None) -> int:
     """`runs` recorded runs from `seed` on, `states` states each.  The number judged."""
     judge = Judge()
     try:
         for number in range(runs):
-            cut(judge, seed + number, states)
+            cut(judge, seed + number, states, shape)
         return judge.states
     finally:
         judge.close()

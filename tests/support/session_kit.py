@@ -221,6 +221,7 @@ class World:
     def __init__(self, connections: int = 100, of_network: int = 10, rate: int = 0) -> None:
         self.loop = Loop()
         self.lines: list[str] = []
+        self.session: type[SmtpSession] = SmtpSession
         self.threads = Threads()
         self.limiter = make_limiter(Caps(connections, of_network, connections), rate)
         fields: dict[str, Any] = {
@@ -263,7 +264,7 @@ class World:
             settings=settings,
             repairing=settings,
             repair_networks=Networks(()),
-            session=SmtpSession,
+            session=self.session,
         )
         return self._connected(service.make(), peer)
 

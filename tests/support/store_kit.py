@@ -195,6 +195,8 @@ class StoreKit:
         self.ledger = Ledger()
         self.writers: list[KitWriter] = []
         self.loop = StepLoop()
+        # What a filter makes of a message before it comes here, if there is one.
+        self.shape: Callable[[bytes], list[bytes]] | None = None
         self._open = False
         self.store = make_identity(data)
 
@@ -262,6 +264,8 @@ class StoreKit:
         """Hand a message over, whole, in parts or as if spooled; it is committed by `run`."""
         its = self.writers[writer]
         sent = Sent(its.ids.next())
+        if self.shape is not None and isinstance(body, bytes):
+            body = self.shape(body)
         parts = (body,) if isinstance(body, bytes) else body if isinstance(body, list) else None
         octets = b"".join(map(bytes, parts or body.chunks()))
         recipients = tuple(record.Recipient(m, f"u{m}@x", len(octets) + m) for m in mailboxes)
