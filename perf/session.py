@@ -208,11 +208,12 @@ def show_times(bench: Bench, rounds: int) -> None:
     )
 
 
-def run(options: argparse.Namespace, where: Path) -> None:
+def made(make: type[Bench], layer: str, each: int, where: Path) -> Bench:
+    """A warm worker on an empty store in `where`."""
     data = where / "data"
     for part in ("users", "logs", "run"):
         (data / part).mkdir(parents=True)
-    text = f'hostname = "mx.perf.example"\n[store]\nlayer = "{options.layer}"\n'
+    text = f'hostname = "mx.perf.example"\n[store]\nlayer = "{layer}"\n'
     config = parse(text, None, data, {})
     open_or_make_store(Osio(), data)
     with UserDatabase(data / "users", create=True) as users:
@@ -224,10 +225,15 @@ def run(options: argparse.Namespace, where: Path) -> None:
     semaphore.unlink()
     area.unlink()
     area.clock_offset = time.time_ns() - time.monotonic_ns()
-    make = Polls if options.polls else Messages
-    bench: Bench = make(config, area, semaphore, options.sessions)
+    bench = make(config, area, semaphore, each)
     for _ in range(20):
         bench.round()
+    return bench
+
+
+def run(options: argparse.Namespace, where: Path) -> None:
+    make = Polls if options.polls else Messages
+    bench = made(make, options.layer, options.sessions, where)
     if options.calls:
         show_calls(bench)
     else:

@@ -142,4 +142,6 @@ def charts(facts: Facts, path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(tables(json.loads(Path(sys.argv[1]).read_text())))
+    results = Path(sys.argv[1])
+    print(tables(json.loads(results.read_text())))
+    charts(json.loads(results.read_text()), results)

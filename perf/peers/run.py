@@ -43,7 +43,7 @@ POP3_SHARE = 0.25  # of the time
 POLLS = 200  # whose rate says how many fit into a turn
 MOST = 200_000
 COUNTED = 400  # messages whose syncs and bytes are counted
-DROP = 500  # messages in each maildrop that is downloaded
+DROP = 200  # messages in each maildrop that is downloaded
 
 
 @dataclass(slots=True)

@@ -1,0 +1,185 @@
+"""How metad does with more workers, more connections, and slower disks.
+
+    sh tools/perf breadth [--minutes 5] [--only workers,disks,idle]
+
+  workers  1, 2, 4 and 8 of them, 100 connections
+  disks    syncs that take 0, 1, 5 and 10 ms longer, 1, 20 and 100 connections
+  idle     memory of a connection that is idle after EHLO, 10,000 of them; 1,000 busy ones
+
+Prints tables, and writes perf/results/breadth-DATE.json.  How a message's cost grows with what is
+stored and with the mailboxes is perf.scale's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from perf import harness
+from perf.generator import GeneratorError, Smtp
+from perf.harness import HarnessError, HubOptions, Server
+from perf.peers.account import Account
+from perf.peers.report import table
+
+RESULTS = Path(__file__).parent / "results"
+USERS = tuple(f"user{number}@perf.example" for number in range(10))
+WORKERS = (1, 2, 4, 8)
+DELAYS = (0, 1, 5, 10)  # milliseconds
+CONNECTIONS = (1, 20, 100)
+LIMITS = "[limits]\nconnections = 20000\nnetwork_connections = 20000\n"
+SLOW = Path(__file__).parent / "slow_disk"
+CALIBRATION = 100
+
+# Rates by subject: one of each round.
+Rates = dict[str, list[float]]
+
+
+@contextmanager
+def delayed(milliseconds: int) -> Iterator[None]:
+    """Hubs started meanwhile have slower syncs."""
+    before = os.environ.get("PYTHONPATH")
+    if milliseconds:
+        os.environ["PYTHONPATH"] = str(SLOW)
+        os.environ["METAD_PERF_SYNC_MS"] = str(milliseconds)
+    try:
+        yield
+    finally:
+        os.environ.pop("METAD_PERF_SYNC_MS", None)
+        os.environ.pop("PYTHONPATH", None)
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def start(where: Path, name: str, workers: int, stack: ExitStack) -> Server:
+    place = where / name
+    place.mkdir(mode=0o755)
+    return stack.enter_context(harness.hub(place, HubOptions(workers, users=USERS, more=LIMITS)))
+
+
+def rate(hub: Server, connections: int, seconds: float) -> float:
+    """Of a run of about so many seconds."""
+    probe = Smtp(connections, max(CALIBRATION, connections)).run(hub.smtp, USERS)
+    count = max(CALIBRATION, connections, int(probe.rate * seconds))
+    return Smtp(connections, count).run(hub.smtp, USERS).rate
+
+
+def interleaved(
+    hubs: dict[str, tuple[Server, int]], seconds: float, rounds: int
+) -> dict[str, dict[str, float]]:
+    """The median rate of each, and half its spread."""
+    rates: Rates = {name: [] for name in hubs}
+    for _ in range(rounds):
+        for name, (hub, connections) in hubs.items():
+            rates[name].append(rate(hub, connections, seconds / len(hubs) / rounds))
+    return {
+        name: {
+            "rate": round(statistics.median(found), 1),
+            "half_spread": round((max(found) - min(found)) / statistics.median(found) / 2, 3),
+        }
+        for name, found in rates.items()
+    }
+
+
+def workers(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    with ExitStack() as stack:
+        hubs = {str(n): (start(where, f"workers-{n}", n, stack), 100) for n in WORKERS}
+        return interleaved(hubs, seconds, rounds)
+
+
+def disks(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    with ExitStack() as stack:
+        hubs: dict[str, tuple[Server, int]] = {}
+        for delay in DELAYS:
+            with delayed(delay):
+                hub = start(where, f"disk-{delay}", 2, stack)
+            for connections in CONNECTIONS:
+                hubs[f"{delay} ms, {connections}"] = (hub, connections)
+        return interleaved(hubs, seconds, rounds)
+
+
+def idle(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Memory of idle connections, with their hub's rate beside them; and a thousand busy ones."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    wanted = min(10_000, most - 200)
+    account = Account("idle")
+    try:
+        with ExitStack() as stack:
+            hub = start(where, "idle", 2, stack)
+            account.adopt(hub)
+            busy = interleaved({"1,000 busy": (hub, 1000)}, seconds / 2, rounds)
+            alone = account.memory()
+            for _ in range(wanted):
+                stack.enter_context(greeted(hub.smtp))
+            each = (account.memory() - alone) / wanted
+            beside = interleaved({f"100 beside {wanted:,} idle": (hub, 100)}, seconds / 2, rounds)
+        return busy | beside | {f"{wanted:,} idle": {"bytes_each": round(each)}}
+    finally:
+        account.close()
+
+
+def greeted(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), 10)
+    connection.recv(512)
+    connection.sendall(b"EHLO idle.perf.example\r\n")
+    connection.recv(4096)
+    return connection
+
+
+PARTS = {"workers": workers, "disks": disks, "idle": idle}
+
+
+def text(found: dict[str, dict[str, float]]) -> str:
+    rows = []
+    for name, one in found.items():
+        if "rate" in one:
+            rows.append([name, f"{one['rate']:,.0f}/s ± {one['half_spread']:.0%}"])
+        else:
+            rows.append([name, f"{one['bytes_each']:,.0f} bytes each"])
+    return table(["", "messages, 500 bytes"], rows)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    seconds = options.minutes * 60 / len(options.only)
+    with harness.directory(options.directory) as where:
+        facts: dict[str, Any] = {"machine": harness.machine(where)}
+        for name in options.only:
+            facts[name] = PARTS[name](where, seconds * 0.7, options.rounds)
+            print(f"{name}:\n\n{text(facts[name])}\n", flush=True)
+    return facts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/perf breadth")
+    parser.add_argument("--minutes", type=float, default=5.0, help="about so long, in all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", type=lambda argument: argument.split(","), default=list(PARTS))
+    parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    began = time.monotonic()
+    try:
+        facts = run(options)
+    except (HarnessError, GeneratorError) as error:
+        print(f"breadth: {error}", file=sys.stderr)
+        return 1
+    facts["minutes"] = round((time.monotonic() - began) / 60, 1)
+    options.results.mkdir(parents=True, exist_ok=True)
+    stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
+    path = options.results / f"breadth-{stamp}.json"
+    path.write_text(json.dumps(facts, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
