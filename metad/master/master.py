@@ -1,6 +1,7 @@
 """The master: spawns, watches, replaces, reloads, drains.  One thread, no event loop.
 
     RECOVERING -> STARTING -> SERVING -> DRAINING -> CLOSING -> ENDED
+         ^--------- REBUILDING <-|
 
 Rules of this file:
 
@@ -16,7 +17,6 @@ import select
 import signal
 import time
 from contextlib import suppress
-from enum import Enum
 from typing import Any
 
 from metad.control import Connection
@@ -26,8 +26,10 @@ from metad.master.certificate_watch import CertificateWatch
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.collector_control import CollectorControl
 from metad.master.hub import Hub
+from metad.master.index_watch import IndexWatch
 from metad.master.monitor_control import MonitorControl
 from metad.master.options import Snapshot
+from metad.master.phase import Phase
 from metad.master.recovery_jobs import RecoveryJobs
 from metad.master.reload import Reloading
 from metad.master.spawn import ChildSpecs
@@ -45,17 +47,6 @@ POLL_MILLISECONDS = 250
 STOP_GRACE_SECONDS = 5.0
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 EXTEND_SECONDS = 30.0
-
-
-class Phase(Enum):
-    """Phases of a hub, by the names that `metad status` shows."""
-
-    RECOVERING = "recovering"
-    STARTING = "starting"
-    SERVING = "serving"
-    DRAINING = "draining"
-    CLOSING = "closing"
-    ENDED = "ended"
 
 
 class Master:
@@ -83,6 +74,7 @@ class Master:
         self._collector = CollectorControl(self._children, hub.area, specs.collector, self._report)
         self._reloading = Reloading(hub, self._pool, self._reloaded, self._report)
         self._watchdog = Watchdog(self._report)
+        self._index_watch = IndexWatch(hub, self._report)
         self._certificates = CertificateWatch(hub, self._report)
         self._health = Health(lambda: hub.config)
         self._monitor = MonitorControl(hub, self._children, specs.monitor, self._report)
@@ -129,12 +121,15 @@ class Master:
             self._collector.manage(now)
         if self._phase in (Phase.STARTING, Phase.SERVING):
             self._monitor.manage(now)
-        if self._phase is not Phase.RECOVERING:
+        if self._phase not in (Phase.RECOVERING, Phase.REBUILDING):
             self._recovery_jobs.manage(now)
         self._watchdog.look(self._children, self._heartbeat())
         self._semaphore_watch.look(self._children, now)
         self._pool.end_overdue(self._retire_seconds(), now)
         self._look_at_deadlines(now)
+        if self._phase is Phase.SERVING and self._index_watch.is_suspect(now):
+            self._index_watch.end_children(self._children, now)
+            self._phase = Phase.REBUILDING
         self._certificates.look(now)
         self._hub.log.tick()
         self._reloading.advance(now)
@@ -163,6 +158,10 @@ class Master:
         """Enter the next phase when its condition holds."""
         if self._phase is Phase.STARTING and self._pool.all_ready():
             self._announce()
+        elif self._phase is Phase.REBUILDING and self._index_watch.all_ended(self._children):
+            self._recovery_jobs.forget()
+            self._phase = Phase.RECOVERING
+            self._recover()
         elif self._phase is Phase.DRAINING and not len(self._children):
             self._close_index()
 
@@ -232,6 +231,7 @@ class Master:
     def _reap(self, child: Child, code: int) -> None:
         self._semaphore_watch.died(child)
         status.keep_figures(self._hub.area, child.row)
+        self._index_watch.died(child, code)
         child.row.forget_clients()
         if child is self._job:
             self._job_done(child, code)

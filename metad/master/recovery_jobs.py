@@ -50,6 +50,13 @@ class RecoveryJobs:
         self._children.kept_rows.add(child.row.index)
         self._dead.append(Dead(child.row, child.name))
 
+    def forget(self) -> None:
+        """A recovery of the whole store takes care of them all."""
+        for one in self._dead:
+            self._children.kept_rows.discard(one.row.index)
+            one.row.clear()
+        self._dead.clear()
+
     def manage(self, now: float) -> None:
         """`now`: monotonic seconds."""
         if any(one.child is not None for one in self._dead):

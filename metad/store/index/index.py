@@ -32,10 +32,12 @@ from itertools import islice
 import lmdb
 
 from metad.store.ids import NO_ID
+from metad.store.index import state as index_state
 from metad.store.index.change import Change, Tables
 from metad.store.index.lsm import BOUNDS, Lsm, Usage
 from metad.store.index.rows import Batch, LogCounts, unpack_log, unpack_places
 from metad.store.log.place import Place
+from metad.system.osio import Osio
 
 MAP_SIZE = 1 << 40
 MAX_READERS = 1024
@@ -51,11 +53,43 @@ _WRITE_UNLOCK = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
 Publish = Callable[[dict[int, LogCounts]], None]
 
 
+class _Transaction:
+    """One transaction: committed, or undone and the index noted as suspect if it may be damaged."""
+
+    __slots__ = ("_index", "_txn", "_write")
+
+    def __init__(self, index: Index, *, write: bool = False) -> None:
+        self._index = index
+        self._write = write
+
+    def __enter__(self) -> lmdb.Transaction:
+        try:
+            self._txn = self._index.begin(write=self._write)
+        except lmdb.Error as error:
+            self._index.doubt(error)
+            raise
+        return self._txn
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._txn.abort()
+            self._index.doubt(error)
+        elif self._write:
+            try:
+                self._txn.commit()
+            except lmdb.Error as failure:
+                self._index.doubt(failure)
+                raise
+        else:
+            self._txn.abort()
+
+
 class Index:
     """An open index.  Raises lmdb.Error from everything if its files are unusable."""
 
     def __init__(self, path: str, bounds: Sequence[int] = BOUNDS) -> None:
         """`bounds`: rows in each level of the mailboxes but the last."""
+        self.path = path
         self._env = lmdb.open(
             path,
             map_size=MAP_SIZE,
@@ -90,7 +124,20 @@ class Index:
         return int(self._env.info()["last_txnid"])
 
     def sync(self) -> None:
-        self._env.sync(True)
+        """Raises lmdb.Error.  What failed may be lost from the page cache later: it is noted."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            index_state.mark_suspect(Osio(), self.path, f"it could not be synced: {error}")
+            raise
+
+    def begin(self, *, write: bool) -> lmdb.Transaction:
+        """A transaction; `writing` and `reading` are how to use one."""
+        return self._env.begin(write=write)
+
+    def doubt(self, error: BaseException) -> None:
+        """Note durably that the index is suspect, if that error casts doubt on it."""
+        index_state.note_doubt(Osio(), self.path, error)
 
     def reader_check(self) -> int:
         """Free the slots of readers that died.  Their number."""
@@ -125,13 +172,13 @@ class Index:
     @contextmanager
     def writing(self) -> Iterator[lmdb.Transaction]:
         """One write transaction, committed at the end; with `lock` held where others write too."""
-        with self._env.begin(write=True) as txn:
+        with _Transaction(self, write=True) as txn:
             yield txn
 
     @contextmanager
     def reading(self) -> Iterator[lmdb.Transaction]:
         """One read transaction, which must not outlive a moment."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             yield txn
 
     def apply(self, batch: Batch, publish: Publish | None = None) -> None:
@@ -140,7 +187,7 @@ class Index:
         `publish` gets the absolute counts of every log that changed, while the write lock is
         still held: so shared memory is written by one process at a time.
         """
-        with self._env.begin(write=True) as txn:
+        with _Transaction(self, write=True) as txn:
             change = Change(self.tables, txn)
             change.add_messages(batch.messages)
             for deletion in batch.deletions:
@@ -153,41 +200,41 @@ class Index:
 
     def listing(self, mailbox: int) -> bytes:
         """The entries of a mailbox in id order: `LISTING_ENTRY` each, packed."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             return self._levels.listing(txn, _MAILBOX.pack(mailbox))
 
     def oldest(self, mailbox: int, most: int) -> list[bytes]:
         """The first ids of a mailbox, in order, `most` of them."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             return self._levels.oldest(txn, _MAILBOX.pack(mailbox), most)
 
     def greatest_mailbox(self) -> int:
         """The greatest number of a mailbox that has mail; 0 if none has."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             return int.from_bytes(self._levels.greatest_mailbox(txn), "big")
 
     def uids(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         """The unique ids of imported messages, as far as the index has them: a rebuild by footers
         does not (their records do)."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             found = {one: txn.get(one, db=self._uids) for one in ids}
-        return {one: value.decode() for one, value in found.items() if value}
+        return {one: bytes(value).decode() for one, value in found.items() if value}
 
     def put_uids(self, uids: dict[bytes, str]) -> None:
         """Enter what `uids` did not find; with `lock` held."""
-        with self._env.begin(write=True) as txn:
+        with _Transaction(self, write=True) as txn:
             for one, uid in uids.items():
                 txn.put(one, uid.encode(), db=self._uids)
 
     def usage(self, mailbox: int) -> Usage:
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             return self._levels.usage(txn, _MAILBOX.pack(mailbox))
 
     def usages(self) -> Iterator[tuple[int, Usage]]:
         """Usage of every mailbox that has mail, a bounded number per transaction."""
         start = b"\0"
         while True:
-            with self._env.begin() as txn:
+            with _Transaction(self) as txn:
                 rows = list(islice(self._levels.usages(txn, start), _USAGES))
             for mailbox, usage in rows:
                 yield int.from_bytes(mailbox, "big"), usage
@@ -197,22 +244,22 @@ class Index:
 
     def places(self, message_id: bytes) -> list[Place]:
         """The places of a message, the best one first; empty if it is nowhere."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             value = txn.get(message_id, db=self._places)
-        return unpack_places(value) if value else []
+        return unpack_places(bytes(value)) if value else []
 
     def logs(self) -> dict[int, LogCounts]:
-        with self._env.begin() as txn, txn.cursor(self._logs) as cursor:
+        with _Transaction(self) as txn, txn.cursor(self._logs) as cursor:
             return {int.from_bytes(key, "big"): unpack_log(value) for key, value in cursor}
 
     def log_counts(self, number: int) -> LogCounts:
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             value = txn.get(number.to_bytes(4, "big"), db=self._logs)
         return unpack_log(value)
 
     def totals(self) -> dict[str, int]:
         """Number of rows, for status."""
-        with self._env.begin() as txn:
+        with _Transaction(self) as txn:
             return {
                 "entries": self._levels.rows(txn),
                 "places": txn.stat(self._places)["entries"],
@@ -220,5 +267,5 @@ class Index:
 
     def greatest_id(self) -> bytes:
         """The greatest message id that has a place."""
-        with self._env.begin() as txn, txn.cursor(self._places) as cursor:
+        with _Transaction(self) as txn, txn.cursor(self._places) as cursor:
             return bytes(cursor.key()) if cursor.last() else NO_ID

@@ -10,12 +10,15 @@ knows no other finds another file, and rebuilds too.)
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import struct
 from contextlib import suppress
 
 import lmdb
 
+from metad.store.index.rows import DisagreementError
 from metad.system.osio import Osio, read_file, write_file
 
 LAYOUT = 3  # 2: the mailboxes in levels; 3: places of deletion records
@@ -26,12 +29,14 @@ SUSPECT_FILE = "suspect"
 _HARMLESS = (lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.ReadersFullError)
 
 
-def casts_doubt(error: Exception) -> bool:
+def casts_doubt(error: BaseException) -> bool:
     """Whether an error of the index may mean that its rows or pages are damaged."""
-    return not isinstance(error, _HARMLESS)
+    if not isinstance(error, (lmdb.Error, DisagreementError, struct.error)):
+        return False
+    return not isinstance(error, _HARMLESS) and os.strerror(errno.EDQUOT) not in str(error)
 
 
-def note_doubt(osio: Osio, directory: str, error: Exception) -> None:
+def note_doubt(osio: Osio, directory: str, error: BaseException) -> None:
     """If that error casts doubt on the index, note it durably, as far as the disk takes it."""
     if casts_doubt(error):
         with suppress(OSError):

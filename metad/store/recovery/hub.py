@@ -100,6 +100,9 @@ class Recovery:
             logs |= {number: one.log for number, one in done.items()}
             for number, log in logs.items():
                 table.restore(_row(number, log, done.get(number)))
+            for stale in table.rows():  # of before, when an index is rebuilt in a running hub
+                if stale.number not in logs:
+                    table.restore(stale._replace(state=State.NONE, owner=0, tail=0))
             for number in plan.unreadable:  # nobody takes its number, nobody frees it
                 life = index.log_counts(number).life
                 table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))

@@ -1,0 +1,17 @@
+"""The phases of a hub's life; metad.master.master goes from one to the next."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Phase(Enum):
+    """Phases of a hub, by the names that `metad status` shows."""
+
+    RECOVERING = "recovering"
+    STARTING = "starting"
+    SERVING = "serving"
+    REBUILDING = "rebuilding"
+    DRAINING = "draining"
+    CLOSING = "closing"
+    ENDED = "ended"
