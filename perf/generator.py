@@ -9,6 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perf.state import STATE
+from perf import state
 
 SOURCES = Path(__file__).parent / "load"
 SHARED = ("net.c", "jobs.c", "message.c", "report.c")
@@ -33,7 +34,7 @@ def program(name: str) -> str:
     """The path of smtp-load or pop3-load, compiled if its sources are newer."""
     main = SOURCES / f"{name.partition('-')[0]}.c"
     sources = [main, *(SOURCES / shared for shared in SHARED)]
-    made = STATE / "bin" / name
+    made = state.STATE / "bin" / name
     newest = max(path.stat().st_mtime for path in (*sources, SOURCES / "load.h"))
     if made.exists() and made.stat().st_mtime > newest:
         return str(made)
@@ -41,10 +42,12 @@ def program(name: str) -> str:
     if compiler is None:
         raise GeneratorError("the load generators need a C compiler (cc)")
     made.parent.mkdir(parents=True, exist_ok=True)
-    command = [compiler, *FLAGS, "-o", str(made), *map(str, sources)]
+    new = made.with_name(f"{name}.{os.getpid()}")  # another run may be using it, or making it
+    command = [compiler, *FLAGS, "-o", str(new), *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise GeneratorError(f"{main.name} does not compile:\n{done.stderr}")
+    new.replace(made)
     return str(made)
 
 

@@ -1,4 +1,4 @@
-"""Instructions of a message, a poll and a download: a guard against changes that make them more.
+"""Instructions of a message, a poll, a record: a guard against changes that make them more.
 
 CPU time on a busy machine repeats to 10 %, a count of instructions to a fraction of one.  Each
 subject of `perf.guard_subjects` runs under valgrind's callgrind with two numbers of rounds; the

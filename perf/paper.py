@@ -24,6 +24,7 @@ from typing import Any
 
 from perf import harness
 from perf.chart import axes_of, save
+from perf.docs import put
 from perf.generator import GeneratorError, Smtp
 from perf.harness import HarnessError
 from perf.peers import catalog
@@ -184,6 +185,7 @@ def main() -> int:
     parser.add_argument("--numbers", type=numbers, default=[500, 1000, 2000, 4000, 8000])
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", action="store_true", help="put the table into the docs")
     options = parser.parse_args()
     try:
         facts = run(options)
@@ -191,6 +193,8 @@ def main() -> int:
         print(f"paper: {error}", file=sys.stderr)
         return 1
     print(text(facts))
+    if options.docs:
+        put("paper", text(facts))
     options.results.mkdir(parents=True, exist_ok=True)
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"paper-{stamp}.json"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from perf import harness
+from perf.docs import put
 from perf.generator import GeneratorError
 from perf.harness import HarnessError
 from perf.peers import report
@@ -197,6 +198,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(KINDS))
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", action="store_true", help="put the tables into the docs")
     options = parser.parse_args()
     if unknown := [name for name in options.only if name not in KINDS]:
         parser.error(f"no such server: {', '.join(unknown)}; there are {', '.join(KINDS)}")
@@ -210,7 +212,10 @@ def main() -> int:
     except (HarnessError, GeneratorError) as error:
         print(f"peers: {error}", file=sys.stderr)
         return 1
-    print(report.tables(facts))
+    tables = report.tables(facts)
+    print(tables)
+    if options.docs:
+        put("peers", tables)
     options.results.mkdir(parents=True, exist_ok=True)
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"peers-{stamp}.json"
