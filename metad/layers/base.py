@@ -135,6 +135,18 @@ class Maildrop(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether `size`, `uid`, `fetch` and `delete` can be used; `octets` and len() always."""
+        return True
+
+    def list_messages(self) -> Iterator[None]:
+        """What makes `is_listed` true, in steps of a few milliseconds.  Raises RefusedError.
+
+        Called when a message or a listing is asked for; a client that only polls never does.
+        """
+        return iter(())
+
     @abstractmethod
     def size(self, number: int, /) -> int:
         """Octets of a message as RFC 1939 section 11 counts."""

@@ -146,6 +146,14 @@ class Bench:
 
     # -- mail
 
+    def open(self, mailbox: int) -> Maildrop:
+        """A mailbox whose messages are listed."""
+        drop = self.its_layer.open_mailbox(mailbox)
+        while not drop.is_listed:
+            for _ in drop.list_messages():
+                pass
+        return drop
+
     def send(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> Sent:
         """Hand a message over, in one piece or in `pieces` octets each; it is not waited for."""
         layer = self.its_layer

@@ -25,13 +25,14 @@ from metad.layers.base import (
     Maildrop,
     Usage,
 )
+from metad.layers.listing import Listing
 from metad.layers.spool import SpooledBody, SpooledIncoming
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.protocol.trace import IN_FRONT_SIZE, in_front
 from metad.store.commit.committer import Committer
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import open_store
-from metad.store.ids import ID_SIZE, HubClock, IdMaker, is_imported
+from metad.store.ids import HubClock, IdMaker, is_imported
 from metad.store.index.index import LISTING_ENTRY, Index
 from metad.store.index.rows import LogCounts
 from metad.store.log import record
@@ -166,7 +167,7 @@ class LogLayer(Layer):
         try:
             if self.pending.may_have(mailbox):  # with the lock: no other session deletes now
                 raise RefusedError("the index lacks deletions of this mailbox")
-            return LogMaildrop(self, mailbox, self.index.listing(mailbox))
+            return LogMaildrop(self, mailbox, Listing(self.index, mailbox))
         except lmdb.Error as error:
             self.locks.release(mailbox)
             raise RefusedError(f"index: {error}") from error
@@ -226,31 +227,37 @@ def _append(
 
 
 class LogMaildrop(Maildrop):
-    """A mailbox of the log store: a packed copy of its listing, and the lock."""
+    """A mailbox of the log store: its listing as of the login, and the lock."""
 
-    __slots__ = ("_closed", "_layer", "_listing", "_mailbox", "_octets", "_uids")
+    __slots__ = ("_closed", "_layer", "_listing", "_mailbox", "_uids")
     _layer: LogLayer
-    _listing: bytes
 
-    def __init__(self, layer: LogLayer, mailbox: int, listing: bytes) -> None:
+    def __init__(self, layer: LogLayer, mailbox: int, listing: Listing) -> None:
         self._layer = layer
         self._mailbox = mailbox
         self._listing = listing
-        self._octets: int = sum(octets for _, octets in LISTING_ENTRY.iter_unpack(listing))
         self._closed = False
         self._uids: dict[bytes, str] | None = None
 
     @property
     def octets(self) -> int:
-        return self._octets
+        return self._listing.octets
 
     def __len__(self) -> int:
-        return len(self._listing) // _ENTRY
+        return self._listing.messages
+
+    @property
+    def is_listed(self) -> bool:
+        return self._listing.is_complete
+
+    def list_messages(self) -> Iterator[None]:
+        try:
+            yield from self._listing.steps()
+        except lmdb.Error as error:
+            raise RefusedError(f"index: {error}") from error
 
     def size(self, number: int, /) -> int:
-        at = number * _ENTRY
-        octets: int = _OCTETS.unpack_from(self._listing, at - 4)[0]
-        return octets
+        return self._listing.size(number)
 
     def uid(self, number: int, /) -> str:
         message_id = self._id(number)
@@ -264,8 +271,7 @@ class LogMaildrop(Maildrop):
         return self._uids.get(message_id) or message_id.hex()
 
     def _id(self, number: int) -> bytes:
-        at = (number - 1) * _ENTRY
-        return self._listing[at : at + ID_SIZE]
+        return self._listing.id(number)
 
     def fetch(self, number: int, most: int, /) -> Sequence[Buffer] | Iterator[Buffer]:
         message_id = self._id(number)

@@ -52,7 +52,7 @@ class Conformance:
 
     def stored(self, bench: Bench, mailbox: int) -> list[bytes]:
         """Every message that a mailbox has, as a user gets it: CR LF, no stuffed dots."""
-        drop = bench.its_layer.open_mailbox(mailbox)
+        drop = bench.open(mailbox)
         try:
             return [unstuff(whole(drop, number)) for number in range(1, len(drop) + 1)]
         finally:
@@ -176,7 +176,7 @@ class Conformance:
         with Bench(self) as bench:
             for body in (b"", AWKWARD, b"x\r\n" * 999):
                 bench.put([2], HEADER + body)
-            drop = bench.its_layer.open_mailbox(2)
+            drop = bench.open(2)
             sizes = [drop.size(number) for number in range(1, len(drop) + 1)]
             lengths = [len(unstuff(whole(drop, number))) for number in range(1, len(drop) + 1)]
             demand(sizes == lengths, f"the sizes are {lengths}, said are {sizes}")
@@ -206,7 +206,7 @@ class Conformance:
         with Bench(self) as bench:
             for one in messages:
                 bench.put([2, 3], one)
-            drop = bench.its_layer.open_mailbox(2)
+            drop = bench.open(2)
             bench.delete(drop, [1, 3, 4])
             drop.close()
             self._expect(bench, 2, [messages[1], messages[4]])
@@ -219,7 +219,7 @@ class Conformance:
             return
         with Bench(self) as bench:
             bench.put([2], HEADER)
-            drop = bench.its_layer.open_mailbox(2)
+            drop = bench.open(2)
             bench.delete(drop, [])
             drop.close()
             drop.close()
@@ -230,7 +230,7 @@ class Conformance:
             return
         with Bench(self) as bench:
             bench.put([2], HEADER)
-            drop = bench.its_layer.open_mailbox(2)
+            drop = bench.open(2)
             bench.put([2], HEADER)
             demand(len(drop) == 1, "a listing has changed while its session was open")
             drop.close()
@@ -239,7 +239,7 @@ class Conformance:
         if not self.serves or self.forgets:
             return
         with Bench(self) as bench:
-            drop = bench.its_layer.open_mailbox(2)
+            drop = bench.open(2)
             try:
                 bench.its_layer.open_mailbox(2)
             except MailboxInUseError:
@@ -264,7 +264,7 @@ def whole(drop: Maildrop, number: int) -> bytes:
 
 
 def _uids(bench: Bench, mailbox: int) -> list[str]:
-    drop = bench.its_layer.open_mailbox(mailbox)
+    drop = bench.open(mailbox)
     found = [drop.uid(number) for number in range(1, len(drop) + 1)]
     drop.close()
     return found

@@ -9,7 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,7 @@ from metad.errors import RefusedError
 from metad.layers.base import Maildrop
 from metad.protocol.pop3.machine import (
     Event,
+    ListMessages,
     Login,
     Pop3,
     Pop3Settings,
@@ -172,6 +173,8 @@ class Pop3Session(Pop3Login):
             self._quit(event)
         elif isinstance(event, Top):
             self._fetch(event.number, top=True)
+        elif isinstance(event, ListMessages):
+            self._list_on(cast(Maildrop, self._drop).list_messages())
         elif isinstance(event, ScramUser):
             self._scram_user(event)
         elif isinstance(event, ScramLogin):
@@ -182,6 +185,27 @@ class Pop3Session(Pop3Login):
             self._start_tls()
 
     # -- messages
+
+    def _list_on(self, steps: Iterator[None]) -> None:
+        """Make the next piece of the listing; other sessions get their turn between two pieces."""
+        try:
+            next(steps)
+        except StopIteration:
+            self._machine.listed()
+        except Exception as error:  # a layer's: costs this command, no more
+            self._log(f"no listing: {error}")
+            self._machine.refused(getattr(error, "pop3", RefusedError.pop3))
+        else:
+            self._busy = True
+            self._context.loop.call_soon(self._next_piece_of_listing, steps)
+
+    def _next_piece_of_listing(self, steps: Iterator[None]) -> None:
+        self._busy = False
+        if self._ended or self._transport.is_closing():
+            self._close_drop()
+        else:
+            self._list_on(steps)
+            self._go_on()
 
     def _fetch(self, number: int, *, top: bool) -> None:
         """Answer RETR or TOP: at once if the message is at hand, else in pieces."""

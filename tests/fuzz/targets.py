@@ -145,6 +145,7 @@ def lmtp(octets: bytes) -> None:
 
 
 class Drop:
+    is_listed = True
     octets = sum(len(message) for message in MESSAGES)
 
     def __len__(self) -> int:

@@ -35,6 +35,8 @@ MESSAGES = (
 class Drop:
     """The listing of MESSAGES, or of those given."""
 
+    is_listed = True
+
     def __init__(self, messages: Sequence[bytes] = MESSAGES) -> None:
         self.messages = messages
 

@@ -9,7 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from metad.protocol import scram
@@ -42,6 +42,7 @@ class Pop3Base:
         "_errors",
         "_language",
         "_lines",
+        "_listing",
         "_maildrop",
         "_personal",
         "_queued",
@@ -53,6 +54,7 @@ class Pop3Base:
         "_streaming",
         "_user",
         "_utf8",
+        "_waiting",
         "abrupt",
         "closed",
         "commands",
@@ -74,6 +76,9 @@ class Pop3Base:
         self._due: Event | None = None  # the event that waits for its answer
         self._streaming = False  # a multi-line answer has begun and is not complete
         self._cutter: TopCutter | None = None
+        self._listing: Iterator[bytes] | None = None  # the rest of an answer to LIST or UIDL
+        # A command that waits for the listing: what to do, and its argument.
+        self._waiting: tuple[Callable[[Any, Any], Event | None], Any] | None = None
         self._user: str | None = None  # from USER, until a login is tried
         self._utf8 = False
         self._language = languages.ENGLISH
@@ -130,6 +135,6 @@ class Pop3Base:
     def _close(self) -> None:
         self.closed = True
         self._streaming = False
-        self._due = self._cutter = None
+        self._due = self._cutter = self._listing = self._waiting = None
         self._state = State.CLOSED
         self._lines.clear()

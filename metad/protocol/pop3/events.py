@@ -20,11 +20,21 @@ class Drop(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether sizes and unique-ids are known; else `ListMessages` comes before their use."""
+
     def size(self, number: int, /) -> int:
         """Octets as RFC 1939 section 11 counts: dots not stuffed, no final dot line."""
 
     def uid(self, number: int, /) -> str:
         """The unique-id: 1 to 70 characters from 0x21 to 0x7E (RFC 1939, UIDL)."""
+
+
+class ListMessages(NamedTuple):
+    """Make the drop's listing, for this command; answer with `listed` or `refused`."""
+
+    verb: bytes
 
 
 class Login(NamedTuple):
@@ -80,4 +90,4 @@ class Personal(NamedTuple):
     login_delay: int = 0
 
 
-Event = Login | ScramUser | ScramLogin | StartTls | Retrieve | Top | Quit
+Event = ListMessages | Login | ScramUser | ScramLogin | StartTls | Retrieve | Top | Quit

@@ -22,7 +22,7 @@ an error for a client without UTF8, and an old client would stop at its first su
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from metad.limits import POP3_COMMAND_LINE as COMMAND_LIMIT
@@ -33,6 +33,7 @@ from metad.protocol.pop3.base import Row
 from metad.protocol.pop3.events import (
     Drop,
     Event,
+    ListMessages,
     Login,
     Personal,
     Quit,
@@ -47,6 +48,7 @@ from metad.protocol.pop3.settings import Pop3Settings, capabilities
 from metad.protocol.pop3.table import (
     COMMANDS,
     END,
+    LISTED,
     OUTPUT_LIMIT,
     RESPONSE,
     VERBS,
@@ -59,6 +61,7 @@ from metad.protocol.pop3.top import TopCutter
 __all__ = [
     "Drop",
     "Event",
+    "ListMessages",
     "Login",
     "Personal",
     "Pop3",
@@ -131,6 +134,16 @@ class Pop3(Authentication):
     def next_event(self) -> Event | None:
         lines = self._lines
         while not (self._due or self._streaming or self.closed or self._queued >= OUTPUT_LIMIT):
+            if self._listing is not None:
+                self._list_on(self._listing)
+                continue
+            if self._waiting is not None:
+                (proceed, value), self._waiting = self._waiting, None
+                event = proceed(self, value)
+                if event is not None:
+                    self._due = event
+                    return event
+                continue
             if lines.is_empty and not self._eof:
                 break
             line = self._next_line()
@@ -179,6 +192,9 @@ class Pop3(Authentication):
         except ArgumentError as error:
             self._error(str(error))
             return None
+        if verb.upper() in LISTED and not self._maildrop.drop.is_listed:
+            self._waiting = (proceed, value)
+            return ListMessages(verb)
         return proceed(self, value)
 
     def _sasl(self, line: bytes) -> Event | None:
@@ -232,16 +248,26 @@ class Pop3(Authentication):
     def _list(self, number: int | None) -> None:
         maildrop = self._maildrop
         if number is None:
-            self._say(self._language.summary % maildrop.totals() + maildrop.sizes())
+            self._say(self._language.summary % maildrop.totals())
+            self._listing = maildrop.sizes()
         elif self._exists(number):
             self._say(b"+OK %d %d\r\n" % (number, maildrop.drop.size(number)))
 
     def _uidl(self, number: int | None) -> None:
         maildrop = self._maildrop
         if number is None:
-            self._say(maildrop.uids())
+            self._say(b"+OK\r\n")
+            self._listing = maildrop.uids()
         elif self._exists(number):
             self._say(f"+OK {number} {maildrop.drop.uid(number)}\r\n".encode())
+
+    def _list_on(self, listing: Iterator[bytes]) -> None:
+        """The next piece of an answer to LIST or UIDL, or its end."""
+        piece = next(listing, None)
+        if piece is None:
+            self._listing = None
+            piece = b".\r\n"
+        self._say(piece)
 
     def _retr(self, number: int) -> Retrieve | None:
         return Retrieve(number) if self._exists(number) else None
@@ -334,10 +360,15 @@ class Pop3(Authentication):
         """No more octets are needed for the TOP that was begun."""
         return self._cutter is None
 
+    def listed(self) -> None:
+        """Answers ListMessages: the command that needed the listing is carried out."""
+        self._answer(ListMessages)
+
     def refused(self, text: str) -> None:
-        """Answers Retrieve or Top, before any octet of it: `-ERR text`; the session goes on."""
-        if self._answer(Retrieve, Top):
-            self._cutter = None
+        """Answers Retrieve, Top or ListMessages, before any octet of the answer: `-ERR text`; the
+        session goes on."""
+        if self._answer(Retrieve, Top, ListMessages):
+            self._cutter = self._waiting = None
             self._refuse(text)
 
     def quit_done(self) -> None:

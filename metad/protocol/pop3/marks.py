@@ -4,14 +4,19 @@ Rules of this file:
 
 * Numbers never change; a marked message is skipped by listings and refused by number, and
   comes back with RSET (RFC 1939 section 5).  The marks leave only with QUIT.
-* Answers are whole: a listing is one piece, its final dot line included.
+* A listing is made in pieces, each when the client has taken the last: it may have millions of
+  lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from metad.protocol.pop3.events import Drop
+
+# Lines of a piece of a listing: about a millisecond.
+LINES = 1000
 
 
 class Maildrop:
@@ -47,17 +52,18 @@ class Maildrop:
         drop = self.drop
         return len(drop) - len(self._deleted), drop.octets - self._deleted_octets
 
-    def sizes(self) -> bytes:
-        """The answer to LIST, behind its first line."""
-        size = self.drop.size
-        lines = [f"{n} {size(n)}\r\n" for n in self._numbers()]
-        return "".join(lines).encode() + b".\r\n"
+    def sizes(self) -> Iterator[bytes]:
+        """The answer to LIST in pieces, between its first and its last line."""
+        return self._lines(self.drop.size)
 
-    def uids(self) -> bytes:
-        """The answer to UIDL."""
-        uid = self.drop.uid
-        lines = [f"{n} {uid(n)}\r\n" for n in self._numbers()]
-        return b"+OK\r\n" + "".join(lines).encode() + b".\r\n"
+    def uids(self) -> Iterator[bytes]:
+        """The same for UIDL."""
+        return self._lines(self.drop.uid)
+
+    def _lines(self, value: Callable[[int], object]) -> Iterator[bytes]:
+        numbers = iter(self._numbers())
+        while piece := list(islice(numbers, LINES)):
+            yield "".join([f"{n} {value(n)}\r\n" for n in piece]).encode()
 
     def _numbers(self) -> Iterable[int]:
         deleted = self._deleted

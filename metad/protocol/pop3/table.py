@@ -161,4 +161,6 @@ COMMANDS: Final[dict[State, dict[bytes, Rule]]] = {
     },
     State.CLOSED: {},
 }
+# Commands that need the listing of the maildrop.
+LISTED: Final = frozenset((b"LIST", b"UIDL", b"RETR", b"TOP", b"DELE"))
 VERBS: Final = frozenset(verb for rows in COMMANDS.values() for verb in rows if b" " not in verb)

@@ -203,6 +203,18 @@ class Index:
         with _Transaction(self) as txn:
             return self._levels.listing(txn, _MAILBOX.pack(mailbox))
 
+    def listing_piece(self, mailbox: int, after: bytes, most: int) -> list[bytes]:
+        """The first `most` entries of a mailbox with ids greater than `after`, in id order."""
+        with self._env.begin() as txn:
+            return self._levels.listing_piece(txn, _MAILBOX.pack(mailbox), after, most)
+
+    def opening(self, mailbox: int) -> tuple[Usage, bytes]:
+        """Usage and greatest id of a mailbox, as of one moment."""
+        key = _MAILBOX.pack(mailbox)
+        with self._env.begin() as txn:
+            usage = self._levels.usage(txn, key)
+            return usage, self._levels.newest(txn, key) if usage.messages else b""
+
     def oldest(self, mailbox: int, most: int) -> list[bytes]:
         """The first ids of a mailbox, in order, `most` of them."""
         with _Transaction(self) as txn:

@@ -130,6 +130,27 @@ class Lsm:
             found.sort()
         return b"".join(found)
 
+    def listing_piece(self, txn: Txn, mailbox: bytes, after: bytes, most: int) -> list[bytes]:
+        """The first `most` entries of a mailbox with ids greater than `after`, as `listing`."""
+        found: list[bytes] = []
+        for table in self.tables:
+            with txn.cursor(table) as cursor:
+                found += islice(_entries(cursor, mailbox, after), most)
+        found.sort()
+        return found[:most]
+
+    def newest(self, txn: Txn, mailbox: bytes) -> bytes:
+        """The greatest id of a mailbox; empty without entries."""
+        greatest = b""
+        for table in self.tables:
+            with txn.cursor(table) as cursor:
+                behind = cursor.set_range(mailbox + b"\xff" * (ID_SIZE + 1))
+                if cursor.prev() if behind else cursor.last():
+                    key = cursor.key()
+                    if key[:_MAILBOX] == mailbox:
+                        greatest = max(greatest, key[_MAILBOX:])
+        return greatest
+
     def oldest(self, txn: Txn, mailbox: bytes, most: int) -> list[bytes]:
         """The first ids of a mailbox, in order, `most` of them."""
         found: list[bytes] = []
@@ -244,6 +265,14 @@ def _list(cursor: Cursor, mailbox: bytes) -> list[bytes]:
                 break
             found.append(key[_MAILBOX:] + value)
     return found
+
+
+def _entries(cursor: Cursor, mailbox: bytes, after: bytes) -> Iterator[bytes]:
+    if cursor.set_range(mailbox + after + b"\0"):
+        for key, value in cursor:
+            if key[:_MAILBOX] != mailbox:
+                return
+            yield key[_MAILBOX:] + value
 
 
 def _ids(cursor: Cursor, mailbox: bytes) -> Iterator[bytes]:

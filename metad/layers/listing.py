@@ -1,0 +1,101 @@
+"""The listing of a mailbox as of its login, made when it is needed, piece by piece.
+
+    login       messages and octets from the usage row, and the newest id: microseconds, however
+                many messages there are; STAT and QUIT need no more
+    first need  the entries up to that id, some thousand per step, each a transaction of its own
+
+Between the two nothing disappears: the mailbox lock keeps other sessions and expiry out.  Messages
+may be added, also with smaller ids, if another worker committed later what it had numbered
+earlier.  As many of the latest are left for the next session as came too late.
+
+Rule of this file: the entries are right, the usage row is a view of them.  Where they disagree in
+any other way, the entries count.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from metad.store.ids import ID_SIZE
+from metad.store.index.index import LISTING_ENTRY, Index
+
+# Entries of one step: about a millisecond.
+STEP = 2000
+# Seconds before the newest id within which another worker may have numbered a message.
+LATE_SECONDS = 60
+MOST_LATE = 1000
+_ENTRY = LISTING_ENTRY.size
+_OCTETS = struct.Struct(">I")
+
+
+class Listing:
+    """`is_complete`: the entries are there."""
+
+    __slots__ = ("_index", "_mailbox", "_newest", "_packed", "is_complete", "messages", "octets")
+
+    def __init__(self, index: Index, mailbox: int) -> None:
+        """Raises lmdb.Error."""
+        usage, self._newest = index.opening(mailbox)
+        self._index = index
+        self._mailbox = mailbox
+        self._packed: bytes | bytearray = b""
+        self.messages = usage.messages
+        self.octets = usage.octets
+        self.is_complete = not usage.messages
+
+    def steps(self) -> Iterator[None]:
+        """Make the listing; each step takes about a millisecond.  Raises lmdb.Error."""
+        packed = bytearray()
+        octets = 0
+        last = b""
+        while piece := self._index.listing_piece(self._mailbox, last, STEP):
+            last = piece[-1][:ID_SIZE]
+            if last > self._newest:
+                piece = [one for one in piece if one[:ID_SIZE] <= self._newest]
+            packed += b"".join(piece)
+            octets += sum(map(_octets, piece))
+            if last >= self._newest:
+                break
+            yield
+        self._settle(packed, octets)
+        self.is_complete = True
+
+    def _settle(self, packed: bytearray, octets: int) -> None:
+        """Leave out what came after the login, and count what is there."""
+        late = len(packed) // _ENTRY - self.messages
+        for at in self._came_late(packed, late, octets - self.octets) if late > 0 else ():
+            octets -= _octets(packed[at : at + _ENTRY])
+            del packed[at : at + _ENTRY]
+        self._packed = packed
+        self.messages = len(packed) // _ENTRY
+        self.octets = octets
+
+    def _came_late(self, packed: bytearray, late: int, octets: int) -> list[int]:
+        """Where `late` entries lie that may have come after the login, the last one first.
+
+        None if there are not so many of the last minute: then the usage row was wrong.
+        """
+        time_us = int.from_bytes(self._newest[:8], "big") - LATE_SECONDS * 1_000_000
+        since = max(time_us, 0).to_bytes(8, "big")
+        first = max(len(packed) - MOST_LATE * _ENTRY, 0)
+        places = range(len(packed) - _ENTRY, first - 1, -_ENTRY)
+        recent = [at for at in places if packed[at : at + 8] >= since]
+        if len(recent) < late:
+            return []
+        if late == 1:
+            exact = [at for at in recent if _octets(packed[at : at + _ENTRY]) == octets]
+            return exact[:1] or recent[:1]
+        return recent[:late]
+
+    def size(self, number: int) -> int:
+        octets: int = _OCTETS.unpack_from(self._packed, number * _ENTRY - 4)[0]
+        return octets
+
+    def id(self, number: int) -> bytes:
+        at = (number - 1) * _ENTRY
+        return bytes(self._packed[at : at + ID_SIZE])
+
+
+def _octets(entry: bytes | bytearray) -> int:
+    return int.from_bytes(entry[ID_SIZE:], "big")
