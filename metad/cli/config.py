@@ -1,4 +1,4 @@
-"""`metad config show | check`: the configuration as the hub reads it."""
+"""`metad config show | get | check`: the configuration as the hub reads it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metad.cli.preflight import preflight
 from metad.config.checks import show_value, shown
 from metad.config.model import Config
 from metad.config.settings import DEFAULT_LISTEN, SETTINGS, TABLES, Setting
-from metad.errors import EX_CONFIG, EX_OK
+from metad.errors import EX_CONFIG, EX_OK, UsageError
 from metad.workers.memory import MemoryBound, memory_bound
 
 
@@ -63,6 +63,30 @@ def _memory(most: MemoryBound) -> Iterator[str]:
     if most.filters:
         yield f"# messages being checked {mebibytes(most.filters)},"
     yield f"# {most.connections:,} connections of {most.connection // limits.KIB:,} KiB each."
+
+
+@config.command()
+@click.argument("key")
+@hub_options
+def get(place: HubLocation, key: str) -> None:
+    """Print one effective setting.
+
+    Example: metad config get limits.message_size
+    """
+    table, _, name = key.rpartition(".")
+    for setting in SETTINGS:
+        if (setting.table, setting.name) == (table, name) and table not in {"listen", "domain"}:
+            value = getattr(getattr(place.config, table) if table else place.config, name)
+            click.echo("" if value is None else _plain(shown(setting.check, value)))
+            return
+    raise UsageError(f"{key}: no such setting; metad config show --defaults lists them")
+
+
+def _plain(value: Any) -> str:
+    """As a shell wants it: no quotes; a list one to a line."""
+    if isinstance(value, (list, tuple)):
+        return "\n".join(map(str, value))
+    return str(value) if isinstance(value, str) else show_value(value)
 
 
 @config.command()

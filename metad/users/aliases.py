@@ -154,6 +154,20 @@ class AliasTable(Lookup):
                 self._leave_aliases(txn, alias, force=True)
                 self._drop(txn, alias, raw)
 
+    def _follow(self, txn: Any, old: bytes, new: bytes) -> None:
+        """Let the aliases that name the account `old` name `new`, which exists already."""
+        for alias in self._named_by(txn, old):
+            raw = txn.get(alias, db=self._addresses)
+            members = unpack_alias(raw) or ()
+            followed = dict.fromkeys(
+                _renamed(one, old, new) if self._entry(txn, key_of(one))[0] == old else one
+                for one in members
+            )
+            self._unlink(txn, alias, raw)
+            txn.put(alias, pack_alias(tuple(followed)), db=self._addresses)
+            for member in followed:
+                self._link(txn, alias, member.encode())
+
     def _drop(self, txn: Any, key: bytes, raw: bytes) -> None:
         self._unlink(txn, key, raw)
         txn.delete(key, db=self._addresses)
@@ -170,6 +184,13 @@ class AliasTable(Lookup):
             txn.put(key, ID.pack(count), db=self._domains)
         else:
             txn.delete(key, db=self._domains)
+
+
+def _renamed(member: str, old: bytes, new: bytes) -> str:
+    """A member that means `old`, as one that means `new`; its tag stays."""
+    local, _, domain = new.decode().rpartition("@")
+    tag = member.rpartition("@")[0].removeprefix(old.decode().rpartition("@")[0])
+    return f"{local}{tag}@{domain}" if tag.startswith("+") else new.decode()
 
 
 def _member_key(alias: bytes, member: str) -> bytes:

@@ -139,10 +139,10 @@ class UserDatabase(AliasTable):
         return folded, {"scram": keys.packed(), "password_version": 1}
 
     def _add(self, txn: Any, address: str, fields: dict[str, Any]) -> Account | MetadError:
-        there = txn.get(address.encode(), db=self._addresses)
-        if there is not None:
-            what = "a user" if unpack_entry(b"", there) is not None else "an alias"
-            return DataError(f"{address}: {what} has this address already")
+        try:
+            self._check_free(txn, address)
+        except DataError as error:
+            return error
         number = _number(txn, self._meta)
         if number > MAX_ID:
             return DataError(f"{address}: all {MAX_ID:,} numbers of mailboxes have been given")
@@ -202,6 +202,31 @@ class UserDatabase(AliasTable):
         txn.delete(account.address.encode(), db=self._addresses)
         self._count_domain(txn, account.address, -1)
         self._count_unkeyed(txn, -int(account.unkeyed))
+
+    def rename(self, address: str, new: str) -> Account:
+        """Give an account another address: its mail, password and policy stay, aliases follow.
+
+        Raises NoSuchUserError; DataError: a bad or used address, or postmaster.
+        """
+        folded = account_address(new)
+        with self._translated, self._env.begin(write=True) as txn:
+            account, record = self._existing(txn, address)
+            if account.id == POSTMASTER_ID:
+                raise DataError("postmaster is built in and cannot be renamed (RFC 5321 4.5.1)")
+            self._check_free(txn, folded)
+            self._count_domain(txn, folded, 1)
+            renamed = self._put(txn, account.id, record | {"address": folded})
+            self._count_unkeyed(txn, -int(account.unkeyed))  # `_put` counted the new name
+            self._follow(txn, account.address.encode(), folded.encode())
+            txn.delete(account.address.encode(), db=self._addresses)
+            self._count_domain(txn, account.address, -1)
+        return renamed
+
+    def _check_free(self, txn: Any, address: str) -> None:
+        there = txn.get(address.encode(), db=self._addresses)
+        if there is not None:
+            what = "a user" if unpack_entry(b"", there) is not None else "an alias"
+            raise DataError(f"{address}: {what} has this address already")
 
     # -- changing
 

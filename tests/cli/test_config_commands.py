@@ -9,7 +9,7 @@ from metad import limits
 from metad.config import model as config_model
 from metad.config import parse as config_parse
 from metad.config import settings as config_settings
-from metad.errors import EX_CONFIG
+from metad.errors import EX_CONFIG, EX_USAGE
 
 FILE = """
 hostname = "mx.example.org"
@@ -101,3 +101,22 @@ def test_check_says_what_is_bad(run, file):
     assert run("config", "check", "--config", file) == (
         EX_CONFIG, "", f"metad: fatal: {file}:1: hostname: must be a string\n",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [("limits.recipients", "1000"), ("hostname", "mx.example.org"), ("store.sync", "true")],
+)
+def test_get_prints_one_setting(run, tmp_path, key, shown):
+    file = tmp_path / "metad.toml"
+    file.write_text('hostname = "mx.example.org"\n')
+    assert run("config", "get", key, "--config", file) == (0, f"{shown}\n", "")
+
+
+@pytest.mark.parametrize("key", ["limits.nothing", "nothing", "listen.address", "limits"])
+def test_get_refuses_what_is_no_setting(run, tmp_path, key):
+    file = tmp_path / "metad.toml"
+    file.write_text("")
+    code, out, err = run("config", "get", key, "--config", file)
+    assert (code, out) == (EX_USAGE, "")
+    assert "no such setting; metad config show --defaults lists them" in err

@@ -1,4 +1,4 @@
-"""`metad user add | remove | passwd | list`: works on the database itself, hub or no hub."""
+"""`metad user add | remove | passwd | rename | list`: on the database itself, hub or no hub."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 # What is not in this file.
 _ELSEWHERE = {
     "alias": "user.user_edit:alias",
+    "check": "user.user_check:check",
     "export": "user.user_files:export_users",
     "import": "user.user_files:import_users",
     "set": "user.user_edit:set_user",
@@ -83,6 +84,21 @@ def passwd(place: HubLocation, address: str, password_stdin: bool, as_json: bool
     with UserDatabase(place.enter() / "users", iterations=work) as database:
         account = database.set_password(address, password)
     said(account, f"changed the password of {account.address}", as_json)
+
+
+@user.command()
+@click.argument("address")
+@click.argument("new")
+@hub_options
+@json_option
+def rename(place: HubLocation, address: str, new: str, as_json: bool) -> None:
+    """Give a mailbox the address NEW; its mail and password stay, aliases follow.
+
+    Mail for the old address is refused from now on, unless you make it an alias.
+    """
+    with open_users(place) as database:
+        account = database.rename(address, new)
+    said(account, f"renamed {address} to {account.address}", as_json)
 
 
 @user.command("list")
