@@ -95,7 +95,7 @@ MUTANTS = [
            "max(osio.block_size(directory), osio.sector_size(directory), DEFAULT_ALIGN)", "512",
            "store/log/test_alignment.py::test_the_larger_of_block_and_sector_counts"),
     Mutant("a full disk stops the start", "log_allocator:LogAllocator.start",
-           "self._no_first_log(error)\n        self._background", "raise\n        self._background",
+           "error.errno not in (errno.ENOSPC, errno.EDQUOT)", "True",
            "store/test_log_space.py::test_a_full_disk_starts_serves_and_comes_back"),
     Mutant("free logs are no space", "log_space:LogSpace.look",
            "free_logs > keep and self._give_back(keep)", "False",
