@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 import posix_ipc
 
+from metad.store import hub_time
 from metad.store.identity import Store
-from metad.store.ids import HubClock, IdMaker, clock_offset
+from metad.store.ids import HubClock, IdMaker
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
 from metad.store.index.rows import Batch
@@ -103,7 +104,7 @@ def make_group(ids: IdMaker, mailboxes: int, deliver: bool = True) -> list[Appen
 def make_used_logs(store: Store, first: int) -> None:
     """Free logs full of an earlier life's records."""
     osio = Osio()
-    ids = IdMaker(HubClock(osio, clock_offset(osio, 0)), store.node)
+    ids = IdMaker(HubClock(osio, osio.time_ns() - osio.boottime_ns()), store.node)
     for number in range(first, first + 2 * WRITERS):
         log = LogHeader(
             ACTIVE, 0, number, number, LOG_SIZE, 512, store.node, store.store_id, store.secret
@@ -127,7 +128,7 @@ def recover(store: Store, shared: Shared) -> dict[str, float]:
     began = time.perf_counter()
     newest = Recovery(osio, store, said.append).run(table, index_state.boot_id())
     seconds = time.perf_counter() - began
-    shared.area.clock_offset = clock_offset(osio, newest)
+    hub_time.begin(osio, shared.area, newest)
     return {"seconds": seconds, "octets_read": osio.octets, "rebuilt": len(said)}
 
 

@@ -32,6 +32,7 @@ import posix_ipc
 from metad.config.model import Config
 from metad.config.parse import parse
 from metad.sessions import listeners
+from metad.store import hub_time
 from metad.store.identity import open_or_make_store
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, Role, SharedArea
@@ -224,7 +225,7 @@ def made(make: type[Bench], layer: str, each: int, where: Path) -> Bench:
     semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
     semaphore.unlink()
     area.unlink()
-    area.clock_offset = time.time_ns() - time.monotonic_ns()
+    hub_time.begin(Osio(), area, 0)
     bench = make(config, area, semaphore, each)
     for _ in range(20):
         bench.round()

@@ -52,7 +52,7 @@ class FilesLayer(Layer):
         self.root = Path(context.options["root"])
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Rows are one per process: so no two workers make the same id.
-        self._ids = IdMaker(HubClock(self.osio, context.area.clock_offset), context.row.index)
+        self._ids = IdMaker(HubClock(self.osio, context.area.clock_cell), context.row.index)
         self._loop = context.loop
         # Nothing may block the worker's loop, and a sync does.
         self._threads = ThreadPoolExecutor(THREADS, "files")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from metad.cli import backup, tables
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.fsck import as_json_option, exclusive, rebuilding, report
 from metad.cli.fsck import check as check_store
-from metad.errors import EX_DATAERR, EX_OK, UsageError
+from metad.control import Client
+from metad.errors import EX_DATAERR, EX_OK, EX_TEMPFAIL, UsageError
 from metad.store.fsck.dump import body_octets, dump_log, line_of
 from metad.store.fsck.index_snapshot import read_snapshot
 from metad.store.fsck.log_check import log_numbers, read_headers
@@ -54,6 +56,36 @@ def logs(place: HubLocation, as_json: bool) -> None:
 def check(place: HubLocation, as_json: bool) -> int:
     """Verify every checksum in the logs, not the index.  Exit code 65 if one is wrong."""
     return check_store(place.enter(), compare=False, as_json=as_json)
+
+
+@group.command()
+@hub_options
+@click.option("--accept", is_flag=True, help="Confirm that the machine's clock is right.")
+@as_json_option
+def time(place: HubLocation, accept: bool, as_json: bool) -> int:
+    """Compare the machine's clock with the time of the mail.
+
+    A clock that is suddenly far ahead is not believed: no mail expires until the clock agrees with
+    the newest mail again, or --accept confirms it.  Exit code 75 while it is not believed.
+    """
+    with Client(place.enter()) as client:
+        found = client.request("time", accept=accept)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        tables.show_facts(
+            {
+                "clock": _date(found["clock_us"]),
+                "time of the mail": _date(found["hub_time_us"]),
+                "mail expires": "no" if found["suspect"] else "yes",
+            }
+        )
+    return EX_TEMPFAIL if found["suspect"] else EX_OK
+
+
+def _date(microseconds: int) -> str:
+    made = datetime.fromtimestamp(microseconds / 1e6, UTC)
+    return made.isoformat(" ", "seconds")
 
 
 @group.command()

@@ -23,6 +23,7 @@ import posix_ipc
 from metad.config.model import StoreConfig
 from metad.errors import RefusedError
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Recipient
+from metad.store import hub_time
 from metad.store.identity import open_or_make_store
 from metad.system.osio import Osio
 from metad.system.shared_memory import SharedArea
@@ -111,7 +112,7 @@ class Bench:
         suite = self._suite
         open_or_make_store(Osio(), self.data)
         area, semaphore = _shared()
-        area.clock_offset = time.time_ns() - time.monotonic_ns()
+        hub_time.begin(Osio(), area, 0)
         context = LayerContext(
             data=self.data,
             settings=StoreConfig(layer=suite.layer.name, log_size=32 << 20),

@@ -67,7 +67,7 @@ class LogLayer(Layer):
         self.row = context.row
         self.loop = context.loop
         self.store = open_store(self.osio, context.data)
-        self.clock = HubClock(self.osio, context.area.clock_offset)
+        self.clock = HubClock(self.osio, context.area.clock_cell)
         self.table = LogTable(context.area, context.semaphore, context.row)
         self.index = Index(self.store.index)
         self.index.reader_check()
@@ -155,7 +155,7 @@ class LogLayer(Layer):
             super().deliver(envelope, body, done)
             return
 
-        item = _append(envelope, (envelope.trace, body), len(body), done)
+        item = _append(envelope, (envelope.trace, body), len(body), done, self.osio.time_ns())
         item.held = held
         self.committer.submit(item)
 
@@ -195,18 +195,20 @@ class LogIncoming(SpooledIncoming):
     def commit(self, envelope: Envelope, done: Done) -> None:
         trace = envelope.trace
         parts = (trace, *self.parts) if self.in_memory else None
-        item = _append(envelope, parts, self.size, self.finished(done))
+        now_ns = self._layer.osio.time_ns()
+        item = _append(envelope, parts, self.size, self.finished(done), now_ns)
         if parts is None:
             item.spooled = SpooledBody(trace, self)
         self._layer.committer.submit(item)
 
 
 def _append(
-    envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done
+    envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done, now_ns: int
 ) -> Append:
     """The record of a message, with the exact size that each mailbox will show.
 
-    `wire_octets`: those of the body, without the trace.
+    `wire_octets`: those of the body, without the trace.  `now_ns`: the wall clock, whatever hub
+    time is: expiry goes by when the message really came.
     """
     message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
     trace_octets = len(trace)
@@ -218,7 +220,7 @@ def _append(
     else:
         shown = tuple([record.Recipient(m, a, octets + len(a.encode())) for m, a in given])
     if not time_us:
-        time_us = int.from_bytes(message_id[:8], "big")
+        time_us = now_ns // 1000
     kept = (time_us, client, helo, sender, shown, stuffed, uid)
     packed = record.pack_envelope(_new(record.Envelope, kept))
     item = Append(message_id, packed, parts, trace_octets + wire_octets, done, shown)

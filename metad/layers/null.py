@@ -58,7 +58,7 @@ class NullLayer(Layer):
     name = "null"
 
     def start(self, context: LayerContext) -> None:
-        self._ids = IdMaker(HubClock(Osio(), context.area.clock_offset), context.row.index)
+        self._ids = IdMaker(HubClock(Osio(), context.area.clock_cell), context.row.index)
         self._loop = context.loop
         self._incoming = NullIncoming(context.loop)
         context.report("warning: layer null: every message is accepted and thrown away")

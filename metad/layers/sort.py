@@ -135,7 +135,7 @@ class SortLayer(Layer):
         self.osio = Osio()
         self.budget = context.budget
         self.spool = str(context.data / "spool")
-        self._ids = IdMaker(HubClock(self.osio, context.area.clock_offset), context.row.index)
+        self._ids = IdMaker(HubClock(self.osio, context.area.clock_cell), context.row.index)
         options = context.options or self.check_options({}, context.data)
         self._places = Places(Path(options["root"]), options["template"])
         self._places.root.mkdir(mode=0o700, parents=True, exist_ok=True)

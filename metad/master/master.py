@@ -37,8 +37,10 @@ from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
 from metad.master.worker_pool import Generation, WorkerPool
 from metad.monitor import facts as monitor_facts
 from metad.monitor.health import Health
+from metad.store import hub_time
 from metad.store.log_table import LogTable
 from metad.system import privileges
+from metad.system.osio import Osio
 from metad.system.shared_memory import Role
 from metad.workers.child import SIGNALS, describe
 
@@ -78,6 +80,7 @@ class Master:
         self._certificates = CertificateWatch(hub, self._report)
         self._health = Health(lambda: hub.config)
         self._monitor = MonitorControl(hub, self._children, specs.monitor, self._report)
+        self._hub_time = hub_time.HubTime(Osio(), hub.area, self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
     def _report(self, text: str) -> None:
@@ -121,6 +124,7 @@ class Master:
             self._collector.manage(now)
         if self._phase in (Phase.STARTING, Phase.SERVING):
             self._monitor.manage(now)
+            self._hub_time.look()
         if self._phase not in (Phase.RECOVERING, Phase.REBUILDING):
             self._recovery_jobs.manage(now)
         self._watchdog.look(self._children, self._heartbeat())
@@ -210,7 +214,7 @@ class Master:
     def _recover(self) -> None:
         """Start the recovery that runs first, alone."""
         if not self._hub.has_logs:
-            self._hub.area.clock_offset = time.time_ns() - time.monotonic_ns()
+            hub_time.begin(Osio(), self._hub.area, 0)
             self._phase = Phase.STARTING
         else:
             self._job = self._children.fork(self._specs.first_recovery())
@@ -384,6 +388,8 @@ class Master:
             connection.reply(self._collector.ask(full=request.get("full") is True))
         elif command == "gc-progress" and self._hub.has_logs:
             connection.reply(self._collector.progress())
+        elif command == "time":
+            connection.reply(self._hub_time.answer(accept=request.get("accept") is True))
         else:
             raise MetadError(f"unknown command {command!r}")
 

@@ -12,6 +12,7 @@ record and the index have; such an id is never shown.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from metad.system.osio import Osio
 
@@ -23,6 +24,7 @@ _ID = struct.Struct(">QHHI")
 _SEQUENCE = (1 << 31) - 1
 _IMPORTED = 1 << 31
 _IMPORTED_OCTET = 12
+MASK = (1 << 64) - 1
 
 
 def is_imported(message_id: bytes) -> bool:
@@ -36,32 +38,28 @@ def time_of(message_id: bytes) -> int:
 
 
 class HubClock:
-    """Hub time: the monotonic clock plus an offset that the master fixed at start.
+    """Hub time: the boot-time clock plus an offset that all processes of a hub share.
 
-    All processes of a hub share the offset (CLOCK_MONOTONIC is one for the machine), so ids of
-    different workers are in one order, whatever is done to the wall clock.
+    CLOCK_BOOTTIME is one for the machine and goes on while it is suspended, so ids of different
+    workers are in one order, whatever is done to the wall clock.  The master moves the offset
+    forward (metad.store.hub_time).
     """
 
-    def __init__(self, osio: Osio, offset_ns: int) -> None:
-        self.monotonic_ns = osio.monotonic_ns
-        self.offset_ns = offset_ns
+    def __init__(self, osio: Osio, offset: int | memoryview) -> None:
+        """`offset` in ns, or the shared cell that has it (`SharedArea.clock_cell`)."""
+        self.boottime_ns = osio.boottime_ns
+        self.cell: Sequence[int] = [offset & MASK] if isinstance(offset, int) else offset
 
     def now_us(self) -> int:
-        return (self.monotonic_ns() + self.offset_ns) // 1000
-
-
-def clock_offset(osio: Osio, greatest_id_us: int) -> int:
-    """Offset in ns that puts hub time at the real time or just above every id made so far."""
-    now = max(osio.time_ns(), (greatest_id_us + 1) * 1000)
-    return now - osio.monotonic_ns()
+        return (self.boottime_ns() + self.cell[0] & MASK) // 1000
 
 
 class IdMaker:
     """Makes the ids of one log's life, strictly increasing even if the clock stands still."""
 
     def __init__(self, clock: HubClock, node: int) -> None:
-        self._monotonic_ns = clock.monotonic_ns
-        self._offset_ns = clock.offset_ns
+        self._boottime_ns = clock.boottime_ns
+        self._cell = clock.cell
         self._node = node
         self._life = 0
         self._sequence = 0
@@ -77,7 +75,7 @@ class IdMaker:
         return _ID.pack(*made[:3], made[3] | _IMPORTED)
 
     def next(self) -> bytes:
-        now = (self._monotonic_ns() + self._offset_ns) // 1000
+        now = (self._boottime_ns() + self._cell[0] & MASK) // 1000
         if now <= self._last_us:
             now = self._last_us + 1
         self._last_us = now

@@ -14,6 +14,7 @@ import fcntl
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 
 Buffer = bytes | bytearray | memoryview
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -143,6 +144,8 @@ class Osio:
     # The clocks, for tests to replace.  Plain functions, because every message reads one.
     monotonic_ns = staticmethod(time.monotonic_ns)
     time_ns = staticmethod(time.time_ns)
+    # As the monotonic clock, and it goes on while the machine is suspended.
+    boottime_ns = staticmethod(partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME))
 
 
 def write_file(osio: Osio, path: str, data: bytes, mode: int = 0o600) -> None:

@@ -2,8 +2,9 @@
 
     cell    what
        0    layout number
-       1    clock offset in ns (two's complement)
+       1    offset of hub time to the boot-time clock, in ns (two's complement)
        2    hub state: 1 starting, 2 serving, 3 draining
+       3    1: the wall clock is implausibly far ahead (metad.store.hub_time)
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 40 cells per process
      ..     one row of 8 cells per log
@@ -197,6 +198,19 @@ class SharedArea:
     @clock_offset.setter
     def clock_offset(self, value: int) -> None:
         self.cells[1] = value & _MASK
+
+    @property
+    def clock_suspect(self) -> int:
+        return int(self.cells[3])
+
+    @clock_suspect.setter
+    def clock_suspect(self, value: int) -> None:
+        self.cells[3] = value
+
+    @property
+    def clock_cell(self) -> memoryview:
+        """The cell of the offset, for whoever reads hub time often."""
+        return self.cells[1:2]
 
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)

@@ -98,7 +98,7 @@ class CollectorWorker:
         osio = Osio()
         store = open_store(osio, config.data)
         self._logs = config.data / "logs"
-        self._clock = HubClock(osio, setup.area.clock_offset)
+        self._clock = HubClock(osio, setup.area.clock_cell)
         self._table = LogTable(setup.area, setup.semaphore, row)
         self._index = Index(store.index)
         self._index.on_lock = partial(row.__setitem__, Cell.INDEX_LOCK)
@@ -114,6 +114,7 @@ class CollectorWorker:
         )
         self._collector = Collector(tools)
         self._expiry_scan = ExpiryScan(config.data / "users", Policies(config), tools, self._clock)
+        self._expiry_scan.clock_is_suspect = lambda: setup.area.clock_suspect
         self._began = time.monotonic()
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}

@@ -10,6 +10,7 @@ A scan visits every mailbox that has mail, a hundred at a time, and looks up its
 
 Rules of this file:
 
+* While the clock is not believed (metad.store.hub_time), nothing expires.
 * Age is hub time; where that is ahead of the clock, the clock counts.  So a machine that boots with
   a clock years ahead deletes nothing while its clock is being corrected.
 * The database is opened for each scan, which sees whatever was put in its place.
@@ -18,7 +19,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -74,6 +75,7 @@ class ExpiryScan:
         self.figures = self._expiry.figures
         # Mailboxes with orphaned mail, as of the last scan.
         self.orphans = 0
+        self.clock_is_suspect: Callable[[], int] = lambda: 0
         self._next = FIRST_SECONDS
         self._again = 0.0
 
@@ -95,6 +97,9 @@ class ExpiryScan:
         self._next = now + EVERY_SECONDS
         self._again = now + AGAIN_SECONDS
         self._expiry.in_use.clear()
+        if self.clock_is_suspect():
+            self._report("warning: nothing expires: the clock is not believed (metad store time)")
+            return
         orphans = Orphans()
         with_mail = (number for number, usage in self._index.usages() if usage.messages)
         yield from self._visit(with_mail, orphans)

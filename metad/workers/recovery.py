@@ -12,8 +12,8 @@ import lmdb
 
 from metad.errors import EX_OK, MetadError
 from metad.loglines import LogLines
+from metad.store import hub_time
 from metad.store.identity import open_store
-from metad.store.ids import clock_offset
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
 from metad.store.log_table import LogTable, Semaphore
@@ -42,7 +42,7 @@ def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
     with UserDatabase(setup.data / "users", create=True) as users:
         recovery = Recovery(osio, store, lambda text: log.line("recovery", text))
         newest = recovery.run(table, setup.boot)
-        setup.area.clock_offset = clock_offset(osio, newest)
+        hub_time.begin(osio, setup.area, newest)
         # No new user gets a number that has mail, wherever the database comes from.
         index = Index(store.index)
         users.reserve(index.greatest_mailbox())

@@ -6,8 +6,8 @@ from metad.layers.logs import LogLayer
 from metad.layers.null import NullLayer
 from metad.layers.sort import SortLayer
 from metad.layers.testing import Conformance
+from metad.store import hub_time
 from metad.store.identity import open_store
-from metad.store.ids import clock_offset
 from metad.store.index import state as index_state
 from metad.store.log_table import LogTable
 from metad.store.recovery.hub import Recovery
@@ -22,7 +22,7 @@ class TestLog(Conformance):
         osio = Osio()
         table = LogTable(context.area, context.semaphore, context.area.process(2))
         recovery = Recovery(osio, open_store(osio, context.data), context.report)
-        context.area.clock_offset = clock_offset(osio, recovery.run(table, index_state.boot_id()))
+        hub_time.begin(osio, context.area, recovery.run(table, index_state.boot_id()))
 
 
 class TestNull(Conformance):

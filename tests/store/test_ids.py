@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metad.store.ids import HubClock, IdMaker, clock_offset, time_of
+from metad.store.ids import HubClock, IdMaker
 from tests.support.osio_kit import FakeClock, KitOsio
 
 
@@ -44,16 +44,3 @@ def test_a_new_life_gives_other_ids_at_the_same_time() -> None:
     clock = FakeClock()
     clock.step = 0
     assert maker(clock, life=1).next() != maker(clock, life=2).next()
-
-
-def test_hub_time_is_the_real_time_at_the_start() -> None:
-    osio = KitOsio(clock=FakeClock(monotonic=17, real=1_700_000_000 * 10**9))
-    now = HubClock(osio, clock_offset(osio, 0)).now_us()
-    assert abs(now - 1_700_000_000 * 10**6) < 10_000
-
-
-def test_hub_time_is_above_every_id_when_the_real_clock_ran_back() -> None:
-    osio = KitOsio(clock=FakeClock(real=1_000 * 10**9))
-    clock = HubClock(osio, clock_offset(osio, 1_700_000_000 * 10**6))
-    made = IdMaker(clock, 1)
-    assert time_of(made.next()) > 1_700_000_000 * 10**6

@@ -254,6 +254,9 @@ class KitOsio(Osio):
     def monotonic_ns(self) -> int:
         return self.clock.monotonic_ns() if self.clock else super().monotonic_ns()
 
+    def boottime_ns(self) -> int:
+        return self.clock.monotonic_ns() if self.clock else super().boottime_ns()
+
     def time_ns(self) -> int:
         return self.clock.time_ns() if self.clock else super().time_ns()
 

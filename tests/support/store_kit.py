@@ -25,12 +25,12 @@ from pathlib import Path
 import posix_ipc
 
 from metad.errors import RefusedError
-from metad.store import identity
+from metad.store import hub_time, identity
 from metad.store.background import Job
 from metad.store.commit.committer import Committer
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import Store
-from metad.store.ids import HubClock, IdMaker, clock_offset
+from metad.store.ids import HubClock, IdMaker
 from metad.store.index import state as index_state
 from metad.store.index.index import LISTING_ENTRY, Index
 from metad.store.index.rows import LogCounts
@@ -191,6 +191,7 @@ class StoreKit:
         self.sync = sync
         self.eager = eager
         self.boot = "boot-1"
+        self.arrived_us = 0  # what records say of the time of arrival
         self.reports: list[str] = []
         self.ledger = Ledger()
         self.writers: list[KitWriter] = []
@@ -214,8 +215,8 @@ class StoreKit:
         recovery = Recovery(self.osio, self.store, self.reports.append)
         self.table = LogTable(self.area, self.semaphore, self.area.process(7))
         greatest = recovery.run(self.table, self.boot)
-        self.area.clock_offset = clock_offset(self.osio, greatest)
-        self.clock = HubClock(self.osio, self.area.clock_offset)
+        hub_time.begin(self.osio, self.area, greatest)
+        self.clock = HubClock(self.osio, self.area.clock_cell)
         return recovery
 
     def open_index(self) -> None:
@@ -269,7 +270,7 @@ class StoreKit:
         parts = (body,) if isinstance(body, bytes) else body if isinstance(body, list) else None
         octets = b"".join(map(bytes, parts or body.chunks()))
         recipients = tuple(record.Recipient(m, f"u{m}@x", len(octets) + m) for m in mailboxes)
-        envelope = record.Envelope(0, "192.0.2.1", "h", "s@x", recipients)
+        envelope = record.Envelope(self.arrived_us, "192.0.2.1", "h", "s@x", recipients)
         self._note("sent", (sent.id, digest(octets), tuple(mailboxes)))
 
         def done(error: RefusedError | None) -> None:

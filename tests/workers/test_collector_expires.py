@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from metad.config import parse as config_parse
+from metad.store.hub_time import HubTime
 from metad.store.mailbox_locks import MailboxLocks
 from metad.system.shared_memory import Cell, ProcessRow
 from metad.users.account import Policy
@@ -52,6 +53,8 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreKit]:
         made.stop()
         made.osio.clock = None
         made.recover()
+        # Years since the newest mail: somebody confirmed the clock.
+        HubTime(made.osio, made.area, print).answer(accept=True)
         yield made
 
 
@@ -100,6 +103,17 @@ def test_what_is_in_use_goes_once_it_is_not(kit: StoreKit) -> None:
         session.release(2)
         assert in_time(lambda: row[Cell.EXPIRED] == 7)
     assert counts(kit) == [0, 7]
+
+
+def test_a_clock_that_is_not_believed_expires_nothing(
+    kit: StoreKit, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kit.area.clock_suspect = 1
+    with running(kit):
+        kit.area.process(ASKED)[Cell.ROUND] = 3
+        assert in_time(lambda: kit.area.process(ROW)[Cell.ROUND] == 3)
+    assert "nothing expires" in capfd.readouterr().err
+    assert counts(kit) == [7, 7]
 
 
 def test_without_users_it_says_so_and_collects_on(

@@ -9,27 +9,33 @@ Rules of this file:
 * Nothing is deleted without the mailbox's lock.  A mailbox in use is passed over and named.
 * A step deletes from many mailboxes under one sync, and a bounded number of messages: the locks are
   held, and the index is, for a moment.
+* A message goes if its id and its record both say that it is old enough.
 * Who has to go is not decided here (metad.workers.expiry_scan).
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from metad.store.gc.contents import Record, RecordReader
 from metad.store.gc.copy import Step, Tools
 from metad.store.gc.policy import next_generation
 from metad.store.index.index import Index, Publish
 from metad.store.index.rows import Batch
 from metad.store.log import record
 from metad.store.log.encode import Append, append_deletion
+from metad.store.log.header import log_path
+from metad.store.log.place import Place
 from metad.store.mailbox_locks import MailboxLocks
 
 # Messages per step, which is one write transaction: below a millisecond.
 DELETED = 50
 _LATEST = (1 << 64) - 1
+IMPORTED = "import"  # the client of a message that metad mail import brought
 
 
 class Due(NamedTuple):
@@ -75,7 +81,8 @@ class Expiry:
                 ids: list[bytes] = []
                 if self._old(mailbox, before, 1) and self._take(mailbox):
                     held.append(mailbox)
-                    ids = self._old(mailbox, before, room)
+                    old = self._old(mailbox, before, room)
+                    ids = [one for one in old if self._is_old(one, before)]
                     if ids:
                         group.append(self._deletion(mailbox, ids))
                 if len(ids) < room:
@@ -91,6 +98,35 @@ class Expiry:
         """The oldest messages that have to go: ids begin with the time."""
         limit = min(max(before, 0), _LATEST).to_bytes(8, "big")
         return [one for one in self._tools.index.oldest(mailbox, most) if one < limit]
+
+    def _is_old(self, message_id: bytes, before: int) -> bool:
+        """Whether the record says so too: it has the wall clock's time, which an id may not have.
+
+        What cannot be read is no evidence.  An imported message has the time of its first server:
+        then the id counts.
+        """
+        for place in self._tools.index.places(message_id):
+            found = self._read(place)
+            if found is not None and found.header.id == message_id:
+                envelope = record.unpack_envelope(found.envelope)
+                return envelope.client == IMPORTED or envelope.time_us < before
+        return False
+
+    def _read(self, place: Place) -> Record | None:
+        """The record at a place, if it can be read and verifies."""
+        tools = self._tools
+        life = tools.index.log_counts(place.log).life
+        try:
+            fd = tools.osio.open(log_path(tools.store.logs, place.log), os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            reader = RecordReader(tools.osio, fd, tools.store, place.log, life)
+            return reader.read(place.offset, place.size)
+        except OSError:
+            return None
+        finally:
+            tools.osio.close(fd)
 
     def _take(self, mailbox: int) -> bool:
         if self._locks.acquire(mailbox):

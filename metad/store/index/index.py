@@ -277,7 +277,14 @@ class Index:
                 "places": txn.stat(self._places)["entries"],
             }
 
-    def greatest_id(self) -> bytes:
-        """The greatest message id that has a place."""
+    def greatest_id(self, node: int) -> bytes:
+        """The greatest message id that has a place and that this node made."""
+        mine = node.to_bytes(2, "big")
         with _Transaction(self) as txn, txn.cursor(self._places) as cursor:
-            return bytes(cursor.key()) if cursor.last() else NO_ID
+            there = cursor.last()
+            while there:
+                key = bytes(cursor.key())
+                if key[8:10] == mine:
+                    return key
+                there = cursor.prev()
+        return NO_ID

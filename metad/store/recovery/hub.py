@@ -64,7 +64,8 @@ class Recovery:
     def run(self, table: LogTable, boot: str) -> int:
         """Recover everything before the first worker starts.
 
-        Fills the table, leaves a usable index.  Returns the greatest time in any id, in us.
+        Fills the table, leaves a usable index.  Returns the greatest time in any id that
+        this node made, in us.
         Raises OSError, lmdb.Error.
         """
         plan = self.plan_all()
@@ -107,12 +108,11 @@ class Recovery:
                 life = index.log_counts(number).life
                 table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))
             _show_counts(table, logs, index)
-            newest = time_of(index.greatest_id())
+            newest = time_of(index.greatest_id(self._store.node))
             index.sync()
         finally:
             index.close()
-        lives = max((log.life for log in logs.values()), default=0)
-        return max(newest, lives * 1_000_000)
+        return newest
 
     def _why_rebuild(self, plan: Plan, boot: str) -> str | None:
         reason = index_state.why_unusable(self._osio, self._store.index, boot)

@@ -66,6 +66,28 @@ def test_what_is_older_goes_and_nothing_else(kit: StoreKit) -> None:
     assert kit.index.usage(2) == usage_of_listing(kit, 2)
 
 
+def test_mail_of_today_with_an_id_of_last_week_stays(kit: StoreKit) -> None:
+    """Ten days of suspend, a restart, and a 7-day expiry deleted today's mail."""
+    old = kit.put([1], b"old").id
+    kit.arrived_us = time_of(old) + 10 * 86_400 * 10**6
+    today = kit.put([1], b"today").id
+    made = expire(kit, Due(1, time_of(today) + 1))
+    assert ids(kit, 1) == [today]
+    assert made.figures.messages == 1
+
+
+def test_a_record_that_cannot_be_read_does_not_expire(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = kit.put([1], b"old").id
+    with monkeypatch.context() as patch:
+        patch.setattr("metad.store.gc.expiry.RecordReader.read", lambda *_: None)
+        expire(kit, Due(1, LATE))
+    assert ids(kit, 1) == [sent]
+    expire(kit, Due(1, LATE))
+    assert ids(kit, 1) == []
+
+
 def test_it_is_durable_and_outlives_the_index(kit: StoreKit) -> None:
     sent = [kit.put([1], b"%d" % number).id for number in range(9)]
     expire(kit, Due(1, time_of(sent[7])))
