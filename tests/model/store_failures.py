@@ -1,0 +1,284 @@
+"""What fails, and what recovery does about it: of a dead process, and before a hub starts.
+
+Rules of this file:
+
+* A process is killed between any two steps, and another one is there at once.
+* A power cut takes the index, the log table, and any choice of what was not durable.
+* A recovery reads row and header of a log, then works under the log's lock, then restores the row;
+  between these steps anything may happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from tests.model.store_collector import Collector, down
+from tests.model.store_rules import (
+    Steps, freed, killed, locked, spend, with_log, with_row,
+)  # fmt: skip
+from tests.model.store_state import (
+    ACTIVE, DURABLE, FREE, FREEING, FRESH, HOLE, IDLE, KEPT, MESSAGES, NOTHING, Log, Reader, Row,
+    State, end_of, enter, forget, found, put, readable, rebuilt, stops, synced, watermark,
+)  # fmt: skip
+
+
+class Hub(Collector):
+    """All steps of the hub."""
+
+    def successors(self, state: State) -> Steps:
+        """What may come next: a sentence, and the state then (see `canonical`)."""
+        if state.rows is None:
+            yield from self._start(state)
+        else:
+            yield from self.worker(state)
+            yield from self.collector(state)
+            yield from self.recover(state)
+            if state.left.total:
+                yield from self._kills(state)
+                yield from self._flips(state)
+        if state.left.cuts:
+            yield from self._cuts(state)
+
+    # -- recovery of what a dead process had
+
+    def recover(self, state: State) -> Steps:
+        """The steps of a recovery beside the living; one is at work at a time."""
+        assert state.rows is not None
+        if state.recovery is None:
+            for number, row in enumerate(state.rows):
+                if row.owner in ("w", "c"):
+                    reader = Reader("read", number, row, state.logs[number].header)
+                    yield f"recovery: reads row and header of log {number}", state._replace(
+                        recovery=reader
+                    )
+        else:
+            yield from getattr(self, f"_recovery_{state.recovery.step}")(state, state.recovery)
+
+    def _recovery_read(self, state: State, mine: Reader) -> Steps:
+        """Take the log's lock; state its end, or free it again."""
+        number, log = mine.log, state.logs[mine.log]
+        header = log.header if self.on("recovery reads under lock") else mine.header
+        if header in (FREE, FREEING):
+            if locked(state, number):
+                new = state._replace(recovery=mine._replace(step="free"))
+                yield f"recovery: log {number} has a living writer", new
+                return
+            if self.on("free is synced again") or log.header == FREE:
+                state = with_log(state, number, freed(self, log))
+            if not self.on("forgotten under lock"):
+                new = state._replace(recovery=mine._replace(step="forgets"))
+                yield f"recovery: frees log {number} again", new
+                return
+            state = _forgotten(state, number)._replace(recovery=mine._replace(step="free"))
+            yield f"recovery: frees log {number} again, the index forgets it", state
+        elif locked(state, number):
+            yield f"recovery: leaves log {number}", state._replace(recovery=None)
+        else:
+            for did, new in self._ended(state, number, mine.row.owner):
+                is_free = new.logs[number].header == FREE
+                step = "free" if is_free else "ended"
+                yield f"recovery: {did}", new._replace(recovery=mine._replace(step=step))
+
+    def _recovery_forgets(self, state: State, mine: Reader) -> Steps:
+        new = _forgotten(state, mine.log)._replace(recovery=mine._replace(step="free"))
+        yield f"recovery: the index forgets log {mine.log}", new
+
+    def _recovery_ended(self, state: State, mine: Reader) -> Steps:
+        """Enter the messages; the watermark stays if deletions are still to come."""
+        assert state.index is not None
+        number, log = mine.log, state.logs[mine.log]
+        start, end = watermark(state, number), end_of(log, stops(state.logs))
+        tail = log.records[start:end]
+        messages = tuple(record for record in tail if record[0] == "M")
+        if len(messages) == len(tail):
+            new = self._restored(state, mine, "sealed") if start >= end else None
+            step = mine._replace(step="entered")
+            start = end
+        else:
+            new, step = None, mine._replace(step="deletes")
+        if new is None:
+            index = enter(state.index, number, log.life, messages, start)
+            new = state._replace(index=index, recovery=step)
+            yield f"recovery: enters the messages of log {number}", new
+        else:
+            yield f"recovery: restores the row of log {number}", new
+
+    def _recovery_deletes(self, state: State, mine: Reader) -> Steps:
+        assert state.index is not None
+        number, log = mine.log, state.logs[mine.log]
+        end = end_of(log, stops(state.logs))
+        tail = log.records[watermark(state, number) : end]
+        deletions = tuple(record for record in tail if record[0] == "D")
+        index = enter(state.index, number, log.life, deletions, end)
+        new = state._replace(index=index, recovery=mine._replace(step="entered"))
+        yield f"recovery: applies the deletions of log {number}", new
+
+    def _recovery_entered(self, state: State, mine: Reader) -> Steps:
+        new = self._restored(state, mine, "sealed")
+        yield f"recovery: restores the row of log {mine.log}", new
+
+    def _recovery_free(self, state: State, mine: Reader) -> Steps:
+        yield f"recovery: the row of log {mine.log} says free", self._restored(state, mine, "free")
+
+    def _restored(self, state: State, mine: Reader, what: str) -> State:
+        """The row as it was found on disk, if nobody has the log's number meanwhile."""
+        assert state.rows is not None
+        if state.rows[mine.log] == mine.row or not self.on("restoring compares"):
+            state = with_row(state, mine.log, Row(what, state.logs[mine.log].life))
+        return state._replace(recovery=None)
+
+    # -- the end of a log without a seal
+
+    def _ended(self, state: State, number: int, owner: str) -> Steps:
+        """State where a log ends: by a seal, or by the log to which its last group is copied."""
+        log = state.logs[number]
+        if log.seal != NOTHING or log.life in stops(state.logs):
+            yield f"log {number} has an end", state
+        elif not log.records and log.ends is None:
+            yield f"frees log {number}, which is empty", with_log(state, number, freed(self, log))
+        else:
+            start = _last_group(state, number)
+            if start < len(log.records) and self.on("last group is copied"):
+                copied = list(self._copied(state, number, start, owner))
+                yield from copied or [self._in_place(state, number, start)]
+            else:
+                new = synced(log)._replace(seal=len(log.records))
+                yield f"seals log {number}", with_log(state, number, new)
+
+    def _in_place(self, state: State, number: int, start: int) -> tuple[str, State]:
+        """No log is to be had for the last group.  What was acknowledged is durable where it is.
+
+        Of survivors that the index does not know, the originals are still there.
+        """
+        log = state.logs[number]
+        if log.survivors and state.index is not None and self.on("survivors are cut"):
+            new = synced(log._replace(records=log.records[:start], seal=start))
+            return f"seals log {number} in front of its last group", with_log(state, number, new)
+        new = synced(log)._replace(seal=len(log.records))
+        return f"seals log {number} with its last group", with_log(state, number, new)
+
+    def _copied(self, state: State, number: int, start: int, owner: str) -> Steps:
+        """A free log gets the last group, complete and durable, and ends the old one."""
+        log = state.logs[number]
+        group = tuple(record[:2] + DURABLE for record in log.records[start:] if record != HOLE)
+        for other, heir in enumerate(state.logs):
+            if heir.header == FREE and (state.rows is None or state.rows[other].state == "free"):
+                ends = (log.life, start)
+                new = Log(ACTIVE, FRESH, log.survivors, ends, group, len(group))
+                state = with_log(state, other, new)
+                if state.rows is not None:
+                    state = with_row(state, other, Row("active", FRESH, owner))
+                yield f"copies the last group of log {number} to log {other}", state
+                return
+
+    # -- a start
+
+    def _start(self, state: State) -> Steps:
+        """Log by log its end, then the index, then the table; nobody else is there."""
+        for number, log in enumerate(state.logs):
+            if log.header == FREEING:
+                yield f"start: frees log {number} again", with_log(state, number, freed(self, log))
+                return
+            if log.header == ACTIVE and log.seal == NOTHING:
+                for did, new in self._ended(state, number, ""):
+                    if new != state:
+                        yield f"start: {did}", new
+                        return
+        yield "start: the hub runs", _running(state)
+
+    # -- what fails
+
+    def _kills(self, state: State) -> Steps:
+        if state.left.kills:
+            if state.worker != IDLE:
+                yield "kill -9 of the worker", killed(state, "W")
+            if state.collector != IDLE:
+                yield "kill -9 of the collector", killed(state, "C")
+            if state.recovery is not None:
+                yield "kill -9 of the recovery", spend(state, "kills")._replace(recovery=None)
+        if state.left.halts:
+            yield "kill -9 of the whole hub", down(spend(state, "halts"))
+
+    @staticmethod
+    def _flips(state: State) -> Steps:
+        """One wrong entry, place or row."""
+        if not state.left.flips:
+            return
+        assert state.rows is not None
+        assert state.index is not None
+        new = spend(state, "flips")
+        index = state.index._replace(wrong=True)
+        for message in MESSAGES:
+            if state.index.entries >> message & 1 and state.messages[message] == KEPT:
+                entries = index.entries & ~(1 << message)
+                yield f"the index loses the entry of M{message}", new._replace(
+                    index=index._replace(entries=entries)
+                )
+                for number, row in enumerate(state.rows):
+                    if row.state == "sealed" and not found(state.logs, number, f"M{message}"):
+                        bits = index.places[message] | 1 << number
+                        yield f"the index has a false place of M{message}", new._replace(
+                            index=index._replace(places=put(index.places, message, bits))
+                        )
+        for number, row in enumerate(state.rows):
+            if row.state == "sealed":
+                yield f"the table says free of log {number}", with_row(
+                    new, number, row._replace(state="free")
+                )
+
+    @staticmethod
+    def _cuts(state: State) -> Steps:
+        new = down(spend(state, "cuts"))._replace(index=None)
+        for logs in product(*map(_after_cut, state.logs)):
+            yield "power cut", new._replace(logs=logs)
+
+
+def _after_cut(log: Log) -> Iterator[Log]:
+    """A log as a power cut may leave it."""
+    if log.header == FREEING:
+        yield Log(FREE, log.life)
+    kinds = [(r,) if r[2] == DURABLE or r == HOLE else (r[:2] + DURABLE, HOLE) for r in log.records]
+    for records in product(*kinds):
+        left = list(records)
+        while left and left[-1] == HOLE:
+            left.pop()
+        header = ACTIVE if log.header == FREEING else log.header
+        yield log._replace(header=header, records=tuple(left))
+
+
+def _last_group(state: State, number: int) -> int:
+    """Where the group begins of which nothing says that it is durable."""
+    records = state.logs[number].records
+    if state.index is not None:
+        return watermark(state, number)
+    at = len(records) - 1
+    while at > 0 and records[at - 1][2] not in (DURABLE, HOLE[2]):
+        at -= 1
+    return at
+
+
+def _forgotten(state: State, number: int) -> State:
+    assert state.index is not None
+    return state._replace(index=forget(state.index, number))
+
+
+def _running(state: State) -> State:
+    """The index, rebuilt or brought up to date, and the table from the headers."""
+    index = state.index
+    if index is None:
+        index = rebuilt(state.logs)
+    else:
+        for kind in "MD":
+            for number, log in enumerate(state.logs):
+                if log.header == FREE:
+                    index = forget(index, number)
+                    continue
+                start = watermark(state, number)
+                records = readable(state.logs, number)
+                tail = tuple(record for record in records[start:] if record[0] == kind)
+                index = enter(index, number, log.life, tail, max(start, len(records)))
+    rows = tuple(
+        Row("free" if log.header == FREE else "sealed", log.life) for log in state.logs
+    )
+    return state._replace(index=index, rows=rows)

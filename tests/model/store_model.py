@@ -1,0 +1,139 @@
+"""The protocol of the store, small enough to be searched to the end.
+
+Rules of this file:
+
+* The model says what the store promises to do (docs/store-model.md), not how metad does it: it
+  shares no code with metad, so that no mistake is on both sides.
+* The search is breadth first and complete: the first counterexample is a shortest one, and no
+  counterexample means that there is none within the bounds.
+* `wrong` looks at one state.  It asks what any power cut may leave at this moment, so a trace need
+  not go on to the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.model.store_failures import Hub
+from tests.model.store_state import (
+    GONE, KEPT, LOST, MESSAGES, UNKNOWN, UNSURE, Left, State, canonical, first_state, numbered, readable, survives,
+    watermark,
+)  # fmt: skip
+
+
+class Found(NamedTuple):
+    """What a search came to.  `wrong` is empty if every state is right."""
+
+    states: int
+    steps: int
+    wrong: str = ""
+    trace: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{number:3} {did}" for number, did in enumerate(self.trace, 1)]
+        return "\n".join([f"{self.wrong or 'nothing wrong'}: {self.states:,} states", *lines])
+
+
+def search(hub: Hub, logs: int, left: Left, most: int = 10**9) -> Found:
+    """Look at every state that a new store with so many logs can come to, nearest first.
+
+    Raises RuntimeError if there are more than `most`.
+    """
+    start = canonical(first_state(logs, left))
+    came: dict[State, State | None] = {start: None}
+    level, depth = [start], 0
+    while level:
+        following: list[State] = []
+        for state in level:
+            for _, raw in hub.successors(state):
+                new = canonical(raw)
+                if new in came:
+                    continue
+                came[new] = state
+                if said := wrong(new):
+                    return Found(len(came), depth + 1, said, _trace(hub, came, new))
+                following.append(new)
+        if len(came) > most:
+            raise RuntimeError(f"more than {most:,} states")
+        level, depth = following, depth + 1
+    return Found(len(came), depth)
+
+
+def _trace(hub: Hub, came: dict[State, State | None], last: State) -> tuple[str, ...]:
+    """The steps that lead to a state, with one number for each log all the way."""
+    path = []
+    at: State | None = last
+    while at is not None:
+        path.append(at)
+        at = came[at]
+    now, steps = numbered(first_state(len(last.logs), path[-1].left)), []
+    for following in reversed(path[:-1]):
+        did, raw = next(s for s in hub.successors(now) if canonical(s[1]) == following)
+        now = numbered(raw)
+        steps.append(did)
+    return tuple(steps)
+
+
+# -- what must hold
+
+
+def wrong(state: State) -> str:
+    """What is wrong with a state, or nothing."""
+    return next(iter(_wrongs(state)), "")
+
+
+def _wrongs(state: State) -> Iterator[str]:
+    after = survives(state.logs)
+    for message, what in zip(MESSAGES, state.messages, strict=True):
+        copy, deletion = f"M{message}", f"D{message}"
+        is_kept = all(copy in sure and deletion not in perhaps for sure, perhaps in after)
+        is_gone = all(copy not in perhaps or deletion in sure for sure, perhaps in after)
+        if what == KEPT and not is_kept:
+            yield f"M{message} is acknowledged, and a power cut may lose it"
+        if what == GONE and not is_gone:
+            yield f"M{message} is gone, and a power cut may bring it back"
+        if state.index is not None and not state.index.wrong:
+            yield from _wrong_listing(state, message, is_kept, is_gone)
+    if state.rows is not None:
+        for who, process in (("W", state.worker), ("C", state.collector)):
+            if process.log >= 0 and state.rows[process.log].owner != who:
+                yield f"the row of log {process.log} is not its writer's"
+
+
+def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> Iterator[str]:
+    """What the index lists is durable, and differs from the logs only where it lags."""
+    assert state.index is not None
+    what = state.messages[message]
+    if _is_in_place(state, message):
+        is_kept = is_gone = True  # not acknowledged; recovery said so
+    if state.index.entries >> message & 1:
+        if what == UNKNOWN and not is_kept:
+            yield f"M{message} is listed, and a power cut may lose it"
+        if what == GONE and not _lags(state, f"D{message}"):
+            yield f"M{message} is gone, and the index lists it"
+        if not state.index.places[message]:
+            yield f"M{message} is listed without a place"
+    else:
+        if what == UNSURE and not is_gone:
+            yield f"M{message} is not listed any more, and a power cut may bring it back"
+        if what == KEPT and not _lags(state, f"M{message}"):
+            yield f"M{message} is acknowledged, and the index does not list it"
+
+
+def _is_in_place(state: State, message: int) -> bool:
+    """Whether no log was to be had for a last group that may not be durable."""
+    return any(
+        record[1:] == f"{message}{LOST}" and log.seal >= 0
+        for log in state.logs
+        for record in log.records
+    )
+
+
+def _lags(state: State, what: str) -> bool:
+    """Whether the index has still to enter such a record."""
+    return any(
+        record[:2] == what
+        for number in range(len(state.logs))
+        for record in readable(state.logs, number)[watermark(state, number) :]
+    )

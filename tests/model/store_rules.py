@@ -1,0 +1,292 @@
+"""What a worker and the collector do, step by step, by the rules of the store.
+
+Rules of this file:
+
+* A step is what happens between two moments at which a process may be killed: one write, one
+  sync, one index transaction, one change of a row.
+* Every rule has a name, in RULES.  A mutant is the model with some of them switched off.
+* What a process reads, it reads in the step that uses it; only a recovery reads early, because it
+  may be stopped in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.model.store_state import (
+    ACTIVE, CAPACITY, DIRTY, FREE, FRESH, GOING, GONE, IDLE, KEPT, MESSAGES, NEW, NOTHING, SENT,
+    UNKNOWN, UNSURE, Log, Process, Row, State, end_of, enter, put, stops, synced, unsynced,
+    watermark,
+)  # fmt: skip
+
+Steps = Iterator[tuple[str, State]]
+
+RULES = {
+    "answer after sync": "250 and +OK come after the sync",
+    "failed sync is final": "a failed sync is never tried again on that log",
+    "end stated first": "451 comes after the next log states where the failed one ends",
+    "watermark is exact": "the watermark is the end of what is entered",
+    "a life is new": "a log is reused under a life that no log has had",
+    "header read before reuse": "a log is reused if its header, under its lock, is free and of the"
+    " life that the table names",
+    "nothing is appended after recovery": "no log is appended to by a second process",
+    "survivors durable first": "survivors are durable before the index hears of them",
+    "survivors entered first": "survivors are entered before the victim is freed",
+    "refusal ends the log": "a survivors' log whose group the index refused is ended",
+    "failure is stated": "a survivors' log whose sync failed is ended by its successor at once",
+    "gate when copying": "no collection begins while a survivors' log is not indexed to its end",
+    "gate when freeing": "no log is freed while a survivors' log is not indexed to its end",
+    "needed deletions stay": "a deletion record is kept while a copy has a place elsewhere",
+    "death is proven": "a message is dead by a deletion record that was read, not by the index",
+    "copies are read": "a copy elsewhere counts if it was read and verified",
+    "successors stay": "a log that states another's end outlives it",
+    "free before forgotten": "places are dropped when the header that says free is durable",
+    "tidying compares": "tidying changes a row if owner and life are as it read them",
+    "restoring compares": "recovery restores a row if owner and life are as it read them",
+    "recovery reads under lock": "recovery goes by the header that it read under the log's lock",
+    "forgotten under lock": "recovery has the index forget a free log under the log's lock",
+    "free is synced again": "a log found free is marked free again, and synced",
+    "last group is copied": "the last group of an unsealed log is written anew",
+    "survivors are cut": "where no log is to be had for it, the last group of survivors is cut",
+}
+
+
+class Rules:
+    """The rules, less those that a mutant lacks; and the steps that they allow."""
+
+    def __init__(self, off: frozenset[str] = frozenset()) -> None:
+        assert off <= RULES.keys()
+        self._off = off
+
+    def on(self, rule: str) -> bool:
+        assert rule in RULES
+        return rule not in self._off
+
+    # -- a new log
+
+    def _next_log(self, state: State, who: str) -> Steps:
+        """The table gives the first log whose row is free, and its next life begins there.
+
+        The process may be killed in between, when only the table knows of it.
+        """
+        assert state.rows is not None
+        process = state.worker if who == "W" else state.collector
+        for number, row in enumerate(state.rows):
+            if row.state == "free":
+                rows = put(state.rows, number, Row("preparing", FRESH, who))
+                taker = process._replace(taking=number, named=row.life)
+                given = with_process(state._replace(rows=rows), who, taker)
+                yield self._begin(given, taker, who)
+                if state.left.kills:
+                    yield f"is given log {number} and killed", killed(given, who)
+                return
+
+    def _begin(self, state: State, process: Process, who: str) -> tuple[str, State]:
+        """Begin the log's next life, if its own header says that it is free.
+
+        The log of a process whose last one failed states where that one ends.
+        """
+        assert state.rows is not None
+        number, log = process.taking, state.logs[process.taking]
+        done = process._replace(taking=NOTHING, named=0)
+        is_free = log.header == FREE and log.life == process.named and not locked(state, number)
+        if self.on("header read before reuse") and not is_free:
+            row = state.rows[number]._replace(state="collecting")
+            state = state._replace(rows=put(state.rows, number, row))
+            return f"leaves log {number} alone", with_process(state, who, done)
+        ends = None
+        if process.step == "failed":
+            broken = state.logs[process.log]
+            failed = process.count if who == "C" else 1
+            ends = (broken.life, len(broken.records) - failed)
+        is_new = self.on("a life is new")
+        life = state.rows[number].life if is_new else log.life
+        old = () if is_new else log.records
+        new = Log(ACTIVE, life, who == "C", ends, old)
+        rows = put(state.rows, number, Row("active", life, who))
+        done = done._replace(log=number, count=0)
+        state = state._replace(logs=put(state.logs, number, new), rows=rows)
+        said = f", which ends log {process.log} at {ends[1]}" if ends else ""
+        return f"begins log {number}{said}", with_process(state, who, done)
+
+    # -- the worker
+
+    def worker(self, state: State) -> Steps:
+        """Every step that the worker may take now, with what is left of its failures."""
+        step = state.worker.step
+        if step == "idle":
+            yield from self._worker_idle(state)
+        elif step == "wrote":
+            yield from self._worker_syncs(state)
+        elif step == "synced":
+            yield from self._worker_enters(state)
+        elif step == "behind":
+            yield "worker: the index catches up", self._entered(state)
+        elif step == "failed":
+            yield from self._worker_states_the_end(state)
+
+    def _worker_states_the_end(self, state: State) -> Steps:
+        """The next log does, then the client is refused."""
+        for did, new in self._next_log(state, "W"):
+            if new.worker.log in (state.worker.log, NOTHING):
+                yield f"worker: {did}", new
+            else:
+                yield f"worker: {did}, then refuses {state.worker.record}", self._refused(new)
+
+    def _worker_idle(self, state: State) -> Steps:
+        assert state.rows is not None
+        worker = state.worker
+        if worker.log == NOTHING:
+            if any(self._requests(state)):
+                for did, new in self._next_log(state, "W"):
+                    yield f"worker: {did}", new
+            if not self.on("nothing is appended after recovery"):
+                for number, row in enumerate(state.rows):
+                    if row.state == "sealed" and len(state.logs[number].records) < CAPACITY:
+                        rows = put(state.rows, number, row._replace(state="active", owner="W"))
+                        new = state._replace(rows=rows, worker=worker._replace(log=number))
+                        yield f"worker: goes on with log {number}", new
+            return
+        log = state.logs[worker.log]
+        if len(log.records) < CAPACITY:
+            for record in self._requests(state):
+                yield f"worker: writes {record} to log {worker.log}", self._write(state, record)
+        if log.records and self.on("nothing is appended after recovery"):
+            yield f"worker: seals log {worker.log}", sealed(state, "W")
+
+    @staticmethod
+    def _requests(state: State) -> Iterator[str]:
+        """What clients may ask for: the next message, the deletion of one that is listed."""
+        assert state.index is not None
+        for message in MESSAGES:
+            if state.messages[message] == NEW:
+                yield f"M{message}"
+                break
+        for message in MESSAGES:
+            is_listed = state.index.entries >> message & 1
+            if is_listed and state.messages[message] in (KEPT, UNKNOWN, UNSURE):
+                yield f"D{message}"
+
+    def _write(self, state: State, record: str) -> State:
+        worker, log = state.worker, state.logs[state.worker.log]
+        at = len(log.records) if self.on("a life is new") else worker.count
+        records = (*log.records[:at], record + DIRTY, *log.records[at + 1 :])
+        state = answered(state, record, SENT if record[0] == "M" else GOING)
+        worker = worker._replace(step="wrote", record=record, count=at + 1)
+        state = with_log(state, worker.log, log._replace(records=records))._replace(worker=worker)
+        return state if self.on("answer after sync") else acknowledged(state, record)
+
+    def _worker_syncs(self, state: State) -> Steps:
+        worker, log = state.worker, state.logs[state.worker.log]
+        new = state._replace(worker=worker._replace(step="synced"))
+        yield f"worker: syncs log {worker.log}", with_log(new, worker.log, synced(log))
+        if state.left.syncs:
+            new = spend(state, "syncs")._replace(worker=worker._replace(step="failed"))
+            if not self.on("failed sync is final"):
+                new = new._replace(worker=worker)  # and tries again
+            elif not self.on("end stated first"):
+                new = self._refused(new)
+                new = new._replace(worker=IDLE)
+            new = with_log(new, worker.log, unsynced(log))
+            yield f"worker: the sync of log {worker.log} fails", new
+
+    def _worker_enters(self, state: State) -> Steps:
+        worker = state.worker
+        yield f"worker: {worker.record} is entered and answered", self._entered(state)
+        if state.left.refusals:
+            new = acknowledged(spend(state, "refusals"), worker.record)
+            new = new._replace(worker=worker._replace(step="behind"))
+            yield f"worker: the index refuses {worker.record}, which is answered", new
+
+    def _entered(self, state: State) -> State:
+        assert state.index is not None
+        worker = state.worker
+        log = state.logs[worker.log]
+        mark = len(log.records) if self.on("a life is new") else worker.count
+        mark += not self.on("watermark is exact")
+        index = enter(state.index, worker.log, log.life, (worker.record,), mark)
+        idle = worker._replace(step="idle", record="")
+        return acknowledged(state._replace(index=index, worker=idle), worker.record)
+
+    @staticmethod
+    def _refused(state: State) -> State:
+        """The client is told that it failed."""
+        worker = state.worker
+        state = answered(state, worker.record, GONE if worker.record[0] == "M" else KEPT)
+        return state._replace(worker=worker._replace(step="idle", record=""))
+
+
+# -- small changes
+
+
+def with_log(state: State, number: int, log: Log) -> State:
+    return state._replace(logs=put(state.logs, number, log))
+
+
+def with_row(state: State, number: int, row: Row) -> State:
+    assert state.rows is not None
+    return state._replace(rows=put(state.rows, number, row))
+
+
+def with_process(state: State, who: str, process: Process) -> State:
+    return state._replace(worker=process) if who == "W" else state._replace(collector=process)
+
+
+def answered(state: State, record: str, what: str) -> State:
+    """What the client knows now of the message that a record is about."""
+    return state._replace(messages=put(state.messages, int(record[1]), what))
+
+
+def acknowledged(state: State, record: str) -> State:
+    return answered(state, record, KEPT if record[0] == "M" else GONE)
+
+
+def spend(state: State, kind: str) -> State:
+    """One failure less that may still happen."""
+    left = state.left
+    less = {"total": left.total - 1, kind: getattr(left, kind) - 1}
+    left = left._replace(**less)
+    return state._replace(left=left if left.total else type(left)())
+
+
+def locked(state: State, number: int) -> bool:
+    """Whether a living process has the log's lock."""
+    return number in (state.worker.log, state.collector.log) or (
+        number == state.collector.victim and state.collector.step != "tidied"
+    )
+
+
+def killed(state: State, who: str) -> State:
+    """After kill -9 of a process: its rows wait for a recovery, its clients for an answer."""
+    state = with_process(unanswered(state) if who == "W" else state, who, IDLE)
+    rows = tuple(
+        row._replace(owner=who.lower()) if row.owner == who else row for row in state.rows or ()
+    )
+    return spend(state._replace(rows=rows), "kills")
+
+
+def unanswered(state: State) -> State:
+    """The worker is gone: who waited for its answer will not get it."""
+    changed = {SENT: UNKNOWN, GOING: UNSURE}
+    return state._replace(messages=tuple(changed.get(one, one) for one in state.messages))
+
+
+def sealed(state: State, who: str) -> State:
+    """The process seals the log that it appends to."""
+    process = state.worker if who == "W" else state.collector
+    number, log = process.log, state.logs[process.log]
+    state = with_log(state, number, synced(log)._replace(seal=len(log.records)))
+    state = with_row(state, number, Row("sealed", log.life))
+    return with_process(state, who, process._replace(log=NOTHING, count=0))
+
+
+def is_indexed(state: State, number: int) -> bool:
+    """Whether the index has all records of a log that count."""
+    return watermark(state, number) >= end_of(state.logs[number], stops(state.logs))
+
+
+def freed(rules: Rules, log: Log) -> Log:
+    """A log that is durably free.  Its octets stay, which matters only if a life is used twice."""
+    old = () if rules.on("a life is new") else log.records
+    return Log(FREE, log.life, records=old)
+

@@ -1,0 +1,319 @@
+"""The state of the store's model: messages, logs on a disk, index, log table, processes.
+
+Rules of this file:
+
+* A state is a tuple of tuples, so that equal states are one in the search.
+* A record is written as kind, message, and where it is: `M0d`.  DURABLE; DIRTY in the page cache,
+  which the next sync makes durable; LOST in the page cache, clean by the kernel's word after a
+  failed sync, which no sync makes durable.  A place in a log whose record is gone is a HOLE.
+* What a power cut leaves is not known beforehand: `survives` has what every one leaves and what
+  some may.  Mail needs a copy, and a deletion a record, that every one leaves.
+* Lives are only compared.  `canonical` numbers them by the logs that have them, so that a store
+  that has lived long is no new state.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+
+MESSAGES = (0, 1)
+CAPACITY = 4  # records of a log
+
+DURABLE, DIRTY, LOST, HOLE = "d", "c", "x", "---"
+ACTIVE, FREEING, FREE = "active", "freeing", "free"  # FREEING: free in the page cache alone
+NOTHING = -1
+FRESH = 99  # a life that no log has had; `canonical` gives it its number
+
+# What the client knows of a message, or its next session of its mailbox.
+NEW, SENT, KEPT, UNKNOWN = "new", "sent", "kept", "unknown"
+GOING, UNSURE, GONE = "going", "unsure", "gone"  # deletion sent; not answered; answered
+
+
+class Log(NamedTuple):
+    """One file.  `ends`: (life, end) that its header states of a failed predecessor."""
+
+    header: str
+    life: int
+    survivors: bool = False
+    ends: tuple[int, int] | None = None
+    records: tuple[str, ...] = ()
+    seal: int = NOTHING
+
+
+class Index(NamedTuple):
+    """The view.  `entries` and each of `places` are bits: messages listed, logs with a copy.
+
+    `marks`: life and watermark of each log.  `wrong`: a bit in it was flipped.
+    """
+
+    entries: int
+    places: tuple[int, ...]
+    marks: tuple[tuple[int, int], ...]
+    wrong: bool = False
+
+
+class Row(NamedTuple):
+    """A row of the log table.  `owner`: W, C; w, c when that process is dead."""
+
+    state: str
+    life: int
+    owner: str = ""
+
+
+class Process(NamedTuple):
+    """A worker or the collector.  `log`: it appends here; `taking`: a log being made ready.
+
+    `named`: the life that the table named for it; `count`: records of the group under way.
+    """
+
+    step: str = "idle"
+    log: int = NOTHING
+    taking: int = NOTHING
+    named: int = 0
+    record: str = ""
+    victim: int = NOTHING
+    count: int = 0
+    row: Row | None = None
+
+
+class Reader(NamedTuple):
+    """A recovery at work on `log`, with what it read of row and header before it had the lock."""
+
+    step: str
+    log: int
+    row: Row
+    header: str
+
+
+class Left(NamedTuple):
+    """Failures that may still happen, all in all and of each kind."""
+
+    total: int = 0
+    kills: int = 0
+    cuts: int = 0
+    halts: int = 0
+    syncs: int = 0
+    refusals: int = 0
+    flips: int = 0
+
+
+class State(NamedTuple):
+    """Everything.  `rows` is None while no hub runs; `index` is None when it must be rebuilt."""
+
+    messages: tuple[str, ...]
+    logs: tuple[Log, ...]
+    index: Index | None
+    rows: tuple[Row, ...] | None
+    worker: Process
+    collector: Process
+    recovery: Reader | None
+    left: Left
+
+
+IDLE = Process()
+
+
+def first_state(logs: int, left: Left) -> State:
+    """A new store whose logs are free and whose hub runs."""
+    files = tuple(Log(FREE, number + 1) for number in range(logs))
+    rows = tuple(Row("free", number + 1) for number in range(logs))
+    index = Index(0, (0,) * len(MESSAGES), ((0, 0),) * logs)
+    return State((NEW,) * len(MESSAGES), files, index, rows, IDLE, IDLE, None, left)
+
+
+def put(items: tuple[Item, ...], at: int, item: Item) -> tuple[Item, ...]:
+    """A tuple with one item replaced."""
+    return (*items[:at], item, *items[at + 1 :])
+
+
+# -- logs
+
+
+def stops(logs: tuple[Log, ...]) -> dict[int, int]:
+    """Where failed lives end, as the headers of their successors state."""
+    return {log.ends[0]: log.ends[1] for log in logs if log.ends and log.header != FREE}
+
+
+def end_of(log: Log, ends: dict[int, int]) -> int:
+    """How many records of a log count."""
+    if log.life in ends:
+        return ends[log.life]
+    return log.seal if log.seal != NOTHING else len(log.records)
+
+
+def readable(logs: tuple[Log, ...], number: int) -> tuple[str, ...]:
+    """The records of a log as whoever reads it now finds them."""
+    log = logs[number]
+    if log.header != ACTIVE:
+        return ()
+    return log.records[: end_of(log, stops(logs))]
+
+
+def found(logs: tuple[Log, ...], number: int, what: str) -> bool:
+    """Whether a log has a record such as `M0`, read and verified."""
+    return any(record[:2] == what for record in readable(logs, number))
+
+
+@lru_cache(1 << 16)
+def survives(logs: tuple[Log, ...]) -> list[tuple[set[str], set[str]]]:
+    """What every power cut leaves, and what some may; once for each that a freed log may turn to.
+
+    A log whose header says free in the page cache alone is there with all that it has, or is not.
+    """
+    found: list[tuple[set[str], set[str]]] = []
+    for headers in product(*((ACTIVE, FREE) if x.header == FREEING else (x.header,) for x in logs)):
+        there = tuple(log for log, header in zip(logs, headers, strict=True) if header == ACTIVE)
+        ends = stops(there)
+        records = [record for log in there for record in log.records[: end_of(log, ends)]]
+        durable = {record[:2] for record in records if record[2] == DURABLE}
+        found.append((durable, {record[:2] for record in records}))
+    return found
+
+
+def synced(log: Log) -> Log:
+    """After a sync that succeeded: what was dirty is durable, what was lost stays lost."""
+    return log._replace(records=tuple(r[:2] + DURABLE if r[2] == DIRTY else r for r in log.records))
+
+
+def unsynced(log: Log) -> Log:
+    """After a sync that failed."""
+    return log._replace(records=tuple(r[:2] + LOST if r[2] == DIRTY else r for r in log.records))
+
+
+# -- index
+
+
+def watermark(state: State, number: int) -> int:
+    """How many records of a log the index has entered, in this life of it."""
+    assert state.index is not None
+    life, mark = state.index.marks[number]
+    return mark if life == state.logs[number].life else 0
+
+
+def enter(index: Index, number: int, life: int, records: tuple[str, ...], mark: int) -> Index:
+    """Enter records of a log, messages before deletions.
+
+    A message that has a row gets one more place; one that has none is entered as new.
+    """
+    entries, places = index.entries, index.places
+    for record in records:
+        if record[0] == "M":
+            message = int(record[1])
+            entries |= 0 if places[message] else 1 << message
+            places = put(places, message, places[message] | 1 << number)
+    for record in records:
+        if record[0] == "D":
+            entries &= ~(1 << int(record[1]))
+    return index._replace(
+        entries=entries, places=places, marks=put(index.marks, number, (life, mark))
+    )
+
+
+def forget(index: Index, number: int) -> Index:
+    """Drop all places in a log, and its row."""
+    places = tuple(bits & ~(1 << number) for bits in index.places)
+    return index._replace(places=places, marks=put(index.marks, number, (0, 0)))
+
+
+def rebuilt(logs: tuple[Log, ...]) -> Index:
+    """The index from the logs alone: all messages, less all deletions."""
+    index = Index(0, (0,) * len(MESSAGES), ((0, 0),) * len(logs))
+    deleted: set[str] = set()
+    for number, log in enumerate(logs):
+        if log.header == ACTIVE:
+            records = readable(logs, number)
+            deleted.update(record[1] for record in records if record[0] == "D")
+            copies = tuple(record for record in records if record[0] == "M")
+            index = enter(index, number, log.life, copies, end_of(log, stops(logs)))
+    gone = sum(1 << int(message) for message in deleted)
+    return index._replace(entries=index.entries & ~gone)
+
+
+# -- one state for all that differ in numbers alone
+
+
+def canonical(state: State) -> State:
+    """The same state with its logs in order, and their lives numbered by that order."""
+    order = sorted(range(len(state.logs)), key=lambda number: _order(state, number))
+    return numbered(state if order == sorted(order) else _moved(state, order))
+
+
+def _order(state: State, number: int) -> tuple[object, ...]:
+    """What tells a log from another one, apart from lives."""
+    log = state.logs[number]
+    key: tuple[object, ...] = (
+        log.header, log.records, log.seal, log.survivors, log.ends[1] if log.ends else NOTHING,
+        number == state.worker.log, number == state.collector.log,
+        number == state.collector.victim,
+        state.recovery is not None and number == state.recovery.log,
+    )  # fmt: skip
+    if state.rows is not None:
+        key = (*key, state.rows[number].state, state.rows[number].owner)
+    if state.index is not None:
+        key = (*key, state.index.marks[number][1], *(b >> number & 1 for b in state.index.places))
+    return key
+
+
+def _moved(state: State, order: list[int]) -> State:
+    """The state with the logs in this order."""
+    at = {NOTHING: NOTHING} | {old: new for new, old in enumerate(order)}
+    index, rows, reader = state.index, state.rows, state.recovery
+    worker, mine = state.worker, state.collector
+    if index is not None:
+        places = tuple(
+            sum((bits >> old & 1) << new for new, old in enumerate(order)) for bits in index.places
+        )
+        marks = tuple(index.marks[old] for old in order)
+        index = index._replace(places=places, marks=marks)
+    return state._replace(
+        logs=tuple(state.logs[old] for old in order),
+        rows=None if rows is None else tuple(rows[old] for old in order),
+        index=index,
+        worker=worker._replace(log=at[worker.log]),
+        collector=mine._replace(log=at[mine.log], victim=at[mine.victim]),
+        recovery=None if reader is None else reader._replace(log=at[reader.log]),
+    )
+
+
+def numbered(state: State) -> State:
+    """The same state with lives numbered by the logs that have them."""
+    names = {log.life: number for number, log in enumerate(state.logs, 1)}
+    names[0] = 0
+    current = len(names)
+    rows, index = state.rows, state.index
+    if rows is not None:
+        for row in rows:
+            names.setdefault(row.life, len(names))
+        rows = tuple(row._replace(life=names[row.life]) for row in rows)
+    logs = tuple(
+        log._replace(life=names[log.life], ends=_current_ends(log, names, current))
+        for log in state.logs
+    )
+    if index is not None:
+        marks = tuple(
+            (names[life], mark) if life and life == state.logs[number].life else (0, 0)
+            for number, (life, mark) in enumerate(index.marks)
+        )
+        index = index._replace(marks=marks)
+    mine, reader = state.collector, state.recovery
+    if mine.row is not None:
+        mine = mine._replace(row=_named(mine.row, names))
+    if reader is not None:
+        reader = reader._replace(row=_named(reader.row, names))
+    return state._replace(logs=logs, rows=rows, index=index, collector=mine, recovery=reader)
+
+
+def _current_ends(log: Log, names: dict[int, int], current: int) -> tuple[int, int] | None:
+    """A statement about a life that no log has any more says nothing."""
+    if log.ends is None or names.get(log.ends[0], current) >= current:
+        return None
+    return names[log.ends[0]], log.ends[1]
+
+
+def _named(row: Row, names: dict[int, int]) -> Row:
+    """A row that was read some time ago; its life may be no log's any more."""
+    return row._replace(life=names.get(row.life, len(names)))
