@@ -13,13 +13,38 @@ Rules of this file:
 from __future__ import annotations
 
 from tests.model.store_rules import (
-    Rules, Steps, freed, is_indexed, locked, sealed, spend, unanswered,
-    with_log, with_row,
-)  # fmt: skip
+    Rules,
+    Steps,
+    forgotten,
+    freed,
+    is_indexed,
+    locked,
+    sealed,
+    spend,
+    unanswered,
+    with_log,
+    with_row,
+)
 from tests.model.store_state import (
-    ACTIVE, CAPACITY, DIRTY, FREE, FREEING, HOLE, IDLE, NOTHING, Row, State, end_of, enter, forget,
-    found, readable, stops, synced, unsynced, watermark,
-)  # fmt: skip
+    ACTIVE,
+    CAPACITY,
+    DIRTY,
+    FREE,
+    FREEING,
+    HOLE,
+    IDLE,
+    NOTHING,
+    Row,
+    State,
+    end_of,
+    enter,
+    found,
+    readable,
+    stops,
+    synced,
+    unsynced,
+    watermark,
+)
 
 
 class Collector(Rules):
@@ -32,9 +57,10 @@ class Collector(Rules):
     def _when_failed(self, state: State) -> Steps:
         """The next log states where the failed one ends."""
         for did, new in self._next_log(state, "C"):
-            if new.collector.log not in (state.collector.log, NOTHING):
-                new = new._replace(collector=new.collector._replace(step="idle", count=0))
-            yield f"collector: {did}", new
+            mine = new.collector
+            if mine.log not in (state.collector.log, NOTHING):
+                mine = mine._replace(step="idle", group=0)
+            yield f"collector: {did}", new._replace(collector=mine)
 
     # -- between two collections
 
@@ -96,16 +122,16 @@ class Collector(Rules):
 
     def _survivors(self, state: State, number: int) -> tuple[str, ...] | None:
         """What has to be copied of a victim; None: the index says what no log proves."""
-        assert state.index is not None
+        assert state.view is not None
         group: list[str] = []
         for record in readable(state.logs, number):
             if record == HOLE:
                 continue
             what, message = record[:2], int(record[1])
             if record[0] == "D":
-                elsewhere = state.index.places[message] & ~(1 << number)
+                elsewhere = state.view.places[message] & ~(1 << number)
                 stays = bool(elsewhere) and self.on("needed deletions stay")
-            elif state.index.entries >> message & 1:
+            elif state.view.entries >> message & 1:
                 stays = not self._is_elsewhere(state, number, message)
             elif self.on("death is proven") and not _is_deleted(state, message):
                 return None
@@ -117,9 +143,9 @@ class Collector(Rules):
 
     def _is_elsewhere(self, state: State, number: int, message: int) -> bool:
         """Whether another log has a copy, which the index knows."""
-        assert state.index is not None
+        assert state.view is not None
         return any(
-            state.index.places[message] >> other & 1
+            state.view.places[message] >> other & 1
             and (found(state.logs, other, f"M{message}") or not self.on("copies are read"))
             for other in range(len(state.logs))
             if other != number
@@ -137,7 +163,7 @@ class Collector(Rules):
         log = new.logs[mine.log]
         records = (*log.records, *(what + DIRTY for what in group))
         new = with_log(new, mine.log, log._replace(records=records))
-        taken = mine._replace(step="wrote", victim=number, count=len(group))
+        taken = mine._replace(step="wrote", victim=number, group=len(group))
         new = new._replace(collector=taken)
         yield f"{did}, copies {' '.join(group)} to log {mine.log}", new
 
@@ -159,20 +185,20 @@ class Collector(Rules):
             yield f"collector: the sync of log {mine.log} fails", new
 
     def _when_synced(self, state: State) -> Steps:
-        assert state.index is not None
+        assert state.view is not None
         mine = state.collector
         log = state.logs[mine.log]
-        group = log.records[len(log.records) - mine.count :]
+        group = log.records[len(log.records) - mine.group :]
         copies = tuple(record for record in group if record[0] == "M")
-        index = enter(state.index, mine.log, log.life, copies, len(log.records))
-        moved = mine._replace(step="moved", count=0)
-        new = state._replace(index=index, collector=moved)
+        index = enter(state.view, mine.log, log.life, copies, len(log.records))
+        moved = mine._replace(step="moved", group=0)
+        new = state._replace(view=index, collector=moved)
         yield f"collector: enters the copies in log {mine.log}", new
         if not self.on("survivors entered first"):
             yield "collector: does not enter the copies", state._replace(collector=moved)
         if state.left.refusals:
             new = given_back(spend(state, "refusals"))
-            new = new._replace(collector=mine._replace(step="idle", victim=NOTHING, count=0))
+            new = new._replace(collector=mine._replace(step="idle", victim=NOTHING, group=0))
             if self.on("refusal ends the log"):
                 new = sealed(new, "C")
             yield f"collector: the index refuses the copies in log {mine.log}", new
@@ -183,13 +209,13 @@ class Collector(Rules):
         mine = state.collector
         if not self._gate(state) and self.on("gate when freeing"):
             idle = mine._replace(step="idle", victim=NOTHING)
-            yield f"collector: gives log {mine.victim} back", given_back(state)._replace(
-                collector=idle
+            yield (
+                f"collector: gives log {mine.victim} back",
+                given_back(state)._replace(collector=idle),
             )
             return
         if not self.on("free before forgotten"):
-            assert state.index is not None
-            state = state._replace(index=forget(state.index, mine.victim))
+            state = forgotten(state, mine.victim)
         log = state.logs[mine.victim]
         new = with_log(state, mine.victim, log._replace(header=FREEING))
         new = new._replace(collector=mine._replace(step="freeing"))
@@ -202,11 +228,10 @@ class Collector(Rules):
         yield f"collector: syncs log {mine.victim}, which is free", new
 
     def _when_freed(self, state: State) -> Steps:
-        assert state.index is not None
         mine = state.collector
         number = mine.victim
         idle = mine._replace(step="idle", victim=NOTHING)
-        new = state._replace(index=forget(state.index, number), collector=idle)
+        new = forgotten(state, number)._replace(collector=idle)
         new = with_row(new, number, Row("free", state.logs[number].life))
         yield f"collector: the index forgets log {number}, the table says free", new
         if state.left.refusals:
@@ -217,22 +242,23 @@ class Collector(Rules):
 
     def _tidies(self, state: State, number: int) -> Steps:
         """A log entered as being collected, which no living process has."""
-        assert state.index is not None
+        assert state.view is not None
         assert state.rows is not None
         if locked(state, number):
             return
         log, row = state.logs[number], state.rows[number]
         if log.header == ACTIVE:
-            if log.life == state.index.marks[number][0]:
+            if log.life == state.view.marks[number][0]:
                 new = with_row(state, number, Row("sealed", log.life))
                 yield f"collector: log {number} was not freed: sealed again", new
             return
         if log.header == FREE or self.on("free is synced again"):
             state = with_log(state, number, freed(self, log))
-        state = state._replace(index=forget(state.index, number))
+        state = forgotten(state, number)
         mine = state.collector._replace(step="tidied", victim=number, row=row)
-        yield f"collector: log {number} is free: the index forgets it", state._replace(
-            collector=mine
+        yield (
+            f"collector: log {number} is free: the index forgets it",
+            state._replace(collector=mine),
         )
 
     def _when_tidied(self, state: State) -> Steps:
@@ -255,16 +281,16 @@ def given_back(state: State) -> State:
 
 def rest_entered(state: State, number: int) -> State:
     """The index gets what it lacks of a sealed log."""
-    assert state.index is not None
+    assert state.view is not None
     log = state.logs[number]
     end = end_of(log, stops(state.logs))
     rest = log.records[watermark(state, number) : end]
-    return state._replace(index=enter(state.index, number, log.life, rest, end))
+    return state._replace(view=enter(state.view, number, log.life, rest, end))
 
 
 def suspect(state: State) -> State:
     """The index is not believed any more: everything stops, and the next start rebuilds it."""
-    return down(state)._replace(index=None)
+    return down(state)._replace(view=None)
 
 
 def down(state: State) -> State:

@@ -15,12 +15,43 @@ from itertools import product
 
 from tests.model.store_collector import Collector, down
 from tests.model.store_rules import (
-    Steps, freed, killed, locked, spend, with_log, with_row,
-)  # fmt: skip
+    Steps,
+    forgotten,
+    free_rows,
+    freed,
+    is_indexed,
+    killed,
+    locked,
+    spend,
+    with_log,
+    with_row,
+)
 from tests.model.store_state import (
-    ACTIVE, DURABLE, FREE, FREEING, FRESH, HOLE, IDLE, KEPT, MESSAGES, NOTHING, Log, Reader, Row,
-    State, end_of, enter, forget, found, put, readable, rebuilt, stops, synced, watermark,
-)  # fmt: skip
+    ACTIVE,
+    DURABLE,
+    FREE,
+    FREEING,
+    FRESH,
+    HOLE,
+    IDLE,
+    KEPT,
+    MESSAGES,
+    NOTHING,
+    Index,
+    Log,
+    Reader,
+    Row,
+    State,
+    end_of,
+    enter,
+    forget,
+    found,
+    put,
+    readable,
+    stops,
+    synced,
+    watermark,
+)
 
 
 class Hub(Collector):
@@ -49,69 +80,60 @@ class Hub(Collector):
             for number, row in enumerate(state.rows):
                 if row.owner in ("w", "c"):
                     reader = Reader("read", number, row, state.logs[number].header)
-                    yield f"recovery: reads row and header of log {number}", state._replace(
-                        recovery=reader
+                    yield (
+                        f"recovery: reads row and header of log {number}",
+                        state._replace(recovery=reader),
                     )
         else:
             yield from getattr(self, f"_recovery_{state.recovery.step}")(state, state.recovery)
 
     def _recovery_read(self, state: State, mine: Reader) -> Steps:
-        """Take the log's lock; state its end, or free it again."""
+        """Take the log's lock, if nobody living has it, and go by the header read under it."""
         number, log = mine.log, state.logs[mine.log]
         header = log.header if self.on("recovery reads under lock") else mine.header
-        if header in (FREE, FREEING):
-            if locked(state, number):
-                new = state._replace(recovery=mine._replace(step="free"))
-                yield f"recovery: log {number} has a living writer", new
-                return
-            if self.on("free is synced again") or log.header == FREE:
-                state = with_log(state, number, freed(self, log))
-            if not self.on("forgotten under lock"):
-                new = state._replace(recovery=mine._replace(step="forgets"))
-                yield f"recovery: frees log {number} again", new
-                return
-            state = _forgotten(state, number)._replace(recovery=mine._replace(step="free"))
-            yield f"recovery: frees log {number} again, the index forgets it", state
-        elif locked(state, number):
-            yield f"recovery: leaves log {number}", state._replace(recovery=None)
-        else:
+        if locked(state, number):
+            waits = mine._replace(step="free") if mine.header != ACTIVE else None
+            yield f"recovery: log {number} is another's", state._replace(recovery=waits)
+        elif header == ACTIVE:
             for did, new in self._ended(state, number, mine.row.owner):
                 is_free = new.logs[number].header == FREE
-                step = "free" if is_free else "ended"
+                step = "free" if is_free else "entered" if is_indexed(new, number) else "ended"
                 yield f"recovery: {did}", new._replace(recovery=mine._replace(step=step))
+        else:
+            if self.on("free is synced again") or log.header == FREE:
+                state = with_log(state, number, freed(self, log))
+            if self.on("forgotten under lock"):
+                new = forgotten(state, number)._replace(recovery=mine._replace(step="free"))
+                yield f"recovery: frees log {number} again, the index forgets it", new
+            else:
+                new = state._replace(recovery=mine._replace(step="forgets"))
+                yield f"recovery: frees log {number} again", new
 
     def _recovery_forgets(self, state: State, mine: Reader) -> Steps:
-        new = _forgotten(state, mine.log)._replace(recovery=mine._replace(step="free"))
+        new = forgotten(state, mine.log)._replace(recovery=mine._replace(step="free"))
         yield f"recovery: the index forgets log {mine.log}", new
 
     def _recovery_ended(self, state: State, mine: Reader) -> Steps:
         """Enter the messages; the watermark stays if deletions are still to come."""
-        assert state.index is not None
+        assert state.view is not None
         number, log = mine.log, state.logs[mine.log]
         start, end = watermark(state, number), end_of(log, stops(state.logs))
         tail = log.records[start:end]
         messages = tuple(record for record in tail if record[0] == "M")
-        if len(messages) == len(tail):
-            new = self._restored(state, mine, "sealed") if start >= end else None
-            step = mine._replace(step="entered")
-            start = end
-        else:
-            new, step = None, mine._replace(step="deletes")
-        if new is None:
-            index = enter(state.index, number, log.life, messages, start)
-            new = state._replace(index=index, recovery=step)
-            yield f"recovery: enters the messages of log {number}", new
-        else:
-            yield f"recovery: restores the row of log {number}", new
+        is_all = len(messages) == len(tail)
+        index = enter(state.view, number, log.life, messages, end if is_all else start)
+        step = mine._replace(step="entered" if is_all else "deletes")
+        new = state._replace(view=index, recovery=step)
+        yield f"recovery: enters the messages of log {number}", new
 
     def _recovery_deletes(self, state: State, mine: Reader) -> Steps:
-        assert state.index is not None
+        assert state.view is not None
         number, log = mine.log, state.logs[mine.log]
         end = end_of(log, stops(state.logs))
         tail = log.records[watermark(state, number) : end]
         deletions = tuple(record for record in tail if record[0] == "D")
-        index = enter(state.index, number, log.life, deletions, end)
-        new = state._replace(index=index, recovery=mine._replace(step="entered"))
+        index = enter(state.view, number, log.life, deletions, end)
+        new = state._replace(view=index, recovery=mine._replace(step="entered"))
         yield f"recovery: applies the deletions of log {number}", new
 
     def _recovery_entered(self, state: State, mine: Reader) -> Steps:
@@ -152,7 +174,7 @@ class Hub(Collector):
         Of survivors that the index does not know, the originals are still there.
         """
         log = state.logs[number]
-        if log.survivors and state.index is not None and self.on("survivors are cut"):
+        if log.survivors and state.view is not None and self.on("survivors are cut"):
             new = synced(log._replace(records=log.records[:start], seal=start))
             return f"seals log {number} in front of its last group", with_log(state, number, new)
         new = synced(log)._replace(seal=len(log.records))
@@ -162,30 +184,57 @@ class Hub(Collector):
         """A free log gets the last group, complete and durable, and ends the old one."""
         log = state.logs[number]
         group = tuple(record[:2] + DURABLE for record in log.records[start:] if record != HOLE)
-        for other, heir in enumerate(state.logs):
-            if heir.header == FREE and (state.rows is None or state.rows[other].state == "free"):
-                ends = (log.life, start)
-                new = Log(ACTIVE, FRESH, log.survivors, ends, group, len(group))
-                state = with_log(state, other, new)
-                if state.rows is not None:
-                    state = with_row(state, other, Row("active", FRESH, owner))
-                yield f"copies the last group of log {number} to log {other}", state
-                return
+        heir = Log(ACTIVE, FRESH, log.survivors, (log.life, start), group, len(group))
+        if state.rows is None:
+            others = [number for number, log in enumerate(state.logs) if log.header == FREE][:1]
+        else:
+            others = [
+                other
+                for other in free_rows(state)
+                if state.logs[other].header == FREE or not self.on("header read before copying")
+            ]
+        for other in others:
+            new = with_log(state, other, heir)
+            if new.rows is not None:
+                new = with_row(new, other, Row("active", FRESH, owner))
+            yield f"copies the last group of log {number} to log {other}", new
 
     # -- a start
 
     def _start(self, state: State) -> Steps:
         """Log by log its end, then the index, then the table; nobody else is there."""
+        is_ready = True
         for number, log in enumerate(state.logs):
             if log.header == FREEING:
+                is_ready = False
                 yield f"start: frees log {number} again", with_log(state, number, freed(self, log))
-                return
-            if log.header == ACTIVE and log.seal == NOTHING:
+            if log.header == ACTIVE and log.seal == NOTHING and log.life not in stops(state.logs):
+                is_ready = False
                 for did, new in self._ended(state, number, ""):
-                    if new != state:
-                        yield f"start: {did}", new
-                        return
-        yield "start: the hub runs", _running(state)
+                    yield f"start: {did}", new
+        if is_ready:
+            yield "start: the hub runs", self._running(state)
+            if not self.on("deletions come last"):
+                yield "start: the hub runs", self._running(state, -1)
+
+    def _running(self, state: State, order: int = 1) -> State:
+        """The index, rebuilt or brought up to date, and the table from the headers."""
+        index, logs = state.view, state.logs
+        if index is None:
+            index = Index(0, (0,) * len(MESSAGES), ((0, 0),) * len(logs))
+        for kinds in ("M", "D") if self.on("deletions come last") else ("MD",):
+            for number, log in list(enumerate(logs))[::order]:
+                if log.header == FREE:
+                    index = forget(index, number)
+                    continue
+                life, mark = index.marks[number]
+                start = mark if life == log.life else 0
+                tail = readable(logs, number)[start:]
+                some = tuple(record for record in tail if record[0] in kinds)
+                end = start + len(tail) if "D" in kinds else start
+                index = enter(index, number, log.life, some, end)
+        rows = tuple(Row("free" if log.header == FREE else "sealed", log.life) for log in logs)
+        return state._replace(view=index, rows=rows)
 
     # -- what fails
 
@@ -206,30 +255,35 @@ class Hub(Collector):
         if not state.left.flips:
             return
         assert state.rows is not None
-        assert state.index is not None
+        assert state.view is not None
         new = spend(state, "flips")
-        index = state.index._replace(wrong=True)
+        index = state.view._replace(wrong=True)
         for message in MESSAGES:
-            if state.index.entries >> message & 1 and state.messages[message] == KEPT:
+            if state.view.entries >> message & 1 and state.messages[message] == KEPT:
                 entries = index.entries & ~(1 << message)
-                yield f"the index loses the entry of M{message}", new._replace(
-                    index=index._replace(entries=entries)
+                yield (
+                    f"the index loses the entry of M{message}",
+                    new._replace(view=index._replace(entries=entries)),
                 )
                 for number, row in enumerate(state.rows):
                     if row.state == "sealed" and not found(state.logs, number, f"M{message}"):
                         bits = index.places[message] | 1 << number
-                        yield f"the index has a false place of M{message}", new._replace(
-                            index=index._replace(places=put(index.places, message, bits))
+                        yield (
+                            f"the index has a false place of M{message}",
+                            new._replace(
+                                view=index._replace(places=put(index.places, message, bits))
+                            ),
                         )
         for number, row in enumerate(state.rows):
             if row.state == "sealed":
-                yield f"the table says free of log {number}", with_row(
-                    new, number, row._replace(state="free")
+                yield (
+                    f"the table says free of log {number}",
+                    with_row(new, number, row._replace(state="free")),
                 )
 
     @staticmethod
     def _cuts(state: State) -> Steps:
-        new = down(spend(state, "cuts"))._replace(index=None)
+        new = down(spend(state, "cuts"))._replace(view=None)
         for logs in product(*map(_after_cut, state.logs)):
             yield "power cut", new._replace(logs=logs)
 
@@ -250,35 +304,9 @@ def _after_cut(log: Log) -> Iterator[Log]:
 def _last_group(state: State, number: int) -> int:
     """Where the group begins of which nothing says that it is durable."""
     records = state.logs[number].records
-    if state.index is not None:
+    if state.view is not None:
         return watermark(state, number)
     at = len(records) - 1
     while at > 0 and records[at - 1][2] not in (DURABLE, HOLE[2]):
         at -= 1
     return at
-
-
-def _forgotten(state: State, number: int) -> State:
-    assert state.index is not None
-    return state._replace(index=forget(state.index, number))
-
-
-def _running(state: State) -> State:
-    """The index, rebuilt or brought up to date, and the table from the headers."""
-    index = state.index
-    if index is None:
-        index = rebuilt(state.logs)
-    else:
-        for kind in "MD":
-            for number, log in enumerate(state.logs):
-                if log.header == FREE:
-                    index = forget(index, number)
-                    continue
-                start = watermark(state, number)
-                records = readable(state.logs, number)
-                tail = tuple(record for record in records[start:] if record[0] == kind)
-                index = enter(index, number, log.life, tail, max(start, len(records)))
-    rows = tuple(
-        Row("free" if log.header == FREE else "sealed", log.life) for log in state.logs
-    )
-    return state._replace(index=index, rows=rows)

@@ -14,10 +14,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.model.store_state import (
-    ACTIVE, CAPACITY, DIRTY, FREE, FRESH, GOING, GONE, IDLE, KEPT, MESSAGES, NEW, NOTHING, SENT,
-    UNKNOWN, UNSURE, Log, Process, Row, State, end_of, enter, put, stops, synced, unsynced,
+    ACTIVE,
+    CAPACITY,
+    DIRTY,
+    FREE,
+    FRESH,
+    GOING,
+    GONE,
+    IDLE,
+    KEPT,
+    MESSAGES,
+    NEW,
+    NOTHING,
+    SENT,
+    UNKNOWN,
+    UNSURE,
+    Log,
+    Process,
+    Row,
+    State,
+    end_of,
+    enter,
+    forget,
+    put,
+    stops,
+    synced,
+    unsynced,
     watermark,
-)  # fmt: skip
+)
 
 Steps = Iterator[tuple[str, State]]
 
@@ -47,6 +71,8 @@ RULES = {
     "forgotten under lock": "recovery has the index forget a free log under the log's lock",
     "free is synced again": "a log found free is marked free again, and synced",
     "last group is copied": "the last group of an unsealed log is written anew",
+    "header read before copying": "the log for a last group is taken if its own header says free",
+    "deletions come last": "a start enters the messages of all logs before any deletion",
     "survivors are cut": "where no log is to be had for it, the last group of survivors is cut",
 }
 
@@ -54,9 +80,12 @@ RULES = {
 class Rules:
     """The rules, less those that a mutant lacks; and the steps that they allow."""
 
-    def __init__(self, off: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, off: frozenset[str] = frozenset(), deletable: tuple[int, ...] = (0,)
+    ) -> None:
         assert off <= RULES.keys()
         self._off = off
+        self._deletable = deletable
 
     def on(self, rule: str) -> bool:
         assert rule in RULES
@@ -69,43 +98,37 @@ class Rules:
 
         The process may be killed in between, when only the table knows of it.
         """
-        assert state.rows is not None
         process = state.worker if who == "W" else state.collector
-        for number, row in enumerate(state.rows):
-            if row.state == "free":
-                rows = put(state.rows, number, Row("preparing", FRESH, who))
-                taker = process._replace(taking=number, named=row.life)
-                given = with_process(state._replace(rows=rows), who, taker)
-                yield self._begin(given, taker, who)
-                if state.left.kills:
-                    yield f"is given log {number} and killed", killed(given, who)
-                return
+        for number in free_rows(state):
+            named = state.rows[number].life if state.rows else 0
+            taker = process._replace(taking=number, named=named)
+            given = with_row(state, number, Row("preparing", FRESH, who))
+            yield self._begin(with_process(given, who, taker), taker, who)
+            if state.left.kills:
+                yield f"is given log {number} and killed", killed(given, who)
 
     def _begin(self, state: State, process: Process, who: str) -> tuple[str, State]:
         """Begin the log's next life, if its own header says that it is free.
 
         The log of a process whose last one failed states where that one ends.
         """
-        assert state.rows is not None
         number, log = process.taking, state.logs[process.taking]
         done = process._replace(taking=NOTHING, named=0)
         is_free = log.header == FREE and log.life == process.named and not locked(state, number)
         if self.on("header read before reuse") and not is_free:
-            row = state.rows[number]._replace(state="collecting")
-            state = state._replace(rows=put(state.rows, number, row))
+            state = with_row(state, number, Row("collecting", FRESH, who))
             return f"leaves log {number} alone", with_process(state, who, done)
         ends = None
         if process.step == "failed":
             broken = state.logs[process.log]
-            failed = process.count if who == "C" else 1
+            failed = process.group if who == "C" else 1
             ends = (broken.life, len(broken.records) - failed)
         is_new = self.on("a life is new")
-        life = state.rows[number].life if is_new else log.life
+        life = FRESH if is_new else log.life
         old = () if is_new else log.records
         new = Log(ACTIVE, life, who == "C", ends, old)
-        rows = put(state.rows, number, Row("active", life, who))
-        done = done._replace(log=number, count=0)
-        state = state._replace(logs=put(state.logs, number, new), rows=rows)
+        done = done._replace(log=number, group=0)
+        state = with_row(with_log(state, number, new), number, Row("active", life, who))
         said = f", which ends log {process.log} at {ends[1]}" if ends else ""
         return f"begins log {number}{said}", with_process(state, who, done)
 
@@ -143,8 +166,8 @@ class Rules:
             if not self.on("nothing is appended after recovery"):
                 for number, row in enumerate(state.rows):
                     if row.state == "sealed" and len(state.logs[number].records) < CAPACITY:
-                        rows = put(state.rows, number, row._replace(state="active", owner="W"))
-                        new = state._replace(rows=rows, worker=worker._replace(log=number))
+                        new = with_row(state, number, Row("active", row.life, "W"))
+                        new = new._replace(worker=worker._replace(log=number))
                         yield f"worker: goes on with log {number}", new
             return
         log = state.logs[worker.log]
@@ -154,25 +177,25 @@ class Rules:
         if log.records and self.on("nothing is appended after recovery"):
             yield f"worker: seals log {worker.log}", sealed(state, "W")
 
-    @staticmethod
-    def _requests(state: State) -> Iterator[str]:
+    def _requests(self, state: State) -> Iterator[str]:
         """What clients may ask for: the next message, the deletion of one that is listed."""
-        assert state.index is not None
+        assert state.view is not None
         for message in MESSAGES:
             if state.messages[message] == NEW:
                 yield f"M{message}"
                 break
-        for message in MESSAGES:
-            is_listed = state.index.entries >> message & 1
+        for message in self._deletable:
+            is_listed = state.view.entries >> message & 1
             if is_listed and state.messages[message] in (KEPT, UNKNOWN, UNSURE):
                 yield f"D{message}"
 
     def _write(self, state: State, record: str) -> State:
         worker, log = state.worker, state.logs[state.worker.log]
-        at = len(log.records) if self.on("a life is new") else worker.count
+        at = len(log.records) if self.on("a life is new") else worker.group
         records = (*log.records[:at], record + DIRTY, *log.records[at + 1 :])
-        state = answered(state, record, SENT if record[0] == "M" else GOING)
-        worker = worker._replace(step="wrote", record=record, count=at + 1)
+        before = state.messages[int(record[1])]
+        state = answered(state, record, SENT if record[0] == "M" else GOING[before])
+        worker = worker._replace(step="wrote", record=record, group=at + 1)
         state = with_log(state, worker.log, log._replace(records=records))._replace(worker=worker)
         return state if self.on("answer after sync") else acknowledged(state, record)
 
@@ -199,20 +222,22 @@ class Rules:
             yield f"worker: the index refuses {worker.record}, which is answered", new
 
     def _entered(self, state: State) -> State:
-        assert state.index is not None
+        assert state.view is not None
         worker = state.worker
         log = state.logs[worker.log]
-        mark = len(log.records) if self.on("a life is new") else worker.count
+        mark = len(log.records) if self.on("a life is new") else worker.group
         mark += not self.on("watermark is exact")
-        index = enter(state.index, worker.log, log.life, (worker.record,), mark)
+        index = enter(state.view, worker.log, log.life, (worker.record,), mark)
         idle = worker._replace(step="idle", record="")
-        return acknowledged(state._replace(index=index, worker=idle), worker.record)
+        return acknowledged(state._replace(view=index, worker=idle), worker.record)
 
     @staticmethod
     def _refused(state: State) -> State:
         """The client is told that it failed."""
         worker = state.worker
-        state = answered(state, worker.record, GONE if worker.record[0] == "M" else KEPT)
+        what = state.messages[int(worker.record[1])]
+        before = {going: before for before, going in GOING.items()}
+        state = answered(state, worker.record, before.get(what, GONE))
         return state._replace(worker=worker._replace(step="idle", record=""))
 
 
@@ -256,18 +281,33 @@ def locked(state: State, number: int) -> bool:
     )
 
 
+def forgotten(state: State, number: int) -> State:
+    """The index drops all places in a log."""
+    assert state.view is not None
+    return state._replace(view=forget(state.view, number))
+
+
+def free_rows(state: State) -> list[int]:
+    """Logs that the table may give away: one of those that are alike."""
+    assert state.rows is not None
+    alike: dict[Log, int] = {}
+    for number, row in enumerate(state.rows):
+        if row.state == "free":
+            alike.setdefault(state.logs[number]._replace(life=0), number)
+    return list(alike.values())
+
+
 def killed(state: State, who: str) -> State:
     """After kill -9 of a process: its rows wait for a recovery, its clients for an answer."""
     state = with_process(unanswered(state) if who == "W" else state, who, IDLE)
-    rows = tuple(
-        row._replace(owner=who.lower()) if row.owner == who else row for row in state.rows or ()
-    )
+    dead = who.lower()
+    rows = tuple(r._replace(owner=dead) if r.owner == who else r for r in state.rows or ())
     return spend(state._replace(rows=rows), "kills")
 
 
 def unanswered(state: State) -> State:
     """The worker is gone: who waited for its answer will not get it."""
-    changed = {SENT: UNKNOWN, GOING: UNSURE}
+    changed = {SENT: UNKNOWN} | dict.fromkeys(GOING.values(), UNSURE)
     return state._replace(messages=tuple(changed.get(one, one) for one in state.messages))
 
 
@@ -277,7 +317,7 @@ def sealed(state: State, who: str) -> State:
     number, log = process.log, state.logs[process.log]
     state = with_log(state, number, synced(log)._replace(seal=len(log.records)))
     state = with_row(state, number, Row("sealed", log.life))
-    return with_process(state, who, process._replace(log=NOTHING, count=0))
+    return with_process(state, who, process._replace(log=NOTHING, group=0))
 
 
 def is_indexed(state: State, number: int) -> bool:
@@ -289,4 +329,3 @@ def freed(rules: Rules, log: Log) -> Log:
     """A log that is durably free.  Its octets stay, which matters only if a life is used twice."""
     old = () if rules.on("a life is new") else log.records
     return Log(FREE, log.life, records=old)
-

@@ -30,7 +30,8 @@ FRESH = 99  # a life that no log has had; `canonical` gives it its number
 
 # What the client knows of a message, or its next session of its mailbox.
 NEW, SENT, KEPT, UNKNOWN = "new", "sent", "kept", "unknown"
-GOING, UNSURE, GONE = "going", "unsure", "gone"  # deletion sent; not answered; answered
+UNSURE, GONE = "unsure", "gone"  # its deletion was not answered; was
+GOING = {KEPT: "kept, going", UNKNOWN: "unknown, going", UNSURE: "unsure, going"}  # was sent
 
 
 class Log(NamedTuple):
@@ -67,7 +68,7 @@ class Row(NamedTuple):
 class Process(NamedTuple):
     """A worker or the collector.  `log`: it appends here; `taking`: a log being made ready.
 
-    `named`: the life that the table named for it; `count`: records of the group under way.
+    `named`: the life that the table named for it; `group`: records of the group under way.
     """
 
     step: str = "idle"
@@ -76,7 +77,7 @@ class Process(NamedTuple):
     named: int = 0
     record: str = ""
     victim: int = NOTHING
-    count: int = 0
+    group: int = 0
     row: Row | None = None
 
 
@@ -102,11 +103,11 @@ class Left(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything.  `rows` is None while no hub runs; `index` is None when it must be rebuilt."""
+    """Everything.  No hub runs while `rows` is None; `view` is the index, None: to be rebuilt."""
 
     messages: tuple[str, ...]
     logs: tuple[Log, ...]
-    index: Index | None
+    view: Index | None
     rows: tuple[Row, ...] | None
     worker: Process
     collector: Process
@@ -189,8 +190,8 @@ def unsynced(log: Log) -> Log:
 
 def watermark(state: State, number: int) -> int:
     """How many records of a log the index has entered, in this life of it."""
-    assert state.index is not None
-    life, mark = state.index.marks[number]
+    assert state.view is not None
+    life, mark = state.view.marks[number]
     return mark if life == state.logs[number].life else 0
 
 
@@ -219,20 +220,6 @@ def forget(index: Index, number: int) -> Index:
     return index._replace(places=places, marks=put(index.marks, number, (0, 0)))
 
 
-def rebuilt(logs: tuple[Log, ...]) -> Index:
-    """The index from the logs alone: all messages, less all deletions."""
-    index = Index(0, (0,) * len(MESSAGES), ((0, 0),) * len(logs))
-    deleted: set[str] = set()
-    for number, log in enumerate(logs):
-        if log.header == ACTIVE:
-            records = readable(logs, number)
-            deleted.update(record[1] for record in records if record[0] == "D")
-            copies = tuple(record for record in records if record[0] == "M")
-            index = enter(index, number, log.life, copies, end_of(log, stops(logs)))
-    gone = sum(1 << int(message) for message in deleted)
-    return index._replace(entries=index.entries & ~gone)
-
-
 # -- one state for all that differ in numbers alone
 
 
@@ -246,22 +233,27 @@ def _order(state: State, number: int) -> tuple[object, ...]:
     """What tells a log from another one, apart from lives."""
     log = state.logs[number]
     key: tuple[object, ...] = (
-        log.header, log.records, log.seal, log.survivors, log.ends[1] if log.ends else NOTHING,
-        number == state.worker.log, number == state.collector.log,
+        log.header,
+        log.records,
+        log.seal,
+        log.survivors,
+        log.ends[1] if log.ends else NOTHING,
+        number == state.worker.log,
+        number == state.collector.log,
         number == state.collector.victim,
         state.recovery is not None and number == state.recovery.log,
-    )  # fmt: skip
+    )
     if state.rows is not None:
         key = (*key, state.rows[number].state, state.rows[number].owner)
-    if state.index is not None:
-        key = (*key, state.index.marks[number][1], *(b >> number & 1 for b in state.index.places))
+    if state.view is not None:
+        key = (*key, state.view.marks[number][1], *(b >> number & 1 for b in state.view.places))
     return key
 
 
 def _moved(state: State, order: list[int]) -> State:
     """The state with the logs in this order."""
     at = {NOTHING: NOTHING} | {old: new for new, old in enumerate(order)}
-    index, rows, reader = state.index, state.rows, state.recovery
+    index, rows, reader = state.view, state.rows, state.recovery
     worker, mine = state.worker, state.collector
     if index is not None:
         places = tuple(
@@ -272,7 +264,7 @@ def _moved(state: State, order: list[int]) -> State:
     return state._replace(
         logs=tuple(state.logs[old] for old in order),
         rows=None if rows is None else tuple(rows[old] for old in order),
-        index=index,
+        view=index,
         worker=worker._replace(log=at[worker.log]),
         collector=mine._replace(log=at[mine.log], victim=at[mine.victim]),
         recovery=None if reader is None else reader._replace(log=at[reader.log]),
@@ -284,36 +276,39 @@ def numbered(state: State) -> State:
     names = {log.life: number for number, log in enumerate(state.logs, 1)}
     names[0] = 0
     current = len(names)
-    rows, index = state.rows, state.index
+    rows, index, mine, reader = state.rows, state.view, state.collector, state.recovery
     if rows is not None:
         for row in rows:
             names.setdefault(row.life, len(names))
-        rows = tuple(row._replace(life=names[row.life]) for row in rows)
-    logs = tuple(
-        log._replace(life=names[log.life], ends=_current_ends(log, names, current))
-        for log in state.logs
-    )
+        rows = tuple([_named(row, names) for row in rows])
     if index is not None:
         marks = tuple(
-            (names[life], mark) if life and life == state.logs[number].life else (0, 0)
-            for number, (life, mark) in enumerate(index.marks)
+            [
+                (names[life], mark) if life and life == log.life else (0, 0)
+                for (life, mark), log in zip(index.marks, state.logs, strict=True)
+            ]
         )
-        index = index._replace(marks=marks)
-    mine, reader = state.collector, state.recovery
+        index = index if marks == index.marks else index._replace(marks=marks)
+    logs = tuple([_renamed(log, names, current) for log in state.logs])
     if mine.row is not None:
         mine = mine._replace(row=_named(mine.row, names))
     if reader is not None:
         reader = reader._replace(row=_named(reader.row, names))
-    return state._replace(logs=logs, rows=rows, index=index, collector=mine, recovery=reader)
+    return State(state.messages, logs, index, rows, state.worker, mine, reader, state.left)
 
 
-def _current_ends(log: Log, names: dict[int, int], current: int) -> tuple[int, int] | None:
+def _renamed(log: Log, names: dict[int, int], current: int) -> Log:
     """A statement about a life that no log has any more says nothing."""
-    if log.ends is None or names.get(log.ends[0], current) >= current:
-        return None
-    return names[log.ends[0]], log.ends[1]
+    life, ends = names[log.life], log.ends
+    if ends is not None:
+        its = names.get(ends[0], current)
+        ends = (its, ends[1]) if its < current else None
+    elif life == log.life:
+        return log
+    return Log(log.header, life, log.survivors, ends, log.records, log.seal)
 
 
 def _named(row: Row, names: dict[int, int]) -> Row:
-    """A row that was read some time ago; its life may be no log's any more."""
-    return row._replace(life=names.get(row.life, len(names)))
+    """A row, maybe one read some time ago: then its life may be no log's any more."""
+    life = names.get(row.life, len(names))
+    return row if life == row.life else Row(row.state, life, row.owner)

@@ -1,0 +1,179 @@
+"""Stores that lack a rule, each of which the search must catch.
+
+Rules of this file:
+
+* A mutant gets only the failures that its counterexample needs: so it is caught by that way and not
+  by another one.
+* `steps` is the length of the shortest counterexample; docs/store-model.md has the same figure.
+* Where a second rule would still catch the mistake, the mutant lacks that one too.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+from tests.model.store_failures import Hub
+from tests.model.store_model import Found, search
+from tests.model.store_state import Left
+
+LOST = "may lose it"
+BACK = "may bring it back"
+KILL = Left(1, kills=1)
+REFUSAL = Left(1, refusals=1)
+SYNC = Left(1, syncs=1)
+FLIP = Left(1, flips=1)
+
+
+class Mutant(NamedTuple):
+    """`off`: the rules that it lacks; `about`: what goes wrong; `way`: a step that is part of it.
+
+    `is_slow`: looked for only in full runs.
+    """
+
+    name: str
+    off: tuple[str, ...]
+    left: Left
+    steps: int
+    about: str
+    way: str
+    logs: int = 3
+    is_slow: bool = False
+
+
+GATE = ("gate when copying", "gate when freeing")
+
+MUTANTS = (
+    # Rule 2, its three ways, and what belongs to it.
+    Mutant(
+        "a later watermark passes over survivors that the index refused",
+        ("refusal ends the log", "gate when copying"),
+        REFUSAL, 25, BACK, "collector: the index refuses the copies", logs=4,
+    ),
+    Mutant(
+        "the index refuses survivors, nothing waits for them",
+        ("refusal ends the log", *GATE),
+        REFUSAL, 19, "gone", "collector: the index refuses the copies", logs=4,
+    ),
+    Mutant(
+        "survivors' sync fails and nothing says so",
+        ("failure is stated", *GATE),
+        SYNC, 19, BACK, "collector: the sync of log", logs=4,
+    ),
+    Mutant(
+        "the next collector does not wait for the dead one's recovery",
+        GATE, KILL, 20, BACK, "kill -9 of the collector", logs=4, is_slow=True,
+    ),
+    Mutant(
+        "a deletion record is dropped while a copy has a place",
+        ("needed deletions stay",), Left(), 12, BACK, "writes free",
+    ),
+    # Rule 1.
+    Mutant(
+        "recovery restores a row from a stale read",
+        ("restoring compares",), KILL, 20, "is not its writer's", "the row of log", is_slow=True,
+    ),
+    Mutant(
+        "the same, and the log is overwritten",
+        ("restoring compares", "header read before reuse"),
+        Left(2, kills=2), 23, LOST, "the row of log", is_slow=True,
+    ),
+    Mutant(
+        "tidying sets a row from a stale read",
+        ("tidying compares",), KILL, 20, "is not its writer's", "free in the table", is_slow=True,
+    ),
+    Mutant(
+        "recovery goes by a header that it read before it had the lock",
+        ("recovery reads under lock",),
+        Left(2, kills=2), 21, LOST, "recovery: frees log", is_slow=True,
+    ),
+    Mutant(
+        "recovery has the index forget a log after the lock is gone",
+        ("forgotten under lock",), KILL, 23, "without a place", "index forgets", is_slow=True,
+    ),
+    Mutant(
+        "a message is dead because the index does not list it",
+        ("death is proven",), FLIP, 8, LOST, "loses the entry",
+    ),
+    Mutant(
+        "a place in another log is a copy, unread",
+        ("copies are read",), FLIP, 13, LOST, "a false place",
+    ),
+    Mutant(
+        "a log is reused because the table says free",
+        ("header read before reuse",), FLIP, 7, LOST, "the table says free",
+    ),
+    Mutant(
+        "recovery takes a log for a last group because the table says free",
+        ("header read before copying",),
+        Left(2, kills=1, flips=1), 11, LOST, "the table says free",
+    ),
+    # The order of writes.
+    Mutant("250 before the sync", ("answer after sync",), Left(), 2, LOST, "worker: writes"),
+    Mutant(
+        "a failed sync is tried again", ("failed sync is final",), SYNC, 5, LOST, "the sync of log"
+    ),
+    Mutant(
+        "451 before the next log says where the failed one ends",
+        ("end stated first",), SYNC, 3, BACK, "the sync of log",
+    ),
+    Mutant(
+        "the watermark is ahead of the log",
+        ("watermark is exact",), REFUSAL, 7, "does not list it", "the index refuses",
+    ),
+    Mutant(
+        "a log is appended to after its recovery",
+        ("nothing is appended after recovery",), KILL, 10, LOST, "goes on with log",
+    ),
+    Mutant("a life is used twice", ("a life is new",), Left(), 17, "gone", "begins log"),
+    Mutant(
+        "survivors are not synced before the victim is freed",
+        ("survivors durable first",), Left(), 10, LOST, "does without a sync",
+    ),
+    Mutant(
+        "survivors are not entered before the victim is freed",
+        ("survivors entered first", "gate when freeing"),
+        Left(), 12, "without a place", "does not enter the copies",
+    ),
+    Mutant(
+        "places are dropped before the header that says free is durable",
+        ("free before forgotten",), KILL, 15, BACK, "kill -9 of the collector",
+    ),
+    Mutant(
+        "a header that says free in the page cache is believed",
+        ("free is synced again",), KILL, 17, BACK, "kill -9 of the collector", logs=4,
+    ),
+    Mutant(
+        "the log that says where another ends is freed before it",
+        ("successors stay",), Left(2, kills=1, syncs=1), 10, BACK, "which ends log",
+    ),
+    Mutant(
+        "the last group of an unsealed log is left where it is",
+        ("last group is copied",), Left(2, kills=1, syncs=1), 15, LOST, "recovery: seals log",
+    ),
+    Mutant(
+        "the same for survivors where no log is to be had",
+        ("survivors are cut",), Left(2, kills=1, syncs=1), 15, LOST, "with its last group",
+    ),
+    Mutant(
+        "a rebuild applies deletions log by log",
+        ("deletions come last",), Left(1, cuts=1), 10, "the index lists it", "power cut",
+    ),
+)  # fmt: skip
+
+
+def find(mutant: Mutant) -> Found:
+    """Search for the counterexample of a mutant."""
+    return search(Hub(frozenset(mutant.off)), mutant.logs, mutant.left, mutant.about)
+
+
+def main() -> None:
+    """Print the shortest counterexample of each mutant whose name has the words given."""
+    words = " ".join(sys.argv[1:])
+    for mutant in MUTANTS:
+        if words in mutant.name:
+            print(f"{mutant.name}\n{find(mutant)}\n")
+
+
+if __name__ == "__main__":
+    main()
