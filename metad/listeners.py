@@ -21,6 +21,9 @@ from metad.system import sockets
 from metad.system.sockets import BACKLOG
 from metad.system.systemd import Passed
 
+# The name of sockets that the hub has bound itself and passes to the next release.
+OWN = "metad-own"
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -59,6 +62,9 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
     try:
         for listener in config.listen:
             bound.append(_claim(listener, left) or bind(listener, config.store.workers))  # noqa: PERF401
+        # Those of the release before, which a changed configuration no longer has.
+        close_passed([one for one in left if one.name == OWN])
+        left = [one for one in left if one.name != OWN]
         if left:
             raise ConfigError(f"no [[listen]] table matches the {_describe(left[0])}")
     except BaseException:
@@ -84,6 +90,19 @@ def close_all(bound: Sequence[Bound]) -> None:
     for one in bound:
         for sock in one.sockets:
             sock.close()
+
+
+def close_passed(passed: Sequence[Passed]) -> None:
+    for one in passed:
+        one.sock.close()
+
+
+def name_of(one: Bound) -> str:
+    """The FileDescriptorName under which its sockets are passed to the next release."""
+    if one.ours:
+        return OWN
+    address = one.listener.address
+    return address.removeprefix("fd:") if address.startswith("fd:") else "passed"
 
 
 def bind(listener: Listener, slots: int) -> Bound:
@@ -133,7 +152,8 @@ def _claim(listener: Listener, left: list[Passed]) -> Bound | None:
         return None
     for one in mine:
         left.remove(one)
-    return Bound(listener, tuple(one.sock for one in mine), ours=False)
+    ours = all(one.name == OWN for one in mine)
+    return Bound(listener, tuple(one.sock for one in mine), ours)
 
 
 def _is_for(passed: Passed, listener: Listener) -> bool:

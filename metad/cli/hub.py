@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from metad import limits
-from metad.cli import tables
+from metad import __version__, limits
+from metad.cli import tables, takeover
 from metad.cli.context import F, HubLocation, hub_options, may_start
 from metad.cli.launch import Launch, launch
 from metad.config.parse import parse, read
@@ -78,19 +78,29 @@ def start(place: HubLocation, *, dev: bool, **options: Any) -> int:
 
 @click.command()
 @hub_options
+@click.option(
+    "--execute", is_flag=True, help="Execute the program anew, as after an upgrade of metad."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def reload(place: HubLocation, as_json: bool) -> None:
+def reload(place: HubLocation, execute: bool, as_json: bool) -> None:
     """Reload the configuration and the certificates without dropping a connection.
 
     The command reads and checks the configuration: the file given by --config, or the one that the
-    hub was started with.
+    hub was started with.  If metad has been upgraded since the hub was started, the hub finishes
+    its transactions and the new release takes over; no connection is refused meanwhile.
     """
     source, content = read(_source(place))
-    parse(content, source, place.data)
+    config = parse(content, source, place.data)
     # After reading the file, which may be readable only by root.
     data = place.enter()
     text = str(source.absolute()) if source else None
-    reply = request(data, "reload", limits.RELOAD_TIMEOUT, content=content, source=text)
+    given = {"content": content, "source": text, "version": __version__, "execute": execute}
+    sent = time.monotonic()
+    reply = request(data, "reload", limits.RELOAD_TIMEOUT, **given)
+    if reply.get("takeover"):
+        takeover.wait(data, sent, config.limits.stop_deadline + limits.RELOAD_TIMEOUT)
+        takeover.show(reply["version"], as_json)
+        return
     if as_json:
         click.echo(json.dumps({key: reply[key] for key in ("generation", "changed", "kept")}))
         return

@@ -1,4 +1,5 @@
-"""The master as the nanny starts it, with CONFIG_FD, PID_FD, NANNY_PID, DATA and LOG_FILE.
+"""The master as a nanny or the release before (metad.master.takeover) executes it, with CONFIG_FD,
+PID_FD, NANNY_PID (0: none), DATA and LOG_FILE.  Other releases rely on this command line.
 
 It runs as the configured user already, with no capability but that for the chroot; and, if the user
 cannot read Python itself, that to read files, until everything is imported.
@@ -28,7 +29,7 @@ EXIT_CRASHED = 1
 def main(arguments: list[str]) -> int:
     """The exit code.  What goes wrong is one line on standard error, or a bug's trace."""
     config_fd, pid_fd, nanny = map(int, arguments[:3])
-    if not privileges.die_with_parent(nanny, signal.SIGKILL):
+    if nanny and not privileges.die_with_parent(nanny, signal.SIGKILL):
         return EX_OSERR
     preload()
     privileges.drop_capabilities((privileges.CAP_SYS_CHROOT,))

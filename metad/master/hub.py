@@ -13,6 +13,7 @@ from metad.control import ControlServer
 from metad.listeners import Bound
 from metad.loglines import LogLines
 from metad.master.options import Options
+from metad.master.takeover import Takeover
 from metad.system.shared_memory import SharedArea
 from metad.system.systemd import Notifier
 
@@ -34,7 +35,13 @@ class Hub:
     options: Options
     monitor: socket.socket | None = None
     started: float = field(default_factory=time.time)
+    takeover: Takeover = field(default_factory=Takeover)
     log: LogLines = field(default_factory=LogLines)
+
+    def stopping(self) -> None:
+        """No newer release takes over: the hub stops."""
+        self.takeover.cancel()
+        self.notifier.stopping()
 
     @property
     def has_logs(self) -> bool:

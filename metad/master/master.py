@@ -28,7 +28,6 @@ from metad.master.collector_control import CollectorControl
 from metad.master.hub import Hub
 from metad.master.index_watch import IndexWatch
 from metad.master.monitor_control import MonitorControl
-from metad.master.options import Snapshot
 from metad.master.phase import Phase
 from metad.master.recovery_jobs import RecoveryJobs
 from metad.master.reload import Reloading
@@ -103,7 +102,7 @@ class Master:
                 os.close(fd)
         if self._failure is not None:
             raise self._failure
-        self._report("stopped")
+        self._report("executing the program anew" if self._hub.takeover.wanted else "stopped")
         return self._exit_code
 
     def _catch_signals(self) -> None:
@@ -301,13 +300,14 @@ class Master:
 
     # -- stopping
 
-    def _stop(self, *, now: bool) -> None:
+    def _stop(self, *, now: bool, takeover: bool = False) -> None:
         """Drain, or stop at once.  A second call can only make it quicker."""
+        if not takeover:
+            self._hub.stopping()
         if self._phase in (Phase.CLOSING, Phase.ENDED):
             return
         if self._phase is not Phase.DRAINING:
             self._report("stopping" if now else "draining")
-            self._hub.notifier.stopping()
             limits = self._hub.config.limits
             self._stop_deadline = time.monotonic() + limits.stop_deadline + STOP_GRACE_SECONDS
         self._reloading.abandon(MetadError("the hub is stopping"))
@@ -382,8 +382,8 @@ class Master:
             connection.reply({"pid": os.getpid()})
             self._stop(now=request.get("now") is True)
         elif command == "reload":
-            snapshot = Snapshot.from_json(request)
-            self._reloading.begin(snapshot, connection, self._phase is Phase.SERVING)
+            if self._reloading.request(connection, request, self._phase is Phase.SERVING):
+                self._stop(now=False, takeover=True)
         elif command == "gc" and self._hub.has_logs:
             connection.reply(self._collector.ask(full=request.get("full") is True))
         elif command == "gc-progress" and self._hub.has_logs:

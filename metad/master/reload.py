@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+from metad import __version__
 from metad.config import parse as config_parse
 from metad.control import Connection
 from metad.errors import MetadError
@@ -34,14 +36,30 @@ class Reloading:
         self._report = report
         self.change: reload_plan.Change | None = None
 
+    def request(self, connection: Connection, request: dict[str, Any], serving: bool) -> bool:
+        """`metad reload`; whether the hub must drain, so that the caller's release takes over.
+
+        Raises MetadError; then nothing has changed.
+        """
+        snapshot = Snapshot.from_json(request)
+        version = request.get("version", __version__)
+        if version == __version__ and request.get("execute") is not True:
+            self.begin(snapshot, connection, serving)
+            return False
+        self._check_idle(serving)
+        self._hub.takeover.begin(snapshot, chroot=self._hub.given.chroot is not None)
+        self._report(f"metad {version} takes over")
+        self._hub.notifier.reloading()
+        connection.reply({"takeover": True, "version": __version__})
+        return True
+
     def begin(self, snapshot: Snapshot, connection: Connection | None, serving: bool) -> None:
         """Fork the successors.  `connection` gets its reply when they are ready or have failed.
 
         Raises MetadError; then nothing has changed.
         """
         hub = self._hub
-        if not serving or self.change is not None:
-            raise reload_plan.NotNowError("the hub is starting, stopping or reloading; try again")
+        self._check_idle(serving)
         self._reopen_log()
         new = snapshot.parse(hub.given.data)
         plan = reload_plan.plan(hub.given, new, hub.bound, reload_plan.may_bind)
@@ -58,6 +76,11 @@ class Reloading:
             plan, generation, snapshot, fresh, rest, connection, reload_plan.deadline()
         )
         self._report("reloading")
+
+    def _check_idle(self, serving: bool) -> None:
+        """Raises NotNowError unless a reload can begin now."""
+        if not serving or self.change is not None:
+            raise reload_plan.NotNowError("the hub is starting, stopping or reloading; try again")
 
     def by_signal(self, serving: bool) -> None:
         """SIGHUP: no client passes a configuration, so this process reads the file as its user."""

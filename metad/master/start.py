@@ -34,6 +34,7 @@ from metad.master.hub import Hub
 from metad.master.master import Master
 from metad.master.options import Options
 from metad.master.preload import preload
+from metad.master.takeover import Takeover
 from metad.store import log_table
 from metad.store.identity import open_or_make_store
 from metad.store.index import state as index_state
@@ -54,6 +55,8 @@ def start(config: Config, options: Options | None = None) -> int:
         # The master's loop handles a signal that arrives now, so that all of this is undone.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        takeover = Takeover()
+        stack.callback(takeover.execute)  # when everything else has been undone
         stack.callback(options.pid_file.remove)
         if os.geteuid() == 0:
             _leave_root(config)
@@ -73,13 +76,16 @@ def start(config: Config, options: Options | None = None) -> int:
         listen_all(bound)
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, monitor)
         hub.log.as_json = config.log_format == "json"
+        hub.takeover = takeover
         for line in advice(config):
             hub.log.line("master", f"warning: {line}")
         # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy
         # its pages.  That was most of the time that a worker took to start.
         gc.collect()
         gc.freeze()
-        return Master(hub).run()
+        code = Master(hub).run()
+        takeover.keep(hub.bound, options, str(hub.given.data))
+        return code
 
 
 def _leave_root(config: Config) -> None:

@@ -48,6 +48,12 @@ class PidFile:
         self._mine = True
         self._replace(f"{pid}\n".encode())
 
+    def leave(self) -> None:
+        """Let the file as it is: the process goes on as another program."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def remove(self) -> None:
         """Idempotent."""
         if self._fd < 0:

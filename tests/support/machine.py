@@ -25,7 +25,7 @@ import pytest
 
 from tests.support.debian import ROOT, Debian
 
-SIZE = "1500M"
+SIZE = "4G"
 MEMORY = "1024"
 BOOT_SECONDS = 180.0
 COMMAND_SECONDS = 120.0
@@ -79,6 +79,7 @@ class Machine:
             str(self._image),
         )
         assert done.returncode == 0, done.stderr
+        self._output = (debian.directory / "qemu").open("wb")
         self._process: subprocess.Popen[bytes] | None = None
         self._agent: socket.socket | None = None
         self._monitor: socket.socket | None = None
@@ -105,8 +106,8 @@ class Machine:
                 "-mon", "chardev=monitor,mode=control",
             ],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._directory / "qemu").open("wb"),
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._agent, self._monitor = _accept(agent), _accept(monitor)
         self.monitor("qmp_capabilities")
@@ -148,6 +149,7 @@ class Machine:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._output.close()
         for sock in (self._agent, self._monitor):
             if sock is not None:
                 sock.close()

@@ -1,0 +1,41 @@
+"""`metad reload` after an upgrade: wait for the new release to take over."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from metad import __version__
+from metad.control import request
+from metad.errors import UnavailableError
+
+# States of a hub that does not serve yet, or no longer.
+_BETWEEN = ("recovering", "starting", "draining", "closing", "ended")
+LOOK_SECONDS = 0.1
+
+
+def wait(data: Path, since: float, seconds: float) -> None:
+    """Wait for the hub that has started after `since` (monotonic) to serve.
+
+    Raises UnavailableError.
+    """
+    while time.monotonic() < since + seconds:
+        with suppress(UnavailableError):
+            found = request(data, "status")
+            young = found["uptime"] <= time.monotonic() - since
+            if young and found["state"] not in _BETWEEN:
+                return
+        time.sleep(LOOK_SECONDS)
+    raise UnavailableError(f"{data}: no hub has taken over within {seconds:g} s: see its log")
+
+
+def show(before: str, as_json: bool) -> None:
+    """`before` is the release that has ended."""
+    if as_json:
+        click.echo(json.dumps({"takeover": True, "from": before, "to": __version__}))
+    else:
+        click.echo(f"metad {__version__} has taken over from {before}")
