@@ -184,6 +184,14 @@ def network(value: object) -> str:
         raise ValueError(f"must be an address or a network: {error}") from None
 
 
+def mail_address(value: object) -> str:
+    """A mail address in lower case, as far as its form can tell."""
+    local, _, name = text(value).lower().rpartition("@")
+    if not local or "*" in local:
+        raise ValueError("must be a mail address such as admin@example.org")
+    return f"{local}@{domain(name)}"
+
+
 def address_pattern(value: object) -> str:
     """A pattern of addresses as a shell has it: "*@*", "*@example.test"."""
     pattern = text(value).lower()

@@ -108,6 +108,7 @@ class Pop3Config:
     default_domain: str | None = _POP3["default_domain"]
     scram: Scram = _POP3["scram"]
     login_delay: int = _POP3["login_delay"]
+    master_users: tuple[str, ...] = _POP3["master_users"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,12 @@ SETTINGS: tuple[Setting, ...] = (
         "keys.",
     ),
     Setting(
+        "pop3", "master_users", checks.list_of(checks.mail_address), [],
+        "Users who may open every mailbox with their own password, to move mail away or to look "
+        'into a complaint: by the login name "mailbox*master" or by the authorization identity of '
+        "SASL.  Each use is logged.  Empty: none.",
+    ),
+    Setting(
         "pop3", "login_delay", checks.integer(0, 86_400), 0,
         "The minimum number of seconds between two logins of a user (LOGIN-DELAY, RFC 2449).  "
         "0: none.",

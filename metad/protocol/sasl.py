@@ -1,8 +1,8 @@
-"""SASL: what the client's responses say.
+"""SASL: the client's responses.
 
 Rules of this file:
 
-* Pure functions over octets; who asks for a password and who checks it is elsewhere.
+* Pure functions over octets; passwords are checked elsewhere.
 * Strict: base64 without foreign octets or missing padding, PLAIN with exactly two NULs.
 
 RFC 4422 (SASL), RFC 4616 (PLAIN), RFC 5034 section 4 (the exchange in POP3).
@@ -13,11 +13,13 @@ from __future__ import annotations
 import binascii
 
 CANCEL = b"*"  # RFC 5034 section 4: the client gives up
+# Characters of a user name: no address has as many.
+NAME_LIMIT = 512
 NO_OCTETS = b"="  # RFC 5034 section 4: an initial response that is there, and empty
 
 
 class SaslError(ValueError):
-    """A response that is none; `str()` says why in a client's words."""
+    """A bad response; `str()` is the reason, for the client."""
 
 
 def decode(line: bytes) -> bytes:
@@ -40,11 +42,9 @@ def decode_initial(text: bytes) -> bytes:
     return b"" if text == NO_OCTETS else decode(text)
 
 
-def plain(response: bytes) -> tuple[str, bytes]:
-    """(user, password) of a PLAIN message: [authzid] NUL authcid NUL passwd.
-
-    An authorization identity other than the user's own is refused.
-    """
+def plain(response: bytes) -> tuple[str, str, bytes]:
+    """(user to act as, user whose password it is, password) of a PLAIN message:
+    [authzid] NUL authcid NUL passwd."""
     parts = response.split(b"\0")
     if len(parts) != 3 or not parts[1] or not parts[2]:
         raise SaslError("this is no PLAIN message")
@@ -52,8 +52,8 @@ def plain(response: bytes) -> tuple[str, bytes]:
         authzid, user = parts[0].decode(), parts[1].decode()
     except UnicodeDecodeError:
         raise SaslError("the user name is not UTF-8") from None
-    if not user.isprintable():
+    if not (user.isprintable() and authzid.isprintable()):
         raise SaslError("the user name has control characters")
-    if authzid not in {"", user}:
-        raise SaslError("one user cannot act for another")
-    return user, parts[2]
+    if max(len(user), len(authzid)) > NAME_LIMIT:
+        raise SaslError("this is no user name")
+    return authzid or user, user, parts[2]

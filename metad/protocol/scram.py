@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Pure: the keys and the random nonce are given, no octet comes from anywhere else.
-* Everything is compared by what came, octet by octet; a proof in constant time.
+* Everything is compared as it came, octet by octet; a proof in constant time.
 * Without channel binding: Python's ssl offers none that a client could use (RFC 5802 section 6:
   "n" and "y" are taken, "p=" is not).
 
@@ -18,7 +18,7 @@ import hmac
 import re
 from typing import Final, Protocol
 
-from metad.protocol.sasl import SaslError
+from metad.protocol.sasl import NAME_LIMIT, SaslError
 
 _HASH: Final = "sha256"
 # RFC 5802 section 7; the channel binding flag, the authorization identity, then the bare message
@@ -47,12 +47,22 @@ class Keys(Protocol):
 
 
 class Exchange:
-    """One exchange.  `user` is known after its first message.  Raises SaslError."""
+    """One exchange.  Its first message tells `user`, whose password it is, and `mailbox`, the user
+    to act as (RFC 5802 section 5.1, "a").  Raises SaslError."""
 
-    __slots__ = ("_bare", "_header", "_keys", "_nonce", "_server_first", "server_final", "user")
+    __slots__ = (
+        "_bare",
+        "_header",
+        "_keys",
+        "_nonce",
+        "_server_first",
+        "mailbox",
+        "server_final",
+        "user",
+    )
     _keys: Keys
     _server_first: bytes
-    server_final: bytes  # once the proof was looked at
+    server_final: bytes  # once the proof was checked
 
     def __init__(self, client_first: bytes) -> None:
         match = _FIRST.fullmatch(client_first)
@@ -62,8 +72,7 @@ class Exchange:
         if self._header.startswith(b"p"):
             raise SaslError("channel binding is not supported")
         self.user = _name(name)
-        if authzid is not None and _name(authzid) != self.user:
-            raise SaslError("one user cannot act for another")
+        self.mailbox = self.user if authzid is None else _name(authzid)
 
     def server_first(self, keys: Keys, nonce: bytes) -> bytes:
         """The challenge; `nonce`: printable, without commas, and never given before."""
@@ -81,9 +90,9 @@ class Exchange:
         without_proof, binding, nonce, proof = match.groups()
         if _decoded(binding) != self._header or nonce != self._nonce:
             raise SaslError("this is the answer to another challenge")
-        said = b",".join((self._bare, self._server_first, without_proof))
-        signature = hmac.digest(self._keys.stored_key, said, _HASH)
-        verifier = hmac.digest(self._keys.server_key, said, _HASH)
+        exchanged = b",".join((self._bare, self._server_first, without_proof))
+        signature = hmac.digest(self._keys.stored_key, exchanged, _HASH)
+        verifier = hmac.digest(self._keys.server_key, exchanged, _HASH)
         self.server_final = b"v=" + binascii.b2a_base64(verifier, newline=False)
         client_key = _xor(_decoded(proof), signature)
         return hmac.compare_digest(hashlib.sha256(client_key).digest(), self._keys.stored_key)
@@ -95,7 +104,7 @@ def _name(octets: bytes) -> str:
         text = octets.decode()
     except UnicodeDecodeError:
         raise SaslError("the user name is not UTF-8") from None
-    if not _NAME.fullmatch(text) or not text.isprintable():
+    if len(text) > NAME_LIMIT or not _NAME.fullmatch(text) or not text.isprintable():
         raise SaslError("this is no user name")
     return text.replace("=2C", ",").replace("=3D", "=")
 
@@ -108,7 +117,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def _xor(one: bytes, other: bytes) -> bytes:
-    """Octet by octet; of another length than `other`: a value that proves nothing."""
+    """Octet by octet; if the lengths differ, a value that proves nothing."""
     if len(one) != len(other):
         return b""
     return bytes(a ^ b for a, b in zip(one, other, strict=True))

@@ -124,6 +124,7 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
                 common=common,
                 expire_differs=bool(expiry) and expire_differs,
                 login_delay_differs=bool(delay) and delay_differs,
+                masters=frozenset(config.pop3.master_users),
             )
         return made[key]
 

@@ -43,7 +43,7 @@ DAY = 86_400
 class Pop3Login(Connection):
     """One connection, up to the login."""
 
-    __slots__ = ("_attempt", "_drop", "_machine", "_mechanism", "_user")
+    __slots__ = ("_attempt", "_drop", "_machine", "_mailbox", "_master", "_mechanism", "_user")
     _machine: Pop3
     _draining = DrainingError.pop3
 
@@ -52,6 +52,8 @@ class Pop3Login(Connection):
         self._drop: Maildrop | None = None
         self._user = ""
         self._mechanism = "none"
+        self._mailbox = ""
+        self._master = ""
         self._attempt: Attempt | None = None
 
     # -- passwords
@@ -59,10 +61,10 @@ class Pop3Login(Connection):
     def _login(self, event: Login) -> None:
         context = self._context
         self._mechanism = "PLAIN"
-        user = self._login_name(event.user)
+        user = self._login_names(event.user, event.master)
         account = context.logins.recall(user, event.password)
         if account is not None:
-            self._open(account)
+            self._admit(account)
             return
 
         def decided(outcome: Account | Exception | None) -> None:
@@ -75,17 +77,20 @@ class Pop3Login(Connection):
 
         self._begin_attempt(check, is_guess=True)
 
-    def _login_name(self, user: str) -> str:
+    def _login_names(self, user: str, master: str | None = None) -> str:
+        """Note whose mailbox it is, and the master user if one opens it; whose password it is."""
         name = login_name(user, self._context.config.pop3.default_domain)
+        self._mailbox = name
         self._user = clean(name)
-        return name
+        self._master = clean(master or "")
+        return master or name
 
     # -- SCRAM
 
     def _scram_user(self, event: ScramUser) -> None:
         """Send the user's keys, or made-up ones: the client does not learn which users exist."""
         self._mechanism = "SCRAM-SHA-256"
-        name = self._login_name(event.user)
+        name = self._login_names(event.user)
 
         def send_keys(attempt: Attempt) -> None:
             self._busy = False
@@ -107,7 +112,7 @@ class Pop3Login(Connection):
             self._attempt.began = self._context.loop.time()
         account = None
         if event.proven:
-            account = self._context.users.account(self._login_name(event.user))
+            account = self._context.users.account(self._login_names(event.user, event.master))
         self._decide(None if account is None or account.disabled else account)
 
     # -- attempts
@@ -129,12 +134,25 @@ class Pop3Login(Connection):
     def _decide(self, outcome: Account | Exception | None) -> None:
         """The outcome of a login: an account, wrong credentials (None), or our own failure."""
         if isinstance(outcome, Account):
-            self._open(outcome)
+            self._admit(outcome)
         elif outcome is None:
             self._login_failed()
         else:
             self._log_failure(str(outcome))
             self._machine.login_failed(RefusedError.pop3)
+
+    def _admit(self, account: Account) -> None:
+        """The credentials were right: open the account's mailbox, or the one that a master user
+        asks for, also of a user who is disabled: mail can be moved away."""
+        if not self._master:
+            self._open(account)
+            return
+        wanted = self._context.users.account(self._mailbox)
+        if wanted is None:
+            self._login_failed()
+            return
+        self._context.log.event("pop3", "opened by a master user", self._who())
+        self._open(wanted)
 
     def _login_failed(self) -> None:
         """Count it; the answer comes at the same time for every kind of failure."""
@@ -147,8 +165,9 @@ class Pop3Login(Connection):
 
     def _why_wrong(self) -> str:
         """Why the credentials were wrong: for the log alone."""
-        account = self._context.users.account(self._user)
-        if account is None:
+        users = self._context.users
+        account = users.account(self._master or self._user)
+        if account is None or users.account(self._user) is None:
             return "unknown user"
         return "user disabled" if account.disabled else "wrong password"
 
@@ -220,9 +239,11 @@ class Pop3Login(Connection):
 
     def _who(self) -> dict[str, object]:
         """The fields with which every line of a session begins."""
+        master = {"master": self._master} if self._master else {}
         return {
             "client": self._client,
             "user": self._user,
+            **master,
             "tls": self._tls,
             "mech": self._mechanism,
         }

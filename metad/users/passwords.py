@@ -102,7 +102,8 @@ def prepare(password: bytes) -> bytes:
     """SASLprep (RFC 4013), as RFC 5802 requires, where it applies; else the bytes unchanged.
 
     A client that sends its password plain may send any bytes: those that are no UTF-8, or that
-    SASLprep forbids, still make keys that a PLAIN login or PASS fits.
+    SASLprep forbids, still make keys that a PLAIN login or PASS fits.  So do those that NFKC makes
+    longer than a password may be: one character can become 18, and each is checked.
     """
     if password.isascii():
         return password
@@ -113,7 +114,7 @@ def prepare(password: bytes) -> bytes:
     mapped = "".join(_mapped(char) for char in text)
     # RFC 3454 is of Unicode 3.2; normalising by that table keeps keys the same over the years.
     normal = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
-    if not normal or _forbidden(normal):
+    if not normal or len(normal) > limits.PASSWORD or _forbidden(normal):
         return password
     return normal.encode("utf-8")
 
@@ -126,7 +127,7 @@ def _mapped(char: str) -> str:
 
 
 def _forbidden(text: str) -> bool:
-    if any(within(char) for char in text for within in _PROHIBITED):
+    if any(within(char) for char in set(text) for within in _PROHIBITED):
         return True
     # RFC 3454 section 6: right-to-left text begins and ends so and has nothing left-to-right.
     if not any(map(stringprep.in_table_d1, text)):

@@ -231,11 +231,11 @@ def scram_exchange(octets: bytes) -> None:
 
 def plain_message(octets: bytes) -> None:
     try:
-        user, password = sasl.plain(sasl.decode_initial(octets))
+        mailbox, user, password = sasl.plain(sasl.decode_initial(octets))
     except sasl.SaslError:
         return
     assert user
-    assert user.isprintable()
+    assert (mailbox + user).isprintable()
     assert b"\0" not in password
 
 

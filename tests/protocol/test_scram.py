@@ -75,6 +75,12 @@ def test_an_exchange_cannot_be_replayed_against_another_challenge() -> None:
 )
 def test_user_names(first: bytes, user: str) -> None:
     assert Exchange(first).user == user
+    assert Exchange(first).mailbox == user
+
+
+def test_the_mailbox_of_another_user() -> None:
+    exchange = Exchange(b"n,a=other=2Cone,n=user,r=abc")
+    assert (exchange.user, exchange.mailbox) == ("user", "other,one")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,8 @@ def test_user_names(first: bytes, user: str) -> None:
         b"n,,m=x,n=user,r=abc",
         b"x,,n=user,r=abc",
         b"p=tls-unique,,n=user,r=abc",
-        b"n,a=other,n=user,r=abc",
+        b"n,a=ot=her,n=user,r=abc",
+        b"n,,n=" + b"u" * 513 + b",r=abc",
         b"n,,n=us=er,r=abc",
         b"n,,n=us=2cer,r=abc",
         b"n,,n=us\0er,r=abc",

@@ -110,6 +110,20 @@ def test_saslprep_is_applied_where_it_allows(given_text, prepared):
     assert passwords.prepare(given_text.encode()) == prepared.encode()
 
 
+def test_a_password_that_normalisation_makes_long_cost_twenty_times_as_much(monkeypatch):
+    """333 characters that become 5,994: each was looked up in nine tables, in every login."""
+    looked_up = []
+    monkeypatch.setattr(
+        passwords, "_PROHIBITED", (lambda character: looked_up.append(character) or False,)
+    )
+    expanding = ("\ufdfa" * 333).encode()
+    assert passwords.prepare(expanding) == expanding
+    assert looked_up == []
+    repeated = ("\xfc" * 512).encode()
+    assert passwords.prepare(repeated) == repeated
+    assert len(looked_up) == 1
+
+
 def test_a_password_that_is_not_utf8_is_taken_as_it_is():
     assert passwords.prepare(b"p\xe5ss") == b"p\xe5ss"
     assert passwords.check(b"p\xe5ss", passwords.make(b"p\xe5ss", 10))

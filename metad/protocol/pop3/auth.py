@@ -40,7 +40,7 @@ class Authentication(Pop3Base):
             self._refuse("USER comes first" if self._settings.plaintext else NO_PLAINTEXT)
             return None
         self._user = None
-        return Login(user, password)
+        return self._login(user, user, password)
 
     def _auth(self, argument: tuple[bytes, bytes | None]) -> Event | None:
         mechanism, initial = argument
@@ -83,16 +83,37 @@ class Authentication(Pop3Base):
         self._say(b"+ %b\r\n" % sasl.encode(message))
 
     def _plain(self, message: bytes) -> Event | None:
-        return Login(*sasl.plain(message))
+        return self._login(*sasl.plain(message))
+
+    def _login(self, mailbox: str, user: str, password: bytes) -> Login:
+        mailbox, master = self._acting(mailbox, user)
+        return Login(mailbox, password, master)
+
+    def _acting(self, mailbox: str, user: str) -> tuple[str, str | None]:
+        """(the mailbox to open, the master user who opens it or None).
+
+        Only a master user may open the mailbox of another, and may write "mailbox*master" for both,
+        as with Dovecot.
+        """
+        if mailbox == user and self._settings.masters:
+            name, star, master = user.rpartition("*")
+            if star and name and master.lower() in self._settings.masters:
+                return name, master
+        if mailbox == user:
+            return user, None
+        if user.lower() not in self._settings.masters:
+            raise sasl.SaslError("one user cannot act for another")
+        return mailbox, user
 
     def _scram_first(self, message: bytes) -> Event | None:
-        self._scram = scram.Exchange(message)
-        return ScramUser(self._scram.user)
+        exchange = self._scram = scram.Exchange(message)
+        _, master = self._acting(exchange.mailbox, exchange.user)
+        return ScramUser(master or exchange.user)
 
     def _scram_final(self, message: bytes) -> Event | None:
         exchange = self._scram
         if not exchange.is_proven(message):
-            return ScramLogin(exchange.user, False)
+            return self._scram_login(proven=False)
         self._challenge(exchange.server_final, self._scram_end)
         return None
 
@@ -100,7 +121,11 @@ class Authentication(Pop3Base):
         """RFC 5034 section 4: an empty line tells that the client has seen our proof."""
         if message:
             raise sasl.SaslError("this is no SCRAM message")
-        return ScramLogin(self._scram.user, True)
+        return self._scram_login(proven=True)
+
+    def _scram_login(self, *, proven: bool) -> ScramLogin:
+        mailbox, master = self._acting(self._scram.mailbox, self._scram.user)
+        return ScramLogin(mailbox, proven, master)
 
     def login_ok(self, drop: Drop, personal: Personal | None = None) -> None:
         """Answers Login and ScramLogin: the session has its maildrop.

@@ -1,8 +1,8 @@
-"""What a POP3 session tells its owner, and what it must know of a maildrop.
+"""What the POP3 machine tells its session, and what it must know of a maildrop.
 
 Rules of this file:
 
-* Cheap to make: a NamedTuple each.  Each says which methods of Pop3 answer it.
+* Cheap to make: a NamedTuple each.  Its docstring names the methods of Pop3 that answer it.
 """
 
 from __future__ import annotations
@@ -38,23 +38,31 @@ class ListMessages(NamedTuple):
 
 
 class Login(NamedTuple):
-    """Answer with `login_ok` or `login_failed`."""
+    """Answer with `login_ok` or `login_failed`.
+
+    `master`: the master user whose password it is, if it is not the user's own.
+    """
 
     user: str
     password: bytes
+    master: str | None = None
 
 
 class ScramUser(NamedTuple):
-    """Answer with `scram_keys`: those of the user, or made-up ones that stay the same."""
+    """Answer with `scram_keys`: the user's, or made-up ones that stay the same."""
 
     user: str
 
 
 class ScramLogin(NamedTuple):
-    """Answer with `login_ok` or `login_failed`; `proven`: the client knows the password."""
+    """Answer with `login_ok` or `login_failed`.
+
+    `proven`: the client knows the password, of `master` if that is not None, else of `user`.
+    """
 
     user: str
     proven: bool
+    master: str | None = None
 
 
 class StartTls(NamedTuple):
@@ -81,7 +89,7 @@ class Quit(NamedTuple):
 
 
 class Personal(NamedTuple):
-    """What of the capabilities is this user's own, once logged in (RFC 2449 section 6).
+    """The capabilities that differ from user to user (RFC 2449 section 6).
 
     `expire`: days for which mail is kept, None for ever; `login_delay`: seconds, 0 for none.
     """

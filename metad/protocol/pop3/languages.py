@@ -90,7 +90,6 @@ SWEDISH: Final = Language(
         "a password is needed": "ett lösenord behövs",
         "that is no language tag": "det är ingen språkkod",
         # lines and limits
-        "a line must end in CR LF": "en rad måste sluta med CR LF",
         "a line with a NUL or bare CR": "en rad med NUL eller ensamt CR",
         "line too long": "raden är för lång",
         "too many errors": "för många fel",

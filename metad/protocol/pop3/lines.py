@@ -2,13 +2,11 @@
 
 Rules of this file:
 
-* A line is given out without its CR LF; what is no good line raises, once, and is skipped.
+* A line is given out without its line end; a bad line raises, once, and is skipped.
 * Where the search for a line end stopped is remembered; of a line that is too long no more is
   kept than a good one could have.
 
-A line ends at LF.  One that ends in a bare LF is refused at once (RFC 1939 section 3 wants
-CR LF) instead of waiting for a CR LF that such a client never sends; there are as many refusals
-as servers that take LF for a line end would give replies.
+A line ends in CR LF or, as with Dovecot, in LF alone: docs/decisions.md says why that is safe here.
 """
 
 from __future__ import annotations
@@ -20,19 +18,18 @@ DISCARD_LIMIT: Final = 65_536
 # Of a longer buffer, what is not used yet is copied out: a session that waits for its client keeps
 # little.
 KEPT: Final = 4_096
-_CR: Final = 13
 
 
 class LineError(ValueError):
-    """No good line; the next one may be.  `str()` is the text after `-ERR `."""
+    """A bad line; the next one may be good.  `str()` is the text after `-ERR `."""
 
 
 class EndlessLineError(LineError):
-    """More octets than any client means; the stream is not worth reading on."""
+    """A line longer than any client means; the stream is not worth reading on."""
 
 
 class LineReader:
-    """`feed` what came, then `next_line` until it is None, or until it `is_empty`."""
+    """`feed` octets, then `next_line` until it is None, or until it `is_empty`."""
 
     __slots__ = ("_discarded", "_input", "_position", "_searched", "is_empty")
 
@@ -41,7 +38,7 @@ class LineReader:
         self._position = 0  # where the next line begins in _input
         self._searched = 0  # up to where _input holds no line end
         self._discarded = 0  # octets of the present line already thrown away
-        self.is_empty = True  # all that was fed is given out, and nothing of it kept
+        self.is_empty = True  # everything fed was given out
 
     @property
     def buffered(self) -> int:
@@ -65,21 +62,20 @@ class LineReader:
         self.is_empty = True
 
     def next_line(self, limit: int) -> bytes | None:
-        """The next line; None: more is needed.  `limit`: octets with the CR LF."""
+        """The next line; None: more is needed.  `limit`: octets with the line end."""
         start = self._position
         end = self._input.find(b"\n", self._searched)
         if end < 0:
             self._need_more(limit)
             return None
-        line = self._input[start : end - 1]
-        ends_well = end > start and self._input[end - 1] == _CR
+        line = self._input[start:end]
         length = self._discarded + end + 1 - start
         self._discarded = 0
         self._skip_to(end + 1)
         if length > limit:
             raise _too_long(length)
-        if not ends_well:
-            raise LineError("a line must end in CR LF")
+        if line.endswith(b"\r"):
+            line = line[:-1]
         if b"\0" in line or b"\r" in line:
             raise LineError("a line with a NUL or bare CR")
         return line
@@ -99,8 +95,7 @@ class LineReader:
             raise _too_long(self._discarded + waiting)
 
     def _skip_to(self, end: int) -> None:
-        """What stands before `end` is done with.  A session that waits for its client keeps none
-        of it."""
+        """What is before `end` is used.  A session that waits for its client keeps none of it."""
         if end == len(self._input):
             self._input = b""
             end = 0

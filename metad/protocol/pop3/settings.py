@@ -31,6 +31,7 @@ class Pop3Settings:
     `login_delay_differs`: some may log in more often.
     `errors`: unknown, misplaced or malformed commands that end the session (Dovecot: 20).
     `login_commands`: commands allowed before a login.
+    `masters`: users who may open any mailbox, in lower case.
     """
 
     hostname: str
@@ -43,6 +44,7 @@ class Pop3Settings:
     expire_differs: bool = False
     login_delay_differs: bool = False
     login_commands: int = limits.POP3_LOGIN_COMMANDS
+    masters: frozenset[str] = frozenset()
     greeting: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

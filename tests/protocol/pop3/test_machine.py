@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metad.protocol.pop3.lines import KEPT
 from metad.protocol.pop3.machine import (
     ListMessages,
     Login,
@@ -340,11 +341,32 @@ def test_messages_that_are_not_there_are_no_errors_that_count() -> None:
     assert not session.machine.closed
 
 
-def test_a_line_ended_by_a_bare_lf_is_answered_at_once_and_not_executed() -> None:
+def test_a_line_that_ends_in_lf_alone_was_refused() -> None:
+    session = Session()
+    session.send(b"USER bob\nPASS secret\n")
+    assert session.events == [Login("bob", b"secret")]
+    assert session.send(b"NOOP\nSTAT\r\nDELE 1\n").count(b"+OK") == 3
+    assert session.send(b"NOOP\r\r\n") == b"-ERR a line with a NUL or bare CR\r\n"
+    assert session.send(b"\n") == b"-ERR unknown command\r\n"
+
+
+def test_lf_sessions_are_the_same_at_every_cut() -> None:
+    octets = b"USER bob\nAUTH PLAIN\nAGJvYgBzZWNyZXQ=\nLIST\r\nRETR 2\nQUIT\n"
+    whole = Session()
+    whole.send(octets)
+    assert whole.machine.closed
+    for at in range(len(octets)):
+        session = Session()
+        session.send(octets[:at], octets[at:])
+        assert (session.events, session.octets) == (whole.events, whole.octets)
+
+
+def test_a_kept_remainder_is_copied_out_of_its_buffer() -> None:
     session = logged_in()
-    assert session.send(b"DELE 1\n") == b"-ERR a line must end in CR LF\r\n"
-    assert session.send(b"\n") == b"-ERR a line must end in CR LF\r\n"
-    assert session.send(b"STAT\r\n").startswith(b"+OK 3 ")
+    session.send(b"NOOP\r\n" * 30_000 + b"X")
+    assert session.machine.buffered == 1
+    assert len(session.machine._lines._input) <= KEPT
+    assert session.send(b"\r\n") == b"-ERR unknown command\r\n"
 
 
 def test_a_command_line_of_255_octets_is_taken_and_of_256_refused() -> None:

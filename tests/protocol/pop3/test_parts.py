@@ -45,6 +45,12 @@ def test_top_is_cut_alike_at_every_pair_of_places(message: bytes, lines: int) ->
     assert cut([message[i : i + 1] for i in range(len(message))], lines) == wanted
 
 
+def test_lines_may_end_in_lf_alone() -> None:
+    reader = LineReader()
+    reader.feed(b"one\n\ntwo\r\n\r\nx")
+    assert [reader.next_line(255) for _ in range(5)] == [b"one", b"", b"two", b"", None]
+
+
 def test_lines_come_out_without_their_ends_and_wait_for_them() -> None:
     reader = LineReader()
     assert reader.next_line(255) is None
@@ -62,7 +68,7 @@ def test_lines_come_out_without_their_ends_and_wait_for_them() -> None:
     assert reader.buffered == 0
 
 
-@pytest.mark.parametrize("bad", [b"\n", b"a\n", b"a\rb\r\n", b"\r\r\n", b"a\0\r\n", b"\0\r\n"])
+@pytest.mark.parametrize("bad", [b"a\rb\r\n", b"a\rb\n", b"\r\r\n", b"a\0\r\n", b"\0\r\n"])
 def test_a_bad_line_raises_once_and_is_skipped(bad: bytes) -> None:
     reader = LineReader()
     reader.feed(bad + b"good\r\n")
@@ -105,12 +111,13 @@ def test_clear_forgets_everything() -> None:
 @pytest.mark.parametrize(
     ("message", "credentials"),
     [
-        (b"\0bob\0secret", ("bob", b"secret")),
-        (b"bob\0bob\0secret", ("bob", b"secret")),
-        (b"\0b\xc3\xb6b\0\xff ", ("böb", b"\xff ")),
+        (b"\0bob\0secret", ("bob", "bob", b"secret")),
+        (b"bob\0bob\0secret", ("bob", "bob", b"secret")),
+        (b"eve\0bob\0secret", ("eve", "bob", b"secret")),
+        (b"\0b\xc3\xb6b\0\xff ", ("böb", "böb", b"\xff ")),
     ],
 )
-def test_plain_messages(message: bytes, credentials: tuple[str, bytes]) -> None:
+def test_plain_messages(message: bytes, credentials: tuple[str, str, bytes]) -> None:
     assert sasl.plain(message) == credentials
 
 
@@ -124,7 +131,9 @@ def test_plain_messages(message: bytes, credentials: tuple[str, bytes]) -> None:
         b"\0\0secret",
         b"\0bob\0sec\0ret",
         b"\0bo\0b\0secret",
-        b"eve\0bob\0secret",
+        b"a" * 513 + b"\0bob\0secret",
+        b"\0" + b"a" * 513 + b"\0secret",
+        b"e\nve\0bob\0secret",
         b"\0\xff\0secret",
         b"\xff\0bob\0secret",
         b"\0b\nb\0secret",
