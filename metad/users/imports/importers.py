@@ -17,16 +17,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-from metad.config import checks
 from metad.errors import DataError, MetadError, OsError
-from metad.users.account import MAX_COUNT
 from metad.users.imports import import_entries
 from metad.users.imports.import_entries import NO_SECRET, BadLine, Entry, Secret
+from metad.users.imports.import_values import CELLS, NUMBER
 
 LINE = 64 * 1024
 # Users below are the system's own (login.defs UID_MIN); 65534 is nobody.
 LEAST_UID, NOBODY_UID = 1000, 65534
-_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 Found = Iterator[Entry | BadLine]
 
@@ -134,7 +132,7 @@ def _read_passwd(source: Source) -> Found:
 
     def line(place: str, text: str) -> Entry | None:
         fields = text.split(":")
-        if len(fields) != 7 or not _NUMBER.fullmatch(fields[2]):
+        if len(fields) != 7 or not NUMBER.fullmatch(fields[2]):
             raise DataError("a line of passwd has seven fields, the third a number")
         name, password = fields[:2]
         if int(fields[2]) < source.least_uid or int(fields[2]) == NOBODY_UID:
@@ -197,7 +195,7 @@ def _limit(name: str, value: str) -> dict[str, int]:
     if name in {"storage", "bytes"} and storage:
         unit = 1 if name == "bytes" and not storage[2] else _UNITS[storage[2].lower()]
         return {"quota": int(storage[1]) * unit}
-    if name == "messages" and _NUMBER.fullmatch(value):
+    if name == "messages" and NUMBER.fullmatch(value):
         return {"messages": int(value)}
     if name in {"ignore", "noenforcing"}:
         return {"quota": 0, "messages": 0} if name == "ignore" else {}
@@ -271,7 +269,6 @@ COLUMNS = (
     "address", "password", "hash", "scram", "quota", "messages", "expiry", "login_delay",
     "disabled", "spam_filter", "spam_mark", "spam_refuse", "members",
 )  # fmt: skip
-_BOOLEAN = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 def _read_csv(source: Source) -> Found:
@@ -322,9 +319,7 @@ def _csv_row(place: str, row: dict[str, str], domain: str | None) -> Entry | Non
         name = address if address.startswith("@") else _full(address, domain)
         return Entry(place, name, members=tuple(_full(one, domain) for one in members))
     fields = {
-        name: check(row[name].strip())
-        for name, check in _CELLS.items()
-        if row.get(name, "").strip()
+        name: check(row[name].strip()) for name, check in CELLS.items() if row.get(name, "").strip()
     }
     secret, why = _csv_secret(row)
     return Entry(place, _full(address, domain), secret, fields, no_login=why)
@@ -343,47 +338,6 @@ def _csv_secret(row: dict[str, str]) -> tuple[Secret | None, str]:
             return Secret(known.plain, known.hash, keys.scram), why
         why = why or bad
     return source, why
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in _BOOLEAN:
-        raise DataError(f"{text!a}: must be yes or no")
-    return _BOOLEAN[text.lower()]
-
-
-def _size(text: str) -> int:
-    value: int = checks.size(0, 1 << 60)(text)
-    return value
-
-
-def _count(text: str) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) > MAX_COUNT:
-        raise DataError(f"{text!a}: must be a number of messages")
-    return int(text)
-
-
-def _score(text: str) -> int:
-    try:
-        return checks.score(float(text))
-    except ValueError:
-        raise DataError(f"{text!a}: must be a spam score from 0 to 1,000") from None
-
-
-def _seconds(text: str) -> int:
-    value: int = checks.duration(1, MAX_COUNT)(text)
-    return value
-
-
-_CELLS: dict[str, Callable[[str], Any]] = {
-    "quota": _size,
-    "messages": _count,
-    "expiry": _seconds,
-    "login_delay": _seconds,
-    "disabled": _boolean,
-    "spam_filter": _boolean,
-    "spam_mark": _score,
-    "spam_refuse": _score,
-}
 
 
 class Format(NamedTuple):
