@@ -1,9 +1,10 @@
 """How metad does with more workers, more connections, and slower disks.
 
-    sh tools/perf breadth [--minutes 5] [--only workers,disks,idle]
+    sh tools/perf breadth [--minutes 5] [--only workers,disks,half,idle]
 
   workers  1, 2, 4 and 8 of them, 100 connections
   disks    syncs that take 0, 1, 5 and 10 ms longer, 1, 20 and 100 connections
+  half     latencies when mail comes by the clock at half the rate that 100 connections reach
   idle     memory of a connection that is idle after EHLO, 10,000 of them; 1,000 busy ones
 
 Prints tables, and writes perf/results/breadth-DATE.json.  How a message's cost grows with what is
@@ -15,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from perf import harness
-from perf.generator import GeneratorError, Smtp
+from perf.generator import GeneratorError, Report, Smtp, program
+from perf.generator import run as run_generator
 from perf.harness import HarnessError, HubOptions, Server
 from perf.peers.account import Account
 from perf.peers.report import table
@@ -107,6 +111,34 @@ def disks(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float
         return interleaved(hubs, seconds, rounds)
 
 
+def half(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Arrivals at random over 100 kept connections: from when a mail was due to its 250."""
+    with ExitStack() as stack:
+        hub = start(where, "half", 2, stack)
+        full = rate(hub, 100, seconds / 4)
+        reports = []
+        for number in range(rounds):
+            arrivals = random.Random(number)
+            now, lines = 0.0, []
+            while now < seconds / 2 / rounds:
+                now += arrivals.expovariate(full / 2)
+                lines.append(f"{int(now * 1e6)} 500 {arrivals.choice(USERS)}\n")
+            reports.append(planned(hub.smtp, "".join(lines)))
+    places = reports[0].latency_ms
+    medians = {
+        place: statistics.median(one.latency_ms[place] for one in reports) for place in places
+    }
+    return {f"half of {full:,.0f}/s": medians}
+
+
+def planned(port: int, plan: str) -> Report:
+    with tempfile.NamedTemporaryFile("w", suffix=".plan") as file:
+        file.write(plan)
+        file.flush()
+        command = [program("smtp-load"), "--port", str(port), "--plan", file.name]
+        return run_generator([*command, "--connections", "100"])
+
+
 def idle(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     """Memory of idle connections, with their hub's rate beside them; and a thousand busy ones."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -136,7 +168,7 @@ def greeted(port: int) -> socket.socket:
     return connection
 
 
-PARTS = {"workers": workers, "disks": disks, "idle": idle}
+PARTS = {"workers": workers, "disks": disks, "half": half, "idle": idle}
 
 
 def text(found: dict[str, dict[str, float]]) -> str:
@@ -144,6 +176,9 @@ def text(found: dict[str, dict[str, float]]) -> str:
     for name, one in found.items():
         if "rate" in one:
             rows.append([name, f"{one['rate']:,.0f}/s ± {one['half_spread']:.0%}"])
+        elif "p99" in one:
+            latencies = (f"{place} {value:.1f}" for place, value in one.items())
+            rows.append([name, f"ms: {', '.join(latencies)}"])
         else:
             rows.append([name, f"{one['bytes_each']:,.0f} bytes each"])
     return table(["", "messages, 500 bytes"], rows)

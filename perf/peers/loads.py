@@ -59,6 +59,7 @@ POP3_LOADS = (
     Pop3Load("pipelined", "20, 500 B, pipelined by 32", 20, SMALL, retrieve=32),
     Pop3Load("polls 1", "polls, 1 connection", 1, EMPTY, "poll"),
     Pop3Load("polls 20", "polls, 20 connections", 20, EMPTY, "poll"),
+    Pop3Load("polls full", "polls of full maildrops, 20", 20, SMALL, "poll"),
 )
 
 # One measurement: figures by name.

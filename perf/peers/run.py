@@ -44,7 +44,6 @@ POP3_SHARE = 0.25  # of the time
 POLLS = 200  # whose rate says how many fit into a turn
 MOST = 200_000
 COUNTED = 400  # messages whose syncs and bytes are counted
-DROP = 200  # messages in each maildrop that is downloaded
 
 
 @dataclass(slots=True)
@@ -183,7 +182,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rounds(smtp, options.rounds, began + seconds - left * share)
         for name, peer in peers.items():
             if KINDS[name].pop3:
-                fill(peer, KINDS[name].lmtp, DROP)
+                fill(peer, KINDS[name].lmtp, options.drop)
         rounds(pop3, options.rounds, began + seconds)
         facts["smtp"], facts["pop3"] = results(smtp), results(pop3)
         facts["costs"] = {name: costs(name, peer) for name, peer in peers.items()}
@@ -195,6 +194,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/perf peers")
     parser.add_argument("--minutes", type=float, default=8.0, help="about so long, in all")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server under a load")
+    parser.add_argument("--drop", type=int, default=200, help="messages in a full maildrop")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(KINDS))
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     parser.add_argument("--results", type=Path, default=RESULTS)
