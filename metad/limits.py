@@ -57,6 +57,10 @@ NETWORK_CONNECTIONS = 1_000
 UNPUBLISHED_CONNECTIONS = 4
 # Above this share of the connection cap, slow senders must keep a minimum rate.
 CROWDED = 0.8
+# Seconds for which a client may be idle all the same before it has to give way to new ones, above
+# that share; and the part of all connections that one protocol may have.
+IDLE_GRACE = 5
+PROTOCOL_SHARE = 0.9
 # That rate in octets per second, averaged over the message: Postfix's smtpd_min_data_rate.
 MIN_DATA_RATE = 500
 # Seconds that every message gets before the rate applies: above that share, and below it.

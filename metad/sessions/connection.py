@@ -51,6 +51,9 @@ class Service:
         limiter = self.context.limiter
         if not limiter.enter(client.network):
             return self._reject(client, "too many connections", self.too_many)
+        if not limiter.has_room(self.open):
+            limiter.leave(client.network)
+            return self._reject(client, "too many connections of this protocol", self.too_many)
         if self.clients and client.address != LOCAL and client.address not in self.clients:
             limiter.leave(client.network)
             return self._reject(client, "not in smtp.clients", self.not_listed)
@@ -104,8 +107,10 @@ class Connection(asyncio.Protocol):
     _transport: asyncio.Transport
     _client: str
     _network: str
-    # The protocol's reply while the hub shuts down.
+    # The protocol's replies while the hub shuts down, and to an idle client that must give way.
     _draining: ClassVar[Any]
+    _crowded: ClassVar[Any]
+    _last: float  # when the client last did something, as of the last check of the deadlines
 
     def __init__(self, service: Service, client: Client | None) -> None:
         self._service = service
@@ -294,6 +299,20 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         if not self._busy and self._may_drain:
             self._fail(self._draining)
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when the client has been idle with nothing to lose; None: it is not."""
+        return self._last if self._may_drain and not (self._busy or self._ended) else None
+
+    @property
+    def has_ended(self) -> bool:
+        """The last reply is given, and the connection is closing."""
+        return self._ended
+
+    def give_way(self) -> None:
+        """End the session for want of connections."""
+        self._fail(self._crowded)
 
     def abort(self) -> None:
         self._transport.abort()

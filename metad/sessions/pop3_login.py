@@ -46,6 +46,7 @@ class Pop3Login(Connection):
     __slots__ = ("_attempt", "_drop", "_machine", "_mailbox", "_master", "_mechanism", "_user")
     _machine: Pop3
     _draining = DrainingError.pop3
+    _crowded = "[SYS/TEMP] too many connections"
 
     def __init__(self, service: Service, client: Client | None = None) -> None:
         super().__init__(service, client)

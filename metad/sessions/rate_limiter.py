@@ -21,7 +21,7 @@ from typing import NamedTuple
 from metad import limits
 from metad.sessions.networks import LOCAL
 from metad.sessions.shared_counts import SharedCounts
-from metad.system.shared_memory import Tally
+from metad.system.shared_memory import Cell, Tally
 
 MINUTE = 60.0
 
@@ -116,6 +116,21 @@ class RateLimiter:
             self._all > caps.connections * limits.CROWDED
             or self.connections > caps.of_worker * limits.CROWDED
         )
+
+    @property
+    def share_above(self) -> float:
+        """The share of all connections, as of the last refresh, that is above what may be idle."""
+        caps = self.caps
+        of_hub = 1 - caps.connections * limits.CROWDED / self._all if self._all else 0.0
+        own = self.connections
+        of_worker = 1 - caps.of_worker * limits.CROWDED / own if own else 0.0
+        return max(of_hub, of_worker, 0.0)
+
+    def has_room(self, protocol: Cell) -> bool:
+        """Whether a protocol (its cell of open connections) may have one connection more."""
+        if not self.is_crowded:
+            return True
+        return self._shared.total(protocol) < self.caps.connections * limits.PROTOCOL_SHARE
 
     def is_too_slow(self, octets: int, seconds: float) -> bool:
         """Whether a transaction of `seconds`, whose message has `octets` so far, takes too long."""

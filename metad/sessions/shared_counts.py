@@ -39,9 +39,11 @@ class SharedCounts:
 
     def connections(self) -> int:
         """Of all workers.  An impossible value is not a count: the cell was overwritten."""
-        counts = self._open.tolist()
-        total = sum(counts)
-        return total if total <= _MOST else sum(one for one in counts if one <= _MOST)
+        return _sum(self._open)
+
+    def total(self, cell: Cell) -> int:
+        """Of all workers, of a counter of connections."""
+        return _sum(self._area.column(cell))
 
     def publish(self, which: Tally, network: str, count: int) -> None:
         """Publish this worker's count of a network; 0 removes it from the table."""
@@ -84,6 +86,12 @@ class SharedCounts:
     def forget(self, which: Tally) -> None:
         """Remove all networks from this worker's table."""
         self._row.clear_tally(which)
+
+
+def _sum(column: memoryview) -> int:
+    counts = column.tolist()
+    total: int = sum(counts)
+    return total if total <= _MOST else sum(one for one in counts if one <= _MOST)
 
 
 def _key(network: str) -> int:

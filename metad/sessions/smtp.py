@@ -104,6 +104,7 @@ class SmtpSession(Connection):
     _machine: Smtp
     _service: SmtpService
     _draining = DrainingError.smtp
+    _crowded = TOO_MANY
     _handlers: ClassVar[dict[type, Callable[[Any, Any], bool]]]
 
     def __init__(self, service: SmtpService, client: Client | None = None) -> None:

@@ -29,6 +29,7 @@ from metad.sessions import import_socket, listeners
 from metad.sessions.backpressure import Backpressure
 from metad.sessions.context import WorkerContext
 from metad.sessions.filters import make_chain
+from metad.sessions.give_way import give_way
 from metad.sessions.rate_limiter import RateLimiter
 from metad.sessions.shared_counts import SharedCounts
 from metad.store.log_table import Semaphore
@@ -188,6 +189,7 @@ class MailWorker:
         context.limiter.refresh()
         for session in list(context.sessions):
             session.expire(now)
+        give_way(context, now)
         if context.certificates is not None:
             context.certificates.refresh()
         if context.filters is not None:

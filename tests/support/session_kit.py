@@ -126,16 +126,6 @@ class Loop:
             call()
 
 
-class Row:
-    """The cells of a process."""
-
-    def __init__(self) -> None:
-        self.cells = [0] * len(Cell) * 2
-
-    def add(self, cell: int, amount: int = 1) -> None:
-        self.cells[cell] += amount
-
-
 class Layer:
     """Takes every message at once; its mailboxes are empty."""
 
@@ -223,11 +213,12 @@ class World:
         self.lines: list[str] = []
         self.session: type[SmtpSession] = SmtpSession
         self.threads = Threads()
-        self.limiter = make_limiter(Caps(connections, of_network, connections), rate)
+        self.area = shared_area()
+        self.limiter = make_limiter(Caps(connections, of_network, connections), rate, self.area)
         fields: dict[str, Any] = {
             "loop": self.loop,
             "limiter": self.limiter,
-            "row": Row(),
+            "row": self.area.process(1),
             "layer": Layer(self.loop),
             "users": Users(),
             "threads": self.threads,
