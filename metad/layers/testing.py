@@ -179,7 +179,7 @@ class Conformance:
             drop = bench.open(2)
             sizes = [drop.size(number) for number in range(1, len(drop) + 1)]
             lengths = [len(unstuff(whole(drop, number))) for number in range(1, len(drop) + 1)]
-            demand(sizes == lengths, f"the sizes are {lengths}, said are {sizes}")
+            demand(sizes == lengths, f"sizes are {sizes}, but messages have {lengths}")
             demand(drop.octets == sum(sizes), "octets is not the sum of the sizes")
             drop.close()
 

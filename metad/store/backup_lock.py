@@ -1,7 +1,7 @@
-"""Pinned logs: while a backup reads them, no log is freed.
+"""The lock that keeps logs from being freed while a backup reads them.
 
-A lock on the file DATA/run/backup: backups share it, the collector takes it alone for the moment
-in which a log becomes free.  The kernel releases it with whoever dies.
+It is on the file DATA/run/backup: backups share it, and the collector takes it exclusively for the
+moment in which it frees a log.  The kernel releases it when its holder dies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _open(osio: Osio, store: Store) -> int:
 
 @contextmanager
 def pinned(osio: Osio, store: Store) -> Iterator[None]:
-    """For a backup: as long as this lasts no log is freed.  Waits some milliseconds at most."""
+    """For a backup: no log is freed while this lasts.  Waits a few milliseconds at most."""
     fd = _open(osio, store)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)

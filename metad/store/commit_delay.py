@@ -1,15 +1,14 @@
-"""How many messages are on their way: what a group commit waits for.
+"""How many messages are about to arrive: what a group commit waits for.
 
-A group is written and synced for about the price of several messages, whatever is in it.  Clients
-that are at work send their next message within a moment; a group that waits for them is larger,
-and when all of them are in it, nobody is left to be served meanwhile.
+A write and its sync cost about as much as several messages, whatever the group holds.  An active
+client sends its next message within a moment; a group that waits for it is larger, and once every
+active client is in the group, no other client needs the loop.
 
 Rules of this file:
 
-* A message counts from its MAIL until it is there, but for 20 to 40 milliseconds at most: a sender
-  that is far away, or has stopped, is nobody to wait for.
-* It is a guess, and costs a moment where it is wrong: who came and was never expected is taken for
-  somebody who was.
+* A message counts from its MAIL until it arrives, but for 20 to 40 milliseconds at most: the
+  committer does not wait for a sender that is far away or has stopped.
+* It is a guess.  An unannounced message uses up a pending slot; the error costs at most one delay.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class CommitDelay:
         self._stale = 0  # begun in the time before
 
     def begun(self) -> None:
-        """Somebody began a message."""
+        """A client began a message."""
         self._fresh += 1
 
     def came(self) -> int:

@@ -1,8 +1,8 @@
 """Message ids and hub time.
 
 A message id is 16 octets, big-endian: hub time (8, microseconds), node (2), the low bits of the
-log's life (2), the sequence in that life (4).  Ids sort by time; nobody else makes the same one:
-hub time never runs back within a store, lives are unique within a store, and node numbers are
+log's life (2), the sequence in that life (4).  Ids sort by time and are unique: hub time never runs
+back within a store, lives are unique within a store, and node numbers are
 unique among the stores of a cluster (a restore changes the node number).
 
 The first bit of the sequence says that the message came with a unique id of its own, which its

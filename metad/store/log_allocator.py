@@ -1,14 +1,13 @@
-"""Where a writer's logs come from: the next one made ready ahead, the full one sealed behind.
+"""Gives a writer its logs: prepares the next one ahead, seals the full one behind.
 
-One background thread per writing process does all that may wait (semaphore, allocation, zeros,
-seals), so that a full log costs the commit path one assignment.
+One background thread per writing process does everything that may block (semaphore, allocation,
+zeros, seals), so that a full log costs the commit path one assignment.
 
 Rules of this file:
 
 * A log is entered in the table as active only after its header is durable.
-* A poisoned log is not sealed: nothing more is written to it.  Its successor's header says where
-  it ends, durably, before anything in the successor is acknowledged.  If there is no room for a
-  successor, a log of a few blocks says it.
+* A poisoned log is never sealed and never written to again.  What must be recorded about it is
+  decided in `store/log_chain.py`.
 """
 
 from __future__ import annotations
@@ -264,9 +263,9 @@ class LogAllocator:
         )
 
     def _seal(self, writer: LogWriter) -> None:
-        """Seal a log that is full or no longer wanted; an empty one is simply free again.
+        """Seal a log that is full or no longer needed; mark an empty one free.
 
-        Not so one that says where a poisoned log ends: while that one is there, so is this word.
+        An empty log that records where a poisoned one ends is sealed: its record must outlive it.
         """
         try:
             if not writer.poisoned and not writer.sequence and not writer.log.predecessor_life:
@@ -276,7 +275,7 @@ class LogAllocator:
                 writer.seal()
                 self._table.change(writer.number, State.SEALED)
         except (OSError, MetadError) as error:
-            # Unsealed, it is found and sealed by the next recovery.
+            # The next recovery finds it unsealed and seals it.
             self.report(f"warning: log {writer.number} could not be sealed: {error}")
         finally:
             writer.close()

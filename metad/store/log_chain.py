@@ -5,7 +5,7 @@ The committer, the collector's survivor logs and expiry all write through a chai
     writer = chain.writer_for(group)          the log in use, or the next one
     encoded = encode(writer, group)
     chain.append(writer, group, encoded)      durable, or OSError: then that log has ended
-    chain.record_end()                        after an OSError, before anybody is told of it
+    chain.record_end()                        after an OSError, before any client is told
 
 Rules of this file:
 
@@ -50,7 +50,8 @@ class LogChain:
     def open(self) -> int:
         """Take the first log, if the disk has one: its life, or one that no log has.
 
-        A full disk keeps nobody from reading; each group tries again.  Raises TableBusyError.
+        A full disk must not keep users from reading; each group tries again.  Raises
+        TableBusyError.
         """
         try:
             return self._next().life

@@ -1,9 +1,9 @@
-"""Reading stored records: every one verified before its first octet goes out.
+"""Reads stored records; each is verified before its first byte is sent.
 
 Rules of this file:
 
-* The index may be wrong or behind; a record is handed out only if its id, life and checksums are
-  right.  On a mismatch the caller looks the place up again; twice the same is damage.
+* The index may be wrong or late; a record is returned only if its id, life and checksums are right.
+  On a mismatch its place is looked up again; the same mismatch twice is damage.
 * No lock is held for an ordinary read.  Only a transfer larger than `BUFFER` holds the reader's
   lock on its log (metad.store.log.files), so that the file's next life waits for it.
 """

@@ -214,8 +214,8 @@ class Committer:
     def stop(self) -> LogWriter | None:
         """End the thread after what it is doing; the log in use, for the allocator to seal.
 
-        If the index lags, the log is left to a recovery: it stays this process's, and nobody
-        takes it for entered.
+        If the index lags, the log is left to a recovery: it remains this process's, so nothing
+        takes it for complete.
         """
         self._background.stop()
         writer = self._chain.close()

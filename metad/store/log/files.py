@@ -1,10 +1,10 @@
 """Log files: made, reused, freed.
 
-Two locks lie on a log file, and neither conflicts with the other:
+A log file has two locks, which do not conflict:
 
 * flock, exclusive: "this log has a living writer".  It is held on a descriptor opened after the
-  fork, so the kernel drops it with the process.  Nobody recovers, seals, frees or reuses a log
-  without it.
+  fork, so the kernel releases it with the process.  No process recovers, seals, frees or reuses a
+  log without it.
 * an OFD lock on octet 0: shared by a reader while it sends a message larger than one buffer,
   taken exclusively before a file's next life, so that no such transfer is overwritten.  (The
   reader cannot use flock: an active log's writer holds that one.)

@@ -3,8 +3,8 @@
 Rules of this file:
 
 * A record counts only if its header and its payload verify under this life's seed.
-* What does not verify is passed over to the next header that does; the gap is reported as damage,
-  unless it is the zero padding between two groups.  Nothing verifiable after it: the end.
+* The scan skips what does not verify, up to the next header that does; it reports the gap as
+  damage, unless it is the zero padding between two groups.  Without a later header, the log ends.
 * Reads go by `pread` in windows of bounded size, never through a map.
 """
 

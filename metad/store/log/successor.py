@@ -1,15 +1,15 @@
-"""The last group of a log that nobody sealed, written anew into a log of its own.
+"""Copies the last, possibly unsynced, group of an unsealed log into a successor log.
 
-After a sync that failed the kernel takes the pages for clean: they can be read, a second sync
-succeeds, and a power cut takes them all the same.  No writer goes on after such a sync, so it is
-the last group that may lie in the page cache alone.  Whether it was acknowledged, nobody can tell
-who finds it.  So it is kept, deletions too, but not where it lies.
+After a failed sync the kernel considers the pages clean: they can be read, a second sync succeeds,
+and a power cut still loses them.  No writer continues after a failed sync, so only the last group
+may exist in the page cache alone.  Recovery cannot tell whether it was acknowledged.  It is kept,
+its deletions too, but in another log.
 
 Rules of this file:
 
-* The new log gets its name only when all that is in it is durable, its seal as well.  Its header
-  ends the old log in front of that group: until the name is there nothing has changed, and from
-  then on nothing at the old place counts.
+* The successor gets its name only when its contents and its seal are durable.  Its header ends the
+  old log in front of that group: before the name exists nothing has changed, and afterwards
+  nothing at the old place counts.
 * The old file is only read.
 """
 
@@ -32,7 +32,7 @@ _PART = 900  # buffers of one write; IOV_MAX is 1,024
 
 
 class Ended(NamedTuple):
-    """A log that is to end at `end`, and the records behind that which count all the same."""
+    """A log that ends at `end`, and the records behind that point which still count."""
 
     log: LogHeader
     end: int
@@ -40,7 +40,7 @@ class Ended(NamedTuple):
 
 
 class Successor(NamedTuple):
-    """A log that has what another one is not trusted with, and ends that one."""
+    """A log that holds the last group of another one, and ends that one."""
 
     log: LogHeader
     tail: Tail

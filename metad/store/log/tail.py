@@ -163,7 +163,7 @@ class TailReader:
             self._osio.close(fd)
 
     def read_all(self, number: int) -> None:
-        """Raises OSError if any of the file cannot be read: nobody knows what lies there."""
+        """Raises OSError if a part of the file cannot be read: it may hold anything."""
         fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
         try:
             for at in range(0, self._osio.fstat(fd).st_size, _SEARCH):

@@ -38,8 +38,8 @@ def seal_room(entries_size: int, align: int) -> int:
 class Footer(NamedTuple):
     """What a seal says besides the end: entries of the records from `covers_from` on.
 
-    A recovery that had to read only the tail seals with the tail's entries; a rebuild then scans
-    what lies before.
+    A recovery that read only the tail seals the log with the tail's entries; a rebuild then scans
+    what lies before it.
     """
 
     entries: bytes
