@@ -87,21 +87,20 @@ class LogSpace:
 
     def _give_back(self, keep: int) -> bool:
         """Unlink a free log, if more than `keep` are there."""
-        lives = {row.number: row.life for row in self._table.rows() if row.state == State.FREE}
         try:
             given = self._table.allocate(0, 0, Room(0, keep))
         except RefusedError:
             return False
-        number, old_life = given.number, lives.get(given.number)
+        number = given.number
         try:
-            self._discard(number, old_life)
+            self._discard(number, given.old_life)
         except (OSError, MetadError):
             self._table.change(number, State.COLLECTING)  # as one that cannot be reused
             return False
         self._table.change(number, State.NONE)
         return True
 
-    def _discard(self, number: int, life: int | None) -> None:
+    def _discard(self, number: int, life: int) -> None:
         """Unlink a log that says itself that it is free in that life."""
         osio, store = self._osio, self._store
         fd = log_files.lock_log(osio, store.logs, number)
