@@ -98,11 +98,18 @@ def wait_for_room(hub: WideHub) -> Smtp:
 
 
 def test_over_the_cap_in_all_everybody_hears_421_and_the_worker_lives(strict: WideHub) -> None:
+    """Nine tenths are all that POP3 can take; SMTP keeps the rest."""
     with contextlib.ExitStack() as stack:
-        for number in range(100):
+        for number in range(90):
             source = f"127.0.1.{number + 1}"
             client = stack.enter_context(Pop3(connect(strict.places["pop3"], source)))
             assert client.line().startswith(b"+OK")
+        turned = stack.enter_context(Pop3(connect(strict.places["pop3"], "127.0.1.200")))
+        assert turned.rest() == b"-ERR [SYS/TEMP] too many connections\r\n"
+        for number in range(10):
+            source = f"127.0.0.{number % 3 + 4}"
+            client = stack.enter_context(Smtp(connect(strict.places["smtp"], source)))
+            assert client.line().startswith(b"220")
         for number in range(50):
             source = f"127.0.2.{number + 1}"
             client = stack.enter_context(Pop3(connect(strict.places["pop3"], source)))
