@@ -170,14 +170,18 @@ class RateLimiter:
             past.failures = 0
         past.failed = now
         past.failures += 1
+        self._shared.publish_failures(network, past.failures, now)
 
     def login_delay(self, network: str, now: float) -> float:
-        """Seconds before the network's next password may be checked."""
+        """Seconds before the network's next password may be checked: by any worker's failures."""
+        failures = self._shared.failures_of_others(network, now)
         past = self._past.get(network)
-        if past is None or not past.failures or now - past.failed > limits.LOGIN_FAILURE_MEMORY:
+        if past is not None and now - past.failed <= limits.LOGIN_FAILURE_MEMORY:
+            failures += past.failures
+        if not failures:
             return 0.0
         # Bounded before the power is taken: failures may go into the millions.
-        delay: float = limits.LOGIN_FAILURE_DELAY * 2 ** min(past.failures - 1, 10)
+        delay: float = limits.LOGIN_FAILURE_DELAY * 2 ** min(failures - 1, 10)
         return min(delay, limits.MAX_LOGIN_FAILURE_DELAY)
 
     def note_check(self, seconds: float) -> None:

@@ -14,12 +14,16 @@ Rules of this file:
 
 from __future__ import annotations
 
+from metad import limits
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea, Tally
 
 _WAYS = 8
 _COUNT_BITS = 20
 _MOST = (1 << _COUNT_BITS) - 1
 _KEY_MASK = (1 << 44) - 1
+_FAILURE_BITS = 10
+_MOST_FAILURES = (1 << _FAILURE_BITS) - 1
+_FAILURE_SECONDS = 10  # the unit of their times
 
 
 class SharedCounts:
@@ -73,6 +77,38 @@ class SharedCounts:
                     found += cell & _MOST
         return found
 
+    # -- failed logins: a count of 10 bits with the time of the last failure, in 10 bits
+
+    def publish_failures(self, network: str, count: int, now: float) -> None:
+        """Publish this worker's failed logins of a network; an expired cell makes room."""
+        table = self._tables[Tally.FAILURES]
+        key = _key(network)
+        word = key << _COUNT_BITS | _clock(now) << _FAILURE_BITS | min(count, _MOST_FAILURES)
+        start = _bucket(key, len(table))
+        cells = table[start : start + _WAYS].tolist()
+        for at, cell in enumerate(cells):
+            if cell >> _COUNT_BITS == key:
+                table[start + at] = word
+                return
+        for at, cell in enumerate(cells):
+            if not _failures(cell, now):
+                table[start + at] = word
+                return
+
+    def failures_of_others(self, network: str, now: float) -> int:
+        """The recent failed logins of a network in the other workers."""
+        roles = self._roles.tolist()
+        if roles != self._seen:
+            self._find_others(roles)
+        key = _key(network)
+        found = 0
+        for table in self._others[Tally.FAILURES]:
+            start = _bucket(key, len(table))
+            for cell in table[start : start + _WAYS].tolist():
+                if cell >> _COUNT_BITS == key:
+                    found += _failures(cell, now)
+        return found
+
     def _find_others(self, roles: list[int]) -> None:
         """Find the tables of the other workers, which come and go."""
         rows = [
@@ -92,6 +128,16 @@ def _sum(column: memoryview) -> int:
     counts = column.tolist()
     total: int = sum(counts)
     return total if total <= _MOST else sum(one for one in counts if one <= _MOST)
+
+
+def _clock(now: float) -> int:
+    return int(now / _FAILURE_SECONDS) & _MOST_FAILURES
+
+
+def _failures(cell: int, now: float) -> int:
+    """The failures in a cell, if the last of them is not forgotten."""
+    age = (_clock(now) - (cell >> _FAILURE_BITS & _MOST_FAILURES)) & _MOST_FAILURES
+    return cell & _MOST_FAILURES if age * _FAILURE_SECONDS <= limits.LOGIN_FAILURE_MEMORY else 0
 
 
 def _key(network: str) -> int:

@@ -8,7 +8,7 @@
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 40 cells per process
      ..     one row of 8 cells per log
-     ..     two tables per process: counts per client network (metad.sessions.shared_counts)
+     ..     three tables per process: counts per client network (metad.sessions.shared_counts)
      ..     16 cells per process: mailboxes with deletions that the index lacks
             (metad.store.pending_deletions)
 
@@ -26,7 +26,7 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 3
+LAYOUT = 4
 HEAD_CELLS = 32
 PROCESS_CELLS = 40
 PROCESSES = 160
@@ -36,7 +36,8 @@ PLAN = 16
 TALLY_CELLS = 4096
 TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
 PENDING_CELLS = 16
-PENDING = TALLIES + 2 * PROCESSES * TALLY_CELLS
+TALLY_TABLES = 3
+PENDING = TALLIES + TALLY_TABLES * PROCESSES * TALLY_CELLS
 CELLS = PENDING + PROCESSES * PENDING_CELLS
 _MASK = (1 << 64) - 1
 
@@ -111,6 +112,7 @@ class Tally(IntEnum):
 
     CONNECTIONS = 0
     MESSAGES = 1
+    FAILURES = 2  # of logins, each count with the time of the last
 
 
 class ProcessRow:

@@ -45,7 +45,8 @@ def test_a_transaction_and_a_client_that_says_something_stay() -> None:
     busy, first, second, *rest = [world.smtp() for _ in range(17)]
     busy.send(TO_DATA)
     for _ in range(limits.IDLE_GRACE + 2):
-        first.send(b"NOOP\r\n")
+        for one in (first, *rest):
+            one.send(b"NOOP\r\n")
         tick(world)
     assert ended([busy, first, second]) == [False, False, True]
     assert ended(rest) == [False] * len(rest)

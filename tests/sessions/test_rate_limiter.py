@@ -45,7 +45,7 @@ def test_networks_without_connections_are_forgotten() -> None:
 
 
 def workers(caps: Caps, count: int = 2, rate: int = 0):
-    """Gates of workers of one hub."""
+    """The limiters of the workers of one hub."""
     area = shared_area()
     return [make_limiter(caps, rate, area, index) for index in range(1, count + 1)]
 
@@ -196,6 +196,25 @@ def test_a_network_waits_longer_before_each_login_after_failures_and_is_forgiven
     for _ in range(5000):
         limiter.login_failed("c", 0)
     assert limiter.login_delay("c", 0) == limits.MAX_LOGIN_FAILURE_DELAY
+
+
+def test_failures_are_shared_by_the_workers() -> None:
+    one, two, three = workers(Caps(10, 10, 10), count=3)
+    for number in range(4):
+        (one, two)[number % 2].login_failed("a", 10_000)
+    assert [worker.login_delay("a", 10_000) for worker in (one, two, three)] == [8, 8, 8]
+    assert three.login_delay("b", 10_000) == 0
+    later = 10_000 + limits.LOGIN_FAILURE_MEMORY + 20
+    assert [worker.login_delay("a", later) for worker in (one, two, three)] == [0, 0, 0]
+
+
+def test_a_full_table_of_failures_makes_room_when_they_are_forgotten() -> None:
+    one, two = workers(Caps(10, 10, 10))
+    for number in range(20_000):
+        one.login_failed(str(number), 0)
+    later = limits.LOGIN_FAILURE_MEMORY + 20
+    one.login_failed("late", later)
+    assert two.login_delay("late", later) == 1
 
 
 def test_a_failed_login_is_answered_after_longer_than_any_check_took() -> None:
