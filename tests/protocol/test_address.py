@@ -12,6 +12,7 @@ from metad.protocol.address import (
     AddressError,
     Mailbox,
     fold,
+    is_postmaster,
     parse_local,
     parse_mailbox,
     quote_local,
@@ -139,3 +140,19 @@ def test_a_local_part_stands_alone() -> None:
         parse_local("a b")
     with pytest.raises(AddressError, match="too long"):
         parse_local("a" * (LOCAL_LIMIT + 1))
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("postmaster@mx.example.org", True),
+        ("PostMaster@MX.Example.org", True),
+        ("postmaster@[192.0.2.1]", True),
+        ("postmaster@example.org", False),
+        ("root@mx.example.org", False),
+        ("postmaster@x@mx.example.org", False),
+        ("postmaster", False),
+    ],
+)
+def test_the_postmaster_of_the_host_itself(address: str, own: bool) -> None:
+    assert is_postmaster(address, "mx.example.org") is own

@@ -342,3 +342,17 @@ def test_half_a_line_is_no_progress() -> None:
     assert session.machine.commands == before
     session.send(b"P\r\n")
     assert session.machine.commands == before + 1
+
+
+def test_an_answer_that_comes_after_the_end_goes_nowhere() -> None:
+    machine = Pop3(SCRAM)
+    machine.start()
+    machine.receive(b"AUTH SCRAM-SHA-256 %b\r\n" % b64(FIRST))
+    assert isinstance(machine.next_event(), ScramUser)
+    machine.fail("service shutting down")
+    written = machine.take_output()
+    machine.scram_keys(KEYS, NONCE)
+    machine.login_failed()
+    machine.refused("late")
+    assert machine.take_output() == []
+    assert written[-1] == b"-ERR service shutting down\r\n"

@@ -175,6 +175,16 @@ def test_a_kept_remainder_is_copied_out_of_its_buffer() -> None:
     assert machine.take_output().startswith(b"500 ")
 
 
+def test_a_used_buffer_is_not_kept_while_the_client_is_waited_for() -> None:
+    machine = Smtp(SmtpSettings(HOST, 1_000_000, 3, command_line=8192))
+    machine.start()
+    machine.feed(EHLO)
+    machine.take_output()
+    machine.feed(b"NOOP " + b"x" * 6000 + b"\r\n" + MAIL)
+    assert machine.answer(None) is False
+    assert machine._lines.data == b""
+
+
 def test_a_client_that_does_not_read_keeps_only_what_is_not_processed() -> None:
     machine = Smtp(SmtpSettings(HOST, 1_000_000, 3, idle_commands=100_000))
     machine.start()
