@@ -195,6 +195,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
+    harness.end_in_order()
     parser = argparse.ArgumentParser(prog="tools/perf breadth")
     parser.add_argument("--minutes", type=float, default=5.0, help="about so long, in all")
     parser.add_argument("--rounds", type=int, default=3)

@@ -210,6 +210,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
+    harness.end_in_order()
     options = arguments()
     began = time.monotonic()
     try:

@@ -58,6 +58,11 @@ def find_tool(name: str, root: Path | None = None) -> Tool | None:
     return None
 
 
+def end_in_order() -> None:
+    """SIGTERM ends the program as an error does: all that it started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]

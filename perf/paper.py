@@ -179,6 +179,7 @@ def numbers(argument: str) -> list[int]:
 
 
 def main() -> int:
+    harness.end_in_order()
     parser = argparse.ArgumentParser(prog="tools/perf paper")
     parser.add_argument("--minutes", type=float, default=4.0, help="about so long, in all")
     parser.add_argument("--rounds", type=int, default=5, help="at most; two at least")
