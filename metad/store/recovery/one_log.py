@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-* Without the log's flock nothing is touched: somebody living has it.
+* Without the log's flock nothing is touched: somebody living has it.  What was read before the
+  lock was there is read again under it.
 * Damage never means "delete", and nothing from quarantine/ is put back by itself.
 * A poisoned log ends where its successor says, and is never written to again, not even a seal.
 * What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from metad.errors import MetadError
 from metad.store.identity import Store
 from metad.store.log import files as log_files
+from metad.store.log import header
 from metad.store.log.header import FREE, LogHeader
 from metad.store.log.successor import read_ended, write_successor
 from metad.store.log.tail import Report, Tail, TailReader, entries_from
@@ -93,6 +95,7 @@ class LogRecovery:
         """
         fd = log_files.lock_log(self._osio, self._store.logs, log.number)
         try:
+            self._must_be_in_life(fd, log)
             poisoned_at = stops.get(log.life)
             if poisoned_at is not None:
                 tail = self._tails.scanned(fd, log, min(start, poisoned_at), poisoned_at)
@@ -105,6 +108,19 @@ class LogRecovery:
             return self._ended(fd, Recovered(log, State.SEALED, start, tail))
         finally:
             self._osio.close(fd)
+
+    def _must_be_in_life(self, fd: int, log: LogHeader) -> None:
+        """`log` was read before the lock was there: the log may have been freed since, and used
+        again, and a seal of its old life would lie in the mail of the new one.
+
+        Raises LogBusyError.
+        """
+        try:
+            now = header.read(self._osio, fd, self._store.secret)
+        except OSError:
+            return  # `log` is what its records say
+        if now is not None and (now.life, now.state) != (log.life, log.state):
+            raise log_files.LogBusyError(f"log {log.number} has begun another life")
 
     def _ended(self, fd: int, one: Recovered) -> list[Recovered]:
         """State the end of a log: in itself, or in one that is made for its last group."""

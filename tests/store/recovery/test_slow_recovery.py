@@ -1,0 +1,66 @@
+"""A recovery beside the living that is slower than they are (docs/store-model.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metad.store.log_table import LogTable, State
+from metad.store.recovery.hub import Plan, Recovery
+from tests.support.collector_kit import ROW, collect_all, fill_log, make_collector, sealed
+from tests.support.store_kit import StoreKit
+
+
+def test_a_slow_recovery_sealed_the_next_life_of_a_log_with_its_old_header(tmp_path: Path):
+    with StoreKit(tmp_path) as kit:
+        kit.start()
+        number = _seal_one_message(kit)
+        recovery, plan = _begin_recovery(kit, number)
+        _collect(kit, number)
+        _fill_next_life(kit, number, plan.logs[number].seal_offset)
+        acknowledged = [message_id for message_id, _ in kit.listing(2)]
+        kit.writers.clear()
+        kit.osio.close_all()  # kill -9 of the worker: nobody has the log's lock
+
+        before = kit.index.log_counts(number)
+        assert number not in recovery.recover_logs(kit.index, plan)
+
+        assert kit.index.log_counts(number) == before
+        kit.crash()
+        kit.drop_index()
+        kit.recover()
+        kit.open_index()
+        assert [message_id for message_id, _ in kit.listing(2)] == acknowledged
+        assert all(kit.stored(message_id) for message_id in acknowledged)
+
+
+def _seal_one_message(kit: StoreKit) -> int:
+    kit.put([1], b"a short first life")
+    kit.writers[0].chain.retire()
+    kit.background()
+    (number,) = sealed(kit)
+    return number
+
+
+def _begin_recovery(kit: StoreKit, number: int) -> tuple[Recovery, Plan]:
+    """A collector is killed with its victim, and the recovery has read the victim's header."""
+    LogTable(kit.area, kit.semaphore, kit.area.process(ROW)).change(number, State.COLLECTING)
+    recovery = Recovery(kit.osio, kit.store, kit.reports.append)
+    return recovery, recovery._plan_process(kit.table, ROW, [number])
+
+
+def _collect(kit: StoreKit, number: int) -> None:
+    """The next collector tidies up, and empties the log as any other."""
+    kit.delete(1, [message_id for message_id, _ in kit.listing(1)])
+    collector = make_collector(kit)
+    for _ in collector.tidy():
+        pass
+    collect_all(kit, collector)
+    collector.close()
+    assert kit.table.row(number).state == State.FREE
+
+
+def _fill_next_life(kit: StoreKit, number: int, beyond: int) -> None:
+    """The log is used again, and has acknowledged mail where its old seal was."""
+    while kit.index.log_counts(number).watermark <= beyond:
+        fill_log(kit, 2)
+        assert kit.table.count(State.SEALED) < 20
