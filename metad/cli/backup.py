@@ -13,7 +13,7 @@ import lmdb
 from metad.cli import tables
 from metad.cli.context import HubLocation, become_owner, hub_options
 from metad.config.checks import show_size
-from metad.errors import CannotCreateError, OsError, UnavailableError
+from metad.errors import EX_DATAERR, CannotCreateError, OsError, UnavailableError
 from metad.store.backup.backup import Backup, Done, restore
 from metad.store.identity import open_store
 from metad.system.directories import make_directory
@@ -31,14 +31,19 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
     type=DIRECTORY,
     help="An earlier backup: unchanged files are linked from it, not copied.",
 )
+@click.option(
+    "--partial", is_flag=True, help="Exit with 0 even if some files could not be read whole."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def backup_command(
-    place: HubLocation, directory: Path, incremental: Path | None, as_json: bool
+    place: HubLocation, directory: Path, incremental: Path | None, partial: bool, as_json: bool
 ) -> None:
     """Back up mail and users into DIRECTORY, which must be new or empty.
 
     The hub can run and serve in the meantime; no log is freed until the backup ends.  The index is
     not included, because it is rebuilt from the logs, and neither are the TLS keys.
+
+    Files that cannot be read whole are named, everything else is copied, and the exit code is 65.
     """
     directory, incremental = directory.absolute(), incremental and incremental.absolute()
     _make_for_owner(directory, place.data)
@@ -49,13 +54,16 @@ def backup_command(
     made.run(lambda target: copy_users(users, target) if users.exists() else None)
     _end_progress()
     _show(made.done, as_json)
+    if made.done.bad and not partial:
+        sys.exit(EX_DATAERR)
 
 
 @click.command("restore")
 @hub_options
 @click.argument("backup", type=DIRECTORY)
+@click.option("--partial", is_flag=True, help="Restore what is good if some files are damaged.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def restore_command(place: HubLocation, backup: Path, as_json: bool) -> None:
+def restore_command(place: HubLocation, backup: Path, partial: bool, as_json: bool) -> None:
     """Restore the backup in BACKUP to a new data directory, given by --data.
 
     Every file is checked against its digest in the backup.  The store gets another node number, so
@@ -64,7 +72,7 @@ def restore_command(place: HubLocation, backup: Path, as_json: bool) -> None:
     source = backup.absolute()
     _must_be_empty(place.data)
     place.make()
-    done = restore(Osio(), source, place.data, _progress)
+    done = restore(Osio(), source, place.data, _progress, partial=partial)
     _end_progress()
     _show(done, as_json)
 
@@ -119,7 +127,12 @@ def _end_progress() -> None:
 
 def _show(done: Done, as_json: bool) -> None:
     if as_json:
-        facts = {"files": done.files, "linked": done.linked, "octets": done.octets}
+        facts: dict[str, object] = {
+            "files": done.files,
+            "linked": done.linked,
+            "octets": done.octets,
+        }
+        facts["bad"] = done.bad
         click.echo(json.dumps(facts, indent=2))
     else:
         tables.show_facts(

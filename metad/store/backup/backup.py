@@ -14,6 +14,7 @@ Rules of this file:
   are never written to again, so a later one may link to a file of an earlier one.
 * Active logs are copied up to the last record that verifies: what was acknowledged before is there,
   and the copy is recovered like the log of a hub that was killed.
+* A place that cannot be read costs what lies in it: the rest is copied, and the file is named.
 * The index is a view and is left out.
 * A restored store has another node number, so that no id is made twice; its identity is written
   last, so that no hub starts on half of one.
@@ -26,16 +27,17 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from metad.errors import CannotCreateError, DataError
+from metad.errors import CannotCreateError, DataError, OsError
 from metad.store.backup import manifest
 from metad.store.backup.manifest import Entry, Manifest
 from metad.store.backup_lock import pinned
 from metad.store.identity import Store, make_store, open_store, write_identity
 from metad.store.log import header
 from metad.store.log.header import LogHeader
+from metad.store.log.salvage import read_past
 from metad.store.log.scan import Scanner
 from metad.store.log.writer import round_up
 from metad.system.osio import Osio
@@ -47,11 +49,13 @@ _PIECE = 8 << 20
 
 @dataclass(slots=True)
 class Done:
-    """What a backup or a restore did.  `octets` copied; `linked`: files taken from `previous`."""
+    """What a backup or a restore did.  `octets` copied; `linked`: files taken from `previous`;
+    `bad`: files of which something is missing, and why."""
 
     files: int = 0
     linked: int = 0
     octets: int = 0
+    bad: list[str] = field(default_factory=list)
 
 
 class Backup:
@@ -90,8 +94,11 @@ class Backup:
             self._copy_logs()
         self._copy_small()
         if copy_users is not None:
-            copy_users(self._target / "users")
-            self._enter_file("users/data.mdb")
+            try:
+                copy_users(self._target / "users")
+                self._enter_file("users/data.mdb")
+            except OsError as error:
+                self._bad(str(error))
         for name in ("logs", "quarantine", "users"):
             self._osio.fsync_directory(str(self._target / name))
         found = Manifest(self._store.store_id.hex(), self._store.node, made, self._files)
@@ -108,10 +115,17 @@ class Backup:
                 fd = self._osio.open(os.path.join(self._store.logs, name), os.O_RDONLY)
             except FileNotFoundError:
                 continue  # unlinked meanwhile: it was free
+            except OSError as error:
+                self._bad(f"logs/{name}: {error.strerror}")
+                continue
             try:
                 self._copy_log(fd, name)
             finally:
                 self._osio.close(fd)
+
+    def _bad(self, text: str) -> None:
+        self.done.bad.append(text)
+        self._report(f"warning: {text}")
 
     def _copy_log(self, fd: int, name: str) -> None:
         log = header.read(self._osio, fd, self._store.secret)
@@ -168,7 +182,10 @@ class Backup:
                 self._osio.close(fd)
 
     def _copy(self, fd: int, entry: Entry) -> None:
-        digest = copy_file(self._osio, fd, str(self._target / entry.name), entry)
+        lost: list[int] = []
+        digest = copy_file(self._osio, fd, str(self._target / entry.name), entry, lost)
+        if lost:
+            self._bad(f"{entry.name}: cannot be read at byte {', '.join(map(str, lost[:9]))}")
         self._enter(replace(entry, digest=digest))
 
     def _enter_file(self, name: str) -> None:
@@ -202,17 +219,17 @@ def make_empty(osio: Osio, target: Path) -> None:
         raise CannotCreateError(f"{target}: {error.strerror}") from None
 
 
-def copy_file(osio: Osio, source: int, path: str, entry: Entry) -> str:
+def copy_file(osio: Osio, source: int, path: str, entry: Entry, lost: list[int]) -> str:
     """Copy what `entry` speaks of to a new file, durably; the digest of the copy.
 
-    Raises OSError.
+    Places that the disk cannot read go into `lost`.  Raises OSError.
     """
     target = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         if not _cloned(osio, source, target):
             osio.truncate(target, entry.size)
             for start, stop in entry.extents():
-                _copy_extent(osio, source, target, start, stop)
+                _copy_extent(osio, source, target, range(start, stop), lost)
         osio.fsync(target)
         return manifest.digest(osio, target, entry)
     finally:
@@ -229,16 +246,16 @@ def _cloned(osio: Osio, source: int, target: int) -> bool:
     return True
 
 
-def _copy_extent(osio: Osio, source: int, target: int, start: int, stop: int) -> None:
-    at = start
+def _copy_extent(osio: Osio, source: int, target: int, extent: range, lost: list[int]) -> None:
+    at, stop = extent.start, extent.stop
     while at < stop:
         count = min(_PIECE, stop - at)
         try:
             done = osio.copy_range(source, target, count, at)
         except OSError as error:
-            if error.errno not in _CANNOT:
+            if error.errno not in (*_CANNOT, errno.EIO):
                 raise
-            data = osio.pread(source, count, at)
+            data = read_past(osio, source, count, at, lost)
             done = osio.pwrite(target, data, at) if data else 0
         if not done:
             raise OSError(errno.EIO, f"the file ends at {at}, not at {stop}")
@@ -246,9 +263,17 @@ def _copy_extent(osio: Osio, source: int, target: int, start: int, stop: int) ->
 
 
 def restore(
-    osio: Osio, backup: Path, data: Path, report: Callable[[str], None] = lambda text: None
+    osio: Osio,
+    backup: Path,
+    data: Path,
+    report: Callable[[str], None] = lambda text: None,
+    *,
+    partial: bool = False,
 ) -> Done:
     """Make the data directory `data` of a backup; every file is checked against its digest.
+
+    Files that are missing or damaged are reported; `partial` accepts them: of a log everything
+    that verifies is served, a damaged users database is left out.
 
     Raises UnavailableError, DataError (damaged: nothing is left that a hub would start on),
     CannotCreateError, OSError.
@@ -261,9 +286,17 @@ def restore(
     for count, entry in enumerate(found.files.values(), 1):
         report(f"file {count} of {len(found.files)}")
         if entry.name != "store.json":
-            _restore_file(osio, backup, data, entry)
+            try:
+                _restore_file(osio, backup, data, entry)
+            except DataError as error:
+                done.bad.append(str(error))
+                report(f"warning: {error}")
+                continue
             done.files += 1
             done.octets += sum(stop - start for start, stop in entry.extents())
+    if done.bad and not partial:
+        more = f" (and {len(done.bad) - 1} more)" if len(done.bad) > 1 else ""
+        raise DataError(f"{done.bad[0]}{more}; --partial restores what is good")
     for name in ("logs", "quarantine", "users"):
         osio.fsync_directory(str(data / name))
     _restore_identity(osio, backup, data, found)
@@ -276,12 +309,16 @@ def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
     except FileNotFoundError:
         raise DataError(f"{backup / entry.name}: missing") from None
     try:
-        if osio.fstat(source).st_size != entry.size:
+        size = osio.fstat(source).st_size
+        if size != entry.size:
+            copy_file(osio, source, str(data / entry.name), Entry(entry.name, size, size), [])
             raise DataError(f"{backup / entry.name}: damaged: not the size that was copied")
-        digest = copy_file(osio, source, str(data / entry.name), entry)
+        digest = copy_file(osio, source, str(data / entry.name), entry, [])
     finally:
         osio.close(source)
     if digest != entry.digest:
+        if entry.name.startswith("users/"):
+            osio.unlink(str(data / entry.name))
         raise DataError(f"{backup / entry.name}: damaged: not what was copied")
 
 

@@ -18,8 +18,11 @@ _TRIES = 2  # an error that passes costs nothing
 _UNREADABLE = b"\xff"
 
 
-def read_past(osio: Osio, fd: int, count: int, offset: int) -> bytes:
-    """As `pread`; what cannot be read comes as 0xFF.  Raises OSError, but not EIO."""
+def read_past(osio: Osio, fd: int, count: int, offset: int, lost: list[int] | None = None) -> bytes:
+    """As `pread`; what cannot be read comes as 0xFF, and where it lies goes into `lost`.
+
+    Raises OSError, but not EIO.
+    """
     for _ in range(_TRIES):
         try:
             return osio.pread(fd, count, offset)
@@ -28,9 +31,11 @@ def read_past(osio: Osio, fd: int, count: int, offset: int) -> bytes:
                 raise
     stop = min(offset + count, osio.fstat(fd).st_size)
     if offset // BLOCK == (stop - 1) // BLOCK:
+        if lost is not None:
+            lost.append(offset)
         return _UNREADABLE * max(stop - offset, 0)
     middle = (offset + stop) // 2 // BLOCK * BLOCK
     if middle <= offset:
         middle = (offset // BLOCK + 1) * BLOCK
-    first = read_past(osio, fd, middle - offset, offset)
-    return first + read_past(osio, fd, stop - middle, middle)
+    first = read_past(osio, fd, middle - offset, offset, lost)
+    return first + read_past(osio, fd, stop - middle, middle, lost)

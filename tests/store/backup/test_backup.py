@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from metad.errors import CannotCreateError, DataError, UnavailableError
+from metad.errors import CannotCreateError, DamagedError, DataError, UnavailableError
 from metad.store.backup import backup, manifest
-from metad.store.backup.backup import Backup, restore
+from metad.store.backup.backup import Backup, Done, restore
 from metad.store.gc.copy import Step
 from metad.store.identity import open_store
 from metad.store.log import header
+from metad.store.log.header import log_path
 from metad.store.log_table import State
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect_all, fill_log, make_collector, sealed
@@ -365,3 +366,54 @@ def test_what_is_set_aside_is_backed_up(kit: StoreKit, tmp_path: Path) -> None:
     restore(Osio(), tmp_path / "backup", tmp_path / "new")
     assert (tmp_path / "new" / "quarantine" / "0.damaged").read_bytes() == b"octets"
     assert backup.NODES == 65536
+
+
+# -- places that cannot be read
+
+
+@pytest.fixture
+def unreadable(kit: StoreKit, tmp_path: Path) -> tuple[Path, Done]:
+    """A backup of a store with a record that cannot be read."""
+    ids = fill_log(kit)
+    place = kit.index.places(ids[3])[0]
+    kit.osio.spoil(log_path(kit.store.logs, place.log), place.offset)
+    kit.osio.clone = kit.osio.copy_range = raising(errno.EXDEV)  # type: ignore[method-assign]
+    made = Backup(kit.osio, kit.store, tmp_path / "backup")
+    made.run()
+    return tmp_path / "backup", made.done
+
+
+def test_a_backup_goes_on_past_a_place_that_cannot_be_read(
+    kit: StoreKit, unreadable: tuple[Path, Done], tmp_path: Path
+) -> None:
+    """It ended at the first, and there was no backup at all."""
+    backup, done = unreadable
+    assert len(done.bad) == 1
+    assert done.bad[0].startswith("logs/")
+    expected = dict(kit.listing(1))
+    kit.crash()
+    restore(Osio(), backup, tmp_path / "restored")
+    with StoreKit(tmp_path / "restored") as other:
+        other.start()
+        listed = [each for each, _ in other.listing(1)]
+        assert set(listed) == set(expected)  # the footer names it still
+        damaged = 0
+        for each in listed:
+            try:
+                other.stored(each)
+            except DamagedError:
+                damaged += 1
+        assert 0 < damaged <= 8  # records in one block
+
+
+def test_a_restore_takes_what_is_good_of_a_damaged_backup(made: Path, tmp_path: Path) -> None:
+    log = next((made / "logs").iterdir())
+    os.truncate(log, log.stat().st_size // 2)
+    with pytest.raises(DataError, match="--partial"):
+        restore(Osio(), made, tmp_path / "first")
+    assert not (tmp_path / "first" / "store.json").exists()
+    done = restore(Osio(), made, tmp_path / "second", partial=True)
+    assert len(done.bad) == 1
+    with StoreKit(tmp_path / "second") as kit:
+        kit.start()
+        assert sum(len(kit.listing(mailbox)) for mailbox in range(4)) > 0
