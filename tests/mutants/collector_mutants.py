@@ -8,6 +8,7 @@ POWER = (
 TESTS = "store/gc/test_collector.py::test_"
 KILLS = "store/gc/test_collector_kills.py::test_killed_at_a_failpoint"
 WALKS = "workers/test_expiry_scan.py::test_"
+SUSPECT = "store/index/test_suspect.py::test_"
 DESTROY = "store/gc/test_what_may_destroy.py::test_"
 BACKUP = "store/backup/test_backup.py::test_"
 
@@ -103,6 +104,34 @@ COLLECTOR = [
     ("a survivors' log that waits for its recovery is forgotten",
      "gc.collector:Collector._unrecovered", "if row.generation and", "if False and",
      DESTROY + "nothing_is_freed_while_a_survivors_log_waits_for_its_recovery"),
+    ("a log that cannot be read is collected", "gc.collector:Collector._contents",
+     "must_be_readable(self._osio, fd, stretch)", "pass",
+     TESTS + "a_log_that_cannot_be_read_is_kept"),
+    ("unused room counts as a gain", "gc.policy:GcPolicy.is_worth", "enough and self.gains(row)",
+     "enough", TESTS + "messages_of_a_fifth_of_a_log_are_not_moved_for_ever"),
+    # -- a damaged disk, a damaged index
+    ("an unreadable block hides the rest of its log", "log.salvage:read_past",
+     "if error.errno != errno.EIO:", "if True:",
+     "fault/test_unreadable.py::test_a_hub_starts_and_serves_the_rest"),
+    ("a log that cannot be read goes to quarantine", "recovery.headers:HeaderReader._clear_away",
+     "self._tails.read_all(number)", "pass",
+     "fault/test_faults.py::test_every_call_fails[pread-for-ever]"),
+    ("a suspect index is believed", "index.state:why_unusable",
+     "if (reason := suspicion(osio, directory)) is not None:",
+     "reason = None\n    if reason is not None:",
+     SUSPECT + "a_failed_sync_is_noted"),
+    ("an index is not tried before it is used", "recovery.hub:Recovery._why_rebuild",
+     "return reason or probe.why_damaged", "return reason or (lambda *_: None)",
+     SUSPECT + "a_wrong_count_is_found_at_a_start"),
+    ("an error of the index is forgotten", "index.index:Index.doubt",
+     "index_state.note_doubt(Osio(), self.path, error)", "pass",
+     SUSPECT + "an_error_of_a_transaction_is_noted_and_the_first_reason_stays"),
+    ("a count below zero is entered", "index.change:Change.write_rows",
+     "if row.live_messages < 0 or", "if False and",
+     SUSPECT + "a_count_below_zero_stops_the_transaction_and_is_noted"),
+    ("a message entered twice counts twice", "index.change:Change.add_messages",
+     "if added < len(places):", "if False:",
+     "store/index/test_index.py::test_entering_messages_again_changes_nothing"),
     # -- counts
     ("live counts stay with the old log", "index.relocation:_Moving._put_places",
      "self._count(old_places[0], -1)", "pass",

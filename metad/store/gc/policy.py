@@ -33,6 +33,8 @@ OLDEST = 3  # survivors of this generation stay in it
 SLACK = 0.15
 # What emptying a log costs beyond its live mail, as a share of a log: footer, index.
 READ = 0.1
+# The share of what was written to a log that must be dead, unless half of the log was never used.
+LEAST_DEAD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,17 @@ class GcPolicy:
         return (1 - live) * math.sqrt(max(now - row.life, 1)) / (READ + 2 * live)
 
     def is_worth(self, row: Row) -> bool:
-        return 1 - self.live_share(row) >= self.least_garbage(row.generation)
+        enough = 1 - self.live_share(row) >= self.least_garbage(row.generation)
+        return enough and self.gains(row)
+
+    def gains(self, row: Row) -> bool:
+        """Whether moving what is alive gives room back.
+
+        Room that was never used is no gain where the survivors leave as much unused: messages of a
+        fifth of a log fill four fifths of the next one too, and would be moved for ever.
+        """
+        dead = row.tail - row.live_octets - self.kept.get(row.number, 0)
+        return dead >= LEAST_DEAD * row.tail or row.tail <= self.log_size // 2
 
 
 def next_generation(generation: int) -> int:

@@ -13,6 +13,7 @@ from metad.errors import NoSpaceError
 from metad.store import backup_lock
 from metad.store.gc.collector import Collector, NotCollectableError
 from metad.store.gc.copy import Step
+from metad.store.gc.policy import GcPolicy, choose
 from metad.store.index.rows import pack_log
 from metad.store.log import files as log_files
 from metad.store.log import header, record
@@ -600,4 +601,18 @@ def test_closing_seals_the_survivors(kit: StoreKit) -> None:
     kit.crash()
     kit.reports.clear()
     kit.start()
+    kit.check()
+
+
+def test_messages_of_a_fifth_of_a_log_are_not_moved_for_ever(kit: StoreKit) -> None:
+    ids = [kit.put([1], bytes(kit.size // 5)).id for _ in range(40)]
+    kit.delete(1, ids[::2])
+    collector = make_collector(kit)
+    policy = GcPolicy(kit.size, 0.15, 1.0, {})
+    collections = 0
+    while (row := choose(kit.table.rows(), policy, 1 << 40)) is not None:
+        collections += 1
+        assert collections < 40, "it does not end"
+        collect(collector, [row.number])
+    assert collections
     kit.check()

@@ -58,6 +58,14 @@ def test_a_full_log_s_own_slack_is_no_garbage() -> None:
     assert chosen(row(1, int(SIZE * (1 - SLACK)) - 1), garbage=0.0, older=1.0) == 1
 
 
+def test_unused_room_alone_is_no_gain() -> None:
+    """Sixty collections moved 12 MiB for 1 MiB alive, without end."""
+    full_of_large_ones = row(1, 800)._replace(tail=800)
+    assert chosen(full_of_large_ones, garbage=0.15, older=1.0) is None
+    hardly_used = row(1, 300)._replace(tail=300)
+    assert chosen(hardly_used, garbage=0.15, older=1.0) == 1
+
+
 def test_what_is_to_be_avoided_is() -> None:
     assert chosen(row(1, 100), row(2, 200), avoid={1}) == 2
 

@@ -164,3 +164,35 @@ def test_one_writer_at_a_time_has_the_lock(tmp_path: Path, index: Index) -> None
     index.unlock()
     assert index.try_lock()
     index.unlock()
+
+
+def test_entering_messages_again_changes_nothing(index: Index) -> None:
+    """Usage and live counts were doubled."""
+    enter(index, message(1, 7), message(2, 7, 8))
+    before = index.usage(7), index.usage(8), index.logs(), index.totals()
+    enter(index, message(1, 7), message(2, 7, 8))
+    assert (index.usage(7), index.usage(8), index.logs(), index.totals()) == before
+    enter(index, message(2, 7, 8), message(3, 7))
+    assert listing(index, 7) == [(1, 17), (2, 27), (3, 37)]
+    assert index.usage(7) == Usage(17 + 27 + 37, 3)
+
+
+def test_entering_a_message_again_revives_no_deleted_entry(index: Index) -> None:
+    enter(index, message(1, 7, 8))
+    gone = record.Deletion(7, an_id(1), 700)
+    index.apply(Batch(1, 9, 2048, [], [gone]))
+    counts = index.logs()
+    enter(index, message(1, 7, 8), watermark=2048)
+    assert listing(index, 7) == []
+    assert listing(index, 8) == [(1, 18)]
+    assert index.logs() == counts
+
+
+def test_a_copy_in_another_log_is_a_second_place_and_names_nobody_who_deleted(index: Index) -> None:
+    enter(index, message(1, 7, 8))
+    index.apply(Batch(1, 9, 2048, [], [record.Deletion(7, an_id(1), 700)]))
+    enter(index, message(1, 7, 8, log=2), log=2, life=10)
+    assert [place.log for place in index.places(an_id(1))] == [1, 2]
+    assert listing(index, 7) == []
+    assert index.log_counts(1).live_messages == 1
+    assert index.log_counts(2).live_messages == 0

@@ -1,0 +1,116 @@
+"""A damaged index is found, noted durably, and rebuilt by the next recovery."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from metad.store.index import probe
+from metad.store.index import state as index_state
+from metad.store.index.rows import DisagreementError, pack_log
+from metad.system.osio import Osio
+from tests.support.store_kit import StoreKit
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[StoreKit]:
+    with StoreKit(tmp_path / "data") as made:
+        made.start()
+        for number in range(40):
+            made.put([number % 3], b"%d" % number)
+        yield made
+
+
+def reason(kit: StoreKit) -> str | None:
+    return index_state.suspicion(Osio(), kit.store.index)
+
+
+def healed(kit: StoreKit) -> None:
+    kit.crash()
+    kit.start()
+    assert any("rebuilding it from the logs" in line for line in kit.reports), kit.reports
+    kit.check()
+    assert reason(kit) is None
+    kit.crash()
+    kit.reports.clear()
+    kit.start()
+    assert not any("rebuilding" in line for line in kit.reports)
+
+
+def change_count(kit: StoreKit, by: int) -> None:
+    number, counts = next(iter(kit.index.logs().items()))
+    with kit.index.writing() as txn:
+        wrong = counts._replace(live_messages=counts.live_messages + by)
+        txn.put(number.to_bytes(4, "big"), pack_log(wrong), db=kit.index.tables.logs)
+
+
+def test_a_good_index_stands_the_trial(kit: StoreKit) -> None:
+    kit.crash()
+    assert probe.why_damaged(kit.store.index, lambda: None) is None
+
+
+@pytest.mark.parametrize("by", [-3, 5])
+def test_a_wrong_count_is_found_at_a_start(kit: StoreKit, by: int) -> None:
+    """It was exit code 74 at every start, or a worker that stayed blocked."""
+    change_count(kit, by)
+    healed(kit)
+
+
+def test_a_count_below_zero_stops_the_transaction_and_is_noted(kit: StoreKit) -> None:
+    change_count(kit, -40)
+    assert kit.delete(0, [each for each, _ in kit.listing(0)]).acked  # durable all the same
+    assert "below zero" in (reason(kit) or "")
+    healed(kit)
+
+
+@pytest.mark.parametrize("first", [0, 2, 5])
+def test_a_zeroed_page_is_found_at_a_start(kit: StoreKit, first: int) -> None:
+    kit.crash()
+    path = Path(kit.store.index) / "data.mdb"
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        for at in range(first * 4096, size, 4096):
+            file.seek(at)
+            file.write(bytes(4096))
+    healed(kit)
+
+
+def test_an_index_cut_short_is_found_at_a_start(kit: StoreKit) -> None:
+    kit.crash()
+    os.truncate(Path(kit.store.index) / "data.mdb", 3 * 4096)
+    healed(kit)
+
+
+def test_a_failed_sync_is_noted(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes the pages for clean: a later read of the disk may find others."""
+
+    class Env:
+        def sync(self, force: bool) -> None:
+            raise lmdb.DiskError("no")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kit.index, "_env", Env())
+        with pytest.raises(lmdb.DiskError):
+            kit.index.sync()
+    assert "could not be synced" in (reason(kit) or "")
+    healed(kit)
+
+
+def test_an_error_of_a_transaction_is_noted_and_the_first_reason_stays(kit: StoreKit) -> None:
+    with pytest.raises(lmdb.CorruptedError), kit.index.reading():
+        raise lmdb.CorruptedError("first")
+    with pytest.raises(DisagreementError), kit.index.writing():
+        raise DisagreementError("second")
+    assert "first" in (reason(kit) or "")
+    healed(kit)
+
+
+@pytest.mark.parametrize("error", [lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, KeyError])
+def test_a_full_disk_casts_no_doubt(kit: StoreKit, error: type[Exception]) -> None:
+    with pytest.raises(error), kit.index.writing():
+        raise error("full")
+    assert reason(kit) is None
