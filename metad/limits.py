@@ -96,6 +96,10 @@ MAX_MEMORY = 64 * GIB
 MESSAGE_MEMORY = 512 * KIB
 SMALL_MESSAGE = 64 * KIB
 CHUNK_MEMORY = 64
+# Octets of a worker's unfinished messages, on disk and in memory; one client network may have half.
+# Postfix has no such limit: it keeps them in its queue.
+UNFINISHED = 4 * GIB
+MIN_UNFINISHED = 64 * MIB
 # Unprocessed input of one client, in octets, at which we stop reading from it.
 READ_AHEAD = 256 * KIB
 # Octets of a recipient in an open transaction; the first few belong to the connection.

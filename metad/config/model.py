@@ -84,6 +84,7 @@ class Limits:
     message_rate: int = _LIMITS["message_rate"]
     # Octets, of one worker.
     memory: int = _LIMITS["memory"]
+    unfinished: int = _LIMITS["unfinished"]
     # Seconds: of the processes.
     heartbeat: int = _LIMITS["heartbeat"]
     stop_deadline: int = _LIMITS["stop_deadline"]

@@ -15,6 +15,7 @@ from metad.layers.base import Layer
 from metad.loglines import LogLines
 from metad.sessions.backpressure import Backpressure
 from metad.sessions.rate_limiter import RateLimiter
+from metad.sessions.unfinished import Unfinished
 from metad.system.shared_memory import ProcessRow
 from metad.tls.certificates import Certificates
 from metad.users.database import UserDatabase
@@ -56,6 +57,7 @@ class WorkerContext:
     last_logins: LastLogins
     budget: Budget
     backpressure: Backpressure
+    unfinished: Unfinished
     certificates: Certificates | None = None
     filters: FilterChain | None = None
     now: float = 0.0

@@ -19,6 +19,7 @@ from metad import limits
 from metad.errors import (
     DrainingError,
     MailLoopError,
+    NoSpaceError,
     QueuedReply,
     RefusedError,
     Reply,
@@ -88,6 +89,7 @@ class SmtpSession(Connection):
         "_committing",
         "_greeting",
         "_head",
+        "_held",
         "_helo_shown",
         "_helo_text",
         "_in_layer",
@@ -112,6 +114,7 @@ class SmtpSession(Connection):
         self._recipients = Recipients()
         self._committing: Envelope | None = None
         self._sender = ""
+        self._held = 0  # octets of the message that count as unfinished
         self._arrived = 0.0  # when MAIL came
         self._head = b""  # the first octets of a message in chunks
         self._message_id = ""
@@ -150,6 +153,7 @@ class SmtpSession(Connection):
 
     def _gone(self) -> None:
         self._forget_message()
+        self._release()
         self._machine.eof()
 
     # -- the worker's side
@@ -254,6 +258,9 @@ class SmtpSession(Connection):
         limiter = context.limiter
         if limiter.limits_messages and not limiter.may_send(self._network, context.now):
             raise TooMuchMailError(self._network)
+        self._release()
+        if size and size > limits.SMALL_MESSAGE:
+            self._hold(size)
         context.layer.check_space()
         context.layer.transaction_started()
         self._sender = sender
@@ -266,12 +273,33 @@ class SmtpSession(Connection):
     def _body(self, event: BodyChunk) -> bool:
         """Keep octets of the body.  A failure is remembered until the end of the message."""
         incoming = self._incoming
+        if not isinstance(incoming, incoming_mail.RefusedIncoming):
+            try:
+                self._hold(self._machine.message_octets)
+            except NoSpaceError as error:
+                self._forget_message()
+                self._incoming = incoming_mail.RefusedIncoming(error)
+                return True
         if len(self._head) < SEARCHED:
             self._head += event.data[:SEARCHED]
         if incoming is None:
             incoming = self._new_incoming()
         self._incoming = incoming_mail.write(incoming, event.data)
         return True
+
+    def _hold(self, octets: int) -> None:
+        """Count an unfinished message of so many octets.  Raises NoSpaceError."""
+        more = octets - self._held
+        if more > 0:
+            if not self._context.unfinished.take(self._network, more):
+                raise NoSpaceError("too much of unfinished messages")
+            self._held = octets
+
+    def _release(self) -> None:
+        """The message is finished, or forgotten."""
+        if self._held:
+            self._context.unfinished.give_back(self._network, self._held)
+            self._held = 0
 
     def _new_incoming(self) -> Incoming:
         return incoming_mail.begin(self._context)
@@ -349,6 +377,7 @@ class SmtpSession(Connection):
         if self._committing is not envelope:  # answered already
             return
         self._committing = None
+        self._release()
         context = self._context
         self._busy = False
         self._incoming = None
@@ -400,6 +429,7 @@ class SmtpSession(Connection):
         if self._incoming is not None and not self._busy:
             incoming_mail.abort(self._incoming)
             self._incoming = None
+            self._release()
 
 
 HANDLERS: dict[type, Callable[[Any, Any], bool]] = {

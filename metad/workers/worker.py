@@ -32,6 +32,7 @@ from metad.sessions.filters import make_chain
 from metad.sessions.give_way import give_way
 from metad.sessions.rate_limiter import RateLimiter
 from metad.sessions.shared_counts import SharedCounts
+from metad.sessions.unfinished import Unfinished
 from metad.store.log_table import Semaphore
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.tls import store as tls_store
@@ -97,6 +98,7 @@ class MailWorker:
             last_logins=LastLogins(config.data / "users"),
             budget=Budget(config.limits.memory // 2),
             backpressure=Backpressure(config.limits.memory // 2),
+            unfinished=Unfinished(config.limits.unfinished),
             certificates=Certificates(config, self._log.line) if tls_store.wanted(config) else None,
             now=loop.time(),
             on_idle=self._leave_if_idle,
@@ -190,6 +192,7 @@ class MailWorker:
         for session in list(context.sessions):
             session.expire(now)
         give_way(context, now)
+        context.unfinished.refresh(str(context.config.data))
         if context.certificates is not None:
             context.certificates.refresh()
         if context.filters is not None:

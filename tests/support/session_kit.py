@@ -22,6 +22,7 @@ from metad.sessions.pop3 import Pop3Service, Pop3Session
 from metad.sessions.rate_limiter import Caps, RateLimiter
 from metad.sessions.shared_counts import SharedCounts
 from metad.sessions.smtp import SmtpService, SmtpSession
+from metad.sessions.unfinished import Unfinished
 from metad.system.shared_memory import CELLS, Cell, Role, SharedArea
 from metad.users.account import Account
 
@@ -236,6 +237,7 @@ class World:
             ),
             "budget": Budget(),
             "backpressure": Backpressure(),
+            "unfinished": Unfinished(),
             "last_logins": SimpleNamespace(note=lambda account, at_once: None),
             "now": self.loop.now,
         }

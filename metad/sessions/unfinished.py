@@ -1,0 +1,52 @@
+"""How much of messages that are still arriving a worker keeps, in memory and on disk.
+
+A client may send a message as slowly as it likes, so unfinished messages are bounded: for a worker,
+for a client network (half of that), and by the free space of the disk (half of what is free).  A
+size that MAIL announces counts from MAIL on.
+
+Rule of this file: only octets are counted here; where they lie is the layer's business.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from metad import limits
+from metad.sessions.networks import LOCAL
+
+
+class Unfinished:
+    """The octets of a worker's unfinished messages by client network."""
+
+    __slots__ = ("_limit", "_of_network", "limit", "used")
+
+    def __init__(self, limit: int = limits.UNFINISHED) -> None:
+        self._limit = limit
+        self.limit = limit
+        self.used = 0
+        self._of_network: dict[str, int] = {}
+
+    def refresh(self, directory: str) -> None:
+        """Look at the free space of the disk with this directory."""
+        with suppress(OSError):
+            found = os.statvfs(directory)
+            free = found.f_bavail * found.f_frsize
+            self.limit = min(self._limit, self.used + free // 2)
+
+    def take(self, network: str, octets: int) -> bool:
+        """Count so many more, unless that is too many."""
+        held = self._of_network.get(network, 0) + octets
+        if self.used + octets > self.limit or (held > self.limit // 2 and network != LOCAL):
+            return False
+        self._of_network[network] = held
+        self.used += octets
+        return True
+
+    def give_back(self, network: str, octets: int) -> None:
+        self.used -= octets
+        held = self._of_network.get(network, 0) - octets
+        if held:
+            self._of_network[network] = held
+        else:
+            self._of_network.pop(network, None)
