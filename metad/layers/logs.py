@@ -54,6 +54,8 @@ DELETIONS_PER_RECORD = 250
 READER_CHECK_TICKS = 60
 # Free logs that are left for survivors: who has none cannot free any.
 SPARE_LOGS = 1
+# The worker that reports what concerns all of them.
+FIRST_SLOT = 0
 
 
 class LogLayer(Layer):
@@ -87,6 +89,8 @@ class LogLayer(Layer):
             context.report,
         )
         self.source.start()
+        if context.row[Cell.SLOT] == FIRST_SLOT:
+            self.source.report_figures()
         self.pending = PendingDeletions(context.area, context.row.index)
         feed = IndexFeed(self.index, self._publish, context.report, self.pending.publish)
         self.committer = Committer(context.loop, LogChain(self.source), feed, context.budget)

@@ -9,9 +9,11 @@ from metad.config.model import Config
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.hub import Hub
 from metad.master.worker_pool import WorkerPool
+from metad.store.log_space import needed_space
 from metad.store.log_table import Row
 from metad.system import landlock
 from metad.system.counters import PER_WORKER, TOTALS
+from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
 
 
@@ -80,12 +82,24 @@ def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) ->
         "data": str(given.data),
         "chroot": str(given.chroot) if given.chroot else None,
         "landlock": confinement(hub.config),
+        **(_space(hub.config) if hub.has_logs else {}),
         **totals(hub.area, children),
         "listen": [{"protocol": one.listener.protocol, "address": one.name} for one in hub.bound],
         "workers": workers(pool, owned),
         "processes": others(children),
         "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
     }
+
+
+def _space(config: Config) -> dict[str, int | None]:
+    """What the disk has, and below what new mail is deferred; None if it cannot be looked at."""
+    osio, logs = Osio(), str(config.data / "logs")
+    try:
+        free = osio.free_space(logs)
+        needed = needed_space(osio, logs, config.store.log_size)
+    except OSError:
+        return {"disk_free": None, "disk_needed": None}
+    return {"disk_free": free, "disk_needed": needed}
 
 
 def confinement(config: Config) -> str:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from metad.config.model import Config
 from metad.errors import MetadError
 from metad.monitor.facts import Facts
+from metad.store.log_space import needed_space
+from metad.system.osio import Osio
 from metad.system.shared_memory import Cell
 from metad.tls import store as tls_store
 from metad.workers.load import space
@@ -116,13 +118,15 @@ def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
     try:
         found = space(facts.logs, config.store, config.data / "logs")
         free = shutil.disk_usage(config.data).free
+        needed = needed_space(Osio(), str(config.data / "logs"), config.store.log_size)
     except (OSError, MetadError) as error:
         yield Problem(f"the disk cannot be looked at: {error}", "check the file system")
         return
-    if not found.free:
+    if not found.free and (free <= needed or config.store.size_limit is not None):
         yield Problem(
-            "no space for another log",
-            f"free space ({free:,} bytes left), raise store.size_limit, or run metad gc --full",
+            "no space for new mail",
+            f"free space ({free:,} bytes left, {needed:,} needed), raise store.size_limit, or run "
+            "metad gc --full",
             refuses=True,
         )
     elif found.share * 100 < config.collector.low_space:

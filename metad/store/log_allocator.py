@@ -93,6 +93,10 @@ class LogAllocator:
             self._no_first_log(error)
         self._background = background or JobThread("logs", self._tend, SPACE_EVERY_SECONDS)
 
+    def report_figures(self) -> None:
+        """Report what there is of the disk and of logs, once at a start."""
+        self.report(f"space: {self._space.figures()}")
+
     def _no_first_log(self, error: Exception) -> None:
         self.has_space = False
         self.report(f"warning: there is no log to write to: {error} ({self._space.figures()})")

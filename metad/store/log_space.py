@@ -52,6 +52,12 @@ class Figures(NamedTuple):
         return text if self.most_logs >= 1 << 16 else f"{text}, {self.most_logs} allowed"
 
 
+def needed_space(osio: Osio, logs: str, size: int) -> int:
+    """Bytes of free disk below which new mail is deferred; `size` of a log.  Raises OSError."""
+    total = osio.total_space(logs)
+    return min(INDEX_RESERVE, total // 32) + min(size // 4, total // 64)
+
+
 class LogSpace:
     """Looks at the disk of one store, and gives free logs back to it."""
 
@@ -61,10 +67,9 @@ class LogSpace:
         self._table = table
         self._size = size
         self._room = room
-        total = osio.total_space(store.logs)
-        self.needed = min(INDEX_RESERVE, total // 32) + min(size // 4, total // 64)
+        self.needed = needed_space(osio, store.logs, size)
         # Blocks that a log has ready behind its end.
-        self.ahead = max(LEAST_AHEAD, min(MOST_AHEAD, total // 256))
+        self.ahead = max(LEAST_AHEAD, min(MOST_AHEAD, osio.total_space(store.logs) // 256))
 
     def figures(self) -> Figures:
         states = [row.state for row in self._table.rows()]

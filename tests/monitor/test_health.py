@@ -82,7 +82,13 @@ def test_no_space_refuses_and_little_degrades(hub: Hub, monkeypatch: pytest.Monk
     for free, state in ((0, REFUSING), (5, DEGRADED), (50, SERVING)):
         found = space([], hub.config.store, hub.config.data)._replace(total=100, free=free)
         monkeypatch.setattr(health, "space", lambda *_, found=found: found)
+        monkeypatch.setattr(health, "needed_space", lambda *_: 1 << 60)
         assert hub.look().state == state
+    # A log takes blocks as it grows: less than a whole one is not yet too little.
+    found = space([], hub.config.store, hub.config.data)._replace(total=100, free=0)
+    monkeypatch.setattr(health, "space", lambda *_: found)
+    monkeypatch.setattr(health, "needed_space", lambda *_: 0)
+    assert hub.look().state == DEGRADED
     monkeypatch.setattr(health, "space", lambda *_: (_ for _ in ()).throw(OSError("gone")))
     assert "the disk cannot be looked at" in hub.look().texts[0]
 
