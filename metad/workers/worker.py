@@ -43,6 +43,7 @@ from metad.users.login_cache import LoginMemory
 from metad.users.policy import Policies
 
 TICK_SECONDS = 0.25
+NULL = Path(os.devnull)
 SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 # Once a second: the deadlines of sessions, which are coarse, the layer's tick, new certificates.
 SECOND_TICKS = 4
@@ -284,7 +285,9 @@ def quieten_collector() -> None:
 
 def places(config: Config) -> list[Path]:
     """What a worker may use under Landlock; its layer and filters may name more."""
-    return [config.data, *layers.directories(config), *filters.places(config)]
+    # libuv opens it once as a spare descriptor.  If it cannot, it tries again at every accept.
+    spare = [NULL] if NULL.exists() else []
+    return [config.data, *spare, *layers.directories(config), *filters.places(config)]
 
 
 def main(setup: WorkerSetup) -> int:
