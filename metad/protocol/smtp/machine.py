@@ -230,9 +230,6 @@ class Smtp(Commands):
             self.output += [reply.wire] * self.accepted
         else:
             self.output.append(reply.wire)
-        self._message_answered(accepted)
-
-    def _message_answered(self, accepted: bool) -> None:
         if accepted:
             self._idle = self._refused = self._excess = 0
         self._forget(ANSWERED[accepted][self._state])
@@ -243,7 +240,10 @@ class Smtp(Commands):
             raise RuntimeError(f"{len(replies)} answers to {self._due!r} for {self.accepted}")
         best = min(replies, key=lambda reply: reply.code)
         self.output.extend([reply.wire for reply in replies])
-        self._message_answered(best.code < 400)
+        accepted = best.code < 400
+        if accepted:
+            self._idle = self._refused = self._excess = 0
+        self._forget(ANSWERED[accepted][self._state])
         self._due = None
         self._answered(None, best)
 
