@@ -3,9 +3,9 @@
 Rules of this file:
 
 * Text in, text out; decoding the octets is the caller's.
-* No address that passes here holds a control character, a line end, or a blank outside quotes,
+* No address that is accepted here has a control character, a line end, or a blank outside quotes,
   so it can stand in a header as it is.
-* Whether an address exists is not asked here, only whether it can.
+* Whether an address exists is not checked here, only whether it can.
 
 Limits, in octets of UTF-8.  RFC 5321 section 4.5.3.1 asks for 64 and 255 at least; bounce
 addresses of mailing lists (VERP, SRS) are known to go well beyond 64 in the local part, and
@@ -26,14 +26,14 @@ LOCAL_LIMIT: Final = 192
 DOMAIN_LIMIT: Final = limits.DOMAIN
 LABEL_LIMIT: Final = 63  # RFC 1035 section 2.3.4
 
-# A quick way for nearly all there are: plain ASCII, no quotes, no literal.
+# A quick way for nearly all addresses: plain ASCII, no quotes, no literal.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _PLAIN: Final = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)")
 
-# The whole grammar.  Above U+007F everything is let through here and looked at afterwards.  The
-# classes say what is not in them: one that runs up to U+10FFFF takes Python 20 ms to compile, in
-# each start of each command.
+# The whole grammar.  Above U+007F everything passes here and is checked afterwards.  The classes
+# list what is not in them: one that runs up to U+10FFFF takes Python 20 ms to compile, at each
+# start of each command.
 _TEXT: Final = r'[^\0-\x20"(),.:;<>@\[\\\]\x7f]+'  # atext, RFC 5322 section 3.2.3
 _DOT_STRING: Final = re.compile(rf"{_TEXT}(?:\.{_TEXT})*")
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~\x80-\U0010FFFF]|\\[ -~])*)"')
@@ -46,7 +46,7 @@ _JOINERS: Final = str.maketrans("", "", "\u200c\u200d")  # parts of words in som
 
 
 class AddressError(ValueError):
-    """Not an address; `str()` says why, without repeating it."""
+    """Not an address; `str()` is the reason, without the address."""
 
 
 class Mailbox(NamedTuple):
@@ -117,8 +117,8 @@ def fold(text: str) -> str:
 
 
 def is_postmaster(address: str, hostname: str) -> bool:
-    """Whether `address` is the postmaster of the host itself: at its name, or at an address
-    literal, which only the host that it reached can be meant by."""
+    """Whether `address` is the postmaster of the host itself: at its name, or at any address
+    literal, because mail for a literal reaches only the host that has the address."""
     local, _, domain = address.lower().rpartition("@")
     return local == "postmaster" and (domain == hostname.lower() or domain.startswith("["))
 

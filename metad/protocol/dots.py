@@ -3,14 +3,15 @@
 Rules of this file:
 
 * Everything takes a message in pieces of any size and gives the same result for every cut.
-  At most four octets are held back or remembered, and no octet is looked at by Python code:
-  only find, count and replace over whole pieces.
-* Only CR LF . CR LF ends a message (RFC 5321 section 4.1.1.4).
-* "Wire octets" are those of RFC 5321 section 4.5.2 and RFC 1939 section 3: a dot stands in
-  front of every line that begins with one, and the message ends in a line of a single dot.
+  At most four octets are held back or remembered, and Python code looks at no single octet: only
+  find, count and replace over whole pieces.
+* Only CR LF . CR LF ends a message (RFC 5321 section 4.1.1.4); `LooseEndFinder` is for the few
+  clients that may do otherwise.
+* "Wire octets" are those of RFC 5321 section 4.5.2 and RFC 1939 section 3: an extra dot precedes
+  every line that begins with one, and the message ends in a line of a single dot.
 
-A message begins right behind the CR LF of a command line, so for all of these it begins at
-the start of a line: an empty one is the final dot line alone.
+A message begins right after the CR LF of a command line, so for all of these it begins at the start
+of a line: an empty message is the final dot line alone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What the hub wants to know of a message's header, found while it passes.
+"""What the hub must know of a message's header, found while the message arrives.
 
 Rules of this file:
 
 * The same result for every cut; what is remembered is bounded.
-* Wire octets are looked at as they are: a stuffed dot cannot make or break a field name that
-  matters here.
+* Wire octets are read as they are: a stuffed dot cannot make or break a field name that matters
+  here.
 
-The first line (RFC 5322 section 2.2) says whether a trace header can be put right before it;
-the number of Received: fields says whether the message goes in circles (RFC 5321 section 6.3).
+The first line (RFC 5322 section 2.2) tells whether a trace header can stand right before it; the
+number of Received: fields tells whether the message is in a loop (RFC 5321 section 6.3).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _UNDECIDED: Final = re.compile(rb"[!-9;-~]*+[ \t]*+|\r")
 
 
 def look_at(body: bytes) -> tuple[bool, int]:
-    """Of a whole message: whether its first line is a header field or the empty line, and how
-    many Received: fields its header has."""
+    """Of a complete message: whether its first line is a header field or the empty line, and the
+    number of Received: fields in its header."""
     starts_with_header = _FIELD.match(body, 0, _FIRST_LIMIT) is not None
     end = body.find(_END)
     header = (body[:end] if end >= 0 else body).lower()
@@ -65,7 +65,7 @@ class MboxLine:
 
 
 class HeaderScanner:
-    """Both of the above for a message that comes in pieces."""
+    """Does what `look_at` does, for a message that arrives in pieces."""
 
     __slots__ = ("_done", "_first", "_tail", "received")
 

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* `parse` looks at all that has come so far: a header, None for "more is needed", or ProxyError.
+* `parse` takes all octets so far and gives a header, None for "more is needed", or ProxyError.
 * The same answer for every cut of the input; nothing is read beyond the header's own length.
-* Strict: what is no header by the letter is an error, because an address that we write into
-  trace and logs, and by which we judge a client, is worth nothing if it can be talked into us.
+* Strict: what does not follow the letter of the specification is an error.  The address goes into
+  trace fields and logs and decides what a client may do, so it must not be forgeable.
 
 The specification is HAProxy's "The PROXY protocol, versions 1 & 2" (sections 2.1 and 2.2).
 """
@@ -39,7 +39,7 @@ _UNIX_STREAM: Final = 0x31
 
 
 class ProxyError(ValueError):
-    """What came is no PROXY header; `str()` says why, for a log."""
+    """Not a PROXY header; `str()` is the reason, for the log."""
 
 
 class Header(NamedTuple):
@@ -123,5 +123,5 @@ def _packed(octets: bytes) -> str:
 
 
 def _plain(address: ipaddress.IPv6Address) -> str:
-    """An IPv4 address in IPv6 clothes is that IPv4 address: one client has one name."""
+    """An IPv4-mapped IPv6 address is that IPv4 address: one client has one name."""
     return str(address.ipv4_mapped or address)

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Octets out, each header complete with its CR LF, folded before 79 columns where it can be.
-* Nothing a client says is copied unless its syntax allows only what may stand there.
+* Nothing from a client is copied unless its syntax allows only what may stand in a header.
 * No DNS, no clock: addresses and seconds are given.
 
 `origin` is the same for a whole session between two EHLOs, `date` for a whole second: both are
@@ -33,7 +33,7 @@ _CONTROLS: Final = dict.fromkeys((*range(32), 127))
 def origin(helo: bytes, address: str, hostname: str, with_protocol: str) -> bytes:
     """The beginning of a Received: header, up to "id".
 
-    `helo`: as the client said it; one that is no domain or address literal is replaced by the
+    `helo`: as the client sent it; one that is not a domain or address literal is replaced by the
     literal of its address.  `address`: the client's IP address, "" on a unix socket.
     """
     literal = _literal(address)
@@ -50,7 +50,7 @@ def origin(helo: bytes, address: str, hostname: str, with_protocol: str) -> byte
 def received(origin: bytes, message_id: str, date: bytes, recipient: str | None) -> bytes:
     """The Received: header of a message.
 
-    `recipient`: only if the transaction has exactly one, as given in RCPT; else the others
+    `recipient`: only if the transaction has exactly one, as given in RCPT; otherwise the others
     would learn of it (RFC 5321 section 7.2).
     """
     if recipient is None:
@@ -74,7 +74,7 @@ def date(seconds: int) -> bytes:
 
 
 def return_path(sender: str) -> bytes:
-    """`Return-Path:`, for the head of a message that leaves; "" is the null path."""
+    """`Return-Path:`, which begins a message that is delivered; "" is the null path."""
     return b"Return-Path: <%b>\r\n" % _clean(sender)
 
 
@@ -84,7 +84,7 @@ def delivered_to(address: str) -> bytes:
 
 
 def in_front(sender: str, address: str) -> bytes:
-    """What a message is sent with in front of what is stored."""
+    """What is sent before the stored message."""
     return return_path(sender) + delivered_to(address)
 
 
@@ -97,7 +97,7 @@ def _literal(address: str) -> bytes:
 
 
 def _clean(address: str) -> bytes:
-    """An address from SMTP has no controls; one from elsewhere loses them here."""
+    """An address from SMTP has no control characters; one from elsewhere loses them here."""
     if not address.isprintable():
         address = address.translate(_CONTROLS)
     return address.encode("utf-8", "replace")

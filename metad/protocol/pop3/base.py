@@ -23,7 +23,7 @@ from metad.protocol.pop3.top import TopCutter
 
 
 class Row(NamedTuple):
-    """A row of the table whose `proceed` is a method: `Rule` says what the items mean."""
+    """A row of the table whose `proceed` is a method: `Rule` explains the items."""
 
     check: Callable[[bytes], Any]
     proceed: Callable[[Any, Any], Event | None]

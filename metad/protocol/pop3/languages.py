@@ -1,4 +1,4 @@
-"""What POP3 says to people, in the languages it speaks (RFC 6856 section 3).
+"""The texts of POP3's answers, in each language (RFC 6856 section 3).
 
 Rules of this file:
 

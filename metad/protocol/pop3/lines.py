@@ -6,7 +6,7 @@ Rules of this file:
 * Where the search for a line end stopped is remembered; of a line that is too long no more is
   kept than a good one could have.
 
-A line ends in CR LF or, as with Dovecot, in LF alone: docs/decisions.md says why that is safe here.
+A line ends in CR LF or, as with Dovecot, in LF alone: docs/decisions.md argues why that is safe.
 """
 
 from __future__ import annotations

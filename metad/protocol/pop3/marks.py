@@ -1,4 +1,4 @@
-"""The maildrop as one session sees it: the frozen listing, less what it marked as deleted.
+"""The maildrop as one session sees it: the frozen listing, without what it marked as deleted.
 
 Rules of this file:
 
@@ -20,7 +20,7 @@ LINES = 1000
 
 
 class Maildrop:
-    """`drop` is the listing; here are the marks."""
+    """`drop` is the listing; the marks are here."""
 
     __slots__ = ("_deleted", "_deleted_octets", "drop")
 
@@ -30,13 +30,13 @@ class Maildrop:
         self._deleted_octets = 0
 
     def fault(self, number: int) -> str | None:
-        """Why there is no such message for this session; None: there is."""
+        """Why this session cannot have the message; None: it can."""
         if number in self._deleted:
             return "that message is deleted"
         return None if 1 <= number <= len(self.drop) else "no such message"
 
     def mark(self, number: int) -> None:
-        """Mark a message that has no fault as deleted."""
+        """Mark a message as deleted; it must have no fault."""
         self._deleted.add(number)
         self._deleted_octets += self.drop.size(number)
 

@@ -27,12 +27,12 @@ class TopCutter:
         self.done = False
         self._lines = lines
         self._in_header = True
-        # The last octets given out, for what straddles two pieces.  A message that begins with
-        # CR LF has an empty header, hence the line end before the first octet.
+        # The last octets given out, for a pattern that two pieces share.  A message that begins
+        # with CR LF has an empty header, hence the line end before its first octet.
         self._tail = b"\r\n"
 
     def cut(self, piece: bytes) -> bytes:
-        """What of the next piece belongs to the answer.  Sets `done` at the end."""
+        """The part of the next piece that belongs to the answer.  Sets `done` at the end."""
         start = 0
         if self._in_header:
             start = self._header_end(piece)
@@ -48,7 +48,7 @@ class TopCutter:
         return given
 
     def _header_end(self, piece: bytes) -> int:
-        """The offset behind the blank line, if it ends in this piece."""
+        """The offset after the blank line, if it ends in this piece."""
         seam = self._tail[-3:]
         joint = seam + piece[:3]
         at = joint.find(_BLANK)

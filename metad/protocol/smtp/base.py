@@ -27,7 +27,7 @@ ANSWERED: Final = (states.answered(accepted=False), states.answered(accepted=Tru
 
 
 class Row(NamedTuple):
-    """A row of the table whose action is a method: `Rule` says what the items mean."""
+    """A row of the table whose action is a method: `Rule` explains the items."""
 
     argument: bool | None
     action: Callable[[Any, bytes, Row], Event | None]

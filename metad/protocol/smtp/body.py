@@ -9,7 +9,7 @@ Rules of this file:
   ends in a line of one.
 * A message that lies complete in the input and has nothing odd goes the short way, `whole`.
 
-`refusal` says "too large" before "bare line end", because beyond the limit nothing is checked.  RFC
+`refusal` is "too large" before "bare line end", because beyond the limit nothing is checked.  RFC
 5321 section 2.3.8 forbids bare CR and LF, RFC 5322 section 4.1 NUL; bare line ends that pass are
 how mail is smuggled.
 """

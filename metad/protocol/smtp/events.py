@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Events are tuples: cheap to make, compared by value.  Every event is true in a condition.
-* Addresses come without the angle brackets and without a source route, otherwise as given.
+* Addresses come without angle brackets and source route, otherwise as the client sent them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MailFrom(NamedTuple):
 
 
 class RcptTo(NamedTuple):
-    """RCPT: answer with `answer`.  A mailbox, or postmaster in any case without a domain."""
+    """RCPT: answer with `answer`.  A mailbox, or "postmaster", in any case, without a domain."""
 
     address: str
 
@@ -37,10 +37,10 @@ class EndOfMessage(NamedTuple):
     """The message is complete: answer with `answer` or `answer_each`.
 
     `octets`: its size as SIZE counts it (RFC 1870: unstuffed, without the final dot line).
-    `stuffed_dots`: octets that are in the chunks but not in `octets`, final line excepted.
+    `stuffed_dots`: octets that are in the chunks but not in `octets`, except for the final line.
     `starts_with_header`: the first line is a header field or empty, so that a trace header can
-    stand right before it; otherwise an empty line belongs between.
-    `received`: how many Received: fields its header has.
+    stand right before it; otherwise an empty line is needed between them.
+    `received`: the number of Received: fields in its header.
     `rest`: its last octets, after those of the chunks before; they end in the final dot line.
     """
 
@@ -52,9 +52,9 @@ class EndOfMessage(NamedTuple):
 
 
 class Aborted(NamedTuple):
-    """The message begun is to be forgotten; needs no answer.
+    """The message that has begun must be forgotten; needs no answer.
 
-    `reply` is what the machine refuses it with, None if the client gave it up or went away.
+    `reply` is the machine's refusal, None if the client gave the message up or disconnected.
     """
 
     reply: Reply | None

@@ -134,7 +134,7 @@ class Smtp(Commands):
     def fail(self, reply: Reply) -> None:
         """End the session with `reply` (421: deadline, shutdown), after the answer due if any.
 
-        A message begun and not complete is aborted; `next_event` says so.
+        An incomplete message is aborted; `next_event` gives Aborted.
         """
         if self._due is None or self._due.__class__ is StartTls:
             self._end(reply)

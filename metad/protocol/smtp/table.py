@@ -6,7 +6,7 @@ Rules of this file:
   not in a state's rows is an error there.
 * The machine takes every next state from here, and the diagram in docs/protocols.md is made from
   here (tools/diagrams).
-* `refuse` is an action too: its reply says which command is missing.
+* `refuse` is an action too: its reply names the command that is missing.
 * Replies are worded as Postfix words them, because people and programs know them.
 * No code that moves the machine: an action `x` is the method `_do_x` of commands.py or message.py.
 
