@@ -17,7 +17,8 @@ from metad.sessions.networks import Networks
 from metad.sessions.pop3 import TOO_MANY as TOO_MANY_POP3
 from metad.sessions.pop3 import Pop3Service
 from metad.sessions.rate_limiter import Caps
-from metad.sessions.smtp import NOT_LISTED, TOO_MANY, SmtpService, SmtpSession
+from metad.sessions.smtp import SmtpSession
+from metad.sessions.smtp_service import NOT_LISTED, TOO_MANY, SmtpService
 from metad.system.shared_memory import Cell
 
 BACKLOG = 4096

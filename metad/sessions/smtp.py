@@ -11,7 +11,6 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -22,7 +21,6 @@ from metad.errors import (
     NoSpaceError,
     QueuedReply,
     RefusedError,
-    Reply,
     TooMuchMailError,
 )
 from metad.layers.base import Envelope, Incoming
@@ -35,17 +33,17 @@ from metad.protocol.smtp.machine import (
     MailFrom,
     RcptTo,
     Smtp,
-    SmtpSettings,
     StartTls,
 )
 from metad.protocol.trace import date, origin, received
 from metad.sessions import incoming as incoming_mail
 from metad.sessions.client import Client, has_sent
-from metad.sessions.connection import Connection, Service
+from metad.sessions.connection import Connection
 from metad.sessions.message_id import SEARCHED, find_message_id
-from metad.sessions.networks import Networks
 from metad.sessions.recipients import Recipients
 from metad.sessions.smtp_log import log_message, log_refusal
+from metad.sessions.smtp_service import TIMEOUT, TOO_MANY, TOO_SLOW, SmtpService
+from metad.sessions.unfinished import Room
 from metad.system.shared_memory import Cell
 
 # A NamedTuple of a tuple that is complete: half the cost of calling its class.
@@ -54,30 +52,6 @@ _MESSAGES = int(Cell.MESSAGES)
 _OCTETS = int(Cell.MESSAGE_OCTETS)
 _RECIPIENTS = int(Cell.RECIPIENTS)
 _REFUSED = int(Cell.REFUSED)
-TIMEOUT = Reply(421, "4.4.2", "Error: timeout exceeded")
-TOO_SLOW = Reply(421, "4.4.2", "Error: the message comes too slowly")
-TOO_MANY = Reply(421, "4.7.0", "Error: too many connections")
-NOT_LISTED = Reply(554, "5.7.1", "Error: this client may not connect here")
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpService(Service):
-    """A listener for SMTP or LMTP.  `repairing`: the settings for `repair_networks`.
-
-    `session`: the class of its sessions, another one where there are filters.
-    """
-
-    settings: SmtpSettings
-    repairing: SmtpSettings
-    repair_networks: Networks
-    session: type[SmtpSession]
-
-    def settings_for(self, client: str) -> SmtpSettings:
-        repair = self.repair_networks and client in self.repair_networks
-        return self.repairing if repair else self.settings
-
-    def make(self, client: Client | None = None) -> SmtpSession:
-        return self.session(self, client)
 
 
 class SmtpSession(Connection):
@@ -89,7 +63,6 @@ class SmtpSession(Connection):
         "_committing",
         "_greeting",
         "_head",
-        "_held",
         "_helo_shown",
         "_helo_text",
         "_in_layer",
@@ -100,6 +73,7 @@ class SmtpSession(Connection):
         "_origin",
         "_progress",
         "_recipients",
+        "_room",
         "_sender",
         "_transaction",
     )  # fmt: skip
@@ -114,7 +88,7 @@ class SmtpSession(Connection):
         self._recipients = Recipients()
         self._committing: Envelope | None = None
         self._sender = ""
-        self._held = 0  # octets of the message that count as unfinished
+        self._room = Room(self._context.unfinished)
         self._arrived = 0.0  # when MAIL came
         self._head = b""  # the first octets of a message in chunks
         self._message_id = ""
@@ -134,6 +108,7 @@ class SmtpSession(Connection):
     # -- the transport's side
 
     def _set_up(self, client: Client, *, secure: bool) -> None:
+        self._room.network = client.network
         self._machine = Smtp(self._service.settings_for(client.address), tls=secure)
 
     def _start(self) -> None:
@@ -153,7 +128,7 @@ class SmtpSession(Connection):
 
     def _gone(self) -> None:
         self._forget_message()
-        self._release()
+        self._room.release()
         self._machine.eof()
 
     # -- the worker's side
@@ -258,9 +233,9 @@ class SmtpSession(Connection):
         limiter = context.limiter
         if limiter.limits_messages and not limiter.may_send(self._network, context.now):
             raise TooMuchMailError(self._network)
-        self._release()
+        self._room.release()
         if size and size > limits.SMALL_MESSAGE:
-            self._hold(size)
+            self._room.hold(size)
         context.layer.check_space()
         context.layer.transaction_started()
         self._sender = sender
@@ -275,7 +250,7 @@ class SmtpSession(Connection):
         incoming = self._incoming
         if not isinstance(incoming, incoming_mail.RefusedIncoming):
             try:
-                self._hold(self._machine.message_octets)
+                self._room.hold(self._machine.message_octets)
             except NoSpaceError as error:
                 self._forget_message()
                 self._incoming = incoming_mail.RefusedIncoming(error)
@@ -286,20 +261,6 @@ class SmtpSession(Connection):
             incoming = self._new_incoming()
         self._incoming = incoming_mail.write(incoming, event.data)
         return True
-
-    def _hold(self, octets: int) -> None:
-        """Count an unfinished message of so many octets.  Raises NoSpaceError."""
-        more = octets - self._held
-        if more > 0:
-            if not self._context.unfinished.take(self._network, more):
-                raise NoSpaceError("too much of unfinished messages")
-            self._held = octets
-
-    def _release(self) -> None:
-        """The message is finished, or forgotten."""
-        if self._held:
-            self._context.unfinished.give_back(self._network, self._held)
-            self._held = 0
 
     def _new_incoming(self) -> Incoming:
         return incoming_mail.begin(self._context)
@@ -377,7 +338,7 @@ class SmtpSession(Connection):
         if self._committing is not envelope:  # answered already
             return
         self._committing = None
-        self._release()
+        self._room.release()
         context = self._context
         self._busy = False
         self._incoming = None
@@ -429,7 +390,7 @@ class SmtpSession(Connection):
         if self._incoming is not None and not self._busy:
             incoming_mail.abort(self._incoming)
             self._incoming = None
-            self._release()
+            self._room.release()
 
 
 HANDLERS: dict[type, Callable[[Any, Any], bool]] = {

@@ -13,6 +13,7 @@ import os
 from contextlib import suppress
 
 from metad import limits
+from metad.errors import NoSpaceError
 from metad.sessions.networks import LOCAL
 
 
@@ -50,3 +51,28 @@ class Unfinished:
             self._of_network[network] = held
         else:
             self._of_network.pop(network, None)
+
+
+class Room:
+    """What one session's message holds of it."""
+
+    __slots__ = ("_held", "_unfinished", "network")
+
+    def __init__(self, unfinished: Unfinished) -> None:
+        self._unfinished = unfinished
+        self._held = 0
+        self.network = LOCAL
+
+    def hold(self, octets: int) -> None:
+        """The message has so many octets, or will have them.  Raises NoSpaceError."""
+        more = octets - self._held
+        if more > 0:
+            if not self._unfinished.take(self.network, more):
+                raise NoSpaceError("too much of unfinished messages")
+            self._held = octets
+
+    def release(self) -> None:
+        """The message is finished, or forgotten."""
+        if self._held:
+            self._unfinished.give_back(self.network, self._held)
+            self._held = 0

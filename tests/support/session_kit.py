@@ -21,7 +21,8 @@ from metad.sessions.networks import Networks
 from metad.sessions.pop3 import Pop3Service, Pop3Session
 from metad.sessions.rate_limiter import Caps, RateLimiter
 from metad.sessions.shared_counts import SharedCounts
-from metad.sessions.smtp import SmtpService, SmtpSession
+from metad.sessions.smtp import SmtpSession
+from metad.sessions.smtp_service import SmtpService
 from metad.sessions.unfinished import Unfinished
 from metad.system.shared_memory import CELLS, Cell, Role, SharedArea
 from metad.users.account import Account
