@@ -133,14 +133,11 @@ class FilterChain:
     async def ask_connected(self, session: Session) -> Reply | None:
         return await self._first(self.connected, lambda one: one.connected(session))
 
-    async def ask_sender(self, session: Session, *, greeted: bool) -> Reply | None:
-        """`greeted`: the client has greeted since it was last asked."""
-        refusal = None
-        if greeted:
-            refusal = await self._first(self.greeted, lambda one: one.greeted(session))
-        if refusal is None:
-            refusal = await self._first(self.sender, lambda one: one.sender(session))
-        return refusal
+    async def ask_greeted(self, session: Session) -> Reply | None:
+        return await self._first(self.greeted, lambda one: one.greeted(session))
+
+    async def ask_sender(self, session: Session) -> Reply | None:
+        return await self._first(self.sender, lambda one: one.sender(session))
 
     async def ask_recipient(self, session: Session, address: str) -> Reply | None:
         return await self._first(self.recipient, lambda one: one.recipient(session, address))

@@ -38,12 +38,13 @@ class _Secured(Protocol):
 class AskingSmtpSession(SmtpSession):
     """`_prefers`: the preferences of each accepted RCPT, in order."""
 
-    __slots__ = ("_asking", "_greeted", "_prefers")
+    __slots__ = ("_asking", "_greeted", "_helo_refusal", "_prefers")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._asking: asyncio.Task[Any] | None = None
-        self._greeted = 0  # which greeting the filters have been asked about
+        self._greeted = 0  # which greeting the filters have been asked about, and their refusal
+        self._helo_refusal: Reply | None = None
         self._prefers: list[Preferences] = []
 
     @property
@@ -115,13 +116,18 @@ class AskingSmtpSession(SmtpSession):
     def _mail_from(self, event: MailFrom) -> bool:
         chain = self._chain
         self._prefers = []
-        greeted = self._machine.greetings != self._greeted
-        self._greeted = self._machine.greetings
-        if not (chain.sender or (greeted and chain.greeted)):
+        if not (chain.sender or chain.greeted):
             return super()._mail_from(event)
         self._sender = event.sender
-        question = chain.ask_sender(self._session(), greeted=greeted)
-        return self._ask(question, partial(self._sender_judged, event))
+        return self._ask(self._ask_sender(), partial(self._sender_judged, event))
+
+    async def _ask_sender(self) -> Reply | None:
+        """What was refused at HELO stays refused until the next one."""
+        chain, session = self._chain, self._session()
+        if self._greeted != self._machine.greetings:
+            self._greeted = self._machine.greetings
+            self._helo_refusal = await chain.ask_greeted(session)
+        return self._helo_refusal or await chain.ask_sender(session)
 
     def _sender_judged(self, event: MailFrom, refusal: Reply | None) -> bool:
         if refusal is None:

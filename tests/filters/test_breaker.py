@@ -158,9 +158,9 @@ def test_a_late_answer_is_a_failure_and_then_the_filter_is_not_asked() -> None:
 def test_failures_before_the_message() -> None:
     for defer in (False, True):
         chain = Chain(Fixed(ValueError("broken")), defer=defer)
-        found = asyncio.run(chain.chain.ask_sender(SESSION, greeted=True))
+        found = asyncio.run(chain.chain.ask_sender(SESSION))
         assert found == (NOT_ASKED if defer else None)
     good = Chain(Fixed(NO))
-    assert asyncio.run(good.chain.ask_sender(SESSION, greeted=False)) == NO
+    assert asyncio.run(good.chain.ask_sender(SESSION)) == NO
     assert not good.chain.connected
     assert not good.chain.recipient
