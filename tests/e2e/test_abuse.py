@@ -172,6 +172,11 @@ def test_bare_line_ends_are_repaired_for_some_and_refused_and_counted_for_others
         scanner.say("DATA", b"354")
         scanner.send(body + b"\r\n.\r\n")
         scanner.reply(b"250")
+        scanner.send(
+            f"MAIL FROM:{SENDER}\nRCPT TO:{address(mailbox)}\nDATA\nSubject: LF\n\nx\n.\n".encode()
+        )
+        for code in (b"250", b"250", b"354", b"250 2.0.0 Ok: queued as "):
+            scanner.reply(code)
     with smtp(strict, "smtp", "127.0.0.6") as other:
         for _ in range(2):
             other.say(f"MAIL FROM:<{SENDER}>")
@@ -179,7 +184,10 @@ def test_bare_line_ends_are_repaired_for_some_and_refused_and_counted_for_others
             other.say("DATA", b"354")
             other.send(body + b"\r\n.\r\n")
             other.reply(b"550 5.5.2 bare <LF> received")
-    assert bodies(strict, mailbox) == [body.replace(b"\n", b"\r\n") + b"\r\n"]
+    assert bodies(strict, mailbox) == [
+        body.replace(b"\n", b"\r\n") + b"\r\n",
+        b"Subject: LF\r\n\r\nx\r\n",
+    ]
     wait_for_lines(strict, "smtp.repair_networks (2 so far from 127.0.0.6)")
 
 
