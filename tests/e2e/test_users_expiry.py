@@ -54,6 +54,15 @@ def gc(hub: Hub) -> dict[str, int]:
     return json.loads(hub.run("gc", "--json").stdout)
 
 
+def test_the_clock_is_compared_with_the_mail(hub: Hub) -> None:
+    found = json.loads(hub.run("store", "time", "--json").stdout)
+    assert not found["suspect"]
+    assert abs(found["clock_us"] - found["hub_time_us"]) < 60_000_000
+    text = hub.run("store", "time", "--accept").stdout
+    assert "mail expires" in text
+    assert "yes" in text
+
+
 def show(hub: Hub, name: str) -> dict:
     return json.loads(hub.run("user", "show", address(name), "--json").stdout)
 

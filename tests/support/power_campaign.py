@@ -58,7 +58,7 @@ def record(seed: int, shape: Shape = None) -> tuple[list[Op], str]:
                 kit.start(rng.choice([1, 2]))
                 work(kit, rng, steps)
                 if rng.random() < 0.4:
-                    leave_undecided(kit, rng)
+                    leave_unsynced(kit, rng)
                 rng.choice([kit.crash, kit.crash, kit.stop])()
                 osio.faults = None
         return osio.ops, str(data / "logs")
@@ -85,7 +85,7 @@ def work(kit: StoreKit, rng: random.Random, steps: int) -> None:
         kit.run()
 
 
-def leave_undecided(kit: StoreKit, rng: random.Random) -> None:
+def leave_unsynced(kit: StoreKit, rng: random.Random) -> None:
     """The disk dies with the last group, and nothing can say where its log ends."""
     kind = rng.choice(["sync", "sync", "write"])
     kit.osio.faults = Faults(kind, 1, short=kind == "write", dead=True)

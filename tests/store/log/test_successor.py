@@ -1,4 +1,4 @@
-"""The log that has another's undecided last group, as the rest of the store sees it."""
+"""The log that has another's unsynced last group, as the rest of the store sees it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def die(kit: StoreKit) -> None:
     assert all(each.error is not None for each in sent)
 
 
-def heirs(kit: StoreKit) -> list[LogHeader]:
+def successors(kit: StoreKit) -> list[LogHeader]:
     """Logs that say where another one ends."""
     found = []
     for row in kit.table.rows():
@@ -57,10 +57,10 @@ def heirs(kit: StoreKit) -> list[LogHeader]:
 
 
 def test_it_is_small_and_sealed(kit: StoreKit) -> None:
-    (heir,) = heirs(kit)
-    assert heir.size < kit.size // 4
-    assert heir.seal_offset
-    assert kit.table.row(heir.number).state == State.SEALED
+    (successor,) = successors(kit)
+    assert successor.size < kit.size // 4
+    assert successor.seal_offset
+    assert kit.table.row(successor.number).state == State.SEALED
 
 
 @pytest.mark.parametrize("index", ["kept", "removed"])
@@ -85,14 +85,14 @@ def test_a_backup_has_both_logs(kit: StoreKit, tmp_path: Path) -> None:
 
 def test_it_is_collected_after_the_log_that_it_ends(kit: StoreKit) -> None:
     kit.open()
-    (heir,) = heirs(kit)
+    (successor,) = successors(kit)
     collector = make_collector(kit)
     with pytest.raises(NotCollectableError, match="says where log"):
-        collect(collector, [heir.number])
+        collect(collector, [successor.number])
     collect_all(kit, collector)
     collector.close()
     kit.check()
-    assert heir not in heirs(kit)
+    assert successor not in successors(kit)
     kit.crash()
     kit.drop_index()
     kit.start()
@@ -101,12 +101,12 @@ def test_it_is_collected_after_the_log_that_it_ends(kit: StoreKit) -> None:
 
 def test_its_number_is_used_for_a_whole_log_again(kit: StoreKit) -> None:
     kit.open()
-    (heir,) = heirs(kit)
+    (successor,) = successors(kit)
     collector = make_collector(kit)
     collect_all(kit, collector)
     collector.close()
     work(kit, 4, 60)
-    assert Path(log_path(kit.store.logs, heir.number)).stat().st_size == kit.size
+    assert Path(log_path(kit.store.logs, successor.number)).stat().st_size == kit.size
     kit.check()
 
 
@@ -133,7 +133,7 @@ def test_a_dead_workers_group_is_written_anew_beside_a_living_hub(
         kit.open_index()
         kit.writers[1].feed.index = kit.index
         assert kit.table.owned_by(0) == []
-        assert len(heirs(kit)) == (0 if trouble == "no room" else 1)
+        assert len(successors(kit)) == (0 if trouble == "no room" else 1)
         kit.writers = [kit.writers[1], kit.writers[1]]
         assert kit.put([1], b"x", 1).acked
         kit.check()
