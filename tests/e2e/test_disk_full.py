@@ -3,10 +3,13 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from metad.control import request
 from tests.support.clients import SENDER, Pop3Line, SmtpLine, bodies, deliver, in_time, message
 from tests.support.hub import METAD, USER, Hub, address
 
@@ -42,6 +45,10 @@ class SmallDisk(Hub):
         done = subprocess.run(whole, input=given, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def workers(self) -> list[int]:
+        data = Path(f"/proc/{self.process.pid}/root{self.data}")
+        return [one["pid"] for one in request(data, "status")["workers"] if one["pid"]]
 
     def fill(self, *, leave: int) -> None:
         """Somebody else's file takes what is free, but for `leave` octets."""
@@ -90,6 +97,32 @@ def test_a_disk_that_others_fill_at_once_does_not_stop_what_is_there(small_disk)
     small_disk.free()
     assert taken_again(small_disk)
     assert bodies(small_disk, "alice")[:-1] == accepted
+
+
+@pytest.fixture
+def default_disk():
+    """The default sizes (logs of 128 MiB, two workers) on a disk of 64 MB."""
+    if not private_mounts():
+        pytest.skip("needs root and a mount namespace")
+    with SmallDisk([], log_size="128MiB") as hub:
+        command = ("user", "add", address("alice"), "--config", str(hub.config))
+        hub.inside(METAD, *command, "--password-stdin", given=b"secret\n")
+        yield hub
+
+
+def test_a_small_disk_with_default_sizes_survives_dead_workers(default_disk):
+    """It was: the start took 513 MB, each dead worker left up to two logs of 128 MiB, and after
+    three of them every message was deferred for good."""
+    hub = default_disk
+    sent = []
+    for _ in range(5):
+        before = set(hub.workers())
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        assert in_time(lambda before=before: len(set(hub.workers()) - before) == 2)
+        assert taken_again(hub)
+        sent.append(1)
+    assert len(bodies(hub, "alice")) >= len(sent)
 
 
 def deliver_until_refused(hub):
