@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -417,6 +418,19 @@ def test_user_show_tells_what_a_user_gets(hub: WideHub) -> None:
     shown = hub.run("user", "show", address("calm")).stdout
     assert "marked at 12, refused at 30" in shown
     assert "off" in hub.run("user", "show", address("open")).stdout
+
+
+def test_what_a_user_gets_is_exported_and_imported(hub: WideHub) -> None:
+    rows = hub.run("user", "export", "--no-secrets").stdout
+    columns = rows.splitlines()[0].split(",")
+    line = next(one for one in rows.splitlines() if one.startswith(address("calm")))
+    row = dict(zip(columns, line.split(","), strict=True))
+    assert (row["spam_mark"], row["spam_refuse"], row["spam_filter"]) == ("12", "30", "")
+    table = hub.home / "users.csv"
+    table.write_text(f"address,spam_filter,spam_mark\n{address('box59')},no,7.5\n")
+    hub.run("user", "import", "--format", "csv", str(table))
+    shown = json.loads(hub.run("user", "show", address("box59"), "--json").stdout)
+    assert (shown["spam_filter"], shown["spam_mark"]) == (False, 7.5)
 
 
 def test_the_breaker_opens_and_closes() -> None:

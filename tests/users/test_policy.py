@@ -4,9 +4,10 @@ import pytest
 
 from metad import limits
 from metad.config.parse import parse
-from metad.errors import DataError, MailboxFullError, OverQuotaError
+from metad.errors import ConfigError, DataError, MailboxFullError, OverQuotaError
+from metad.filters.base import Preferences
 from metad.layers.base import Usage
-from metad.users.account import Account, Policy
+from metad.users.account import MAX_SCORE, Account, Policy, pack_entry, unpack_account
 from metad.users.last_logins import LastLogins
 from metad.users.policy import Policies, Quota
 
@@ -214,3 +215,61 @@ def test_a_full_disk_costs_only_the_fact(logins, monkeypatch):
     monkeypatch.setattr("os.pwrite", full)
     logins.note(7, at_once=True)
     assert logins.last(7) is None
+
+
+# --- What filters are to do -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(spam_filter=0),
+        Policy(quota=5, spam_mark=0),
+        Policy(spam_mark=650, spam_refuse=MAX_SCORE),
+        Policy(1, 2, 3, 4, 1, 5, 6),
+    ],
+)
+def test_scores_are_kept_in_an_entry(policy: Policy) -> None:
+    account = Account(7, "a@example.org", 0, 3, policy)
+    assert unpack_account("a@example.org", pack_entry(account)) == account
+
+
+def test_an_entry_without_scores_is_as_it_was_before_there_were_any() -> None:
+    """So an older metad reads it, and its entries are read here."""
+    account = Account(7, "a@example.org", 0, 3, Policy(quota=5))
+    packed = pack_entry(account)
+    assert len(packed) == 20 + 20
+    assert unpack_account("a@example.org", packed) == account
+    with_scores = pack_entry(account._replace(policy=Policy(quota=5, spam_mark=100)))
+    assert with_scores[:40] == packed
+
+
+def test_preferences_are_the_accounts_then_the_domains() -> None:
+    text = (
+        '[[domain]]\nname = "strict.example"\nspam_refuse = 5.5\n'
+        '[[domain]]\nname = "open.example"\nspam_filter = false\n'
+    )
+    policies = Policies(parse(text, None, None, {"METAD_DATA": "/nowhere"}))
+
+    def of(*accounts: Account) -> Preferences:
+        return policies.preferences(accounts)
+
+    plain = Account(1001, "a@example.org")
+    strict = Account(1002, "b@strict.example")
+    own = Account(1003, "c@strict.example", policy=Policy(spam_refuse=MAX_SCORE, spam_mark=700))
+    opened = Account(1004, "d@open.example")
+    back = Account(1005, "e@open.example", policy=Policy(spam_filter=1))
+    assert of(plain) == Preferences()
+    assert of(strict) == Preferences(refuse=5.5)
+    assert of(own) == Preferences(mark=7.0, refuse=1000.0)
+    assert of(opened) == Preferences(off=True)
+    assert of(back) == Preferences()
+    assert of(strict, strict._replace(id=9)) == Preferences(refuse=5.5)
+    assert of(strict, opened) == Preferences()  # an alias for both: what everybody gets
+
+
+@pytest.mark.parametrize("value", ["true", '"5"', "-1", "1001", "nan"])
+def test_a_score_that_is_none_is_refused(value: str) -> None:
+    text = f'[[domain]]\nname = "a.example"\nspam_mark = {value}\n'
+    with pytest.raises(ConfigError, match="spam_mark: must be a number from 0 to 1,000"):
+        parse(text, None, None, {"METAD_DATA": "/nowhere"})
