@@ -58,24 +58,9 @@ class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_arrived",
-        "_began",
-        "_committing",
-        "_greeting",
-        "_head",
-        "_helo_shown",
-        "_helo_text",
-        "_in_layer",
-        "_incoming",
-        "_last",
-        "_machine",
-        "_message_id",
-        "_origin",
-        "_progress",
-        "_recipients",
-        "_room",
-        "_sender",
-        "_transaction",
+        "_arrived", "_began", "_committing", "_greeting", "_head", "_helo_shown",
+        "_helo_text", "_in_layer", "_incoming", "_last", "_machine", "_message_id",
+        "_origin", "_progress", "_recipients", "_room", "_sender", "_transaction",
     )  # fmt: skip
     _machine: Smtp
     _service: SmtpService
@@ -233,7 +218,8 @@ class SmtpSession(Connection):
         limiter = context.limiter
         if limiter.limits_messages and not limiter.may_send(self._network, context.now):
             raise TooMuchMailError(self._network)
-        self._room.release()
+        if self._room.held:
+            self._room.release()
         if size and size > limits.SMALL_MESSAGE:
             self._room.hold(size)
         context.layer.check_space()
@@ -338,7 +324,8 @@ class SmtpSession(Connection):
         if self._committing is not envelope:  # answered already
             return
         self._committing = None
-        self._room.release()
+        if self._room.held:
+            self._room.release()
         context = self._context
         self._busy = False
         self._incoming = None

@@ -54,25 +54,25 @@ class Unfinished:
 
 
 class Room:
-    """What one session's message holds of it."""
+    """What one session's message holds of it: `held` octets."""
 
-    __slots__ = ("_held", "_unfinished", "network")
+    __slots__ = ("_unfinished", "held", "network")
 
     def __init__(self, unfinished: Unfinished) -> None:
         self._unfinished = unfinished
-        self._held = 0
+        self.held = 0
         self.network = LOCAL
 
     def hold(self, octets: int) -> None:
         """The message has so many octets, or will have them.  Raises NoSpaceError."""
-        more = octets - self._held
+        more = octets - self.held
         if more > 0:
             if not self._unfinished.take(self.network, more):
                 raise NoSpaceError("too much of unfinished messages")
-            self._held = octets
+            self.held = octets
 
     def release(self) -> None:
         """The message is finished, or forgotten."""
-        if self._held:
-            self._unfinished.give_back(self.network, self._held)
-            self._held = 0
+        if self.held:
+            self._unfinished.give_back(self.network, self.held)
+            self.held = 0
