@@ -34,12 +34,13 @@ class MailStore:
         osio = Osio()
         try:
             store = open_store(osio, data)
-            if not os.path.exists(os.path.join(store.index, index_state.DATA_FILE)):
+            has_index = os.path.exists(os.path.join(store.index, index_state.DATA_FILE))
+            if not has_index and not os.listdir(store.logs):
                 raise UnavailableError(f"{data}: there is no mail here")
             unusable = index_state.why_unusable(osio, store.index, index_state.boot_id())
             if unusable and not hub_runs(data):
                 raise UnavailableError(f"{data}: the index has to be rebuilt: start the hub once")
-            self.index = Index(store.index)
+            self.index = Index(store.index, readonly=True)
         except lmdb.Error as error:
             raise UnavailableError(f"{data}: the index cannot be read: {error}") from None
         self.reader = Reader(osio, store, self.index)

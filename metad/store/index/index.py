@@ -87,7 +87,9 @@ class _Transaction:
 class Index:
     """An open index.  Raises lmdb.Error from everything if its files are unusable."""
 
-    def __init__(self, path: str, bounds: Sequence[int] = BOUNDS) -> None:
+    def __init__(
+        self, path: str, bounds: Sequence[int] = BOUNDS, *, readonly: bool = False
+    ) -> None:
         """`bounds`: rows in each level of the mailboxes but the last."""
         self.path = path
         self._env = lmdb.open(
@@ -100,6 +102,8 @@ class Index:
             readahead=False,
             meminit=False,
             mode=0o600,
+            readonly=readonly,
+            create=not readonly,
         )
         self._write_lock = os.open(
             os.path.join(path, "writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -107,10 +111,10 @@ class Index:
         # Told who waits for the write lock (1), has it (since when, monotonic ns), or neither (0):
         # the process that lets others wait is the one that hangs.
         self.on_lock: Callable[[int], None] = lambda state: None
-        self._levels = Lsm(self._env, bounds)
-        self._places = self._env.open_db(b"places")
-        self._logs = self._env.open_db(b"logs")
-        self._uids = self._env.open_db(b"uids")
+        self._levels = Lsm(self._env, bounds, create=not readonly)
+        self._places = self._env.open_db(b"places", create=not readonly)
+        self._logs = self._env.open_db(b"logs", create=not readonly)
+        self._uids = self._env.open_db(b"uids", create=not readonly)
         # The databases, for those who change, fill or move whole tables.
         self.tables = Tables(self._levels, self._places, self._logs, self._uids)
 

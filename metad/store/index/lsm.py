@@ -61,8 +61,10 @@ class Usage(NamedTuple):
 class Lsm:
     """The tables, youngest first.  Each method works in the caller's transaction."""
 
-    def __init__(self, env: lmdb.Environment, bounds: Sequence[int] = BOUNDS) -> None:
-        self.tables = [env.open_db(name) for name in names(len(bounds) + 1)]
+    def __init__(
+        self, env: lmdb.Environment, bounds: Sequence[int] = BOUNDS, *, create: bool = True
+    ) -> None:
+        self.tables = [env.open_db(name, create=create) for name in names(len(bounds) + 1)]
         self._bounds = bounds
         self._look_every = min([LOOK_EVERY, *(bound // 8 + 1 for bound in bounds)])
         self._unswept = 0  # entries that this process added since it looked at the bounds

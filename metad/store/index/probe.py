@@ -68,7 +68,7 @@ def _why(path: str, disagreement: Callable[[], str | None]) -> str | None:
 
 def _walk(path: str, until: float) -> str | None:
     """Every page, or as many as there is time for; live counts as the rows have them."""
-    index = Index(path)
+    index = Index(path, readonly=True)
     try:
         counts = index.logs()
         live = dict.fromkeys(counts, 0)

@@ -26,7 +26,9 @@ DATA_FILE = "data.mdb"
 STATE_FILE = "state"
 SUSPECT_FILE = "suspect"
 # What LMDB raises when the disk, the memory or the machine is full: the index is as good as before.
-_HARMLESS = (lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.ReadersFullError)
+_HARMLESS = (
+    lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.ReadersFullError, lmdb.ReadonlyError
+)  # fmt: skip
 
 
 def casts_doubt(error: BaseException) -> bool:
@@ -70,6 +72,27 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def mount_instance(device: int) -> int:
+    """Changes when the file system on `device` is mounted anew: then its page cache was lost,
+    though the machine was not booted.  0: not known.
+
+    It is the inode that sysfs made for the mounted file system.  (A mount's own id differs in each
+    mount namespace, so every start of a service would look like another mount.)
+    """
+    try:
+        name = os.path.basename(os.readlink(f"/sys/dev/block/{_number(device)}"))
+        for kind in os.listdir("/sys/fs"):
+            with suppress(OSError):
+                return os.stat(f"/sys/fs/{kind}/{name}").st_ino
+    except OSError:
+        pass
+    return 0
+
+
+def _number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
+
+
 def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
     """Note durably what the index is now.  Raises OSError.
 
@@ -77,7 +100,8 @@ def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
     """
     stat = osio.stat(os.path.join(directory, DATA_FILE))
     fields = {
-        "layout": LAYOUT, "clean": clean, "boot": boot, "file": [stat.st_dev, stat.st_ino]
+        "layout": LAYOUT, "clean": clean, "boot": boot, "file": [stat.st_dev, stat.st_ino],
+        "mount": mount_instance(stat.st_dev),
     }  # fmt: skip
     write_file(osio, os.path.join(directory, STATE_FILE), json.dumps(fields).encode())
 
@@ -103,4 +127,6 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
         return None
     if fields.get("boot") != boot:
         return "the machine was booted while it was in use"
+    if fields.get("mount") != mount_instance(stat.st_dev):
+        return "its file system was mounted anew while it was in use"
     return None

@@ -120,7 +120,7 @@ class Recovery:
 
     def _disagreement(self, plan: Plan) -> str | None:
         """Where the index does not fit the logs."""
-        index = Index(self._store.index)
+        index = Index(self._store.index, readonly=True)
         try:
             for number, counts in index.logs().items():
                 if number in plan.unreadable:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
+import resource
 import shutil
 import struct
 import time
@@ -213,7 +214,7 @@ def _sorted_bucket(work: Work, bucket: int) -> bytes:
 
 def _steps(work: Work) -> Iterator[bytes]:
     """All that is to be loaded, one packed piece after the other."""
-    parts = work.total // PART_ENTRIES + 1
+    parts = min(work.total // PART_ENTRIES + 1, _most_parts())
     by_id = _bounds(work.ids, parts)
     by_key = _bounds(work.keys, parts)
     for done in _split(work, by_id):
@@ -223,6 +224,11 @@ def _steps(work: Work) -> Iterator[bytes]:
         yield msgpack.packb((_PLACES, prepared.places, prepared.odd, prepared.live))
     for bucket in range(len(by_key) + 1):
         yield msgpack.packb((_ENTRIES, _sorted_bucket(work, bucket)))
+
+
+def _most_parts() -> int:
+    """Each part is an open file while the entries are cut: where files are few, parts grow."""
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
 
 
 def _load(work: Work, loader: Loader, report: Report) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from metad.store.index import probe
 from metad.store.index import state as index_state
+from metad.store.index.index import Index
 from metad.store.index.rows import DisagreementError, pack_log
 from metad.system.osio import Osio
 from tests.support.store_kit import StoreKit
@@ -114,3 +115,26 @@ def test_a_full_disk_casts_no_doubt(kit: StoreKit, error: type[Exception]) -> No
     with pytest.raises(error), kit.index.writing():
         raise error("full")
     assert reason(kit) is None
+
+
+def test_a_file_system_that_was_mounted_anew_makes_a_dirty_index_unusable(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device was lost and came back: the page cache went, the boot id stayed."""
+    kit.crash()
+    monkeypatch.setattr(index_state, "mount_instance", lambda device: -1)
+    found = index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
+    assert found == "its file system was mounted anew while it was in use"
+
+
+def test_reading_from_a_command_writes_nothing(kit: StoreKit) -> None:
+    kit.stop()
+    path = Path(kit.store.index) / "data.mdb"
+    before = path.read_bytes()
+    index = Index(kit.store.index, readonly=True)
+    assert index.usage(1).messages > 0
+    with pytest.raises(lmdb.ReadonlyError):
+        index.put_uids({bytes(16): "x"})
+    index.close()
+    assert path.read_bytes() == before
+    assert index_state.why_unusable(kit.osio, kit.store.index, kit.boot) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,19 @@ import pytest
 
 from metad.store.index.index import Index
 from metad.store.index.lsm import Usage
-from metad.store.index.rows import LogCounts, unpack_places, unpack_references
+from metad.store.index.rows import (
+    Deleted,
+    LogCounts,
+    unpack_deleted,
+    unpack_places,
+    unpack_references,
+)
 from metad.store.log import footer, record
 from metad.store.log.place import Place
 from metad.store.log.record import Deletion, Recipient
 from metad.store.recovery import rebuild as rebuilding
 from metad.store.recovery.rebuild import Source, rebuild
+from tests.support.collector_kit import collect, make_collector, sealed
 from tests.support.osio_kit import FakeClock, KitOsio
 from tests.support.store_kit import StoreKit
 
@@ -61,6 +69,17 @@ def content(path: str) -> tuple[Entries, Places, dict[int, LogCounts], dict[int,
         index.close()
 
 
+def notes(path: str) -> dict[bytes, list[Deleted]]:
+    """Where the records lie that delete each message."""
+    index = Index(path)
+    try:
+        with index.reading() as txn:
+            rows = txn.cursor(index.tables.places)
+            return {bytes(key): sorted(unpack_deleted(bytes(value))) for key, value in rows}
+    finally:
+        index.close()
+
+
 def work(kit: StoreKit, seed: int, count: int = 120) -> None:
     rng = random.Random(seed)
     for _ in range(count):
@@ -77,17 +96,43 @@ def test_a_rebuilt_index_is_the_live_one(kit: StoreKit, way: None, seed: int) ->
     kit.start(2)
     work(kit, seed)
     kit.stop()
-    live = content(kit.store.index)
+    live, deletions = content(kit.store.index), notes(kit.store.index)
     kit.drop_index()
     kit.recover()
     kit.crash()
     entries, places, logs, usages = content(kit.store.index)
     assert entries == live[0]
+    assert notes(kit.store.index) == deletions
+    assert any(deletions.values())
     assert len(entries) > 50
     assert places == live[1]
     # Logs in which nothing ever lay have a row or not.
     assert {n: row for n, row in logs.items() if row.watermark > 512} == live[2]
     assert usages == live[3]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rebuilt_index_is_the_live_one_after_collections(kit: StoreKit, seed: int) -> None:
+    """No copy that a log has is unknown to the live index, nor the other way round."""
+    kit.start(2)
+    rng = random.Random(seed)
+    collector = make_collector(kit)
+    for turn in range(3):
+        work(kit, seed + turn)
+        for number in rng.sample(sealed(kit), len(sealed(kit)) // 2):
+            collect(collector, [number])
+    collector.close()
+    kit.stop()
+    live, deletions = content(kit.store.index), notes(kit.store.index)
+    kit.drop_index()
+    kit.recover()
+    kit.crash()
+    entries, places, _, usages = content(kit.store.index)
+    assert (entries, usages) == (live[0], live[3])
+    assert {one: sorted(row[1]) for one, row in places.items()} == {
+        one: sorted(row[1]) for one, row in live[1].items()
+    }
+    assert notes(kit.store.index) == deletions
 
 
 # -- made of sources
@@ -208,3 +253,22 @@ def test_a_kind_that_is_no_message_deletes(tmp_path: Path) -> None:
     entry = footer.ENTRY.pack(1, id_of(7), 512, 100, 10, record.SEAL)
     entries, *_ = build(tmp_path / "index", {1: (100, message(1, 7, (1,)) + entry)})
     assert entries == {}
+
+
+def test_a_rebuild_keeps_within_the_descriptors_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed beyond 205 million entries at 1,024 descriptors."""
+    monkeypatch.setattr(rebuilding, "PART_ENTRIES", 1)
+    monkeypatch.setattr(rebuilding, "SAMPLE_EVERY", 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = len(os.listdir("/proc/self/fd")) + 40
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count * 2, hard))
+    try:
+        entries = b"".join(message(1, number, (number % 5,)) for number in range(1, count * 3))
+        rebuild(str(tmp_path / "index"), [Source(1, 9, 1 << 20, entries)], lambda text: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    index = Index(str(tmp_path / "index"))
+    assert index.totals()["places"] == count * 3 - 1
+    index.close()
