@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from metad.errors import EX_SOFTWARE, OsError
+from metad.system.privileges import descends_from
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
 from metad.workers.child import SIGNALS, ChildHandle, run_child
 
@@ -98,6 +99,12 @@ class ChildTable:
 
     def free_rows(self) -> int:
         return sum(1 for _ in self._free_rows())
+
+    def descends(self, pid: int) -> bool:
+        """Whether a process is a child, or a child's descendant: orphans are adopted."""
+        if any(child.pid == pid for child in self):
+            return True
+        return pid != os.getpid() and descends_from(pid, os.getpid())
 
     # -- fork
 

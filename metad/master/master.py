@@ -38,7 +38,6 @@ from metad.monitor import facts as monitor_facts
 from metad.monitor.health import Health
 from metad.store import hub_time
 from metad.store.log_table import LogTable
-from metad.system import privileges
 from metad.system.osio import Osio
 from metad.system.shared_memory import Role
 from metad.workers.child import SIGNALS, describe
@@ -56,7 +55,6 @@ class Master:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._control = hub.control
-        self._control.is_ours = self._is_ours
         self._phase = Phase.RECOVERING
         self._started = time.monotonic()
         self._stop_deadline = 0.0
@@ -68,6 +66,7 @@ class Master:
         self._job: Child | None = None  # the first recovery, or the closing of the index
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._children = ChildTable(hub.area, self._close_in_child)
+        self._control.is_ours = self._children.descends
         self._specs = specs = ChildSpecs(hub)
         first = Generation(1, hub.config, hub.bound)
         self._pool = WorkerPool(self._children, first, specs.worker, self._report)
@@ -351,12 +350,6 @@ class Master:
             self._reloading.by_signal(self._phase is Phase.SERVING)
 
     # -- the control socket
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether the client is a child, or a child's descendant: orphans are adopted."""
-        if any(child.pid == pid for child in self._children):
-            return True
-        return pid != os.getpid() and privileges.descends_from(pid, os.getpid())
 
     def _serve(self, connection: Connection | None, events: int) -> None:
         if connection is None:
