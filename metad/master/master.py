@@ -39,6 +39,7 @@ from metad.monitor.health import Health
 from metad.store import hub_time
 from metad.store.log_table import LogTable
 from metad.system.osio import Osio
+from metad.system.privileges import adopt_orphans
 from metad.system.shared_memory import Role
 from metad.workers.child import SIGNALS, describe
 
@@ -89,7 +90,7 @@ class Master:
     def run(self) -> int:
         """Run until stopped; the exit code.  Raises MetadError if the hub never became ready."""
         self._catch_signals()
-        privileges.adopt_orphans()
+        adopt_orphans()
         try:
             self._recover()
             while self._phase is not Phase.ENDED:
