@@ -105,7 +105,9 @@ def install(debian: Debian, packages: Built) -> None:
     shutil.copy(ROOT / "LICENSE", source)
     prepare(debian)
     debian.run("echo mx1.example.org >/etc/hostname; cp /mnt/later.deb /mnt/load.py /opt/")
-    debian.run("cd /mnt/metad; export WHEELS=/mnt/wheels\n" + "\n".join(SERVER[:3]))
+    debian.run(
+        "cd /mnt/metad; export WHEELS=/mnt/wheels COMPRESSION=none\n" + "\n".join(SERVER[:3])
+    )
 
 
 @pytest.fixture(autouse=True)

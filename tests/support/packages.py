@@ -73,13 +73,20 @@ def _build(stamp: str) -> None:
         if re.search("No matching distribution|ConnectionError|Could not fetch", error.stderr):
             pytest.skip("pip cannot reach a package index")
         raise
-    _run(["sh", "tools/deb", str(new / "deb")], ROOT, WHEELS=str(new / "wheels"))
+    _run(
+        ["sh", "tools/deb", str(new / "deb")], ROOT, WHEELS=str(new / "wheels"), COMPRESSION="none"
+    )
     _make_later(later)
     _pip("wheel", "--no-deps", "--wheel-dir", str(new / "later"), str(later))
     for wheel in (new / "wheels").glob("*.whl"):
         if not wheel.name.startswith("metad-"):
             os.link(wheel, new / "later" / wheel.name)
-    _run(["sh", "tools/deb", str(new / "deb-later")], later, WHEELS=str(new / "later"))
+    _run(
+        ["sh", "tools/deb", str(new / "deb-later")],
+        later,
+        WHEELS=str(new / "later"),
+        COMPRESSION="none",
+    )
     shutil.rmtree(later)
     (new / "stamp").write_text(stamp)
     new.rename(BUILT)
