@@ -131,3 +131,41 @@ def test_a_hub_that_stops_lets_a_message_that_is_being_checked_finish(rspamd: Fa
         rspamd.answer, rspamd.mode = CLEAN, "answer"
         hub.start()
         assert len(fetch(hub, "alice")) == 1
+
+
+@pytest.fixture
+def other_ways(rspamd: FakeRspamd) -> Iterator[WideHub]:
+    settings = (
+        f'[filter]\nrspamd = "{rspamd.address}"\nsize = 1000\noversize = "partial"\n'
+        f'spam = "junk"\njunk = "{address("quarantine")}"\nmixed = "mark"\n'
+        'authserv_id = "mail.example.test"\n'
+    )
+    names = ["alice", "strict", "open", "quarantine"]
+    with WideHub(["smtp", "pop3"], names, settings, workers=1) as hub:
+        hub.run("user", "set", address("strict"), "--spam-refuse", "5")
+        hub.run("user", "set", address("open"), "--spam-filter", "off")
+        yield hub
+
+
+def test_the_settings_that_are_not_the_defaults(rspamd: FakeRspamd, other_ways: WideHub) -> None:
+    hub = other_ways
+    # A large message is checked in part.
+    sent = message(b"line\r\n.dot\r\n" * 1000)
+    deliver(hub, sent, "alice")
+    assert rspamd.requests[0].body == sent[:1000]
+    assert len(fetch(hub, "alice", delete=True)) == 1
+    # Spam goes to one mailbox for all.
+    rspamd.answer = CLEAN | {"action": "add header", "score": 7.0}
+    rspamd.answer["symbols"] = {"R_SPF_ALLOW": {"score": 0.0}}
+    deliver(hub, message(), "alice")
+    assert fetch(hub, "alice") == []
+    (got,) = fetch(hub, "quarantine", delete=True)
+    assert b"\r\nX-Spam: Yes\r\n" in got
+    assert b"Authentication-Results: mail.example.test; spf=pass" in got
+    # Recipients of different kinds share a transaction, and their spam is marked only.
+    rspamd.answer = REJECT
+    with SmtpLine(hub) as client:
+        client.deliver(message(), "strict", code=b"550")
+        client.deliver(message(), "strict", "open", "alice")
+    (got,) = fetch(hub, "quarantine")
+    assert b"\r\nX-Spam: Yes\r\n" in got

@@ -13,7 +13,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -153,10 +152,3 @@ class RealRspamd:
                 return b"pong" in client.recv(4096)
             except OSError:
                 return False
-
-    def stop(self) -> None:
-        """rspamd alone hangs: it is stopped by a signal."""
-        os.killpg(self._processes[-1].pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        os.killpg(self._processes[-1].pid, signal.SIGCONT)
