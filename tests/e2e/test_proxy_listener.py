@@ -108,7 +108,7 @@ def test_a_connection_of_the_proxy_itself_keeps_its_address(hub: WideHub, header
     with proxied(hub, "proxied", header) as client:
         client.deliver(sent, "proxy1")
         client.say("QUIT", b"221")
-    wait_for_lines(hub, "client=127.0.0.1, from=<sender")
+    wait_for_lines(hub, "client=127.0.0.1, helo=<")
 
 
 def test_health_checks_are_no_lines_in_the_log(hub: WideHub) -> None:
