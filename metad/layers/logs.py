@@ -29,6 +29,7 @@ from metad.layers.listing import Listing
 from metad.layers.spool import SpooledBody, SpooledIncoming
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.protocol.trace import IN_FRONT_SIZE, in_front
+from metad.store.ballast import Ballast
 from metad.store.commit.committer import Committer
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import open_store
@@ -88,6 +89,7 @@ class LogLayer(Layer):
             self.clock,
             context.report,
         )
+        self.source.on_round = Ballast(self.osio, self.store, settings.log_size).look
         self.source.start()
         if context.row[Cell.SLOT] == FIRST_SLOT:
             self.source.report_figures()

@@ -36,6 +36,7 @@ from metad.master.options import Options
 from metad.master.preload import preload
 from metad.master.takeover import Takeover
 from metad.store import log_table
+from metad.store.ballast import Ballast
 from metad.store.identity import open_or_make_store
 from metad.store.index import state as index_state
 from metad.system import privileges, shared_memory, sockets
@@ -132,6 +133,7 @@ def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_
     """The segment and its semaphore.  Holding DATA/lock, we remove those of a dead hub."""
     osio = Osio()
     store = open_or_make_store(osio, config.data)
+    Ballast(osio, store, config.store.log_size).release_at_start()
     noted = config.data / "run" / "segment"
     with suppress(FileNotFoundError):
         old = read_file(osio, str(noted)).decode("ascii", "replace")

@@ -71,6 +71,8 @@ class LogAllocator:
         self._lock = threading.Lock()
         self._background: Background | None = None
         self._failing = False
+        # Called in each round of the background.
+        self.on_round: Callable[[], None] = lambda: None
         self.has_space = True
         self.shortage = ""  # why there is no space, in numbers
         self._reported = -REPORT_SECONDS  # when it was reported last
@@ -171,6 +173,7 @@ class LogAllocator:
     def _tend(self) -> None:
         """One round: space, the next log, zeros ahead of both tails."""
         try:
+            self.on_round()
             may_make = self._check_space()
             with self._lock:
                 if self._ready is None and may_make:
