@@ -17,6 +17,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import lmdb
 
@@ -49,7 +50,8 @@ def _child(path: str, disagreement: Callable[[], str | None], writer: int) -> No
     code = 1
     try:
         # No words of LMDB's, no traceback and no core file.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with suppress(OSError):  # a confined process, or one in a chroot, has no /dev/null
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         reason = _why(path, disagreement)
