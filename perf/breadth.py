@@ -188,6 +188,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     seconds = options.minutes * 60 / len(options.only)
     with harness.directory(options.directory) as where:
         facts: dict[str, Any] = {"machine": harness.machine(where)}
+        print(harness.conditions(facts["machine"]), end="\n\n", flush=True)
         for name in options.only:
             facts[name] = PARTS[name](where, seconds * 0.7, options.rounds)
             print(f"{name}:\n\n{text(facts[name])}\n", flush=True)

@@ -218,15 +218,14 @@ def main() -> int:
     except (HarnessError, GeneratorError) as error:
         print(f"day: {error}", file=sys.stderr)
         return 1
-    machine = facts["machine"]
-    print(f"\n{machine['cpu']}, {machine['date']}, load {machine['load'][0]:.1f} at the start\n")
+    print(f"\n{harness.conditions(facts['machine'])}\n")
     print(text(facts["steps"]))
     print(
         f"\nsustained with a p99 of at most {TARGET_MS:.0f} ms: {facts['sustained']:,.0f} mails/s"
     )
     facts["minutes"] = round((time.monotonic() - began) / 60, 1)
     options.results.mkdir(parents=True, exist_ok=True)
-    stamp = machine["date"].replace(":", "").partition("+")[0]
+    stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"day-{stamp}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
     return 0

@@ -15,3 +15,9 @@ def put(name: str, text: str, page: Path = PAGE) -> None:
     if count != 1:
         raise ValueError(f"{page.name} has {count} places called {name}")
     page.write_text(changed)
+
+
+def picture(names: list[str]) -> str:
+    """The first SVG of these, in perf/results/, for the page; "" if there is none."""
+    made = [name for name in names if name.endswith(".svg")]
+    return f"\n\n![chart](../perf/results/{made[0]})" if made else ""

@@ -231,9 +231,30 @@ def machine(where: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "filesystem": filesystem(where),
         "load": os.getloadavg(),
-        # Without directories: where a checkout lies is nobody's business.
-        "command": [os.path.basename(word) if "/" in word else word for word in sys.argv],
+        "command": _command(),
     }
+
+
+def _command() -> list[str]:
+    """As it was typed (tools/perf sets PERF_PROGRAM), without directories: they are this machine's."""
+    program = os.environ.get("PERF_PROGRAM")
+    words = [os.path.basename(word) if "/" in word else word for word in sys.argv]
+    return ["sh", "tools/perf", program, *words[1:]] if program else words
+
+
+def conditions(facts: dict[str, Any]) -> str:
+    """The machine in a sentence or two, for the top of a table."""
+    load, cores = facts["load"][0], facts["cores"]
+    text = (
+        f"{facts['cpu']}, {cores} cores, Linux {facts['kernel']}, {facts['filesystem']}, "
+        f"Python {facts['python']}, {facts['date']}, load {load:.1f} at the start: "
+        f"`{' '.join(facts['command'])}`."
+    )
+    if load > cores / 4:
+        text += (
+            " The machine was not quiet: only ratios count, and those with a large spread little."
+        )
+    return text
 
 
 def filesystem(where: Path) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 from perf import harness
 from perf.chart import axes_of, save
-from perf.docs import put
+from perf.docs import picture, put
 from perf.generator import GeneratorError, Smtp
 from perf.harness import HarnessError
 from perf.peers import catalog
@@ -121,7 +121,6 @@ def rows(times: Times) -> list[dict[str, Any]]:
 
 
 def text(facts: dict[str, Any]) -> str:
-    machine = facts["machine"]
     head = ["configuration", "mails/s", "the paper's", "times fsync", "the paper's ratio to fsync"]
     base = facts["table"][0]["rate"]
     lines = []
@@ -133,9 +132,7 @@ def text(facts: dict[str, Any]) -> str:
         lines.append([row["line"], rate, row["paper"] or "–", ours, ratio or "–"])
     return "\n\n".join(
         [
-            f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
-            f"{machine['filesystem']}, Python {machine['python']}, {machine['date']}, load "
-            f"{machine['load'][0]:.1f} at the start: `{' '.join(machine['command'])}`",
+            harness.conditions(facts["machine"]),
             *(f"Left out: {line}" for line in facts["absent"]),
             f"One connection, {SIZE} bytes, 10 users; the paper's machine: {THEN}.",
             table(head, lines),
@@ -194,13 +191,14 @@ def main() -> int:
         print(f"paper: {error}", file=sys.stderr)
         return 1
     print(text(facts))
-    if options.docs:
-        put("paper", text(facts))
     options.results.mkdir(parents=True, exist_ok=True)
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"paper-{stamp}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(path.name, *chart(facts, path))
+    pictures = chart(facts, path)
+    print(path.name, *pictures)
+    if options.docs:
+        put("paper", text(facts) + picture(pictures))
     return 0
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from perf import harness
 from perf.chart import axes_of, save
 from perf.peers.loads import POP3_LOADS, SMTP_LOADS
 
@@ -93,12 +94,8 @@ def costs(facts: Facts) -> str:
 
 
 def tables(facts: Facts) -> str:
-    machine = facts["machine"]
     parts = [
-        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
-        f"{machine['filesystem']}, Python {machine['python']}, {machine['date']}, "
-        f"load {machine['load'][0]:.1f} at the start, {facts['minutes']} minutes: "
-        f"`{' '.join(machine['command'])}`",
+        f"{harness.conditions(facts['machine'])} {facts['minutes']} minutes.",
         *(f"Left out: {line}" for line in facts["absent"]),
     ]
     if facts["smtp"]:

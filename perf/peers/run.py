@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from perf import harness
-from perf.docs import put
+from perf.docs import picture, put
 from perf.generator import GeneratorError
 from perf.harness import HarnessError
 from perf.peers import report
@@ -216,13 +216,14 @@ def main() -> int:
         return 1
     tables = report.tables(facts)
     print(tables)
-    if options.docs:
-        put("peers", tables)
     options.results.mkdir(parents=True, exist_ok=True)
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"peers-{stamp}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(path.name, *report.charts(facts, path))
+    pictures = report.charts(facts, path)
+    print(path.name, *pictures)
+    if options.docs:
+        put("peers", tables + picture(pictures))
     return 0
 
 
