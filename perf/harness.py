@@ -236,7 +236,7 @@ def machine(where: Path) -> dict[str, Any]:
 
 
 def _command() -> list[str]:
-    """As it was typed (tools/perf sets PERF_PROGRAM), without directories: they are this machine's."""
+    """As it was typed (tools/perf sets PERF_PROGRAM), without the directories of this machine."""
     program = os.environ.get("PERF_PROGRAM")
     words = [os.path.basename(word) if "/" in word else word for word in sys.argv]
     return ["sh", "tools/perf", program, *words[1:]] if program else words
