@@ -524,6 +524,32 @@ def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -
         assert set(found) == {body}
 
 
+def test_a_remainder_after_a_large_chunk_keeps_no_more_than_itself() -> None:
+    """300 connections with a chunk and one byte more kept 163 KiB each where 24 are declared."""
+    count, size = 300, 250_000
+    with capped("rest") as hub, many_files():
+        (worker,) = serving(hub)
+        chunk = b"BDAT %d\r\n" % size + b"x" * 78 + b"\r\n" + b"y" * (size - 80) + b"X"
+        with Watched(worker) as watched, contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(
+                    smtp(hub, "smtp", f"127.0.{4 + number // 250}.{number % 250 + 1}")
+                )
+                for number in range(count)
+            ]
+            for client in clients:
+                client.say(f"MAIL FROM:<{SENDER}>")
+                client.say(f"RCPT TO:<{address('rest')}>")
+                client.send(chunk)
+                client.reply(b"250")
+            for client in clients:
+                client.send(b"\r\n")
+                client.reply(b"500")
+        within(hub, watched, count)
+        # Nearly all of each message is in its file: what is left is half of `memory`, at most.
+        assert watched.more < count * 24 * 1024 + 8 * MEBIBYTE
+
+
 def test_tls_connections_that_carried_much_stay_within_the_memory_declared() -> None:
     """Their buffers grow, and stay as they were at their largest."""
     count = sized(30, 30)
