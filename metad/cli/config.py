@@ -121,6 +121,8 @@ def effective(loaded: Config) -> Iterator[str]:
         yield from ("", "[[domain]]", *_table("domain", domain))
     if loaded.layer:
         yield from ("", "[layer]", *(f"{k} = {show_value(v)}" for k, v in loaded.layer.items()))
+    for name, table in loaded.filter.options.items():
+        yield from ("", f"[filter.{name}]", *(f"{k} = {show_value(v)}" for k, v in table.items()))
 
 
 def _table(name: str, values: object) -> Iterator[str]:

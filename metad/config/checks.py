@@ -144,7 +144,7 @@ def show_value(value: object) -> str:
     """A string, number, truth or list of them as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(show_value, value)) + "]"
@@ -221,6 +221,14 @@ def score(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1_000:
         raise ValueError("must be a number from 0 to 1,000")
     return round(value * 100)
+
+
+def show_score(hundredths: int) -> float | int:
+    """As `score` reads it: 550 is 5.5."""
+    return hundredths // 100 if hundredths % 100 == 0 else hundredths / 100
+
+
+_SHOWN[score] = show_score
 
 
 def server(value: object) -> str:

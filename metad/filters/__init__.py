@@ -70,6 +70,8 @@ def check(config: Config) -> dict[str, dict[str, Any]]:
         if name not in config.filter.use:
             raise ConfigError(f"{place}.{name}: filter.use does not name such a filter")
     found: dict[str, dict[str, Any]] = {}
+    if RSPAMD in config.filter.use:
+        raise ConfigError(f"{place}.use: rspamd is turned on by filter.rspamd")
     for name in config.filter.use:
         try:
             found[name] = find(name).check_options(given.get(name, {}), config.data)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import pytest
 
 from metad import filters
+from metad.cli.config import effective
 from metad.config.parse import parse
 from metad.errors import ConfigError
 from metad.filters.testing import Conformance
@@ -131,6 +132,7 @@ def test_an_installed_filter_is_found_by_its_entry_point(installed: Path) -> Non
     ("text", "reason"),
     [
         ('use = ["allowlst"]', "there is no filter allowlst; here are allowlist, rspamd, webhook"),
+        ('use = ["rspamd"]', "filter.use: rspamd is turned on by filter.rspamd"),
         ('use = ["allowlist"]', "filter.allowlist: senders: must be a list"),
         ('use = ["webhook"]\n[filter.webhook]\nprt = 1', "webhook knows no setting prt"),
         ("[filter.webhook]\nport = 1", "filter.webhook: filter.use does not name such a filter"),
@@ -140,6 +142,22 @@ def test_what_is_wrong_is_one_line(installed: Path, text: str, reason: str) -> N
     with pytest.raises(ConfigError, match=reason) as caught:
         check(f"[filter]\n{text}")
     assert "\n" not in str(caught.value)
+
+
+def test_config_show_has_scores_as_they_were_given() -> None:
+    text = '[[domain]]\nname = "a.example"\nspam_mark = 5.25\nspam_refuse = 12\n'
+    config = parse(text, None, Path("/nowhere"), {})
+    shown = "\n".join(effective(config))
+    assert 'name = "a.example"\nspam_mark = 5.25\nspam_refuse = 12' in shown
+    assert parse(shown, None, None, {}).domain == config.domain
+
+
+def test_config_show_has_the_tables_of_filters() -> None:
+    text = '[filter]\nuse = ["allowlist"]\n[filter.allowlist]\nsenders = ["a.example"]\n'
+    shown = "\n".join(effective(parse(text, None, Path("/nowhere"), {})))
+    assert '\n[filter.allowlist]\nsenders = ["a.example"]' in shown
+    again = parse(shown, None, None, {})
+    assert again.filter == parse(text, None, Path("/nowhere"), {}).filter
 
 
 @pytest.mark.parametrize("value", ["metad_house_rules:Nothing", "no_such:X", "json:dumps", "bad:X"])
