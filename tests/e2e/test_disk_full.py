@@ -60,6 +60,58 @@ class SmallDisk(Hub):
         self.inside("rm", f"{self.data}/filler")
 
 
+class KeptDisk(SmallDisk):
+    """The same, on a file system that outlives its hub."""
+
+    namespace = -1
+
+    def start(self):
+        super().start()
+        if self.namespace < 0:
+            self.namespace = os.open(f"/proc/{self.process.pid}/ns/mnt", os.O_RDONLY)
+        return self
+
+    def wrapper(self) -> list[str]:
+        if self.namespace < 0:
+            return super().wrapper()
+        return ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{self.namespace}"]
+
+    def fill_all(self) -> None:
+        """Take every free block, whether the hub runs or not."""
+        script = """fallocate -l $(($(stat -f -c '%a*%S' "$0"))) "$0/filler\""""
+        subprocess.run([*self.wrapper(), "sh", "-c", script, str(self.data)], check=True)
+
+    def close(self, *, failed: bool = False) -> None:
+        super().close(failed=failed)
+        os.close(self.namespace)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_hub_starts_on_a_disk_without_a_free_block(end: str) -> None:
+    """It was: "shared memory: No space left on device", and after that no log for worker 1."""
+    if not private_mounts():
+        pytest.skip("needs root and a mount namespace")
+    with KeptDisk([], log_size="8MiB") as hub:
+        command = ("user", "add", address("alice"), "--config", str(hub.config))
+        hub.inside(METAD, *command, "--password-stdin", given=b"secret\n")
+        sent = [message(), message()]
+        for one in sent:
+            deliver(hub, one, "alice")
+        getattr(hub, end)()
+        hub.fill_all()
+        hub.start()
+        assert bodies(hub, "alice") == sent
+        with Pop3Line(hub) as pop:
+            pop.log_in("alice")
+            pop.say("DELE 1")
+            pop.say("QUIT")
+        assert bodies(hub, "alice") == sent[1:]
+        with SmtpLine(hub) as smtp:
+            assert put(smtp, message()) == b"452"
+        hub.free()
+        assert taken_again(hub)
+
+
 @pytest.fixture
 def small_disk():
     if not private_mounts():
