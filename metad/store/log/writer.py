@@ -99,7 +99,7 @@ class LogWriter:
             after = self.end + round_up(size, self.log.align)
             wanted = after + self._seal_size(len(self.entries) + entries_size) + ahead
             wanted = min(round_up(wanted, self.log.align), self.log.size - self.log.align)
-            if wanted > self._reserved:
+            if wanted > self._reserved and not self.poisoned:
                 self._osio.allocate(self.fd, wanted - self._reserved, self._reserved)
                 self._reserved = wanted
 
@@ -222,8 +222,14 @@ class LogWriter:
         self.poisoned = True
 
     def close(self) -> None:
-        """Close the descriptor, and with it release the writer's lock."""
-        self._osio.close(self.fd)
+        """Close the descriptor, and with it release the writer's lock.
+
+        Nothing may be written through this object afterwards: the number of the descriptor may be
+        another file's at once.
+        """
+        with self._zero_lock, self._reserve_lock, self._sync_lock:
+            self.poisoned = True
+            self._osio.close(self.fd)
 
 
 def seal(osio: Osio, fd: int, log: LogHeader, end: int, footer_: Footer) -> None:

@@ -90,6 +90,23 @@ def test_blocks_are_asked_for_once(tmp_path: Path, osio: KitOsio) -> None:
     assert header.read(osio, fd, SECRET) == large
 
 
+def test_nothing_is_written_through_a_closed_log(tmp_path: Path, osio: KitOsio) -> None:
+    """Its descriptor's number is another file's at once."""
+    large = NEW._replace(size=1 << 20)
+    writer = LogWriter(osio, log_files.create(osio, str(tmp_path), large, first=64 << 10), large)
+    writer.begin_sparse(64 << 10)
+    writer.close()
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    try:
+        os.dup2(other, writer.fd)
+        assert not writer.zero_step(1 << 30)
+        writer.reserve(0, 0, 1 << 20)
+        assert os.fstat(other).st_size == 0
+    finally:
+        for fd in {other, writer.fd}:
+            os.close(fd)
+
+
 def test_a_log_that_cannot_be_marked_free_is_unlinked(tmp_path: Path, osio: KitOsio) -> None:
     fd = log_files.create(osio, str(tmp_path), NEW)
     osio.faults = Faults("sync", 1)
