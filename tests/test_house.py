@@ -74,6 +74,30 @@ def test_shell_scripts_parse_and_stop_at_the_first_error(path):
     assert "\nset -eu\n" in path.read_text()
 
 
+MOST_FUNCTION_LINES = 40
+MOST_FILE_LINES = 400
+PACKAGE = [path for path in MODULES if path.is_relative_to(ROOT / "metad")]
+
+
+def long_functions(text: str) -> list[str]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    lengths = {one.name: (one.end_lineno or 0) - one.lineno + 1 for one in functions}
+    return [name for name, lines in lengths.items() if lines > MOST_FUNCTION_LINES]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=named)
+def test_no_function_and_no_file_is_too_long_to_take_in(path):
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= MOST_FILE_LINES
+    assert long_functions(text) == []
+
+
+def test_a_long_function_would_be_found():
+    assert long_functions("def f():\n" + "    pass\n" * 39) == []
+    assert long_functions("def f():\n" + "    pass\n" * 40) == ["f"]
+
+
 def test_a_machine_path_and_a_registry_would_be_found():
     for text in ("cd /wor" + "k/main", '"/roo' + 't/x"', "https://pypi" + ".org/"):
         assert FORBIDDEN.search(text)
