@@ -136,6 +136,10 @@ class Smtp(Commands):
 
         An incomplete message is aborted; `next_event` gives Aborted.
         """
+        refusal = None if self._body is None else self._body.refusal
+        if reply.enhanced == states.TIMEOUT_CODE and refusal is not None:
+            # Perhaps the client waits because it ended its message in LF . LF: it learns why.
+            reply = Reply(reply.code, reply.enhanced, f"{reply.text}; {refusal.text}")
         if self._due is None or self._due.__class__ is StartTls:
             self._end(reply)
         else:

@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 from metad.errors import Reply
 from metad.protocol.smtp.arguments import BDAT_SYNTAX, MAIL_SYNTAX, RCPT_SYNTAX
 
+# RFC 3463: bad connection, which is what the session's timeouts have.
+TIMEOUT_CODE: Final = "4.4.2"
 # Replies queued before the machine waits until they are taken: a client that pipelines and never
 # reads must not fill our memory with replies.  A group of RFC 2920 with some thousand recipients
 # stays within it; so many replies to EHLO, the longest, are a megabyte.

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from metad.errors import Reply
 from metad.protocol.lines import DISCARD_LIMIT, Fault, LooseLineBuffer
 from metad.protocol.smtp.machine import EndOfMessage
 from tests.support.smtp_session import PLAIN, REPAIR, TO_DATA, Session, reply, run, single
@@ -70,6 +71,22 @@ def test_lf_before_data_does_not_loosen_a_later_message() -> None:
 def test_other_clients_are_told_of_lf_at_once() -> None:
     answer = reply(Session(PLAIN).send(b"EHLO scanner\n"))
     assert answer.startswith(b"500 5.5.2 Error: bare <CR>, <LF> or <NUL> in a command")
+
+
+def test_a_client_that_ended_its_message_in_lf_learns_why_it_waited() -> None:
+    """It heard "timeout exceeded" after five minutes, and nothing else."""
+    for octets, words in (
+        (b"A: b\r\n\r\nx\n.\n", b"Error: timeout exceeded; bare <LF> received; end lines in"),
+        (b"A: b\r\n\r\nx\r\n", b"Error: timeout exceeded\r\n"),
+    ):
+        session = Session(PLAIN)
+        session.send(TO_DATA, octets)
+        session.machine.fail(Reply(421, "4.4.2", "Error: timeout exceeded"))
+        assert words in session.machine.take_output()
+    session = Session(PLAIN)
+    session.send(TO_DATA, b"x\n.\n")
+    session.machine.fail(Reply(421, "4.3.2", "Service shutting down"))
+    assert session.machine.take_output() == b"421 4.3.2 Service shutting down\r\n"
 
 
 @pytest.mark.parametrize(
