@@ -3,7 +3,8 @@
 Rules of this file:
 
 * A moved message names only its remaining recipients.  What nobody has is not moved.
-* A deletion record is kept as long as any copy of what it deletes has a place outside the victim.
+* A deletion record is kept as long as any copy of what it deletes has a place outside the victim,
+  and as long as there is a log that could not be read.
 * SurvivorLogs are durable before the index hears of them; the old places stay where they are.
 * Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
@@ -31,7 +32,7 @@ from metad.store.log.encode import Append, append_deletion
 from metad.store.log.header import LogHeader
 from metad.store.log.quarantine import quarantine_range
 from metad.store.log.scan import Damage
-from metad.store.log_table import LogTable
+from metad.store.log_table import LogTable, State
 from metad.system.osio import Osio
 
 GROUP_OCTETS = 256 << 10
@@ -153,11 +154,20 @@ class SurvivorCopy:
         return [item for item in self._victim.contents.items if item.kind == kind]
 
     def _deletions(self) -> Iterator[Step]:
+        may_drop = not self._is_log_left_out()
         for item in self._of_kind(record.DELETION):
-            needed = relocation.still_needed(self._index, self._victim.number, item)
+            needed = b"".join(item.ids)
+            if may_drop:
+                needed = relocation.still_needed(self._index, self._victim.number, item)
             if needed:
                 yield from self._add(self._deletion(item, needed))
         yield from self._flush()
+
+    def _is_log_left_out(self) -> bool:
+        """Whether the start could not read a log: it may have copies that the index lacks, and be
+        readable another day."""
+        rows = self._tools.table.rows()
+        return any(row.state == State.ACTIVE and not row.owner for row in rows)
 
     def _deletion(self, item: Item, needed: bytes) -> Append:
         """The deletion record with those of its ids that are needed."""
