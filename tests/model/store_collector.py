@@ -131,6 +131,7 @@ class Collector(Rules):
             if record[0] == "D":
                 elsewhere = state.view.places[message] & ~(1 << number)
                 stays = bool(elsewhere) and self.on("needed deletions stay")
+                stays |= has_unread(state) and self.on("deletions outlast the unread")
             elif state.view.entries >> message & 1:
                 stays = not self._is_elsewhere(state, number, message)
             elif self.on("death is proven") and not _is_deleted(state, message):
@@ -296,6 +297,11 @@ def suspect(state: State) -> State:
 def down(state: State) -> State:
     """No process is left, and no shared memory."""
     return unanswered(state)._replace(rows=None, worker=IDLE, collector=IDLE, recovery=None)
+
+
+def has_unread(state: State) -> bool:
+    """Whether there is a log which the start had to leave out."""
+    return any(row.state == "active" and not row.owner for row in state.rows or ())
 
 
 def _is_deleted(state: State, message: int) -> bool:

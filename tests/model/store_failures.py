@@ -90,10 +90,15 @@ class Hub(Collector):
     def _recovery_read(self, state: State, mine: Reader) -> Steps:
         """Take the log's lock, if nobody living has it, and go by the header read under it."""
         number, log = mine.log, state.logs[mine.log]
-        header = log.header if self.on("recovery reads under lock") else mine.header
+        header = log.header if self.on("freed by header under lock") else mine.header
+        is_old = mine.row.life != log.life and mine.header == ACTIVE
         if locked(state, number):
             waits = mine._replace(step="free") if mine.header != ACTIVE else None
             yield f"recovery: log {number} is another's", state._replace(recovery=waits)
+        elif is_old and log.records and not self.on("sealed by header under lock"):
+            spoiled = log._replace(records=(HOLE, *log.records[1:]))
+            new = with_log(state, number, spoiled)._replace(recovery=mine._replace(step="entered"))
+            yield f"recovery: seals log {number} where its old life ended", new
         elif header == ACTIVE:
             for did, new in self._ended(state, number, mine.row.owner):
                 is_free = new.logs[number].header == FREE
@@ -214,16 +219,23 @@ class Hub(Collector):
                     yield f"start: {did}", new
         if is_ready:
             yield "start: the hub runs", self._running(state)
+            if state.left.unread:
+                for number, log in enumerate(state.logs):
+                    if log.header == ACTIVE and log.ends is None:
+                        new = self._running(spend(state, "unread"), without=number)
+                        yield f"start: the hub runs without log {number}, which is unreadable", new
             if not self.on("deletions come last"):
                 yield "start: the hub runs", self._running(state, -1)
 
-    def _running(self, state: State, order: int = 1) -> State:
+    def _running(self, state: State, order: int = 1, without: int = NOTHING) -> State:
         """The index, rebuilt or brought up to date, and the table from the headers."""
         index, logs = state.view, state.logs
         if index is None:
             index = Index(0, (0,) * len(MESSAGES), ((0, 0),) * len(logs))
         for kinds in ("M", "D") if self.on("deletions come last") else ("MD",):
             for number, log in list(enumerate(logs))[::order]:
+                if number == without:
+                    continue
                 if log.header == FREE:
                     index = forget(index, number)
                     continue
@@ -234,6 +246,8 @@ class Hub(Collector):
                 end = start + len(tail) if "D" in kinds else start
                 index = enter(index, number, log.life, some, end)
         rows = tuple(Row("free" if log.header == FREE else "sealed", log.life) for log in logs)
+        if without != NOTHING:
+            rows = put(rows, without, Row("active", logs[without].life))
         return state._replace(view=index, rows=rows)
 
     # -- what fails

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from tests.model.store_collector import has_unread
 from tests.model.store_failures import Hub
 from tests.model.store_state import (
     GONE,
@@ -141,7 +142,7 @@ def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> 
         if not state.view.places[message]:
             yield f"M{message} is listed without a place"
     else:
-        if what == UNSURE and not is_gone:
+        if what == UNSURE and not is_gone and not has_unread(state):
             yield f"M{message} is not listed any more, and a power cut may bring it back"
         if what == KEPT and not _lags(state, f"M{message}"):
             yield f"M{message} is acknowledged, and the index does not list it"

@@ -61,13 +61,15 @@ RULES = {
     "gate when copying": "no collection begins while a survivors' log is not indexed to its end",
     "gate when freeing": "no log is freed while a survivors' log is not indexed to its end",
     "needed deletions stay": "a deletion record is kept while a copy has a place elsewhere",
+    "deletions outlast the unread": "a deletion record is kept while a log could not be read",
     "death is proven": "a message is dead by a deletion record that was read, not by the index",
     "copies are read": "a copy elsewhere counts if it was read and verified",
     "successors stay": "a log that states another's end outlives it",
     "free before forgotten": "places are dropped when the header that says free is durable",
     "tidying compares": "tidying changes a row if owner and life are as it read them",
     "restoring compares": "recovery restores a row if owner and life are as it read them",
-    "recovery reads under lock": "recovery goes by the header that it read under the log's lock",
+    "freed by header under lock": "recovery frees a log by the header read under the log's lock",
+    "sealed by header under lock": "recovery seals a log by the header read under the log's lock",
     "forgotten under lock": "recovery has the index forget a free log under the log's lock",
     "free is synced again": "a log found free is marked free again, and synced",
     "last group is copied": "the last group of an unsealed log is written anew",
@@ -290,10 +292,12 @@ def forgotten(state: State, number: int) -> State:
 def free_rows(state: State) -> list[int]:
     """Logs that the table may give away: one of those that are alike."""
     assert state.rows is not None
-    alike: dict[Log, int] = {}
+    alike: dict[tuple[Log, bool, bool], int] = {}
+    reading = state.recovery.log if state.recovery is not None else NOTHING
     for number, row in enumerate(state.rows):
         if row.state == "free":
-            alike.setdefault(state.logs[number]._replace(life=0), number)
+            plain = state.logs[number]._replace(life=0)
+            alike.setdefault((plain, number == reading, number == state.collector.victim), number)
     return list(alike.values())
 
 

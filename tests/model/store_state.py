@@ -100,6 +100,7 @@ class Left(NamedTuple):
     syncs: int = 0
     refusals: int = 0
     flips: int = 0
+    unread: int = 0
 
 
 class State(NamedTuple):

@@ -18,8 +18,15 @@ ANY_ONE = Left(1, 1, 1, 1, 1, 1, 1)
 ANY_TWO = Left(2, 2, 2, 2, 2, 2, 2)
 # Logs, failures, messages that are deleted; and the states that there are.
 SMALL = [(3, Left(), MESSAGES, 5_989), (3, Left(1, syncs=1), (0,), 1_881)]
-WHOLE = [(3, ANY_TWO, (0,), 732_548), (4, ANY_ONE, (0,), 136_437)]
-LONG = [(3, ANY_ONE, MESSAGES, 314_325)]
+WHOLE = [
+    (3, ANY_TWO, (0,), 785_774),
+    (4, ANY_ONE, (0,), 145_416),
+    (3, Left(3, cuts=2, unread=1), (0,), 28_056),
+]
+LONG = [
+    (3, ANY_ONE, MESSAGES, 332_078),
+    (3, Left(3, kills=1, cuts=1, unread=1), (0,), 231_971),
+]
 SEARCHES = SMALL + (WHOLE if SCALE else []) + (LONG if SCALE > 1 else [])
 
 
