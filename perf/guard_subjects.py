@@ -101,6 +101,11 @@ SUBJECTS: dict[str, Callable[[], Round]] = {
 }
 
 
+def rounds_of(rounds: int, step: float) -> int:
+    """With a step of so many per cent built in."""
+    return round(rounds * (1 + step / 100))
+
+
 def main() -> int:
     subject, rounds = sys.argv[1:3]
     if rounds == "--units":
@@ -111,7 +116,7 @@ def main() -> int:
     # Log lines belong to what is counted, and are of no interest.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     one_round = SUBJECTS[subject]()
-    for _ in range(round(int(rounds) * (1 + step / 100))):
+    for _ in range(rounds_of(int(rounds), step)):
         one_round()
     for where in _made:
         shutil.rmtree(where)
