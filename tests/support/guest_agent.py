@@ -38,6 +38,7 @@ def main() -> None:
             for line in lines:
                 given = json.loads(line)
                 answer = run(given["script"], given["seconds"])
+                answer["id"] = given["id"]
                 port.write(json.dumps(answer).encode() + b"\n")
 
 

@@ -84,6 +84,7 @@ class Machine:
         self._agent: socket.socket | None = None
         self._monitor: socket.socket | None = None
         self._rest = b""
+        self._sent = 0
 
     def boot(self) -> None:
         """Start it, and wait for its agent."""
@@ -121,16 +122,14 @@ class Machine:
     def run(self, script: str, *, code: int | None = 0, seconds: float = COMMAND_SECONDS) -> str:
         """Run a shell script as root; what it printed.  `code`: the exit code it must have."""
         self._send(script, seconds)
-        while "code" not in (answer := self._line(seconds + 30)):
-            pass
+        answer = self._answer(seconds + 60)
         assert code is None or answer["code"] == code, f"{script}: {answer}\n{self.journal()}"
         return str(answer["out"])
 
     def journal(self) -> str:
         """The end of metad's own."""
         self._send("journalctl -u metad --no-pager -n 40; systemctl status --no-pager metad", 30)
-        while "code" not in (answer := self._line(60)):
-            pass
+        answer = self._answer(60)
         return str(answer["out"])
 
     def reboot(self, *, cut: bool = False) -> None:
@@ -154,9 +153,17 @@ class Machine:
             if sock is not None:
                 sock.close()
 
+    def _answer(self, seconds: float) -> dict[str, object]:
+        """To the last script: one that came too late for another is dropped."""
+        while (answer := self._line(seconds)).get("id") != self._sent:
+            pass
+        return answer
+
     def _send(self, script: str, seconds: float) -> None:
         assert self._agent is not None
-        self._agent.sendall(json.dumps({"script": script, "seconds": seconds}).encode() + b"\n")
+        self._sent += 1
+        given = {"id": self._sent, "script": script, "seconds": seconds}
+        self._agent.sendall(json.dumps(given).encode() + b"\n")
 
     def _line(self, seconds: float) -> dict[str, object]:
         assert self._agent is not None
