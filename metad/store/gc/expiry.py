@@ -78,16 +78,19 @@ class Expiry:
         try:
             while waiting and room:
                 mailbox, before = waiting[0]
+                limit = room
+                old: list[bytes] = []
                 ids: list[bytes] = []
                 if self._old(mailbox, before, 1) and self._take(mailbox):
                     held.append(mailbox)
-                    old = self._old(mailbox, before, room)
+                    old = self._old(mailbox, before, limit)
                     ids = [one for one in old if self._is_old(one, before)]
                     if ids:
                         group.append(self._deletion(mailbox, ids))
-                if len(ids) < room:
-                    waiting.popleft()
                 room -= len(ids)
+                if len(old) == limit and ids:
+                    break  # there may be more of it, for the next step
+                waiting.popleft()
             if group:
                 self._commit(group)
         finally:

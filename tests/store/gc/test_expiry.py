@@ -76,6 +76,17 @@ def test_mail_of_today_with_an_id_of_last_week_stays(kit: StoreKit) -> None:
     assert made.figures.messages == 1
 
 
+def test_what_stays_does_not_hold_up_what_goes(kit: StoreKit) -> None:
+    """The oldest is not old enough by its record; of the others there is more than one step's."""
+    kit.arrived_us = LATE
+    young = kit.put([1], b"young").id
+    kit.arrived_us = 0
+    for number in range(DELETED + 20):
+        kit.put([1], b"%d" % number)
+    expire(kit, Due(1, LATE - 1))
+    assert ids(kit, 1) == [young]
+
+
 def test_a_record_that_cannot_be_read_does_not_expire(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
