@@ -79,7 +79,7 @@ def start(place: HubLocation, *, dev: bool, **options: Any) -> int:
 @click.command()
 @hub_options
 @click.option(
-    "--execute", is_flag=True, help="Execute the program anew, as after an upgrade of metad."
+    "--execute", is_flag=True, help="Execute the program again, as after an upgrade of metad."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def reload(place: HubLocation, execute: bool, as_json: bool) -> None:

@@ -102,7 +102,7 @@ class Master:
                 os.close(fd)
         if self._failure is not None:
             raise self._failure
-        self._report("executing the program anew" if self._hub.takeover.wanted else "stopped")
+        self._report("executing the program again" if self._hub.takeover.wanted else "stopped")
         return self._exit_code
 
     def _catch_signals(self) -> None:

@@ -1,4 +1,4 @@
-"""A newer release takes over: the hub drains, then its process executes the program anew.
+"""A newer release takes over: the hub drains, then its process executes the program again.
 
     metad reload of another release -> drain -> close all but the listening sockets -> exec
 
@@ -32,7 +32,7 @@ class TakeoverError(MetadError):
 
 
 class Takeover:
-    """`wanted`: the hub is to be executed anew once it has drained."""
+    """`wanted`: the hub is to be executed again once it has drained."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None

@@ -8,7 +8,7 @@ Rules of this file:
 * Hub time follows the wall clock forward by up to a day at once, at a start by up to 100 days
   behind the greatest id that this node made.
 * A greater jump is not followed but reported, and nothing expires until the clocks agree again or
-  somebody confirms the clock (`metad store time --accept`).
+  an operator confirms the clock (`metad store time --accept`).
 * A wall clock that is behind stops nothing: hub time goes on at its own pace, and whoever asks for
   the age of mail takes the smaller of the two.
 """

@@ -2,7 +2,7 @@
 
 A row per log, 8 cells: state, life, generation, owner (process row + 1), tail, live messages,
 live octets, reserved.  The truth about counts is in the index and about mail in the logs; the
-table is made anew by recovery at each start.
+recovery recreates the table at each start.
 
 Rules of this file:
 

@@ -77,7 +77,7 @@ class Reader:
                     found = None
                 if found is not None:
                     return found
-                # The log may have begun its next life: once more, with life and place read anew.
+                # The log may have begun its next life: try again with its new life and place.
                 self._forget(place.log)
         raise DamagedError(f"message {message_id.hex()} does not verify in any place")
 

@@ -6,7 +6,7 @@ Standard error is often shared with other programs, so its flags are not ours to
     socket (the journal)   send with MSG_DONTWAIT
     pipe                   pwritev2 with RWF_NOWAIT (Linux 6.4 and later); on older kernels one
                            write of at most PIPE_BUF octets whenever poll finds room
-    terminal               opened anew, without blocking, before the hub starts (`own_terminal`)
+    terminal               opened again, without blocking, before the hub starts (`own_terminal`)
     regular file           write: the page cache takes it
 
 Rule of this file: what was not written is the caller's to count; nothing is raised.

@@ -211,7 +211,7 @@ class SharedArea:
 
     @property
     def clock_cell(self) -> memoryview:
-        """The cell of the offset, for whoever reads hub time often."""
+        """The cell of the offset, for frequent readers of hub time."""
         return self.cells[1:2]
 
     def process(self, index: int) -> ProcessRow:

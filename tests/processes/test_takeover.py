@@ -1,4 +1,4 @@
-"""metad reload after an upgrade: the same process executes the program anew, refusing nobody."""
+"""metad reload after an upgrade: the same process executes the program again, refusing nobody."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_stop_during_the_drain_is_a_stop():
         smtp.reply(b"250")
         live.process.wait(DEADLINE)
         assert live.finished() == 0
-        assert "executing the program anew" not in live.log.read_text()
+        assert "executing the program again" not in live.log.read_text()
         live.start()
 
 

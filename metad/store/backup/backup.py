@@ -189,7 +189,7 @@ class Backup:
         self._enter(replace(entry, digest=digest))
 
     def _enter_file(self, name: str) -> None:
-        """A file that somebody else put into the backup."""
+        """A file that metad did not put into the backup."""
         fd = self._osio.open(str(self._target / name), os.O_RDONLY)
         try:
             self._osio.fsync(fd)

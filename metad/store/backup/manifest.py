@@ -79,7 +79,7 @@ def read(osio: Osio, directory: str) -> Manifest:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """A manifest that somebody else wrote must not lead out of its directory."""
+    """A foreign manifest must not lead out of its directory."""
     for name in names:
         if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
             raise ValueError(f"not a name in a backup: {name!a}")

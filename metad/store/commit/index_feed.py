@@ -6,7 +6,7 @@ Rules of this file:
   entered before it, so no watermark ever passes over what the index lacks.
 * `pending` is told of the mailboxes whose deletions lag before anybody is told that they are
   deleted, and again once they are entered.
-* Whoever calls `enter` holds the index's write lock, and releases it.
+* The caller of `enter` holds the index's write lock, and releases it.
 """
 
 from __future__ import annotations

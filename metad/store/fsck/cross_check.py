@@ -6,7 +6,7 @@ Rules of this file:
 * What lies beyond a log's watermark may be in the index or not.  A deletion there may have been
   carried out or not.
 * A place in a log that is free on disk is one that the collector was about to drop.
-* Where octets are damaged, that is said once, of the log; the index may have lost the mail or not.
+* Damaged bytes are reported once, for the log; the index may have lost the mail or not.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def add_entries(rows: Rows, checked: Checked, watermark: int) -> None:
 
 @dataclass(slots=True)
 class _Message:
-    """Everything that is said of one message."""
+    """All differences of one message."""
 
     name: str
     references: int = 0

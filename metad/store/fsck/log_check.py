@@ -3,7 +3,7 @@
 Rules of this file:
 
 * It only reads, and it believes nothing: what the footer says is compared with the records.
-* What lies behind a log's end (the rest of an earlier life) is nobody's and is not looked at.
+* What lies behind a log's end (the rest of an earlier life) has no meaning and is not checked.
 * `findings` are lines for an operator, one for each thing that is wrong.
 """
 
@@ -41,7 +41,7 @@ class Headers(NamedTuple):
 
 class Bound(NamedTuple):
     """How far a log counts.  `stop`: its writer failed, and its successor says that it ends here;
-    `watermark`: the index has it up to here; `written`: somebody may be writing to it."""
+    `watermark`: the index has it up to here; `written`: a process may be writing to it."""
 
     stop: int | None = None
     watermark: int = 0

@@ -1,4 +1,4 @@
-"""The index made anew, and damage set aside: what an operator has done while no hub runs.
+"""Rebuild the index and quarantine damage, for an operator, while no hub runs.
 
 Rules of this file:
 
@@ -36,7 +36,7 @@ def repair(osio: Osio, store: Store, boot: str, found: Summary, report: Report) 
 
 
 def rebuild_index(osio: Osio, store: Store, boot: str, report: Report) -> int:
-    """Make the index anew from the logs and note it as clean; the number of logs.
+    """Rebuild the index from the logs and note it as clean; the number of logs.
 
     Logs without a seal get one, as at a start.  Raises DataError if there is a log that this
     store's secret does not open.

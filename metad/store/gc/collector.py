@@ -290,21 +290,21 @@ class Collector:
                 self._put(row, became)
 
     def _on_disk(self, row: Row, fd: int) -> Row | None:
-        """What a log that nobody has really is; None: it is to be left alone for now."""
+        """The true state of a log without an owner; None: leave it alone for now."""
         log = header.read(self._osio, fd, self._tools.store.secret)
         if log is None:
             return None
         if log.state == header.FREE:
             if not log_files.try_reader_lock(fd, exclusive=True):
                 return None  # a long transfer still reads it
-            # Whoever was killed may have had no time to sync it.
+            # A killed process may not have synced it.
             return row._replace(state=self._mark_free(fd, log), life=log.life, tail=0)
         if log.life == self._tools.index.log_counts(row.number).life:
             return row._replace(state=State.SEALED, life=log.life)
         return None
 
     def _put(self, was: Row, row: Row) -> None:
-        """Enter what the log is, unless somebody else has it by now."""
+        """Enter the state of the log, unless another process has it by now."""
         self._table.restore(row._replace(owner=0), was)
         self._tools.failpoint("released")
 

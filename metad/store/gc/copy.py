@@ -1,14 +1,14 @@
-"""What stays of a log that is being emptied: written anew, durable, then visible.
+"""What stays of a log that is being emptied: copied, durable, then visible.
 
 Rules of this file:
 
-* A moved message names only its remaining recipients.  What nobody has is not moved.
+* A moved message names only its remaining recipients.  A message of no mailbox is not moved.
 * A deletion record is kept as long as any copy of what it deletes has a place outside the victim,
   and as long as there is a log that could not be read.
 * SurvivorLogs are durable before the index hears of them; the old places stay where they are.
 * Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
-  kept.  A damaged deletion record is made anew from the log's footer.
+  kept.  A damaged deletion record is rewritten from the log's footer.
 """
 
 from __future__ import annotations
@@ -267,4 +267,4 @@ def _move(index: Index, batch: Batch, publish: Publish) -> None:
 
 
 def _ignore(_: object) -> None:
-    """Nobody waits for an answer: the collector waits for the disk itself."""
+    """No client waits for an answer: the collector waits for the disk itself."""

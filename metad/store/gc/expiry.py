@@ -6,7 +6,7 @@ Rules of this file:
 
 * It is done as a session's QUIT does it: durable in a log of the collector's own before the index
   hears of it.  Killed anywhere, only what was to go is gone, and the rest goes the next time.
-* Nothing is deleted without the mailbox's lock.  A mailbox in use is passed over and named.
+* Nothing is deleted without the mailbox's lock.  A mailbox in use is skipped and reported.
 * A step deletes from many mailboxes under one sync, and a bounded number of messages: the locks are
   held, and the index is, for a moment.
 * A message goes if its id and its record both say that it is old enough.
@@ -60,7 +60,7 @@ class Expiry:
         self._tools = tools
         self._locks = locks
         self.figures = Figures()
-        # Mailboxes that were passed over because somebody had them; whoever looks takes them out.
+        # Mailboxes that were skipped because they were in use, until the caller takes them out.
         self.in_use: set[int] = set()
 
     def steps(self, due: Iterable[Due]) -> Iterator[Step]:
@@ -158,4 +158,4 @@ def _apply(index: Index, batch: Batch, publish: Publish) -> None:
 
 
 def _ignore(_: object) -> None:
-    """Nobody waits for an answer."""
+    """No client waits for an answer."""

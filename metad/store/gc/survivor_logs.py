@@ -75,7 +75,7 @@ class SurvivorLogs:
         self._chains: dict[int, LogChain] = {}
         # What is durable and not yet in the index, in order.
         self.behind: list[tuple[Enter, Batch]] = []
-        # Octets of deletion records by log: no garbage, though nobody's mail.
+        # Octets of deletion records by log: not garbage, and no mailbox's mail.
         self.kept: dict[int, int] = {}
 
     def write(self, generation: int, group: Sequence[Append]) -> Written:

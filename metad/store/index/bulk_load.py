@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* Only for an index that nobody has open.  Rows come sorted; transactions are bounded, so that
+* Only for an index that no process has open.  Rows come sorted; transactions are bounded, so that
   dirty pages are.
 """
 

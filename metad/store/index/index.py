@@ -153,7 +153,7 @@ class Index:
         """Take the writers' lock without waiting.
 
         LMDB's own mutex can only be waited for, which a loop must not do.  Every writer takes
-        this OFD lock first, so that whoever has it finds the mutex free.  The kernel releases it
+        this OFD lock first, so that its holder finds the mutex free.  The kernel releases it
         with its holder.
         """
         try:

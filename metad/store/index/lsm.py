@@ -15,7 +15,7 @@ before they reach the disk; a sweep brings a leaf of the large tree several entr
 Rules of this file:
 
 * An entry is in exactly one level.  A mailbox's listing and usage are those of all levels together;
-  nobody else knows of levels, except who reads or loads whole tables.
+  only readers and loaders of whole tables know of levels.
 * Usage changes in the same transaction as its entries; a level has no row of usage without entries.
 * Where a sweep stopped is a hint: whatever it says, the next sweep moves what it finds.
 """

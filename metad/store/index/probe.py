@@ -1,4 +1,4 @@
-"""The index opened and tried where a bad page harms nobody: in a child.
+"""The index opened and tried where a bad page does no harm: in a child.
 
 LMDB reads its file through a map: a torn or truncated one may end the process by SIGBUS, SIGSEGV or
 an abort.  The child walks through all tables, as far as that takes no longer than some seconds.

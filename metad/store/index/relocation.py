@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Every function is one short transaction; with `Index.lock` held where it writes.
-* A message is moved only if some mailbox still has it; what nobody has is never entered again.
+* A message is moved only if some mailbox still has it; otherwise it is never entered again.
 * The first of a message's places is a copy that names every mailbox that has it, the youngest of
   such copies; the live counts are those of its log.  Later copies name fewer mailboxes, never
   others; only where a deletion was lost with its sector can an older copy name more.
@@ -112,7 +112,7 @@ def still_needed(index: Index, number: int, item: Item) -> bytes:
 def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
     """Give each message of `batch` its place there, beside the one it has.
 
-    A message with a place that nobody refers to gets the place alone; one that has no row at all
+    A message with a place but no mailbox gets the place alone; one that has no row at all
     is entered as new.  Deletion records are noted where they lie now.  Doing it again changes
     nothing.
     """

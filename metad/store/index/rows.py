@@ -1,6 +1,6 @@
 """The rows of the index: what they hold and how they are packed, and what a transaction enters.
 
-All numbers are big-endian; whoever changes a row counts `index.state.LAYOUT` up.
+All numbers are big-endian; a change of a row raises `index.state.LAYOUT`.
 """
 
 from __future__ import annotations

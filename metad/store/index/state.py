@@ -73,7 +73,7 @@ def boot_id() -> str:
 
 
 def mount_instance(device: int) -> int:
-    """Changes when the file system on `device` is mounted anew: then its page cache was lost,
+    """Changes when the file system on `device` is mounted again: then its page cache was lost,
     though the machine was not booted.  0: not known.
 
     It is the inode that sysfs made for the mounted file system.  (A mount's own id differs in each
@@ -128,5 +128,5 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
     if fields.get("boot") != boot:
         return "the machine was booted while it was in use"
     if fields.get("mount") != mount_instance(stat.st_dev):
-        return "its file system was mounted anew while it was in use"
+        return "its file system was remounted while it was in use"
     return None

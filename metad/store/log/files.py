@@ -40,7 +40,7 @@ def create(
 ) -> int:
     """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
 
-    `first`: it gets blocks for so many bytes (None: for all); whoever writes on reserves more.
+    `first`: it gets blocks for so many bytes (None: for all); the writer reserves more.
     `fill` may write more through the descriptor, and is done before the log has a name.
 
     It gets its name only when its headers are durable, so that after a power cut every log has
@@ -83,7 +83,7 @@ def reuse(
 ) -> int:
     """Begin the next life of a free log.  Locked; the descriptor.
 
-    A file of another size (the setting was changed), or one with a second name (somebody's
+    A file of another size (the setting was changed), or one with a second name (a
     backup), is not written to but replaced.
 
     Raises LogBusyError if a writer or a long transfer still holds it, if its own header does not
@@ -111,7 +111,7 @@ def reuse(
 
 
 def lock_log(osio: Osio, directory: str, number: int) -> int:
-    """Open a log with its writer's lock.  Raises LogBusyError if somebody living has it."""
+    """Open a log with its writer's lock.  Raises LogBusyError if a living process has it."""
     fd = osio.open(log_path(directory, number), os.O_RDWR)
     if not osio.try_lock(fd):
         osio.close(fd)

@@ -1,6 +1,6 @@
 """Where a record lies, and what an index needs to know of a message.
 
-Both are made by whoever writes or reads a log, and entered in the index by others.
+Writers and readers of a log make both; others enter them in the index.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* One `LogWriter` per life, used by one thread at a time; whoever made it holds the log's flock.
+* One `LogWriter` per life, used by one thread at a time; its maker holds the log's flock.
 * Each group starts on an `align` boundary: a torn write never touches what was acknowledged.
 * Room for the seal is reserved before each append, so a log can always be sealed.
 * A failed write or sync poisons the writer: nothing more is ever written to that file.

@@ -7,7 +7,7 @@ end in a seal, enter its tail in the index.  After that nothing is ever appended
 
 Rules of this file:
 
-* A log whose lock somebody holds is left alone: its writer lives.
+* A log whose lock is held is left alone: its writer lives.
 * Rows of the table are entered only where owner and life are still those that were read: while a
   recovery works, another process may free a log and a worker begin its next life.
 * A log that cannot be read is no reason to forget what the index has of it.
@@ -104,7 +104,7 @@ class Recovery:
             for stale in table.rows():  # of before, when an index is rebuilt in a running hub
                 if stale.number not in logs:
                     table.restore(stale._replace(state=State.NONE, owner=0, tail=0))
-            for number in plan.unreadable:  # nobody takes its number, nobody frees it
+            for number in plan.unreadable:  # its number is not taken, and it is not freed
                 life = index.log_counts(number).life
                 table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))
             _show_counts(table, logs, index)
@@ -136,7 +136,7 @@ class Recovery:
         return None
 
     def rebuild(self, plan: Plan, reason: str) -> dict[int, Recovered]:
-        """Make the index anew from the logs alone; each log's recovery, without its entries."""
+        """Rebuild the index from the logs alone; each log's recovery, without its entries."""
         self._report(f"index: {reason}; rebuilding it from the logs")
         done: dict[int, Recovered] = {}
 
@@ -172,7 +172,7 @@ class Recovery:
         try:
             now = header.read(self._osio, fd, self._store.secret)
             if now is not None and (now.life, now.state) != (log.life, FREE):
-                return True  # somebody began its next life, and sealed it, since it was read
+                return True  # its next life began, and was sealed, since it was read
             if now is None:  # a verified record says that it is free, and both headers are gone
                 self._osio.unlink(log_path(self._store.logs, log.number))
                 self._osio.fsync_directory(self._store.logs)
@@ -240,7 +240,7 @@ class Recovery:
     def recover_logs(self, index: Index, plan: Plan) -> dict[int, Recovered]:
         """Seal what is not sealed, enter what is not entered.
 
-        A log whose lock somebody holds is left alone and not in the answer; neither is one that is
+        A log whose lock is held is left alone and not in the answer; neither is one that is
         free.
         """
         done: dict[int, Recovered] = {}
@@ -282,14 +282,14 @@ class Recovery:
 
 
 def _row(number: int, log: LogHeader, one: Recovered | None) -> Row:
-    """The row of a log.  Neither recovered nor free: somebody living holds it."""
+    """The row of a log.  Neither recovered nor free: a living process holds it."""
     state = one.state if one else State.FREE if log.state == FREE else State.ACTIVE
     end = one.tail.end if one else 0
     return Row(number, state, log.life, log.generation, 0, end, 0, 0)
 
 
 def _show_counts(table: LogTable, logs: Iterable[int], index: Index) -> None:
-    """Under the index's lock: nobody who lives publishes newer counts meanwhile."""
+    """Under the index's lock: no living process publishes newer counts meanwhile."""
     index.lock()
     try:
         counts = index.logs()

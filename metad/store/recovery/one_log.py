@@ -2,13 +2,13 @@
 
 Rules of this file:
 
-* Without the log's flock nothing is touched: somebody living has it.  What was read before the
+* Without the log's flock nothing is touched: a living process has it.  What was read before the
   lock was there is read again under it.
 * Damage never means "delete", and nothing from quarantine/ is put back by itself.
 * A poisoned log ends where its successor says, and is never written to again, not even a seal.
 * What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
   (metad.store.log.successor) unless the index has it, which is told of a group after its sync: it
-  is written anew, and the log ends in front of it.
+  is written again, and the log ends in front of it.
 * A log that cannot be sealed, and that no other can end, is used as it is: what was read is served.
 """
 

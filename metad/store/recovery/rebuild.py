@@ -71,7 +71,7 @@ class Work:
         return os.path.join(self.directory, name)
 
     def check_parent(self) -> None:
-        """In the second process: leave if nobody waits for it any more."""
+        """In the second process: exit if the parent is gone."""
         if self.parent and os.getppid() != self.parent:
             os._exit(1)
 

@@ -124,7 +124,7 @@ def test_a_file_system_that_was_mounted_anew_makes_a_dirty_index_unusable(
     kit.crash()
     monkeypatch.setattr(index_state, "mount_instance", lambda device: -1)
     found = index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
-    assert found == "its file system was mounted anew while it was in use"
+    assert found == "its file system was remounted while it was in use"
 
 
 def test_reading_from_a_command_writes_nothing(kit: StoreKit) -> None:
