@@ -177,7 +177,7 @@ MUTANTS = [
            "fault/test_clock.py::test_a_clock_that_stands_still_at_start_gives_new_lives"),
     Mutant("a sealed log is taken for a free one", "log_table:LogTable.allocate",
            "State.FREE", "State.SEALED",
-           "store/recovery/test_recovery.py::test_no_log_is_appended_to_after_recovery"),
+           "store/test_log_table.py::test_a_free_log_is_used_before_a_new_one"),
     Mutant("the end of a poisoned log is not stated", "log_chain:LogChain._record_in",
            "writer.state_predecessor(failed)", "pass",
            "store/recovery/test_recovery.py::test_a_poisoned_log_ends_where_its_successor_says"),
@@ -216,7 +216,7 @@ MUTANTS = [
            "payload.digest == found.digest", "True",
            "store/test_reader.py::test_no_spoiled_octet_of_a_record_is_ever_handed_out"),
     Mutant("a stream does without its lock", "reader:Reader._open_verified",
-           "logfile.try_reader_lock(fd)", "True",
+           "log_files.try_reader_lock(fd)", "True",
            "store/test_reader.py::test_a_stream_keeps_the_next_life_away"),
     # -- the view
     Mutant("the watermark is ahead of the log", "commit.committer:Committer._append",

@@ -606,12 +606,13 @@ def test_a_log_that_cannot_be_sealed_is_ended_by_another(kit: StoreKit) -> None:
     """A disk that fails in one place must not keep the hub from starting."""
     kit.start()
     sent = [kit.put([1], b"good") for _ in range(3)]
-    path = log_path(kit.store.logs, kit.index.places(sent[0].id)[0].log)
+    number = kit.index.places(sent[0].id)[0].log
     kit.crash()
-    kit.osio.faults = Faults("sync", 1, only=path)
+    kit.osio.faults = Faults("sync", 1, only=log_path(kit.store.logs, number))
     kit.recover()
     assert kit.osio.faults.hits == 1
     assert not kit.osio.retried
+    assert kit.table.row(number).state == State.SEALED
     kit.osio.faults = None
     kit.open_index()
     assert kit.check() == 3
