@@ -67,6 +67,7 @@ def test_its_commands_run_as_the_hubs_user_with_bytecode_that_is_there(system):
     caches = "find /usr/lib/metad -name '*.py' | wc -l; find /usr/lib/metad -name '*.pyc' | wc -l"
     sources, compiled = map(int, system.run(caches).split())
     assert sources == compiled > 300
+    system.run("metad tls self-signed mx1.example.org")
     system.run("metad config check --config /etc/metad/metad.toml")
 
 

@@ -108,7 +108,7 @@ class Hub:
             command, input=given, capture_output=True, text=True, timeout=DEADLINE, check=False
         )
         if "Traceback" in done.stderr or (check and done.returncode):
-            raise HubError(f"{command} ended with {done.returncode}: {done.stderr}")
+            raise HubError(f"{command} ended with {done.returncode}: {done.stderr}{done.stdout}")
         return done
 
     def add(self, name: str, password: str = PASSWORD) -> None:

@@ -127,6 +127,7 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
         return None
     if fields.get("boot") != boot:
         return "the machine was booted while it was in use"
-    if fields.get("mount") != mount_instance(stat.st_dev):
+    noted, now = fields.get("mount"), mount_instance(stat.st_dev)
+    if noted and now and noted != now:  # a process under Landlock cannot read it and notes 0
         return "its file system was remounted while it was in use"
     return None

@@ -122,9 +122,15 @@ def test_a_file_system_that_was_mounted_anew_makes_a_dirty_index_unusable(
 ) -> None:
     """The device was lost and came back: the page cache went, the boot id stayed."""
     kit.crash()
-    monkeypatch.setattr(index_state, "mount_instance", lambda device: -1)
-    found = index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
-    assert found == "its file system was remounted while it was in use"
+
+    def judged(noted: int, now: int) -> str | None:
+        monkeypatch.setattr(index_state, "mount_instance", lambda device: noted)
+        index_state.mark(kit.osio, kit.store.index, kit.boot, clean=False)
+        monkeypatch.setattr(index_state, "mount_instance", lambda device: now)
+        return index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
+
+    assert judged(7, 8) == "its file system was remounted while it was in use"
+    assert [judged(7, 7), judged(0, 7), judged(7, 0)] == [None, None, None]
 
 
 def test_reading_from_a_command_writes_nothing(kit: StoreKit) -> None:
