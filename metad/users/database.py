@@ -10,7 +10,8 @@ Rules of this file:
 * Unknown fields of an account's record are kept when the record is changed.
 * A change is one transaction, durable when the call returns.
 
-Tables: "meta" (format, next id, secret, number of accounts that SCRAM cannot check); "addresses":
+Tables: "meta" (format, next id, secret, number of accounts that SCRAM cannot check, how many have
+each kind of password); "addresses":
 folded address -> account or alias (account.py); "accounts": id -> msgpack map, everything else;
 "domains": domain -> how many addresses it has; "members": address -> the aliases that name it;
 "removed": id -> msgpack map (address, time).
@@ -29,6 +30,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import msgpack
+
 from metad.errors import (
     DataError,
     MetadError,
@@ -36,7 +39,7 @@ from metad.errors import (
     UnknownUserError,
 )
 from metad.protocol.address import AddressError, fold
-from metad.users import hashes, passwords
+from metad.users import hashes, login_kinds, passwords
 from metad.users.account import (
     DEFAULT,
     MAX_ID,
@@ -52,7 +55,7 @@ from metad.users.account import (
     unpack_record,
 )
 from metad.users.aliases import AliasTable
-from metad.users.lmdb_env import ID, MAX_KEY
+from metad.users.lmdb_env import ID, KINDS, MAX_KEY
 from metad.users.lookup import found_account, key_of
 
 __all__ = ["Account", "UserDatabase", "login_name"]
@@ -73,22 +76,25 @@ class UserDatabase(AliasTable):
     def verify(self, address: str, password: bytes) -> Account | None:
         """The account that `password` opens, or None.  Blocks about a millisecond.
 
-        The same work for a wrong password, an unknown and a disabled user.  Aliases and tags are
-        not login names.  If an account has only an imported hash, its first correct password adds
-        SCRAM keys beside the hash.
+        A disabled user costs the same work; an unknown one the work of some account's kind
+        (login_kinds.py).  Aliases and tags are not login names.  If an account has only an imported
+        hash, its first correct password adds SCRAM keys beside the hash.
         """
         account, record = self._login_record(address)
         source = record.get("hash")
-        if account is None or account.disabled or account.has_keys or not isinstance(source, str):
-            return self._verify_keys(address, password)
-        if not hashes.check(password, source):
+        keys = passwords.unpacked(record.get("scram"))
+        if keys is not None:
+            is_right = passwords.check(password, keys)
+        elif isinstance(source, str):
+            is_right = hashes.check(password, source)
+        else:
+            self.imitate_check(address, password)
             return None
-        self._add_keys(account, source, passwords.make(password, self.iterations))
+        if account is None or account.disabled or not is_right:
+            return None
+        if keys is None and isinstance(source, str):
+            self._add_keys(account, source, passwords.make(password, self.iterations))
         return account
-
-    def _verify_keys(self, address: str, password: bytes) -> Account | None:
-        account, keys = self.scram_keys(address)
-        return account if passwords.check(password, keys) and account is not None else None
 
     def _add_keys(self, account: Account, source: str, keys: passwords.ScramKeys) -> None:
         """Store the keys of a verified password, unless it has been changed since."""
@@ -178,6 +184,14 @@ class UserDatabase(AliasTable):
             txn.put(b"next", ID.pack(number), db=self._meta)
             if number != known:
                 self._numbers.raise_to(number)
+            if txn.get(KINDS, db=self._meta) is None:  # made by a release that did not count them
+                self._count_all_kinds(txn)
+
+    def _count_all_kinds(self, txn: Any) -> None:
+        kinds: dict[str, int] = {}
+        for _, raw in txn.cursor(db=self._accounts):
+            kinds = login_kinds.recounted(kinds, "", login_kinds.kind_of(unpack_record(raw)))
+        txn.put(KINDS, msgpack.packb(kinds), db=self._meta)
 
     def remove(self, address: str, *, force: bool = False) -> Account:
         """Remove an account; its mail goes with the next collection.
@@ -202,6 +216,7 @@ class UserDatabase(AliasTable):
         txn.delete(account.address.encode(), db=self._addresses)
         self._count_domain(txn, account.address, -1)
         self._count_unkeyed(txn, -int(account.unkeyed))
+        self._count_kind(txn, login_kinds.kind_of(record), "")
 
     def rename(self, address: str, new: str) -> Account:
         """Give an account another address: its mail, password and policy stay, aliases follow.
@@ -274,6 +289,9 @@ class UserDatabase(AliasTable):
         self._count_unkeyed(txn, account.unkeyed - was_unkeyed)
         if account.policy != DEFAULT:
             self._note_extremes(txn, account.policy)
+        raw = txn.get(ID.pack(number), db=self._accounts)
+        old_kind = "" if raw is None else login_kinds.kind_of(unpack_record(raw))
+        self._count_kind(txn, old_kind, login_kinds.kind_of(record))
         txn.put(key, pack_entry(account), db=self._addresses)
         txn.put(ID.pack(number), pack_record(record), db=self._accounts)
         return account
@@ -282,6 +300,13 @@ class UserDatabase(AliasTable):
         if change:
             count = ID.unpack(txn.get(b"unkeyed", ID.pack(0), db=self._meta))[0] + change
             txn.put(b"unkeyed", ID.pack(max(0, count)), db=self._meta)
+
+    def _count_kind(self, txn: Any, before: str, after: str) -> None:
+        """The kind of an account's password changes; the first start counts them all."""
+        raw = txn.get(KINDS, db=self._meta) if before != after else None
+        if raw is not None:
+            kinds = login_kinds.recounted(login_kinds.unpacked(raw), before, after)
+            txn.put(KINDS, msgpack.packb(kinds), db=self._meta)
 
     def _note_extremes(self, txn: Any, policy: Policy) -> None:
         """For POP3's CAPA before a login; they only grow, which errs on the safe side."""

@@ -41,6 +41,17 @@ _ARGON2 = re.compile(
     r"\$argon2(?P<kind>id|i|d)\$v=(?:16|19)\$m=(?P<memory>[0-9]{1,9}),t=(?P<time>[0-9]{1,6}),"
     r"p=(?P<lanes>[0-9]{1,3})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{16,171}"
 )
+# What stands in front of the salt.
+_WORK = {
+    "yescrypt": re.compile(rf"\$g?y\${_B64}{{1,32}}\$"),
+    "scrypt": re.compile(rf"\$7\${_B64}{{11}}"),
+    "bcrypt": re.compile(r"\$2[abxy]\$[0-9]{2}\$"),
+    "sha512-crypt": re.compile(r"\$6\$(?:rounds=[0-9]+\$)?"),
+    "sha256-crypt": re.compile(r"\$5\$(?:rounds=[0-9]+\$)?"),
+    "md5-crypt": re.compile(r"\$1\$"),
+    "descrypt": re.compile("descrypt"),
+    "argon2": re.compile(r"\$argon2(?:id|i|d)\$v=[0-9]+\$m=[0-9]+,t=[0-9]+,p=[0-9]+\$"),
+}
 _NAMES = {
     "$y$": "yescrypt", "$gy": "yescrypt", "$7$": "scrypt", "$2a": "bcrypt", "$2b": "bcrypt",
     "$2x": "bcrypt", "$2y": "bcrypt", "$6$": "sha512-crypt", "$5$": "sha256-crypt",
@@ -89,6 +100,27 @@ def check(password: bytes, source: str) -> bool:
         return _check_with_argon2(password, source)
     found = _crypt(password, source.encode())
     return hmac.compare_digest(found, source.encode())
+
+
+def work_of(source: str) -> str:
+    """What decides how long the check of a hash takes: for `imitate`.  Raises DataError."""
+    if source.startswith("{"):
+        return salted_hashes.work_of(source)
+    scheme = scheme_of(source)
+    match = _WORK[scheme.rstrip("di") if scheme.startswith("argon2") else scheme].match(source)
+    return match[0] if match else scheme
+
+
+def imitate(password: bytes, work: str) -> None:
+    """Spend the time that the check of a hash of this `work` takes; blocks for the hashing."""
+    if not password or len(password) > limits.PASSWORD or b"\0" in password:
+        return
+    if work.startswith("{"):
+        salted_hashes.imitate(password, work)
+    elif work.startswith("$argon2"):
+        _check_with_argon2(password, f"{work}{'A' * 22}${'A' * 43}")
+    else:
+        _crypt(password, (".." if work == "descrypt" else f"{work}{'.' * 22}").encode())
 
 
 def preload() -> None:

@@ -33,6 +33,8 @@ MAX_READERS = 1024
 MAX_KEY = 511
 
 ID = struct.Struct(">Q")
+# In the table "meta": how many accounts have passwords of each kind (login_kinds.py).
+KINDS = b"kinds"
 _META = b"meta"
 _TABLES = (_META, b"addresses", b"accounts", b"domains", b"removed")
 # Made when it is first missed: databases from before there were aliases do not have it.
@@ -127,6 +129,7 @@ class Environment:
             addresses, accounts, *_ = (self._env.open_db(name, txn) for name in _TABLES[1:])
             txn.put(b"secret", secrets.token_bytes(32), db=meta)
             txn.put(b"next", ID.pack(POSTMASTER_ID + 1), db=meta)
+            txn.put(KINDS, msgpack.packb({}), db=meta)
             txn.put(b"format", msgpack.packb(FORMAT), db=meta)
             account = Account(POSTMASTER_ID, POSTMASTER)
             txn.put(POSTMASTER.encode(), pack_entry(account), db=addresses)

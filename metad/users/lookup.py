@@ -26,7 +26,7 @@ from metad.errors import (
     UnknownUserError,
 )
 from metad.protocol.address import LOCAL_LIMIT, AddressError, fold, fold_domain
-from metad.users import passwords
+from metad.users import hashes, login_kinds, passwords
 from metad.users.account import (
     DISABLED,
     KIND_ACCOUNT,
@@ -42,7 +42,7 @@ from metad.users.account import (
     unpack_entry,
     unpack_record,
 )
-from metad.users.lmdb_env import ID, MAX_KEY, Environment
+from metad.users.lmdb_env import ID, KINDS, MAX_KEY, Environment
 from metad.users.passwords import ScramKeys
 
 BATCH = 1000
@@ -68,6 +68,7 @@ class Lookup(Environment):
     """An open users database, as far as it is read."""
 
     _known = Known(-1, {})
+    _known_kinds: tuple[bytes | None, dict[str, int]] = (None, {})
 
     # -- recipients
 
@@ -259,13 +260,37 @@ class Lookup(Environment):
     def scram_keys(self, address: str) -> tuple[Account | None, ScramKeys]:
         """What a SCRAM exchange for `address` needs: the account if it may log in, and keys.
 
-        For an unknown user, or one that may not log in: keys that fit no password, always the same.
+        For an unknown user, or one that may not log in: keys that fit no password, always the
+        same, and of a kind that accounts of this database have.
         """
         account, record = self._login_record(address)
+        fake = self._fake_keys(spelled(address))  # always made: its time would tell
         keys = passwords.unpacked(record.get("scram"))
         if account is None or keys is None or account.disabled:
-            return None, passwords.fake(self._secret, address, self.iterations)
+            return None, fake
         return account, keys
+
+    def _fake_keys(self, name: bytes) -> ScramKeys:
+        kind = login_kinds.drawn(self._kinds(), self._secret, name, only_scram=True)
+        wanted = login_kinds.scram_kind(kind) or login_kinds.default(self.iterations)
+        return passwords.fake(self._secret, name, wanted.iterations, wanted.salt_octets)
+
+    def imitate_check(self, address: str, password: bytes) -> None:
+        """Do the work of checking a password for a name without one; blocks for the hashing."""
+        name = spelled(address)
+        kind = login_kinds.drawn(self._kinds(), self._secret, name, only_scram=False)
+        if kind and login_kinds.scram_kind(kind) is None:
+            hashes.imitate(password, kind)
+        else:
+            passwords.check(password, self._fake_keys(name))
+
+    def _kinds(self) -> dict[str, int]:
+        """How many accounts have passwords of each kind."""
+        with self._translated, self._env.begin(self._meta) as txn:
+            raw = txn.get(KINDS)
+        if raw != self._known_kinds[0]:
+            self._known_kinds = (raw, login_kinds.unpacked(raw))
+        return self._known_kinds[1]
 
     def every_login_has_keys(self) -> bool:
         """Whether SCRAM can check every user that may log in."""
@@ -308,6 +333,15 @@ def key_of(address: str) -> bytes:
     if len(key) > MAX_KEY:
         raise UnknownUserError("an address of impossible length")
     return key
+
+
+def spelled(address: str) -> bytes:
+    """The one spelling of a login name: all spellings of an unknown name get the same answers,
+    as those of an account do."""
+    try:
+        return key_of(address)
+    except UnknownUserError:
+        return address.encode("utf-8", "surrogateescape")
 
 
 def alias_key(address: str) -> bytes:

@@ -4,8 +4,8 @@ Rules of this file:
 
 * We make SCRAM-SHA-256 keys (RFC 5802, RFC 7677): a password can be checked against them, but
   a thief cannot log in with them.  Hashes of other programs: hashes.py.
-* A check costs the same whether or not the user exists: `fake` keys replace missing ones, and are
-  always the same for an address.
+* A check costs the same whether or not the user exists: `fake` keys replace missing ones
+  (login_kinds.py says of which kind), and are always the same for a name.
 * No password is ever part of an error, a repr or a log line.
 """
 
@@ -79,10 +79,14 @@ def check(password: bytes, keys: ScramKeys) -> bool:
     return same and len(password) <= limits.PASSWORD
 
 
-def fake(secret: bytes, address: str, iterations: int = limits.SCRAM_ITERATIONS) -> ScramKeys:
-    """Keys that fit no password; always the same for an address and a `secret`."""
-    name = address.encode("utf-8", "surrogateescape")
-    salt = hmac.digest(secret, b"salt " + name, _HASH)[:SALT_OCTETS]
+def fake(
+    secret: bytes,
+    name: bytes,
+    iterations: int = limits.SCRAM_ITERATIONS,
+    salt_octets: int = SALT_OCTETS,
+) -> ScramKeys:
+    """Keys that fit no password; always the same for a `name` and a `secret`."""
+    salt = hashlib.shake_256(hmac.digest(secret, b"salt " + name, _HASH)).digest(salt_octets)
     stored, server = (hmac.digest(secret, kind + name, _HASH) for kind in (b"stored ", b"server "))
     return ScramKeys(iterations, salt, stored[:_KEY_OCTETS], server[:_KEY_OCTETS])
 

@@ -89,6 +89,22 @@ def check(password: bytes, source: str) -> bool:
     return hmac.compare_digest(made, raw[:size])
 
 
+def work_of(source: str) -> str:
+    """What decides how long a check takes.  Raises DataError."""
+    scheme_of(source)
+    name, _, value = source[1:].partition("}")
+    return f"{{PBKDF2}}{value.split('$')[3]}" if name == "PBKDF2" else f"{{{name}}}"
+
+
+def imitate(password: bytes, work: str) -> None:
+    """Spend the time of a check of this `work`."""
+    name, _, rounds = work[1:].partition("}")
+    if name == "PBKDF2":
+        hashlib.pbkdf2_hmac("sha1", password, b"", int(rounds), 20)
+    else:
+        hashlib.new(SCHEMES[name].digest, password, usedforsecurity=False)
+
+
 def _fits(scheme: Scheme, raw: bytes) -> bool:
     salt = len(raw) - hashlib.new(scheme.digest, usedforsecurity=False).digest_size
     return 1 <= salt <= _MOST_SALT if scheme.salted else salt == 0

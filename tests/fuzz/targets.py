@@ -47,7 +47,7 @@ from metad.users.passwords import fake
 STORED = Reply(250, "2.0.0", "Ok: stored")
 NOBODY = Reply(550, "5.1.1", "User unknown")
 MOST = 4096  # octets of an input; more only takes longer
-KEYS = fake(b"secret", "user")
+KEYS = fake(b"secret", b"user")
 MESSAGES = (b"A: 1\r\n\r\nfirst\r\n.\r\n", b"A: 2\r\n\r\n..dot\r\n.\r\n", b".\r\n")
 
 

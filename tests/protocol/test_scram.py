@@ -41,7 +41,7 @@ def test_the_exchange_of_the_rfc() -> None:
 
 
 def test_keys_of_another_password_or_of_nobody_prove_nothing() -> None:
-    for keys in (derive(b"crayon", KEYS.salt, 4096), fake(b"secret", "user")):
+    for keys in (derive(b"crayon", KEYS.salt, 4096), fake(b"secret", b"user")):
         exchange = Exchange(FIRST)
         exchange.server_first(keys, NONCE)
         assert not exchange.is_proven(FINAL)

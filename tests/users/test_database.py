@@ -306,7 +306,7 @@ def test_every_failure_costs_one_hash_of_the_same_work(users, monkeypatch):
 
 
 def test_the_stand_in_for_an_unknown_user_works_as_hard_as_a_real_one():
-    assert passwords.fake(b"s", "a@b").iterations == passwords.limits.SCRAM_ITERATIONS  # type: ignore[attr-defined]
+    assert passwords.fake(b"s", b"a@b").iterations == passwords.limits.SCRAM_ITERATIONS  # type: ignore[attr-defined]
 
 
 def test_a_new_password_replaces_the_old_one_and_changes_the_version(users):

@@ -60,10 +60,10 @@ def test_keys_that_cannot_be_checked_are_none(value):
 
 
 def test_fake_keys_are_stable_for_an_address_and_differ_between_addresses_and_secrets():
-    assert passwords.fake(b"s", "a@b") == passwords.fake(b"s", "a@b")
-    assert passwords.fake(b"s", "a@b").salt != passwords.fake(b"s", "a@c").salt
-    assert passwords.fake(b"s", "a@b").salt != passwords.fake(b"t", "a@b").salt
-    assert len(passwords.fake(b"s", "a@b").salt) == passwords.SALT_OCTETS
+    assert passwords.fake(b"s", b"a@b") == passwords.fake(b"s", b"a@b")
+    assert passwords.fake(b"s", b"a@b").salt != passwords.fake(b"s", b"a@c").salt
+    assert passwords.fake(b"s", b"a@b").salt != passwords.fake(b"t", b"a@b").salt
+    assert len(passwords.fake(b"s", b"a@b").salt) == passwords.SALT_OCTETS
 
 
 def test_no_key_is_in_the_repr():
