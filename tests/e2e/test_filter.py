@@ -106,6 +106,8 @@ def test_rspamd_gets_the_message_and_its_envelope(
         "hostname": ["localhost"],
         "queue-id": [reply.rpartition(b" ")[2].decode()],
     }
+    # No session is authenticated: there is no SMTP AUTH.
+    assert "user" not in request.fields
     (got,) = drop(hub, box)
     assert got.endswith(sent)
     assert field(got, "X-Spam") == []

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -47,9 +48,11 @@ def root() -> Path | None:
 
 
 class RealRspamd:
-    """`records`: of DNS; name, type and value."""
+    """`records`: of DNS; name, type and value.  `more`: further files of local.d."""
 
-    def __init__(self, base: Path, records: list[tuple[str, str, str]]) -> None:
+    def __init__(
+        self, base: Path, records: list[tuple[str, str, str]], more: Mapping[str, str] | None = None
+    ) -> None:
         self._base = base
         self.home = Path(tempfile.mkdtemp(prefix="rspamd-"))
         self.home.chmod(0o755)
@@ -57,6 +60,8 @@ class RealRspamd:
         for name in ("local.d", "db", "log", "rspamd", "redis"):
             (self.home / name).mkdir()
         self._configure(records)
+        for name, text in (more or {}).items():
+            (self.home / "local.d" / name).write_text(text)
 
     @property
     def address(self) -> str:
