@@ -31,6 +31,7 @@ from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
 from metad.protocol.trace import IN_FRONT_SIZE, in_front
 from metad.store.ballast import Ballast
 from metad.store.commit.committer import Committer
+from metad.store.commit.figures import CommitFigures
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker, is_imported
@@ -96,6 +97,7 @@ class LogLayer(Layer):
         self.pending = PendingDeletions(context.area, context.row.index)
         feed = IndexFeed(self.index, self._publish, context.report, self.pending.publish)
         self.committer = Committer(context.loop, LogChain(self.source), feed, context.budget)
+        self.committer.figures = CommitFigures(context.row)
         self.ids.start_life(self.committer.open_first())
         self._ticks = 0
 

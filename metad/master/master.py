@@ -233,7 +233,7 @@ class Master:
 
     def _reap(self, child: Child, code: int) -> None:
         self._semaphore_watch.died(child)
-        status.keep_figures(self._hub.area, child.row)
+        status.keep_figures(self._hub.area, child.row, code)
         self._index_watch.died(child, code)
         child.row.forget_clients()
         if child is self._job:

@@ -12,16 +12,19 @@ from metad.master.worker_pool import WorkerPool
 from metad.store.log_space import needed_space
 from metad.store.log_table import Row
 from metad.system import landlock
-from metad.system.counters import PER_WORKER, TOTALS
+from metad.system.counters import KEPT, PER_WORKER, TOTALS
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
 
 
-def keep_figures(area: SharedArea, row: ProcessRow) -> None:
-    """Add the counters of a dead process to the totals of its predecessors."""
+def keep_figures(area: SharedArea, row: ProcessRow, code: int) -> None:
+    """Add the counters of a dead process to the totals of its predecessors, and count its death
+    unless it ended properly.  `code`: its exit code or negative signal."""
     total = area.process(MASTER_ROW)
-    for cell in TOTALS.values():
+    for cell in KEPT:
         total.add(cell, row[cell])
+    if code:
+        total.add(Cell.DEATHS + row[Cell.ROLE])
 
 
 def totals(area: SharedArea, children: ChildTable) -> dict[str, int]:

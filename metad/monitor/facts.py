@@ -5,10 +5,12 @@ Rule of this file: it reads; a wrong cell costs a wrong figure and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from metad.store.log_table import Row
-from metad.system import counters
+from metad.system import counters, histograms
+from metad.system.histograms import Counts
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
 
 MASTER_ROW = 0
@@ -16,13 +18,16 @@ MASTER_ROW = 0
 
 class Facts(NamedTuple):
     """`totals`: counters since the start; `now`: present values; `workers`: their process rows;
-    `collector`: its counters; `logs`: rows of the log table that exist."""
+    `collector`: its counters; `logs`: rows of the log table that exist; `labelled`: totals by name
+    and label; `histograms`: by name."""
 
     totals: dict[str, int]
     now: dict[str, int]
     workers: list[ProcessRow]
     collector: dict[str, int]
     logs: list[Row]
+    labelled: Mapping[str, Mapping[str, int]] = {}
+    histograms: Mapping[str, Counts] = {}
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -38,7 +43,13 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
     now = {one.name: sum(row[one.cell] for row in workers) for one in counters.OPEN}
     collecting = [row for row in living if row[Cell.ROLE] == Role.COLLECTOR]
     collector = {one.name: sum(row[one.cell] for row in collecting) for one in counters.COLLECTOR}
-    return Facts(totals, now, workers, collector, logs)
+    counting = [before, *living]
+    labelled = {
+        one.name: {label: sum(row[cell] for row in counting) for label, cell in one.cells}
+        for one in counters.LABELLED
+    }
+    measured = {one.name: histograms.read(counting, one) for one in histograms.HISTOGRAMS}
+    return Facts(totals, now, workers, collector, logs, labelled, measured)
 
 
 def as_json(facts: Facts, log_size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The rates of the last hour, for the status page: a sample every ten seconds, in memory."""
+"""Rates and latencies of the last hour, for the status page: a sample every ten seconds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections import deque
 from typing import NamedTuple
 
 from metad.monitor.facts import Facts
+from metad.system.histograms import COMMIT_TIME, Counts, quantile
 
 SAMPLE_SECONDS = 10.0
 SAMPLES = 360
-COUNTED = ("messages", "retrieved", "logins", "refused")
+COUNTED = ("messages", "octets", "retrieved", "logins", "refused")
+# Shares of the commits that took no longer than what is shown.
+SHARES = {"half": 0.5, "most": 0.99}
 
 
 class Sample(NamedTuple):
@@ -18,6 +21,7 @@ class Sample(NamedTuple):
 
     at: float
     counts: dict[str, int]
+    commits: Counts | None
 
 
 class History:
@@ -30,7 +34,8 @@ class History:
         """`now`: monotonic seconds."""
         if not self._samples or now - self._samples[-1].at >= SAMPLE_SECONDS:
             counts = {name: facts.totals[name] for name in COUNTED}
-            self._samples.append(Sample(now, counts))
+            commits = facts.histograms.get(COMMIT_TIME.name)
+            self._samples.append(Sample(now, counts, commits))
 
     def rates(self) -> dict[str, list[float]]:
         """Per second, oldest first; a counter that ran back (a restart) counts as zero."""
@@ -40,4 +45,16 @@ class History:
             for name, values in found.items():
                 grown = max(after.counts[name] - before.counts[name], 0)
                 values.append(round(grown / (after.at - before.at), 2))
+        return found
+
+    def latencies(self) -> dict[str, list[float | None]]:
+        """Milliseconds within which half and 99 % of the commits ended, oldest first; None where
+        there were none.  Upper bounds: those of the histogram's buckets."""
+        found: dict[str, list[float | None]] = {name: [] for name in SHARES}
+        for before, after in itertools.pairwise(list(self._samples)):
+            for name, share in SHARES.items():
+                seconds = None
+                if before.commits is not None and after.commits is not None:
+                    seconds = quantile(after.commits - before.commits, COMMIT_TIME, share)
+                found[name].append(None if seconds is None else round(1000 * seconds, 3))
         return found

@@ -1,18 +1,24 @@
 """Prometheus metrics of the whole hub, on one page.
 
 Rule of this file: every counter of metad.system.counters appears here by itself; labels are few and
-bounded (protocol, state, generation, certificate).
+bounded (protocol, reason, result, process, state, generation, certificate).
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from metad import __version__
 from metad.config.model import Config
@@ -22,11 +28,17 @@ from metad.monitor.health import REFUSING, SERVING, Report
 from metad.store.log_table import Row
 from metad.system import counters
 from metad.system.counters import Kind
+from metad.system.histograms import HISTOGRAMS
 from metad.tls import store as tls_store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Names where the one of the table would not say its unit to Prometheus.
-_NAMES = {"octets": "message_bytes", "filter_microseconds": "filter_wait_microseconds"}
+_NAMES = {
+    "octets": "message_bytes",
+    "retrieved_octets": "retrieved_bytes",
+    "log_octets": "log_written_bytes",
+    "filter_microseconds": "filter_wait_seconds",
+}
 _COLLECTOR_NAMES = {
     "left": "collector_logs_left",
     "logs_freed": "collector_freed_logs",
@@ -57,6 +69,8 @@ class HubCollector:
         facts, report = self._look()
         config = self._config()
         yield from _hub(facts)
+        yield from _labelled(facts)
+        yield from _histograms(facts)
         yield from _collector(facts)
         yield from _logs(facts, config)
         yield from _disk(config)
@@ -84,7 +98,9 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 def _hub(facts: Facts) -> Iterator[Metric]:
     for one in counters.HUB:
         name = _NAMES.get(one.name, one.name)
-        yield CounterMetricFamily(f"metad_{name}", one.doc, value=facts.totals[one.name])
+        doc = one.doc.replace("Microseconds", "Seconds")
+        scale = 1e6 if doc != one.doc else 1
+        yield CounterMetricFamily(f"metad_{name}", doc, value=facts.totals[one.name] / scale)
     yield CounterMetricFamily(
         "metad_log_lines_dropped", "Log lines that could not be written.",
         value=facts.totals["log_lines_dropped"],
@@ -95,6 +111,27 @@ def _hub(facts: Facts) -> Iterator[Metric]:
     yield sessions
 
 
+def _labelled(facts: Facts) -> Iterator[Metric]:
+    for one in counters.LABELLED:
+        family = CounterMetricFamily(f"metad_{one.name}", one.doc, labels=[one.label])
+        for value, count in facts.labelled.get(one.name, {}).items():
+            family.add_metric([value], count)
+        yield family
+
+
+def _histograms(facts: Facts) -> Iterator[Metric]:
+    for shape in HISTOGRAMS:
+        family = HistogramMetricFamily(f"metad_{shape.name}", shape.doc, labels=[])
+        counts = facts.histograms.get(shape.name)
+        if counts is not None:
+            bounds = [*(f"{bound / shape.scale:g}" for bound in shape.bounds), "+Inf"]
+            running = itertools.accumulate(counts.buckets)
+            family.add_metric(
+                [], list(zip(bounds, running, strict=True)), counts.total / shape.scale
+            )
+        yield family
+
+
 def _collector(facts: Facts) -> Iterator[Metric]:
     for one in counters.COLLECTOR:
         name = _COLLECTOR_NAMES.get(one.name, one.name)
@@ -103,9 +140,12 @@ def _collector(facts: Facts) -> Iterator[Metric]:
 
 
 def _logs(facts: Facts, config: Config) -> Iterator[Metric]:
-    number = GaugeMetricFamily("metad_logs", "Logs by state.", labels=["state"])
-    for state, count in sorted(Tally(one.state.name.lower() for one in facts.logs).items()):
-        number.add_metric([state], count)
+    number = GaugeMetricFamily(
+        "metad_logs", "Logs by state and generation.", labels=["state", "generation"]
+    )
+    found = Tally((one.state.name.lower(), str(one.generation)) for one in facts.logs)
+    for labels, count in sorted(found.items()):
+        number.add_metric(labels, count)
     yield number
     live = GaugeMetricFamily(
         "metad_live_bytes", "Bytes of live mail by generation.", labels=["generation"]

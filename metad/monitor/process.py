@@ -76,6 +76,7 @@ class Monitor:
             "uptime": time.time() - setup.started,
             "disk_free": free,
             "rates": self._history.rates(),
+            "latencies": self._history.latencies(),
             **monitor_facts.as_json(facts, setup.config.store.log_size),
         }
 

@@ -23,7 +23,10 @@ from metad.sessions.context import WorkerContext
 from metad.sessions.lingering import end
 from metad.sessions.networks import LOCAL, Networks
 from metad.sessions.starttls import Handshake
+from metad.system.refusals import count_reason
 from metad.system.shared_memory import Cell
+
+_TLS_COUNTERS = {"TLSv1.2": Cell.TLS_1_2, "TLSv1.3": Cell.TLS_1_3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Service:
         return None
 
     def _reject(self, client: Client, reason: str, reply: bytes) -> bytes:
-        self.context.row.add(Cell.REFUSED)
+        count_reason(self.context.row, Cell.REFUSED_CONNECTION)
         self.context.log.line("connect", f"reject: client={client.address}: {reason}")
         return reply
 
@@ -179,6 +182,8 @@ class Connection(asyncio.Protocol):
         if self._machine.tls:
             secured = self._transport.get_extra_info("ssl_object")
             self._tls = secured.version() if secured is not None else "yes"
+            if self._tls in _TLS_COUNTERS:
+                self._context.row.add(_TLS_COUNTERS[self._tls])
         if self._context.draining:
             self._reason = "service shutting down"
             self._machine.fail(self._draining)

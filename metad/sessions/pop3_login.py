@@ -38,6 +38,13 @@ from metad.users.database import login_name
 
 NONCE_OCTETS = 18
 DAY = 86_400
+# Why a login failed, as the log has it, and the counter of it.
+FAILURES = {
+    "unknown user": Cell.LOGIN_UNKNOWN,
+    "user disabled": Cell.LOGIN_DISABLED,
+    "wrong password": Cell.LOGIN_WRONG,
+    "the client hung up": Cell.LOGIN_GONE,
+}
 
 
 class Pop3Login(Connection):
@@ -139,6 +146,7 @@ class Pop3Login(Connection):
         elif outcome is None:
             self._login_failed()
         else:
+            self._context.row.add(Cell.LOGIN_REFUSED)
             self._log_failure(str(outcome))
             self._machine.login_failed(RefusedError.pop3)
 
@@ -165,7 +173,7 @@ class Pop3Login(Connection):
         context.loop.call_later(max(due, 0.0), self._answer_failure)
 
     def _why_wrong(self) -> str:
-        """Why the credentials were wrong: for the log alone."""
+        """Why the credentials were wrong: for the log and the counters alone."""
         users = self._context.users
         account = users.account(self._master or self._user)
         if account is None or users.account(self._user) is None:
@@ -175,6 +183,7 @@ class Pop3Login(Connection):
     def _count_failure(self, reason: str) -> None:
         context = self._context
         context.row.add(Cell.LOGIN_FAILURES)
+        context.row.add(FAILURES[reason])
         context.limiter.login_failed(self._network, context.loop.time())
         self._log_failure(reason)
 
@@ -204,6 +213,7 @@ class Pop3Login(Connection):
         except RefusedError as error:
             self._refuse_login(error)
         except Exception as error:  # a layer's: costs this login, no more
+            context.row.add(Cell.LOGIN_REFUSED)
             self._log_failure(repr(error))
             self._machine.login_failed(RefusedError.pop3)
         else:
@@ -229,6 +239,7 @@ class Pop3Login(Connection):
             self._go_on()
 
     def _refuse_login(self, error: RefusedError) -> None:
+        self._context.row.add(Cell.LOGIN_REFUSED)
         self._log_failure(error.pop3)
         self._machine.login_failed(error.pop3)
 

@@ -44,6 +44,7 @@ from metad.sessions.recipients import Recipients
 from metad.sessions.smtp_log import log_message, log_refusal
 from metad.sessions.smtp_service import TIMEOUT, TOO_MANY, TOO_SLOW, SmtpService
 from metad.sessions.unfinished import Room
+from metad.system.refusals import count_refusal
 from metad.system.shared_memory import Cell
 
 # A NamedTuple of a tuple that is complete: half the cost of calling its class.
@@ -51,7 +52,6 @@ _new = tuple.__new__
 _MESSAGES = int(Cell.MESSAGES)
 _OCTETS = int(Cell.MESSAGE_OCTETS)
 _RECIPIENTS = int(Cell.RECIPIENTS)
-_REFUSED = int(Cell.REFUSED)
 
 
 class SmtpSession(Connection):
@@ -181,7 +181,7 @@ class SmtpSession(Connection):
 
     def _refused(self, error: RefusedError, event: Event | None = None) -> None:
         """Answer an event that users, layer or filter refused."""
-        self._context.row.add(Cell.REFUSED)
+        count_refusal(self._context.row, error.smtp)
         log_refusal(self, error.smtp, event, clean(str(error)) if error.args else "")
         self._forget_message()
         self._machine.answer(error.smtp)
@@ -339,8 +339,9 @@ class SmtpSession(Connection):
             more = machine.answer(QueuedReply(name))
             status = "stored"
         else:
-            cells[_REFUSED] += 1
-            more = machine.answer(getattr(error, "smtp", RefusedError.smtp))
+            reply = getattr(error, "smtp", RefusedError.smtp)
+            count_refusal(context.row, reply)
+            more = machine.answer(reply)
             status = f"deferred ({clean(str(error))})"
         log_message(self, envelope, status)
         if context.draining:
@@ -358,7 +359,7 @@ class SmtpSession(Connection):
         reply = event.reply
         if reply is None:
             return True
-        self._context.row.add(Cell.REFUSED)
+        count_refusal(self._context.row, reply)
         detail = ""
         if reply.enhanced == "5.5.2":  # mostly appliances, which their operators must find
             count = self._context.limiter.count_bare(self._network)

@@ -25,6 +25,7 @@ from metad.filters.chain import FilterChain
 from metad.protocol.smtp.machine import Event, MailFrom, RcptTo
 from metad.sessions.smtp import SmtpSession
 from metad.sessions.smtp_log import log_refusal
+from metad.system.refusals import count_reason
 from metad.system.shared_memory import Cell
 
 
@@ -162,7 +163,7 @@ class AskingSmtpSession(SmtpSession):
 
     def _count_refusal(self, refusal: Reply, event: Event | None = None) -> None:
         context = self._context
-        context.row.add(Cell.REFUSED)
+        count_reason(context.row, Cell.REFUSED_FILTER)
         context.row.add(Cell.FILTER_REFUSED)
         log_refusal(self, refusal, event, "filter")
 

@@ -25,6 +25,7 @@ from metad.sessions.incoming import RefusedIncoming
 from metad.sessions.smtp import HANDLERS
 from metad.sessions.smtp_judged import JudgedSmtpSession
 from metad.sessions.smtp_log import log_message
+from metad.system.refusals import count_refusal
 from metad.system.shared_memory import Cell
 
 
@@ -153,8 +154,9 @@ class FilteredSmtpSession(JudgedSmtpSession):
             cells[Cell.RECIPIENTS] += len(envelope.recipients)
             self._groups[wish] = QueuedReply(name)
         else:
-            cells[Cell.REFUSED] += 1
-            self._groups[wish] = getattr(error, "smtp", RefusedError.smtp)
+            reply: Reply = getattr(error, "smtp", RefusedError.smtp)
+            self._groups[wish] = reply
+            count_refusal(self._context.row, reply)
         status = "stored" if error is None else f"deferred ({clean(str(error))})"
         log_message(self, envelope, status)
         # While `_deliver_apart` is at work it answers.

@@ -17,11 +17,13 @@ from typing import cast
 from metad import limits
 from metad.sessions.client import Client
 from metad.sessions.context import WorkerContext
+from metad.system.shared_memory import Cell
 from metad.tls.certificates import Certificates
 
 
 def log_failed_handshake(context: WorkerContext, client: Client, error: OSError) -> None:
-    """Log a handshake that failed; a client that only hung up is not logged."""
+    """Count and log a handshake that failed; a client that only hung up is not logged."""
+    context.row.add(Cell.TLS_FAILED)
     if not isinstance(error, ConnectionResetError):
         reason = getattr(error, "reason", None) or error.strerror or error
         text = str(reason).replace("_", " ").lower()

@@ -8,7 +8,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from metad.system.shared_memory import Cell
+from metad.system.histograms import HISTOGRAMS
+from metad.system.shared_memory import HISTOGRAM_CELLS, Cell, Role
 
 
 class Kind(Enum):
@@ -28,6 +29,15 @@ class Counter(NamedTuple):
     worker: str = ""
 
 
+class Labelled(NamedTuple):
+    """Totals that differ in one label: metrics show them, with few values."""
+
+    name: str
+    label: str
+    doc: str
+    cells: tuple[tuple[str, int], ...]
+
+
 HUB: tuple[Counter, ...] = (
     Counter("messages", Cell.MESSAGES, Kind.TOTAL, "Messages stored.", "messages"),
     Counter("octets", Cell.MESSAGE_OCTETS, Kind.TOTAL, "Their size in bytes."),
@@ -37,6 +47,10 @@ HUB: tuple[Counter, ...] = (
         "Connections, senders, recipients and messages that were refused or deferred.", "refused",
     ),
     Counter("groups", Cell.GROUPS, Kind.TOTAL, "Groups committed; each is synced once."),
+    Counter(
+        "log_octets", Cell.LOG_OCTETS, Kind.TOTAL,
+        "Bytes written to logs by these groups: messages, deletions, envelopes, alignment.",
+    ),
     Counter("commit_failures", Cell.COMMIT_FAILURES, Kind.TOTAL, "Groups that failed."),
     Counter("logins", Cell.LOGINS, Kind.TOTAL, "POP3 logins."),
     Counter(
@@ -44,6 +58,7 @@ HUB: tuple[Counter, ...] = (
         "Logins with wrong credentials, including clients that hung up.",
     ),
     Counter("retrieved", Cell.RETRIEVED, Kind.TOTAL, "Messages sent by POP3.", "retrieved"),
+    Counter("retrieved_octets", Cell.RETRIEVED_OCTETS, Kind.TOTAL, "Their size in bytes."),
     Counter("deleted", Cell.DELETED, Kind.TOTAL, "Messages deleted by POP3."),
     Counter("damaged", Cell.DAMAGED, Kind.TOTAL, "Messages that could not be read."),
     Counter("filter_checks", Cell.FILTER_CHECKS, Kind.TOTAL, "Messages that filters judged."),
@@ -77,8 +92,52 @@ COLLECTOR: tuple[Counter, ...] = (
     Counter("in_use", Cell.IN_USE, Kind.TOTAL, "Mailboxes skipped because they were in use."),
     Counter("unknown", Cell.ORPHANED, Kind.NOW, "Mailboxes with orphaned mail: without a user."),
 )
+LABELLED: tuple[Labelled, ...] = (
+    Labelled(
+        "refusals", "reason", "What `refused` counts, by the reason.",
+        (
+            ("connection", Cell.REFUSED_CONNECTION),
+            ("unknown_user", Cell.REFUSED_UNKNOWN),
+            ("disabled_user", Cell.REFUSED_DISABLED),
+            ("relay", Cell.REFUSED_RELAY),
+            ("quota", Cell.REFUSED_QUOTA),
+            ("size", Cell.REFUSED_SIZE),
+            ("space", Cell.REFUSED_SPACE),
+            ("failure", Cell.REFUSED_FAILURE),
+            ("rate", Cell.REFUSED_RATE),
+            ("syntax", Cell.REFUSED_SYNTAX),
+            ("filter", Cell.REFUSED_FILTER),
+            ("other", Cell.REFUSED_OTHER),
+        ),
+    ),
+    Labelled(
+        "login_attempts", "result", "POP3 logins by their result.",
+        (
+            ("ok", Cell.LOGINS),
+            ("unknown_user", Cell.LOGIN_UNKNOWN),
+            ("disabled_user", Cell.LOGIN_DISABLED),
+            ("wrong_password", Cell.LOGIN_WRONG),
+            ("hung_up", Cell.LOGIN_GONE),
+            ("refused", Cell.LOGIN_REFUSED),
+        ),
+    ),
+    Labelled(
+        "tls_handshakes", "result", "TLS handshakes by version, or failed.",
+        (("TLSv1.2", Cell.TLS_1_2), ("TLSv1.3", Cell.TLS_1_3), ("failed", Cell.TLS_FAILED)),
+    ),
+    Labelled(
+        "process_deaths", "process", "Processes that died and were replaced.",
+        tuple((one.name.lower(), Cell.DEATHS + one) for one in Role if one is not Role.NONE),
+    ),
+)  # fmt: skip
 PER_WORKER = {one.worker: one.cell for one in (*OPEN, *HUB) if one.worker}
 TOTALS = {one.name: one.cell for one in HUB}
+# Every cell whose figure outlives the process that counted.
+KEPT = sorted(
+    {*TOTALS.values()}
+    | {cell for one in LABELLED for _, cell in one.cells}
+    | {at for one in HISTOGRAMS for at in range(one.cell, one.cell + HISTOGRAM_CELLS)}
+)
 COLLECTOR_FIGURES = {one.name: one.cell for one in COLLECTOR}
 
 

@@ -6,7 +6,7 @@
        2    hub state: 1 starting, 2 serving, 3 draining
        3    1: the wall clock is implausibly far ahead (metad.store.hub_time)
     16-31   the plan of a change of the log table (metad.store.log_table)
-    32 ..   one row of 40 cells per process
+    32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
      ..     three tables per process: counts per client network (metad.sessions.shared_counts)
      ..     16 cells per process: mailboxes with deletions that the index lacks
@@ -26,13 +26,14 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 4
+LAYOUT = 5
 HEAD_CELLS = 32
-PROCESS_CELLS = 40
+PROCESS_CELLS = 128
 PROCESSES = 160
 LOG_CELLS = 8
 LOGS = 65536
 PLAN = 16
+HISTOGRAM_CELLS = 18
 TALLY_CELLS = 4096
 TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
 PENDING_CELLS = 16
@@ -93,6 +94,37 @@ class Cell(IntEnum):
     FILTER_JUNK = 37
     FILTER_FAILURES = 38
     FILTER_TIME_US = 39
+    # Refusals again, each in one of these by its reason (metad.system.refusals).
+    REFUSED_CONNECTION = 40
+    REFUSED_UNKNOWN = 41
+    REFUSED_DISABLED = 42
+    REFUSED_RELAY = 43
+    REFUSED_QUOTA = 44
+    REFUSED_SIZE = 45
+    REFUSED_SPACE = 46
+    REFUSED_FAILURE = 47
+    REFUSED_RATE = 48
+    REFUSED_SYNTAX = 49
+    REFUSED_FILTER = 50
+    REFUSED_OTHER = 51
+    # Logins that failed, by what the log tells.
+    LOGIN_UNKNOWN = 52
+    LOGIN_DISABLED = 53
+    LOGIN_WRONG = 54
+    LOGIN_GONE = 55
+    LOGIN_REFUSED = 56
+    # Handshakes by their outcome.
+    TLS_1_2 = 57
+    TLS_1_3 = 58
+    TLS_FAILED = 59
+    # In the master's row: processes that died, at the cell of their role.
+    DEATHS = 60
+    # Octets that groups of commits wrote to logs, alignment included.
+    LOG_OCTETS = 65
+    # Histograms (metad.system.histograms), each of `HISTOGRAM_CELLS`.
+    COMMIT_TIME = 72
+    SYNC_TIME = 90
+    GROUP_SIZE = 108
 
 
 class Role(IntEnum):
@@ -103,6 +135,7 @@ class Role(IntEnum):
     MONITOR = 4
 
 
+_NO_FIGURES = memoryview(bytes(8 * PROCESS_CELLS)).cast("Q")
 _NONE_PENDING = memoryview(bytes(8 * PENDING_CELLS)).cast("Q")
 _NO_TALLY = memoryview(bytes(8 * TALLY_CELLS)).cast("Q")
 
@@ -134,8 +167,7 @@ class ProcessRow:
         self.cells[cell] = value
 
     def clear(self) -> None:
-        for cell in range(PROCESS_CELLS):
-            self.cells[cell] = 0
+        self.cells[:] = _NO_FIGURES
         start = PENDING + self.index * PENDING_CELLS
         self._all[start : start + PENDING_CELLS] = _NONE_PENDING
         self.forget_clients()

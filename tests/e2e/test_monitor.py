@@ -5,15 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import poplib
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 
 import pytest
 
 from tests.support.clients import deliver, fetch, message
-from tests.support.hub import DEADLINE, Hub, free_ports
+from tests.support.hub import DEADLINE, Hub, address, free_ports
 from tests.support.live import LiveHub
 
 
@@ -67,7 +69,40 @@ def test_mail_is_counted_in_and_out(live, port):
     assert after["metad_workers"] == 2
     assert after["metad_ready"] == after["metad_healthy"] == 1
     assert after["metad_disk_free_bytes"] > 0
-    assert after['metad_logs{state="active"}'] >= 2
+    active = [name for name in after if name.startswith("metad_logs{") and 'e="active"' in name]
+    assert sum(after[name] for name in active) >= 2
+    assert grown["metad_retrieved_bytes_total"] > grown["metad_message_bytes_total"] > 0
+    assert grown["metad_log_written_bytes_total"] > grown["metad_message_bytes_total"]
+    assert grown['metad_login_attempts_total{result="ok"}'] == 1
+    for name in ("commit_seconds", "sync_seconds", "group_records"):
+        assert grown[f"metad_{name}_count"] == grown["metad_group_records_count"] > 0
+        assert grown[f'metad_{name}_bucket{{le="+Inf"}}'] == grown[f"metad_{name}_count"]
+    assert grown["metad_group_records_sum"] == 2
+    assert grown["metad_commit_seconds_sum"] >= grown["metad_sync_seconds_sum"] > 0
+
+
+def test_refusals_and_logins_are_counted_by_their_reason(live, port):
+    before = metrics(port)
+    with smtplib.SMTP("127.0.0.1", live.smtp_port, timeout=DEADLINE) as client:
+        client.ehlo()
+        client.mail("a@b.example")
+        client.rcpt("nobody@example.test")
+        client.rcpt("someone@elsewhere.example")
+        client.mail("<<")
+    for user, password in (("nobody", "x"), ("alice", "wrong")):
+        box = poplib.POP3("127.0.0.1", live.pop3_port, timeout=DEADLINE)
+        box.user(address(user))
+        with pytest.raises(poplib.error_proto):
+            box.pass_(password)
+        box.close()
+    after = metrics(port)
+    grown = {name: value for name in after if (value := after[name] - before.get(name, 0))}
+    assert grown['metad_refusals_total{reason="unknown_user"}'] == 1
+    assert grown['metad_refusals_total{reason="relay"}'] == 1
+    reasons = [value for name, value in grown.items() if name.startswith("metad_refusals_total")]
+    assert sum(reasons) == grown["metad_refused_total"]
+    assert grown['metad_login_attempts_total{result="unknown_user"}'] == 1
+    assert grown['metad_login_attempts_total{result="wrong_password"}'] == 1
 
 
 def test_the_page_and_its_figures_name_no_user_and_no_address(live, port):
@@ -94,6 +129,7 @@ def test_the_monitor_comes_back_when_it_dies(live, port):
         return any(p["role"] == "monitor" and p["pid"] != pid for p in facts["processes"])
 
     live.until(other, "another monitor")
+    assert metrics(port)['metad_process_deaths_total{process="monitor"}'] == 1
     assert get(port, "/readyz") == (200, "serving\n")
     live.reload()
     assert get(port, "/healthz") == (200, "serving\n")

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.store.background import Background, JobThread
+from metad.store.commit.figures import CommitFigures
 from metad.store.commit.group import Loop, take_group
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.commit_delay import CommitDelay
@@ -77,6 +78,9 @@ class Committer:
         self.blocked = False
         self._failed_in_a_row = 0
         self._resting = False
+        self.figures = CommitFigures()
+        self._since = 0.0  # when the oldest that waits came, or one before it
+        self._group_since = 0.0
         self.groups = 0
         self._refused_groups = 0
 
@@ -111,6 +115,8 @@ class Committer:
         """Commit a record.  What it holds of the budget is counted from here to its `done`."""
         self._budget.used += item.held
         waiting = self._waiting
+        if not waiting:
+            self._since = self._now()
         waiting.append(item)
         expected = self.expected.came() if item.deletion is None else self.expected.count()
         if self._busy:
@@ -142,6 +148,7 @@ class Committer:
         if self._busy or not self._waiting:
             return
         group = take_group(self._waiting)
+        self._group_since = self._since
         if self._resting:
             self._answer(group, NoSpaceError("resting after failed writes"))
             return
@@ -180,6 +187,8 @@ class Committer:
             if isinstance(error, SyncFailedError) or self._chain.failed is not None:
                 self._rest()
         self.blocked = bool(self._feed.lagging) or self._resting
+        if group:
+            self.figures.finished(len(group), self._now() - self._group_since)
         self._answer(group, error)
 
     def _answer(self, group: list[Append], error: RefusedError | None) -> None:
@@ -277,12 +286,14 @@ class Committer:
         self, writer: LogWriter, group: list[Append], encoded: Encoded
     ) -> Batch | RefusedError:
         """Make an encoded group durable."""
-        began = self._now()
+        began, start = self._now(), writer.end
         try:
             self._chain.append(writer, group, encoded)
         except OSError as error:
             return SyncFailedError(f"log {writer.number}: {error}")
-        self._seconds += (self._now() - began - self._seconds) / 8
+        seconds = self._now() - began
+        self._seconds += (seconds - self._seconds) / 8
+        self.figures.synced(writer.end - start, seconds)
         return Batch(writer.number, writer.life, writer.end, encoded.messages, encoded.deletions)
 
     def _enter_and_unlock(self, batch: Batch | None) -> None:
