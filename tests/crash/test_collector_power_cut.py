@@ -7,19 +7,26 @@ the header that says "free".
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import random
 import shutil
+from pathlib import Path
 
-from metad.store.gc.collector import NotCollectableError
+import pytest
+
+from metad.store.gc.collector import Collector, NotCollectableError
 from metad.store.gc.expiry import Due, Expiry
 from metad.store.ids import time_of
+from metad.store.log.header import log_path
 from metad.store.log_table import State
 from metad.store.mailbox_locks import MailboxLocks
+from metad.store.recovery.hub import Recovery
 from tests.support import power_campaign
-from tests.support.collector_kit import make_collector
+from tests.support.collector_kit import ROW, collect, fill_log, make_collector, sealed
 from tests.support.oracle import Ledger
 from tests.support.osio_kit import SEED, FakeClock, Faults, KitOsio, Op
-from tests.support.power_kit import MODES
+from tests.support.power_kit import MODES, Disk
 from tests.support.sizes import reached, sized
 from tests.support.store_kit import StoreKit
 
@@ -121,3 +128,107 @@ def test_the_runs_collect_and_free_logs() -> None:
         ops, _ = record(seed)
         freed += sum(op.kind == "write" and op.offset == 0 and op.data[10] == 2 for op in ops)
     assert freed > 8
+
+
+def leave_survivors_unsynced(kit: StoreKit) -> int:
+    """A collector died when the sync of survivors had failed, and no log can say where they end.
+    The log that has their mail."""
+    kit.delete(1, fill_log(kit)[1:])
+    first = sealed(kit)
+    kit.delete(1, fill_log(kit)[1:])
+    (second,) = set(sealed(kit)) - set(first)
+    collector = make_collector(kit)
+    collect(collector, first)
+    collector = make_dying(kit, collector)
+    with pytest.raises(OSError, match="error"):
+        collect(collector, [second])
+    return second
+
+
+def recover_without_a_log(kit: StoreKit, dead: int | None = None) -> None:
+    """A recovery on a full disk: of the whole store, or of what one process had."""
+    kit.osio.faults = Faults("allocate", 1, errno.ENOSPC, persistent=True)
+    try:
+        if dead is None:
+            kit.recover()
+        else:
+            Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, dead)
+    finally:
+        assert kit.osio.faults.hits
+        kit.osio.faults = None
+
+
+def make_dying(kit: StoreKit, collector: Collector) -> Collector:
+    """The same collector; the disk dies with what it copies next."""
+
+    def failpoint(name: str) -> None:
+        if name == "copying":
+            kit.osio.faults = Faults("sync", 1, dead=True)
+
+    return Collector(dataclasses.replace(collector._tools, failpoint=failpoint))
+
+
+def test_survivors_that_may_be_unsynced_free_no_log() -> None:
+    """Their copies could be read, in the page cache: a collection took them for living ones, freed
+    the log that had the mail, and a power cut took the rest."""
+    data = power_campaign.scratch()
+    judge = power_campaign.Judge()
+    try:
+        osio = KitOsio(record=True, clock=FakeClock(), watch=str(data / "logs"))
+        with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
+            kit.start()
+            number = leave_survivors_unsynced(kit)
+            kit.crash()
+            recover_without_a_log(kit)
+            kit.open()
+            collect(make_collector(kit), [number])
+            kit.check()
+        disk, ledger = Disk(), Ledger()
+        for op in osio.ops:
+            if op.kind == "note":
+                ledger.apply(op.data)
+            else:
+                disk.apply(op)
+        for mode in ("none", "all"):
+            judge.judge(disk.state(random.Random(1), mode), osio.watch, ledger)
+    finally:
+        judge.close()
+        shutil.rmtree(data)
+
+
+@pytest.mark.parametrize("when", ["start", "beside a living hub"])
+def test_survivors_whose_log_cannot_be_ended_are_left_to_the_next_recovery(
+    tmp_path: Path, when: str
+) -> None:
+    """Nothing of them is entered, no deletion record is dropped, and the rest is served."""
+    with StoreKit(tmp_path, KitOsio()) as kit:
+        kit.osio.watch = kit.store.logs
+        kit.start()
+        number = leave_survivors_unsynced(kit)
+        (survivors,) = owned(kit)
+        places = {each: kit.index.places(each) for each, _ in kit.listing(1)}
+        kit.crash()
+        kit.osio.unwritable.add(log_path(kit.store.logs, survivors))
+        if when == "start":
+            recover_without_a_log(kit)
+            assert kit.table.row(survivors).state == State.ACTIVE
+        else:
+            with pytest.raises(OSError, match="error"):
+                recover_without_a_log(kit, ROW)
+            assert owned(kit) == [survivors]
+        kit.osio.unwritable.clear()
+        kit.open()
+        assert {each: kit.index.places(each) for each, _ in kit.listing(1)} == places
+        if when == "start":
+            collect(make_collector(kit), [number])
+        kit.check()
+        kit.crash()
+        kit.start()
+        kit.check()
+        assert kit.table.row(survivors).state == State.SEALED
+
+
+def owned(kit: StoreKit) -> list[int]:
+    """The dead collector's logs of survivors."""
+    rows = kit.table.owned_by(ROW)
+    return [row.number for row in rows if row.generation and row.state == State.ACTIVE]

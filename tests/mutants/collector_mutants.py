@@ -107,6 +107,15 @@ COLLECTOR = [
     ("a log that cannot be read is collected", "gc.collector:Collector._contents",
      "must_be_readable(self._osio, fd, stretch)", "pass",
      TESTS + "a_log_that_cannot_be_read_is_kept"),
+    ("unsynced survivors are sealed where they lie", "recovery.one_log:LogRecovery._ended",
+     "if tail.unsynced and log.generation and self._has_index:", "if False:",
+     "crash/test_collector_power_cut.py::test_survivors_that_may_be_unsynced_free_no_log"),
+    ("a survivors' log without an end is entered", "recovery.one_log:LogRecovery._ended",
+     "return [self._cut(fd, one)]",
+     "try:\n            return [self._cut(fd, one)]\n"
+     "        except OSError:\n            return [one]",
+     "crash/test_collector_power_cut.py::"
+     "test_survivors_whose_log_cannot_be_ended_are_left_to_the_next_recovery"),
     ("unused room counts as a gain", "gc.policy:GcPolicy.is_worth", "enough and self.gains(row)",
      "enough", TESTS + "messages_of_a_fifth_of_a_log_are_not_moved_for_ever"),
     # -- a damaged disk, a damaged index

@@ -110,6 +110,8 @@ class KitOsio(Osio):
         self.retried: list[str] = []
         # Blocks that the disk cannot read, by path: EIO, over every restart, until written to.
         self.unreadable: dict[str, set[int]] = {}
+        # Files that the disk cannot write to: EIO, over every restart.
+        self.unwritable: set[str] = set()
 
     def note(self, what: object) -> None:
         """Put a remark of the test among the recorded changes."""
@@ -192,6 +194,8 @@ class KitOsio(Osio):
 
     def _write(self, fd: int, data: bytes, offset: int) -> int:
         path = self._path(fd)
+        if path in self.unwritable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         if self._strike("write", path):
             data = data[: len(data) * 2 // 3]
         written = super().pwrite(fd, data, offset)

@@ -57,7 +57,7 @@ class Recovery:
         self._store = store
         self._report = report
         self.damaged = 0  # stretches of logs that were set aside
-        self._failed: OSError | None = None
+        self._failed: dict[int, OSError] = {}  # logs that could not be recovered
 
     # -- the whole hub
 
@@ -104,8 +104,10 @@ class Recovery:
             for stale in table.rows():  # of before, when an index is rebuilt in a running hub
                 if stale.number not in logs:
                     table.restore(stale._replace(state=State.NONE, owner=0, tail=0))
-            for number in plan.unreadable:  # its number is not taken, and it is not freed
-                life = index.log_counts(number).life
+            for number in plan.unreadable | self._failed.keys():
+                # Its number is not taken, it is not freed, and no collection waits for it.
+                known = logs.get(number)
+                life = known.life if known else index.log_counts(number).life
                 table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))
             _show_counts(table, logs, index)
             newest = time_of(index.greatest_id(self._store.node))
@@ -199,8 +201,8 @@ class Recovery:
             for row in rows:
                 table.restore(row, owned.get(row.number) or row._replace(owner=dead + 1))
             _show_counts(table, [row.number for row in rows], index)
-            if self._failed is not None:
-                raise self._failed
+            for error in self._failed.values():
+                raise error
         except (lmdb.Error, DisagreementError) as error:
             index_state.note_doubt(self._osio, self._store.index, error)
             raise
@@ -266,7 +268,10 @@ class Recovery:
 
     def _each(self, plan: Plan, starts: dict[int, int] | None = None) -> Iterator[Recovered]:
         """Every log that is in use, ended; what hinders one costs that one."""
-        worker = LogRecovery(self._osio, self._store, self._report, plan.numbers)
+        self._failed.clear()
+        worker = LogRecovery(
+            self._osio, self._store, self._report, plan.numbers, has_index=starts is not None
+        )
         for log in plan.logs.values():
             if log.state == FREE:
                 continue
@@ -277,7 +282,7 @@ class Recovery:
                 self._report(f"warning: {error}; it is recovered later")
             except OSError as error:
                 self._report(f"warning: log {log.number} could not be recovered: {error}")
-                self._failed = error
+                self._failed[log.number] = error
         self.damaged += worker.damaged
 
 

@@ -9,7 +9,10 @@ Rules of this file:
 * What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
   (metad.store.log.successor) unless the index has it, which is told of a group after its sync: it
   is written again, and the log ends in front of it.
-* A log that cannot be sealed, and that no other can end, is used as it is: what was read is served.
+* Where no log is to be had for the last group of survivors, theirs ends in front of it: nothing was
+  freed for copies that the index lacks.  In the page cache they would pass for living ones.
+* Another log that cannot be sealed, and that no other can end, is used as it is: what was read is
+  served.
 """
 
 from __future__ import annotations
@@ -74,14 +77,20 @@ class Recovered(NamedTuple):
 
 
 class LogRecovery:
-    """Recovers one log after another.  `numbers` names the logs that it has to make."""
+    """Recovers one log after another.  `numbers` names the logs that it has to make.
 
-    def __init__(self, osio: Osio, store: Store, report: Report, numbers: Numbers) -> None:
+    `has_index`: the index knows what is entered of each log; it is not being rebuilt.
+    """
+
+    def __init__(
+        self, osio: Osio, store: Store, report: Report, numbers: Numbers, *, has_index: bool
+    ) -> None:
         self._osio = osio
         self._store = store
         self._report = report
         self._tails = TailReader(osio, store, report)
         self._numbers = numbers
+        self._has_index = has_index
 
     @property
     def damaged(self) -> int:
@@ -127,6 +136,8 @@ class LogRecovery:
         log, tail = one.log, one.tail
         if tail.unsynced and (with_successor := self._with_successor(fd, one)):
             return with_successor
+        if tail.unsynced and log.generation and self._has_index:
+            return [self._cut(fd, one)]
         try:
             return [one._replace(state=self._end(fd, log, one.start, tail))]
         except OSError as error:
@@ -155,6 +166,20 @@ class LogRecovery:
         old = one._replace(tail=tail._replace(entries=kept, end=ended.end))
         return [old, Recovered(successor.log, State.SEALED, successor.log.align, successor.tail)]
 
+    def _cut(self, fd: int, one: Recovered) -> Recovered:
+        """A log of survivors, sealed in front of its last group.
+
+        Raises OSError: then nothing of the log is entered, and the next recovery tries again.
+        """
+        log, tail = one.log, one.tail
+        ended = read_ended(self._osio, fd, log, tail)
+        lost = entries_from(tail.entries, ended.end)
+        kept = tail.entries[: len(tail.entries) - len(lost)]
+        sequence = ended.records[0].header.sequence if ended.records else tail.sequence
+        seal(self._osio, fd, log, ended.end, Footer(kept, sequence, one.start))
+        self._report(f"warning: log {log.number} of survivors ends before its last group")
+        return one._replace(tail=tail._replace(entries=kept, end=ended.end))
+
     def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> State:
         """Seal a log, or free it if nothing ever was in it and nothing needs its header.
 
@@ -168,7 +193,7 @@ class LogRecovery:
 
 
 def predecessors(logs: dict[int, LogHeader]) -> dict[int, int]:
-    """Where poisoned lives end, by what tsuccessor successors say."""
+    """Where poisoned lives end, by what their successors say."""
     return {
         log.predecessor_life: log.predecessor_end
         for log in logs.values()
