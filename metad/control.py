@@ -106,6 +106,16 @@ class Connection:
         """Queue {"ok": true, **reply}, where `reply` may override "ok", and send what it can."""
         self._send({"ok": True} | reply)
 
+    def reply_with(self, reply: dict[str, Any], descriptors: list[int]) -> None:
+        """Reply and pass descriptors; the connection carries nothing else."""
+        line = json.dumps({"ok": True} | reply).encode() + b"\n"
+        try:
+            sent = socket.send_fds(self.sock, [line], descriptors)
+        except OSError:
+            self.close()
+            return
+        self._output += line[sent:]
+
     def reply_error(self, error: MetadError) -> None:
         """Queue an error; the command exits with its text and exit code."""
         self._send({"ok": False, "error": str(error), "exit_code": error.exit_code})
@@ -309,6 +319,9 @@ class Client:
             return True
         return False
 
+    def _receive(self) -> bytes:
+        return self._sock.recv(_READ)
+
     def _line(self, deadline: float) -> bytes:
         """One line, in all by `deadline` (monotonic seconds)."""
         while b"\n" not in self._input:
@@ -316,7 +329,7 @@ class Client:
             if left <= 0:
                 raise TimeoutError
             self._sock.settimeout(left)
-            data = self._sock.recv(_READ)
+            data = self._receive()
             if not data or len(self._input) > limits.CONTROL_REPLY:
                 raise UnavailableError("the hub closed the connection without a reply")
             self._input += data

@@ -27,6 +27,7 @@ COMMANDS = {
     "config": "config:config",
     "fsck": "fsck:fsck",
     "gc": "gc:gc",
+    "kick": "sessions:kick",
     "mail": "mail.mail:mail",
     "reload": "hub:reload",
     "start": "hub:start",
@@ -35,6 +36,7 @@ COMMANDS = {
     "store": "store:group",
     "tls": "tls:group",
     "user": "user.users:user",
+    "who": "sessions:who",
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -41,6 +42,7 @@ class Child:
     started: float
     generation: int = 0
     word_fd: int = -1
+    channel: socket.socket | None = None
     ready: bool = False
     boot_error: str = ""
     boot_error_code: int = EX_SOFTWARE
@@ -59,10 +61,45 @@ class Child:
             os.kill(self.pid, number)
 
 
+class Ends(NamedTuple):
+    """One side of what connects master and child: the pipe for the message, and the channel."""
+
+    word: int
+    channel: socket.socket | None
+
+    def close(self) -> None:
+        os.close(self.word)
+        if self.channel is not None:
+            self.channel.close()
+
+    def __enter__(self) -> Ends:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def make_ends(channel: bool) -> tuple[Ends, Ends]:
+    """The master's and the child's; neither ever waits at a channel.  Raises OSError."""
+    word_r, word_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    if not channel:
+        return Ends(word_r, None), Ends(word_w, None)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        os.close(word_r)
+        os.close(word_w)
+        raise
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return Ends(word_r, ours), Ends(word_w, theirs)
+
+
 class ChildSpec(NamedTuple):
     """How to make a child.  `places`: the directories it keeps under Landlock; none: all files.
 
-    `connects`: it may make TCP connections, under Landlock too.
+    `connects`: it may make TCP connections, under Landlock too.  `channel`: the master passes
+    connections of commands to it (metad.master.attach).
     """
 
     role: Role
@@ -71,6 +108,7 @@ class ChildSpec(NamedTuple):
     places: Sequence[Path] = ()
     generation: int = 0
     connects: bool = False
+    channel: bool = False
 
 
 def _main(spec: ChildSpec, row: ProcessRow, handle: ChildHandle) -> int:
@@ -120,34 +158,44 @@ class ChildTable:
         parent = os.getpid()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            word_r, word_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                pid = os.fork()
-            except OSError:
-                os.close(word_r)
-                os.close(word_w)
-                raise
-            if pid == 0:
-                row[Cell.PID] = os.getpid()
-                os.close(word_r)
-                self._run(spec, row, parent, word_w)
+            ours, theirs = make_ends(spec.channel)
+            with theirs:
+                pid = self._fork(ours)
+                if pid == 0:
+                    row[Cell.PID] = os.getpid()
+                    self._run(
+                        spec,
+                        row,
+                        ChildHandle(parent, self._close_all, theirs.word, channel=theirs.channel),
+                    )
         except OSError as error:
             row.clear()
             raise OsError(f"cannot fork: {error.strerror}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(word_w)
         row[Cell.PID] = pid
         child = Child(pid, spec.role, spec.slot, row, time.monotonic())
         child.generation = spec.generation
-        child.word_fd = word_r
+        child.word_fd, child.channel = ours.word, ours.channel
         self._children[pid] = child
         return child
 
-    def _run(self, spec: ChildSpec, row: ProcessRow, parent: int, word_fd: int) -> NoReturn:
+    @staticmethod
+    def _fork(ours: Ends) -> int:
+        """The child closes our ends, and so do we if there is no child.  Raises OSError."""
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            raise
+        if pid == 0:
+            ours.close()
+        return pid
+
+    def _run(self, spec: ChildSpec, row: ProcessRow, handle: ChildHandle) -> NoReturn:
         """The whole life of a child."""
-        name = spec.role.name.lower()
-        handle = ChildHandle(parent, self._close_all, word_fd, name, spec.places, spec.connects)
+        handle.name, handle.places = spec.role.name.lower(), spec.places
+        handle.connects = spec.connects
         run_child(handle, lambda: _main(spec, row, handle))
 
     def _free_rows(self) -> Iterator[ProcessRow]:
@@ -160,6 +208,8 @@ class ChildTable:
         for child in self:
             if child.word_fd >= 0:
                 os.close(child.word_fd)
+            if child.channel is not None:
+                child.channel.close()
 
     # -- messages from children
 
@@ -186,6 +236,11 @@ class ChildTable:
 
     # -- reaping
 
+    def _forget(self, child: Child) -> None:
+        del self._children[child.pid]
+        if child.channel is not None:
+            child.channel.close()
+
     def reap(self) -> Iterator[tuple[Child, int]]:
         """Each dead child with its exit code or negative signal.  It still owns its row: release
         the row or add it to `kept_rows`.  Records which children are stopped or continued."""
@@ -206,7 +261,7 @@ class ChildTable:
             else:
                 if child.word_fd >= 0:
                     self.hear(child)
-                del self._children[pid]
+                self._forget(child)
                 yield child, os.waitstatus_to_exitcode(status)
 
     def kill_all(self) -> None:
@@ -217,4 +272,4 @@ class ChildTable:
             with suppress(ChildProcessError):
                 os.waitpid(child.pid, 0)
             self._hang_up(child)
-            del self._children[child.pid]
+            self._forget(child)

@@ -21,7 +21,7 @@ from typing import Any
 
 from metad.control import Connection
 from metad.errors import EX_OK, EX_SOFTWARE, EX_TEMPFAIL, MetadError, OsError
-from metad.master import status
+from metad.master import attach, control_loop, status
 from metad.master.certificate_watch import CertificateWatch
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.collector_control import CollectorControl
@@ -360,13 +360,7 @@ class Master:
         if not events & ~select.POLLOUT or connection.closed:
             return
         for request in connection.feed():
-            try:
-                self._command(connection, request)
-            except MetadError as error:
-                connection.reply_error(error)
-            except Exception as error:  # a bug must not let a command end the hub
-                self._report(f"warning: {request['command']}: {error!r}")
-                connection.reply_error(MetadError(f"internal error: {error!r}"))
+            control_loop.carry_out(connection, request, self._command, self._report)
 
     def _command(self, connection: Connection, request: dict[str, Any]) -> None:
         command = request["command"]
@@ -382,6 +376,8 @@ class Master:
             connection.reply(self._collector.ask(full=request.get("full") is True))
         elif command == "gc-progress" and self._hub.has_logs:
             connection.reply(self._collector.progress())
+        elif command == "attach":
+            attach.reply(connection, self._children)
         elif command == "time":
             connection.reply(self._hub_time.answer(accept=request.get("accept") is True))
         else:

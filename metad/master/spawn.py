@@ -37,11 +37,14 @@ class ChildSpecs:
                 for sock in one.sockets:
                     if sock.fileno() not in keep:
                         sock.close()
-            setup = worker.WorkerSetup(config, mine, hub.area, hub.semaphore, row, handle.ready)
+            setup = worker.WorkerSetup(
+                config, mine, hub.area, hub.semaphore, row, handle.ready, handle.channel
+            )
             return worker.main(setup)
 
         connects = filters.connects(config)
-        return ChildSpec(Role.WORKER, slot, main, places(config), generation.number, connects)
+        number = generation.number
+        return ChildSpec(Role.WORKER, slot, main, places(config), number, connects, channel=True)
 
     def collector(self, done: int) -> ChildSpec:
         """The collector.  `done`: the last requested round that was completed."""

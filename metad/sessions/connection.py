@@ -76,6 +76,10 @@ class Machine(Protocol):
     tls: bool
 
     @property
+    def stage(self) -> str:
+        """The name of its state."""
+
+    @property
     def buffered(self) -> int:
         """Octets received and not yet processed."""
 
@@ -105,14 +109,18 @@ class Connection(asyncio.Protocol):
         "_tls",
         "_transport",
         "has_begun",
+        "number",
+        "since",
     )
     _machine: Machine
     _transport: asyncio.Transport
     _client: str
     _network: str
-    # The protocol's replies while the hub shuts down, and to an idle client that must give way.
+    # The protocol's replies while the hub shuts down, to an idle client that must give way, and to
+    # one that `metad kick` ends.
     _draining: ClassVar[Any]
     _crowded: ClassVar[Any]
+    _kicked: ClassVar[Any]
     _last: float  # when the client last did something, as of the last check of the deadlines
 
     def __init__(self, service: Service, client: Client | None) -> None:
@@ -167,6 +175,8 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
                 return
         self.has_begun = True
+        self.number = next(context.numbers)  # with the worker's pid: the session's name
+        self.since = context.now
         self._client = client.address
         self._network = client.network
         self._set_up(client, secure=service.tls == "implicit")
@@ -314,6 +324,14 @@ class Connection(asyncio.Protocol):
     def has_ended(self) -> bool:
         """The last reply is given, and the connection is closing."""
         return self._ended
+
+    def kick(self) -> None:
+        """End the session now, whatever it is doing; with a reply where one is possible."""
+        if self._busy or self._ended:
+            self._reason = self._reason or "ended by the administrator"
+            self._transport.abort()
+        else:
+            self._fail(self._kicked)
 
     def give_way(self) -> None:
         """End the session for want of connections."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -64,6 +65,7 @@ class WorkerContext:
     draining: bool = False
     retired: bool = False  # accepts no more connections; its sessions run to their end
     sessions: set[Session] = field(default_factory=set)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     on_idle: Callable[[], None] = lambda: None
 
     @property

@@ -54,6 +54,7 @@ class Pop3Login(Connection):
     _machine: Pop3
     _draining = DrainingError.pop3
     _crowded = "[SYS/TEMP] too many connections"
+    _kicked = "[SYS/TEMP] ended by the administrator"
 
     def __init__(self, service: Service, client: Client | None = None) -> None:
         super().__init__(service, client)

@@ -42,7 +42,7 @@ from metad.sessions.connection import Connection
 from metad.sessions.message_id import SEARCHED, find_message_id
 from metad.sessions.recipients import Recipients
 from metad.sessions.smtp_log import log_message, log_refusal
-from metad.sessions.smtp_service import TIMEOUT, TOO_MANY, TOO_SLOW, SmtpService
+from metad.sessions.smtp_service import KICKED, TIMEOUT, TOO_MANY, TOO_SLOW, SmtpService
 from metad.sessions.unfinished import Room
 from metad.system.refusals import count_refusal
 from metad.system.shared_memory import Cell
@@ -66,6 +66,7 @@ class SmtpSession(Connection):
     _service: SmtpService
     _draining = DrainingError.smtp
     _crowded = TOO_MANY
+    _kicked = KICKED
     _handlers: ClassVar[dict[type, Callable[[Any, Any], bool]]]
 
     def __init__(self, service: SmtpService, client: Client | None = None) -> None:

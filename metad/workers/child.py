@@ -15,6 +15,7 @@ import faulthandler
 import os
 import random
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class ChildHandle:
     connects: bool = False
     reported: bool = False
     landlock: int = 0
+    channel: socket.socket | None = None  # over which the master passes connections
 
     def ready(self) -> None:
         """Tell the master that this child is ready."""

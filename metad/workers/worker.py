@@ -30,6 +30,7 @@ from metad.sessions.backpressure import Backpressure
 from metad.sessions.context import WorkerContext
 from metad.sessions.filters import make_chain
 from metad.sessions.give_way import give_way
+from metad.sessions.inspector import Inspectors
 from metad.sessions.rate_limiter import RateLimiter
 from metad.sessions.shared_counts import SharedCounts
 from metad.sessions.unfinished import Unfinished
@@ -59,6 +60,7 @@ class WorkerSetup:
     semaphore: Semaphore
     row: ProcessRow
     ready: Callable[[], None]
+    channel: socket.socket | None = None  # over which the master passes connections of commands
 
 
 class MailWorker:
@@ -147,6 +149,8 @@ class MailWorker:
         for listener, sock in self._setup.sockets:
             self._servers.append(listeners.serve(self._context, listener, sock))
         self._servers.append(import_socket.serve(self._context, self._setup.row[Cell.SLOT]))
+        if self._setup.channel is not None:
+            Inspectors(self._context, self._setup.channel)
         self._tick()
         quieten_collector()
         loop.call_soon(self._begin)

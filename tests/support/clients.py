@@ -143,8 +143,8 @@ class Line:
 class SmtpLine(Line):
     """An SMTP client; `say` gives the reply's last line."""
 
-    def __init__(self, hub: Hub, *, greet: bool = True) -> None:
-        super().__init__(hub.smtp_port)
+    def __init__(self, hub: Hub, *, greet: bool = True, source: str = "127.0.0.1") -> None:
+        super().__init__(hub.smtp_port, source)
         if greet:
             with self.dropped_if_it_fails():
                 self.reply(b"220")

@@ -101,6 +101,11 @@ class Pop3Base:
         self._close()
         self.abrupt = True
 
+    @property
+    def stage(self) -> str:
+        """The name of the state, in lower case."""
+        return self._state.name.lower()
+
     def _answer(self, *kinds: type) -> bool:
         """Whether to answer: not if the session was closed meanwhile.  An answer that no event
         asked for raises."""

@@ -156,6 +156,11 @@ class SmtpBase:
         delay, self._delay = self._delay, 0.0
         return delay
 
+    @property
+    def stage(self) -> str:
+        """The name of the state, in lower case."""
+        return self._state.name.lower()
+
     def _forget(self, state: State) -> None:
         """The transaction is over; `state` follows."""
         self.accepted = 0

@@ -4,7 +4,7 @@ Files in the data directory, which a confined worker may still see, select what 
 `hang` (its loop stops), `boot` (it cannot start), `bug` (an exception at the start), `crash`
 (it dies at the start without a reason), `murder` (it kills the master), `intrude-child` and
 `intrude-orphan` (it asks the hub to stop confining its processes, by a child or by a grandchild
-without a parent).
+without a parent), `intrude-watcher` (it asks for connections to all workers).
 """
 
 import os
@@ -33,7 +33,10 @@ def boot(worker):
 
 def ask(data, who):
     try:
-        request(data, "reload", 10, content="landlock = false", source=None)
+        if who == "watcher":
+            request(data, "attach", 10)
+        else:
+            request(data, "reload", 10, content="landlock = false", source=None)
         result = "done"
     except BaseException as error:
         result = repr(error)
@@ -42,7 +45,7 @@ def ask(data, who):
 
 
 def intrude(data):
-    for who in ("child", "orphan"):
+    for who in ("child", "orphan", "watcher"):
         flag = data / f"intrude-{who}"
         if not flag.exists() or flag.read_text() != str(os.getpid()):
             continue

@@ -1,0 +1,139 @@
+"""Commands that speak to every worker of a running hub.
+
+Rules of this file:
+
+* No worker is waited for longer than the command allows: what the others answered is shown, and
+  those that did not answer are named.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metad import limits
+from metad.control import Client
+from metad.errors import UnavailableError
+
+_READ = 256 * limits.KIB
+_MOST = 253  # descriptors in one message: SCM_MAX_FD of Linux
+ANSWER_SECONDS = 5.0
+
+
+class _Attaching(Client):
+    """A control connection that keeps the descriptors that come with the reply."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data)
+        self.descriptors: list[int] = []
+
+    def _receive(self) -> bytes:
+        data, descriptors, _, _ = socket.recv_fds(self._sock, _READ, _MOST, socket.MSG_CMSG_CLOEXEC)
+        self.descriptors += descriptors
+        return data
+
+
+@dataclass
+class Worker:
+    """A worker and the connection with it."""
+
+    slot: int
+    pid: int
+    sock: socket.socket
+    input: bytearray = field(default_factory=bytearray)
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.slot} (pid {self.pid})"
+
+    def lines(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The complete lines, `data` included."""
+        self.input += data
+        *whole, rest = bytes(self.input).split(b"\n")
+        self.input = bytearray(rest)
+        for line in whole:
+            yield json.loads(line)
+
+
+class Workers:
+    """Connections to all workers of the hub on `data`.  Raises UnavailableError if none runs."""
+
+    def __init__(self, data: Path) -> None:
+        client = _Attaching(data)
+        with client:
+            reply = client.request("attach")
+        socks = [socket.socket(fileno=one) for one in client.descriptors]
+        pairs = zip(reply["workers"], socks, strict=True)
+        self.workers = [Worker(one["slot"], one["pid"], sock) for one, sock in pairs]
+        if not self.workers:
+            raise UnavailableError("no worker is serving yet: try again in a moment")
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+        for one in self.workers:
+            one.sock.close()
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Send each worker the same request."""
+        line = json.dumps(request).encode() + b"\n"
+        for one in self.workers:
+            one.sock.settimeout(ANSWER_SECONDS)
+            try:
+                one.sock.sendall(line)
+            except OSError:  # it has ended; its reading says so
+                pass
+            one.sock.setblocking(False)
+            self._selector.register(one.sock, selectors.EVENT_READ, one)
+
+    def hear(self, seconds: float) -> Iterator[tuple[Worker, dict[str, Any] | None]]:
+        """What comes within `seconds`; None: that worker has ended its answer."""
+        for key, _ in self._selector.select(max(0.0, seconds)):
+            worker: Worker = key.data
+            try:
+                data = worker.sock.recv(_READ)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            for line in worker.lines(data):
+                yield worker, line
+            if not data:
+                self._selector.unregister(worker.sock)
+                yield worker, None
+
+    @property
+    def open(self) -> bool:
+        """Whether a worker has not ended its answer."""
+        return bool(self._selector.get_map())
+
+
+def ask_all(
+    data: Path,
+    request: dict[str, Any],
+    took: Callable[[dict[str, Any]], None],
+    seconds: float = ANSWER_SECONDS,
+) -> list[str]:
+    """Send a request to every worker and pass on the answers; who did not answer in time."""
+    with Workers(data) as workers:
+        workers.send(request)
+        silent = {one.pid: one.name for one in workers.workers}
+        deadline = time.monotonic() + seconds
+        while workers.open and (left := deadline - time.monotonic()) > 0:
+            for worker, line in workers.hear(left):
+                if line is not None and "error" in line:
+                    raise UnavailableError(f"{worker.name}: {line['error']}")
+                if line is not None and line.get("end"):
+                    silent.pop(worker.pid, None)
+                if line is not None:
+                    took(line)
+    return list(silent.values())
