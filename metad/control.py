@@ -80,7 +80,8 @@ class Connection:
         if self._ending:
             return []
         self._input += data
-        return self._requests()
+        whole = b"\n" in data or len(self._input) > limits.CONTROL_REQUEST
+        return self._requests() if whole else []
 
     def _requests(self) -> list[dict[str, Any]]:
         *lines, rest = bytes(self._input).split(b"\n")

@@ -49,21 +49,25 @@ def test_the_tree_is_looked_at():
     assert {"pyproject.toml", "metad/__init__.py", "tools/test"} <= {named(path) for path in FILES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_no_file_names_a_machine_or_a_registry(path):
-    text = path.read_bytes().decode("utf-8", "replace")
-    assert FORBIDDEN.findall(text) == []
+def test_no_file_names_a_machine_or_a_registry():
+    found = {
+        named(path): names
+        for path in FILES
+        if (names := FORBIDDEN.findall(path.read_bytes().decode("utf-8", "replace")))
+    }
+    assert found == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_every_module_opens_with_what_it_is(path):
-    said = ast.get_docstring(ast.parse(path.read_bytes()))
-    assert said
+def test_every_module_opens_with_what_it_is():
+    bare = [path for path in MODULES if not ast.get_docstring(ast.parse(path.read_bytes()))]
+    assert [named(path) for path in bare] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_what_begins_with_an_interpreter_can_be_run_and_nothing_else(path):
-    assert os.access(path, os.X_OK) == path.read_bytes().startswith(b"#!")
+def test_what_begins_with_an_interpreter_can_be_run_and_nothing_else():
+    wrong = [
+        path for path in FILES if os.access(path, os.X_OK) != path.read_bytes().startswith(b"#!")
+    ]
+    assert [named(path) for path in wrong] == []
 
 
 @pytest.mark.parametrize(
@@ -86,11 +90,10 @@ def long_functions(text: str) -> list[str]:
     return [name for name, lines in lengths.items() if lines > MOST_FUNCTION_LINES]
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=named)
-def test_no_function_and_no_file_is_too_long_to_take_in(path):
-    text = path.read_text("utf-8")
-    assert text.count("\n") <= MOST_FILE_LINES
-    assert long_functions(text) == []
+def test_no_function_and_no_file_is_too_long_to_take_in():
+    texts = {named(path): path.read_text("utf-8") for path in PACKAGE}
+    assert [name for name, text in texts.items() if text.count("\n") > MOST_FILE_LINES] == []
+    assert {name: long for name, text in texts.items() if (long := long_functions(text))} == {}
 
 
 def test_a_long_function_would_be_found():

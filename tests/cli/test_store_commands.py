@@ -276,6 +276,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     ["fsck", "fsck --json", "fsck --repair", "store logs", "store check", "store dump 1",

@@ -185,6 +185,7 @@ class HubWithPackages(Hub):
         super().configure(settings, **store)
 
 
+@pytest.mark.slow
 def test_a_hub_asks_both(monkeypatch: pytest.MonkeyPatch) -> None:
     Service.told.clear()
     with serving() as port:

@@ -28,6 +28,7 @@ def unread() -> Iterator[tuple[Hub, int]]:
         os.close(reader)
 
 
+@pytest.mark.slow
 def test_a_log_that_is_not_read_stops_no_process(unread: tuple[Hub, int]) -> None:
     """576 refused RCPTs later a worker and the master stood in write(), and all with them."""
     hub, reader = unread

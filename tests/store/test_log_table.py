@@ -373,6 +373,7 @@ def test_a_free_semaphore_is_not_posted(both: Shared) -> None:
     assert both.semaphore.value == 1
 
 
+@pytest.mark.slow
 def test_random_kills_never_break_the_table(both: Shared) -> None:
     """Row 4 of the reliability page for the table: many changes, each killed somewhere."""
     here = both

@@ -364,6 +364,7 @@ def _child_add(path, name, count):
             users.add(f"{name}{number}@example.org")
 
 
+@pytest.mark.slow
 def test_several_processes_make_and_fill_one_database(path):
     context = multiprocessing.get_context("spawn")
     children = [context.Process(target=_child_add, args=(path, name, 20)) for name in "abc"]

@@ -12,6 +12,7 @@ from tests.support.clients import Pop3Line
 from tests.support.hub import Hub
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 def test_a_confined_worker_has_its_spare_descriptor() -> None:
     """Without it libuv tried to open two files at every accept, and Landlock denied both."""

@@ -194,6 +194,7 @@ def hub(data: Path, ready: int, parent: int) -> None:
                             work(kit, turn, 1)
 
 
+@pytest.mark.slow
 def test_there_is_no_false_alarm_beside_a_working_hub_and_collector(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     parent = os.getpid()

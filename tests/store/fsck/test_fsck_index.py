@@ -275,6 +275,7 @@ def content(directory: Path) -> object:
     return said if os.waitpid(pid, 0)[1] == 0 else None
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_that_changes_the_index_is_found(kit: StoreKit) -> None:
     stopped(kit, count=30)
     directory = Path(kit.store.index)

@@ -24,6 +24,8 @@ from tests.support.osio_kit import SEED, scaled
 from tests.support.sizes import reached
 from tests.support.store_kit import StoreKit
 
+pytestmark = pytest.mark.slow
+
 FAILPOINTS = (
     "taken",
     "copying",

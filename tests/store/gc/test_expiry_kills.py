@@ -25,6 +25,8 @@ from tests.support.oracle import Ledger
 from tests.support.osio_kit import SEED, scaled
 from tests.support.store_kit import StoreKit
 
+pytestmark = pytest.mark.slow
+
 FAILPOINTS = ("deleting", "copying", "copied", "moved", "expired")
 
 

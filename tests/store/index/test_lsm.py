@@ -116,6 +116,7 @@ def test_the_levels_are_as_one_dict(
             compare(env, levels, model)
 
 
+@pytest.mark.slow
 def test_no_level_but_the_last_grows_much_beyond_its_bound(env: lmdb.Environment) -> None:
     levels = Lsm(env, (40, 200))
     for number in range(1, 1500):
