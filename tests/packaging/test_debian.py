@@ -48,8 +48,14 @@ def test_it_installs_a_user_directories_units_and_manuals_and_starts_nothing(sys
     shell = system.run("getent passwd metad").strip()
     assert shell.split(":")[5:] == ["/var/lib/metad", "/usr/sbin/nologin"]
     for path in (
-        "/usr/share/man/man8/metad.8.gz",
+        "/usr/share/man/man5/metad-log.5.gz",
         "/usr/share/man/man5/metad.toml.5.gz",
+        "/usr/share/man/man7/metad-layers.7.gz",
+        "/usr/share/man/man8/metad.8.gz",
+        "/usr/share/man/man8/metad-mail.8.gz",
+        "/usr/share/man/man8/metad-store.8.gz",
+        "/usr/share/man/man8/metad-user.8.gz",
+        "/usr/share/metad/monitoring/metad.rules.yml",
         "/usr/lib/systemd/system/metad.service",
         "/usr/share/bash-completion/completions/metad",
         "/usr/share/doc/metad/docs/install.md",

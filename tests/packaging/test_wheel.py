@@ -18,9 +18,13 @@ from tests.support.debian import ROOT
 from tests.support.packages import Built
 
 CARRIED = [
-    "share/man/man8/metad.8",
-    "share/man/man5/metad.toml.5",
     "share/man/man5/metad-log.5",
+    "share/man/man5/metad.toml.5",
+    "share/man/man7/metad-layers.7",
+    "share/man/man8/metad.8",
+    "share/man/man8/metad-mail.8",
+    "share/man/man8/metad-store.8",
+    "share/man/man8/metad-user.8",
     "share/doc/metad/README.md",
     "share/doc/metad/docs/install.md",
     "share/doc/metad/examples/metad.toml",
@@ -35,6 +39,8 @@ CARRIED = [
     "share/metad/sysusers.d/metad.conf",
     "share/metad/tmpfiles.d/metad.conf",
     "share/metad/logrotate.d/metad",
+    "share/metad/monitoring/grafana-dashboard.json",
+    "share/metad/monitoring/metad.rules.yml",
 ]
 
 
