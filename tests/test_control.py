@@ -222,7 +222,7 @@ def test_clients_above_the_limit_are_closed_and_room_is_made_when_one_goes(serve
         client.close()
 
 
-def test_a_request_cut_into_octets_is_one_request(server):
+def test_a_request_cut_into_bytes_is_one_request(server):
     client, connection = connect(server)
     line = json.dumps({"command": "status", "name": "å"}).encode() + b"\n"
     requests = []
@@ -306,7 +306,7 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path):
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
-def test_random_octets_end_in_no_exception(chunks):
+def test_random_bytes_end_in_no_exception(chunks):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     connection = Connection(ours, 0)

@@ -195,7 +195,7 @@ def test_a_command_of_root_is_done_as_the_owner_of_the_data(given_away):
     assert (given_away / "users" / "data.mdb").stat().st_uid == 54321
 
 
-def test_somebody_else_than_the_owner_is_refused(run, data, monkeypatch):
+def test_a_user_other_than_the_owner_is_refused(run, data, monkeypatch):
     data.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     code, _, err = run("user", "list", "--data", data)

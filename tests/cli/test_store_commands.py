@@ -245,7 +245,7 @@ def test_a_dump_of_damage_and_of_nothing(run, data, store):
 # -- store rebuild
 
 
-def test_rebuild_makes_the_index_anew(run, data, store):
+def test_rebuild_replaces_the_index(run, data, store):
     spoil_index(store)
     code, out, err = run("store", "rebuild", "--data", data)
     assert (code, out) == (EX_OK, "rebuilt: 1 logs, 3 live messages\n")

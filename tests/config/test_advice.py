@@ -18,7 +18,7 @@ POP3 = 'protocol = "pop3"\naddress = "%s"\n'
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:110", "[::]:110", "192.0.2.1:110", "fd:pop3"])
-def test_pop3_on_a_public_address_without_tls_would_serve_almost_nobody(address: str) -> None:
+def test_pop3_on_a_public_address_without_tls_would_serve_hardly_any_client(address: str) -> None:
     (line,) = given(POP3 % address)
     assert "only SCRAM" in line
     assert address in line

@@ -153,7 +153,7 @@ def test_who_is_no_client_of_the_list_hears_554(strict: WideHub) -> None:
         reader.say("CAPA")
 
 
-def test_more_messages_than_the_rate_are_put_off(strict: WideHub, mailbox: str) -> None:
+def test_more_messages_than_the_rate_are_deferred(strict: WideHub, mailbox: str) -> None:
     with smtp(strict, "smtp", "127.0.0.4") as client:
         for _ in range(3):
             client.deliver(message(), mailbox)
@@ -345,7 +345,7 @@ class Trickle:
         self._thread.join()
 
 
-def test_slow_clients_in_every_phase_hold_nobody_up(hub: WideHub, mailbox: str) -> None:
+def test_slow_clients_in_every_phase_hold_up_no_other_client(hub: WideHub, mailbox: str) -> None:
     """One octet of each in nine seconds, and honest clients among them."""
     count = sized(200, 1000)
     (worker,) = serving(hub)

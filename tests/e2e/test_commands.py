@@ -83,7 +83,7 @@ def test_stop_lets_a_transaction_finish(idle_hub):
     assert len(fetch(idle_hub, "alice")) == 1
 
 
-def test_stop_now_waits_for_nobody(idle_hub):
+def test_stop_now_does_not_wait(idle_hub):
     idle_hub.start()
     with SmtpLine(idle_hub) as smtp:
         smtp.say("MAIL FROM:<x@client.example.test>")
@@ -187,7 +187,7 @@ def test_root_without_a_user_is_refused(idle_hub):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root first")
-def test_a_hub_started_by_root_is_somebody_else_soon(hub):
+def test_a_hub_started_by_root_soon_runs_as_another_user(hub):
     for pid in hub.pids():
         with open(f"/proc/{pid}/status", encoding="ascii") as file:
             facts = dict(line.split(":\t", 1) for line in file if ":\t" in line)

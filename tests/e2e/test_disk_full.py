@@ -122,7 +122,7 @@ def small_disk():
         yield hub
 
 
-def test_mail_that_fills_the_disk_is_put_off_in_time_and_all_is_served(small_disk):
+def test_mail_that_fills_the_disk_is_deferred_in_time_and_all_is_served(small_disk):
     """Mail alone fills the disk: the hub stops while it can still index what it took."""
     small_disk.fill(leave=12 << 20)
     accepted = deliver_until_refused(small_disk)

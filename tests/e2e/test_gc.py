@@ -178,7 +178,7 @@ def test_an_idle_hub_collects_by_itself(dice: random.Random) -> None:
         check(hub, sent)
 
 
-def test_at_the_limit_mail_is_put_off_until_the_collector_made_room(dice: random.Random) -> None:
+def test_at_the_limit_mail_is_deferred_until_the_collector_made_room(dice: random.Random) -> None:
     settings = "[collector]\nidle_seconds = 86400\nlow_space = 60\nenough_space = 70\n"
     with Hub(NAMES, settings, **SMALL, size_limit="7MiB") as hub:
         kept = b"Subject: kept\r\n\r\nfrom the beginning\r\n"

@@ -116,7 +116,7 @@ def test_the_page_and_its_figures_name_no_user_and_no_address(live, port):
     assert get(port, "/status.json", Host="evil.example")[0] == 403
 
 
-def test_a_client_that_says_nothing_holds_up_no_scrape_for_long(live, port):
+def test_a_silent_client_holds_up_no_scrape_for_long(live, port):
     with socket.create_connection(("127.0.0.1", port)):
         assert get(port, "/healthz") == (200, "serving\n")
 

@@ -77,7 +77,7 @@ def test_one_session_per_mailbox_across_all_workers(hub, mailbox):
         others[0].log_in(mailbox)
 
 
-def test_in_use_is_said_only_after_the_right_password(hub, mailbox):
+def test_in_use_is_reported_only_after_the_right_password(hub, mailbox):
     with Pop3Line(hub) as holder, Pop3Line(hub, stranger()) as other:
         holder.log_in(mailbox)
         answer = other.log_in(mailbox, password="wrong", answer=b"-ERR")

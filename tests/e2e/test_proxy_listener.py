@@ -69,7 +69,7 @@ def test_the_trace_names_the_client_of_the_proxy(hub, kind, header, literal) -> 
 
 
 @pytest.mark.parametrize("header", [V1, V2])
-def test_a_header_that_comes_octet_by_octet_is_the_same(hub: WideHub, header: bytes) -> None:
+def test_a_header_that_comes_byte_by_byte_is_the_same(hub: WideHub, header: bytes) -> None:
     octets = [header[at : at + 1] for at in range(len(header))]
     with proxied(hub, "proxied", *octets) as client:
         client.say("QUIT", b"221")
@@ -149,7 +149,9 @@ def settle(hub: WideHub) -> None:
         b"PROXY " + b"x" * 200,
     ],
 )
-def test_what_is_no_header_is_closed_and_said_once(hub: WideHub, octets: bytes) -> None:
+def test_a_connection_without_a_header_is_closed_and_logged_once(
+    hub: WideHub, octets: bytes
+) -> None:
     before = len(log_lines(hub, "bad PROXY header"))
     with Smtp(connect(hub.places["proxied"])) as client:
         client.send(octets)

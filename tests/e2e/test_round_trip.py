@@ -66,7 +66,7 @@ def test_random_messages_come_out_in_the_order_they_went_in(hub, mailbox, dice):
     assert [digest(one) for one in bodies(hub, mailbox)] == [digest(one) for one in sent]
 
 
-def test_octets_that_come_one_by_one_make_the_same_message(hub, mailbox):
+def test_bytes_that_come_one_by_one_make_the_same_message(hub, mailbox):
     sent = message(b".\r\n..a\r\n.b\r\n")
     with SmtpLine(hub) as smtp:
         smtp.say(f"MAIL FROM:<{SENDER}>")
@@ -163,7 +163,7 @@ _PRINTABLE = bytes(32 + octet % 95 for octet in range(256))
         ("no-domain", b"501 5.1.3"),
     ],
 )
-def test_mail_for_nobody_here_is_refused(hub, recipient, code):
+def test_mail_for_an_unknown_user_is_refused(hub, recipient, code):
     with SmtpLine(hub) as smtp:
         smtp.say(f"MAIL FROM:<{SENDER}>")
         smtp.say(f"RCPT TO:<{recipient}>", code)

@@ -121,7 +121,7 @@ def test_quota_is_decided_at_rcpt_by_usage_and_size(hub):
     assert rcpt(hub, "q@small.test", size=1000)[0].startswith("250")
 
 
-def test_what_turns_out_too_large_is_refused_only_if_nobody_has_room(hub):
+def test_a_message_that_turns_out_too_large_is_refused_only_if_no_recipient_has_room(hub):
     user(hub, "add", "p@small.test", "--password-stdin", given=f"{PASSWORD}\n")
     large = message((b"y" * 70 + b"\r\n") * 100)
     assert send(hub, large, "p@small.test").startswith("552 5.2.2")

@@ -90,7 +90,7 @@ def test_an_mbox_comes_in_and_keeps_what_clients_know(hub, name):
     assert unique_ids(hub, name)[1] == b"known1"
 
 
-def test_importing_again_passes_over_what_is_here(hub, name):
+def test_importing_again_skips_what_is_here(hub, name):
     import_mail(hub, name, mbox_of(hub))
     before = unique_ids(hub, name)
     assert import_mail(hub, name, mbox_of(hub)) == counts(name, 0, 2)

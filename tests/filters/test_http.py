@@ -75,7 +75,7 @@ def test_the_end_in_the_middle_is_an_error(octets: bytes) -> None:
         reader.eof()
 
 
-def test_any_octets_are_a_response_or_an_error() -> None:
+def test_any_bytes_are_a_response_or_an_error() -> None:
     dice = random.Random(SEED)
     for _ in range(scaled(3_000)):
         octets = bytearray(dice.choice(WHOLE)[0])

@@ -29,7 +29,7 @@ def test_every_input_of_the_corpus_is_taken(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @given(pieces=st.lists(st.sampled_from(WORDS) | st.binary(max_size=20), max_size=30))
 @settings(max_examples=scaled(100), deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_octets_are_taken(target: str, pieces: list[bytes]) -> None:
+def test_any_bytes_are_taken(target: str, pieces: list[bytes]) -> None:
     TARGETS[target](b"".join(pieces))
 
 

@@ -21,7 +21,7 @@ def whole(one: Spool) -> bytes:
     return b"".join(one.parts if one.in_memory else one.pieces())
 
 
-def test_a_small_message_counts_from_its_first_octet(tmp_path: Path) -> None:
+def test_a_small_message_counts_from_its_first_byte(tmp_path: Path) -> None:
     """Ten thousand of 64 KiB, each below what once was free, were 640 MB beyond the budget."""
     budget = Budget()
     one, other = spool(tmp_path, budget), spool(tmp_path, budget)
@@ -89,7 +89,7 @@ def test_one_message_has_no_more_than_its_part(tmp_path: Path) -> None:
     one.close()
 
 
-def test_a_message_in_pieces_of_two_octets_cannot_hold_more_than_the_budget(tmp_path: Path) -> None:
+def test_a_message_in_pieces_of_two_bytes_cannot_hold_more_than_the_budget(tmp_path: Path) -> None:
     """Python needs thirty times as much for such a piece as is in it."""
     budget = Budget(100_000)
     one = spool(tmp_path, budget)

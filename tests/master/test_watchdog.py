@@ -88,7 +88,7 @@ def test_one_that_is_stopped_is_killed_at_once_after_the_limit_whatever_its_role
     assert child.signals == [signal.SIGKILL]
 
 
-def test_a_master_that_did_not_look_kills_nobody_for_that_time(watch, clock):
+def test_a_master_that_did_not_look_kills_no_process_for_that_time(watch, clock):
     child = FakeChild().beat(clock)
     clock.seconds += 3600
     watch.look([child], LIMIT)
@@ -153,7 +153,7 @@ def test_without_a_holder_waiters_are_spared_unless_all_wait():
     assert to_kill([]) == []
 
 
-def test_a_clock_that_stands_still_or_goes_back_kills_nobody(watch, clock):
+def test_a_clock_that_stands_still_or_goes_back_kills_no_process(watch, clock):
     child = FakeChild().beat(clock)
     for step in (0, 0, -500, 0):
         clock.seconds += step

@@ -148,7 +148,7 @@ COLLECTOR = [
     # -- expiry
     ("mail expires in a mailbox that is in use", "gc.expiry:Expiry._take",
      "self._locks.acquire(mailbox)", "True",
-     "store/gc/test_expiry.py::test_a_mailbox_in_use_is_passed_over_and_named"),
+     "store/gc/test_expiry.py::test_a_mailbox_in_use_is_skipped_and_named"),
     ("mail expires without the mailbox's lock", "gc.expiry:Expiry._take",
      "self._locks.acquire(mailbox)",
      "self._locks.acquire(mailbox) and self._locks.release(mailbox) is None",

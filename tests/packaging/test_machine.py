@@ -268,7 +268,7 @@ def test_a_bad_configuration_is_refused_to_the_caller_of_a_reload(machine):
 
 
 @on_request
-def test_a_reload_under_load_refuses_nobody(machine):
+def test_a_reload_under_load_refuses_no_client(machine):
     with load(machine) as end:
         for _ in range(3):
             machine.run("systemctl reload metad")

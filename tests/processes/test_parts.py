@@ -205,7 +205,7 @@ def test_a_read_only_data_directory_names_the_setting_of_the_unit(tmp_path, made
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "+1"},
     ],
 )
-def test_sockets_for_somebody_else_are_not_taken(environ):
+def test_sockets_meant_for_another_process_are_not_taken(environ):
     assert passed_sockets(environ) == []
     assert "LISTEN_FDS" not in environ
 
@@ -267,7 +267,7 @@ def test_a_hub_does_not_become_root_or_nobody_at_all():
         privileges.find_user("no-such-user")
 
 
-def test_the_word_of_a_child_is_said_once():
+def test_the_reason_of_a_child_is_logged_once():
     reader, writer = os.pipe()
     handle = ChildHandle(0, lambda: None, writer)
     handle.fail(OsError("no room"), 71)

@@ -61,7 +61,7 @@ def test_reloads_under_load_break_no_session(live):
     reached("reloads under load: sessions, none of them broken", load.sessions)
 
 
-def test_what_is_new_is_in_force_and_said(live):
+def test_new_settings_are_in_force_and_named(live):
     change(live, 'hostname = "hub.example.test"', 'hostname = "new.example.test"')
     done = live.run("reload")
     assert done.stdout == "reloaded: hostname\n"
@@ -72,7 +72,7 @@ def test_nothing_new_is_no_error(live):
     assert live.run("reload").stdout == "reloaded: nothing changed\n"
 
 
-def test_what_a_reload_cannot_change_is_said_and_stays(live):
+def test_settings_that_a_reload_cannot_change_are_named_and_stay(live):
     change(live, "workers = 2", "workers = 3")
     done = live.run("reload", "--json")
     assert list(json.loads(done.stdout)["kept"]) == ["store.workers"]

@@ -25,7 +25,7 @@ def segment(hub: Hub) -> str:
     return (hub.data / "run" / "segment").read_text()
 
 
-def test_a_name_that_is_gone_hinders_nobody(hub):
+def test_a_name_that_is_gone_hinders_no_process(hub):
     """Everybody maps it by inheritance; the name is for those who look."""
     kept = message()
     deliver(hub, kept, "alice")
@@ -50,7 +50,7 @@ def test_a_status_of_a_table_that_makes_no_sense_does_not_end_the_hub(hub):
     assert bodies(hub, "alice") == [sent]
 
 
-def test_octets_scribbled_over_all_of_it_cost_no_mail(hub):
+def test_bytes_scribbled_over_all_of_it_cost_no_mail(hub):
     """Whatever the table says, the logs and the index are the truth at the next start."""
     rng = random.Random(int(os.environ.get("METAD_TEST_SEED", "1999")))
     sent = [message() for _ in range(20)]

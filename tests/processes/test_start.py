@@ -71,7 +71,7 @@ def test_a_bad_configuration_is_refused():
         assert re.fullmatch(r"metad: fatal: .*metad.toml:\d+: store.workers: .*\n", said)
 
 
-def test_a_data_directory_of_somebody_else_is_refused():
+def test_a_data_directory_of_another_user_is_refused():
     if os.geteuid() != 0:
         pytest.skip("only root can give a directory away")
     with idle_hub() as hub:
@@ -404,7 +404,7 @@ def read_until_ready(process: subprocess.Popen[str]) -> list[str]:
 # --- Stopping -------------------------------------------------------------------------------------
 
 
-def test_stop_now_waits_for_nobody_and_loses_nothing():
+def test_stop_now_does_not_wait_and_loses_nothing():
     from tests.support.clients import SmtpLine
 
     with LiveHub() as live:

@@ -59,7 +59,7 @@ def test_a_worker_that_hangs_is_aborted_with_its_trace(sabotaged):
     assert re.search(r'sitecustomize.py", line \d+ in tick', log)
 
 
-def test_a_stopped_and_continued_master_kills_nobody(live):
+def test_a_stopped_and_continued_master_kills_no_process(live):
     """It has not seen a heartbeat for longer than the limit, because it could not look."""
     pids = live.worker_pids()
     with Load(live, NAMES) as load:

@@ -119,7 +119,7 @@ def test_a_bad_configuration_changes_nothing():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: no nanny and no chroot")
-def test_below_a_nanny_the_master_is_executed_anew_and_in_a_chroot_it_says_why_not():
+def test_below_a_nanny_the_master_is_executed_again_and_in_a_chroot_it_reports_why_not():
     with LiveHub() as live:
         text = live.config.read_text()
         live.stop()

@@ -132,7 +132,7 @@ def test_repair_makes_line_ends_and_never_a_lone_dot(octets: bytes, expected: by
 
 
 @given(PIECES)
-def test_repaired_octets_have_no_bare_line_end_and_no_message_end(parts: list[bytes]) -> None:
+def test_repaired_bytes_have_no_bare_line_end_and_no_message_end(parts: list[bytes]) -> None:
     octets = re.sub(rb"(?<=\n)\.\r\n", b"", b"\r\n" + b"".join(parts))[2:]
     octets = octets.removeprefix(b".\r\n")
     whole = repaired([octets], double=True)
@@ -188,7 +188,7 @@ def test_any_header_is_understood_alike_at_every_cut(parts: list[bytes]) -> None
         assert scanned(pieces) == look_at(octets)
 
 
-def test_short_strings_of_the_octets_that_matter_are_counted_alike_at_every_cut() -> None:
+def test_short_strings_of_the_bytes_that_matter_are_counted_alike_at_every_cut() -> None:
     for parts in product([b"\r", b"\n", b".", b"a"], repeat=5):
         octets = b"".join(parts)
         counts = counted([octets])

@@ -45,7 +45,7 @@ def lines_of(*pieces: bytes) -> list[bytes | Fault]:
         (b"123456789\0\r\nc\r\n", [Fault.LONG, b"c"]),
     ],
 )
-def test_octets_become_lines_and_faults_at_every_cut(
+def test_bytes_become_lines_and_faults_at_every_cut(
     octets: bytes, expected: list[bytes | Fault]
 ) -> None:
     assert lines_of(octets) == expected
@@ -55,7 +55,7 @@ def test_octets_become_lines_and_faults_at_every_cut(
 
 
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"a", b"bcd", b"e" * 9])))
-def test_any_octets_give_the_same_lines_whole_and_octet_by_octet(pieces: list[bytes]) -> None:
+def test_any_bytes_give_the_same_lines_whole_and_byte_by_byte(pieces: list[bytes]) -> None:
     octets = b"".join(pieces)
     assert lines_of(*(octets[i : i + 1] for i in range(len(octets)))) == lines_of(octets)
 
@@ -85,7 +85,7 @@ def test_what_is_dropped_is_not_kept() -> None:
     assert len(buffer) == 0
 
 
-def test_octets_behind_a_line_stay_in_the_buffer() -> None:
+def test_bytes_behind_a_line_stay_in_the_buffer() -> None:
     buffer = LineBuffer(LIMIT)
     buffer.push(b"a\r\nbody")
     assert buffer.line() == b"a"

@@ -40,7 +40,7 @@ def test_the_exchange_of_the_rfc() -> None:
     assert exchange.server_final == VERIFIER
 
 
-def test_keys_of_another_password_or_of_nobody_prove_nothing() -> None:
+def test_keys_of_another_password_or_of_no_user_prove_nothing() -> None:
     for keys in (derive(b"crayon", KEYS.salt, 4096), fake(b"secret", b"user")):
         exchange = Exchange(FIRST)
         exchange.server_first(keys, NONCE)
@@ -134,7 +134,7 @@ def test_what_is_no_final_message_is_refused(final: bytes) -> None:
 
 
 @given(st.binary(max_size=80), st.binary(max_size=120))
-def test_no_octets_raise_anything_else_or_prove_anything(first: bytes, final: bytes) -> None:
+def test_no_bytes_raise_anything_else_or_prove_anything(first: bytes, final: bytes) -> None:
     for message in (first, b"n,,n=" + first, FIRST + first):
         try:
             Exchange(message)

@@ -32,7 +32,7 @@ def test_received_names_the_one_recipient() -> None:
     )
 
 
-def test_received_names_nobody_of_several() -> None:
+def test_received_names_none_of_several_recipients() -> None:
     assert received(ORIGIN, "0a1b", DATE, None) == (
         b"Received: from c.example ([192.0.2.1])\r\n"
         b"\tby mx.example.org with ESMTP id 0a1b;\r\n"

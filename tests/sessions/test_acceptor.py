@@ -66,7 +66,7 @@ def test_without_descriptors_it_rests_instead_of_turning_and_logging_without_end
     assert loop.readers == {}
 
 
-def test_a_client_that_went_away_in_the_queue_is_passed_over() -> None:
+def test_a_client_that_went_away_in_the_queue_is_skipped() -> None:
     sock = Listening(ConnectionAbortedError(), BlockingIOError())
     _, loop, lines = acceptor(sock)
     loop.readers[7]()

@@ -100,7 +100,7 @@ def test_a_pop3_client_that_does_not_read_counts_and_the_first_is_dropped() -> N
     assert clients[1].transport.reading
 
 
-def test_many_recipients_count_and_are_put_off_when_there_is_no_room() -> None:
+def test_many_recipients_count_and_are_deferred_when_there_is_no_room() -> None:
     """A thousand for each of ten thousand connections were more memory than all messages."""
     world = World()
     context = world.context

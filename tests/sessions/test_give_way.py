@@ -40,7 +40,7 @@ def test_a_hundred_silent_smtp_clients_do_not_lock_pop3_out() -> None:
     assert world.pop3("192.0.2.2").transport.take().startswith(b"+OK")
 
 
-def test_a_transaction_and_a_client_that_says_something_stay() -> None:
+def test_a_transaction_and_a_client_that_sends_something_stay() -> None:
     world = World(connections=20, of_network=20)
     busy, first, second, *rest = [world.smtp() for _ in range(17)]
     busy.send(TO_DATA)
@@ -52,7 +52,7 @@ def test_a_transaction_and_a_client_that_says_something_stay() -> None:
     assert ended(rest) == [False] * len(rest)
 
 
-def test_below_the_share_nobody_gives_way() -> None:
+def test_below_the_share_no_client_gives_way() -> None:
     world = World(connections=10, of_network=10)
     clients = [world.pop3() for _ in range(8)]
     for _ in range(30):

@@ -98,7 +98,7 @@ def test_a_network_that_left_is_out_of_the_table() -> None:
     assert area.process(1)[Cell.CONNECTIONS] == 0
 
 
-def test_the_connections_of_a_dead_worker_count_for_nobody() -> None:
+def test_the_connections_of_a_dead_worker_do_not_count() -> None:
     area = shared_area()
     one = make_limiter(Caps(10, 10, 10), area=area, index=1)
     two = make_limiter(Caps(10, 10, 10), area=area, index=2)
@@ -108,7 +108,7 @@ def test_the_connections_of_a_dead_worker_count_for_nobody() -> None:
     assert two.enter("a")
 
 
-def test_shared_memory_that_was_scribbled_on_shuts_nobody_out() -> None:
+def test_shared_memory_that_was_scribbled_on_shuts_no_client_out() -> None:
     area = shared_area()
     limiter = make_limiter(Caps(100, 10, 100), area=area)
     for index in range(2, 160):
@@ -251,7 +251,7 @@ def test_few_checks_of_a_network_run_at_once_and_the_others_wait_in_order() -> N
     assert limiter._checks == {}
 
 
-def test_a_thousand_clients_that_left_the_queue_are_passed_over_and_hold_no_turn() -> None:
+def test_a_thousand_clients_that_left_the_queue_are_skipped_and_hold_no_turn() -> None:
     """Each called the next: more of them than Python's stack holds, and the turn was lost."""
     limiter = make_limiter(Caps(10, 10, 10))
     for _ in range(limits.LOGIN_CHECKS):

@@ -193,7 +193,7 @@ def test_a_quit_needs_no_lingering() -> None:
     assert not client.transport.half_closed
 
 
-def test_too_much_mail_of_a_network_is_put_off() -> None:
+def test_too_much_mail_of_a_network_is_deferred() -> None:
     world = World(rate=1)
     client, other = world.smtp(), world.smtp("192.0.2.2")
     for one in (client, other):

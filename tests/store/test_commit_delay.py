@@ -24,14 +24,14 @@ def test_who_began_is_expected_until_he_comes() -> None:
     assert expected.count() == 0
 
 
-def test_whoever_came_unexpected_leaves_no_debt() -> None:
+def test_an_unannounced_message_leaves_no_debt() -> None:
     expected = CommitDelay(Clock())
     expected.came()
     expected.begun()
     assert expected.count() == 1
 
 
-def test_nobody_is_waited_for_longer_than_twice_the_time() -> None:
+def test_no_client_is_waited_for_longer_than_twice_the_time() -> None:
     clock = Clock()
     expected = CommitDelay(clock)
     expected.begun()
@@ -44,7 +44,7 @@ def test_nobody_is_waited_for_longer_than_twice_the_time() -> None:
     assert expected.count() == 0
 
 
-def test_after_a_rest_nobody_is_expected() -> None:
+def test_after_a_rest_no_message_is_expected() -> None:
     clock = Clock()
     expected = CommitDelay(clock)
     expected.begun()

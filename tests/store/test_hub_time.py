@@ -68,7 +68,7 @@ def test_a_clock_years_ahead_at_a_start_does_not_bind_the_store(
     assert HubClock(osio, area.clock_cell).now_us() == microseconds(clock)
 
 
-def test_a_jump_is_believed_once_somebody_says_so(clock: FakeClock, area: SharedArea) -> None:
+def test_a_jump_is_believed_once_it_is_confirmed(clock: FakeClock, area: SharedArea) -> None:
     osio = KitOsio(clock=clock)
     hub_time.begin(osio, area, 0)
     kept = HubTime(osio, area, lambda text: None)

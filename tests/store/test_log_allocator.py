@@ -102,7 +102,7 @@ def test_lives_rise_over_restarts(kit: StoreKit) -> None:
     assert seen == sorted(set(seen))
 
 
-def test_a_log_that_is_being_read_is_passed_over(kit: StoreKit) -> None:
+def test_a_log_that_is_being_read_is_skipped(kit: StoreKit) -> None:
     kit.crash()
     kit.start()
     kit.put([1], b"x")
@@ -178,7 +178,7 @@ def test_a_full_disk_is_met_before_the_mail(kit: StoreKit) -> None:
     assert kit.writers[0].committer.accepts
 
 
-def test_a_log_that_cannot_be_prepared_is_said_once_and_tried_again(kit: StoreKit) -> None:
+def test_a_log_that_cannot_be_prepared_is_reported_once_and_tried_again(kit: StoreKit) -> None:
     kit.crash()
     kit.start()
     kit.eager = False

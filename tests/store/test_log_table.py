@@ -104,7 +104,7 @@ def test_a_log_never_begins_a_life_twice(both: Shared) -> None:
     assert lives == sorted(set(lives))
 
 
-def test_states_have_owners_while_somebody_writes(both: Shared) -> None:
+def test_states_have_owners_while_a_process_writes(both: Shared) -> None:
     table = both.table(5)
     table.allocate(0, 1000)
     for state in (State.PREPARING, State.ACTIVE, State.COLLECTING):

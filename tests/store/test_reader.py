@@ -59,7 +59,7 @@ def test_a_message_is_streamed_in_bounded_pieces(
     assert b"".join(pieces) == bytes(range(256)) * 3  # type: ignore[arg-type]
 
 
-def test_no_spoiled_octet_of_a_record_is_ever_handed_out(kit: StoreKit) -> None:
+def test_no_spoiled_byte_of_a_record_is_ever_handed_out(kit: StoreKit) -> None:
     sent = kit.put([1], b"x" * 40)
     size = kit.index.places(sent.id)[0].size
     for at in range(size):
@@ -154,7 +154,7 @@ def test_what_is_not_in_memory_is_left_to_a_thread(
     assert kit.reader.read(sent.id, wait=False) is None
 
 
-def test_a_reused_log_is_opened_anew(kit: StoreKit) -> None:
+def test_a_reused_log_is_opened_again(kit: StoreKit) -> None:
     """The reader had the log open in its earlier life."""
     old = kit.put([1], b"old")
     kept = Reader(Osio(), kit.store, kit.index)

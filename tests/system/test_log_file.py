@@ -48,7 +48,7 @@ def test_a_file_with_a_second_name_and_a_pipe_are_refused(tmp_path: Path) -> Non
     assert (tmp_path / "passwd").read_text() == "root\n"
 
 
-def test_a_pipe_without_a_reader_blocks_nobody(tmp_path: Path) -> None:
+def test_a_pipe_without_a_reader_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CannotCreateError):
         open_log(tmp_path / "pipe")

@@ -112,7 +112,7 @@ def test_the_catch_all_of_a_domain_in_unicode_is_that_of_its_a_labels(users, peo
      ("", "not an address"), ("a b@example.org", "not an address"), ("ann", "not an address"),
      ("@example.org", "not an address"), ("\udcff@example.org", "not an address")],
 )  # fmt: skip
-def test_a_member_must_be_somebody_here(users, people, member, reason):
+def test_a_member_must_have_a_mailbox_here(users, people, member, reason):
     with pytest.raises(DataError, match=reason):
         users.set_alias("info@example.org", ["ann@example.org", member])
     assert users.alias("info@example.org") is None
@@ -239,7 +239,7 @@ STEPS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(steps=STEPS)
-def test_whatever_is_done_every_alias_leads_to_somebody(tmp_path_factory, steps):
+def test_whatever_is_done_every_alias_leads_to_a_mailbox(tmp_path_factory, steps):
     def full(name):
         return "@x.org" if name == "*" else f"{name}@x.org"
 

@@ -129,7 +129,7 @@ def test_a_disabled_tagged_address_does_not_fall_through_to_its_base(users):
         users.resolve("ann+x@example.org")
 
 
-def test_an_entry_of_an_unknown_kind_is_nobody(users, path):
+def test_an_entry_of_an_unknown_kind_is_no_user(users, path):
     users.add("ann@example.org")
     users.close()
     raw_put(path, b"addresses", b"list@example.org", b"\x07" + bytes(30))
@@ -223,7 +223,7 @@ def test_an_address_there_already_is_not_added_again(users):
     assert list(users.accounts()) == [ann]
 
 
-def test_a_bad_password_adds_nobody(users):
+def test_a_bad_password_adds_no_user(users):
     with pytest.raises(DataError, match="empty"):
         users.add("ann@example.org", b"")
     assert list(users.accounts()) == []
@@ -430,7 +430,7 @@ def test_a_file_that_is_no_lmdb_is_damaged(path):
 
 
 @pytest.mark.parametrize("value", [b"", b"\xc1", b"\x93\x01\x02\x03", b"\x05"])
-def test_a_record_that_is_no_map_is_told_and_changed_by_nobody(users, path, value):
+def test_a_record_that_is_no_map_is_reported_and_left_alone(users, path, value):
     ann = users.add("ann@example.org", b"x")
     users.close()
     raw_put(path, b"accounts", ann.id.to_bytes(8, "big"), value)

@@ -96,7 +96,7 @@ def test_what_has_mail_is_reserved_at_a_start(path):
 
 
 @pytest.mark.parametrize("text", [b"", b"-7\n", b"x\n", b"1\n2\n"])
-def test_a_file_that_is_none_is_refused_and_made_anew_by_a_start(path, text):
+def test_a_file_that_is_none_is_refused_and_replaced_by_a_start(path, text):
     (number,) = added(path, "ann")
     (path.parent / "numbers").write_bytes(text)
     with UserDatabase(path) as users:
@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_says_so(path):
 # --- Whose a mailbox is ---------------------------------------------------------------------------
 
 
-def test_owners_are_accounts_removed_ones_or_nobody(users):
+def test_owners_are_accounts_removed_ones_or_none(users):
     ann, bob = users.add("ann@example.org"), users.add("bob@example.org")
     users.remove("ann@example.org")
     (_, address, when), *_ = users.removed()

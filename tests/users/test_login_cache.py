@@ -45,7 +45,7 @@ def test_another_address_is_not(memory):
     assert memory.recall("bob@example.org", b"secret") is None
 
 
-def test_octets_do_not_move_between_address_and_password(memory):
+def test_bytes_do_not_move_between_address_and_password(memory):
     assert memory.recall("ann@example.or", b"gsecret") is None
 
 

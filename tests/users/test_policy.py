@@ -65,13 +65,13 @@ def test_a_quota_of_ones_own_holds_without_any_default(tmp_path):
     assert found.quota(account("a@x.org", quota=0)) is None
 
 
-def test_the_postmaster_that_nobody_reads_keeps_mail_for_ninety_days(tmp_path):
+def test_an_unread_postmaster_keeps_mail_for_ninety_days(tmp_path):
     postmaster = Account(1, "postmaster")
     assert policies(tmp_path, "").expiry(postmaster) == limits.POSTMASTER_EXPIRY
     assert policies(tmp_path, "").expiry(postmaster._replace(policy=Policy(expiry=0))) == 0
 
 
-def test_what_is_said_before_a_login_is_safe_for_everybody(tmp_path):
+def test_replies_before_a_login_are_safe_for_everyone(tmp_path):
     found = policies(tmp_path)
     assert found.least_expiry(0) == (90 * 86_400, True)
     assert found.least_expiry(60) == (60, True)
@@ -194,14 +194,14 @@ def test_a_login_in_the_future_does_not_lock_out(logins, clock):
     assert not logins.too_soon(7, 60)
 
 
-def test_without_the_file_nobody_has_logged_in(tmp_path):
+def test_without_the_file_no_user_has_logged_in(tmp_path):
     logins = LastLogins(tmp_path, readonly=True)
     assert logins.last(7) is None
     logins.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_file_is_as_if_nobody_had(tmp_path):
+def test_a_torn_file_is_as_if_no_user_had(tmp_path):
     (tmp_path / "logins").write_bytes(b"\0" * 60)
     logins = LastLogins(tmp_path)
     assert logins.last(7) is None

@@ -167,7 +167,7 @@ def test_usage_is_exact_after_expiry_collection_crash_and_rebuild(hub: Hub) -> N
 # --- Removed users --------------------------------------------------------------------------------
 
 
-def test_a_removed_users_mail_goes_and_nobody_elses(hub: Hub) -> None:
+def test_a_removed_users_mail_goes_and_no_one_elses(hub: Hub) -> None:
     ann, bob = hub.user("ann@x.org"), hub.user("bob@x.org")
     hub.kit.put([ann, bob], b"mail")
     hub.kit.put([ann], b"mail")
@@ -232,7 +232,7 @@ def test_an_older_users_database_costs_no_mail(hub: Hub) -> None:
     assert hub.count(bob) == 1
 
 
-def test_mail_that_came_long_after_a_removal_was_for_somebody_who_was_there(hub: Hub) -> None:
+def test_mail_that_came_long_after_a_removal_was_for_an_existing_user(hub: Hub) -> None:
     """By another database, put back in between: what this one says of him is not of that mail."""
     ann = hub.user("ann@x.org")
     hub.kit.put([ann], b"before")

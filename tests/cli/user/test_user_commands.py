@@ -39,14 +39,14 @@ def test_the_password_is_one_line_as_it_is_without_its_end(user, data, line, pas
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"x" * 2000 + b"\n", b"a\0b\n", b"a\rb\n"])
-def test_a_bad_password_adds_nobody_and_is_not_shown(user, line):
+def test_a_bad_password_adds_no_user_and_is_not_shown(user, line):
     code, out, err = user("add", "ann@x.org", "--password-stdin", stdin=line)
     assert (code, out) == (EX_DATAERR, "")
     assert "xxx" not in err
     assert user("list")[1] == ""
 
 
-def test_without_a_terminal_nobody_is_asked(user):
+def test_without_a_terminal_there_is_no_prompt(user):
     code, _, err = user("add", "ann@x.org")
     assert code == EX_USAGE
     assert "--password-stdin" in err

@@ -91,7 +91,7 @@ def test_a_wrong_scram_proof_is_told_only_to_the_session() -> None:
 
 
 @pytest.mark.parametrize("last", [b"*", b"c29tZQ==", b"!"])
-def test_scram_is_not_done_until_the_client_says_so(last: bytes) -> None:
+def test_scram_is_not_done_until_the_client_confirms(last: bytes) -> None:
     session = Session(SCRAM)
     final, _ = proof(challenge(session, b"AUTH SCRAM-SHA-256 %b\r\n" % b64(FIRST)))
     session.send(b64(final) + b"\r\n")
@@ -135,7 +135,7 @@ def test_a_session_refused_while_scram_waits_for_keys_may_try_again() -> None:
 # --- STLS ---
 
 
-def test_stls_forgets_what_was_said_before() -> None:
+def test_stls_forgets_what_was_sent_before() -> None:
     session = Session(TLS)
     session.send(b"LANG sv\r\nUSER bob\r\n")
     assert session.send(b"STLS\r\n") == "+OK börja TLS-förhandlingen\r\n".encode()
@@ -167,7 +167,7 @@ def test_stls_is_refused_where_it_is_not_offered_and_after_utf8() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"CAPA\r\n", b"U", b"\r\n", b"\x16\x03\x01"])
-def test_octets_behind_stls_in_the_clear_end_the_session(rest: bytes) -> None:
+def test_bytes_behind_stls_in_the_clear_end_the_session(rest: bytes) -> None:
     together = Session(TLS)
     answer = together.send(b"STLS\r\n" + rest)
     assert answer == b"-ERR data before the TLS handshake\r\n"
@@ -188,7 +188,7 @@ def test_octets_behind_stls_in_the_clear_end_the_session(rest: bytes) -> None:
 # --- UTF8 and LANG ---
 
 
-def test_utf8_is_said_before_login_only() -> None:
+def test_utf8_is_accepted_before_login_only() -> None:
     assert Session().send(b"UTF8\r\n") == b"+OK UTF-8 enabled\r\n"
     assert logged_in().send(b"UTF8\r\n") == b"-ERR command not valid in this state\r\n"
 
@@ -231,7 +231,7 @@ def test_a_session_in_swedish() -> None:
     ]
 
 
-def test_everything_said_has_its_swedish() -> None:
+def test_every_text_has_its_swedish() -> None:
     """Every text in the sources of the machine, and every one that an error of ours brings."""
     texts = {text for text in said_in_sources() if not text.startswith("Syntax")}
     kinds = [one for one in vars(errors).values() if isinstance(one, type)]

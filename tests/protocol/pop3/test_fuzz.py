@@ -40,7 +40,7 @@ def test_one_dialogue_cut_at_every_place_gives_the_same() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(INPUT)
-def test_any_input_whole_or_octet_by_octet_gives_the_same(octets: bytes) -> None:
+def test_any_input_whole_or_byte_by_byte_gives_the_same(octets: bytes) -> None:
     login = b"USER bob\r\nPASS secret\r\n"
     for prefix in (b"", login):
         whole = run(OPEN, prefix + octets)

@@ -102,7 +102,7 @@ def test_an_empty_maildrop() -> None:
     assert session.send(b"RETR 1\r\n") == b"-ERR no such message\r\n"
 
 
-def test_retr_gives_the_exact_size_and_the_stored_octets() -> None:
+def test_retr_gives_the_exact_size_and_the_stored_bytes() -> None:
     session = logged_in()
     for number, message in enumerate(MESSAGES, 1):
         reply = session.send(b"RETR %d\r\n" % number)
@@ -171,7 +171,7 @@ def test_top_gives_the_header_and_so_many_lines(number: int, lines: int, answer:
     assert logged_in().send(b"TOP %d %d\r\n" % (number, lines)) == b"+OK\r\n" + answer
 
 
-def test_top_asks_for_no_more_octets_than_it_needs() -> None:
+def test_top_asks_for_no_more_bytes_than_it_needs() -> None:
     machine = topping()
     given = iter([b"A: b\r\n", b"\r\nbody\r\n", b"never read\r\n.\r\n"])
     machine.take_output()
@@ -369,7 +369,7 @@ def test_a_kept_remainder_is_copied_out_of_its_buffer() -> None:
     assert session.send(b"\r\n") == b"-ERR unknown command\r\n"
 
 
-def test_a_command_line_of_255_octets_is_taken_and_of_256_refused() -> None:
+def test_a_command_line_of_255_bytes_is_taken_and_of_256_refused() -> None:
     session = Session()
     name = b"x" * (255 - len(b"USER \r\n"))
     assert session.send(b"USER " + name + b"\r\n").startswith(b"+OK")

@@ -41,7 +41,7 @@ def test_a_master_user_opens_the_mailbox_of_another(octets: bytes) -> None:
     assert session.machine.authorized
 
 
-def test_without_master_users_nobody_acts_for_another() -> None:
+def test_without_master_users_no_user_acts_for_another() -> None:
     session = Session(OPEN)
     assert session.send(plain(BOB, ADMIN)) == FOREIGN
     session.send(f"USER {BOB}*{ADMIN}\r\nPASS secret\r\n".encode())

@@ -75,7 +75,7 @@ def test_chunks_may_be_cut_anywhere() -> None:
     assert session.messages == [STUFFED]
 
 
-def test_chunks_may_come_octet_by_octet() -> None:
+def test_chunks_may_come_byte_by_byte() -> None:
     session = Session()
     assert deliver(session, *single(chunk(RAW[:9]) + chunk(RAW[9:], last=True))) == [250, 250]
     assert session.messages == [STUFFED]
@@ -115,7 +115,7 @@ def test_a_line_end_is_added_only_where_it_is_missing(raw: bytes, stored: bytes)
         ([b"a\nb", b"c", b"d"], [550, 503, 503], "<LF>"),
     ],
 )
-def test_bare_line_ends_are_refused_at_the_last_octet_of_the_chunk(
+def test_bare_line_ends_are_refused_at_the_last_byte_of_the_chunk(
     chunks: list[bytes], codes: list[int], name: str | None
 ) -> None:
     wire = b"".join(chunk(octets, last=octets is chunks[-1]) for octets in chunks)

@@ -49,7 +49,7 @@ def test_refused_recipients_are_counted_but_not_for_lmtp() -> None:
 
 
 @pytest.mark.parametrize("message", [b"DATA\r\nA: b\r\n\r\n.\r\n", b"BDAT 6 LAST\r\nA: b\r\n"])
-def test_a_message_begins_the_count_anew(message: bytes) -> None:
+def test_a_message_resets_the_count(message: bytes) -> None:
     session = Session(IDLE)
     for _ in range(20):
         session.send(b"EHLO c\r\nNOOP\r\nMAIL FROM:<a@example.org>\r\n")
@@ -78,7 +78,7 @@ def test_the_command_line_is_as_long_as_the_setting_says() -> None:
     assert session.send(b"NOOP " + b"x" * 1018 + b"\r\n").startswith(b"500")
 
 
-def test_half_a_command_is_no_progress_and_an_octet_of_a_message_is() -> None:
+def test_half_a_command_is_no_progress_and_a_byte_of_a_message_is() -> None:
     session = Session(PLAIN)
     session.send(EHLO)
     before = session.machine.progress
@@ -94,7 +94,7 @@ def test_half_a_command_is_no_progress_and_an_octet_of_a_message_is() -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"BDAT 20\r\n", b"BDAT 5000\r\n"])
-def test_an_octet_of_a_chunk_is_progress_taken_or_skipped(chunk: bytes) -> None:
+def test_a_byte_of_a_chunk_is_progress_taken_or_skipped(chunk: bytes) -> None:
     session = Session(PLAIN)
     session.send(TO_RCPT + chunk)
     for piece in single(b"Subject: x\r\n"):

@@ -284,7 +284,7 @@ def test_a_client_that_ends_lines_with_lf_is_told_at_once() -> None:
     assert session.machine.helo == b""
 
 
-def test_command_lines_may_have_2048_octets() -> None:
+def test_command_lines_may_have_2048_bytes() -> None:
     session = Session()
     assert reply(session.send(b"NOOP " + b"x" * 2041 + b"\r\n")) == b"250 2.0.0 Ok"
     answer = reply(session.send(b"NOOP " + b"x" * 2042 + b"\r\n"))
@@ -317,7 +317,7 @@ def test_too_many_errors_end_the_session_and_refusals_are_none() -> None:
     assert session.machine.closed
 
 
-def test_octets_before_the_greeting_are_early_talk() -> None:
+def test_bytes_before_the_greeting_are_early_talk() -> None:
     machine = Smtp(PLAIN)
     machine.receive(b"EHLO c\r\n")
     machine.start()

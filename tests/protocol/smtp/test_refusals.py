@@ -94,7 +94,7 @@ def test_a_list_that_is_too_long_is_refused_in_part_and_the_rest_delivered() -> 
     assert session.machine.closed
 
 
-def test_lmtp_counts_a_message_that_nobody_got_and_no_other() -> None:
+def test_lmtp_counts_a_message_that_no_recipient_got_and_no_other() -> None:
     machine = Smtp(LMTP_IDLE)
     machine.start()
     machine.receive(b"LHLO c\r\n")

@@ -28,7 +28,7 @@ BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
 SHUTDOWN = Reply(421, "4.3.2", "Service shutting down")
 
 
-def test_a_positive_answer_in_other_words_is_said_as_it_is() -> None:
+def test_a_positive_answer_in_other_words_is_sent_as_it_is() -> None:
     machine = Smtp(PLAIN)
     machine.start()
     machine.receive(EHLO + b"MAIL FROM:<a@b>\r\nRCPT TO:<c@b>\r\n")
@@ -41,7 +41,7 @@ def test_a_positive_answer_in_other_words_is_said_as_it_is() -> None:
     assert machine.accepted == 1
 
 
-def test_an_answer_that_nobody_asked_for_is_a_bug() -> None:
+def test_an_answer_without_a_question_is_a_bug() -> None:
     machine = Smtp(PLAIN)
     machine.start()
     with pytest.raises(RuntimeError):
@@ -148,7 +148,7 @@ def test_a_session_that_fails_answers_the_message_first() -> None:
 # -- STARTTLS ---------------------------------------------------------------------------------
 
 
-def test_tls_begins_anew() -> None:
+def test_tls_resets_the_session() -> None:
     session = Session(TLS)
     assert b"250-STARTTLS\r\n" in session.send(EHLO)
     assert reply(session.send(b"STARTTLS\r\n")) == b"220 2.0.0 Ready to start TLS"
@@ -174,7 +174,7 @@ def test_starttls_has_its_place() -> None:
 
 
 @pytest.mark.parametrize("pieces", [[b"STARTTLS\r\nMAIL FROM:<a@b>\r\n"], [b"STARTTLS\r\nM"]])
-def test_octets_right_behind_starttls_end_the_session(pieces: list[bytes]) -> None:
+def test_bytes_right_behind_starttls_end_the_session(pieces: list[bytes]) -> None:
     session = Session(TLS)
     session.send(EHLO)
     answer = reply(session.send(*pieces))
@@ -183,7 +183,7 @@ def test_octets_right_behind_starttls_end_the_session(pieces: list[bytes]) -> No
     assert session.events == []
 
 
-def test_octets_in_the_clear_before_the_handshake_end_the_session() -> None:
+def test_bytes_in_the_clear_before_the_handshake_end_the_session() -> None:
     machine = Smtp(TLS)
     machine.start()
     machine.receive(EHLO + b"STARTTLS\r\n")

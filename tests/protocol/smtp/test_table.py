@@ -157,7 +157,7 @@ def test_no_state_asks_the_session_two_questions_about_mail() -> None:
 
 
 @pytest.mark.parametrize("before", ALL)
-def test_ehlo_begins_anew_in_every_state(before: str) -> None:
+def test_ehlo_resets_the_session_in_every_state(before: str) -> None:
     session = Session(PLAIN)
     session.send(TO_STATE[before])
     answer = session.send(b"EHLO other\r\n")

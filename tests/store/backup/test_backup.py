@@ -237,7 +237,7 @@ def test_every_way_of_copying_gives_the_same(
     restored(tmp_path / "backup", tmp_path / "new", kit.ledger)
 
 
-def test_unused_octets_are_not_copied(kit: StoreKit, tmp_path: Path) -> None:
+def test_unused_bytes_are_not_copied(kit: StoreKit, tmp_path: Path) -> None:
     made = Backup(Osio(), kit.store, tmp_path / "backup")
     found = made.run()
     logs = [entry for entry in found.files.values() if entry.life]

@@ -394,7 +394,7 @@ def later(kit: StoreKit) -> list[Callable[[], object]]:
     return calls
 
 
-def test_a_group_waits_for_those_who_are_about_to_send(kit: StoreKit) -> None:
+def test_a_group_waits_for_clients_that_are_about_to_send(kit: StoreKit) -> None:
     committer, calls = kit.writers[0].committer, later(kit)
     committer.expected.begun()
     committer.expected.begun()
@@ -426,7 +426,7 @@ def test_a_group_does_not_wait_for_long(kit: StoreKit) -> None:
     assert sent.acked
 
 
-def test_a_large_group_waits_for_nobody(kit: StoreKit) -> None:
+def test_a_large_group_does_not_wait(kit: StoreKit) -> None:
     committer, calls = kit.writers[0].committer, later(kit)
     for _ in range(2 * commit.ENOUGH):
         committer.expected.begun()

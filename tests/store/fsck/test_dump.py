@@ -63,7 +63,7 @@ def test_every_record_is_shown_in_order_with_its_place(log: Path) -> None:
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_bodies_are_shown_only_when_asked_for_octet_by_octet(log: Path) -> None:
+def test_bodies_are_shown_only_when_asked_for_byte_by_byte(log: Path) -> None:
     assert not any("body" in fact for fact in dump(log))
     assert dump(log, bodies=True)[1]["body"].encode("latin-1") == BODY
 

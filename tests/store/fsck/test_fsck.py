@@ -323,7 +323,7 @@ def test_a_log_without_headers_is_read_by_its_records(kit: StoreKit) -> None:
     assert "log 1: both headers are damaged, and no record verifies" in fsck(kit)[0]
 
 
-def test_the_wrong_secret_is_said_and_nothing_is_repaired(kit: StoreKit) -> None:
+def test_the_wrong_secret_is_reported_and_nothing_is_repaired(kit: StoreKit) -> None:
     stopped(kit)
     before = sorted(os.listdir(kit.store.logs))
     path = kit.data / "store.json"

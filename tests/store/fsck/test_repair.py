@@ -44,7 +44,7 @@ def repaired(kit: StoreKit) -> tuple[list[str], list[str]]:
     return said, fsck(kit)[0]
 
 
-def test_damaged_octets_are_kept_in_quarantine_and_stay_where_they_are(kit: StoreKit) -> None:
+def test_damaged_bytes_are_kept_in_quarantine_and_stay_where_they_are(kit: StoreKit) -> None:
     number, entry = last_message(stopped(kit))
     path = log_path(kit.store.logs, number)
     flip(path, entry.offset + 80, 0)

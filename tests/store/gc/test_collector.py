@@ -151,7 +151,7 @@ def test_a_moved_message_names_only_its_remaining_recipients(kit: StoreKit) -> N
     kit.check()
 
 
-def test_an_envelope_that_keeps_all_recipients_is_copied_octet_by_octet(kit: StoreKit) -> None:
+def test_an_envelope_that_keeps_all_recipients_is_copied_byte_by_byte(kit: StoreKit) -> None:
     """What a later version put into it is not lost."""
     sent = kit.put([1, 2], b"body")
     before = next(one for one in everywhere(kit, record.MESSAGE) if one[0].id == sent.id)
@@ -448,7 +448,7 @@ def test_damaged_mail_is_set_aside_and_the_rest_moves(kit: StoreKit) -> None:
     kit.check()
 
 
-def test_a_damaged_deletion_is_made_anew_from_the_footer(kit: StoreKit) -> None:
+def test_a_damaged_deletion_is_rewritten_from_the_footer(kit: StoreKit) -> None:
     ids = fill_log(kit)
     first = kit.index.places(ids[0])[0].log
     deletion = kit.delete(1, ids[:3])

@@ -109,7 +109,7 @@ def test_it_is_durable_and_outlives_the_index(kit: StoreKit) -> None:
     assert kit.index.usage(1) == usage_of_listing(kit, 1)
 
 
-def test_a_mailbox_in_use_is_passed_over_and_named(kit: StoreKit, session: MailboxLocks) -> None:
+def test_a_mailbox_in_use_is_skipped_and_named(kit: StoreKit, session: MailboxLocks) -> None:
     for mailbox in (1, 2, 3):
         kit.put([mailbox], b"old")
     assert session.acquire(2)

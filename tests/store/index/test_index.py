@@ -119,7 +119,7 @@ def test_deleting_twice_or_what_is_not_there_changes_nothing(index: Index) -> No
     assert listing(index, 2) == [(1, 12)]
 
 
-def test_a_new_life_of_a_log_starts_its_counts_anew(index: Index) -> None:
+def test_a_new_life_of_a_log_resets_its_counts(index: Index) -> None:
     enter(index, message(1, 1))
     enter(index, message(2, 1, size=30), life=10, watermark=700)
     assert index.log_counts(1) == LogCounts(10, 700, 1, 30)
@@ -188,7 +188,9 @@ def test_entering_a_message_again_revives_no_deleted_entry(index: Index) -> None
     assert index.logs() == counts
 
 
-def test_a_copy_in_another_log_is_a_second_place_and_names_nobody_who_deleted(index: Index) -> None:
+def test_a_copy_in_another_log_is_a_second_place_and_names_no_mailbox_that_deleted(
+    index: Index,
+) -> None:
     enter(index, message(1, 7, 8))
     index.apply(Batch(1, 9, 2048, [], [record.Deletion(7, an_id(1), 700)]))
     enter(index, message(1, 7, 8, log=2), log=2, life=10)

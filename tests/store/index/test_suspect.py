@@ -117,7 +117,7 @@ def test_a_full_disk_casts_no_doubt(kit: StoreKit, error: type[Exception]) -> No
     assert reason(kit) is None
 
 
-def test_a_file_system_that_was_mounted_anew_makes_a_dirty_index_unusable(
+def test_a_file_system_that_was_remounted_makes_a_dirty_index_unusable(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device was lost and came back: the page cache went, the boot id stayed."""

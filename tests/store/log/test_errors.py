@@ -130,7 +130,7 @@ def test_a_free_log_that_cannot_be_read_is_left_alone(tmp_path: Path, osio: KitO
         log_files.reuse(osio, str(tmp_path), NEW._replace(life=2000), NEW.life)
 
 
-def test_a_log_that_somebody_makes_is_left_alone(tmp_path: Path, osio: KitOsio) -> None:
+def test_a_log_that_another_process_makes_is_left_alone(tmp_path: Path, osio: KitOsio) -> None:
     other = os.open(log_path(str(tmp_path), 1) + ".new", os.O_RDWR | os.O_CREAT)
     try:
         assert Osio().try_lock(other)

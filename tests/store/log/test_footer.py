@@ -12,7 +12,7 @@ from metad.store.log.tail import entries_from, records_of
 ID = bytes(range(16))
 
 
-def test_an_entry_has_36_octets_at_the_documented_offsets() -> None:
+def test_an_entry_has_36_bytes_at_the_documented_offsets() -> None:
     packed = footer.message_entries(ID, 512, 100, (record.Recipient(9, "", 77),))
     assert packed.hex() == (
         "00000009" + ID.hex() + "00000200" + "00000064" + "0000004d" + "01" + "000000"
@@ -35,7 +35,7 @@ def test_a_deletion_has_an_entry_per_id() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(min_size=16, max_size=16))))
-def test_sorted_octets_are_sorted_by_mailbox_and_id(keys: list[tuple[int, bytes]]) -> None:
+def test_sorted_bytes_are_sorted_by_mailbox_and_id(keys: list[tuple[int, bytes]]) -> None:
     packed = [footer.ENTRY.pack(mailbox, each, 0, 0, 0, 1) for mailbox, each in keys]
     assert [footer.ENTRY.unpack(e)[:2] for e in sorted(packed)] == sorted(keys)
 

@@ -23,7 +23,7 @@ def made(
     return record.make_header(record.MESSAGE, life, 5, ID, payload) + envelope + body
 
 
-def test_a_header_has_72_octets_at_the_documented_offsets() -> None:
+def test_a_header_has_72_bytes_at_the_documented_offsets() -> None:
     data = made(b"env", b"body!")
     assert record.HEADER_SIZE == 72
     assert data[:4] == b"mRec"
@@ -108,7 +108,7 @@ def test_a_header_is_found_at_an_offset() -> None:
     assert record.parse_header(b"xx" + made(), SEED, 1000, 2) is not None
 
 
-def test_random_octets_are_no_header() -> None:
+def test_random_bytes_are_no_header() -> None:
     rng = random.Random(1)
     for _ in range(500):
         assert record.parse_header(b"mRec" + rng.randbytes(68), SEED, 1000) is None

@@ -225,7 +225,7 @@ def test_a_record_mailed_back_into_its_own_log_counts_once(log: Log) -> None:
 )
 @given(st.lists(st.lists(st.binary(max_size=900), min_size=1, max_size=4), max_size=6),
        st.integers(0, 2**32), st.sampled_from([512, 4096]))  # fmt: skip
-def test_a_spoiled_octet_costs_at_most_one_record(
+def test_a_spoiled_byte_costs_at_most_one_record(
     tmp_path: Path, groups: list[list[bytes]], seed: int, align: int
 ) -> None:
     log = Log(tmp_path, align)
@@ -270,7 +270,7 @@ def test_a_log_that_is_not_sealed_has_no_seal(log: Log) -> None:
     assert find_seal(log.osio, log.writer.fd, log.new) is None
 
 
-def test_every_spoiled_octet_of_a_seal_is_found(log: Log) -> None:
+def test_every_spoiled_byte_of_a_seal_is_found(log: Log) -> None:
     its = sealed(log)
     for at in range(its.seal_offset, its.seal_offset + its.seal_size):
         old = log.osio.pread(log.writer.fd, 1, at)

@@ -111,7 +111,7 @@ def test_its_number_is_used_for_a_whole_log_again(kit: StoreKit) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["none", "no room", "killed"])
-def test_a_dead_workers_group_is_written_anew_beside_a_living_hub(
+def test_a_dead_workers_group_is_rewritten_beside_a_living_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     """By the table's numbers; a recovery that was killed is done again by the next one."""

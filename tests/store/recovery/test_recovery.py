@@ -254,7 +254,7 @@ def test_a_state_file_of_any_content_is_judged(tmp_path: Path, content: bytes) -
     assert index_state.why_unusable(KitOsio(), str(tmp_path), "b") is not None
 
 
-def test_the_state_is_clean_only_if_said_so(tmp_path: Path) -> None:
+def test_the_state_is_clean_only_after_a_clean_end(tmp_path: Path) -> None:
     osio = KitOsio()
     (tmp_path / "data.mdb").write_bytes(b"x")
     index_state.mark(osio, str(tmp_path), "boot", clean=False)
@@ -373,7 +373,7 @@ def spoil(kit: StoreKit, number: int, at: int) -> None:
     os.close(fd)
 
 
-def test_damage_in_the_middle_is_set_aside_and_said(kit: StoreKit) -> None:
+def test_damage_in_the_middle_is_set_aside_and_reported(kit: StoreKit) -> None:
     kit.start()
     sent = [kit.put([1], b"%d" % n * 100) for n in range(5)]
     place = kit.index.places(sent[2].id)[0]
@@ -668,7 +668,7 @@ def reopen_index(kit: StoreKit) -> None:
         writer.feed.index = index
 
 
-def test_a_log_that_an_orphan_still_holds_is_not_said_to_be_free(kit: StoreKit) -> None:
+def test_a_log_that_an_orphan_still_holds_is_not_marked_free(kit: StoreKit) -> None:
     kit.start()
     kit.put([1], b"x")
     number = kit.index.places(kit.listing(1)[0][0])[0].log

@@ -68,7 +68,7 @@ def test_a_log_that_is_entered_to_its_seal_is_not_read_at_all(kit: StoreKit) -> 
     assert kit.check() == 60
 
 
-def test_records_of_an_earlier_life_behind_the_tail_are_passed_over(
+def test_records_of_an_earlier_life_behind_the_tail_are_skipped(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kit.start()

@@ -157,7 +157,7 @@ def test_a_dry_run_says_the_same_and_does_nothing(users):
     assert counts(dry) == counts(real) == (2, 1, 1, 3)
 
 
-def test_a_dry_sync_removes_nobody(users):
+def test_a_dry_sync_removes_no_user(users):
     users.add("ann@x.org")
     users.add("bob@x.org")
     done = run(users, one("ann@x.org"), dry_run=True)
@@ -209,7 +209,7 @@ def test_sync_of_what_a_format_does_not_speak_of_is_none(full):
 
 
 @pytest.mark.parametrize("found", [[], [one("ann@x.org"), BadLine("f:2", "bad")], [one("bad")]])
-def test_a_broken_or_empty_file_removes_nobody(full, found):
+def test_a_broken_or_empty_file_removes_no_user(full, found):
     before = left(full)
     done = run(full, *found)
     with pytest.raises(DataError, match="nothing was removed"):

@@ -249,7 +249,7 @@ def test_only_lf_ends_a_line():
 
 @pytest.mark.parametrize("kind", importers.FORMATS)
 @given(octets=st.binary(max_size=300))
-def test_any_octets_give_entries_and_bad_lines(kind, octets):
+def test_any_bytes_give_entries_and_bad_lines(kind, octets):
     head = b"address,hash,members\n" if kind == "csv" else b""
     for one in read(kind, head + octets, domain="x.org"):
         assert one.place.startswith(("file:", "shadow:"))
