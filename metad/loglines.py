@@ -51,7 +51,7 @@ def _pairs(fields: Mapping[str, object]) -> str:
 
 
 # Fields whose values a client or a user chose.
-BRACKETED = frozenset({"from", "helo", "message-id", "user", "master"})
+BRACKETED = frozenset({"argument", "from", "helo", "message-id", "user", "master"})
 
 
 class LogLines:
@@ -107,6 +107,11 @@ class LogLines:
         """The same, for what one client network (`source`) can cause again and again."""
         if self._is_new(source, service, f"{event}: {_pairs(fields)}"):
             self.event(service, event, fields)
+
+    def limited_line(self, source: str, service: str, text: str) -> None:
+        """The same for a line of text."""
+        if self._is_new(source, service, text):
+            self._queue(service, text, None)
 
     def _is_new(self, source: str, service: str, text: str) -> bool:
         summaries = self._summaries

@@ -78,7 +78,8 @@ class Acceptor:
         elif address == LOCAL or address in self._trusted:
             Arrival(self, sock, address)
         else:
-            self.context.log.line("connect", f"reject: client={address}: not a trusted proxy")
+            text = f"reject: client={address}: not a trusted proxy"
+            self.context.log.limited_line(network_of(address), "connect", text)
             sock.close()
 
     def begin(self, sock: socket.socket, client: Client) -> None:
@@ -160,9 +161,8 @@ class Arrival:
         """Close the connection; `fault`: what was wrong with the header, if anything."""
         context = self._acceptor.context
         if fault:
-            context.log.line(
-                "connect", f"reject: client={self._address}: bad PROXY header: {fault}"
-            )
+            text = f"reject: client={self._address}: bad PROXY header: {fault}"
+            context.log.limited_line(network_of(self._address), "connect", text)
         context.loop.remove_reader(self._socket.fileno())
         self._socket.close()
         context.forget(self)

@@ -14,7 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, cast
 
 from metad import limits
@@ -34,7 +34,7 @@ class Service:
     """A listener, as its sessions need it.
 
     `clients`: the networks that may connect; empty: all.  `too_many`, `not_listed`: the replies to
-    the others.
+    the others.  `proxied`: connections without a command are a proxy's health checks.
     """
 
     context: WorkerContext
@@ -44,6 +44,7 @@ class Service:
     open: Cell
     too_many: bytes
     not_listed: bytes
+    proxied: bool = field(default=False, kw_only=True)
 
     def make(self, client: Client | None = None) -> Connection:
         """A session.  `client`: known and admitted already."""
@@ -64,7 +65,8 @@ class Service:
 
     def _reject(self, client: Client, reason: str, reply: bytes) -> bytes:
         count_reason(self.context.row, Cell.REFUSED_CONNECTION)
-        self.context.log.line("connect", f"reject: client={client.address}: {reason}")
+        text = f"reject: client={client.address}: {reason}"
+        self.context.log.limited_line(client.network, "connect", text)
         return reply
 
 
@@ -99,6 +101,7 @@ class Connection(asyncio.Protocol):
         "_client",
         "_context",
         "_ended",
+        "_has_hung_up",
         "_holds",
         "_known",
         "_lost",
@@ -130,6 +133,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._paused = False  # the client does not read its replies
         self._ended = False
+        self._has_hung_up = False  # it sends no more
         self._lost = False
         self._holds = False  # octets are held for the client, and counted
         self._reason = ""  # why the connection ended, as far as it is known
@@ -203,6 +207,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         machine = self._machine
+        if not machine.closed:
+            self._has_hung_up = True
         machine.eof()
         self._go_on()
         # TLS has no half-closed connections.
@@ -245,7 +251,8 @@ class Connection(asyncio.Protocol):
         """Memory is short, and this client has been blocked for longest."""
         self._ended = True
         self._reason = "dropped: memory is short"
-        self._context.log.line(
+        self._context.log.limited_line(
+            self._network,
             "connect",
             f"client={self._client}: dropped: memory is short; it sends ahead or does not read",
         )
@@ -300,7 +307,7 @@ class Connection(asyncio.Protocol):
 
     def _why(self, exc: Exception | None) -> str:
         """The reason for the end of a connection for which the session has set none."""
-        if self._machine.closed:
+        if self._machine.closed and not self._has_hung_up:
             return "too many errors" if self._machine.abrupt else "quit"
         return "connection lost" if exc is not None else "client hung up"
 

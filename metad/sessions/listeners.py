@@ -91,6 +91,7 @@ def _smtp(context: WorkerContext, listener: Listener) -> SmtpService:
         repairing=settings("repair"),
         repair_networks=Networks(config.smtp.repair_networks),
         session=_session_class(context),
+        proxied=listener.proxy,
     )
 
 
@@ -139,6 +140,7 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
         not_listed=b"",
         settings=settings,
         plaintext=config.pop3.plaintext,
+        proxied=listener.proxy,
     )
 
 

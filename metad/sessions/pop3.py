@@ -329,7 +329,9 @@ class Pop3Session(Pop3Login):
             self._context.log.event("pop3", "deleted", self._who() | {"ids": ids})
 
     def _log_session(self) -> None:
-        """Every session leaves one line, however it ends."""
+        """Every session leaves one line, however it ends; not a proxy's health check."""
+        if self._service.proxied and not self._machine.commands:
+            return
         figures = self._figures
         done = {
             "top": figures.top,

@@ -267,7 +267,8 @@ class Pop3Login(Connection):
         self._context.log.limited(self._network, "pop3", "login failed", fields)
 
     def _log(self, text: str) -> None:
-        self._context.log.line("pop3", f"client={self._client}, user=<{self._user}>: {text}")
+        line = f"client={self._client}, user=<{self._user}>: {text}"
+        self._context.log.limited_line(self._network, "pop3", line)
 
 
 class Attempt:

@@ -37,11 +37,11 @@ from metad.protocol.smtp.machine import (
 )
 from metad.protocol.trace import date, origin, received
 from metad.sessions import incoming as incoming_mail
+from metad.sessions import smtp_log
 from metad.sessions.client import Client, has_sent
 from metad.sessions.connection import Connection
 from metad.sessions.message_id import SEARCHED, find_message_id
 from metad.sessions.recipients import Recipients
-from metad.sessions.smtp_log import log_message, log_refusal
 from metad.sessions.smtp_service import KICKED, TIMEOUT, TOO_MANY, TOO_SLOW, SmtpService
 from metad.sessions.unfinished import Room
 from metad.system.refusals import count_refusal
@@ -58,9 +58,9 @@ class SmtpSession(Connection):
     """One connection."""
 
     __slots__ = (
-        "_arrived", "_began", "_committing", "_greeting", "_head", "_helo_shown",
+        "_arrived", "_began", "_committing", "_greeting", "_has_logged", "_head", "_helo_shown",
         "_helo_text", "_in_layer", "_incoming", "_last", "_machine", "_message_id",
-        "_origin", "_progress", "_recipients", "_room", "_sender", "_transaction",
+        "_opened", "_origin", "_progress", "_recipients", "_room", "_sender", "_transaction",
     )  # fmt: skip
     _machine: Smtp
     _service: SmtpService
@@ -89,7 +89,8 @@ class SmtpSession(Connection):
         self._progress = (0, 0, 0)
         self._last = self._context.now
         self._transaction = 0
-        self._began = self._last
+        self._began = self._opened = self._last
+        self._has_logged = False  # a line of a message
 
     # -- the transport's side
 
@@ -113,9 +114,13 @@ class SmtpSession(Connection):
         self._count_held()
 
     def _gone(self) -> None:
+        smtp_log.log_session(self)
         self._forget_message()
         self._room.release()
         self._machine.eof()
+
+    def _why(self, exc: Exception | None) -> str:
+        return smtp_log.why_ended(self._machine, exc)
 
     # -- the worker's side
 
@@ -166,6 +171,8 @@ class SmtpSession(Connection):
             if self._busy or self._paused:
                 break
             event = machine.next_event()
+        if machine.refusals:
+            smtp_log.log_refused_commands(self)
         if self._busy or self._holds or self._paused or machine.closed:
             self._flush()
         elif machine.output:  # nearly always
@@ -183,7 +190,7 @@ class SmtpSession(Connection):
     def _refused(self, error: RefusedError, event: Event | None = None) -> None:
         """Answer an event that users, layer or filter refused."""
         count_refusal(self._context.row, error.smtp)
-        log_refusal(self, error.smtp, event, clean(str(error)) if error.args else "")
+        smtp_log.log_refusal(self, error.smtp, event, clean(str(error)) if error.args else "")
         self._forget_message()
         self._machine.answer(error.smtp)
         self._slow_down()
@@ -344,7 +351,7 @@ class SmtpSession(Connection):
             count_refusal(context.row, reply)
             more = machine.answer(reply)
             status = f"deferred ({clean(str(error))})"
-        log_message(self, envelope, status)
+        smtp_log.log_message(self, envelope, status)
         if context.draining:
             machine.fail(DrainingError.smtp)
             more = True
@@ -365,7 +372,7 @@ class SmtpSession(Connection):
         if reply.enhanced == "5.5.2":  # mostly appliances, which their operators must find
             count = self._context.limiter.count_bare(self._network)
             detail = f"{count} so far from {self._network}"
-        log_refusal(self, reply, event, detail)
+        smtp_log.log_refusal(self, reply, event, detail)
         return True
 
     def _start_tls_event(self, event: StartTls) -> bool:

@@ -7,12 +7,17 @@ from typing import Protocol
 from metad.errors import Reply
 from metad.layers.base import Envelope
 from metad.loglines import clean
-from metad.protocol.smtp.machine import Event, MailFrom, RcptTo
+from metad.protocol.smtp.machine import Event, MailFrom, RcptTo, Smtp
+from metad.protocol.smtp.table import BYE, VERBS
 from metad.sessions.context import WorkerContext
 from metad.sessions.recipients import Recipients
+from metad.sessions.smtp_service import SmtpService
+from metad.system.refusals import count_refusal
 
 # Recipients of a message that its line names; `nrcpt` is the number of all.
 RECIPIENTS_LOGGED = 100
+# A session that ends so needs no line beside those of its messages.
+PROPER_ENDS = ("quit", "client hung up")
 _COMMANDS: dict[type, str] = {MailFrom: "MAIL", RcptTo: "RCPT"}
 
 
@@ -28,6 +33,12 @@ class Logged(Protocol):
     _message_id: str
     _arrived: float
     _helo_shown: str
+    _machine: Smtp
+    _opened: float
+    _has_logged: bool
+    _committing: Envelope | None
+    _reason: str
+    _service: SmtpService
 
     @property
     def helo(self) -> str: ...
@@ -40,6 +51,7 @@ def log_message(session: Logged, envelope: Envelope, status: str) -> None:
     """
     context = session._context
     log = context.log
+    session._has_logged = True
     delay = context.loop.time() - session._arrived
     if not log.as_json:
         message_id, client, _, sender, recipients, _, octets, *_ = envelope
@@ -73,24 +85,89 @@ def log_message(session: Logged, envelope: Envelope, status: str) -> None:
 
 
 def log_refusal(session: Logged, reply: Reply, event: Event | None, detail: str = "") -> None:
-    """A command or a message was refused; equal lines of a network are summed up."""
-    text = reply.wire[:-2].decode("utf-8", "replace")
+    """A sender, a recipient or a message was refused."""
+    addresses = _recipients(session)
     if isinstance(event, RcptTo):
         addresses = [clean(event.address)]
-    else:
-        entries = session._recipients.entries.values()
-        addresses = [one.address for one in entries][:RECIPIENTS_LOGGED]
-    session._context.log.limited(
-        session._network,
-        "smtp",
-        "reject",
-        {
-            "command": _COMMANDS.get(event.__class__, "DATA"),
-            "client": session._client,
-            "helo": session.helo,
-            "tls": session._tls,
-            "from": clean(event.sender if isinstance(event, MailFrom) else session._sender),
-            "to": tuple(addresses),
-            "reply": f"{text} ({detail})" if detail else text,
-        },
-    )
+    sender = clean(event.sender) if isinstance(event, MailFrom) else clean(session._sender)
+    command = _COMMANDS.get(event.__class__, "DATA")
+    _log_reject(session, {"command": command}, (sender, addresses), _shown(reply, detail))
+
+
+def log_refused_commands(session: Logged) -> None:
+    """Commands that the machine refused by itself: a wrong syntax, a wrong order, unknown ones."""
+    machine = session._machine
+    refusals, machine.refusals = machine.refusals, []
+    is_open = machine.in_transaction
+    between = (clean(session._sender), _recipients(session)) if is_open else ("", [])
+    for line, reply in refusals:
+        count_refusal(session._context.row, reply)
+        _log_reject(session, _command(line), between, _shown(reply))
+
+
+def log_session(session: Logged) -> None:
+    """A session ends.  Its line is left out if those of its messages tell all about it."""
+    machine = session._machine
+    was_cut_off = (machine.in_transaction or machine.cut_off) and session._committing is None
+    if session._has_logged and not was_cut_off and session._reason in PROPER_ENDS:
+        return
+    if session._service.proxied and not machine.progress[0]:
+        return
+    between = {"from": clean(session._sender), "to": tuple(_recipients(session))}
+    fields = {
+        "client": session._client,
+        "helo": session.helo,
+        "tls": session._tls,
+        **(between if was_cut_off else {}),
+        "seconds": f"{session._context.now - session._opened:.0f}",
+        "reason": session._reason,
+    }
+    session._context.log.limited(session._network, "smtp", "session", fields)
+
+
+def why_ended(machine: Smtp, error: Exception | None) -> str:
+    """The reason for the end of a session for which the session has set none."""
+    farewell = machine.farewell
+    if farewell is None:
+        return "client hung up" if error is None else "connection lost"
+    return "quit" if farewell is BYE else farewell.text
+
+
+def _log_reject(
+    session: Logged, command: dict[str, str], between: tuple[str, list[str]], reply: str
+) -> None:
+    """Equal lines of a network are summed up."""
+    sender, addresses = between
+    fields = {
+        **command,
+        "client": session._client,
+        "helo": session.helo,
+        "tls": session._tls,
+        "from": sender,
+        "to": tuple(addresses),
+        "reply": reply,
+    }
+    session._context.log.limited(session._network, "smtp", "reject", fields)
+
+
+def _command(line: bytes) -> dict[str, str]:
+    """The verb, and what names an address.  No other argument: a client that takes us for a
+    submission server sends a password."""
+    word, _, argument = line.partition(b" ")
+    verb = word.upper()
+    if verb not in VERBS:
+        return {"command": "unknown"}
+    shown = {"command": verb.decode()}
+    if verb in (b"MAIL", b"RCPT"):
+        shown["argument"] = clean(argument.decode("utf-8", "replace"))
+    return shown
+
+
+def _recipients(session: Logged) -> list[str]:
+    entries = list(session._recipients.entries.values())
+    return [one.address for one in entries[:RECIPIENTS_LOGGED]]
+
+
+def _shown(reply: Reply, detail: str = "") -> str:
+    text = reply.wire[:-2].decode("utf-8", "replace")
+    return f"{text} ({detail})" if detail else text

@@ -27,7 +27,8 @@ def log_failed_handshake(context: WorkerContext, client: Client, error: OSError)
     if not isinstance(error, ConnectionResetError):
         reason = getattr(error, "reason", None) or error.strerror or error
         text = str(reason).replace("_", " ").lower()
-        context.log.line("tls", f"client={client.address}: handshake failed: {text}")
+        text = f"client={client.address}: handshake failed: {text}"
+        context.log.limited_line(client.network, "tls", text)
 
 
 class Handshake(asyncio.Protocol):

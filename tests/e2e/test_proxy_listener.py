@@ -128,7 +128,8 @@ def test_health_checks_are_no_lines_in_the_log(hub: WideHub) -> None:
 
 def complaints(hub: WideHub) -> list[str]:
     """What the log says of connections, rather than of mail."""
-    return log_lines(hub, "metad/connect") + log_lines(hub, "metad/tls")
+    of_sessions = log_lines(hub, "client hung up")
+    return log_lines(hub, "metad/connect") + log_lines(hub, "metad/tls") + of_sessions
 
 
 def settle(hub: WideHub) -> None:

@@ -58,6 +58,96 @@ def test_a_message_with_bare_line_feeds_names_client_sender_and_recipient() -> N
     assert line.endswith("(1 so far from 192.0.2.1)")
 
 
+REJECT = "client=192.0.2.1, helo=<c.example>, tls=no, from=<>, to=, reply="
+HELLO = b"EHLO c.example\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "command", "reply"),
+    [
+        (b"WHAT is this", "unknown", "500 5.5.2 Error: command not recognized"),
+        (b"c2VjcmV0", "unknown", "500 5.5.2 Error: command not recognized"),
+        (b"auth plain AGFubgBzZWNyZXQ=", "AUTH", "502 5.5.1 Error: command not implemented"),
+        (b"MAIL FROM:a@b@c", "MAIL, argument=<FROM:a@b@c>", "501 5.1.7 Bad sender address syntax"),
+        (b"MAIL FROM:<> SIZE=999999999", "MAIL, argument=<FROM:<> SIZE=999999999>",
+         "552 5.3.4 Message size exceeds fixed limit"),
+        (b"MAIL", "MAIL, argument=<>", "501 5.5.4 Syntax: MAIL FROM:<address>"),
+        (b"RCPT TO:<b@example.org>", "RCPT, argument=<TO:<b@example.org>>",
+         "503 5.5.1 Error: need MAIL command"),
+        (b"DATA", "DATA", "503 5.5.1 Error: need RCPT command"),
+        (b"BDAT 0", "BDAT", "503 5.5.1 Error: need RCPT command"),
+        (b"x\x00y", "unknown", "500 5.5.2 Error: bare <CR>, <LF> or <NUL> in a command"),
+        (b"x" * 3000, "unknown", "500 5.5.2 Error: line too long"),
+        (b"VRFY", "VRFY", "501 5.5.4 Syntax: VRFY address"),
+    ],
+)  # fmt: skip
+def test_a_line_for_each_refused_command(sent: bytes, command: str, reply: str) -> None:
+    """They were counted, and left no line.  No argument that may be a password is shown."""
+    world = World()
+    client = world.smtp()
+    client.send(HELLO + sent + b"\r\n")
+    assert world.lines == [f"reject: command={command}, {REJECT}{reply}"]
+
+
+def test_a_refused_command_within_a_transaction_has_its_addresses() -> None:
+    world = World()
+    client = world.smtp()
+    client.send(HELLO + b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nRCPT TO:<b\r\n")
+    (line,) = world.lines
+    assert "command=RCPT, argument=<TO:<b>, " in line
+    assert "from=<a@example.org>, to=<b@example.org>, reply=501" in line
+
+
+def test_recipients_beyond_the_limit_are_one_line_and_a_count() -> None:
+    world = World()
+    client = world.smtp()
+    most = client.session._machine._settings.recipients
+    client.send(HELLO + b"MAIL FROM:<a@example.org>\r\n")
+    for _ in range(most + 5):
+        client.send(b"RCPT TO:<b@example.org>\r\n")
+    (line,) = world.lines
+    assert "reply=452 4.5.3 Error: too many recipients" in line
+
+
+@pytest.mark.parametrize(
+    ("sent", "end", "line"),
+    [
+        (b"", "hang up", "helo=<>, tls=no, seconds=0, reason=client hung up"),
+        (HELLO, "half-close", "helo=<c.example>, tls=no, seconds=0, reason=client hung up"),
+        (HELLO + b"QUIT\r\n", "hang up", "helo=<c.example>, tls=no, seconds=0, reason=quit"),
+        (HELLO, "idle", "helo=<c.example>, tls=no, seconds=303, reason=Error: timeout exceeded"),
+        (b"GET / HTTP/1.0\r\n", "hang up",
+         "helo=<>, tls=no, seconds=0, reason=Error: this is not a web server"),
+        (TO_DATA + b"half", "hang up", "helo=<c.example>, tls=no, from=<a@example.org>, "
+         "to=<b@example.org>, seconds=0, reason=client hung up"),
+        (TO_DATA + b"half", "idle", "helo=<c.example>, tls=no, from=<a@example.org>, "
+         "to=<b@example.org>, seconds=303, reason=Error: timeout exceeded"),
+        (HELLO, "stop", "helo=<c.example>, tls=no, seconds=0, reason=Service shutting down"),
+    ],
+)  # fmt: skip
+def test_an_smtp_session_without_a_message_leaves_a_line(sent: bytes, end: str, line: str) -> None:
+    world = World()
+    client = world.smtp()
+    client.send(sent)
+    if end == "idle":
+        world.pass_time(303)
+    elif end == "half-close":
+        client.session.eof_received()
+    elif end == "stop":
+        client.session.drain()
+    client.lose()
+    assert world.lines == [f"session: client=192.0.2.1, {line}"]
+
+
+def test_a_session_whose_messages_have_lines_needs_none_unless_it_was_cut_off() -> None:
+    for end, lines in ((b"QUIT\r\n", 1), (b"", 1), (b"MAIL FROM:<a@example.org>\r\n", 2)):
+        world = World()
+        client = world.smtp()
+        client.send(TO_DATA + TEXT + end)
+        client.lose()
+        assert len(world.lines) == lines
+
+
 SESSION = "session: client=192.0.2.1, user=<bob>, tls=no, mech=PLAIN, top=0, retr=0/0, del=0/0"
 
 

@@ -56,6 +56,7 @@ class SmtpBase:
         "_last",
         "_later",
         "_left",
+        "_line",
         "_lines",
         "_longest",
         "_loose",
@@ -69,11 +70,14 @@ class SmtpBase:
         "abrupt",
         "accepted",
         "closed",
+        "cut_off",
         "extended",
+        "farewell",
         "full",
         "greetings",
         "helo",
         "output",
+        "refusals",
         "tls",
         "transactions",
         "utf8",
@@ -97,6 +101,11 @@ class SmtpBase:
         self.full = False
         self._errors = 0
         self._commands = 0  # command lines read so far
+        self._line = b""  # the last one that was not read the quick way
+        # Commands that were refused without asking the session, and the replies: for the log.
+        self.refusals: list[tuple[bytes, Reply]] = []
+        self.farewell: Reply | None = None  # the reply that ended the session
+        self.cut_off = False  # and it cut a transaction off
         self._idle = 0  # commands since a message was stored that led to none
         self._refused = 0  # recipients refused since a message was stored
         self._excess = 0  # recipients beyond the limit since a message was stored
@@ -123,6 +132,7 @@ class SmtpBase:
     def _refuse(self, reply: Reply) -> None:
         """Refuse a command.  Codes that mean a client's error count as errors, others as idle."""
         self.output.append(reply.wire)
+        self.refusals.append((self._line, reply))
         if not 500 <= reply.code <= 504:
             self._idles()
             return
@@ -172,12 +182,14 @@ class SmtpBase:
     def _end(self, reply: Reply) -> None:
         if not self.closed:
             self._say(reply)
+            self.farewell = reply
             self._close()
             self.abrupt = reply is not states.BYE
 
     def _close(self) -> None:
         """No more input is read and no more replies are given; a message begun is aborted."""
         self.closed = True
+        self.cut_off = self._state.transaction
         if self._state.message:
             self._next = Aborted(None)
         self._due = None

@@ -70,12 +70,13 @@ _FAULTS: Final = {
 class Smtp(Commands):
     """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it
     while the client may still be sending, so read on a little, or a reset destroys our last reply.
-    `output`: the queued replies; `full`: there are so many that the next command waits until they
-    are taken.
+    `output`: queued replies; `full`: so many that the next command waits until they are taken.
 
     `helo`: the client's name, as it sent it; `greetings`: how often it did; `extended`: by EHLO or
-    LHLO; `accepted`: recipients accepted in this transaction; `transactions`: their number so far,
-    with this one; `tls`: TLS runs; `utf8`: this transaction's MAIL had SMTPUTF8.
+    LHLO; `refusals`: commands refused without an event, until the session logs them; `farewell`:
+    the reply that ended the session; `cut_off`: it did so in a transaction; `accepted`: recipients
+    accepted in this transaction; `transactions`: their number so far, with this one; `tls`: TLS
+    runs; `utf8`: this transaction's MAIL had SMTPUTF8.
     """
 
     __slots__ = ()
@@ -320,6 +321,7 @@ class Smtp(Commands):
     def _command(self, line: bytes) -> Event | None:
         verb, _, argument = line.partition(b" ")
         self._commands += 1
+        self._line = line
         rows = self._table[self._state]
         row = rows.get(verb) or rows.get(verb.upper())
         if row is None:
@@ -333,6 +335,7 @@ class Smtp(Commands):
         return action(self, argument, row)
 
     def _fault(self, fault: Fault) -> Event | None:
+        self._line = b""
         if fault is Fault.FLOOD:
             self._end(_FAULTS[fault])
         else:

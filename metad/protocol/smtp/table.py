@@ -227,6 +227,9 @@ def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, R
     return found
 
 
+# All that are known in some state of some protocol.
+VERBS: Final = frozenset((b"LHLO", *_EHLO, *_ALWAYS, *_TRANSACTION[IDLE]))
+
 # Rows whose action asks the session; it answers yes or no.
 ASKING: Final = frozenset({"mail", "rcpt", "end"})
 
