@@ -104,6 +104,12 @@ class UnavailableError(MetadError):
     exit_code = EX_UNAVAILABLE
 
 
+class TemporaryError(MetadError):
+    """Not now; the same may succeed later (exit 75)."""
+
+    exit_code = EX_TEMPFAIL
+
+
 class OsError(MetadError):
     """A system error: a port in use, no memory, no permission (exit 71)."""
 

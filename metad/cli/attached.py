@@ -83,10 +83,10 @@ class Workers:
         for one in self.workers:
             one.sock.close()
 
-    def send(self, request: dict[str, Any]) -> None:
-        """Send each worker the same request."""
+    def send(self, request: dict[str, Any], *, first: bool = False) -> None:
+        """Send each worker the same request, or only the `first` one."""
         line = json.dumps(request).encode() + b"\n"
-        for one in self.workers:
+        for one in self.workers[:1] if first else self.workers:
             one.sock.settimeout(ANSWER_SECONDS)
             try:
                 one.sock.sendall(line)
@@ -137,3 +137,17 @@ def ask_all(
                 if line is not None:
                     took(line)
     return list(silent.values())
+
+
+def ask_one(data: Path, request: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+    """A worker's answer; None: it ended, or did not answer in time."""
+    with Workers(data) as workers:
+        workers.send(request, first=True)
+        deadline = time.monotonic() + seconds
+        while workers.open and (left := deadline - time.monotonic()) > 0:
+            for worker, line in workers.hear(left):
+                if line is not None and "error" in line:
+                    raise UnavailableError(f"{worker.name}: {line['error']}")
+                if line is not None:
+                    return line
+    return None

@@ -1,4 +1,4 @@
-"""A worker's answers to `metad who` and `metad kick`.
+"""A worker's answers to `metad who`, `metad kick` and `metad mail delete`.
 
 The master passes a connection over the worker's channel (metad.master.attach).  The command sends
 one line of JSON and gets lines of JSON, the last with "end".
@@ -21,6 +21,7 @@ from typing import Any, cast
 from metad.sessions.connection import Connection
 from metad.sessions.context import WorkerContext
 from metad.sessions.facts import Wanted, connections, facts
+from metad.sessions.mail_deletion import MailDeletion
 
 PIECE = 50  # sessions in one turn of the loop
 _LINE = 65_536
@@ -99,10 +100,17 @@ class Inspector(asyncio.Protocol):
     def _begin(self, line: bytes) -> None:
         try:
             request = json.loads(line)
+            if request["command"] == "delete":
+                MailDeletion(self._context, request, self._answer).begin()
+                return
             sessions = Wanted.parse(request).choose(connections(self._context))
             self._lines = {"who": self._who, "kick": self._kick}[request["command"]](sessions)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             self._lines = iter([{"end": True, "error": f"not a request: {error!r}"}])
+        self._go_on()
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        self._lines = iter([answer | {"end": True}])
         self._go_on()
 
     def _go_on(self) -> None:

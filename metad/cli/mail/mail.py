@@ -44,15 +44,19 @@ from metad.users.database import UserDatabase
 @click.group(
     cls=LazyGroup,
     places={
+        "copy": "mail.change:copy",
+        "delete": "mail.change:delete",
         "import": "mail.import_mail:import_mail",
         "learn": "mail.learn:learn",
         "tail": "mail.follow:tail",
+        "trace": "mail.trace:trace",
+        "undelete": "mail.undelete:undelete",
         "wait": "mail.follow:wait",
     },
     no_args_is_help=False,
 )
 def mail() -> None:
-    """The mail of a mailbox: list, show, follow, import, export."""
+    """The mail of a mailbox: list, show, follow, copy, delete, restore, import, export."""
 
 
 @dataclass(frozen=True, slots=True)

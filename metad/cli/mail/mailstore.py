@@ -43,6 +43,8 @@ class MailStore:
             self.index = Index(store.index, readonly=True)
         except lmdb.Error as error:
             raise UnavailableError(f"{data}: the index cannot be read: {error}") from None
+        self.osio = osio
+        self.store = store
         self.reader = Reader(osio, store, self.index)
 
     def close(self) -> None:
