@@ -62,6 +62,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 # An authserv-id behind blanks and comments, which may hold comments (RFC 5322 section 3.2.2).
 _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ID: Final = re.compile(rb"[^\s;()\"]+")
+_ENDS: Final = re.compile(rb"[\s;(]|\Z")
 
 
 def results(
@@ -84,14 +85,12 @@ def is_ours(value: bytes, authserv_id: str) -> bool:
     rest = _behind_comments(value)
     if rest is None:
         return True
-    quoted = _QUOTED.match(rest)
-    if quoted is not None:
-        name = re.sub(rb"\\(.)", rb"\1", quoted[1], flags=re.DOTALL)
-    else:
-        plain = _ID.match(rest)
-        if plain is None:
-            return True
-        name = plain[0]
+    found = _QUOTED.match(rest) or _ID.match(rest)
+    if found is None or not _ENDS.match(rest, found.end()):
+        return True
+    name = found[0]
+    if name.startswith(b'"'):
+        name = re.sub(rb"\\(.)", rb"\1", found[1], flags=re.DOTALL)
     return name.strip().lower().rstrip(b".") == authserv_id.lower().encode()
 
 

@@ -115,15 +115,13 @@ class Message(NamedTuple):
 class FilterContext:
     """What the hub gives to a filter, after the fork.
 
-    `options` is what `check_options` returned.  `report` takes a line for the log.  `count` adds to
-    a counter of metad.filters.counters.
+    `options` is what `check_options` returned.  `report` takes a line for the log.
     """
 
     loop: asyncio.AbstractEventLoop
     hostname: str
     options: Mapping[str, Any] = field(default_factory=dict)
     report: Callable[[str], None] = lambda line: None
-    count: Callable[[str, int], None] = lambda name, amount: None
 
 
 class Filter:

@@ -33,7 +33,8 @@ class Breaker:
         return self._until > 0
 
     def allows(self, now: float) -> bool:
-        """Whether to call.  Then `succeeded`, `failed` or `abandoned` follows."""
+        """Whether to call.  Then `succeeded`, `failed` or `abandoned` follows, which must be told
+        whether this call is the one that tries again: `is_open` right after this."""
         if not self._until:
             return True
         if now < self._until or self._probing:
@@ -50,11 +51,11 @@ class Breaker:
         self._probing = False
         return was_open
 
-    def failed(self, now: float) -> bool:
-        """Whether this opens it."""
+    def failed(self, now: float, *, probe: bool = False) -> bool:
+        """Whether this opens it.  A call from before it opened does not lengthen the pause."""
         self._failures += 1
         if self._until:
-            if self._probing:
+            if probe:
                 self._probing = False
                 self._pause = min(MAX_PAUSE, 2 * self._pause)
                 self._until = now + self._pause
@@ -64,6 +65,7 @@ class Breaker:
         self._until = now + self._pause
         return True
 
-    def abandoned(self) -> None:
+    def abandoned(self, *, probe: bool = False) -> None:
         """The caller has gone before there was an answer: neither a success nor a failure."""
-        self._probing = False
+        if probe:
+            self._probing = False

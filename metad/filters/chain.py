@@ -64,25 +64,29 @@ class Guarded:
         chain = self._chain
         if not self.breaker.allows(chain.now()):
             raise FailedError("not asked: it failed too often")
+        probe = self.breaker.is_open
         try:
             async with asyncio.timeout(chain.rules.deadline):
                 answer = call()
                 if isinstance(answer, Awaitable):
                     answer = await answer
         except asyncio.CancelledError:
-            self.breaker.abandoned()
-            raise
+            if _is_cancelled():
+                self.breaker.abandoned(probe=probe)
+                raise
+            raise self._failed("it was cancelled", probe=probe) from None
         except TimeoutError:
-            raise self._failed(f"no answer within {chain.rules.deadline:g} s") from None
+            reason = f"no answer within {chain.rules.deadline:g} s"
+            raise self._failed(reason, probe=probe) from None
         except Exception as error:
-            raise self._failed(str(error) or repr(error)) from None
+            raise self._failed(str(error) or repr(error), probe=probe) from None
         if self.breaker.succeeded():
             chain.report(f"{self.filter.name}: answers again")
         return answer
 
-    def _failed(self, reason: str) -> FailedError:
+    def _failed(self, reason: str, *, probe: bool) -> FailedError:
         chain = self._chain
-        if self.breaker.failed(chain.now()):
+        if self.breaker.failed(chain.now(), probe=probe):
             chain.report(f"warning: {self.filter.name}: fails, so it is asked less often: {reason}")
         return FailedError(reason)
 
@@ -186,6 +190,13 @@ class FilterChain:
             reason = f"{name} failed"
             failed = Verdict(refusal, (unchecked(reason),), note=f"{name} failed: {error}")
             return {wish: _NOTHING if wish.off else failed for wish in message.preferences}
+
+
+def _is_cancelled() -> bool:
+    """Whether the client has gone; else the filter raised CancelledError by itself, and a session
+    that took that for its own would wait for ever."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _checked(answer: object, preferences: tuple[Preferences, ...]) -> dict[Preferences, Verdict]:

@@ -18,6 +18,8 @@ from metad import limits
 # Octets: of a response's head, and of its body (rspamd: some KiB, with all symbols).
 HEAD_LIMIT: Final = 16 * limits.KIB
 BODY_LIMIT: Final = 512 * limits.KIB
+# Responses of class 1 before the one that counts.
+MOST_INTERIM: Final = 8
 
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
@@ -53,44 +55,43 @@ def request(target: str, fields: list[tuple[str, str]], size: int) -> bytes:
 class ResponseReader:
     """One response.  `started`: some of it has come."""
 
-    __slots__ = ("_body", "_data", "_head", "_left", "started")
+    __slots__ = ("_body", "_data", "_head", "_interim", "_left", "started")
 
     def __init__(self) -> None:
         self.started = False
         self._data = b""
         self._head: tuple[int, bool] | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()
+        self._interim = 0
         self._left: int | None = None  # octets of the body still to come; None: until the end
 
     def feed(self, data: bytes) -> Response | None:
         """The response, once it is complete.  Raises HttpError."""
         self.started = True
-        if self._head is None:
+        while self._head is None:
             self._data += data
             end = self._data.find(b"\r\n\r\n")
+            if max(end, 0) > HEAD_LIMIT or (end < 0 and len(self._data) > HEAD_LIMIT):
+                raise HttpError("its response has a head without an end")
             if end < 0:
-                if len(self._data) > HEAD_LIMIT:
-                    raise HttpError("its response has a head without an end")
                 return None
             self._read_head(self._data[: end + 2])
             data, self._data = self._data[end + 4 :], b""
-            if self._head is None:  # 100 Continue
-                return self.feed(data) if data else None
         return self._take(data)
 
     def eof(self) -> Response:
         """The server has closed.  Raises HttpError unless that is how its response ends."""
         if self._head is None or self._left is not None:
             raise HttpError("it closed the connection before its response was complete")
-        return Response(self._head[0], b"".join(self._body), False)
+        return Response(self._head[0], bytes(self._body), False)
 
     def _take(self, data: bytes) -> Response | None:
         head = self._head
         if head is None:
             return None
-        self._body.append(data)
+        self._body += data
         if self._left is None:
-            if sum(map(len, self._body)) > BODY_LIMIT:
+            if len(self._body) > BODY_LIMIT:
                 raise HttpError("its response is too large")
             return None
         self._left -= len(data)
@@ -98,7 +99,7 @@ class ResponseReader:
             return None
         if self._left < 0:
             raise HttpError("it sends more than it announced")
-        return Response(head[0], b"".join(self._body), head[1])
+        return Response(head[0], bytes(self._body), head[1])
 
     def _read_head(self, head: bytes) -> None:
         found = _STATUS.match(head)
@@ -106,7 +107,10 @@ class ResponseReader:
             raise HttpError("it does not speak HTTP")
         status, keep = int(found[2]), found[1] == b"1"
         fields = _fields(head, found.end())
-        if status < 200:
+        if status < 200:  # 100 Continue
+            self._interim += 1
+            if self._interim > MOST_INTERIM:
+                raise HttpError("its response does not begin")
             return
         if b"transfer-encoding" in fields:
             raise HttpError("its response is chunked")

@@ -82,9 +82,15 @@ def read_report(body: bytes) -> Report:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ReportError("its score is not a number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ReportError("its score is not a number")
+    return number
 
 
 def _table(tree: dict[str, Any], name: str) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _added(tree: dict[str, Any]) -> tuple[tuple[str, str], ...]:
             order, value = 0, one
             if isinstance(one, dict):
                 order, value = one.get("order", 0), one.get("value")
-            if not isinstance(value, str) or not isinstance(order, int):
+            if not isinstance(value, str) or not isinstance(order, int) or isinstance(order, bool):
                 raise ReportError("a header to add is not text")
             found.append((order, name, value))
     if len(found) > MOST_FIELDS or sum(len(n) + len(v) for _, n, v in found) > MOST_TEXT:
@@ -136,7 +142,7 @@ def _removed(tree: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     found: list[tuple[str, int]] = []
     for name, given in tree.items():
         for number in given if isinstance(given, list) else [given]:
-            if not isinstance(number, int):
+            if isinstance(number, bool) or not isinstance(number, int):
                 raise ReportError("a header to remove has no number")
             found.append((name, int(number)))
     if len(found) > MOST_FIELDS:

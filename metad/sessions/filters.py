@@ -35,7 +35,7 @@ def make_chain(config: Config, loop: object, row: ProcessRow, log: LogLines) -> 
     made = []
     for name, options in filters.check(config).items():
         one = filters.find(name)()
-        one.start(FilterContext(loop, config.hostname, options, report, count))  # type: ignore[arg-type]
+        one.start(FilterContext(loop, config.hostname, options, report))  # type: ignore[arg-type]
         made.append(one)
     rules = Rules(
         given.deadline,

@@ -50,9 +50,10 @@ NEVER_REFUSED = Preferences(refuse=1e9)
 
 class JudgedSmtpSession(AskingSmtpSession):
     """`_header` and `_tail`: of a complete message its header, and the last octets of the rest, or
-    all of it where there is no `_incoming`."""
+    all of it where there is no `_incoming`.  `_is_header`: not text that stands where a header
+    should, and is body for every reader."""
 
-    __slots__ = ("_header", "_lease", "_splitter", "_stored", "_tail")
+    __slots__ = ("_header", "_is_header", "_lease", "_splitter", "_stored", "_tail")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -62,6 +63,7 @@ class JudgedSmtpSession(AskingSmtpSession):
         self._splitter: HeaderSplitter | None = None
         self._lease: Lease | None = None
         self._header = b""
+        self._is_header = True
         self._tail = b""
         self._stored: Envelope | None = None
 
@@ -110,6 +112,7 @@ class JudgedSmtpSession(AskingSmtpSession):
         if splitter is None or splitter.too_large:
             raise HeaderTooLargeError
         event = self._clean_header(event, splitter.header)
+        self._is_header = event.starts_with_header
         envelope = self._envelope(event)
         self._keep_tail()
         message = Message(
@@ -196,6 +199,7 @@ class JudgedSmtpSession(AskingSmtpSession):
     def _changed(self, envelope: Envelope, verdict: Verdict) -> Envelope:
         """As it goes to the layer: the header in the trace, the octets those of the rest."""
         header = self._header
+        octets = envelope.octets - len(header)
         trace = envelope.trace
         recipients = envelope.recipients
         if verdict is not ACCEPT:
@@ -203,10 +207,9 @@ class JudgedSmtpSession(AskingSmtpSession):
             if verdict.junk:
                 self._context.row.add(Cell.FILTER_JUNK)
                 recipients = junk_recipients(self._context, recipients, envelope.octets)
-        changed = remove(header, verdict.remove) if verdict.remove else header
-        return envelope._replace(
-            trace=trace + changed, recipients=recipients, octets=envelope.octets - len(header)
-        )
+        if verdict.remove and self._is_header:
+            header = remove(header, verdict.remove)
+        return envelope._replace(trace=trace + header, recipients=recipients, octets=octets)
 
     def _fields(self, verdict: Verdict) -> bytes:
         found: list[bytes] = []

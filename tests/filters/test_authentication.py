@@ -15,7 +15,10 @@ from metad.filters.results import Symbol
         b"\r\n\tmx.example.org 1; spf=pass\r\n", b' "mx.example.org" ; x\r\n',
         b"(a)(b (c \\) d)) mx.example.org; x\r\n", b' "mx.\\example.org"; x\r\n',
         b" mx.example.org.; x\r\n", b" mx.example.org(x); y\r\n",
+        b'(c) "mx.example.org"(d); x\r\n', b"\tmx.example.org\t;x\r\n", b"\r\n MX.example.org\r\n",
         # What cannot be read is taken for ours.
+        b' "mx.example.org"x; y\r\n', b' mx."example.org"; x\r\n', b' "never ends; x\r\n',
+        b" mx.example.org); x\r\n",
         b" (never ends mx.other.example; x\r\n", b" ; x\r\n", b"\r\n", b"",
     ],
 )  # fmt: skip

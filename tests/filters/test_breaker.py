@@ -43,7 +43,9 @@ def test_one_call_at_a_time_tries_again_after_pauses_that_double() -> None:
         assert not breaker.allows(now - 0.01)
         assert breaker.allows(now)
         assert not breaker.allows(now)
-        assert not breaker.failed(now)
+        assert not breaker.failed(now)  # a call from before it opened
+        assert not breaker.allows(now)
+        assert not breaker.failed(now, probe=True)
         pause = min(MAX_PAUSE, 2 * pause)
     assert pause == MAX_PAUSE
     assert breaker.allows(now + pause)
@@ -54,7 +56,9 @@ def test_one_call_at_a_time_tries_again_after_pauses_that_double() -> None:
 def test_a_call_that_was_taken_back_leaves_the_try_to_the_next() -> None:
     breaker = opened()
     assert breaker.allows(PAUSE)
-    breaker.abandoned()
+    breaker.abandoned()  # another call, from before it opened
+    assert not breaker.allows(PAUSE)
+    breaker.abandoned(probe=True)
     assert breaker.allows(PAUSE)
 
 
@@ -85,6 +89,15 @@ class Fixed(Filter):
 class Never(Fixed):
     async def message(self, message: Message) -> Any:
         await asyncio.Event().wait()
+
+
+class Cancelled(Fixed):
+    """Awaits something that is cancelled: the client has not gone."""
+
+    async def message(self, message: Message) -> Any:
+        found: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        found.cancel()
+        await found
 
 
 class Chain:
@@ -153,6 +166,31 @@ def test_a_late_answer_is_a_failure_and_then_the_filter_is_not_asked() -> None:
         assert "no answer within" in chain.judge()[PLAIN].note
     assert "not asked" in chain.judge()[PLAIN].note
     assert len([line for line in chain.lines if "asked less often" in line]) == 1
+
+
+def test_a_filter_that_cancels_itself_has_failed() -> None:
+    chain = Chain(Cancelled(None), defer=True)
+    assert chain.judge()[PLAIN].refusal == NOT_CHECKED
+    assert chain.counts["failures"] == 1
+
+
+def test_a_client_that_goes_while_the_filter_is_tried_again_leaves_the_try_to_the_next() -> None:
+    never = Never(None)
+    chain = Chain(never)
+    for _ in range(FAILURES):
+        chain.judge()
+    chain.now += PAUSE
+
+    async def go_away() -> None:
+        message = Message(SESSION, "1", 1, of_bytes(b"x"), (PLAIN,))
+        task = asyncio.create_task(chain.chain.judge(message))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    asyncio.run(go_away())
+    assert "no answer within" in chain.judge()[PLAIN].note
 
 
 def test_failures_before_the_message() -> None:

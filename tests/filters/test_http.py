@@ -57,6 +57,8 @@ def test_a_body_without_a_length_ends_with_the_connection() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * (HEAD_LIMIT // 6),
         b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (BODY_LIMIT + 1),
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * HEAD_LIMIT + b"\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000,
     ],
 )  # fmt: skip
 def test_what_is_no_response_is_an_error(octets: bytes) -> None:
@@ -90,6 +92,15 @@ def test_any_bytes_are_a_response_or_an_error() -> None:
             assert found is None or 200 <= found.status < 600
         except HttpError:
             pass
+
+
+def test_a_body_in_single_octets_costs_no_square() -> None:
+    """Half a megabyte: to add up all pieces at each would take hours."""
+    reader = ResponseReader()
+    reader.feed(b"HTTP/1.1 200 OK\r\n\r\n")
+    for _ in range(BODY_LIMIT):
+        reader.feed(b"x")
+    assert len(reader.eof().body) == BODY_LIMIT
 
 
 def test_no_value_makes_a_second_header_of_a_request() -> None:

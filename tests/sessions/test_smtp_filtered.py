@@ -23,6 +23,43 @@ def test_trace_and_rest_are_the_message_and_their_size_is_exact() -> None:
     assert len(envelope.trace) + envelope.octets == unstuffed
 
 
+def test_what_stands_where_a_header_should_is_body_and_not_changed() -> None:
+    text = b"not a field\r\nX-Old: 1\r\n\r\ntext\r\n.\r\n"
+    with FilterWorld(Verdict(add=(("X-A", "b"),), remove=(("X-Old", 0),))) as world:
+        assert world.send(text).startswith(b"250 ")
+        ((envelope, rest),) = world.given
+    assert (envelope.trace + rest).endswith(b"\r\n\r\n" + text)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"Authentication-Results: mx.example.org; dkim=pass\r\n",
+        b"authentication-RESULTS \t:MX.EXAMPLE.ORG;\r\n\tdkim=pass\r\n",
+        b'Authentication-Results:\r\n (a \\) (b))\r\n "mx.example\\.org" 1; dkim=pass\r\n',
+        # A line that the sender did not stuff: its dot is deleted on arrival.
+        b".Authentication-Results: mx.example.org; dkim=pass\r\n",
+        b"Authentication-Results: mx.example.org\r\n" * 500,
+        b"Subject: x\r\nno field\r\nAuthentication-Results: mx.example.org; x\r\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 5, 100_000])
+def test_no_forged_result_comes_in(forged: bytes, size: int) -> None:
+    wire = b"Date: today\r\n" + forged + b"To: x\r\n\r\nAuthentication-Results: body\r\n.\r\n"
+    with FilterWorld(Verdict()) as world:
+        client = world.smtp()
+        client.send(ENVELOPE)
+        world.settle()
+        for at in range(0, len(wire), size):
+            client.send(wire[at : at + size])
+        world.settle()
+        (seen,) = world.filter.bodies
+        client.session.connection_lost(None)
+    header, _, body = seen.partition(b"\r\n\r\n")
+    assert b"authentication-results" not in header.lower()
+    assert body == b"Authentication-Results: body\r\n"
+
+
 def test_nothing_is_read_as_the_next_command_while_a_filter_is_asked() -> None:
     with FilterWorld() as world:
         client = world.smtp()
@@ -74,34 +111,12 @@ def test_a_message_in_pieces_is_the_same(size: int) -> None:
         world.send(wire)
         ((whole, rest),) = world.given
         world.given.clear()
-        written: list[bytes] = []
-        given: list[bytes] = []
-
-        class Kept:
-            in_memory = True
-
-            def write(self, chunk: bytes) -> None:
-                written.append(chunk)
-
-            def chunks(self) -> list[bytes]:
-                return written
-
-            def abort(self) -> None:
-                raise AssertionError
-
-            def commit(self, envelope: object, done: object) -> None:
-                given.append(envelope.trace)  # type: ignore[attr-defined]
-                done(None)  # type: ignore[operator]
-
-        world.context.layer.begin = Kept  # type: ignore[method-assign,assignment]
         client = world.smtp()
         client.send(ENVELOPE)
         for at in range(0, len(wire), size):
             client.send(wire[at : at + size])
         world.settle()
         assert b"250 2.0.0 Ok: queued" in client.transport.take()
-        if world.given:
-            ((envelope, body),) = world.given
-            given, written = [envelope.trace], [body]
-    assert b"".join(written) == rest
-    assert given[0].partition(b"Received")[2][-40:] == whole.trace[-40:]
+        ((envelope, written),) = world.given
+    assert written == rest
+    assert envelope.trace.partition(b"Received")[2][-40:] == whole.trace[-40:]

@@ -36,6 +36,29 @@ class Fixed(Filter):
         return self.verdict
 
 
+class Pieces:
+    """A layer's part of a message that comes in pieces."""
+
+    in_memory = True
+
+    def __init__(self, given: list[tuple[Any, bytes]]) -> None:
+        self._given = given
+        self._written: list[bytes] = []
+
+    def write(self, chunk: bytes) -> None:
+        self._written.append(chunk)
+
+    def chunks(self) -> list[bytes]:
+        return self._written
+
+    def abort(self) -> None:
+        self._written.clear()
+
+    def commit(self, envelope: Any, done: Any) -> None:
+        self._given.append((envelope, b"".join(self._written)))
+        done(None)
+
+
 class FilterWorld(World):
     """`given`: what the layer got, trace and body, of each message."""
 
@@ -50,6 +73,7 @@ class FilterWorld(World):
         context.policies.preferences = lambda accounts: DEFAULT
         context.filters = FilterChain([self.filter], RULES, self.lines.append)
         context.layer.deliver = self._deliver
+        context.layer.begin = lambda: Pieces(self.given)
 
     def __enter__(self) -> Self:
         return self
