@@ -33,7 +33,7 @@ MOST_ERRORS = 100
 
 
 class BadReplyError(Exception):
-    """The server said something else than it should; `str()` shows what."""
+    """The server sent another reply than it should; `str()` shows which."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What the collector costs those who send: ingest with the collector at work beside ingest without.
+"""What the collector costs senders: ingest with the collector at work beside ingest without.
 
 One hub, rounds in turns: A, the collector rests; B, `metad gc --full` works on logs of which half
 is dead.  Before each B the mail that is there is halved over POP3, so that there is garbage.  What

@@ -68,7 +68,7 @@ def listing(data: bytes) -> bool:
 
 
 def messages(sizes: list[int]) -> Check:
-    """Answers to RETR of messages with these sizes, as LIST said them, one behind the other."""
+    """Answers to RETR of messages with these sizes, as LIST gave them, one after the other."""
 
     def check(data: bytes) -> bool:
         position = 0

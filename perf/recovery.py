@@ -2,7 +2,7 @@
 
 Makes a store of some million messages in sealed logs (perf.rebuild), and lets two writers begin
 logs that were used before, so that old records lie behind the tail. The writers die without a
-word; then the recovery of a hub runs in a process of its own. Each round writes and dies anew.
+word; then the recovery of a hub runs in a process of its own. Each round writes and dies again.
 
     python -m perf.recovery [--messages 1000000] [--mailboxes 100000] [--rounds 5]
 
@@ -170,7 +170,7 @@ def main() -> int:
 
 
 def one_round(store: Store, shared: Shared, options: argparse.Namespace) -> dict[str, float]:
-    """Write, die, recover; a new master finds the old area gone, and fills the same one anew."""
+    """Write, die, recover; a new master finds the old area gone, and fills the same one again."""
     in_process(lambda: write(store, shared, options.fresh, options.mailboxes))
     for at in range(1, shared_memory.CELLS):
         shared.area.cells[at] = 0

@@ -8,13 +8,13 @@ messages to mailboxes drawn at random. Rounds go over all sizes in turn.
 
 Prints, and writes perf/results/scale-DATE.json: microseconds of the hub's CPU per message and their
 ratio to the smallest store, and octets written per message: those that reached the block device
-below the directory by the end of a sync, whoever wrote them (a quiet machine, or a file system of
+below the directory by the end of a sync, of any process (a quiet machine, or a file system of
 its own), and those in pages that the hub dirtied (/proc/PID/io), which with large folios are many
 more than it wrote.
 
 With --keep a store that is in the directory already is used as it is; making ten million messages
 takes minutes. A fresh index is packed full, and its young level is empty: --enter so many messages
-in the index alone, whose records nobody reads, brings it to its steady state first.
+in the index alone, whose records are never read, brings it to its steady state first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a million users cost: to import, to import again, to open, to look up.
 
 Writes a Dovecot passwd-file with given hashes and quotas, in no order, and imports it twice into a
-new database; then opens the database anew and looks up recipients: all at random, and a few again
+new database; then reopens the database and looks up recipients: all at random, and a few again
 and again, as senders of many messages ask.
 
     python -m perf.users_import [--users 1000000]

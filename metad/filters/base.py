@@ -166,7 +166,7 @@ class Filter:
         return None
 
     def greeted(self, session: Session) -> Answer:
-        """The client has said HELO, EHLO or LHLO.  A refusal answers MAIL until the next one."""
+        """The client has sent HELO, EHLO or LHLO.  A refusal answers MAIL until the next one."""
         return None
 
     def sender(self, session: Session) -> Answer:

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* At most `connections` at once; who finds none free waits in a queue.
+* At most `connections` at once; a check that finds none free waits in a queue.
 * A request whose kept connection turns out to be closed, before an octet of the response, is sent
   once more on a new one: the server has closed an idle connection, which is its right.
 * A connection with an answer missing, or one that was given up, is never used again.

@@ -54,7 +54,7 @@ _new = tuple.__new__
 _OCTETS = struct.Struct(">I")
 DELETIONS_PER_RECORD = 250
 READER_CHECK_TICKS = 60
-# Free logs that are left for survivors: who has none cannot free any.
+# Free logs that are left for survivors: without one the collector cannot free any.
 SPARE_LOGS = 1
 # The worker that reports what concerns all of them.
 FIRST_SLOT = 0

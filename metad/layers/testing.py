@@ -64,7 +64,7 @@ class Conformance:
         wanted = [] if self.forgets else messages
         demand(len(found) == len(wanted), f"{len(found)} messages are stored, not {len(wanted)}")
         for has, message in zip(found, wanted, strict=True):
-            demand(has.endswith(TRACE + message), "a message is not stored octet by octet")
+            demand(has.endswith(TRACE + message), "a message is not stored byte by byte")
             head = has[: len(has) - len(TRACE + message)]
             demand(b"\r\n\r\n" not in head, "what stands in front of a message is no header")
 
@@ -138,10 +138,10 @@ class Conformance:
             bench.put([2], HEADER + b"after\r\n")
             self._expect(bench, 2, [HEADER + AWKWARD, HEADER + b"after\r\n"])
 
-    def test_ids_are_sixteen_octets_and_rise(self) -> None:
+    def test_ids_are_sixteen_bytes_and_rise(self) -> None:
         with Bench(self) as bench:
             ids = [bench.its_layer.next_id() for _ in range(1000)]
-            demand(all(len(one) == 16 for one in ids), "an id is not sixteen octets")
+            demand(all(len(one) == 16 for one in ids), "an id is not sixteen bytes")
             demand(ids == sorted(set(ids)), "ids do not rise")
 
     def test_a_tick_costs_nothing_that_was_stored(self) -> None:
@@ -180,7 +180,7 @@ class Conformance:
             sizes = [drop.size(number) for number in range(1, len(drop) + 1)]
             lengths = [len(unstuff(whole(drop, number))) for number in range(1, len(drop) + 1)]
             demand(sizes == lengths, f"sizes are {sizes}, but messages have {lengths}")
-            demand(drop.octets == sum(sizes), "octets is not the sum of the sizes")
+            demand(drop.octets == sum(sizes), "`octets` is not the sum of the sizes")
             drop.close()
 
     def test_unique_ids_are_unique_and_stay(self) -> None:

@@ -5,7 +5,7 @@
 
 Rules of this file:
 
-* The master reads nothing of what they say to each other, and waits for nobody: a worker that
+* The master reads nothing of the traffic between them and waits for neither side: a worker that
   hangs only leaves its connection unanswered.
 * Access is checked once, by the control socket: a process of the hub itself is refused there.
 """

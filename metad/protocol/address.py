@@ -169,4 +169,4 @@ def _check_unicode(text: str) -> None:
 def _check_length(text: str, limit: int, what: str) -> None:
     # A character is at most four octets: most are short enough whatever they hold.
     if len(text) * 4 > limit and len(text.encode()) > limit:
-        raise AddressError(f"{what} too long (over {limit} octets)")
+        raise AddressError(f"{what} too long (over {limit} bytes)")

@@ -179,7 +179,7 @@ class Repairer:
         self._at_line_start = True
 
     def feed(self, piece: bytes, *, final: bool = False) -> bytes:
-        """The repaired octets; `final`: there are no more, hold nothing back."""
+        """The repaired octets; `final`: this piece is the last, hold nothing back."""
         text = self._held + piece
         self._held = b""
         if not final:

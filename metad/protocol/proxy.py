@@ -92,7 +92,7 @@ def _address(family: bytes, octets: bytes) -> str:
 def _version_2(data: bytes) -> Header | None:
     length = int.from_bytes(data[14:16], "big")
     if length > V2_LIMIT:
-        raise ProxyError(f"a header of {length} octets")
+        raise ProxyError(f"a header of {length} bytes")
     command, family = data[12], data[13]
     if command not in (_LOCAL, _PROXIED):
         raise ProxyError("neither LOCAL nor PROXY of version 2")

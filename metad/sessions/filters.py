@@ -50,7 +50,10 @@ def make_chain(config: Config, loop: object, row: ProcessRow, log: LogLines) -> 
 def junk_recipients(
     context: WorkerContext, recipients: tuple[Recipient, ...], size: int
 ) -> tuple[Recipient, ...]:
-    """Their second mailboxes; who has none keeps it.  Raises RefusedError: one is full."""
+    """Their second mailboxes; a recipient without one keeps its own.
+
+    Raises RefusedError: one of them is full.
+    """
     junk = context.config.filter.junk
     found: dict[int, Recipient] = {}
     for one in recipients:

@@ -6,7 +6,7 @@ one line of JSON and gets lines of JSON, the last with "end".
 Rules of this file:
 
 * Nothing is kept for it: what is shown is read from the sessions when it is asked for.
-* Sessions are shown a few at a time, so that thousands of them stop nobody's mail.
+* Sessions are shown a few at a time, so that thousands of them do not hold up mail.
 """
 
 from __future__ import annotations

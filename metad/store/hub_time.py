@@ -9,8 +9,8 @@ Rules of this file:
   behind the greatest id that this node made.
 * A greater jump is not followed but reported, and nothing expires until the clocks agree again or
   an operator confirms the clock (`metad store time --accept`).
-* A wall clock that is behind stops nothing: hub time goes on at its own pace, and whoever asks for
-  the age of mail takes the smaller of the two.
+* A wall clock that is behind stops nothing: hub time goes on at its own pace, and the age of mail
+  is taken from the smaller of the two.
 """
 
 from __future__ import annotations

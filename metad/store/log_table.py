@@ -1,4 +1,4 @@
-"""The log table in shared memory: who has which log, in which state, how full, how alive.
+"""The log table in shared memory: each log's owner, state, fill and live mail.
 
 A row per log, 8 cells: state, life, generation, owner (process row + 1), tail, live messages,
 live octets, reserved.  The truth about counts is in the index and about mail in the logs; the
@@ -7,8 +7,8 @@ recovery recreates the table at each start.
 Rules of this file:
 
 * *Changes of a log's state* happen under the semaphore, through a plan: first the plan cells are
-  written, last the plan's own flag; then the row; then the flag is cleared.  Whoever takes the
-  semaphore first rolls forward a plan that its maker did not finish.
+  written, last the plan's own flag; then the row; then the flag is cleared.  The next process that
+  takes the semaphore first rolls forward a plan that its maker did not finish.
 * POSIX semaphores are not released when their holder is killed.  So each process says in its row
   what it does (idle, waiting, holding), every acquire has a timeout and none runs on an event
   loop, and only the master repairs, by `repair`.

@@ -117,7 +117,7 @@ class Reader:
     def _open_verified(self, message_id: bytes) -> tuple[int, Place, int]:
         """A descriptor with the reader's lock, the good place, the size of the envelope.
 
-        Who cannot have the lock must not read: the log is about to begin its next life.
+        Without the lock nothing may be read: the log is about to begin its next life.
         """
         for _ in range(2):
             for place in self._index.places(message_id):

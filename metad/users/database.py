@@ -365,7 +365,7 @@ def account_address(address: str) -> str:
     except AddressError as error:
         raise DataError(f"{address!a}: {error}") from None
     if len(folded.encode()) > MAX_KEY:
-        raise DataError(f"{address!a}: longer than {MAX_KEY} octets")
+        raise DataError(f"{address!a}: longer than {MAX_KEY} bytes")
     return folded
 
 

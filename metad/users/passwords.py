@@ -96,7 +96,7 @@ def acceptable(password: bytes) -> bytes:
     if not password:
         raise DataError("the password is empty")
     if len(password) > limits.PASSWORD:
-        raise DataError(f"the password is longer than {limits.PASSWORD:,} octets")
+        raise DataError(f"the password is longer than {limits.PASSWORD:,} bytes")
     if any(octet < 0x20 or octet == 0x7F for octet in password):
         raise DataError("the password has control characters")
     return password

@@ -119,7 +119,7 @@ class CollectorWorker:
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}
         self._checked = self._space_checked = time.monotonic()
-        self._free = 100.0  # per cent of the space for logs, when it was looked at last
+        self._free = 100.0  # per cent of the space for logs, when last measured
 
     def _make_source(self, osio: Osio, generation: int) -> LogAllocator:
         settings = self._store_settings

@@ -21,7 +21,7 @@ here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd -P)
 if [ -z "${PERF_ENTERED-}" ]; then
     mkdir -p "$root/upper" "$root/work" "$root/merged" "$root/../apt/lists/partial" \
         "$root/../apt/archives/partial" "$data/.root/upper" "$data/.root/work" "$data/.root/merged"
-    # Whoever started this may be killed: nothing of it must stay.
+    # The process that started this may be killed: nothing of it must stay.
     PERF_ENTERED=yes exec setpriv --pdeathsig KILL \
         unshare --mount --pid --fork --kill-child --propagation private \
         sh "$0" "$root" "$data" "$script" "$what"

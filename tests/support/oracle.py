@@ -118,7 +118,7 @@ def check_counts(index: Index, live: Iterable[bytes]) -> None:
     for number, row in index.logs().items():
         expected = counts.pop(number, [0, 0])
         found = [row.live_messages, row.live_octets]
-        assert found == expected, f"log {number} is said to have {found} live, it has {expected}"
+        assert found == expected, f"log {number} counts {found} live, it has {expected}"
     assert not counts, f"logs {sorted(counts)} have mail and no counts"
 
 

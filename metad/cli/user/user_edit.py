@@ -194,7 +194,7 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
 
     shown = {key: facts[key] for key in ("address", "mailbox", "disabled", "password")}
     octets, messages = facts["octets"], facts["messages"]
-    shown["holds"] = None if octets is None else f"{messages:,} messages, {octets:,} octets"
+    shown["holds"] = None if octets is None else f"{messages:,} messages, {octets:,} bytes"
     quota, most = facts["quota"], facts["quota_messages"]
     shown["quota"] = bound("quota", quota, checks.show_size(quota), "none")
     shown["quota of messages"] = bound("messages", most, f"{most:,}", "none")

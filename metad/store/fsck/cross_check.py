@@ -168,9 +168,7 @@ class Comparison:
 
     def _places(self, one: _Message, places: list[Place]) -> None:
         if one.references != len(one.entries):
-            self._say(
-                one, f"is said to be in {one.references} mailboxes, it is in {len(one.entries)}"
-            )
+            self._say(one, f"counts {one.references} mailboxes, but is in {len(one.entries)}")
         there = {copy.place for copy in one.copies}
         for place in places:
             if place not in there:
@@ -239,7 +237,7 @@ class Comparison:
                 if not one.loose:
                     self._say(one, f"is in mailbox {mailbox}, and no record says so")
             elif octets not in sizes:
-                self._say(one, f"has {octets} octets in mailbox {mailbox}, not {max(sizes)}")
+                self._say(one, f"has {octets} bytes in mailbox {mailbox}, not {max(sizes)}")
             if mailbox in one.gone:
                 self._say(one, f"is in mailbox {mailbox}, where it was deleted")
         wanted = {copy.mailbox for copy in one.copies if copy.certain and not copy.damaged}

@@ -111,7 +111,7 @@ class Fsck:
     # -- the index
 
     def _snapshot(self) -> Snapshot | None:
-        """The index as it is; None if it is not to be looked at, with the reason said."""
+        """The index as it is; None, with the reason reported, if it cannot be used."""
         directory, plan = self._store.index, self._plan
         reason = index_state.why_unusable(self._osio, directory, plan.boot)
         if reason is not None:
@@ -206,12 +206,12 @@ class Fsck:
     # -- both
 
     def _rows_of_logs(self, headers: dict[int, Headers], snapshot: Snapshot) -> None:
-        """Logs that the index speaks of and that are not in the life that it means."""
+        """Logs that the index lists but that are gone, free or in another life."""
         for number, row in snapshot.logs.items():
             one = headers.get(number)
             log = one.log if one is not None else None
             if one is not None and log is None:
-                continue  # said already
+                continue  # already reported
             there = log is not None and log.state != FREE and log.life == row.life
             if there:
                 continue
@@ -239,8 +239,8 @@ class Fsck:
             row = snapshot.logs.get(number, LogCounts())
             if (messages, octets) != (row.live_messages, row.live_octets):
                 self._say(
-                    f"index: log {number} is said to have {row.live_messages} live messages of "
-                    f"{row.live_octets} octets, it has {messages} of {octets}"
+                    f"index: log {number} is listed with {row.live_messages} live messages of "
+                    f"{row.live_octets} bytes, but has {messages} of {octets}"
                 )
 
 

@@ -232,6 +232,6 @@ class _Usage:
         if self._said != (self._octets, self._messages):
             octets, messages = self._said
             self._say(
-                f"mailbox {int.from_bytes(self._mailbox, 'big')} is said to have {messages} "
-                f"messages of {octets} octets, it has {self._messages} of {self._octets}"
+                f"mailbox {int.from_bytes(self._mailbox, 'big')} is listed with {messages} "
+                f"messages of {octets} bytes, but has {self._messages} of {self._octets}"
             )

@@ -114,7 +114,7 @@ def _contradictions(store: Store, number: int, size: int, log: LogHeader) -> lis
     if log.number != number:
         found.append(f"its header is that of log {log.number}")
     if log.size != size:
-        found.append(f"the file has {size} octets, its header says {log.size}")
+        found.append(f"the file has {size} bytes, its header says {log.size}")
     if log.store_id != store.store_id:
         found.append("it is of another store")
     return found

@@ -71,7 +71,7 @@ def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None
             raise OsError(f"log {log.number}: damage cannot be set aside: {error}") from None
         finally:
             osio.close(fd)
-        report(f"log {log.number}: octets {damage.start} to {damage.end} kept in quarantine/{name}")
+        report(f"log {log.number}: bytes {damage.start} to {damage.end} kept in quarantine/{name}")
 
 
 def _restore_headers(osio: Osio, store: Store, number: int, report: Report) -> None:

@@ -257,7 +257,7 @@ class SurvivorCopy:
             name = quarantine_range(tools.osio, tools.store, victim.fd, victim.log, stretch)
             self._figures.damaged += 1
             tools.report(
-                f"warning: log {victim.number}: octets {stretch.start} to {stretch.end} are "
+                f"warning: log {victim.number}: bytes {stretch.start} to {stretch.end} are "
                 f"damaged; kept in quarantine/{name}"
             )
 

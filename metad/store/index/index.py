@@ -108,14 +108,14 @@ class Index:
         self._write_lock = os.open(
             os.path.join(path, "writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
-        # Told who waits for the write lock (1), has it (since when, monotonic ns), or neither (0):
-        # the process that lets others wait is the one that hangs.
+        # Called with 1 (this process waits for the write lock), the time since when it holds it
+        # (monotonic ns), or 0 (neither): the process that makes others wait is the one that hangs.
         self.on_lock: Callable[[int], None] = lambda state: None
         self._levels = Lsm(self._env, bounds, create=not readonly)
         self._places = self._env.open_db(b"places", create=not readonly)
         self._logs = self._env.open_db(b"logs", create=not readonly)
         self._uids = self._env.open_db(b"uids", create=not readonly)
-        # The databases, for those who change, fill or move whole tables.
+        # The databases, for code that changes, fills or moves whole tables.
         self.tables = Tables(self._levels, self._places, self._logs, self._uids)
 
     def close(self) -> None:

@@ -6,11 +6,11 @@ Each level is a database of its own, with the same rows:
     mailbox (4) + id (16)  -> octets (4)                one per entry
     mailbox (4)            -> octets (8), messages (4)  usage by the entries of this level alone
 
-New entries go to the youngest level.  Beyond its bound, those who add some move more than that to
-the next level, in the order of the keys, from where the last sweep stopped, and round again.  Why:
-mail comes to mailboxes in no order, so in one large tree every message changes a leaf of its own,
-which LMDB copies whole.  A small tree's leaves stay in the caches, and are changed many times
-before they reach the disk; a sweep brings a leaf of the large tree several entries at once.
+New entries go to the youngest level.  Beyond its bound, each addition also moves somewhat more
+entries than it adds to the next level, in key order, from where the last sweep stopped, and round
+again.  Why: mail arrives for mailboxes in no order, so in one large tree every message changes a
+leaf of its own, which LMDB copies whole.  A small tree's leaves stay in the caches and change many
+times before they reach the disk; a sweep brings a leaf of the large tree several entries at once.
 
 Rules of this file:
 

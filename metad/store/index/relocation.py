@@ -63,8 +63,8 @@ class Item(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What the index says of a message in a log: who has it, its places in other logs, and where
-    the records lie that delete it."""
+    """What the index knows of a message in a log: the mailboxes that have it, its places in other
+    logs, and where the records lie that delete it."""
 
     item: Item
     mailboxes: frozenset[int]
@@ -277,7 +277,7 @@ class _Moving(Change):
         return len(missing)
 
     def drop_place(self, message_id: bytes, number: int) -> None:
-        """The place in log `number` is no more; with the last one the row goes."""
+        """Drop the place in log `number`; with the last place the row goes."""
         row = self.row_of(message_id)
         if row is not None:
             left = [place for place in row.places if place.log != number]

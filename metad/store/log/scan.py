@@ -70,8 +70,8 @@ class Scanner:
         self._stop = min(log.size - log.align, stop or log.size)
         self._seed = record.seed_of(log.secret, log.number, log.life)
         # How each record of this life begins.  What lies behind the tail of a log that was used
-        # before is full of other lives' records: the pattern passes over a hundred thousand of
-        # them without coming back to Python.
+        # before is full of other lives' records: the pattern skips a hundred thousand of them
+        # without a return to Python.
         after = _AFTER_KIND.pack(record.VERSION, 0, log.life)
         self._mark = re.compile(re.escape(record.MAGIC) + b"." + re.escape(after), re.DOTALL)
         self._window = b""

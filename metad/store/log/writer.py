@@ -164,7 +164,7 @@ class LogWriter:
                 raise OSError(errno.EIO, f"short write to log {self.number} at {at}")
             at += length
         if at != after:
-            raise OSError(errno.EIO, f"group of {at - self.end} octets announced as {size}")
+            raise OSError(errno.EIO, f"group of {at - self.end} bytes announced as {size}")
 
     # -- written blocks ahead of the tail
 

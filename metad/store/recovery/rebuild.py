@@ -288,7 +288,7 @@ def _steps_of_child(work: Work) -> Iterator[bytes]:
 
 
 def _be_child(work: Work, writer: int) -> None:
-    """Send every step, or at last why there are no more; never returns."""
+    """Send every step, and the error that ended them, if one did; never returns."""
     code = 1
     try:
         with os.fdopen(writer, "wb") as out:
@@ -306,7 +306,7 @@ def _be_child(work: Work, writer: int) -> None:
 
 
 class _Progress:
-    """Says every two seconds how far it is."""
+    """Reports progress every two seconds."""
 
     def __init__(self, report: Report) -> None:
         self._report = report

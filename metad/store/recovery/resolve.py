@@ -4,8 +4,8 @@ Rules of this file:
 
 * All entries that speak of a message are here together: its copies, recipients and deletions.
   What survives is decided without regard to the order in which the logs were read.
-* A copy counts as a place as long as it lies in a log.  First comes a copy that names everybody
-  who has the message, the youngest of such (metad.store.index.relocation).
+* A copy counts as a place as long as it lies in a log.  The first place is the youngest copy that
+  names every mailbox that has the message (metad.store.index.relocation).
 """
 
 from __future__ import annotations

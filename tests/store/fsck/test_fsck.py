@@ -297,7 +297,7 @@ def test_a_truncated_log_is_found(kit: StoreKit) -> None:
     stopped(kit)
     os.truncate(log_path(kit.store.logs, 1), 20000)
     lines, _ = fsck(kit)
-    assert "log 1: the file has 20000 octets, its header says 32768" in lines
+    assert "log 1: the file has 20000 bytes, its header says 32768" in lines
     assert "log 1: the last header is damaged" in lines
 
 

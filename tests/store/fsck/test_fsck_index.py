@@ -170,7 +170,7 @@ def strange_uid(txn: lmdb.Transaction, index: Index, f: Facts) -> None:
 
 
 SPOILERS = {
-    change_entry: "has 77 octets in mailbox",
+    change_entry: "has 77 bytes in mailbox",
     drop_entry: "is missing in mailbox",
     add_entry: "is in mailbox 9, and no record says so",
     drop_places: "and has no place",
@@ -179,11 +179,11 @@ SPOILERS = {
     strange_place: "has a place in log 4711 at 512, where it is not",
     place_twice: "has a place twice",
     unknown_message: "has a place in log",
-    more_references: "is said to be in",
+    more_references: "mailboxes, but is in",
     short_place: "a row of places is damaged",
-    more_usage: "is said to have",
-    no_usage: "is said to have 0 messages of 0 octets",
-    ghost_usage: "mailbox 65536 is said to have 1 messages of 1 octets, it has 0 of 0",
+    more_usage: "is listed with",
+    no_usage: "is listed with 0 messages of 0 bytes",
+    ghost_usage: "mailbox 65536 is listed with 1 messages of 1 bytes, but has 0 of 0",
     entry_in_two_levels: "is twice in mailbox",
     long_entry: "a row of mailboxes is damaged",
     more_live: "live messages of",
