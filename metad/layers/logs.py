@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Protocol, cast
+from typing import cast
 
 import lmdb
 
@@ -25,6 +24,7 @@ from metad.layers.base import (
     Maildrop,
     Usage,
 )
+from metad.layers.imported_ids import REMEMBERED, ImportedIds
 from metad.layers.listing import Listing
 from metad.layers.spool import SpooledBody, SpooledIncoming
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
@@ -100,6 +100,14 @@ class LogLayer(Layer):
         self.committer.figures = CommitFigures(context.row)
         self.ids.start_life(self.committer.open_first())
         self._ticks = 0
+        # Mailboxes of whose imported messages the index has all unique ids.
+        self.complete_mailboxes: set[int] = set()
+
+    def remember_complete(self, mailbox: int) -> None:
+        complete = self.complete_mailboxes
+        if len(complete) >= REMEMBERED:
+            complete.clear()
+        complete.add(mailbox)
 
     def stop(self) -> None:
         self.source.stop(self.committer.stop())
@@ -239,7 +247,7 @@ def _append(
 class LogMaildrop(Maildrop):
     """A mailbox of the log store: its listing as of the login, and the lock."""
 
-    __slots__ = ("_closed", "_layer", "_listing", "_mailbox", "_uids")
+    __slots__ = ("_closed", "_imported", "_layer", "_listing", "_mailbox")
     _layer: LogLayer
 
     def __init__(self, layer: LogLayer, mailbox: int, listing: Listing) -> None:
@@ -247,7 +255,8 @@ class LogMaildrop(Maildrop):
         self._mailbox = mailbox
         self._listing = listing
         self._closed = False
-        self._uids: dict[bytes, str] | None = None
+        complete = mailbox in layer.complete_mailboxes
+        self._imported = ImportedIds(layer, listing, is_complete=complete)
 
     @property
     def octets(self) -> int:
@@ -263,6 +272,9 @@ class LogMaildrop(Maildrop):
     def list_messages(self) -> Iterator[None]:
         try:
             yield from self._listing.steps()
+            yield from self._imported.complete_index()
+            if self._imported.is_complete:
+                self._layer.remember_complete(self._mailbox)
         except lmdb.Error as error:
             raise RefusedError(f"index: {error}") from error
 
@@ -271,14 +283,8 @@ class LogMaildrop(Maildrop):
 
     def uid(self, number: int, /) -> str:
         message_id = self._id(number)
-        return self._imported_uid(message_id) if is_imported(message_id) else message_id.hex()
-
-    def _imported_uid(self, message_id: bytes) -> str:
-        """The unique id that a message came with; those of the mailbox are looked up together."""
-        if self._uids is None:
-            ids = [self._id(number) for number in range(1, len(self) + 1)]
-            self._uids = imported_uids(self._layer, [one for one in ids if is_imported(one)])
-        return self._uids.get(message_id) or message_id.hex()
+        imported = self._imported.get(number, message_id) if is_imported(message_id) else ""
+        return imported or message_id.hex()
 
     def _id(self, number: int) -> bytes:
         return self._listing.id(number)
@@ -339,37 +345,3 @@ class LogMaildrop(Maildrop):
         if not self._closed:
             self._closed = True
             self._layer.locks.release(self._mailbox)
-
-
-class _Uids(Protocol):
-    """What finding unique ids needs: the log layer, or a command that reads the store."""
-
-    @property
-    def index(self) -> Index: ...
-    @property
-    def reader(self) -> Reader: ...
-
-
-def imported_uids(store: _Uids, ids: Sequence[bytes]) -> dict[bytes, str]:
-    """The unique ids of imported messages.
-
-    An index rebuilt from footers has none of them: then they are read from the records, once, and
-    entered in the index if its lock is free.
-    """
-    found = store.index.uids(ids)
-    missing = {one: uid for one in ids if one not in found and (uid := _recorded_uid(store, one))}
-    if missing and store.index.try_lock():
-        try:
-            with suppress(lmdb.Error):
-                store.index.put_uids(missing)
-        finally:
-            store.index.unlock()
-    return found | missing
-
-
-def _recorded_uid(store: _Uids, message_id: bytes) -> str:
-    try:
-        stored = store.reader.read(message_id, wait=True)
-    except RefusedError:
-        return ""
-    return stored.envelope.uid if stored else ""

@@ -143,12 +143,25 @@ class Pop3Session(Pop3Login):
                 break
             event = machine.next_event()
             if event is None:
-                if not machine.full:
-                    break
-                self._flush()
-                continue
+                if machine.full:
+                    self._let_others_go_on()
+                break
             self._carry_out(event)
         self._flush()
+
+    def _let_others_go_on(self) -> None:
+        """Much is answered and more waits: write it, and let other sessions have their turn."""
+        self._flush()
+        if not (self._ended or self._paused):
+            self._busy = True
+            self._context.loop.call_soon(self._turn_comes)
+
+    def _turn_comes(self) -> None:
+        self._busy = False
+        if self._ended or self._transport.is_closing():
+            self._close_drop()
+        else:
+            self._go_on()
 
     def _flush(self) -> None:
         machine = self._machine

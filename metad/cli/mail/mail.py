@@ -31,7 +31,7 @@ from metad.errors import (
     RefusedError,
     UnavailableError,
 )
-from metad.layers.logs import imported_uids
+from metad.layers.imported_ids import imported_ids
 from metad.layers.texts import unstuffed
 from metad.protocol.trace import in_front
 from metad.store.ids import is_imported, time_of
@@ -91,7 +91,7 @@ def account_of(data: Path, address: str) -> Account:
 
 def entries_of(store: MailStore, mailbox: int) -> list[ListedMail]:
     pairs = list(LISTING_ENTRY.iter_unpack(store.index.listing(mailbox)))
-    uids = imported_uids(store, [one for one, _ in pairs if is_imported(one)])
+    uids = imported_ids(store, [one for one, _ in pairs if is_imported(one)])
     return [
         ListedMail(number, one, uids.get(one) or one.hex(), octets)
         for number, (one, octets) in enumerate(pairs, 1)
