@@ -1,7 +1,7 @@
-"""A worker that retires serves whom it has accepted, however short a while ago.
+"""A worker that retires serves the clients that it has accepted, however recently.
 
-A stopped worker's clients connect meanwhile; when it goes on, it hears of them and of its
-retirement in the same moment.
+Clients of a stopped worker connect meanwhile; when it continues, it learns of them and of its
+retirement at the same moment.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ ROUNDS = 3
 PROXY_HEADER = b"PROXY TCP4 192.0.2.1 192.0.2.2 4000 25\r\n"
 
 
-def serving(hub: WideHub) -> int:
-    """The pid of the worker, once there is one that serves."""
+def serving(hub: WideHub, retired: set[int]) -> int:
+    """The pid of the worker, once there is one that serves and has not been told to retire."""
     found: list[int] = []
 
     def there() -> bool:
         workers = request(hub.data, "status")["workers"]
-        found[:] = [one["pid"] for one in workers if one["state"] == "serving"]
+        pids = {one["pid"] for one in workers if one["state"] == "serving"}
+        found[:] = pids - retired
         return bool(found)
 
     assert in_time(there)
@@ -33,7 +34,7 @@ def serving(hub: WideHub) -> int:
 
 
 def session(hub: WideHub, kind: str, connection) -> None:
-    """All of a client's session, on a connection that is there."""
+    """A client's whole session on an open connection."""
     line = (Pop3 if "pop3" in kind else Smtp)(connection)
     with line:
         if kind.startswith("proxied"):
@@ -50,10 +51,12 @@ def session(hub: WideHub, kind: str, connection) -> None:
         line.say("QUIT")
 
 
-def test_who_was_accepted_in_the_moment_of_retirement_is_served():
+def test_a_client_accepted_at_the_moment_of_retirement_is_served():
     with WideHub(KINDS, workers=1) as hub:
+        retired: set[int] = set()
         for _ in range(ROUNDS):
-            worker = serving(hub)
+            worker = serving(hub, retired)
+            retired.add(worker)
             strike(worker, signal.SIGSTOP)
             with ExitStack() as waiting:
                 clients = [

@@ -13,6 +13,7 @@ from metad.errors import NoSpaceError, SyncFailedError
 from metad.store.commit import committer as commit
 from metad.store.commit import group as bounds
 from metad.store.commit.index_feed import IndexFeed
+from metad.store.commit_delay import CommitDelay
 from metad.store.log import header
 from metad.store.log_table import State
 from tests.support.osio_kit import Faults, KitOsio
@@ -388,7 +389,8 @@ def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: Stor
 
 
 def later(kit: StoreKit) -> list[Callable[[], object]]:
-    """What is to be called after a time, instead of calling it."""
+    """Time stands still: what is to be called later, instead of the calls."""
+    kit.writers[0].committer.expected = CommitDelay(lambda: 0.0)
     calls: list[Callable[[], object]] = []
     kit.loop.call_later = lambda delay, then: calls.append(then)  # type: ignore[assignment, method-assign]
     return calls
@@ -401,7 +403,7 @@ def test_a_group_waits_for_clients_that_are_about_to_send(kit: StoreKit) -> None
     first = kit.submit([1], b"first")
     kit.run()
     assert not first.answered
-    second = kit.submit([1], b"second")  # the last who was expected
+    second = kit.submit([1], b"second")  # the last one expected
     kit.run()
     assert first.acked
     assert second.acked
