@@ -46,7 +46,7 @@ GATE = ("gate when copying", "gate when freeing")
 MUTANTS = (
     # Rule 2, its three ways, and what belongs to it.
     Mutant(
-        "a later watermark passes over survivors that the index refused",
+        "a later watermark moves past survivors that the index refused",
         ("refusal ends the log", "gate when copying"),
         REFUSAL, 25, BACK, "collector: the index refuses the copies", logs=4,
     ),
