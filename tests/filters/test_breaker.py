@@ -168,6 +168,15 @@ def test_a_late_answer_is_a_failure_and_then_the_filter_is_not_asked() -> None:
     assert len([line for line in chain.lines if "asked less often" in line]) == 1
 
 
+def test_a_filter_that_never_answers_is_not_waited_for() -> None:
+    async def judge() -> dict[Preferences, Verdict]:
+        message = Message(SESSION, "1", 1, of_bytes(b"x"), (PLAIN,))
+        async with asyncio.timeout(20):
+            return await Chain(Never(None)).chain.judge(message)
+
+    assert "no answer within" in asyncio.run(judge())[PLAIN].note
+
+
 def test_a_filter_that_cancels_itself_has_failed() -> None:
     chain = Chain(Cancelled(None), defer=True)
     assert chain.judge()[PLAIN].refusal == NOT_CHECKED

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from metad.config.parse import parse
@@ -43,27 +42,13 @@ from metad.tls import x509
 from metad.users.imports import importers
 from metad.users.imports.import_entries import BadLine
 from metad.users.passwords import fake
+from tests.fuzz.cuts import same_for_every_cut
+from tests.fuzz.filter_targets import FILTER_TARGETS
 
 STORED = Reply(250, "2.0.0", "Ok: stored")
 NOBODY = Reply(550, "5.1.1", "User unknown")
-MOST = 4096  # octets of an input; more only takes longer
 KEYS = fake(b"secret", b"user")
 MESSAGES = (b"A: 1\r\n\r\nfirst\r\n.\r\n", b"A: 2\r\n\r\n..dot\r\n.\r\n", b".\r\n")
-
-
-def cuts(octets: bytes) -> Iterator[list[bytes]]:
-    """Ways to cut an input: whole, into octets, and by its own checksum."""
-    yield [octets]
-    yield [octets[at : at + 1] for at in range(len(octets))]
-    size = zlib.crc32(octets) % 97 + 2
-    yield [octets[at : at + size] for at in range(0, len(octets), size)]
-
-
-def same_for_every_cut(octets: bytes, run: Callable[[list[bytes]], object]) -> None:
-    outcomes = [run(pieces) for pieces in cuts(octets[:MOST])]
-    for other in outcomes[1:]:
-        if other != outcomes[0]:
-            raise AssertionError(f"{other!r} and not {outcomes[0]!r}")
 
 
 # --- SMTP ---
@@ -308,4 +293,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "settings": settings_file,
     "record": stored_record,
     "passwd": users_file,
+    **FILTER_TARGETS,
 }

@@ -15,7 +15,17 @@ from tests.fuzz.targets import TARGETS
 from tests.support.sizes import SEED, reached, scaled
 
 # Inputs of each target: about a second's worth, and ten seconds' in CI.
-COUNTS = {"smtp": 1000, "repair": 600, "lmtp": 600, "pop3": 2000, "proxy": 4000, "settings": 4000}
+COUNTS = {
+    "smtp": 1000,
+    "repair": 600,
+    "lmtp": 600,
+    "pop3": 2000,
+    "proxy": 4000,
+    "settings": 4000,
+    "http": 2500,
+    "rspamd": 8000,
+    "milter": 700,
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,4 +1,4 @@
-"""Seeded bugs of the store, each with the test that must catch it.
+"""Seeded bugs of the store and the filters, each with the test that must catch it.
 
 Rules of this file:
 
@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from tests.mutants.collector_mutants import COLLECTOR
+from tests.mutants.filter_mutants import FILTERS
 
 POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
 FAULTS = "fault/test_faults.py::test_every_call_fails"
@@ -279,4 +280,4 @@ MUTANTS = [
            "store/test_mailbox_locks.py::test_a_mailbox_has_one_session_in_the_hub"),
 ]  # fmt: skip
 
-MUTANTS += [Mutant(*each) for each in COLLECTOR]
+MUTANTS += [Mutant(*each) for each in (*COLLECTOR, *FILTERS)]
