@@ -316,10 +316,25 @@ def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
         digest = copy_file(osio, source, str(data / entry.name), entry, [])
     finally:
         osio.close(source)
+    if entry.life and not entry.sealed:
+        _complete_header(osio, str(data / entry.name))
     if digest != entry.digest:
         if entry.name.startswith("users/"):
             osio.unlink(str(data / entry.name))
         raise DataError(f"{backup / entry.name}: damaged: not what was copied")
+
+
+def _complete_header(osio: Osio, path: str) -> None:
+    """Write the last header of a log that was in use: the backup left it out.  Raises OSError."""
+    fd = osio.open(path, os.O_RDWR)
+    try:
+        secret = header.own_secret(osio, fd)
+        log = header.read(osio, fd, secret) if secret else None
+        if log is not None and not log.seal_offset:
+            header.write_last(osio, fd, log)
+            osio.fsync(fd)
+    finally:
+        osio.close(fd)
 
 
 def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> None:
