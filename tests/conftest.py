@@ -11,9 +11,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import sizes
 
-# Directories by how long a test in them may take, the longest first: with several processes at
-# work, nobody waits for such a one at last.  A campaign's tests go to whoever is free; those of
-# any other file share what is dear to make, a hub say, and stay together and in order.
+# Directories by how long a test in them may take, the longest first: with several processes, none
+# is left with a long test at the end.  A campaign's tests go to any free process; those of any
+# other file share what is expensive to make, such as a hub, and stay together and in order.
 CAMPAIGNS = ("crash", "model", "fault", "mutants", "fuzz")
 FIRST = (*CAMPAIGNS, "processes", "e2e")
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks

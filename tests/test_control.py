@@ -1,4 +1,4 @@
-"""The control socket: requests and replies, who may ask, and a hub that nobody can block."""
+"""The control socket: requests and replies, who may ask, and a hub that no client can block."""
 
 import json
 import os

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import language
+
 ROOT = Path(__file__).parents[1]
-# Somebody's machine, or a package registry.  Written so that this file is not found itself.
+# A developer's machine, or a package registry.  Written so that this file does not match.
 FORBIDDEN = re.compile(
     "|".join(
         (
@@ -105,3 +107,68 @@ def test_a_machine_path_and_a_registry_would_be_found():
     for text in ("cd /wor" + "k/main", '"/roo' + 't/x"', "https://pypi" + ".org/"):
         assert FORBIDDEN.search(text)
     assert not FORBIDDEN.search("$test/root/usr, .test/root/")
+
+
+MYSELF = {"tests/support/language.py", "tests/test_house.py"}  # they quote the words
+WRITTEN = [path for path in FILES if language.is_written(path) and named(path) not in MYSELF]
+ROOMS = sorted({named(path).partition("/")[0] for path in WRITTEN})
+
+
+def within(room: str) -> list[Path]:
+    return [path for path in WRITTEN if named(path).partition("/")[0] == room]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_word_that_an_engineer_would_not_write(room: str) -> None:
+    found = {
+        named(path): language.faults(language.prose(path), language.EVERYWHERE)
+        for path in within(room)
+    }
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_users_read_of_bytes(room: str) -> None:
+    found = {
+        named(path): language.faults(language.for_users(path, named(path)), language.FOR_USERS)
+        for path in within(room)
+    }
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mail is put off until there is room",
+        "Nobody is refused.",
+        "The header is written anew.",
+        "Wait; who has none goes on.",
+        "what the client says before TLS",
+        "the log is no more",
+    ],
+)
+def test_a_wrong_word_is_found(line: str) -> None:
+    (fault,) = language.faults([(1, line)], language.EVERYWHERE)
+    assert not fault.endswith("write: ")
+
+
+@pytest.mark.parametrize(
+    "line", ['user = "nobody"', "RCPT TO:<nobody@example.org>", "who restarts whom", "{said}"]
+)
+def test_an_exception_is_none(line: str) -> None:
+    assert language.faults([(1, line)], language.EVERYWHERE) == []
+
+
+def test_help_log_lines_and_errors_are_found_and_docstrings_are_not() -> None:
+    module = '''
+def f():
+    """In octets."""
+    report(f"{n} octets are damaged")
+
+@user.command()
+def show():
+    """Print the octets of a user."""
+'''
+    lines = list(language.texts(ast.parse(module)))
+    found = language.faults(sorted(lines), language.FOR_USERS)
+    assert [one.partition(":")[0] for one in found] == ["4", "8"]

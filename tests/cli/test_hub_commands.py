@@ -182,7 +182,7 @@ def given_away():
         yield data
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_command_of_root_is_done_as_the_owner_of_the_data(given_away):
     code = (
         "import os, sys; from metad.cli import main; "

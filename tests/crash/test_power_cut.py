@@ -53,7 +53,7 @@ def test_a_recorded_run_is_the_same_each_time() -> None:
 
 
 def test_the_runs_go_through_all_that_the_store_does() -> None:
-    """Or the campaign would prove little: seals, lives begun anew, deletions, failed syncs."""
+    """Or the campaign would prove little: seals, new lives, deletions, failed syncs."""
     kinds: set[str] = set()
     notes: set[str] = set()
     reused = 0

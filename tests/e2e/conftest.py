@@ -1,4 +1,4 @@
-"""For the end-to-end tests: one hub for all that leave it as it was, mailboxes nobody else uses."""
+"""For the end-to-end tests: one hub for all that leave it as it was, a mailbox for each test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shared_hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(shared_hub: Hub) -> Hub:
-    """A running hub.  Whoever stops it, starts it again."""
+    """A running hub.  A test that stops it starts it again."""
     return shared_hub
 
 

@@ -296,7 +296,7 @@ def shown(took: list[float]) -> str:
 
 TO_MAIL = b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\n"
 TO_RCPT = TO_MAIL + b"RCPT TO:<%b>\r\n"
-# The listener, and what a client has said when it becomes slow.
+# The listener, and what a client has sent when it becomes slow.
 PHASES = {
     "connected": ("smtp", b""),
     "half a command": ("smtp", b"EHL"),

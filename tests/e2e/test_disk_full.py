@@ -1,4 +1,4 @@
-"""A full disk: new mail is put off with 452, what is there is served, and room is noticed."""
+"""A full disk: new mail is deferred with 452, existing mail is served, and new room is noticed."""
 
 import os
 import pwd
@@ -17,7 +17,7 @@ SIZE = "64m"
 
 
 def private_mounts() -> bool:
-    """Whether this is root with the right to mount where nobody else sees it."""
+    """Whether this is root with the right to mount in a namespace of its own."""
     if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("nsenter") is None:
         return False
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
@@ -51,7 +51,7 @@ class SmallDisk(Hub):
         return [one["pid"] for one in request(data, "status")["workers"] if one["pid"]]
 
     def fill(self, *, leave: int) -> None:
-        """Somebody else's file takes what is free, but for `leave` octets."""
+        """Another program's file takes all free space but `leave` octets."""
         disk = os.statvfs(f"/proc/{self.process.pid}/root{self.data}")
         size = disk.f_bavail * disk.f_frsize - leave
         self.inside("fallocate", "-l", str(size), f"{self.data}/filler")
@@ -181,7 +181,7 @@ def test_a_small_disk_with_default_sizes_survives_dead_workers(default_disk):
 
 
 def deliver_until_refused(hub):
-    """Messages of a kilobyte until one is put off; those that were taken."""
+    """Send messages of a kilobyte until one is deferred; returns those that were accepted."""
     accepted = []
     with SmtpLine(hub) as smtp:
         while (reply := put(smtp, octets := message(b"x" * 900 + b"\r\n"))) == b"250":

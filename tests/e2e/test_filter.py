@@ -363,7 +363,7 @@ def test_quarantined_mail_goes_to_the_second_mailbox(
     before = len(drop(hub, "calm"))
     rspamd.answer = SPAM | {"action": "quarantine", "score": 20.0}
     deliver(hub, message(), "calm")
-    deliver(hub, message(), box)  # who has no second mailbox keeps it, marked
+    deliver(hub, message(), box)  # without a second mailbox it stays here, marked
     assert len(drop(hub, "calm")) == before
     (got,) = drop(hub, "calm+junk")
     assert field(got, "X-Spam") == [b"Yes"]

@@ -74,7 +74,7 @@ def test_a_running_hub_rebuilds_an_index_that_was_damaged(hub: Hub, how: str) ->
         (hub.data / "index" / "suspect").write_text("by hand")
     else:
         spoil(hub, how)
-        with suppress(OSError, AssertionError):  # somebody has to use it
+        with suppress(OSError, AssertionError):  # a client has to use it
             deliver(hub, message(b"after\r\n"), "alice")
     noticed = in_time(lambda: "the index is rebuilt:" in hub.log.read_text())
     assert noticed, hub.log.read_text()

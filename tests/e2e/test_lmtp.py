@@ -122,7 +122,7 @@ def test_the_unix_socket_is_for_every_user_and_goes_with_the_hub() -> None:
         hub.restart()
         with lmtp(hub, "lmtp-unix") as client:
             client.say("QUIT", b"221")
-        # Left by a hub that was killed, it hinders nobody.
+        # Left by a hub that was killed, it is in no one's way.
         hub.kill()
         assert path.exists()
         hub.start()

@@ -97,7 +97,7 @@ def test_starttls_works_behind_a_proxy(hub: WideHub, mailbox: str) -> None:
     with pop3(hub, "pop3") as reader:
         reader.log_in(mailbox)
         found = reader.retrieve(1)
-    # TLS forgets what the client said, not what the proxy said.
+    # TLS forgets what the client sent, not what the proxy sent.
     assert b"([192.0.2.7])" in found
     assert found.endswith(sent)
 
@@ -186,7 +186,7 @@ def test_a_header_with_half_a_connection_behind_it_is_served(hub: WideHub, mailb
 
 
 def test_the_direct_listeners_take_no_header(hub: WideHub, mailbox: str) -> None:
-    """Nobody talks an address into a listener that is not behind a proxy."""
+    """No client can set its address at a listener that is not behind a proxy."""
     with Smtp(connect(hub.places["smtp"])) as client:
         client.reply(b"220")
         client.send(V1)

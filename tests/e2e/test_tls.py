@@ -163,7 +163,7 @@ def test_commands_in_the_clear_before_the_handshake_have_no_effect(hub, kind: st
 
 
 def injected(place: tuple[str, int] | str, hello: bytes, command: bytes, evil: bytes) -> bytes:
-    """What a victim hears behind TLS when somebody put `evil` in front of its handshake.
+    """What a victim receives under TLS when an attacker put `evil` in front of its handshake.
 
     The man in the middle of CVE-2011-0411: he holds back the client's first octets, sends his own
     command in the clear, and lets the handshake through.

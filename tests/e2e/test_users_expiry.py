@@ -115,7 +115,7 @@ def test_a_quit_that_deletes_what_has_expired_is_ok(hub: Hub) -> None:
     with Pop3Line(hub) as pop:
         pop.log_in("ann")
         expire_within(hub, "ann", 1)
-        # What is in use is passed over, however old.
+        # A mailbox in use is skipped, however old its mail.
         assert in_time(lambda: gc(hub)["in_use"] == 1)
         assert pop.count() == 2
         pop.say("DELE 1")

@@ -155,7 +155,7 @@ def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
         data[at] ^= 1 << rng.randrange(8)
         with power_campaign.blame(f"{os.path.basename(path)} octet {at} seed {SEED}"):
             losses += bool(small.judge({path: bytes(data)}, touched(small, path, at)))
-        reached("row 8, octets of logs flipped", 1)
+        reached("row 8, bytes of logs flipped", 1)
     assert losses > 100
 
 
@@ -233,7 +233,7 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
             outcomes[code] = outcomes.get(code, 0) + 1
     finally:
         shutil.rmtree(directory)
-    reached("row 8, octets of the index flipped", sum(outcomes.values()))
+    reached("row 8, bytes of the index flipped", sum(outcomes.values()))
     assert outcomes.get(0, 0) > 0
 
 

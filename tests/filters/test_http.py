@@ -94,7 +94,7 @@ def test_any_bytes_are_a_response_or_an_error() -> None:
             pass
 
 
-def test_a_body_in_single_octets_costs_no_square() -> None:
+def test_a_body_in_single_bytes_costs_no_square() -> None:
     """Half a megabyte: to add up all pieces at each would take hours."""
     reader = ResponseReader()
     reader.feed(b"HTTP/1.1 200 OK\r\n\r\n")

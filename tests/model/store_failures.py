@@ -88,7 +88,7 @@ class Hub(Collector):
             yield from getattr(self, f"_recovery_{state.recovery.step}")(state, state.recovery)
 
     def _recovery_read(self, state: State, mine: Reader) -> Steps:
-        """Take the log's lock, if nobody living has it, and go by the header read under it."""
+        """Take the log's lock, if no living process has it, and go by the header read under it."""
         number, log = mine.log, state.logs[mine.log]
         header = log.header if self.on("freed by header under lock") else mine.header
         is_old = mine.row.life != log.life and mine.header == ACTIVE
@@ -149,7 +149,7 @@ class Hub(Collector):
         yield f"recovery: the row of log {mine.log} says free", self._restored(state, mine, "free")
 
     def _restored(self, state: State, mine: Reader, what: str) -> State:
-        """The row as it was found on disk, if nobody has the log's number meanwhile."""
+        """The row as it was found on disk, if the log has no new owner meanwhile."""
         assert state.rows is not None
         if state.rows[mine.log] == mine.row or not self.on("restoring compares"):
             state = with_row(state, mine.log, Row(what, state.logs[mine.log].life))
@@ -207,7 +207,7 @@ class Hub(Collector):
     # -- a start
 
     def _start(self, state: State) -> Steps:
-        """Log by log its end, then the index, then the table; nobody else is there."""
+        """Each log's end, then the index, then the table; no other process is there."""
         is_ready = True
         for number, log in enumerate(state.logs):
             if log.header == FREEING:

@@ -133,7 +133,7 @@ def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> 
     assert state.view is not None
     what = state.messages[message]
     if _is_in_place(state, message):
-        is_kept = is_gone = True  # not acknowledged; recovery said so
+        is_kept = is_gone = True  # not acknowledged; recovery reported it
     if state.view.entries >> message & 1:
         if what == UNKNOWN and not is_kept:
             yield f"M{message} is listed, and a power cut may lose it"

@@ -72,7 +72,7 @@ RULES = {
     "sealed by header under lock": "recovery seals a log by the header read under the log's lock",
     "forgotten under lock": "recovery has the index forget a free log under the log's lock",
     "free is synced again": "a log found free is marked free again, and synced",
-    "last group is copied": "the last group of an unsealed log is written anew",
+    "last group is copied": "the last group of an unsealed log is copied",
     "header read before copying": "the log for a last group is taken if its own header says free",
     "deletions come last": "a start enters the messages of all logs before any deletion",
     "survivors are cut": "where no log is to be had for it, the last group of survivors is cut",

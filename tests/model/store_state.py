@@ -148,7 +148,7 @@ def end_of(log: Log, ends: dict[int, int]) -> int:
 
 
 def readable(logs: tuple[Log, ...], number: int) -> tuple[str, ...]:
-    """The records of a log as whoever reads it now finds them."""
+    """The records of a log as a reader finds them now."""
     log = logs[number]
     if log.header != ACTIVE:
         return ()

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * A mutant changes the text of one function; if the text is not there any more, the test of the
-  mutants fails: write the bug anew, do not drop it.
+  mutants fails: rewrite the bug, do not drop it.
 * `caught_by` is a pytest id below tests/.  The best witness is one that does not know the code:
   power cuts, faults, bit flips, the model.
 """
@@ -68,7 +68,7 @@ MUTANTS = [
            "\n            try:\n                self._osio.fdatasync(self.fd)\n"
            "            except OSError:\n                self._osio.fdatasync(self.fd)\n",
            FAULTS + "[sync-once]"),
-    Mutant("a failed sync is passed over", "log.writer:LogWriter._sync_now",
+    Mutant("a failed sync is ignored", "log.writer:LogWriter._sync_now",
            "raise\n", "pass\n", FAULTS + "[sync-once]"),
     Mutant("a failed group is acknowledged", "commit.committer:Committer._append",
            'return SyncFailedError(f"log {writer.number}: {error}")', "pass",
@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant("a group is not bounded by index rows", "commit.group:take_group",
            "entries > _GROUP_ENTRIES", "False",
            "store/commit/test_group.py::test_a_quit_of_many_deletions_is_many_groups"),
-    Mutant("a failed sync of zeros is nobody's", "log.writer:LogWriter.zero_step",
+    Mutant("a failed sync of zeros is ignored", "log.writer:LogWriter.zero_step",
            "self._sync_now()", "self._osio.fdatasync(self.fd)",
            "store/log/test_writer.py::test_a_failed_sync_of_zeros_poisons_the_log"),
     Mutant("zeros overtake the mail", "log.writer:LogWriter._claim",
@@ -158,9 +158,9 @@ MUTANTS = [
     Mutant("messages of the unsynced group are dropped", "log.successor:read_ended",
            "if isinstance(found, Found)",
            "if isinstance(found, Found) and found.header.kind != record.MESSAGE", POWER),
-    Mutant("the old log ends behind what was written anew", "log.successor:write_successor",
+    Mutant("the old log ends behind the copied group", "log.successor:write_successor",
            "predecessor_end=ended.end", "predecessor_end=old.size - old.align", UNSYNCED),
-    Mutant("a log ends before what was written anew is durable", "log.files:create",
+    Mutant("a log ends before the copied group is durable", "log.files:create",
            "fill(fd)\n        osio.fsync(fd)\n        osio.rename(unfinished, path)\n"
            "        made = path\n        osio.fsync_directory(directory)",
            "osio.fsync(fd)\n        osio.rename(unfinished, path)\n"

@@ -36,12 +36,12 @@ def verdict(mutant: Mutant | None, test: str) -> int:
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            # The outer pytest's import hook would compile every test module anew.
+            # The outer pytest's import hook would compile every test module again.
             sys.meta_path = [h for h in sys.meta_path if "Rewriting" not in type(h).__name__]
             # Whether a campaign of a few seconds meets a bug is luck: here always the same.
             os.environ["METAD_TEST_SEED"] = WITNESS_SEED
             os.environ.pop("METAD_TEST_SCALE", None)
-            # Caught is caught: nobody reads the smallest example.
+            # Caught is caught: there is no need for the smallest example.
             settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
             settings.load_profile("mutants")
             for name in [
@@ -69,7 +69,7 @@ def verdict(mutant: Mutant | None, test: str) -> int:
 def test_every_seeded_bug_is_caught(mutant: Mutant) -> None:
     code = verdict(mutant, mutant.caught_by)
     reached("row 18, seeded bugs: caught", int(code == CAUGHT))
-    assert code != NOT_THERE, f"{mutant.where} has no {mutant.old!r} any more: write the bug anew"
+    assert code != NOT_THERE, f"{mutant.where} has no {mutant.old!r} any more: rewrite the bug"
     assert code != SURVIVED, f"{mutant.caught_by} does not see it"
     assert code == CAUGHT, f"{mutant.caught_by} could not be run: {code}"
 

@@ -60,7 +60,7 @@ class NannyHub(LiveHub):
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{privileged}")
         self.smtp_port, self.pop3_port = 25, 110
         self.config.write_text(f'chroot = "{self.data}"\n{text}')
-        self.config.chmod(0o600)  # root's alone: nobody else has to read it
+        self.config.chmod(0o600)  # for root alone
 
     def wrapper(self) -> list[str]:
         """As a shell does it whose limit on descriptors is a low one."""
@@ -223,7 +223,7 @@ def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live,
             master = live.master()
             struck = time.monotonic()
             strike(master)
-            # Nothing accepts now, yet nobody is refused: the nanny keeps the sockets.
+            # Nothing accepts now, yet no client is refused: the nanny keeps the sockets.
             with SmtpLine(live) as waiting:
                 waiting.say("QUIT", b"221")
             live.next_master(master)

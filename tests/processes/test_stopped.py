@@ -1,4 +1,4 @@
-"""SIGSTOP of each kind of process: the hung are replaced, nobody is killed who need not be."""
+"""SIGSTOP of each kind of process: hung ones are replaced, no other is killed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_stopped_and_continued_master_kills_no_process(live):
 
 
 def test_workers_that_wait_for_the_index_are_not_hung(live):
-    """Somebody else holds it for longer than the limit: nobody is killed, the mail arrives."""
+    """Another process holds it for longer than the limit: none is killed, the mail arrives."""
     pids = live.worker_pids()
     sender = threading.Thread(target=deliver, args=(live, message(), "alice"))
     with index_locked(live.data):

@@ -1,4 +1,4 @@
-"""metad reload after an upgrade: the same process executes the program again, refusing nobody."""
+"""metad reload after an upgrade: the same process executes the new program, refusing no client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_another_release_takes_over_and_the_same_only_reloads():
         assert reply["generation"] == 2
         reply = request(live.data, "reload", DEADLINE, **given, version="99")
         assert (reply["takeover"], reply["version"]) == (True, __version__)
-        live.until(lambda facts: facts["generation"] == 1, "executed anew")
+        live.until(lambda facts: facts["generation"] == 1, "executed again")
         live.whole(*workers)
         assert "metad 99 takes over" in live.log.read_text()
 
@@ -72,7 +72,7 @@ def test_what_only_a_restart_changes_is_changed():
 
 
 def test_systemd_and_the_pid_file_know_the_same_process(notified, monkeypatch):
-    # What is not read would fill the socket, and the hub waits for nobody.
+    # Unread output would fill the socket, and the hub does not wait for clients.
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     with LiveHub() as live:
         live.stop()

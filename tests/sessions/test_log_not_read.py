@@ -1,4 +1,4 @@
-"""A hub whose log is not read: standard error is a pipe, and nobody reads it."""
+"""A hub whose log is not read: standard error is a pipe without a reader."""
 
 from __future__ import annotations
 

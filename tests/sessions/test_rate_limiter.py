@@ -126,7 +126,7 @@ def test_a_full_bucket_leaves_a_network_to_each_worker_alone() -> None:
         area.process(index)[Cell.ROLE] = 1
     table = area.process(1).tally(Tally.CONNECTIONS)
     for at in range(len(table)):
-        table[at] = 1 << 20  # somebody else's, everywhere
+        table[at] = 1 << 20  # another network's, everywhere
     one.publish(Tally.CONNECTIONS, "a", 5)
     assert two.of_others(Tally.CONNECTIONS, "a") == 0
     one.forget(Tally.CONNECTIONS)

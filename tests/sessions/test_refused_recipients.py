@@ -15,7 +15,7 @@ GUESS = b"RCPT TO:<guess@b.example>\r\n"
 
 
 class Users:
-    """Nobody but the postmaster, and carol."""
+    """Only the postmaster and carol."""
 
     def expand(self, address: str) -> tuple[Account, ...]:
         if address == "postmaster":

@@ -370,7 +370,7 @@ def test_a_retired_worker_waits_for_the_last_session_and_for_a_handshake_under_w
     context.retired = True
     client.lose()
     assert not ended
-    context.draining = True  # the hub's last seconds: nobody waits for a handshake
+    context.draining = True  # the hub's last seconds: it waits for no handshake
     context.check_idle()
     assert ended == ["idle"]
     context.draining = False

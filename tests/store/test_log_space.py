@@ -1,4 +1,4 @@
-"""A full or small disk keeps nobody from reading, deleting, and coming back."""
+"""A full or small disk keeps no client from reading and deleting, and the hub recovers."""
 
 from __future__ import annotations
 

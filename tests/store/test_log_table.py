@@ -218,7 +218,7 @@ def test_a_change_killed_at_any_step_is_whole_or_undone(
         if held:
             repair(here.semaphore, here.area, [(1, os.getpid())])
         here.area.process(0).clear()
-        with after._change():  # whoever comes next rolls forward
+        with after._change():  # the next process rolls forward
             rows = after.rows()
         assert rows in (old, new), f"step {step}"
         outcomes.add(rows == new)

@@ -97,7 +97,7 @@ def unstuffed(wire: bytes) -> bytes:
 
 
 def stranger() -> str:
-    """A loopback address that nobody has come from yet: what is held against a client network,
+    """A loopback address that no client has used yet: what is held against a client network,
     as failed logins are, is held against no other test."""
     number = next(_numbers)
     return f"127.{number >> 16 & 127 | 128}.{number >> 8 & 255}.{number & 255}"
@@ -123,7 +123,7 @@ class Line:
 
     @contextlib.contextmanager
     def dropped_if_it_fails(self):
-        """For what is said before anybody has this connection to close it."""
+        """For replies that arrive before a test owns this connection to close it."""
         try:
             yield
         except BaseException:
@@ -241,7 +241,7 @@ def unique_ids(hub: Hub, name: str) -> list[bytes]:
 
 
 def in_time(condition: Callable[[], bool]) -> bool:
-    """Whether something comes true that nobody tells of: asked over and over, up to a deadline."""
+    """Whether something becomes true of which there is no notice: polled up to a deadline."""
     deadline = time.monotonic() + DEADLINE
     pause = threading.Event()
     while not condition():

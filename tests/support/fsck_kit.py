@@ -40,7 +40,7 @@ def stopped(kit: StoreKit, seed: int = 1, count: int = 40) -> StoreKit:
 
 
 def fsck(kit: StoreKit, **plan: bool) -> tuple[list[str], Summary]:
-    """What a check says of a store that nobody has open."""
+    """What a check reports of a store that no process has open."""
     lines: list[str] = []
     summary = Fsck(Osio(), kit.store, Plan(kit.boot, **plan), lines.append).run()
     assert summary.findings == len(lines)

@@ -5,7 +5,7 @@ Rules of this file:
 * Nothing waits by sleeping: the ready line, a pidfd or a closed pipe says when something is so.
 * The hub's directory is its own, with a blank in its name, and open to the user it becomes when
   the tests run as root (pytest's directories are not).
-* Whoever ends a hub sees to what it leaves: no process, no shared memory, no semaphore, and no
+* A test that ends a hub checks what it leaves: no process, no shared memory, no semaphore, and no
   traceback in its log.
 """
 
@@ -211,7 +211,7 @@ class Hub:
 
     def close(self, *, failed: bool = False) -> None:
         """The end of a test: stop what runs, look for what is left.  A killed hub may leave its
-        shared memory to the next start, so what nobody started again is removed here."""
+        shared memory to the next start; without a next start it is removed here."""
         clean = self.process is not None
         if self.process is not None:
             status = self.stop()
@@ -243,7 +243,7 @@ def _add_rest(data: Path, names: list[str]) -> int:
 class Ports:
     """Ports of the loopback for this process alone, however many tests run side by side.
 
-    They lie below those that the kernel gives to whoever connects, so none is taken between its
+    They lie below those that the kernel gives to clients, so none is taken between its
     choice and its use.  The name of an abstract socket, which goes with the process, keeps the
     block to us.
     """
@@ -263,7 +263,7 @@ class Ports:
         raise HubError("no block of ports is free")
 
     def free(self) -> int:
-        """The next that nobody else on the machine has."""
+        """The next that no other process on the machine has."""
         for port in itertools.islice(self.numbers, self.BLOCK):
             with contextlib.suppress(OSError), socket.socket() as one:
                 one.bind(("127.0.0.1", port))
@@ -275,7 +275,7 @@ _PORTS = Ports()  # now, and not in some test that has a network namespace of it
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody has, nor gets by chance."""
+    """Loopback ports that no process has, nor gets by chance."""
     return [_PORTS.free() for _ in range(count)]
 
 

@@ -102,7 +102,7 @@ def wait_gone(pid: int) -> None:
 
 @contextmanager
 def index_locked(data: Path) -> Iterator[None]:
-    """Hold the index's write lock, so that whoever wants to write it waits."""
+    """Hold the index's write lock, so that every writer waits."""
     with (data / "index" / "writer").open("r+b") as file:
         fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
         yield

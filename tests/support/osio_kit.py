@@ -199,7 +199,7 @@ class KitOsio(Osio):
         if self._strike("write", path):
             data = data[: len(data) * 2 // 3]
         written = super().pwrite(fd, data, offset)
-        if blocks := self.unreadable.get(path):  # what is written whole is mapped anew
+        if blocks := self.unreadable.get(path):  # a sector written whole is mapped again
             blocks.difference_update(range(-(-offset // BLOCK), (offset + written) // BLOCK))
         self._record("write", path, offset, data[:written])
         return written

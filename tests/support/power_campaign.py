@@ -218,7 +218,7 @@ def run(seed: int, runs: int, states: int, shape: Shape = None) -> int:
 def spread(work: Callable[[int], int], jobs: int) -> int:
     """Do `work(0)` to `work(jobs - 1)` in forked children, two at a time at most; their sum.
 
-    Raises AssertionError with what the first that failed said.
+    Raises AssertionError with the report of the first that failed.
     """
     total = 0
     running: dict[int, int] = {}

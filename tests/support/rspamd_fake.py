@@ -80,7 +80,7 @@ class FakeRspamd:
         assert self._arrived.acquire(timeout=30)
 
     def down(self) -> None:
-        """Nobody listens there any more, and every connection is closed."""
+        """Stop listening, and close every connection."""
         if self._thread is None or self._listener is None:
             return
         self._stop.send(b"x")

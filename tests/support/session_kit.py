@@ -32,7 +32,7 @@ NOTHING = open(os.devnull, "rb")
 
 
 def shared_area() -> SharedArea:
-    """Shared memory without a name: it goes with whoever has it."""
+    """Shared memory without a name: it goes with its last process."""
     return SharedArea("", mmap.mmap(-1, CELLS * 8))
 
 
@@ -294,7 +294,7 @@ class World:
 
 
 class Connected:
-    """A session and its transport; octets go to whoever is the transport's protocol now."""
+    """A session and its transport; octets go to the transport's present protocol."""
 
     def __init__(self, session: Any, transport: Transport) -> None:
         self.session = session

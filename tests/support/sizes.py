@@ -6,7 +6,7 @@ Rules of this file:
   for; with a number, so many times the size that CI runs (docs/testing.md).
 * Chance comes from METAD_TEST_SEED and the test itself, never from the order of the tests nor from
   the process that runs them.
-* Whoever tries much says what it reached; the end of the run shows the sums (conftest.py).
+* A campaign reports what it reached; the end of the run shows the sums (conftest.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def noted(what: str, figure: str) -> None:
 
 
 def taken() -> list[tuple[str, int | str]]:
-    """What was said since the last time."""
+    """What was reported since the last call."""
     said = _said[:]
     _said.clear()
     return said

@@ -171,7 +171,7 @@ class Pop3(_Over, Pop3Line):
 
 
 def smtp(hub: WideHub, kind: str, source: str | None = None, *, hello: str = "EHLO") -> Smtp:
-    """A client that has said hello."""
+    """A client that has sent EHLO."""
     client = Smtp(connect(hub.places[kind], source))
     if KINDS[kind].get("tls") == "implicit":
         client.secure(hub.trust)

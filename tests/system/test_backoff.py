@@ -1,4 +1,4 @@
-"""The one back-off: it doubles, it is bounded, and it begins anew."""
+"""The one back-off: it doubles, it is bounded, and it can be reset."""
 
 from metad.system.backoff import Backoff
 

@@ -46,7 +46,7 @@ def test_a_database_of_an_earlier_day_goes_on_where_the_later_one_ended(path, tm
     again = added(path, "bob")
     assert min(again) > max(later)
     with UserDatabase(path) as users:
-        # Whom this database does not know of is nobody: kept.
+        # A mailbox that this database does not know has no owner: its mail is kept.
         assert users.owners(later) == [None, None]
 
 

@@ -43,7 +43,7 @@ def test_names_draw_each_kind_as_often_as_accounts_have_it():
 
 
 def test_a_name_keeps_its_kind_while_counts_change():
-    """A name whose kind changed from day to day would be nobody's."""
+    """A name whose kind changed from day to day would betray that it has no account."""
     before = draw({"scram 4096 16": 700, "scram 10000 16": 300})
     after = draw({"scram 4096 16": 690, "scram 10000 16": 310})
     changed = sum(one != other for one, other in zip(before, after, strict=True))

@@ -53,7 +53,7 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreKit]:
         made.stop()
         made.osio.clock = None
         made.recover()
-        # Years since the newest mail: somebody confirmed the clock.
+        # Years since the newest mail: an operator confirmed the clock.
         HubTime(made.osio, made.area, print).answer(accept=True)
         yield made
 

@@ -216,7 +216,7 @@ def test_a_lost_users_database_costs_no_mail(hub: Hub) -> None:
 
 
 def test_an_older_users_database_costs_no_mail(hub: Hub) -> None:
-    """Put back from the days before some were added, it gives their numbers to nobody, so that no
+    """Restored from before some users were added, it gives their numbers to no one, so that no
     tombstone ever speaks of their mail."""
     hub.user("ann@x.org")
     shutil.copytree(hub.data / "users", hub.data / "copy")
@@ -233,7 +233,7 @@ def test_an_older_users_database_costs_no_mail(hub: Hub) -> None:
 
 
 def test_mail_that_came_long_after_a_removal_was_for_an_existing_user(hub: Hub) -> None:
-    """By another database, put back in between: what this one says of him is not of that mail."""
+    """By another database, restored in between: this one's removal is not about that mail."""
     ann = hub.user("ann@x.org")
     hub.kit.put([ann], b"before")
     hub.remove("ann@x.org")

@@ -90,7 +90,7 @@ def undelete(
     """Bring back deleted messages whose records still lie in a log; without IDs, list them.
 
     XX A message comes back as a new one with a new id: POP3 clients download
-    it again, and its expiry begins anew.  Times are UTC.
+    it again, and its expiry starts again.  Times are UTC.
 
     \b
     Example:

@@ -3,9 +3,9 @@
 Rules of this file:
 
 * A group is durable before anything of it is entered in the index; a failed write or sync is
-  never tried again on that log, and the next log of the generation says at once where it ends.
+  never retried on that log, and the next log of the generation records at once where it ends.
 * A log is never sealed, and nothing more is written, while the index lacks a group of it: a later
-  watermark would pass over what is missing.
+  watermark would move past what is missing.
 * The collector is the only writer of these logs and waits for everything it does.
 """
 

@@ -36,7 +36,7 @@ def test_commands_that_lead_to_no_message_are_counted(command: bytes) -> None:
 
 
 def test_refused_recipients_are_counted_but_not_for_lmtp() -> None:
-    """LMTP's client is an MTA that was told these recipients by somebody else."""
+    """LMTP's client is an MTA that got these recipients from another server."""
     session = Session(IDLE)
     session.send(EHLO + b"MAIL FROM:<a@example.org>\r\n")
     answers = session.send(b"RCPT TO:<nobody@example.org>\r\n" * 5)

@@ -207,7 +207,7 @@ def test_messages_that_arrive_meanwhile_are_left_in_peace(kit: StoreKit) -> None
 
 
 def test_a_message_deleted_between_look_and_move_stays_deleted(kit: StoreKit) -> None:
-    """It was copied; nobody refers to the copy, and a rebuild does not bring it back."""
+    """It was copied; nothing refers to the copy, and a rebuild does not bring it back."""
     ids = fill_log(kit)
     (number,) = sealed(kit)
     collection = make_collector(kit).collect(number)
@@ -245,7 +245,7 @@ def test_a_deletion_lives_as_long_as_a_copy_of_what_it_deletes(kit: StoreKit) ->
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_a_free_log_without_headers_does_not_come_back(kit: StoreKit, rebuilt: bool) -> None:
-    """Its records still verify, and nobody knows any more that they were deleted."""
+    """Its records still verify, and nothing shows any more that they were deleted."""
     ids = fill_log(kit)
     number = kit.index.places(ids[0])[0].log
     kit.delete(1, ids)

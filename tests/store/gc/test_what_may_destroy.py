@@ -244,7 +244,7 @@ def returned(kit: StoreKit, ids: list[bytes]) -> None:
 def test_survivors_that_the_index_refused_once_are_entered_before_the_next(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later watermark passed over them, their deletion records went, the mail came back."""
+    """A later watermark moved past them, their deletion records went, the mail came back."""
     ids = fill_log(kit)
     fill_log(kit, mailbox=2)
     first, second = sealed(kit)
@@ -267,7 +267,7 @@ def test_survivors_that_the_index_refused_once_are_entered_before_the_next(
 
 
 def test_a_failed_sync_of_survivors_is_recorded_at_once(kit: StoreKit) -> None:
-    """Nothing said where that log ended until the next survivor came."""
+    """Nothing recorded where that log ended until the next survivor came."""
     ids = fill_log(kit)
     (number,) = sealed(kit)
     collector = make_collector(kit)

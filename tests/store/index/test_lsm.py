@@ -1,4 +1,4 @@
-"""The levels of the mailboxes: one table to those who use them, whatever lies where."""
+"""The levels of the mailboxes: their users see one table, whatever lies where."""
 
 from __future__ import annotations
 

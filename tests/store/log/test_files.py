@@ -174,7 +174,7 @@ def test_a_log_of_another_size_gets_a_new_file(tmp_path: Path, osio: KitOsio) ->
 
 
 def test_a_file_with_two_links_is_not_written_to(tmp_path: Path, osio: KitOsio) -> None:
-    """The other name may be somebody's backup."""
+    """The other name may be a backup."""
     make_free(osio, tmp_path)
     kept = tmp_path / "kept"
     os.link(log_path(str(tmp_path), 1), kept)

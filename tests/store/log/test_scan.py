@@ -109,7 +109,7 @@ def test_records_over_window_borders_are_found(log: Log, monkeypatch: pytest.Mon
 
 
 def test_the_last_group_begins_where_padding_says(log: Log) -> None:
-    """Where a record fills its block nobody can tell: then more counts as the last group."""
+    """A record that fills its block hides the boundary: then more counts as the last group."""
 
     def group(start: int = 0) -> int:
         scanner = log.scanner(start)
@@ -213,7 +213,7 @@ def test_a_record_inside_a_body_is_not_found(log: Log) -> None:
 
 
 def test_a_record_mailed_back_into_its_own_log_counts_once(log: Log) -> None:
-    """A true record inside a whole body is passed over with it."""
+    """A true record inside a whole body is skipped with it."""
     log.append(b"true")
     copy = log.osio.pread(log.writer.fd, log.places[0][1], log.places[0][0])
     log.append(copy)

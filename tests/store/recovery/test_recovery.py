@@ -564,7 +564,7 @@ def no_room_for(size: int) -> Callable[[int, int], None]:
 def test_a_group_that_may_be_unsynced_is_kept_in_a_log_of_its_own(
     kit: StoreKit, index: str
 ) -> None:
-    """Messages as well as deletions, since nobody knows that they were refused."""
+    """Messages as well as deletions, since nothing shows that they were refused."""
     kit.start()
     first, second = kit.put([1, 2], b"first"), kit.put([1], b"second")
     assert second.acked
@@ -590,7 +590,7 @@ def test_a_group_that_may_be_unsynced_is_kept_in_a_log_of_its_own(
 
 
 def test_acknowledged_mail_in_a_last_group_is_kept_by_its_log(kit: StoreKit) -> None:
-    """The index was told after the sync: nothing is written anew."""
+    """The index was updated after the sync: nothing is copied."""
     kit.start()
     sent = kit.put([1], b"good")
     place = kit.index.places(sent.id)
@@ -622,7 +622,7 @@ def test_a_log_that_cannot_be_sealed_is_ended_by_another(kit: StoreKit) -> None:
     assert kit.check() == 3
 
 
-# -- while somebody lives
+# -- while other processes live
 
 
 def test_a_log_with_a_living_writer_is_left_alone(kit: StoreKit) -> None:

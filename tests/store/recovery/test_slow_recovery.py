@@ -19,7 +19,7 @@ def test_a_slow_recovery_sealed_the_next_life_of_a_log_with_its_old_header(tmp_p
         _fill_next_life(kit, number, plan.logs[number].seal_offset)
         acknowledged = [message_id for message_id, _ in kit.listing(2)]
         kit.writers.clear()
-        kit.osio.close_all()  # kill -9 of the worker: nobody has the log's lock
+        kit.osio.close_all()  # kill -9 of the worker: the log's lock is free
 
         before = kit.index.log_counts(number)
         assert number not in recovery.recover_logs(kit.index, plan)
