@@ -218,7 +218,7 @@ def _fill(data: Path, counts: dict[str, int]) -> None:
     index.close()
 
 
-def test_long_listings_in_little_memory_drop_nobody() -> None:
+def test_long_listings_in_little_memory_drop_no_client() -> None:
     """`memory = "8MiB"`, UIDL of 213,000 messages: the client was dropped, and five others too."""
     counts = {"large": LARGE, **{f"less{number}": LESS for number in range(5)}}
     hub = WideHub(["smtp", "pop3"], list(counts), '[limits]\nmemory = "8MiB"\n', workers=1)
@@ -235,7 +235,7 @@ def test_long_listings_in_little_memory_drop_nobody() -> None:
                 clients[name] = client
             for client in clients.values():
                 client.send(b"UIDL\r\nNOOP\r\n")
-            # While nobody reads, others are served.
+            # While its client does not read, others are served.
             pass_through(hub)
             found: dict[str, int] = {}
             readers = [

@@ -82,7 +82,7 @@ async def echo(number: int, body: bytes) -> bytes | None:
     return response(body)
 
 
-def test_a_request_that_was_given_up_is_answered_to_nobody() -> None:
+def test_a_request_that_was_given_up_is_answered_to_no_caller() -> None:
     """Its late answer must not become the next one's."""
 
     async def main() -> None:
@@ -169,7 +169,7 @@ def test_a_server_that_dies_in_mid_answer_is_an_error_and_is_not_asked_twice() -
     asyncio.run(main())
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_no_server_listens(tmp_path: Path) -> None:
     async def main() -> None:
         pool = HttpPool(asyncio.get_running_loop(), Address(str(tmp_path / "none")), 1)
         for _ in range(3):

@@ -27,7 +27,7 @@ _CLAIM = re.compile(rb'\s*"?mx\.example\.org\.?"?\s*(?:\d+\s*)?(?:;|\Z)', re.IGN
 
 
 def is_one_field(field: bytes) -> bool:
-    """Whether it is a single field for whoever reads it line by line."""
+    """Whether a reader that goes line by line finds a single field."""
     lines = field.split(b"\r\n")
     return (
         lines.pop() == b""

@@ -42,7 +42,7 @@ OF_THE_WIRE = ("docs/log-format.md", "docs/protocols.md", "man/metad-log.5")
 EXCEPTIONS = {
     r"\{[^{}]*\}": "a name of a variable in an f-string",
     r"nobody\S*@": "an address in a test",
-    r"""(?:["'`=]|user |root or |is |else )nobody\b""": "the system's user of that name",
+    r"""(?:["'`=]|user |root or |is |else |-o )nobody\b""": "the system's user of that name",
     r"\+OK[^\"']*octets": "POP3's own reply (RFC 1939)",
     r"`[^`]*`": "a name of the code or of a counter",
 }
