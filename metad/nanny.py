@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metad.errors import EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE, MetadError, OsError
-from metad.system import log_output, privileges, sockets, systemd
+from metad.system import log_file, log_output, privileges, sockets, systemd
 from metad.system.backoff import Backoff
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -38,7 +38,7 @@ FIRST_SOCKET = 3  # sd_listen_fds(3)
 class Spec(NamedTuple):
     """What a nanny does, as JSON on its command line.  `master`: the command of the master, which
     keeps the capabilities `keep`; `listen`: hosts and ports, each with `slots` sockets.
-    Descriptors to be inherited lie above those of the sockets."""
+    Descriptors to be inherited lie above those of the sockets.  `log`: the log file, if any."""
 
     user: privileges.Identity
     keep: Sequence[int]
@@ -46,6 +46,7 @@ class Spec(NamedTuple):
     slots: int
     listen: Sequence[tuple[str, int]]
     master: list[str]
+    log: str = ""
 
 
 def bind(spec: Spec) -> int:
@@ -76,8 +77,9 @@ def start(spec: Spec, count: int) -> int:
     return pid
 
 
-def wait_child(master: int) -> tuple[int, bool]:
-    """Wait for the master to end and pass signals on to it.
+def wait_child(master: int, spec: Spec) -> tuple[int, bool]:
+    """Wait for the master to end and pass signals on to it.  After a rotation of the log SIGHUP
+    comes; the file's old self would take room for as long as it is open.
 
     Its exit code or negative signal, and whether it was told to stop.
     """
@@ -86,6 +88,8 @@ def wait_child(master: int) -> tuple[int, bool]:
         number = signal.sigwait(WAITED)
         if number != signal.SIGCHLD:
             told = told or number in STOPS
+            if number == signal.SIGHUP:
+                reopen_log(spec)
             os.kill(master, number)
         elif (ended := os.waitpid(master, os.WNOHANG))[0]:
             return os.waitstatus_to_exitcode(ended[1]), told
@@ -98,7 +102,7 @@ def supervise(spec: Spec, count: int) -> int:
     while (found := signal.sigtimedwait(WAITED, delay)) is None or found.si_signo not in STOPS:
         started = time.monotonic()
         try:
-            code, told = wait_child(start(spec, count))
+            code, told = wait_child(start(spec, count), spec)
         except OSError:  # no fork
             code, told = EX_OSERR, False
         if told or code in (EX_OK, EX_TEMPFAIL) or (first and code >= EX_USAGE):
@@ -106,8 +110,19 @@ def supervise(spec: Spec, count: int) -> int:
         lived, first = time.monotonic() - started, False
         failures = 1 if lived > LONG_LIFE_SECONDS else failures + 1
         delay = BACKOFF.delay(failures)
+        reopen_log(spec)  # a reload by command has signalled the master alone
         say(f"warning: the master died ({code}); starting another in {delay:.1f} s")
     return EX_OK
+
+
+def reopen_log(spec: Spec) -> None:
+    """Go on in the file that has the log's name now."""
+    if not spec.log:
+        return
+    try:
+        log_file.LogFile(Path(spec.log)).take((spec.user.uid, spec.user.gid))
+    except MetadError as error:
+        say(f"warning: the log was not reopened: {error}")
 
 
 def say(text: str) -> None:

@@ -168,7 +168,8 @@ def _become_nanny(config: Config, launch: Launch, pid_file: PidFile) -> None:
         keep = [privileges.CAP_SYS_CHROOT] if config.chroot is not None else []
         if not _can_read(user):
             keep.append(_reading())
-        spec = nanny.Spec(user, keep, str(config.data), config.store.workers, listen, master)
+        log = str(launch.log_file or "")
+        spec = nanny.Spec(user, keep, str(config.data), config.store.workers, listen, master, log)
         sys.stdout.flush()
         command = [sys.executable, "-P", "-m", "metad.nanny", json.dumps(spec)]
         os.execv(sys.executable, command)  # noqa: S606

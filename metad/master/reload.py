@@ -85,6 +85,7 @@ class Reloading:
     def by_signal(self, serving: bool) -> None:
         """SIGHUP: no client passes a configuration, so this process reads the file as its user."""
         given = self._hub.given
+        self._reopen_log()  # also where the configuration cannot be read
         try:
             source, content = config_parse.read(given.source)
             self.begin(Snapshot(content, str(source) if source else None), None, serving)

@@ -26,10 +26,12 @@ def open_log(path: Path, owner: tuple[int, int] | None = None) -> int:
     Raises CannotCreateError: also for a link, a file with several names, a pipe.
     """
     try:
-        fd = os.open(path, _FLAGS, _MODE)
+        fd, is_new = _opened(path)
     except OSError as error:
         raise CannotCreateError(f"{path}: {error.strerror}") from None
     try:
+        if is_new:
+            os.fchmod(fd, _MODE)  # whatever the umask: after a rotation it is the hub's
         found = os.fstat(fd)
         regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not regular and not stat.S_ISCHR(found.st_mode):
@@ -46,6 +48,14 @@ def open_log(path: Path, owner: tuple[int, int] | None = None) -> int:
         raise
     os.set_blocking(fd, True)
     return fd
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """The file, and whether it was made.  Raises OSError."""
+    try:
+        return os.open(path, _FLAGS | os.O_EXCL, _MODE), True
+    except FileExistsError:
+        return os.open(path, _FLAGS, _MODE), False
 
 
 class LogFile:

@@ -22,6 +22,7 @@ import pytest
 from metad.cli.launch import _can_read
 from metad.system import landlock
 from metad.system.privileges import CAP_SYS_CHROOT, find_user
+from tests.processes.test_log_rotation import holders, log_directory, wait_released
 from tests.support.clients import Pop3Line, SmtpLine, bodies, deliver, digest, message
 from tests.support.hub import DEADLINE, USER, watching
 from tests.support.live import NAMES, LiveHub, as_it_was, strike
@@ -348,3 +349,27 @@ def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatc
         live.next_master(old)
         check_privileges(live)
         assert len(bodies(live, "alice")) == 1
+
+
+def test_a_nanny_follows_the_log_to_its_new_file(live):
+    """It kept the rotated file open, and with it its room on the disk."""
+    live.stop()  # its ports are wanted
+    hub = NannyHub()
+    hub.config.write_text(hub.config.read_text().replace("chroot", "# chroot", 1))
+    hub.config.chmod(0o644)  # SIGHUP reads it as the hub's user
+    log = log_directory(hub) / "metad.log"
+    hub.options = ["--log-file", str(log)]
+    with hub:
+        old = log.rename(log.with_name("metad.log.1"))
+        os.kill(hub.process.pid, signal.SIGHUP)
+        wait_released(hub, old)
+        assert hub.process.pid in holders(hub, log)
+        # A reload by command signals the master alone: the nanny looks before it logs something.
+        newer = log.rename(log.with_name("metad.log.2"))
+        hub.reload()
+        master = hub.master()
+        strike(master)
+        hub.next_master(master)
+        wait_released(hub, newer)
+        assert "warning: the master died" in log.read_text()
+    live.start()

@@ -1,0 +1,63 @@
+"""A log file is rotated by rename and SIGHUP, while mail comes: every line is in one file or the
+other, and nothing of the hub keeps the old one open."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from tests.support.clients import deliver, message
+from tests.support.hub import DEADLINE, USER, Hub
+from tests.support.live import LiveHub
+
+
+def log_directory(hub: Hub) -> Path:
+    """Where the hub's user may make files, as /var/log/metad is."""
+    directory = hub.home / "logs"
+    directory.mkdir(mode=0o755)
+    if os.geteuid() == 0:
+        shutil.chown(directory, USER)
+    return directory
+
+
+def holders(hub: Hub, path: Path) -> list[int]:
+    """Processes of the hub that have this file open."""
+    found = []
+    for pid in hub.pids():
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                same = os.path.samestat(link.stat(), path.stat())
+            except OSError:
+                continue
+            if same:
+                found.append(pid)
+    return found
+
+
+def wait_released(hub: Hub, path: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while holders(hub, path):
+        assert time.monotonic() < deadline, holders(hub, path)
+        select.select([], [], [], 0.05)
+
+
+def test_after_a_rename_and_sighup_the_hub_goes_on_in_a_new_file() -> None:
+    hub = LiveHub()
+    log = log_directory(hub) / "metad.log"
+    hub.options = ["--log-file", str(log)]
+    with hub:
+        for _ in range(5):
+            deliver(hub, message(), "alice")
+        old = log.rename(log.with_name("metad.log.1"))
+        deliver(hub, message(), "alice")  # still to the old one
+        os.kill(hub.process.pid, signal.SIGHUP)
+        wait_released(hub, old)
+        for _ in range(5):
+            deliver(hub, message(), "alice")
+        counts = [path.read_text().count("status=stored") for path in (old, log)]
+        assert counts == [6, 5]
+        assert log.stat().st_mode & 0o777 == 0o640
