@@ -25,6 +25,7 @@ COMPLETE = "_METAD_COMPLETE"
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMMANDS = {
     "config": "config:config",
+    "doctor": "doctor.doctor:doctor",
     "fsck": "fsck:fsck",
     "gc": "gc:gc",
     "kick": "sessions:kick",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import click
+
+LINES = 1000  # written at once
 
 
 def terminal() -> bool:
@@ -73,3 +77,21 @@ def duration(seconds: float) -> str:
         if count or parts or unit == "s":
             parts.append(f"{count} {unit}")
     return " ".join(parts)
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Lines in large pieces: a million of them must not take a system call each."""
+    source = iter(lines)
+    while piece := list(islice(source, LINES)):
+        sys.stdout.write("\n".join(piece) + "\n")
+
+
+def print_array(items: Any) -> None:
+    """One JSON array, written as it is made: a million users need no memory."""
+    separator = "[\n"
+    source = iter(items)
+    while piece := list(islice(source, LINES)):
+        lines = ",\n".join([json.dumps(item, ensure_ascii=False) for item in piece])
+        sys.stdout.write(separator + lines)
+        separator = ",\n"
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")

@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from metad.errors import CannotCreateError, NotPermittedError, UnavailableError
+from metad.store import machine
+from metad.store.identity import open_store
+from metad.system.osio import Osio
 
 LOCK_SECONDS = 3.0
 
@@ -74,3 +77,11 @@ def _is_alive(pid: str) -> bool:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except (OSError, ValueError, IndexError):
         return False
+
+
+def note_machine(data: Path) -> list[str]:
+    """Note where the store is used now; a warning if it comes from another machine."""
+    osio = Osio()
+    store = open_store(osio, data)
+    warning = machine.note(osio, store, machine.this_machine(store))
+    return [warning] if warning else []

@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from metad.config.model import Config
 from metad.control import ControlServer
 from metad.errors import ConfigError, NotPermittedError, OsError
 from metad.listeners import Bound, bind_all, close_all, listen_all, unix_socket
-from metad.master.datadir import prepare_data, take_lock
+from metad.master.datadir import note_machine, prepare_data, take_lock
 from metad.master.hub import Hub
 from metad.master.master import Master
 from metad.master.options import Options
@@ -71,6 +72,7 @@ def start(config: Config, options: Options | None = None) -> int:
         stack.callback(notifier.close)
         boot = index_state.boot_id()
         area, semaphore = _shared_memory(config, stack)
+        moved = note_machine(config.data)
         inner = _enter(config)
         control = ControlServer(inner.data / "run" / "control")
         stack.callback(control.close)
@@ -78,8 +80,7 @@ def start(config: Config, options: Options | None = None) -> int:
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, monitor)
         hub.log.as_json = config.log_format == "json"
         hub.takeover = takeover
-        for line in advice(config):
-            hub.log.line("master", f"warning: {line}")
+        _warn(hub, [*advice(config), *moved])
         # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy
         # its pages.  That was most of the time that a worker took to start.
         gc.collect()
@@ -87,6 +88,11 @@ def start(config: Config, options: Options | None = None) -> int:
         code = Master(hub).run()
         takeover.keep(hub.bound, options, str(hub.given.data))
         return code
+
+
+def _warn(hub: Hub, lines: Sequence[str]) -> None:
+    for line in lines:
+        hub.log.line("master", f"warning: {line}")
 
 
 def _leave_root(config: Config) -> None:

@@ -207,6 +207,11 @@ class Lookup(Environment):
             if members is not None:
                 yield Alias(alias_name(key), members)
 
+    def domains(self, most: int) -> list[str]:
+        """The first `most` domains that have an address, by name."""
+        with self._translated, self._env.begin(self._domains) as txn, txn.cursor() as cursor:
+            return [bytes(key).decode() for key, _ in islice(cursor, most)]
+
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         last = b""
         while True:

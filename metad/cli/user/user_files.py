@@ -16,8 +16,9 @@ from typing import Any
 
 import click
 
+from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options
-from metad.cli.user.users import iterations, json_option, open_users, print_array, user
+from metad.cli.user.users import iterations, json_option, open_users, user
 from metad.config import checks
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
 from metad.users import passwords
@@ -186,7 +187,7 @@ def export_users(place: HubLocation, domain: str | None, no_secrets: bool, as_js
             if wanted is None or row["address"].rpartition("@")[2] == wanted
         )
         if as_json:
-            print_array(rows)
+            tables.print_array(rows)
             return
         click.echo(_csv_line(importers.COLUMNS), nl=False)
         for row in rows:

@@ -11,7 +11,9 @@ import click
 from metad import limits
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.lazy import LazyGroup
+from metad.cli.tables import print_array, write_lines
 from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
+from metad.users.account import Alias
 from metad.users.database import Account, UserDatabase
 
 password_stdin = click.option(
@@ -106,26 +108,42 @@ def rename(place: HubLocation, address: str, new: str, as_json: bool) -> None:
 @json_option
 @click.option("--all", "everything", is_flag=True, help="Include the built-in postmaster.")
 @click.option("--aliases", is_flag=True, help="List aliases and their members instead.")
-def list_users(place: HubLocation, as_json: bool, everything: bool, aliases: bool) -> None:
-    """List the mailboxes by address, one to a line."""
+@click.option("-l", "--long", is_flag=True, help="With usage, quota and last login (UTC).")
+@click.option("--over-quota", is_flag=True, help="Only those whose quota is reached; implies -l.")
+@click.option(
+    "--sort", "order", type=click.Choice(["address", "bytes", "messages", "quota", "login"]),
+    help="The most bytes, messages or share of the quota first, or the oldest login; implies -l.",
+)  # fmt: skip
+@click.option("--first", type=click.IntRange(1), metavar="N", help="The first N; implies -l.")
+def list_users(
+    place: HubLocation, as_json: bool, everything: bool, aliases: bool, **options: Any
+) -> None:
+    """List the mailboxes by address, one to a line.
+
+    \b
+    Example:
+      metad user list --over-quota --sort bytes --first 20
+    """
+    if any(options.values()):
+        if aliases:
+            raise UsageError("--aliases has no usage: give it alone")
+        from metad.cli.user.user_list import Wanted, list_long
+
+        config = place.config
+        wanted = Wanted(everything, options["over_quota"], options["order"], options["first"])
+        list_long(place.enter(), config, wanted, as_json=as_json)
+        return
     with open_users(place) as database:
         found = database.aliases() if aliases else database.accounts(builtin=everything)
         if as_json:
             print_array(map(facts_of, found))
             return
-        for one in found:
-            notes = _notes(one) if isinstance(one, Account) else list(one.members)
-            click.echo(one.address + (f"\t{', '.join(notes)}" if notes else ""))
+        write_lines(map(_listed, found))
 
 
-def print_array(items: Any) -> None:
-    """One JSON array, written as it is made: a million users need no memory."""
-    separator = "["
-    for item in items:
-        click.echo(separator)
-        click.echo(json.dumps(item, ensure_ascii=False), nl=False)
-        separator = ","
-    click.echo("\n]" if separator == "," else "[]")
+def _listed(one: Account | Alias) -> str:
+    notes = _notes(one) if isinstance(one, Account) else list(one.members)
+    return one.address + (f"\t{', '.join(notes)}" if notes else "")
 
 
 def facts_of(one: Any) -> dict[str, Any]:

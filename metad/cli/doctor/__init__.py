@@ -1,0 +1,1 @@
+"""`metad doctor`: the machine, the configuration and the data, each finding with its remedy."""

@@ -1,0 +1,153 @@
+"""`metad doctor`.
+
+Rules of this file:
+
+* Every check looks, none changes anything; a check that fails itself is a warning, not a crash.
+* What the caller alone may see (the configuration, ports below 1024) is looked at before the
+  command becomes the owner of the data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metad.cli.context import HubLocation, hub_options
+from metad.cli.doctor import machine, names, service
+from metad.cli.doctor.result import Level, Result, error, ok, warning
+from metad.cli.preflight import preflight
+from metad.config.model import Config, Listener
+from metad.control import request
+from metad.errors import MetadError, UnavailableError
+from metad.users.database import UserDatabase
+
+Check = Callable[[], Iterable[Result]]
+_WORDS = {Level.OK: "ok", Level.WARNING: "warning", Level.ERROR: "error"}
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+_WIDTH = 80
+_INDENT = " " * 9
+
+
+@click.command()
+@hub_options
+@click.option("--no-dns", is_flag=True, help="Ask no name server.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only what is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(place: HubLocation, no_dns: bool, quiet: bool, as_json: bool) -> int:
+    """Examine the machine, the configuration and the data, and name a remedy for each finding.
+
+    It looks at the hub, its ports and certificates, the host name, MX and PTR records, permissions,
+    the disk (what it has, and below what new mail is deferred), the clock, what a killed hub left,
+    and whether this is a clone of another machine.  It changes nothing.
+
+    Exit code 0 if all is well, 1 for warnings, 2 for errors.
+
+    \b
+    Example:
+      metad doctor --quiet
+    """
+    found = [one for check in examination(place, dns=not no_dns) for one in check]
+    worst = max(one.level for one in found)
+    shown = [one for one in found if one.level or not quiet]
+    if as_json:
+        facts = [one._asdict() | {"level": _WORDS[one.level]} for one in shown]
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        for one in shown:
+            show(one)
+    return int(worst)
+
+
+def show(one: Result) -> None:
+    """One finding within 80 columns."""
+    colour = _COLOURS[one.level] if "NO_COLOR" not in os.environ else None
+    head = click.style(f"{_WORDS[one.level]:<8}", fg=colour)
+    text = textwrap.wrap(f"{one.check}: {one.text}", _WIDTH - len(_INDENT))
+    click.echo(f"{head} {text[0]}")
+    more = text[1:]
+    if one.remedy:
+        more += textwrap.wrap(f"to do: {one.remedy}", _WIDTH - len(_INDENT))
+    for line in more:
+        click.echo(_INDENT + line)
+
+
+def examination(place: HubLocation, *, dns: bool) -> Iterator[list[Result]]:
+    """The findings of each check in turn."""
+    try:
+        config = place.config
+    except MetadError as problem:
+        yield [error("configuration", str(problem), "metad config show --defaults")]
+        return
+    yield _done("configuration", lambda: check_configuration(config))
+    if not config.data.exists():
+        yield [warning("data", f"{config.data} does not exist", "metad user add makes it")]
+        return
+    data = place.enter()
+    facts = _ask(data, "status")
+    yield _done("hub", lambda: service.check_hub(facts))
+    if facts is not None:
+        yield _done("ports", lambda: service.check_ports(config, facts))
+    yield _done("certificate", lambda: service.check_certificates(config))
+    if dns:
+        public = any(map(_is_mx, config.listen))
+        yield _done("DNS", lambda: names.check_names(config, _domains(data), is_mx=public))
+    yield from _of_machine(config, data, facts)
+
+
+def _of_machine(config: Config, data: Path, facts: dict[str, Any] | None) -> Iterator[list[Result]]:
+    running = facts is not None
+    yield _done("permissions", lambda: machine.check_permissions(data))
+    yield _done("disk", lambda: machine.check_disk(config, data))
+    yield _done("clock", lambda: machine.check_clock(_ask(data, "time")))
+    try:
+        store = machine.store_of(data)
+    except MetadError as problem:
+        yield [error("store", str(problem), "restore store.json from a backup")]
+        return
+    if store is not None:
+        yield _done("leftovers", lambda: machine.check_leftovers(store, running=running))
+        yield _done("clone", lambda: machine.check_clone(store, running=running))
+
+
+def _done(name: str, check: Check) -> list[Result]:
+    """What a check finds; one that fails is a finding itself."""
+    try:
+        return list(check())
+    except Exception as problem:
+        text = getattr(problem, "strerror", None) or str(problem) or repr(problem)
+        return [warning(name, f"could not be looked at: {text}", "run it as root, or see why")]
+
+
+def check_configuration(config: Config) -> Iterator[Result]:
+    """What `metad config check` says."""
+    found = list(preflight(config))
+    for one in found:
+        make = error if one.fatal else warning
+        yield make("configuration", one.text, "see metad.toml(5) and metad config check")
+    if not found:
+        yield ok("configuration", f"{config.source or 'the defaults apply'}")
+
+
+def _ask(data: Path, command: str) -> dict[str, Any] | None:
+    try:
+        return request(data, command)
+    except UnavailableError:
+        return None
+
+
+def _is_mx(listener: Listener) -> bool:
+    """Whether mail servers of others connect to it: SMTP on port 25."""
+    return listener.protocol == "smtp" and listener.port == 25
+
+
+def _domains(data: Path) -> list[str]:
+    if not (data / "users").exists():
+        return []
+    with UserDatabase(data / "users") as database:
+        return database.domains(names.MOST_DOMAINS + 1)
