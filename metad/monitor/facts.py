@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from metad.store.log_table import Row
+from metad.store.log_table import Row, State
 from metad.system import counters, histograms
 from metad.system.histograms import Counts
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
 
 MASTER_ROW = 0
+# The status page draws a bar per log: no more than a browser draws at once.
+MOST_LOGS = 400
+_ROLES: dict[int, str] = {int(one): one.name.lower() for one in Role}
 
 
 class Facts(NamedTuple):
     """`totals`: counters since the start; `now`: present values; `workers`: their process rows;
     `collector`: its counters; `logs`: rows of the log table that exist; `labelled`: totals by name
-    and label; `histograms`: by name."""
+    and label; `histograms`: by name; `owners`: processes by row."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -28,6 +31,7 @@ class Facts(NamedTuple):
     logs: list[Row]
     labelled: Mapping[str, Mapping[str, int]] = {}
     histograms: Mapping[str, Counts] = {}
+    owners: Mapping[int, str] = {}
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -49,27 +53,41 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
         for one in counters.LABELLED
     }
     measured = {one.name: histograms.read(counting, one) for one in histograms.HISTOGRAMS}
-    return Facts(totals, now, workers, collector, logs, labelled, measured)
+    owners = {row.index: _owner(row) for row in living}
+    return Facts(totals, now, workers, collector, logs, labelled, measured, owners)
 
 
 def as_json(facts: Facts, log_size: int) -> dict[str, Any]:
     """What the status page shows: counts and logs, no addresses and no users."""
+    used = sorted((one for one in facts.logs if one.state is not State.FREE), key=_place)
     return {
         "totals": facts.totals,
         "now": facts.now,
         "collector": facts.collector,
         "workers": len(facts.workers),
         "log_size": log_size,
+        "free_logs": len(facts.logs) - len(used),
+        "hidden_logs": max(len(used) - MOST_LOGS, 0),
         "logs": [
             {
                 "number": one.number,
                 "state": one.state.name.lower(),
                 "generation": one.generation,
-                "owner": one.owner,
+                "owner": facts.owners.get(one.owner - 1, ""),
                 "tail": min(one.tail, log_size),
-                "live": min(one.live_octets, log_size),
+                "live": min(one.live_octets, one.tail, log_size),
                 "messages": one.live_messages,
             }
-            for one in facts.logs
+            for one in used[:MOST_LOGS]
         ],
     }
+
+
+def _place(one: Row) -> tuple[bool, int, int]:
+    """Logs that are written to come first, then the young ones."""
+    return (one.state is not State.ACTIVE, one.generation, one.number)
+
+
+def _owner(row: ProcessRow) -> str:
+    role = row[Cell.ROLE]
+    return f"worker {row[Cell.SLOT]}" if role == Role.WORKER else _ROLES.get(role, "")

@@ -118,7 +118,7 @@ def _policy(page: bytes) -> str:
 
     return (
         f"default-src 'none'; script-src {digests(_SCRIPT)}; "
-        f"style-src {digests(_STYLE)} 'unsafe-hashes' 'unsafe-inline'; connect-src 'self'"
+        f"style-src {digests(_STYLE)}; connect-src 'self'"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
 import socket
 import tempfile
@@ -44,6 +45,16 @@ def test_messages_come_in_order_and_can_be_cleared(hub: Hub) -> None:
     assert [one["Subject"] for one in messages] == ["0", "1", "2"]
     assert hub.clear("bob@example.test") == 3
     assert hub.messages("bob@example.test") == []
+
+
+def test_a_hub_starts_and_ends_within_a_second_of_the_processor() -> None:
+    """Its own processes: half a second where nothing else runs."""
+    before = os.times()
+    with Hub():
+        pass
+    after = os.times()
+    spent = after.children_user + after.children_system
+    assert spent - before.children_user - before.children_system < 1.0
 
 
 def test_waiting_in_vain_shows_the_log(hub: Hub) -> None:

@@ -34,7 +34,10 @@ from metad.protocol.smtp.events import EndOfMessage
 from metad.protocol.smtp.table import TOO_LARGE
 
 # A developer who sees this has lines that end in LF; an operator has an appliance that sends them.
-_ADVICE: Final = "end lines in <CR><LF>, or list the client in smtp.repair_networks"
+_ADVICE: Final = (
+    "the client sends lines as a text file has them; end them in <CR><LF>, or list the client in "
+    "smtp.repair_networks"
+)
 _BARE: Final = {
     "<LF>": Reply(550, "5.5.2", f"bare <LF> received; {_ADVICE}"),
     "<CR>": Reply(550, "5.5.2", f"bare <CR> received; {_ADVICE}"),
