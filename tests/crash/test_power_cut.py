@@ -31,7 +31,7 @@ def test_no_power_cut_loses_or_revives_mail() -> None:
 def test_no_power_cut_loses_what_a_filter_has_changed() -> None:
     """The same, with messages whose header a filter added to and removed from."""
     jobs = 2
-    runs = sized(1, 8)
+    runs = sized(1, 12)
 
     def work(job: int) -> int:
         with FilterWorld() as filtered:

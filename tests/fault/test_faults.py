@@ -109,28 +109,33 @@ def cut(osio: KitOsio, place: str, judge: power_campaign.Judge) -> None:
         judge.judge(disk.state(rng, mode), place, ledger)
 
 
-def ordinals(data: Path, kind: str) -> range:
-    """All ordinals of a kind of call in this run; at a small scale every few of them."""
+def ordinals(data: Path, kind: str, shape: power_campaign.Shape = None, few: int = 25) -> range:
+    """All ordinals of a kind of call in this run; at a small scale only `few` of them."""
     faults = Faults()
     shutil.rmtree(data, ignore_errors=True)
     osio = KitOsio(str(data / "logs"), faults=faults, clock=FakeClock())
     with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
+        kit.shape = shape
         run(kit, SEED)
     count = faults.counts[kind]
-    step = max(1, count // sized(25, count))
+    step = max(1, count // sized(few, count))
     return range(1 + SEED % step, count + 1, step)
 
 
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
 @pytest.mark.parametrize("kind", ["write", "sync", "allocate"])
 def test_calls_fail_under_messages_that_a_filter_changed(
-    data: Path, judge: power_campaign.Judge, kind: str
+    data: Path, judge: power_campaign.Judge, kind: str, persistent: bool
 ) -> None:
-    count = sized(3, 25)
+    code = errno.ENOSPC if kind == "allocate" else errno.EIO
+    hits = 0
     with FilterWorld() as filtered:
-        for ordinal in range(1, count + 1):
-            faults = Faults(kind, ordinal)
+        for ordinal in ordinals(data, kind, filtered.shape, few=3):
+            faults = Faults(kind, ordinal, code, persistent)
             attempt(data, faults, judge, f"{kind} {ordinal} filtered", filtered.shape)
-    reached("faults with a filter: runs", count)
+            hits += faults.hits
+    reached(f"row 5, faults with a filter by ordinal: {kind}", hits)
+    assert hits
 
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
