@@ -39,6 +39,9 @@ CARRIED = [
     "share/metad/sysusers.d/metad.conf",
     "share/metad/tmpfiles.d/metad.conf",
     "share/metad/logrotate.d/metad",
+    "share/metad/fail2ban/filter.d/metad.conf",
+    "share/metad/fail2ban/filter.d/metad-harvest.conf",
+    "share/metad/fail2ban/jail.d/metad.conf",
     "share/metad/monitoring/grafana-dashboard.json",
     "share/metad/monitoring/metad.rules.yml",
 ]
