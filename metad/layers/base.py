@@ -30,6 +30,7 @@ from metad.config.model import StoreConfig
 from metad.errors import RefusedError
 from metad.store.commit.group import Loop
 from metad.store.log_table import Semaphore
+from metad.store.runtime import Runtime
 from metad.system.osio import Buffer
 from metad.system.shared_memory import ProcessRow, SharedArea
 
@@ -43,6 +44,7 @@ class LayerContext:
     `report` takes a line for the log, from any thread.  `options` is what `check_options` made of
     the table [layer].  `address_of` gives the address of a mailbox, None if it is gone.  `budget`
     is for what a layer holds in memory of messages on their way in (metad.layers.spool keeps it).
+    `runtime` is what the log layer runs on.
     """
 
     data: Path
@@ -56,6 +58,7 @@ class LayerContext:
     options: Mapping[str, Any] = field(default_factory=dict)
     address_of: Callable[[int], str | None] = lambda mailbox: None
     budget: Budget = field(default_factory=Budget)
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 class Usage(NamedTuple):

@@ -46,7 +46,7 @@ from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.pending_deletions import PendingDeletions
 from metad.store.reader import BUFFER, Reader, Stored
-from metad.system.osio import Buffer, Osio
+from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
 
 _ENTRY = LISTING_ENTRY.size
@@ -66,14 +66,14 @@ class LogLayer(Layer):
     name = "log"
 
     def start(self, context: LayerContext) -> None:
-        settings = context.settings
-        self.osio = Osio()
+        settings, runtime = context.settings, context.runtime
+        self.osio = runtime.osio
         self.row = context.row
         self.loop = context.loop
         self.store = open_store(self.osio, context.data)
         self.clock = HubClock(self.osio, context.area.clock_cell)
         self.table = LogTable(context.area, context.semaphore, context.row)
-        self.index = Index(self.store.index)
+        self.index = runtime.open_index(self.store.index)
         self.index.reader_check()
         self.index.on_lock = partial(context.row.__setitem__, Cell.INDEX_LOCK)
         self.reader = Reader(self.osio, self.store, self.index)
@@ -91,12 +91,15 @@ class LogLayer(Layer):
             context.report,
         )
         self.source.on_round = Ballast(self.osio, self.store, settings.log_size).look
-        self.source.start()
+        self.source.start(start_thread=runtime.start_thread)
         if context.row[Cell.SLOT] == FIRST_SLOT:
             self.source.report_figures()
         self.pending = PendingDeletions(context.area, context.row.index)
         feed = IndexFeed(self.index, self._publish, context.report, self.pending.publish)
-        self.committer = Committer(context.loop, LogChain(self.source), feed, context.budget)
+        thread = runtime.start_thread("commit")
+        self.committer = Committer(
+            context.loop, LogChain(self.source), feed, context.budget, thread, runtime.now
+        )
         self.committer.figures = CommitFigures(context.row)
         self.ids.start_life(self.committer.open_first())
         self._ticks = 0

@@ -23,8 +23,14 @@ class Background(Protocol):
         """Return once every job that was put is done; none may be put afterwards."""
 
 
+class StartThread(Protocol):
+    """Starts a background; `idle` is called after `every` seconds without a job."""
+
+    def __call__(self, name: str, idle: Job = ..., every: float | None = None) -> Background: ...
+
+
 class JobThread:
-    """The real one.  `idle` is called after `every` seconds without a job."""
+    """The real one."""
 
     def __init__(self, name: str, idle: Job = lambda: None, every: float | None = None) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()

@@ -6,7 +6,6 @@ moment in which it frees a log.  The kernel releases it when its holder dies.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ def pinned(osio: Osio, store: Store) -> Iterator[None]:
     """For a backup: no log is freed while this lasts.  Waits a few milliseconds at most."""
     fd = _open(osio, store)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        osio.lock_shared(fd)
         yield
     finally:
         osio.close(fd)

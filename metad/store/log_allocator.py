@@ -13,12 +13,11 @@ Rules of this file:
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from metad.errors import MetadError, NoSpaceError
-from metad.store.background import Background, Job, JobThread
+from metad.store.background import Background, Job, JobThread, StartThread
 from metad.store.identity import Store
 from metad.store.ids import HubClock
 from metad.store.log import files as log_files
@@ -68,7 +67,7 @@ class LogAllocator:
         self.report = report
         self._ready: LogWriter | None = None
         self._active: LogWriter | None = None
-        self._lock = threading.Lock()
+        self._lock = osio.make_lock()
         self._background: Background | None = None
         self._failing = False
         # Called in each round of the background.
@@ -78,7 +77,9 @@ class LogAllocator:
         self._reported = -REPORT_SECONDS  # when it was reported last
         self._space = LogSpace(osio, store, table, settings.size, settings.room)
 
-    def start(self, background: Background | None = None) -> None:
+    def start(
+        self, background: Background | None = None, start_thread: StartThread = JobThread
+    ) -> None:
         """Look at the disk, make the first log, start the background thread.  Raises OSError.
 
         The first log is given even at the limit: without it, nothing could be deleted.  A full
@@ -93,7 +94,7 @@ class LogAllocator:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._no_first_log(error)
-        self._background = background or JobThread("logs", self._tend, SPACE_EVERY_SECONDS)
+        self._background = background or start_thread("logs", self._tend, SPACE_EVERY_SECONDS)
 
     def report_figures(self) -> None:
         """Report what there is of the disk and of logs, once at a start."""

@@ -1,4 +1,4 @@
-"""The one door to files, synchronisation and clocks.
+"""The one door to files, synchronisation, locks and clocks.
 
 Rules of this file:
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 Buffer = bytes | bytearray | memoryview
@@ -138,8 +140,16 @@ class Osio:
             return False
         return True
 
+    def lock_shared(self, fd: int) -> None:
+        """Wait for a shared flock."""
+        fcntl.flock(fd, fcntl.LOCK_SH)
+
     def unlock(self, fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def make_lock(self) -> AbstractContextManager[object]:
+        """A lock between threads of this process."""
+        return threading.Lock()
 
     # The clocks, for tests to replace.  Plain functions, because every message reads one.
     monotonic_ns = staticmethod(time.monotonic_ns)

@@ -11,7 +11,6 @@ Rules of this file:
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -64,10 +63,10 @@ class LogWriter:
         self.predecessor_recorded = False  # another log says where this poisoned one ends
         self._sync = sync
         self._zeros = bytes(log.align)
-        self._zero_lock = threading.Lock()
-        self._sync_lock = threading.Lock()
+        self._zero_lock = osio.make_lock()
+        self._sync_lock = osio.make_lock()
         self._zeroed = log.size - log.align
-        self._reserve_lock = threading.Lock()
+        self._reserve_lock = osio.make_lock()
         self._reserved = log.size - log.align  # there are blocks up to here
 
     # -- room

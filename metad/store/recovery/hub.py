@@ -17,7 +17,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import lmdb
@@ -52,7 +52,14 @@ class Plan(NamedTuple):
 class Recovery:
     """Recovers the logs of one store.  Opened after the fork; the only opener of the index."""
 
-    def __init__(self, osio: Osio, store: Store, report: Report) -> None:
+    def __init__(
+        self,
+        osio: Osio,
+        store: Store,
+        report: Report,
+        open_index: Callable[[str], Index] = Index,
+    ) -> None:
+        self._open_index = open_index
         self._osio = osio
         self._store = store
         self._report = report
@@ -91,7 +98,7 @@ class Recovery:
     def _run(
         self, table: LogTable, boot: str, plan: Plan, done: dict[int, Recovered] | None = None
     ) -> int:
-        index = Index(self._store.index)
+        index = self._open_index(self._store.index)
         try:
             index_state.mark(self._osio, self._store.index, boot, clean=False)
             logs = dict(plan.logs)
@@ -195,7 +202,7 @@ class Recovery:
         """
         owned = {row.number: row for row in table.owned_by(dead)}
         plan = self._plan_process(table, dead, owned)
-        index = Index(self._store.index)
+        index = self._open_index(self._store.index)
         try:
             rows = self._recover_owned(index, plan, owned)
             for row in rows:
