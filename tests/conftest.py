@@ -14,7 +14,7 @@ from tests.support import sizes
 # Directories by how long a test in them may take, the longest first: with several processes, none
 # is left with a long test at the end.  A campaign's tests go to any free process; those of any
 # other file share what is expensive to make, such as a hub, and stay together and in order.
-CAMPAIGNS = ("crash", "model", "fault", "mutants", "fuzz")
+CAMPAIGNS = ("crash", "model", "sim", "fault", "mutants", "fuzz")
 FIRST = (*CAMPAIGNS, "processes", "e2e")
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks
 

@@ -35,7 +35,7 @@ from metad.store.commit.figures import CommitFigures
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker, is_imported
-from metad.store.index.index import LISTING_ENTRY, Index
+from metad.store.index.index import LISTING_ENTRY
 from metad.store.index.rows import LogCounts
 from metad.store.log import record
 from metad.store.log.alignment import alignment

@@ -1,0 +1,151 @@
+"""One node: its data, its shared memory, its disk, and the master that starts everything.
+
+Rules of this file:
+
+* A crash of the hub takes all processes; a power cut also what was not synced, and the page cache
+  with the index.
+* Shared memory is new at each start, as the master makes it.
+* A start that fails for no reason of the plan's is a failure of the simulation.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metad.store import hub_time
+from metad.store.index import state as index_state
+from metad.store.log_table import LogTable
+from metad.system.osio import Osio
+from metad.system.shared_memory import PENDING, PENDING_CELLS, PROCESS_CELLS, ProcessRow
+from tests.sim.collector import CollectorProcess
+from tests.sim.master import Master
+from tests.sim.process import KILLED, Process
+from tests.sim.system import Semaphore
+from tests.sim.worker import Worker
+from tests.support.power_kit import Disk, lay_out
+from tests.support.store_kit import make_identity, shared
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+ROWS = 60
+_areas: list = []
+
+
+class Hub:
+    """`slots`: how many workers."""
+
+    def __init__(self, sim: Simulation, data: Path, slots: int = 2) -> None:
+        self.sim = sim
+        self.data = data
+        self.slots = slots
+        self.store = make_identity(data)
+        self.disk = Disk()
+        self.boots = 1
+        self.processes: list[Process] = []
+        self.master: Master | None = None
+        if not _areas:
+            _areas.append(shared("sim")[0])
+        self.area = _areas[0]
+        sim.hubs.append(self)
+
+    @property
+    def boot(self) -> str:
+        return f"boot-{self.boots}"
+
+    # -- lives
+
+    def start(self) -> None:
+        """A new master; `serving` once its first recovery is done."""
+        self._clear_area()
+        self.semaphore = Semaphore(self.sim.scheduler)
+        self.master = Master(self, self.area.process(0))
+        self.master.start()
+
+    @property
+    def serving(self) -> bool:
+        return self.master is not None and self.master.serving
+
+    def crash(self) -> None:
+        """Every process is killed."""
+        for process in list(self.processes):
+            process.end(KILLED)
+        self.master = None
+
+    def cut_power(self, rng: random.Random, mode: str) -> None:
+        """A crash that takes the page cache: what was not synced is lost, in part or as a whole."""
+        self.crash()
+        state = self.disk.state(rng, mode)
+        logs = self.store.logs
+        lay_out(state, logs, logs)
+        self.disk = Disk(state)
+        self.boots += 1
+
+    def ended(self, process: Process) -> None:
+        self.processes.remove(process)
+        if self.master is not None and process is not self.master:
+            self.master.deaths.append(process)
+
+    def _clear_area(self) -> None:
+        area = self.area
+        cells, logs = area.cells, area.log_cells()
+        used = cells[9]
+        for at in range(1, 32):
+            cells[at] = 0
+        for at in range((used + 2) * 8):
+            logs[at] = 0
+        start = 32
+        for at in range(start, start + ROWS * PROCESS_CELLS):
+            cells[at] = 0
+        for at in range(PENDING, PENDING + ROWS * PENDING_CELLS):
+            cells[at] = 0
+
+    # -- who is there
+
+    def worker(self, slot: int) -> Worker | None:
+        """The worker of a slot, if it serves."""
+        for process in self.processes:
+            if isinstance(process, Worker) and process.slot == slot and process.ready:
+                return process
+        return None
+
+    def workers(self) -> list[Worker]:
+        return [one for one in self.processes if isinstance(one, Worker) and one.ready]
+
+    def collector(self) -> CollectorProcess | None:
+        for process in self.processes:
+            if isinstance(process, CollectorProcess):
+                return process
+        return None
+
+    def table(self) -> LogTable:
+        return LogTable(self.area, self.semaphore, self.area.process(0))
+
+    def free_row(self) -> ProcessRow:
+        used = {process.row.index for process in self.processes}
+        kept = self.master.kept_rows if self.master is not None else set()
+        index = next(at for at in range(1, ROWS) if at not in used and at not in kept)
+        row: ProcessRow = self.area.process(index)
+        row.clear()
+        return row
+
+    # -- time, and the index
+
+    def begin_time(self, newest: int) -> None:
+        hub_time.begin(Osio.__new__(ClockOnly).using(self), self.area, newest)
+
+    def index_is_suspect(self) -> bool:
+        return index_state.suspicion(Osio(), self.store.index) is not None
+
+
+class ClockOnly(Osio):
+    """The simulation's clock without switch points."""
+
+    def using(self, hub: Hub) -> ClockOnly:
+        clock = hub.sim.clock
+        self.monotonic_ns = clock.monotonic_ns  # type: ignore[method-assign]
+        self.boottime_ns = clock.monotonic_ns  # type: ignore[method-assign]
+        self.time_ns = clock.time_ns  # type: ignore[method-assign]
+        return self

@@ -1,0 +1,128 @@
+"""What must hold, at every moment and at the end: tests.support.oracle, and more.
+
+every moment    the row of a log names the living process that writes to it
+each login      nothing is listed that a QUIT acknowledged as deleted before; everything that
+                was in the index is there; what is listed can be fetched, as it was sent
+after quiet     every acknowledged message; fsck is clean; a rebuilt index is the same one,
+                places included, so no copy is unknown to it; backups hold what they must
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from metad.store.log_table import State
+from tests.support.oracle import Ledger, digest, show
+
+if TYPE_CHECKING:
+    from tests.sim.hub import Hub
+
+
+class Seen(NamedTuple):
+    """Before a login: what it must list, what it must not, and what was in the index."""
+
+    must: set[bytes]
+    gone: set[tuple[int, bytes]]
+    visible: set[bytes]
+
+
+class Judge:
+    """Of one hub."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.ledger = Ledger()
+        # Acknowledged and entered in the index at that moment.
+        self.visible: set[bytes] = set()
+        self.flipped = False
+        self._looks = 0
+        hub.sim.scheduler.on_switch = self.look
+
+    # -- what is told
+
+    def sent(self, message_id: bytes, body: bytes, boxes: tuple[int, ...]) -> None:
+        self.ledger.apply(("sent", (message_id, body, boxes)))
+
+    def acknowledged(self, message_id: bytes, *, lagging: bool) -> None:
+        self._hub.sim.note(f"{message_id.hex()} is acknowledged")
+        self.ledger.apply(("acked", [message_id]))
+        if not lagging:
+            self.visible.add(message_id)
+
+    def deleting(self, pairs: Iterable[tuple[int, bytes]]) -> None:
+        self.ledger.apply(("deleting", pairs))
+
+    def deleted(self, pairs: list[tuple[int, bytes]]) -> None:
+        for box, message_id in pairs:
+            self._hub.sim.note(f"{message_id.hex()} is deleted from {box}")
+        self.ledger.apply(("deleted", pairs))
+
+    def expiring(self, box: int, before: int) -> None:
+        limit = before.to_bytes(8, "big")
+        self.deleting([(box, one) for one in self.known(box) if one[:8] < limit])
+
+    def index_is_new(self) -> None:
+        """A power cut: the next start rebuilds it, and what was wrong with it is forgotten."""
+        self.flipped = False
+
+    # -- what is known
+
+    def known(self, box: int) -> list[bytes]:
+        return [one for one, (_, boxes) in self.ledger.sent.items() if box in boxes]
+
+    def acknowledged_in(self, box: int) -> set[bytes]:
+        return self.ledger.must_have(box)
+
+    def visible_entries(self) -> list[tuple[int, bytes]]:
+        return [
+            (box, one)
+            for one in self.visible
+            for box in self.ledger.sent[one][1]
+            if (box, one) not in self.ledger.deleting
+        ]
+
+    # -- sessions
+
+    def before_login(self, box: int) -> Seen:
+        """What a login that comes now must see, and must not."""
+        visible = {one for one in self.visible if box in self.ledger.sent[one][1]}
+        return Seen(self.ledger.must_have(box) & visible, set(self.ledger.deleted), visible)
+
+    def listed(self, box: int, ids: list[bytes], left: set[bytes], seen: Seen) -> None:
+        """`left`: what the index has and the session leaves for the next one, because something
+        came in between (metad.layers.listing)."""
+        assert ids == sorted(set(ids)), f"mailbox {box} is not in order: {show(ids)}"
+        back = [one for one in ids if (box, one) in seen.gone]
+        assert not back, f"mailbox {box} lists what was deleted: {show(back)}"
+        strange = [one for one in ids if box not in self.ledger.sent.get(one, (b"", ()))[1]]
+        assert not strange, f"mailbox {box} lists what was not sent: {show(strange)}"
+        missing = {
+            one for one in seen.must - set(ids) - left if (box, one) not in self.ledger.deleting
+        }
+        assert self.flipped or not missing, f"mailbox {box} lacks {show(missing)}"
+        # What a mailbox had, and lacks while a deletion is under way, is gone for good.
+        if not self.flipped:
+            lacking = seen.visible - set(ids) - left
+            self.ledger.deleted |= self.ledger.deleting & {(box, one) for one in lacking}
+
+    def fetched(self, message_id: bytes, body: bytes) -> None:
+        assert digest(body) == self.ledger.sent[message_id][0], f"{message_id.hex()} is another one"
+
+    # -- every moment
+
+    def look(self) -> None:
+        """Rows name their writers.  Not at every step: it costs too much."""
+        self._looks += 1
+        if self._looks % 8:
+            return
+        table = self._hub.table()
+        for worker in self._hub.workers():
+            writer = worker.layer.committer.writer
+            if writer is None or writer.poisoned:
+                continue
+            row = table.row(writer.number)
+            assert (row.owner, row.state) == (worker.row.index + 1, State.ACTIVE), (
+                f"{worker.name} writes to log {writer.number}, whose row is {row}"
+            )
+            assert row.life == writer.life, f"log {writer.number} is in another life: {row}"

@@ -1,0 +1,102 @@
+"""Hubs that lack a rule, each of which some seed of CI's must catch.
+
+Rules of this file:
+
+* A mutant changes the text of functions (tests.mutants): if that is not there any more, the test
+  fails: rewrite the bug, do not drop it.
+* Where a second rule would still catch the mistake, the mutant lacks that one too.
+* `seed` is where it was seen last, so that it need not be looked for; any seed of CI's will do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.mutants import mutants
+
+Edit = tuple[str, str, str]
+
+
+class Mutant(NamedTuple):
+    """`edits`: module and function, what is there, and the bug."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    seed: int = 0
+
+    def apply(self) -> None:
+        """Put the bug into the running program.  Raises LookupError if the text is not there."""
+        for where, old, new in self.edits:
+            mutants.Mutant(self.name, where, old, new, "").apply()
+
+
+STALE = ("log_table:LogTable.restore", "(now.owner, now.life) != (was.owner, was.life)", "False")
+
+MUTANTS = (
+    # -- rule 1: nothing is destroyed without a verified record
+    Mutant("a recovery restores a row from a stale read", (STALE,)),
+    Mutant("the same, and the log is overwritten", (
+        STALE,
+        ("log.files:lock_free",
+         "(log.state, log.number, log.life) != (header.FREE, new.number, old_life)", "False"),
+    )),
+    Mutant("recovery seals a log by a header that it read before it had the lock", (
+        ("recovery.one_log:LogRecovery._must_be_in_life", "if now is not None and", "if False and"),
+    )),
+    Mutant("recovery frees a log by a header that it read before it had the lock", (
+        ("recovery.hub:Recovery._free_again",
+         "if now is not None and (now.life, now.state) != (log.life, FREE):", "if False:"),
+    )),
+    Mutant("a message is dead on the index's word alone", (
+        ("gc.copy:SurvivorCopy._must_be_proven", "if not lacking or", "if True or"),
+    )),
+    # -- rule 2: no copy that the index does not know outlives its deletion record
+    Mutant("the index refuses survivors, and a later watermark skips them", (
+        ("gc.copy:Tools.catch_up", "self.change(enter, part)\n            del behind[0]",
+         "del behind[0]\n            self.change(enter, part)"),
+    )),
+    Mutant("a survivors' sync fails and nothing says so", (
+        ("gc.survivor_logs:SurvivorLogs.write",
+         "with suppress(RefusedError):  # then `settle` tries again\n"
+         "                chain.record_end()\n", "chain.failed = None\n"),
+    )),
+    Mutant("a successor collects before the dead collector's log is recovered", (
+        ("gc.collector:Collector._unrecovered", "row.generation and", "False and"),
+    )),
+    Mutant("a deletion record is dropped while a copy has a place", (
+        ("index.relocation:still_needed", "any(place.log != number", "any(place.log == -1"),
+    )),
+    Mutant("a log that the index does not have whole is collected", (
+        ("gc.collector:Collector._contents", "if indexed < contents.end:", "if False:"),
+    )),
+    # -- rule 8: what QUIT acknowledged as deleted is seen by no later session
+    Mutant("another worker lists what was deleted, while the index lags", (
+        ("pending_deletions:PendingDeletions.may_have", "any(word >> bit & 1 for word in column)",
+         "False"),
+    )),
+    Mutant("two sessions have one mailbox", (
+        ("mailbox_locks:MailboxLocks.acquire", "if not self._lock(mailbox, fcntl.F_WRLCK):",
+         "if not self._lock(mailbox, fcntl.F_UNLCK):"),
+    )),
+    # -- what is durable when, and entered when
+    Mutant("acknowledged before the sync", (
+        ("log.writer:LogWriter.append", "self._sync_now()", "pass"),
+    )),
+    Mutant("survivors are not synced", (
+        ("log.writer:LogWriter.append", "if self._sync:",
+         "if self._sync and not self.log.generation:"),
+    )),
+    Mutant("a group that the index refused is forgotten", (
+        ("commit.index_feed:IndexFeed.enter", "waiting = [*self.lagging, *batches]",
+         "waiting = [*batches]"),
+    )),
+    Mutant("a full log is sealed while the index lacks some of it", (
+        ("commit.committer:Committer._writer_for", "if self._feed.lagging and", "if False and"),
+    )),
+    Mutant("logs are freed while a backup reads them", (
+        ("backup_lock:FreeLock.acquire", "return self._osio.try_lock(self._fd)", "return True"),
+    )),
+    Mutant("the last group of an unsealed log is sealed where it lies", (
+        ("recovery.one_log:LogRecovery._ended", "if tail.unsynced and", "if False and"),
+    )),
+)  # fmt: skip

@@ -1,0 +1,147 @@
+"""What a seed makes: operations, faults, and how the scheduler behaves.
+
+Rules of this file:
+
+* A plan is plain data: an operation or a fault can be left out, and the rest is run again (shrink).
+* Each seed has its own mixture: a fault that is rare everywhere meets nothing, and one that is
+  frequent everywhere hides the others.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from tests.sim.system import EIO, ENOSPC
+
+BOXES = 3
+WAIT = -1  # as a gap: until the operation is done
+# Named places of the collector, where a kill is worth most.
+PLACES = (
+    "taken", "copying", "copied", "moved", "freeing", "freed", "dropped", "forgotten", "released",
+    "deleting", "expired",
+)  # fmt: skip
+Kill = tuple[str, str, int]
+Failure = tuple[str, str, int, int | str]
+
+
+class Op(NamedTuple):
+    """`kind`, on which worker (`slot`) and mailbox; `number` chooses the rest; `gap`: switch points
+    until the next operation."""
+
+    kind: str
+    slot: int = 0
+    box: int = 1
+    number: int = 0
+    gap: int = 0
+
+
+class Plan(NamedTuple):
+    """`recovery_delay`: seconds before the logs of a dead process are recovered."""
+
+    seed: int
+    ops: tuple[Op, ...]
+    kills: tuple[Kill, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    clock_step: int = 20_000
+    stay: float = 4.0
+    log_size: int = 16 * 1024
+    recovery_weight: float = 1.0
+    recovery_delay: float = 0.0
+
+
+class Mixture(NamedTuple):
+    """Weights of the kinds of operations."""
+
+    put: float = 6
+    session: float = 3
+    collect: float = 2
+    expire: float = 0.4
+    backup: float = 0.3
+    clock: float = 0.2
+    crash: float = 0.1
+    cut: float = 0.1
+    stop: float = 0.1
+    flip: float = 0.0
+
+
+def make_plan(seed: int) -> Plan:
+    rng = random.Random(f"plan {seed}")
+    ops = _ops(rng)
+    return Plan(
+        seed,
+        tuple(ops),
+        _kills(rng),
+        _failures(rng),
+        clock_step=rng.choice((1_000, 20_000, 400_000)),
+        stay=rng.choice((1.0, 4.0, 4.0, 15.0)),
+        log_size=rng.choice((8, 12, 16)) * 1024,
+        recovery_weight=rng.choice((1.0, 0.2, 0.02)),
+        recovery_delay=rng.choice((0.0, 0.0, 1.0, 5.0, 30.0)),
+    )
+
+
+def _ops(rng: random.Random) -> list[Op]:
+    mixture = Mixture()
+    mixture = mixture._replace(
+        collect=rng.choice((0.5, 2, 4)),
+        session=rng.choice((1, 3, 5)),
+        crash=rng.choice((0, 0, 0.3)),
+        cut=rng.choice((0, 0, 0.4)),
+        stop=rng.choice((0, 0, 0.3)),
+        expire=rng.choice((0, 0.5)),
+        backup=rng.choice((0, 0, 0.4)),
+        clock=rng.choice((0, 0.3)),
+        flip=rng.choice((0, 0, 0, 0.3)),
+    )
+    kinds, weights = mixture._fields, tuple(mixture)
+    hurry = rng.choice((0.2, 0.6, 0.9))
+    return [
+        Op(
+            rng.choices(kinds, weights)[0],
+            rng.randrange(2),
+            rng.randrange(1, 1 << BOXES),
+            rng.randrange(1 << 30),
+            rng.choice((0, 3, 20, 60)) if rng.random() < hurry else WAIT,
+        )
+        for _ in range(rng.choice((25, 50, 90)))
+    ]
+
+
+def _kills(rng: random.Random) -> tuple[Kill, ...]:
+    """Of workers and recoveries anywhere, of collectors mostly at named places."""
+    kills: list[Kill] = []
+    for role, most, points in (
+        ("worker", rng.choice((0, 0, 1, 3)), 2000),
+        ("collector", rng.choice((0, 1, 1, 3)), 1500),
+        ("recovery", rng.choice((0, 0, 1, 2)), 120),
+        ("first", rng.choice((0, 0, 0, 1)), 200),
+        ("backup", rng.choice((0, 0, 1)), 100),
+    ):
+        for _ in range(most):
+            if role == "collector" and rng.random() < 0.7:
+                kills.append((role, rng.choice(PLACES), 1 + int(rng.expovariate(0.4))))
+            else:
+                kills.append((role, "", 1 + int(rng.random() ** 2 * points)))
+    return tuple(kills)
+
+
+def _failures(rng: random.Random) -> tuple[Failure, ...]:
+    """Syncs and writes that fail, an index that refuses."""
+    found: list[Failure] = []
+    for role, kind, most, ordinals, error in (
+        ("worker", "sync", rng.choice((0, 0, 0, 2)), 60, EIO),
+        ("worker", "write", rng.choice((0, 0, 0, 1)), 60, rng.choice((EIO, ENOSPC, "short"))),
+        ("worker", "index", rng.choice((0, 0, 1, 3)), 50, ENOSPC),
+        ("collector", "sync", rng.choice((0, 0, 1)), 25, EIO),
+        ("collector", "write", rng.choice((0, 0, 0, 1)), 25, rng.choice((EIO, "short"))),
+        ("collector", "index", rng.choice((0, 0, 1, 2)), 25, ENOSPC),
+        ("collector", "allocate", rng.choice((0, 0, 0, 1)), 4, ENOSPC),
+        ("recovery", "sync", rng.choice((0, 0, 0, 1)), 4, EIO),
+        ("recovery", "index", rng.choice((0, 0, 1)), 6, ENOSPC),
+    ):
+        for _ in range(most):
+            first = 1 + rng.randrange(ordinals)
+            times = rng.choice((1, 1, 1, 4)) if kind == "index" else 1
+            found += [(role, kind, first + more, error) for more in range(times)]
+    return tuple(found)

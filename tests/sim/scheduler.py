@@ -1,0 +1,229 @@
+"""Tasks of which exactly one runs, and a scheduler that decides by a seed who is next.
+
+Rules of this file:
+
+* A task gives way only at a switch point (`point`) or where it waits (`wait`).  Everything between
+  two of them is one step, as a system call is.
+* Nothing here reads a real clock.  When every task waits, the time of the next deadline comes.
+* A task of a dead process never runs again.  What its stack holds is dropped at the end of the
+  simulation, when nothing that its `finally` clauses do has any effect.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import greenlet
+
+from tests.support.osio_kit import FakeClock
+
+# So many steps are a simulation that does not come to rest.
+MOST_STEPS = 400_000
+
+
+class KilledError(BaseException):
+    """Ends the stack of a task whose process is dead."""
+
+
+class StuckError(AssertionError):
+    """Every task waits, and nothing will ever happen."""
+
+
+class Owner:
+    """What a task belongs to: a process, or nothing that can die."""
+
+    name = "world"
+    dead = False
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+
+class Task:
+    """One thread.  `weight`: how often it is chosen, beside others."""
+
+    def __init__(self, name: str, owner: Owner, weight: float) -> None:
+        self.name = name
+        self.owner = owner
+        self.weight = weight
+        self.ready: Callable[[], bool] | None = None
+        self.deadline: int | None = None
+        self.stack: Any = None
+        self.ended = False
+
+
+class Scheduler:
+    """`stay`: how many switch points a task passes before it gives way, on the average."""
+
+    def __init__(self, seed: object, clock: FakeClock, stay: float = 4.0) -> None:
+        self._random = random.Random(f"schedule {seed}")
+        self.clock = clock
+        self.stay = stay
+        self.tasks: list[Task] = []
+        self.current: Task | None = None
+        self.steps = 0
+        self.trace: list[str] | None = None
+        # Called at each switch point with the owner and what it is about to do.
+        self.on_point: Callable[[Owner, str], None] = lambda owner, what: None
+        # Called each time that another task is chosen.
+        self.on_switch: Callable[[], None] = lambda: None
+        self._left = 0
+        self._main = greenlet.getcurrent()
+        self._buried: list[Task] = []
+        self._error: BaseException | None = None
+        self._closed = False
+
+    # -- tasks
+
+    def spawn(
+        self, name: str, owner: Owner, work: Callable[[], object], weight: float = 1.0
+    ) -> Task:
+        task = Task(name, owner, weight)
+        task.stack = greenlet.greenlet(lambda: self._life(task, work), self._main)
+        owner.tasks.append(task)
+        self.tasks.append(task)
+        return task
+
+    def _life(self, task: Task, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except KilledError:
+            pass
+        except BaseException as error:
+            if not self._closed:
+                self._error = error
+        task.ended = True
+        if not task.owner.dead:
+            self.tasks.remove(task)
+            task.owner.tasks.remove(task)
+
+    def bury(self, owner: Owner) -> None:
+        """The tasks of a dead process stop where they are."""
+        self._buried += owner.tasks
+        self.tasks = [task for task in self.tasks if task.owner is not owner]
+        owner.tasks.clear()
+
+    # -- called by tasks
+
+    def point(self, what: str) -> None:
+        """A moment in which another task may run, or the process may be killed."""
+        task = self.current
+        if task is None:
+            if self._closed:
+                raise KilledError
+            return  # outside of the simulation: before it, after it
+        if task.owner.dead:
+            self._give_way(task)
+        self.steps += 1
+        if self.trace is not None:
+            self.trace.append(f"{self.steps:6} {task.owner.name}: {task.name}: {what}")
+        self.on_point(task.owner, what)
+        self._left -= 1
+        if task.owner.dead or self._left <= 0:
+            self._give_way(task)
+
+    def wait(self, ready: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait until `ready`; False if that took longer than `seconds`."""
+        task = self.current
+        if task is None:
+            if self._closed:
+                raise KilledError
+            if ready():
+                return True
+            raise StuckError("outside of the simulation something waits")
+        if seconds is not None:
+            task.deadline = self.clock.monotonic + int(seconds * 1e9)
+        try:
+            while not ready():
+                if task.deadline is not None and self.clock.monotonic >= task.deadline:
+                    return False
+                task.ready = ready
+                self._give_way(task)
+        finally:
+            task.deadline = None
+        return True
+
+    def pause(self, seconds: float) -> None:
+        self.wait(lambda: False, seconds)
+
+    def _give_way(self, task: Task) -> None:
+        self._main.switch()
+        if task.owner.dead or self._closed:
+            raise KilledError
+
+    # -- the main loop
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Run tasks until `until`.  Raises what a task raised."""
+        while not until():
+            runnable = [task for task in self.tasks if self._is_runnable(task)]
+            if not runnable:
+                self._advance()
+                continue
+            if self.steps > MOST_STEPS:
+                raise StuckError("it does not come to rest")
+            self.on_switch()
+            task = self._choose(runnable)
+            self._resume(task)
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+
+    def _resume(self, task: Task) -> None:
+        task.ready = None
+        self._left = 1 + int(self._random.expovariate(1 / self.stay))
+        self.current = task
+        try:
+            task.stack.switch()
+        finally:
+            self.current = None
+
+    def _choose(self, runnable: list[Task]) -> Task:
+        if len(runnable) == 1:
+            return runnable[0]
+        return self._random.choices(runnable, [task.weight for task in runnable])[0]
+
+    def _is_runnable(self, task: Task) -> bool:
+        if task.ready is None:
+            return True
+        if task.deadline is not None and self.clock.monotonic >= task.deadline:
+            return True
+        return task.ready()
+
+    def _advance(self) -> None:
+        deadlines = [task.deadline for task in self.tasks if task.deadline is not None]
+        if not deadlines:
+            names = ", ".join(f"{task.owner.name}: {task.name}" for task in self.tasks)
+            raise StuckError(f"every task waits: {names or 'there is none'}")
+        passed = max(min(deadlines) - self.clock.monotonic, 0)
+        self.clock.monotonic += passed
+        self.clock.real += passed
+
+    def close(self) -> None:
+        """Drop all stacks.  Whatever they call raises `KilledError`."""
+        self._closed = True
+        self.current = None
+        for task in [*self._buried, *self.tasks]:
+            if task.stack and not task.stack.dead:
+                task.stack.throw(KilledError)
+        self.tasks.clear()
+        self._buried.clear()
+
+
+class Lock:
+    """A lock between the tasks of one process."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._held = False
+
+    def __enter__(self) -> None:
+        self._scheduler.point("lock")
+        self._scheduler.wait(lambda: not self._held)
+        self._held = True
+
+    def __exit__(self, *_: object) -> None:
+        self._held = False
+        self._scheduler.point("unlocked")

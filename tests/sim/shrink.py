@@ -1,0 +1,73 @@
+"""A plan that fails, made as small as it can be while it fails: operations, kills, failures.
+
+Leaving something out changes what the scheduler does afterwards, so this is a search: first whole
+stretches go, then single things, until nothing more can go or enough has been tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.sim.plan import Plan
+from tests.sim.run import Run
+
+MOST_TRIES = 400
+PARTS = ("ops", "kills", "failures")
+Fails = Callable[[Plan], bool]
+
+
+def fails(plan: Plan) -> bool:
+    return why(plan) is not None
+
+
+def why(plan: Plan) -> str | None:
+    """What is wrong with a run of the plan; None: nothing."""
+    try:
+        Run(plan).go()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def shrink(plan: Plan, is_bad: Fails = fails, most: int = MOST_TRIES) -> Plan:
+    """The smallest plan found that is bad too."""
+    left = [most]
+
+    def tried(smaller: Plan) -> bool:
+        left[0] -= 1
+        return left[0] >= 0 and is_bad(smaller)
+
+    while left[0] > 0:
+        before = plan
+        for part in ("kills", "failures", "ops"):
+            plan = _without(plan, part, tried)
+        if plan == before:
+            break
+    return plan
+
+
+def _without(plan: Plan, part: str, is_bad: Fails) -> Plan:
+    """Leave out stretches of one part, the longest first."""
+    size = max(len(getattr(plan, part)), 1)
+    while size:
+        at = 0
+        while at < len(getattr(plan, part)):
+            items = getattr(plan, part)
+            smaller = plan._replace(**{part: items[:at] + items[at + size :]})
+            if is_bad(smaller):
+                plan = smaller
+            else:
+                at += size
+        size //= 2
+    return plan
+
+
+def show(plan: Plan) -> str:
+    """A plan for people."""
+    lines = [f"seed {plan.seed}, logs of {plan.log_size} bytes"]
+    lines += [f"  {number}. {op}" for number, op in enumerate(plan.ops, 1)]
+    lines += [f"  killed: a {role}, {place or 'anywhere'}, the {count}. time"
+              for role, place, count in plan.kills]  # fmt: skip
+    lines += [f"  fails: {kind} of a {role}, the {count}. one ({error})"
+              for role, kind, count, error in plan.failures]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""A mail worker: the real layer on a simulated loop.  Clients call it through its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from metad.config.model import StoreConfig
+from metad.errors import MetadError
+from metad.layers.base import LayerContext
+from metad.layers.logs import LogLayer
+from metad.system.shared_memory import Cell, ProcessRow
+from tests.sim.process import Loop, Process
+
+if TYPE_CHECKING:
+    from tests.sim.hub import Hub
+
+TICK_SECONDS = 1.0
+Answer = TypeVar("Answer")
+
+
+class LostError(Exception):
+    """The connection is gone: the worker died or ended."""
+
+
+class Worker(Process):
+    role = "worker"
+
+    def __init__(self, hub: Hub, row: ProcessRow, slot: int) -> None:
+        super().__init__(hub, row)
+        self.slot = slot
+        row[Cell.SLOT] = slot
+        self.loop = Loop(self.scheduler)
+        self.layer = LogLayer()
+        self.ready = False
+
+    def work(self) -> int:
+        hub = self.hub
+        settings = StoreConfig(log_size=hub.sim.log_size, align=512)
+        context = LayerContext(
+            data=hub.data,
+            settings=settings,
+            area=hub.area,
+            semaphore=hub.semaphore,
+            row=self.row,
+            loop=self.loop,
+            report=self.report,
+            runtime=self.runtime(),
+        )
+        try:
+            self.layer.start(context)
+        except (MetadError, OSError, lmdb.Error) as error:
+            self.report(f"cannot start: {error}")
+            return 1
+        self.ready = True
+        self._tick()
+        self.loop.run()
+        self.ready = False
+        self.loop.run_rest()
+        self.layer.stop()
+        return 0
+
+    def _tick(self) -> None:
+        self.layer.tick()
+        self.loop.call_later(TICK_SECONDS, self._tick)
+
+    # -- for clients
+
+    def call(self, work: Callable[[], Answer]) -> Answer:
+        """Have the loop do something.  Raises LostError, and what it raises."""
+        answers: list[tuple[Any, Exception | None]] = []
+
+        def do() -> None:
+            try:
+                answers.append((work(), None))
+            except Exception as error:
+                answers.append((None, error))
+
+        self.loop.call_soon_threadsafe(do)
+        self.wait(lambda: bool(answers))
+        answer, error = answers[0]
+        if error is not None:
+            raise error
+        return answer
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Raises LostError if the worker goes before that."""
+        self.scheduler.wait(lambda: ready() or self.dead or self.loop.stopped)
+        if not ready():
+            raise LostError
