@@ -39,6 +39,9 @@ KINDS: dict[str, dict[str, object]] = {
     "pop36": {"protocol": "pop3", "host": "::1"},
     "proxied": {"protocol": "smtp", "proxy": True, "trusted_proxies": ["127.0.0.1"]},
     "proxied-pop3": {"protocol": "pop3", "proxy": True, "trusted_proxies": ["127.0.0.0/24"]},
+    "proxied-pop3s": {
+        "protocol": "pop3", "proxy": True, "trusted_proxies": ["127.0.0.1"], "tls": "implicit",
+    },
     "proxied-smtps": {
         "protocol": "smtp", "proxy": True, "trusted_proxies": ["127.0.0.1"], "tls": "implicit",
     },
