@@ -26,7 +26,10 @@ FORBIDDEN = re.compile(
 def tracked() -> list[Path]:
     """Files of the tree that git has or would take; without git, those that look like it."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    except FileNotFoundError:
+        done = subprocess.CompletedProcess(command, 127)
     if done.returncode == 0:
         paths = [ROOT / os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
     else:

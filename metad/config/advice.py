@@ -13,6 +13,8 @@ def advice(config: Config) -> Iterator[str]:
     for listener in config.listen:
         if listener.protocol == "pop3" and listener.tls == "none" and _is_public(listener):
             yield from _plain_pop3(config, listener)
+        if listener.host == "::" and listener.port:
+            yield from _only_ipv6(config, listener)
     if not config.store.sync:
         yield "store.sync = false: a crash of the machine loses acknowledged mail"
     if config.dev.any_password:
@@ -32,6 +34,16 @@ def _plain_pop3(config: Config, listener: Listener) -> Iterator[str]:
         yield (
             f"listen {listener.address}: without TLS only SCRAM logins are offered, which few "
             "clients know; set tls"
+        )
+
+
+def _only_ipv6(config: Config, listener: Listener) -> Iterator[str]:
+    """The two families are bound apart, so that each address has its own line and its own port."""
+    of_ipv4 = ((one.protocol, one.host, one.port) for one in config.listen if one.path is None)
+    if (listener.protocol, "0.0.0.0", listener.port) not in of_ipv4:  # noqa: S104
+        yield (
+            f"listen {listener.address}: serves IPv6 only; for IPv4 add a [[listen]] with "
+            f'address = "0.0.0.0:{listener.port}"'
         )
 
 

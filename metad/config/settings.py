@@ -72,7 +72,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "listen", "address", checks.address, None,
         'An IP address and a port ("0.0.0.0:25", "[::]:25"), a Unix socket ("unix:/PATH"), or '
-        '"fd:NAME" for sockets that systemd passes under this name.  Required.',
+        '"fd:NAME" for sockets that systemd passes under this name.  "[::]" serves IPv6 only.  '
+        "Port 0 takes a free port, which the start prints.  Required.",
     ),
     Setting(
         "listen", "tls", checks.choice("none", "starttls", "implicit"), "none",
