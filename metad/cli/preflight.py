@@ -118,7 +118,7 @@ def _port(listener: Listener) -> Iterator[Finding]:
         for sock in sockets.bind_slots(listener.host, listener.port, 1):
             sock.close()
     except PermissionError:
-        yield Finding(False, f"listen {listener.address}: only root can bind this port")
+        yield Finding(False, f"listen {listener.address}: only root may bind this port")
     except OSError as error:
         hint = ": is another program listening there?" if error.errno == errno.EADDRINUSE else ""
         yield Finding(True, f"listen {listener.address}: {error.strerror}{hint}")

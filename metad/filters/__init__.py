@@ -50,7 +50,9 @@ def find(name: str) -> type[Filter]:
     from metad.filters.base import Filter
 
     if not (isinstance(found, type) and issubclass(found, Filter)):
-        raise ConfigError(f"filter.use: {name}: {points[0].value} is no metad.filters.base.Filter")
+        raise ConfigError(
+            f"filter.use: {name}: {points[0].value} is not a metad.filters.base.Filter"
+        )
     return found
 
 

@@ -87,7 +87,7 @@ class Guarded:
     def _failed(self, reason: str, *, probe: bool) -> FailedError:
         chain = self._chain
         if self.breaker.failed(chain.now(), probe=probe):
-            chain.report(f"warning: {self.filter.name}: fails, so it is asked less often: {reason}")
+            chain.report(f"warning: {self.filter.name}: fails and is asked less often: {reason}")
         return FailedError(reason)
 
 

@@ -41,7 +41,7 @@ class FieldError(ValueError):
 def make_field(name: str, value: str) -> bytes:
     """A complete field, folded.  Raises FieldError."""
     if not _NAME.fullmatch(name):
-        raise FieldError(f"{name[:70]!a} is no name of a header field")
+        raise FieldError(f"{name[:70]!a} is not a header field name")
     if "\n" in value or "\r" in value:
         value = _FOLDING.sub("", value.replace("\r\r", "\r"))
     value = value.strip()

@@ -93,7 +93,7 @@ class Conformance:
         try:
             self.filter.check_options({**self.options, "no-such-setting": 1}, Path("/nowhere"))
         except ValueError as error:
-            demand("\n" not in str(error), "the reason is more than one line")
+            demand("\n" not in str(error), "the reason has more than one line")
             return
         raise AssertionError("an unknown setting was accepted")
 
@@ -111,7 +111,7 @@ class Conformance:
             lambda one: one.recipient(SESSION, "other@example.org"),
         )
         for answer in answers:
-            demand(answer is None or _refuses(answer), f"{answer!r} is no reply of class 4 or 5")
+            demand(answer is None or _refuses(answer), f"{answer!r} is not a reply of class 4 or 5")
 
     def test_every_message_gets_a_verdict(self) -> None:
         for answer in self.judged(*(self.message(text) for text in (TEXT, b"", b"\r\n", b"x\r\n"))):
@@ -188,7 +188,7 @@ def _check(answer: object, wishes: tuple[Preferences, ...]) -> None:
             raise AssertionError(f"{verdict!r} is no Verdict")
         demand(
             verdict.refusal is None or _refuses(verdict.refusal),
-            f"{verdict.refusal!r} is no reply of class 4 or 5",
+            f"{verdict.refusal!r} is not a reply of class 4 or 5",
         )
         for name, value in verdict.add:
             make_field(name, value)

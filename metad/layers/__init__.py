@@ -47,7 +47,7 @@ def find(name: str) -> type[Layer]:
     from metad.layers.base import Layer
 
     if not (isinstance(found, type) and issubclass(found, Layer)):
-        raise ConfigError(f"store.layer: {name}: {foreign.value} is no metad.layers.base.Layer")
+        raise ConfigError(f"store.layer: {name}: {foreign.value} is not a metad.layers.base.Layer")
     return found
 
 

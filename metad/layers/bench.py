@@ -70,7 +70,7 @@ class BenchLoop:
         """Run callbacks until `done()`; AssertionError after SECONDS."""
         deadline = time.monotonic() + SECONDS
         while not done():
-            demand(time.monotonic() < deadline, "what was asked for has not been done in time")
+            demand(time.monotonic() < deadline, "the request was not done in time")
             with self._wake:
                 now = time.monotonic()
                 due = [one for one in self._later if one[0] <= now]

@@ -61,7 +61,7 @@ class NullLayer(Layer):
         self._ids = IdMaker(HubClock(Osio(), context.area.clock_cell), context.row.index)
         self._loop = context.loop
         self._incoming = NullIncoming(context.loop)
-        context.report("warning: layer null: every message is accepted and thrown away")
+        context.report("warning: layer null: every message is accepted and discarded")
 
     def stop(self) -> None:
         pass

@@ -66,7 +66,7 @@ class Conformance:
         for has, message in zip(found, wanted, strict=True):
             demand(has.endswith(TRACE + message), "a message is not stored byte by byte")
             head = has[: len(has) - len(TRACE + message)]
-            demand(b"\r\n\r\n" not in head, "what stands in front of a message is no header")
+            demand(b"\r\n\r\n" not in head, "the text in front of a message is not a header")
 
     # -- mail in
 
@@ -156,7 +156,7 @@ class Conformance:
             self.layer.check_options({"no such setting": 1}, Path("/nowhere"))
         except ValueError:
             return
-        raise AssertionError("an unknown setting was taken")
+        raise AssertionError("an unknown setting was accepted")
 
     # -- mail out
 
@@ -168,7 +168,7 @@ class Conformance:
                 bench.its_layer.open_mailbox(2)
             except RefusedError:
                 return
-            raise AssertionError("a mailbox that is not served was opened")
+            raise AssertionError("a mailbox was opened although the layer serves none")
 
     def test_sizes_are_exact(self) -> None:
         if not self.serves or self.forgets:
@@ -197,7 +197,7 @@ class Conformance:
             demand(len(set(after)) == 4, "unique ids are not unique")
             # RFC 1939 section 7.
             good = all(re.fullmatch(r"[!-~]{1,70}", one) for one in after)
-            demand(good, "a unique id has other characters than RFC 1939 allows")
+            demand(good, "a unique id has characters that RFC 1939 does not allow")
 
     def test_deletions_stay(self) -> None:
         if not self.serves or self.forgets:

@@ -89,7 +89,7 @@ class Health:
         if facts.totals["log_lines_dropped"]:
             yield Problem(
                 "log lines were dropped: nothing reads the log quickly enough",
-                "look at what reads standard error, or log to a file",
+                "check the program that reads standard error, or log to a file",
             )
 
     def _workers(self, facts: Facts, config: Config) -> Iterator[Problem]:
@@ -120,7 +120,7 @@ def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
         free = shutil.disk_usage(config.data).free
         needed = needed_space(Osio(), str(config.data / "logs"), config.store.log_size)
     except (OSError, MetadError) as error:
-        yield Problem(f"the disk cannot be looked at: {error}", "check the file system")
+        yield Problem(f"the disk cannot be checked: {error}", "check the file system")
         return
     if not found.free and (free <= needed or config.store.size_limit is not None):
         yield Problem(

@@ -70,7 +70,7 @@ def _version_1(data: bytes) -> Header | None:
         return None
     match = _LINE.fullmatch(data, 0, end + 1)
     if match is None:
-        raise ProxyError("not by the letter of version 1")
+        raise ProxyError("malformed version 1 header")
     family, source, target, *ports = match.groups()
     if family is None:
         return Header(end + 1, None)

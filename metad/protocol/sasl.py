@@ -47,7 +47,7 @@ def plain(response: bytes) -> tuple[str, str, bytes]:
     [authzid] NUL authcid NUL passwd."""
     parts = response.split(b"\0")
     if len(parts) != 3 or not parts[1] or not parts[2]:
-        raise SaslError("this is no PLAIN message")
+        raise SaslError("not a PLAIN message")
     try:
         authzid, user = parts[0].decode(), parts[1].decode()
     except UnicodeDecodeError:
@@ -55,5 +55,5 @@ def plain(response: bytes) -> tuple[str, str, bytes]:
     if not (user.isprintable() and authzid.isprintable()):
         raise SaslError("the user name has control characters")
     if max(len(user), len(authzid)) > NAME_LIMIT:
-        raise SaslError("this is no user name")
+        raise SaslError("not a user name")
     return authzid or user, user, parts[2]

@@ -67,7 +67,7 @@ class Exchange:
     def __init__(self, client_first: bytes) -> None:
         match = _FIRST.fullmatch(client_first)
         if match is None:
-            raise SaslError("this is no SCRAM message")
+            raise SaslError("not a SCRAM message")
         self._header, authzid, self._bare, name, self._nonce = match.groups()
         if self._header.startswith(b"p"):
             raise SaslError("channel binding is not supported")
@@ -86,10 +86,10 @@ class Exchange:
         """Whether the client knows the password.  Sets `server_final`, worth sending if so."""
         match = _FINAL.fullmatch(client_final)
         if match is None:
-            raise SaslError("this is no SCRAM message")
+            raise SaslError("not a SCRAM message")
         without_proof, binding, nonce, proof = match.groups()
         if _decoded(binding) != self._header or nonce != self._nonce:
-            raise SaslError("this is the answer to another challenge")
+            raise SaslError("the response answers another challenge")
         exchanged = b",".join((self._bare, self._server_first, without_proof))
         signature = hmac.digest(self._keys.stored_key, exchanged, _HASH)
         verifier = hmac.digest(self._keys.server_key, exchanged, _HASH)
@@ -105,7 +105,7 @@ def _name(octets: bytes) -> str:
     except UnicodeDecodeError:
         raise SaslError("the user name is not UTF-8") from None
     if len(text) > NAME_LIMIT or not _NAME.fullmatch(text) or not text.isprintable():
-        raise SaslError("this is no user name")
+        raise SaslError("not a user name")
     return text.replace("=2C", ",").replace("=3D", "=")
 
 

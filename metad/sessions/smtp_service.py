@@ -12,7 +12,7 @@ from metad.sessions.connection import Connection, Service
 from metad.sessions.networks import Networks
 
 TIMEOUT = Reply(421, "4.4.2", "Error: timeout exceeded")
-TOO_SLOW = Reply(421, "4.4.2", "Error: the message comes too slowly")
+TOO_SLOW = Reply(421, "4.4.2", "Error: the message arrives too slowly")
 TOO_MANY = Reply(421, "4.7.0", "Error: too many connections")
 KICKED = Reply(421, "4.3.2", "Error: ended by the administrator")
 NOT_LISTED = Reply(554, "5.7.1", "Error: this client may not connect here")

@@ -136,7 +136,7 @@ class LogAllocator:
         try:
             return self._make(room)
         except (OSError, MetadError) as error:
-            raise NoSpaceError(f"no log to be had: {error}") from error
+            raise NoSpaceError(f"no log is available: {error}") from error
 
     def record_end(self, failed: LogWriter) -> None:
         """Record in a log of a few blocks where a failed one ends.  Raises OSError, MetadError."""

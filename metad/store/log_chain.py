@@ -140,7 +140,7 @@ class LogChain:
         except OSError as error:
             writer.close()  # nothing is in it; the next recovery frees it
             self._record_in_small_log()
-            raise NoSpaceError(f"no log to be had: {error}") from error
+            raise NoSpaceError(f"no log is available: {error}") from error
         failed.predecessor_recorded = True
 
     def _record_in_small_log(self) -> None:

@@ -112,7 +112,7 @@ class LogSpace:
         try:
             log = header.read(osio, fd, store.secret)
             if log is None or (log.state, log.number, log.life) != (header.FREE, number, life):
-                raise log_files.LogBusyError(f"log {number} does not say itself that it is free")
+                raise log_files.LogBusyError(f"log {number} is not marked free in its own header")
             osio.unlink(log_path(store.logs, number))
             osio.fsync_directory(store.logs)
         finally:

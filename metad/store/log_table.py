@@ -217,7 +217,7 @@ class LogTable:
             self._semaphore.acquire(ACQUIRE_SECONDS)
         except posix_ipc.BusyError:
             cell[Cell.SEMAPHORE] = IDLE
-            raise TableBusyError("the log table's semaphore is not to be had") from None
+            raise TableBusyError("the log table's semaphore could not be acquired") from None
         self._failpoint("acquired")
         cell[Cell.SEMAPHORE] = HOLDING
         try:

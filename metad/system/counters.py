@@ -71,7 +71,7 @@ HUB: tuple[Counter, ...] = (
     ),
     Counter(
         "filter_failures", Cell.FILTER_FAILURES, Kind.TOTAL,
-        "Questions that a filter did not answer.",
+        "Requests that a filter did not answer.",
     ),
     Counter(
         "filter_microseconds", Cell.FILTER_TIME_US, Kind.TOTAL,

@@ -177,13 +177,13 @@ def pack_record(record: dict[str, Any]) -> bytes:
 
 
 def unpack_record(raw: bytes) -> dict[str, Any]:
-    """Raises DataError if `raw` is no map."""
+    """Raises DataError if `raw` is not a map."""
     try:
         record = msgpack.unpackb(raw, strict_map_key=False)
     except (ValueError, msgpack.UnpackException):
         record = None
     if not isinstance(record, dict):
-        raise DataError("the users database holds an account that is no map")
+        raise DataError("the users database holds an account that is not a map")
     return record
 
 

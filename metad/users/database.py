@@ -151,7 +151,7 @@ class UserDatabase(AliasTable):
             return error
         number = _number(txn, self._meta)
         if number > MAX_ID:
-            return DataError(f"{address}: all {MAX_ID:,} numbers of mailboxes have been given")
+            return DataError(f"{address}: all {MAX_ID:,} numbers of mailboxes have been assigned")
         txn.put(b"next", ID.pack(number + 1), db=self._meta)
         self._count_domain(txn, address, 1)
         record: dict[str, Any] = {"address": address, "created": int(time.time())}

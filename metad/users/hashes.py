@@ -76,7 +76,7 @@ def scheme_of(source: str) -> str:
         if found:
             _check_cost(found.groupdict())
             return name
-    raise DataError("this is no password hash that can be checked")
+    raise DataError("a password hash of an unknown kind")
 
 
 def is_weak(source: str) -> bool:

@@ -113,7 +113,7 @@ class Environment:
         except (ValueError, msgpack.UnpackException):
             found = None
         if not isinstance(found, int):
-            raise DataError(f"{self.path}: this is no users database")
+            raise DataError(f"{self.path}: not a users database")
         if found > FORMAT:
             raise DataError(
                 f"{self.path}: the users database has format {found}, made by a newer metad; "

@@ -71,7 +71,7 @@ def scheme_of(source: str) -> str:
         raise DataError("a PBKDF2 hash that is malformed or costs too much")
     scheme = SCHEMES.get(name)
     if scheme is None or not _fits(scheme, _raw(value)):
-        raise DataError("this is no password hash that can be checked")
+        raise DataError("a password hash of an unknown kind")
     return name.lower()
 
 

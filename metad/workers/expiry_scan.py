@@ -98,7 +98,7 @@ class ExpiryScan:
         self._again = now + AGAIN_SECONDS
         self._expiry.in_use.clear()
         if self.clock_is_suspect():
-            self._report("warning: nothing expires: the clock is not believed (metad store time)")
+            self._report("warning: nothing expires: the clock is not trusted (metad store time)")
             return
         orphans = Orphans()
         with_mail = (number for number, usage in self._index.usages() if usage.messages)

@@ -237,7 +237,7 @@ def test_who_speaks_before_the_greeting_is_shown_out(hub: WideHub) -> None:
     finally:
         os.kill(worker, signal.SIGCONT)
     with client:
-        assert client.rest() == b"554 5.5.0 Error: you spoke before your turn\r\n"
+        assert client.rest() == b"554 5.5.0 Error: you sent data before the greeting\r\n"
 
 
 def serving(hub: WideHub) -> list[int]:

@@ -80,7 +80,7 @@ def test_what_comes_right_behind_the_header_belongs_to_the_session(hub: WideHub)
     the first command, to TLS the handshake (which the parametrised test above sends so)."""
     with Smtp(connect(hub.places["proxied"])) as client:
         client.send(V1 + b"EHLO client\r\n")
-        assert client.rest() == b"554 5.5.0 Error: you spoke before your turn\r\n"
+        assert client.rest() == b"554 5.5.0 Error: you sent data before the greeting\r\n"
     with Pop3(connect(hub.places["proxied-pop3"])) as reader:
         reader.send(V2 + b"CAPA\r\n")
         assert reader.line().startswith(b"+OK metad ready")

@@ -85,7 +85,7 @@ def test_a_directory_elsewhere_is_made_and_named_to_the_hub(installed, tmp_path)
 @pytest.mark.parametrize(
     ("value", "reason"),
     [("metad_files:Nothing", "cannot be loaded"), ("no_such_module:X", "cannot be loaded"),
-     ("json:dumps", "is no metad.layers.base.Layer"), ("broken:X", "ZeroDivisionError")],
+     ("json:dumps", "is not a metad.layers.base.Layer"), ("broken:X", "ZeroDivisionError")],
 )  # fmt: skip
 def test_a_layer_that_cannot_be_loaded_is_one_line(installed, tmp_path, value, reason):
     (installed / "broken.py").write_text("1 / 0\n")

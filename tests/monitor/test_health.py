@@ -90,7 +90,7 @@ def test_no_space_refuses_and_little_degrades(hub: Hub, monkeypatch: pytest.Monk
     monkeypatch.setattr(health, "needed_space", lambda *_: 0)
     assert hub.look().state == DEGRADED
     monkeypatch.setattr(health, "space", lambda *_: (_ for _ in ()).throw(OSError("gone")))
-    assert "the disk cannot be looked at" in hub.look().texts[0]
+    assert "the disk cannot be checked" in hub.look().texts[0]
 
 
 def test_certificates_are_read_once_a_minute(tmp_path: Path, monkeypatch) -> None:

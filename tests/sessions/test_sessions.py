@@ -56,7 +56,7 @@ def test_a_message_that_drips_ends_after_an_hour() -> None:
         assert world.loop.now - started < 2 * limits.TRANSACTION_GRACE
         client.send(b"x")
         world.pass_time(9, 9)
-    assert client.transport.take() == b"421 4.4.2 Error: the message comes too slowly\r\n"
+    assert client.transport.take() == b"421 4.4.2 Error: the message arrives too slowly\r\n"
     assert world.loop.now - started > limits.TRANSACTION_GRACE
 
 
@@ -89,7 +89,7 @@ def test_a_crowd_lets_slow_transactions_go_after_a_minute() -> None:
     world.pass_time(limits.CROWDED_GRACE - 5)
     assert not slow.transport.half_closed
     world.pass_time(10)
-    assert slow.transport.take().endswith(b"421 4.4.2 Error: the message comes too slowly\r\n")
+    assert slow.transport.take().endswith(b"421 4.4.2 Error: the message arrives too slowly\r\n")
     # Those that are idle between transactions are not slow.
     assert not any(other.transport.half_closed for other in clients[1:])
 

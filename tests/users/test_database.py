@@ -199,7 +199,7 @@ def test_no_id_is_given_that_the_store_cannot_count(users, path):
     raw_put(path, b"meta", b"next", MAX_ID.to_bytes(8, "big"))
     with UserDatabase(path) as again:
         assert again.add("ann@example.org").id == MAX_ID
-        with pytest.raises(DataError, match="have been given"):
+        with pytest.raises(DataError, match="have been assigned"):
             again.add("bob@example.org")
 
 
@@ -418,7 +418,7 @@ def test_a_database_of_a_newer_metad_is_refused_untouched(users, path, create):
 def test_a_format_that_is_no_number_is_refused(users, path, value):
     users.close()
     raw_put(path, b"meta", b"format", value)
-    with pytest.raises(DataError, match="no users database"):
+    with pytest.raises(DataError, match="not a users database"):
         UserDatabase(path)
 
 
@@ -439,7 +439,7 @@ def test_a_record_that_is_no_map_is_reported_and_left_alone(users, path, value):
             lambda: again.verify("ann@example.org", b"x"),
             lambda: again.remove("ann@example.org"),
         ):
-            with pytest.raises(DataError, match="no map"):
+            with pytest.raises(DataError, match="not a map"):
                 act()
         assert again.resolve("ann@example.org") == ann
 

@@ -180,7 +180,7 @@ def _show(shown: Sequence[Candidate], restored: list[str], *, dry_run: bool, lis
         if rows:
             tables.show_table("", rows)
         else:
-            click.echo("no deleted message lies in a log any more", err=True)
+            click.echo("no log holds a deleted message any more", err=True)
         return
     for one in shown:
         if dry_run or one.name in restored:

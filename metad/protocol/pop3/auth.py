@@ -120,7 +120,7 @@ class Authentication(Pop3Base):
     def _scram_end(self, message: bytes) -> Event | None:
         """RFC 5034 section 4: an empty line tells that the client has seen our proof."""
         if message:
-            raise sasl.SaslError("this is no SCRAM message")
+            raise sasl.SaslError("not a SCRAM message")
         return self._scram_login(proven=True)
 
     def _scram_login(self, *, proven: bool) -> ScramLogin:

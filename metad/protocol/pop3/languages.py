@@ -88,7 +88,7 @@ SWEDISH: Final = Language(
         ),
         "a user name is needed": "ett användarnamn behövs",
         "a password is needed": "ett lösenord behövs",
-        "that is no language tag": "det är ingen språkkod",
+        "not a language tag": "det är ingen språkkod",
         # lines and limits
         "a line with a NUL or bare CR": "en rad med NUL eller ensamt CR",
         "line too long": "raden är för lång",
@@ -97,14 +97,14 @@ SWEDISH: Final = Language(
         # SASL
         "authentication cancelled": "inloggningen avbröts",
         "the response is not base64": "svaret är inte base64",
-        "this is no PLAIN message": "detta är inget PLAIN-meddelande",
-        "this is no SCRAM message": "detta är inget SCRAM-meddelande",
+        "not a PLAIN message": "detta är inget PLAIN-meddelande",
+        "not a SCRAM message": "detta är inget SCRAM-meddelande",
         "the user name is not UTF-8": "användarnamnet är inte UTF-8",
         "the user name has control characters": "användarnamnet har styrtecken",
-        "this is no user name": "detta är inget användarnamn",
+        "not a user name": "detta är inget användarnamn",
         "one user cannot act for another": "en användare kan inte handla för en annan",
         "channel binding is not supported": "kanalbindning stöds inte",
-        "this is the answer to another challenge": "detta är svar på en annan utmaning",
+        "the response answers another challenge": "detta är svar på en annan utmaning",
         "not base64": "inte base64",
         # from the hub
         "temporary failure": "tillfälligt fel",

@@ -102,7 +102,7 @@ def language(argument: bytes) -> str | None:
     """LANG: a language tag, "*" or nothing (RFC 6856 section 3)."""
     tag = argument.strip(b" ").decode("ascii", "replace")
     if tag and tag != "*" and not is_tag(tag):
-        raise ArgumentError("that is no language tag")
+        raise ArgumentError("not a language tag")
     return tag or None
 
 

@@ -29,7 +29,7 @@ from metad.system.osio import Osio
 
 ROWS_PER_LOG = 50_000  # a guess, for how many pieces the work is cut into
 # Reasons not to use an index that are no damage: it is rebuilt at the next start.
-_HARMLESS = ("there is none", "the machine was booted", "its file is another one")
+_HARMLESS = ("there is none", "the machine was rebooted", "its file has been replaced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class Fsck:
         if comparison.pending:
             summary.notes.append(
                 f"index: {comparison.pending} places in logs that are free or not there; "
-                "they are dropped by themselves"
+                "the next collection drops them"
             )
         live = comparison.live
         for number in sorted(live.keys() | snapshot.logs.keys()):

@@ -252,7 +252,7 @@ class _LogCheck:
             return read
         covered = entries_from(read, seal.covers_from)
         if covered != self._undamaged(seal.entries):
-            self._say("its footer does not say what its records say")
+            self._say("its footer disagrees with its records")
         return read[: len(read) - len(covered)] + seal.entries
 
     def _undamaged(self, entries: bytes) -> bytes:

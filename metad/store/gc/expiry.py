@@ -64,7 +64,7 @@ class Expiry:
         self.in_use: set[int] = set()
 
     def steps(self, due: Iterable[Due]) -> Iterator[Step]:
-        """Raises OSError, lmdb.Error, RefusedError (no log to be had); what is gone is gone."""
+        """Raises OSError, lmdb.Error, RefusedError (no log is available); what is gone is gone."""
         waiting = deque(due)
         while waiting:
             self._step(waiting)

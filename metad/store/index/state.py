@@ -120,13 +120,13 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
     if not isinstance(fields, dict):
         return "its state is damaged"
     if fields.get("layout") != LAYOUT:
-        return "its layout is another one"
+        return "it has another layout"
     if fields.get("file") != [stat.st_dev, stat.st_ino]:
-        return "its file is another one than was noted"
+        return "its file has been replaced"
     if fields.get("clean") is True:
         return None
     if fields.get("boot") != boot:
-        return "the machine was booted while it was in use"
+        return "the machine was rebooted while it was in use"
     noted, now = fields.get("mount"), mount_instance(stat.st_dev)
     if noted and now and noted != now:  # a process under Landlock cannot read it and notes 0
         return "its file system was remounted while it was in use"

@@ -132,7 +132,7 @@ def lock_free(osio: Osio, directory: str, new: LogHeader, old_life: int) -> int:
         raise LogBusyError(f"log {new.number} cannot be read: {error}") from error
     if log is None or (log.state, log.number, log.life) != (header.FREE, new.number, old_life):
         osio.close(fd)
-        raise LogBusyError(f"log {new.number} does not say itself that it is free")
+        raise LogBusyError(f"log {new.number} is not marked free in its own header")
     return fd
 
 

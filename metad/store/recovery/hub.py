@@ -136,10 +136,10 @@ class Recovery:
                     continue
                 log = plan.logs.get(number)
                 if counts.live_messages and (log is None or log.life != counts.life):
-                    return f"log {number} is not in the life that it speaks of"
+                    return f"log {number} is not in the life that the statement names"
                 end = plan.stops.get(counts.life) or (log.seal_offset if log else 0)
                 if log and log.life == counts.life and 0 < end < counts.watermark:
-                    return f"log {number} ends before what it speaks of"
+                    return f"log {number} ends before the place that the statement names"
         finally:
             index.close()
         return None
@@ -286,7 +286,7 @@ class Recovery:
             try:
                 yield from worker.recover(log, start, plan.stops)
             except log_files.LogBusyError as error:
-                self._report(f"warning: {error}; it is recovered later")
+                self._report(f"warning: {error}; it will be recovered later")
             except OSError as error:
                 self._report(f"warning: log {log.number} could not be recovered: {error}")
                 self._failed[log.number] = error

@@ -111,10 +111,10 @@ class Transfer:
         """Raises DataError."""
         address = account_address(entry.address)
         if address in self._seen:
-            raise DataError(f"{address}: named by a line before")
+            raise DataError(f"{address}: already named on an earlier line")
         self._seen.add(address)
         if entry.no_login:
-            reason = f"{address}: taken without a login: {entry.no_login}"
+            reason = f"{address}: added without a login: {entry.no_login}"
             self.outcome.no_login.append(BadLine(entry.place, reason))
         secret = entry.secret
         password = None
@@ -200,7 +200,7 @@ class Transfer:
         """Raises DataError."""
         name = alias_name(alias_key(address))
         if name in self._seen_aliases:
-            raise DataError(f"{name}: named by a line before")
+            raise DataError(f"{name}: already named on an earlier line")
         self._seen_aliases.add(name)
         folded = _folded(members)
         raw = txn.get(alias_key(address), db=self._users.addresses_table)
@@ -213,7 +213,9 @@ class Transfer:
         if not self._dry:
             self._users.put_alias(txn, address, members)
         elif name in folded or name in self._seen:
-            raise DataError(f"{name}: the alias would lead back to itself, or is a user")
+            raise DataError(
+                f"{name}: the alias would lead back to itself, or a user has this address"
+            )
         else:
             self._check_members(name, folded)
         return "added" if old is None else "changed"

@@ -108,7 +108,7 @@ def scram(text: str) -> Secret:
         sizes = [len(one) for one in octets[1:]]
         if keys is not None and sizes == [32, 32] and 1 <= len(octets[0]) <= limits.PASSWORD:
             return Secret(scram=keys)
-    raise DataError("these are no SCRAM-SHA-256 keys")
+    raise DataError("not SCRAM-SHA-256 keys")
 
 
 def show_scram(keys: ScramKeys) -> str:

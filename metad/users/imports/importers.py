@@ -239,14 +239,14 @@ def _read_virtual(source: Source) -> Found:
 def _virtual_line(place: str, line: str, domain: str | None) -> Entry | None:
     name, *members = split_addresses(line) or [""]
     if not members:
-        raise DataError("an address without anything that it stands for")
+        raise DataError("an address without members")
     if "@" not in name and "." in name and not any("@" in member for member in members):
         return None  # the declaration of a domain: here a domain is served if it has addresses
     for member in members:
         if member.startswith(("|", "/", ":", '"|', '"/')):
             raise DataError(f"{member!a}: metad delivers to mailboxes, not to programs and files")
         if member.startswith("@"):
-            raise DataError(f"{member!a}: a whole domain cannot be what an address stands for")
+            raise DataError(f"{member!a}: a whole domain cannot be a member")
     full = tuple(_full(member, domain) for member in members)
     return Entry(place, name if name.startswith("@") else _full(name, domain), members=full)
 

@@ -239,7 +239,7 @@ def test_auth_names_its_mechanisms_and_knows_no_other() -> None:
     session = Session(OPEN)
     assert session.send(b"AUTH\r\n") == b"+OK\r\nPLAIN\r\n.\r\n"
     assert session.send(b"AUTH CRAM-MD5\r\n") == b"-ERR unknown authentication mechanism\r\n"
-    assert session.send(b"AUTH PLAIN =\r\n") == b"-ERR this is no PLAIN message\r\n"
+    assert session.send(b"AUTH PLAIN =\r\n") == b"-ERR not a PLAIN message\r\n"
 
 
 def test_quit_before_login_is_no_event() -> None:

@@ -133,6 +133,6 @@ def test_only_an_end_of_ours_is_abrupt(octets: bytes, abrupt: bool) -> None:
 def test_who_spoke_early_is_shown_out() -> None:
     machine = Smtp(PLAIN)
     machine.start(early=True)
-    assert machine.take_output() == b"554 5.5.0 Error: you spoke before your turn\r\n"
+    assert machine.take_output() == b"554 5.5.0 Error: you sent data before the greeting\r\n"
     assert machine.closed
     assert machine.abrupt

@@ -321,7 +321,7 @@ def test_bytes_before_the_greeting_are_early_talk() -> None:
     machine = Smtp(PLAIN)
     machine.receive(b"EHLO c\r\n")
     machine.start()
-    assert machine.take_output() == b"554 5.5.0 Error: you spoke before your turn\r\n"
+    assert machine.take_output() == b"554 5.5.0 Error: you sent data before the greeting\r\n"
     assert machine.closed
     assert machine.next_event() is None
 

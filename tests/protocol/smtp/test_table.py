@@ -34,7 +34,7 @@ RSET_SYNTAX = b"501 5.5.4 Syntax: RSET"
 GO = b"354 End data with <CR><LF>.<CR><LF>"
 BAD_MAIL = b"501 5.5.4 Syntax: MAIL FROM:<address>"
 BAD_RCPT = b"501 5.5.4 Syntax: RCPT TO:<address>"
-VRFY = b"252 2.0.0 Cannot VRFY user, but will take mail for it"
+VRFY = b"252 2.0.0 Cannot VRFY user, but will accept mail for it"
 
 # (states, command, reply, state afterwards or None for the same)
 ROWS: list[tuple[list[str], bytes, bytes, str | None]] = [

@@ -81,7 +81,7 @@ def test_a_store_without_an_index_is_clean_and_says_so(kit: StoreKit) -> None:
     kit.start()
     kit.crash()
     kit.boot = "boot-3"
-    assert "was booted" in assert_clean(kit).notes[0]
+    assert "was rebooted" in assert_clean(kit).notes[0]
 
 
 def test_checksums_only_leaves_the_index_out(kit: StoreKit) -> None:
@@ -345,7 +345,7 @@ def test_a_footer_that_says_something_else_is_found(kit: StoreKit) -> None:
     lying = found.entries[:-36] + found.entries[:36]
     seal(Osio(), fd, log, found.end, Footer(lying, 99, found.covers_from))
     os.close(fd)
-    assert "log 1: its footer does not say what its records say" in fsck(kit)[0]
+    assert "log 1: its footer disagrees with its records" in fsck(kit)[0]
 
 
 def test_a_log_that_cannot_be_read_is_named_and_the_rest_is_checked(

@@ -106,7 +106,7 @@ def test_bad_entries_are_named_and_the_good_ones_taken(users):
     )  # fmt: skip
     assert counts(done) == (2, 0, 0, 7)
     reasons = " ".join(bad.reason for bad in done.outcome.bad)
-    for word in ("no address", "named by a line before", "quota must be", "no such user",
+    for word in ("no address", "already named on an earlier line", "quota must be", "no such user",
                  "has this address already"):  # fmt: skip
         assert word in reasons
     assert [account.address for account in users.accounts()] == ["ann@x.org"]
