@@ -13,6 +13,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,22 @@ class Worker:
             yield json.loads(line)
 
 
+def _attach(data: Path) -> list[Worker]:
+    """A connection to each worker of the hub.  Raises UnavailableError."""
+    client = _Attaching(data)
+    with client:
+        reply = client.request("attach")
+    socks = [socket.socket(fileno=one) for one in client.descriptors]
+    pairs = zip(reply["workers"], socks, strict=True)
+    return [Worker(one["slot"], one["pid"], sock) for one, sock in pairs]
+
+
 class Workers:
     """Connections to all workers of the hub on `data`.  Raises UnavailableError if none runs."""
 
     def __init__(self, data: Path) -> None:
-        client = _Attaching(data)
-        with client:
-            reply = client.request("attach")
-        socks = [socket.socket(fileno=one) for one in client.descriptors]
-        pairs = zip(reply["workers"], socks, strict=True)
-        self.workers = [Worker(one["slot"], one["pid"], sock) for one, sock in pairs]
+        self._data = data
+        self.workers = _attach(data)
         if not self.workers:
             raise UnavailableError("no worker is serving yet: try again in a moment")
         self._selector = selectors.DefaultSelector()
@@ -87,13 +94,26 @@ class Workers:
         """Send each worker the same request, or only the `first` one."""
         line = json.dumps(request).encode() + b"\n"
         for one in self.workers[:1] if first else self.workers:
-            one.sock.settimeout(ANSWER_SECONDS)
-            try:
-                one.sock.sendall(line)
-            except OSError:  # it has ended; its reading says so
-                pass
-            one.sock.setblocking(False)
-            self._selector.register(one.sock, selectors.EVENT_READ, one)
+            self._send(one, line)
+
+    def _send(self, one: Worker, line: bytes) -> None:
+        one.sock.settimeout(ANSWER_SECONDS)
+        with suppress(OSError):  # it has ended; its reading says so
+            one.sock.sendall(line)
+        one.sock.setblocking(False)
+        self._selector.register(one.sock, selectors.EVENT_READ, one)
+
+    def look_again(self, request: dict[str, Any]) -> None:
+        """Send the request to workers that have started since; a hub that does not answer now is
+        asked the next time."""
+        known = {key.data.pid for key in self._selector.get_map().values()}
+        with suppress(UnavailableError):
+            for one in _attach(self._data):
+                if one.pid in known:
+                    one.sock.close()
+                    continue
+                self.workers.append(one)
+                self._send(one, json.dumps(request).encode() + b"\n")
 
     def hear(self, seconds: float) -> Iterator[tuple[Worker, dict[str, Any] | None]]:
         """What comes within `seconds`; None: that worker has ended its answer."""

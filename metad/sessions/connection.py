@@ -189,6 +189,8 @@ class Connection(asyncio.Protocol):
         cells[service.connections] += 1
         cells[service.open] += 1
         self._start()
+        if context.watch is not None:
+            context.watch(self)
         self._begin()
 
     def _begin(self) -> None:
@@ -264,12 +266,15 @@ class Connection(asyncio.Protocol):
         """All output is written; from now on only the handshake is read."""
         self._busy = True
         client = cast(Client, self._known)
-        Handshake(self._context, self._transport, client, self._secured, self.connection_lost)
+        bare = getattr(self._transport, "inner", self._transport)  # without a tap
+        Handshake(self._context, bare, client, self._secured, self.connection_lost)
 
     def _secured(self, transport: asyncio.Transport) -> None:
         transport.set_protocol(self)
         self._transport = transport
         self._busy = False
+        if self._context.watch is not None:
+            self._context.watch(self)
         self._tls_started()
         self._begin()
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from metad.budget import Budget
 from metad.config.model import Config
@@ -67,6 +67,8 @@ class WorkerContext:
     sessions: set[Session] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     on_idle: Callable[[], None] = lambda: None
+    # Told of each session that begins, while a command follows sessions.
+    watch: Callable[[Any], None] | None = None
 
     @property
     def is_idle(self) -> bool:

@@ -1,4 +1,4 @@
-"""A worker's answers to `metad who`, `metad kick` and `metad mail delete`.
+"""A worker's answers to `metad who`, `metad kick`, `metad trace` and `metad mail delete`.
 
 The master passes a connection over the worker's channel (metad.master.attach).  The command sends
 one line of JSON and gets lines of JSON, the last with "end".
@@ -22,6 +22,7 @@ from metad.sessions.connection import Connection
 from metad.sessions.context import WorkerContext
 from metad.sessions.facts import Wanted, connections, facts
 from metad.sessions.mail_deletion import MailDeletion
+from metad.sessions.watch import Follower, Watch
 
 PIECE = 50  # sessions in one turn of the loop
 _LINE = 65_536
@@ -35,6 +36,7 @@ class Inspectors:
         self._context = context
         self._channel = channel
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._watch = Watch(context)
         context.loop.add_reader(channel.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -55,7 +57,7 @@ class Inspectors:
         sock.setblocking(False)
         loop = self._context.loop
         task = loop.create_task(
-            loop.connect_accepted_socket(lambda: Inspector(self._context), sock)
+            loop.connect_accepted_socket(lambda: Inspector(self._context, self._watch), sock)
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -66,8 +68,10 @@ class Inspector(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, context: WorkerContext, watch: Watch) -> None:
         self._context = context
+        self._watch = watch
+        self._follower: Follower | None = None
         self._input = b""
         self._lines: Iterator[dict[str, Any]] = iter(())
         self._paused = False
@@ -90,18 +94,35 @@ class Inspector(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            self._watch.remove(follower)
+
+    def _send(self, line: dict[str, Any]) -> bool:
+        """For a follower: whether the command keeps up."""
+        if self._paused or self._transport.is_closing():
+            return False
+        self._transport.write(json.dumps(line).encode() + b"\n")
+        return True
+
     def pause_writing(self) -> None:
         self._paused = True
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._go_on()
+        if self._follower is None:
+            self._go_on()
 
     def _begin(self, line: bytes) -> None:
         try:
             request = json.loads(line)
             if request["command"] == "delete":
                 MailDeletion(self._context, request, self._answer).begin()
+                return
+            if request["command"] == "trace":
+                self._follower = Follower(request, self._send)
+                self._watch.add(self._follower)
                 return
             sessions = Wanted.parse(request).choose(connections(self._context))
             self._lines = {"who": self._who, "kick": self._kick}[request["command"]](sessions)
