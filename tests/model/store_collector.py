@@ -34,6 +34,7 @@ from tests.model.store_state import (
     HOLE,
     IDLE,
     NOTHING,
+    UNFOUNDED,
     Row,
     State,
     end_of,
@@ -129,8 +130,12 @@ class Collector(Rules):
                 continue
             what, message = record[:2], int(record[1])
             if record[0] == "D":
+                is_noted = state.view.notes[message] >> number & 1
+                if not is_noted and self.on("no row is no proof"):
+                    return None
                 elsewhere = state.view.places[message] & ~(1 << number)
                 stays = bool(elsewhere) and self.on("needed deletions stay")
+                stays |= bool(state.view.notes[message] & UNFOUNDED) and self.on("copies are known")
                 stays |= has_unread(state) and self.on("deletions outlast the unread")
             elif state.view.entries >> message & 1:
                 stays = not self._is_elsewhere(state, number, message)
@@ -190,8 +195,7 @@ class Collector(Rules):
         mine = state.collector
         log = state.logs[mine.log]
         group = log.records[len(log.records) - mine.group :]
-        copies = tuple(record for record in group if record[0] == "M")
-        index = enter(state.view, mine.log, log.life, copies, len(log.records))
+        index = enter(state.view, mine.log, log.life, group, len(log.records))
         moved = mine._replace(step="moved", group=0)
         new = state._replace(view=index, collector=moved)
         yield f"collector: enters the copies in log {mine.log}", new

@@ -244,7 +244,10 @@ class Hub(Collector):
                 tail = readable(logs, number)[start:]
                 some = tuple(record for record in tail if record[0] in kinds)
                 end = start + len(tail) if "D" in kinds else start
-                index = enter(index, number, log.life, some, end)
+                index = enter(
+                    index, number, log.life, some, end,
+                    founded=state.view is None, remembers=self.on("deletions are remembered"),
+                )  # fmt: skip
         rows = tuple(Row("free" if log.header == FREE else "sealed", log.life) for log in logs)
         if without != NOTHING:
             rows = put(rows, without, Row("active", logs[without].life))
@@ -273,6 +276,12 @@ class Hub(Collector):
         new = spend(state, "flips")
         index = state.view._replace(wrong=True)
         for message in MESSAGES:
+            if not state.view.entries >> message & 1 and state.view.notes[message]:
+                places, notes = put(index.places, message, 0), put(index.notes, message, 0)
+                yield (
+                    f"the index loses the row of M{message}",
+                    new._replace(view=index._replace(places=places, notes=notes)),
+                )
             if state.view.entries >> message & 1 and state.messages[message] == KEPT:
                 entries = index.entries & ~(1 << message)
                 yield (

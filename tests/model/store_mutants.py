@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "the index refuses survivors, nothing waits for them",
         ("refusal ends the log", *GATE),
-        REFUSAL, 19, "gone", "collector: the index refuses the copies", logs=4,
+        REFUSAL, 20, "gone", "collector: the index refuses the copies", logs=4,
     ),
     Mutant(
         "survivors' sync fails and nothing says so",
@@ -67,6 +67,14 @@ MUTANTS = (
     Mutant(
         "a deletion record is dropped while a copy has a place",
         ("needed deletions stay",), Left(), 12, BACK, "writes free",
+    ),
+    Mutant(
+        "a deletion record is dropped because its message has no row",
+        ("no row is no proof",), FLIP, 13, BACK, "loses the row",
+    ),
+    Mutant(
+        "a row that was made for a deletion record tells that there are no copies",
+        ("copies are known",), FLIP, 21, BACK, "loses the row",
     ),
     Mutant(
         "a deletion record is dropped while a log is left out as unreadable",
@@ -167,7 +175,8 @@ MUTANTS = (
     ),
     Mutant(
         "a rebuild applies deletions log by log",
-        ("deletions come last",), Left(1, cuts=1), 10, "the index lists it", "power cut",
+        ("deletions come last", "deletions are remembered"),
+        Left(1, cuts=1), 10, "the index lists it", "power cut",
     ),
 )  # fmt: skip
 

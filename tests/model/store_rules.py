@@ -61,6 +61,8 @@ RULES = {
     "gate when copying": "no collection begins while a survivors' log is not indexed to its end",
     "gate when freeing": "no log is freed while a survivors' log is not indexed to its end",
     "needed deletions stay": "a deletion record is kept while a copy has a place elsewhere",
+    "no row is no proof": "a deletion record is dropped only if the message's row notes it",
+    "copies are known": "a deletion record is kept if its message's row was made for a deletion",
     "deletions outlast the unread": "a deletion record is kept while a log could not be read",
     "death is proven": "a message is dead by a deletion record that was read, not by the index",
     "copies are read": "a copy elsewhere counts if it was read and verified",
@@ -75,6 +77,7 @@ RULES = {
     "last group is copied": "the last group of an unsealed log is copied",
     "header read before copying": "the log for a last group is taken if its own header says free",
     "deletions come last": "a start enters the messages of all logs before any deletion",
+    "deletions are remembered": "a message is not entered where its deletion is noted",
     "survivors are cut": "where no log is to be had for it, the last group of survivors is cut",
 }
 

@@ -26,6 +26,7 @@ CAPACITY = 4  # records of a log
 DURABLE, DIRTY, LOST, HOLE = "d", "c", "x", "---"
 ACTIVE, FREEING, FREE = "active", "freeing", "free"  # FREEING: free in the page cache alone
 NOTHING = -1
+UNFOUNDED = 1 << 9  # in the notes of a row that a deletion record made: it knows of no copies
 FRESH = 99  # a life that no log has had; `canonical` gives it its number
 
 # What the client knows of a message, or its next session of its mailbox.
@@ -46,7 +47,8 @@ class Log(NamedTuple):
 
 
 class Index(NamedTuple):
-    """The view.  `entries` and each of `places` are bits: messages listed, logs with a copy.
+    """The view.  `entries`, and each of `places` and `notes`, are bits: messages listed, logs with
+    a copy, logs with a deletion record.
 
     `marks`: life and watermark of each log.  `wrong`: a bit in it was flipped.
     """
@@ -55,6 +57,7 @@ class Index(NamedTuple):
     places: tuple[int, ...]
     marks: tuple[tuple[int, int], ...]
     wrong: bool = False
+    notes: tuple[int, ...] = (0,) * len(MESSAGES)
 
 
 class Row(NamedTuple):
@@ -196,29 +199,44 @@ def watermark(state: State, number: int) -> int:
     return mark if life == state.logs[number].life else 0
 
 
-def enter(index: Index, number: int, life: int, records: tuple[str, ...], mark: int) -> Index:
+def enter(
+    index: Index,
+    number: int,
+    life: int,
+    records: tuple[str, ...],
+    mark: int,
+    *,
+    founded: bool = False,
+    remembers: bool = True,
+) -> Index:
     """Enter records of a log, messages before deletions.
 
-    A message that has a row gets one more place; one that has none is entered as new.
+    A message that has a place gets one more; one that has none is entered as new, unless a deletion
+    record of it is noted.  `founded`: what has no row has no copy, because all logs are read;
+    `remembers`: not in a mutant.
     """
-    entries, places = index.entries, index.places
+    entries, places, notes = index.entries, index.places, index.notes
     for record in records:
         if record[0] == "M":
             message = int(record[1])
-            entries |= 0 if places[message] else 1 << message
+            is_known = places[message] or (remembers and notes[message])
+            entries |= 0 if is_known else 1 << message
             places = put(places, message, places[message] | 1 << number)
     for record in records:
         if record[0] == "D":
-            entries &= ~(1 << int(record[1]))
-    return index._replace(
-        entries=entries, places=places, marks=put(index.marks, number, (life, mark))
-    )
+            message = int(record[1])
+            entries &= ~(1 << message)
+            made = 0 if founded or places[message] or notes[message] else UNFOUNDED
+            notes = put(notes, message, notes[message] | made | 1 << number)
+    marks = put(index.marks, number, (life, mark))
+    return index._replace(entries=entries, places=places, marks=marks, notes=notes)
 
 
 def forget(index: Index, number: int) -> Index:
-    """Drop all places in a log, and its row."""
+    """Drop all places and notes in a log, and its row."""
     places = tuple(bits & ~(1 << number) for bits in index.places)
-    return index._replace(places=places, marks=put(index.marks, number, (0, 0)))
+    notes = tuple(bits & ~(1 << number) for bits in index.notes)
+    return index._replace(places=places, notes=notes, marks=put(index.marks, number, (0, 0)))
 
 
 # -- one state for all that differ in numbers alone
@@ -247,7 +265,8 @@ def _order(state: State, number: int) -> tuple[object, ...]:
     if state.rows is not None:
         key = (*key, state.rows[number].state, state.rows[number].owner)
     if state.view is not None:
-        key = (*key, state.view.marks[number][1], *(b >> number & 1 for b in state.view.places))
+        bits = (*state.view.places, *state.view.notes)
+        key = (*key, state.view.marks[number][1], *(b >> number & 1 for b in bits))
     return key
 
 
@@ -257,11 +276,11 @@ def _moved(state: State, order: list[int]) -> State:
     index, rows, reader = state.view, state.rows, state.recovery
     worker, mine = state.worker, state.collector
     if index is not None:
-        places = tuple(
-            sum((bits >> old & 1) << new for new, old in enumerate(order)) for bits in index.places
+        places, notes = (
+            tuple(_moved_bits(bits, order) for bits in each) for each in (index.places, index.notes)
         )
         marks = tuple(index.marks[old] for old in order)
-        index = index._replace(places=places, marks=marks)
+        index = index._replace(places=places, marks=marks, notes=notes)
     return state._replace(
         logs=tuple(state.logs[old] for old in order),
         rows=None if rows is None else tuple(rows[old] for old in order),
@@ -270,6 +289,11 @@ def _moved(state: State, order: list[int]) -> State:
         collector=mine._replace(log=at[mine.log], victim=at[mine.victim]),
         recovery=None if reader is None else reader._replace(log=at[reader.log]),
     )
+
+
+def _moved_bits(bits: int, order: list[int]) -> int:
+    moved = sum((bits >> old & 1) << new for new, old in enumerate(order))
+    return moved | bits & UNFOUNDED
 
 
 def numbered(state: State) -> State:

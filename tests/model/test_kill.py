@@ -27,6 +27,7 @@ from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable
 from tests.support import power_campaign
+from tests.support.agreement import assert_agree, assert_rebuild_is_same
 from tests.support.oracle import Ledger, digest
 from tests.support.osio_kit import SEED, KitOsio
 from tests.support.sizes import reached, sized
@@ -186,6 +187,9 @@ def round_of_kills(kit: StoreKit, rng: random.Random) -> int:
     kit.open_index()
     kit.check()
     kit.crash()
+    if rng.random() < 0.2:
+        assert_agree(kit)
+        assert_rebuild_is_same(kit)
     return len(kit.ledger.acked)
 
 

@@ -17,11 +17,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "store-model.md"
 ANY_ONE = Left(1, 1, 1, 1, 1, 1, 1)
 ANY_TWO = Left(2, 2, 2, 2, 2, 2, 2)
 # Logs, failures, messages that are deleted; and the states that there are.
-SMALL = [(3, Left(), MESSAGES, 5_989), (3, Left(1, syncs=1), (0,), 1_881)]
+SMALL = [(3, Left(), MESSAGES, 5_993), (3, Left(1, syncs=1), (0,), 1_881)]
 WHOLE = [
-    (3, ANY_TWO, (0,), 785_774),
-    (4, ANY_ONE, (0,), 145_416),
-    (3, Left(3, cuts=2, unread=1), (0,), 28_056),
+    (3, ANY_TWO, (0,), 868_433),
+    (4, ANY_ONE, (0,), 147_599),
+    (3, Left(3, cuts=2, unread=1), (0,), 28_088),
 ]
 LONG = [
     (3, ANY_ONE, MESSAGES, 332_078),

@@ -5,6 +5,7 @@
 Rules of this file:
 
 * The index is absent in every state, because that is the rule after a cut.
+* In every AGREE-th state fsck has to be content too, and a second rebuild to change nothing.
 * A state that fails can be had again: the error names seed, boundary and mode.
 """
 
@@ -20,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.support.agreement import assert_agree, assert_rebuild_is_same
 from tests.support.oracle import Ledger
 from tests.support.osio_kit import FakeClock, Faults, KitOsio, Op, QuietOsio
 from tests.support.power_kit import MODES, Disk, lay_out
@@ -29,6 +31,7 @@ from tests.support.store_kit import StoreKit
 Shape = Callable[[bytes], list[bytes]] | None
 FAST = "/dev/shm"
 SIZE = 16 * 1024
+AGREE = 20
 
 
 def scratch() -> Path:
@@ -105,6 +108,7 @@ class Judge:
     def __init__(self) -> None:
         self.data = scratch()
         self.states = 0
+        self.agreed = 0
 
     def close(self) -> None:
         shutil.rmtree(self.data)
@@ -123,6 +127,11 @@ class Judge:
             kit.recover()
             kit.open_index()
             ledger.check(kit)
+            if self.states % AGREE == 0:
+                kit.crash()
+                assert_agree(kit, damage=True)
+                assert_rebuild_is_same(kit)
+                self.agreed += 1
 
     def go_on(
         self, state: dict[str, bytes], old: str, ledger: Ledger, rng: random.Random
@@ -135,6 +144,8 @@ class Judge:
             kit.start(1)
             work(kit, rng, 5)
             kit.stop()
+            osio.recording = False
+            assert_agree(kit, damage=True)
         return osio.ops, osio.watch
 
 

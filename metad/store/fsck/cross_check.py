@@ -21,7 +21,13 @@ from metad.store.fsck.grouping import Grouped, Rows
 from metad.store.fsck.index_snapshot import ENTRY as INDEX_ENTRY
 from metad.store.fsck.index_snapshot import PLACES, UID
 from metad.store.fsck.log_check import Checked
-from metad.store.index.rows import Deleted, unpack_deleted, unpack_places, unpack_references
+from metad.store.index.rows import (
+    UNFOUNDED,
+    Deleted,
+    unpack_deleted,
+    unpack_places,
+    unpack_references,
+)
 from metad.store.log import record
 from metad.store.log.footer import ENTRY
 from metad.store.log.place import Place
@@ -87,6 +93,7 @@ class _Message:
     maybe_gone: set[int] = field(default_factory=set)
     deleted: list[Deleted] = field(default_factory=list)
     records: set[Deleted] = field(default_factory=set)  # that delete it
+    noted: set[Deleted] = field(default_factory=set)  # of those, what the index must note
     uid: bytes | None = None
     record_uids: set[bytes] = field(default_factory=set)
     loose: bool = False  # some of its places cannot be judged
@@ -116,6 +123,8 @@ def _message(message_id: bytes, rows: Iterable[tuple[int, bytes]]) -> _Message:
             mailbox, certain, log, offset = _GONE.unpack(octets)
             (made.gone if certain else made.maybe_gone).add(mailbox)
             made.records.add(Deleted(log, offset, mailbox))
+            if certain:
+                made.noted.add(Deleted(log, offset, mailbox))
         elif tag == UID:
             made.uid = octets
         elif tag == RECORD_UID:
@@ -163,6 +172,8 @@ class Comparison:
             self._say(one, f"is in {_mailboxes(one.entries)} and has no place")
         elif copies := {copy.place for copy in one.copies if copy.certain}:
             self._say(one, f"lacks its place in {_places(copies)}")
+        elif one.noted:
+            self._say(one, f"lacks the place of its deletion in {_places(one.noted)}")
 
     # -- places
 
@@ -186,14 +197,12 @@ class Comparison:
     def _deleted(self, one: _Message) -> None:
         """Where its row says that deletion records lie, they do; and it says so of each."""
         for deleted in one.deleted:
-            if deleted in one.records:
+            if deleted in one.records or deleted == UNFOUNDED:
                 continue
             if self._verdict(Place(deleted.log, deleted.offset, 0)) == Verdict.WRONG:
                 self._say(one, f"has a deletion in {_places({deleted})}, where none is")
-        named = {copy.mailbox for copy in one.copies if copy.certain}
-        unknown = (one.gone & named) - {deleted.mailbox for deleted in one.deleted}
-        if unknown:
-            self._say(one, f"lacks the place of its deletion in {_mailboxes(unknown)}")
+        if unknown := one.noted - set(one.deleted):
+            self._say(one, f"lacks the place of its deletion in {_places(unknown)}")
 
     def _judge(self, one: _Message, place: Place) -> None:
         verdict = self._verdict(place)

@@ -31,6 +31,7 @@ from metad.store.gc.contents import Contents, must_be_readable, read_contents
 from metad.store.gc.copy import Figures, Step, SurvivorCopy, Tools, Victim
 from metad.store.index import relocation
 from metad.store.index import state as index_state
+from metad.store.index.relocation import Item
 from metad.store.index.rows import DisagreementError
 from metad.store.log import files as log_files
 from metad.store.log import header, record
@@ -235,7 +236,7 @@ class Collector:
         if not victim.contents.complete:
             yield from self._ids_by_index(victim.number)
             return
-        ids = [item.id for item in victim.contents.items if item.kind == record.MESSAGE]
+        ids = list({one for item in victim.contents.items for one in _ids_of(item)})
         for at in range(0, len(ids), DROPPED):
             yield ids[at : at + DROPPED]
 
@@ -311,3 +312,8 @@ class Collector:
     def _forget(self, number: int, life: int) -> Iterator[Step]:
         if self._tools.index.log_counts(number).life == life:
             yield from self._drop_places(number, life, self._ids_by_index(number))
+
+
+def _ids_of(item: Item) -> list[bytes]:
+    """The messages whose rows may name a record."""
+    return [item.id] if item.kind == record.MESSAGE else item.ids

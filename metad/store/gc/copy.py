@@ -3,8 +3,8 @@
 Rules of this file:
 
 * A moved message names only its remaining recipients.  A message of no mailbox is not moved.
-* A deletion record is kept as long as any copy of what it deletes has a place outside the victim,
-  and as long as there is a log that could not be read.
+* A deletion record is kept as long as any copy of what it deletes may lie outside the victim
+  (metad.store.gc.evidence), and as long as there is a log that could not be read.
 * SurvivorLogs are durable before the index hears of them; the old places stay where they are.
 * Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
@@ -26,7 +26,7 @@ from metad.store.identity import Store
 from metad.store.index import relocation
 from metad.store.index.index import Index, Publish
 from metad.store.index.relocation import Item, Looked
-from metad.store.index.rows import Batch, DisagreementError, LogCounts
+from metad.store.index.rows import Batch, Deleted, DisagreementError, LogCounts
 from metad.store.log import record
 from metad.store.log.encode import Append, append_deletion
 from metad.store.log.header import LogHeader
@@ -156,12 +156,16 @@ class SurvivorCopy:
     def _deletions(self) -> Iterator[Step]:
         may_drop = not self._is_log_left_out()
         for item in self._of_kind(record.DELETION):
-            needed = b"".join(item.ids)
-            if may_drop:
-                needed = relocation.still_needed(self._index, self._victim.number, item)
+            needed = self._needed(item) if may_drop else item.ids
             if needed:
-                yield from self._add(self._deletion(item, needed))
+                yield from self._add(self._deletion(item, b"".join(needed)))
         yield from self._flush()
+
+    def _needed(self, item: Item) -> list[bytes]:
+        """The ids for which a deletion record has to stay."""
+        deleted = Deleted(self._victim.number, item.offset, item.mailbox)
+        rows = zip(item.ids, relocation.rows_of(self._index, item.ids), strict=True)
+        return [one for one, row in rows if not self._evidence.may_drop(deleted, one, row)]
 
     def _is_log_left_out(self) -> bool:
         """Whether the start could not read a log: it may have copies that the index lacks, and be
@@ -173,9 +177,8 @@ class SurvivorCopy:
         """The deletion record with those of its ids that are needed."""
         found = self._reader.read(item.offset, item.size)
         record_id = found.header.id if found else self._tools.next_id()
-        mailbox = int.from_bytes(item.entries[:4], "big")
         self._figures.deletions += 1
-        return append_deletion(record_id, record.Deletion(mailbox, needed), _ignore)
+        return append_deletion(record_id, record.Deletion(item.mailbox, needed), _ignore)
 
     def _messages(self) -> Iterator[Step]:
         items = self._of_kind(record.MESSAGE)

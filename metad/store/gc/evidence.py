@@ -1,10 +1,13 @@
-"""What proves that a message in a victim may go: records that were read and verified.
+"""What proves that a record in a victim may go: records that were read and verified.
 
 Rules of this file:
 
 * The index says where to look, and no more.  A mailbox's message is dead by a deletion record, or
   by the footer of a sealed log that lists one; both are verified under their log's own header.
 * A copy elsewhere is a living one only if it verifies and its log's own header does not say "free".
+* A deletion record goes by the row of each message that it deletes.  The row must be there and note
+  this record; whatever else it names was found where it says.  A row that is missing, or that a
+  flipped bit has made another one, is no proof: the index is suspect.
 * What cannot be read proves nothing.
 """
 
@@ -16,8 +19,8 @@ from typing import NamedTuple
 
 from metad.store.gc.contents import Contents, Record, RecordReader
 from metad.store.identity import Store
-from metad.store.index.relocation import Looked
-from metad.store.index.rows import Deleted
+from metad.store.index.relocation import Looked, Row
+from metad.store.index.rows import Deleted, DisagreementError
 from metad.store.log import footer, header, record
 from metad.store.log.place import Place
 from metad.store.log.scan import find_seal
@@ -44,6 +47,10 @@ class Evidence:
         self._footers: dict[int, frozenset[bytes]] = {}
         deletions = [item for item in contents.items if item.kind == record.DELETION]
         self._footers[number] = frozenset(key for item in deletions for key in item.entry_keys())
+        self._number = number
+        self._contents = contents
+        self._copies: set[tuple[bytes, int]] | None = None
+        self._may_drop: dict[bytes, bool] = {}
 
     def close(self) -> None:
         for log in self._logs.values():
@@ -104,6 +111,37 @@ class Evidence:
             for mailbox, message_id, *_, kind in entries
             if kind == record.DELETION
         )
+
+    # -- deletion records
+
+    def may_drop(self, deleted: Deleted, message_id: bytes, row: Row | None) -> bool:
+        """Whether no copy of a message is left outside the victim, in which `deleted` lies.
+
+        Raises DisagreementError.
+        """
+        if row is None or deleted not in row.deleted:
+            raise DisagreementError(
+                f"log {deleted.log} deletes message {message_id.hex()} at {deleted.offset}, "
+                "and the index does not say so"
+            )
+        if message_id not in self._may_drop:
+            self._may_drop[message_id] = self._is_alone(message_id, row)
+        return self._may_drop[message_id]
+
+    def _is_alone(self, message_id: bytes, row: Row) -> bool:
+        """Whether all copies lie in the victim, and the rest of the row are deletion records."""
+        if any(place.log != self._number for place in row.places):
+            return False
+        if not all(self._is_here(message_id, place) for place in row.places):
+            return False
+        others = [one for one in row.deleted if one.log != self._number]
+        return all(self._is_proven(one, message_id) for one in others)
+
+    def _is_here(self, message_id: bytes, place: Place) -> bool:
+        if self._copies is None:
+            messages = [item for item in self._contents.items if item.kind == record.MESSAGE]
+            self._copies = {(item.id, item.offset) for item in messages}
+        return (message_id, place.offset) in self._copies
 
     # -- copies
 

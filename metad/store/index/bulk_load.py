@@ -19,7 +19,7 @@ from metad.store.index.lsm import pack_usage
 from metad.store.index.rows import LogCounts, pack_log
 
 ROWS_PER_TRANSACTION = 50_000
-# Id; references, log, offset, size; place of a deletion record, or zeros.
+# Id; references; a copy, or the place of a deletion record; another such place, or zeros.
 _PLACE = struct.Struct(f"{ID_SIZE}s28s")
 _NONE_DELETED = 16  # bytes of a row without a deletion record
 PLACE_ROW = _PLACE.size
@@ -51,7 +51,7 @@ class Loader:
         self._index.close()
 
     def places(self, rows: bytes) -> None:
-        """Append rows of messages with one place, in id order, greater than all before."""
+        """Append rows with one place or two, in id order, greater than all before."""
         cut = (
             (key, value if value[_NONE_DELETED] else value[:_NONE_DELETED])
             for key, value in _PLACE.iter_unpack(rows)

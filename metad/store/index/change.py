@@ -3,8 +3,11 @@
 Rules of this file:
 
 * Entering a message again changes nothing.  That it is there is seen when its place is put.
-* A row of places keeps the place of the record that deleted an entry: the collector reads it there
-  before it lets a copy go.
+* A row of places notes where each record lies that deletes the message: the collector reads it
+  there before it lets a copy go.  A row with notes alone stays until those records are gone: that a
+  row is missing proves nothing.
+* A deletion may come before its message.  The row that is made for it is marked until the message
+  comes, or until a rebuild, which has seen all logs: meanwhile the record stays.
 * What cannot be (fewer references than entries, a count below zero) stops the transaction.
 """
 
@@ -22,6 +25,7 @@ from metad.store.index.rows import (
     ONE_PLACE,
     PLACE,
     REFERENCES,
+    UNFOUNDED,
     Batch,
     Deleted,
     DisagreementError,
@@ -92,7 +96,8 @@ class Change:
         for message in messages:
             value = bytes(self._txn.get(message.id, b"", db=self._places))
             references = unpack_references(value)
-            places, deleted = unpack_places(value), unpack_deleted(value)
+            places = unpack_places(value)
+            deleted = [one for one in unpack_deleted(value) if one != UNFOUNDED]
             gone = {one.mailbox.to_bytes(4, "big") for one in deleted}
             missing = [
                 row
@@ -127,7 +132,7 @@ class Change:
     def delete(self, deletion: record.Deletion, log: int) -> None:
         """Remove entries of one mailbox, and note that a record in `log` says so.
 
-        Of an id that the mailbox no longer has only the note changes.
+        Of an id that the mailbox does not have, only the note is entered.
         """
         mailbox = _MAILBOX.pack(deletion.mailbox)
         ids = deletion.each()
@@ -142,39 +147,26 @@ class Change:
                 self._note_deleted(message_id, note)
 
     def _drop_reference(self, message_id: bytes, note: Deleted | None) -> None:
-        value = self._txn.get(message_id, db=self._places)
-        if value is None:
-            return
-        references = unpack_references(bytes(value)) - 1
+        value = bytes(self._txn.get(message_id, b"", db=self._places))
+        references = unpack_references(value) - 1 if value else -1
         if references < 0:
             raise DisagreementError(f"message {message_id.hex()} has fewer references than entries")
-        items = value[REFERENCES.size :]
-        first = Place(*PLACE.unpack_from(items)) if items else None
-        if first is None or first.log >= DELETED:
-            self._lost(message_id, references)  # its octets were lost before
-            return
-        packed = pack_deleted(note) if note else b""
-        self._txn.put(message_id, REFERENCES.pack(references) + items + packed, db=self._places)
-        if references == 0:
-            self._count(first, -1)
-
-    def _lost(self, message_id: bytes, references: int) -> None:
-        if references:
-            self._txn.put(message_id, REFERENCES.pack(references), db=self._places)
+        items = value[REFERENCES.size :] + (pack_deleted(note) if note else b"")
+        if references or items:
+            self._txn.put(message_id, REFERENCES.pack(references) + items, db=self._places)
         else:
             self._txn.delete(message_id, db=self._places)
+        first = Place(*PLACE.unpack_from(items)) if items else None
+        if references == 0 and first is not None and first.log < DELETED:
+            self._count(first, -1)
 
     def _note_deleted(self, message_id: bytes, note: Deleted) -> None:
-        """The record of an earlier deletion lies here now: the collector copied it."""
-        value = self._txn.get(message_id, db=self._places)
-        if value is None:
-            return
-        value = bytes(value)
-        others = [one for one in unpack_deleted(value) if one.mailbox != note.mailbox]
-        places = unpack_places(value)
-        if places:
-            packed = pack_places(unpack_references(value), places, [*others, note])
-            self._txn.put(message_id, packed, db=self._places)
+        """A record deletes what is deleted already, or what has not come yet."""
+        value = bytes(self._txn.get(message_id, b"", db=self._places))
+        if not value:
+            self._txn.put(message_id, pack_places(0, [], [UNFOUNDED, note]), db=self._places)
+        elif note not in unpack_deleted(value):
+            self._txn.put(message_id, value + pack_deleted(note), db=self._places)
 
     def _live(self, log: int) -> list[int]:
         """Changes of live messages and octets of `log` in this transaction."""

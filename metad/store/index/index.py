@@ -7,10 +7,11 @@ Databases in one environment:
     uids        id (16)         -> unique id that an imported message came with
     logs        log number (4)  -> life, watermark, live messages, live octets (8 each)
 
-All big-endian; metad.store.index.rows packs them.  A message's place stays while
-a copy lies in a log, even when no mailbox refers to it any more: it is what keeps the deletion
-records that speak of it.  A copy is log, offset, size; a deletion record is log with the first bit
-set, offset, mailbox.  The collector reads the record there: the row is a hint and proves nothing.
+All big-endian; metad.store.index.rows packs them.  A message's row stays while a
+copy or a deletion record of it lies in a log, even when no mailbox refers to it any more: it is
+what keeps the deletion records.  A copy is log, offset, size; a deletion record is log with the
+first bit set, offset, mailbox.  The collector reads what lies there: the row is a hint and proves
+nothing.
 
 Rules of this file:
 

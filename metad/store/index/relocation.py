@@ -8,7 +8,7 @@ Rules of this file:
   such copies; the live counts are those of its log.  Later copies name fewer mailboxes, never
   others; only where a deletion was lost with its sector can an older copy name more.
 * The place in the old log stays behind the new one until the old log is free on disk: places say
-  where octets lie, not where they ought to.
+  where octets lie, not where they ought to.  So do the notes of deletion records.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Item(NamedTuple):
         """The id of a message."""
         return self.entries[4:_KEY_SIZE]
 
+    @property
+    def mailbox(self) -> int:
+        """The mailbox of a deletion record."""
+        return int.from_bytes(self.entries[:4], "big")
+
     def entry_keys(self) -> list[bytes]:
         """Mailbox and id of each entry."""
         entries = self.entries
@@ -84,6 +89,12 @@ class Row(NamedTuple):
     places: list[Place]
     deleted: list[Deleted]
 
+    def is_in(self, number: int) -> bool:
+        """Whether it names a copy or a deletion record in that log."""
+        return any(one.log == number for one in self.places) or any(
+            one.log == number for one in self.deleted
+        )
+
 
 def look(index: Index, number: int, items: Iterable[Item]) -> list[Looked]:
     """What the index says of the messages `items` of log `number`."""
@@ -100,21 +111,19 @@ def look(index: Index, number: int, items: Iterable[Item]) -> list[Looked]:
     return found
 
 
-def still_needed(index: Index, number: int, item: Item) -> bytes:
-    """Of the ids of a deletion record in log `number` those that lie in any other log, packed."""
+def rows_of(index: Index, ids: Iterable[bytes]) -> list[Row | None]:
+    """The rows of some messages, in their order."""
     with index.reading() as txn:
         view = _Moving(index, txn)
-        return b"".join(
-            each for each in item.ids if any(place.log != number for place in view.places_of(each))
-        )
+        return [view.row_of(each) for each in ids]
 
 
 def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
     """Give each message of `batch` its place there, beside the one it has.
 
-    A message with a place but no mailbox gets the place alone; one that has no row at all
-    is entered as new.  Deletion records are noted where they lie now.  Doing it again changes
-    nothing.
+    A message with a place but no mailbox gets the place alone; one without any place is entered
+    as new, but for the mailboxes that deleted it.  Deletion records are noted where they lie now.
+    Doing it again changes nothing.
     """
     with index.writing() as txn:
         change = _Moving(index, txn)
@@ -182,15 +191,15 @@ def drop_log(index: Index, number: int, life: int, publish: Publish | None = Non
 
 
 def ids_in(index: Index, number: int, start: bytes) -> tuple[list[bytes], bytes | None]:
-    """Ids from `start` on with a place in log `number`, out of some thousand rows.
+    """Ids from `start` on with a place or a note in log `number`, out of some thousand rows.
 
     With them where to go on, or None at the end.  Reads the whole table of places in the end:
-    only for a log whose own footer is not to be had.
+    only for a log that does not say itself what lay in it.
     """
     found: list[bytes] = []
     with index.reading() as txn:
-        for count, (key, places) in enumerate(_Moving(index, txn).rows_from(start), 1):
-            if any(place.log == number for place in places):
+        for count, (key, row) in enumerate(_Moving(index, txn).rows_from(start), 1):
+            if row.is_in(number):
                 found.append(key)
             if count == _SCAN_ROWS:
                 return found, key + b"\0"
@@ -212,21 +221,14 @@ class _Moving(Change):
     def row_of(self, message_id: bytes) -> Row | None:
         """The row of a message; None if it has none."""
         value = self._txn.get(message_id, db=self._places)
-        if value is None:
-            return None
-        value = bytes(value)
-        return Row(unpack_references(value), unpack_places(value), unpack_deleted(value))
+        return None if value is None else _unpack_row(bytes(value))
 
-    def places_of(self, message_id: bytes) -> list[Place]:
-        row = self.row_of(message_id)
-        return row.places if row else []
-
-    def rows_from(self, start: bytes) -> Iterator[tuple[bytes, list[Place]]]:
-        """Ids from `start` on with their places."""
+    def rows_from(self, start: bytes) -> Iterator[tuple[bytes, Row]]:
+        """Ids from `start` on with their rows."""
         with self._txn.cursor(self._places) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
-                    yield bytes(key), unpack_places(bytes(value))
+                    yield bytes(key), _unpack_row(bytes(value))
 
     # -- changing
 
@@ -236,7 +238,7 @@ class _Moving(Change):
 
     def move(self, message: Message) -> None:
         row = self.row_of(message.id)
-        if row is None:
+        if row is None or not (row.places or row.references):
             self.merge(message)
         elif message.place not in row.places:
             places = [message.place, *row.places]
@@ -277,11 +279,11 @@ class _Moving(Change):
         return len(missing)
 
     def drop_place(self, message_id: bytes, number: int) -> None:
-        """Drop the place in log `number`; with the last place the row goes."""
+        """Drop the places and notes in log `number`; with the last of them the row goes."""
         row = self.row_of(message_id)
         if row is not None:
             left = [place for place in row.places if place.log != number]
-            # Their records went with the log: a copy that was moved does not name those mailboxes.
+            # Their records went with the log, to another one or because nothing needs them.
             row = row._replace(deleted=[one for one in row.deleted if one.log != number])
             self._put_places(message_id, row, row.references, left)
 
@@ -305,7 +307,11 @@ class _Moving(Change):
             self._count(old_places[0], -1)
         if references and places:
             self._count(places[0], 1)
-        if references or places:
+        if references or places or deleted:
             self._txn.put(message_id, pack_places(references, places, deleted), db=self._places)
         else:
             self._txn.delete(message_id, db=self._places)
+
+
+def _unpack_row(value: bytes) -> Row:
+    return Row(unpack_references(value), unpack_places(value), unpack_deleted(value))

@@ -33,6 +33,10 @@ class Deleted(NamedTuple):
     mailbox: int
 
 
+# Noted in a row that was made for a deletion record: it does not know whether there are copies.
+UNFOUNDED = Deleted(0, 0, (1 << 32) - 1)
+
+
 class LogCounts(NamedTuple):
     """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
 

@@ -21,7 +21,7 @@ import lmdb
 from metad.store.index.rows import DisagreementError
 from metad.system.osio import Osio, read_file, write_file
 
-LAYOUT = 3  # 2: the mailboxes in levels; 3: places of deletion records
+LAYOUT = 4  # 2: the mailboxes in levels; 3: places of deletion records; 4: of all of them
 DATA_FILE = "data.mdb"
 STATE_FILE = "state"
 SUSPECT_FILE = "suspect"

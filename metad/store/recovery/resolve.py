@@ -4,8 +4,9 @@ Rules of this file:
 
 * All entries that speak of a message are here together: its copies, recipients and deletions.
   What survives is decided without regard to the order in which the logs were read.
-* A copy counts as a place as long as it lies in a log.  The first place is the youngest copy that
-  names every mailbox that has the message (metad.store.index.relocation).
+* A copy counts as a place as long as it lies in a log, and so does a deletion record, also without
+  a copy.  The first place is the youngest copy that names every mailbox that has the message
+  (metad.store.index.relocation).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from metad.store.log.record import DELETION, MESSAGE
 _FIELDS = struct.Struct(">4s16s8s4sB3x")
 _PLACE_ROW = struct.Struct(">16sII8s12s")
 _PLACE = struct.Struct(">II")
+_FIRST = struct.Struct(">I8s")
 _KEPT = bytes(12)  # in place of a deletion record
 # Id, kind (messages sort before deletions), mailbox, log, place (offset and size), octets.
 Fields = tuple[bytes, int, bytes, int, bytes, bytes]
@@ -60,42 +62,31 @@ class Resolution:
                 self.places.append(_PLACE_ROW.pack(message_id, 1, number, place, _KEPT))
                 self.survivors.append(mailbox + message_id + octets)
                 self._count(number, int.from_bytes(place[4:], "big"))
+            else:
+                note = _deleted(*rows[at])
+                self.places.append(_PLACE_ROW.pack(message_id, 0, *_FIRST.unpack(note), _KEPT))
             at = stop
 
     def _several(self, message_id: bytes, rows: list[Fields]) -> None:
         """Copies, recipients and deletions of one message."""
-        gone = self._gone(rows)
+        deleted = [_unpack_deleted(row) for row in rows if row[1] != MESSAGE]
+        gone = {row[2] for row in rows if row[1] != MESSAGE}
         copies = {row[3:5] for row in rows if row[1] == MESSAGE}
         named = {row[2]: row[5] for row in rows if row[1] == MESSAGE and row[2] not in gone}
         if not copies:
+            self.odd.append((message_id, pack_places(0, [], dict.fromkeys(deleted))))
             return
         if len(copies) == 1 and not gone:
             number, place = copies.pop()
             self.places.append(_PLACE_ROW.pack(message_id, len(named), number, place, _KEPT))
         else:
             places = self._ordered(rows, named)
-            deleted = [
-                Deleted(row[3], int.from_bytes(row[4][:4], "big"), int.from_bytes(mailbox, "big"))
-                for mailbox, row in gone.items()
-            ]
-            self.odd.append((message_id, pack_places(len(named), places, deleted)))
+            packed = pack_places(len(named), places, dict.fromkeys(deleted))
+            self.odd.append((message_id, packed))
             number, place = places[0].log, _PLACE.pack(places[0].offset, places[0].size)
         self.survivors += [mailbox + message_id + octets for mailbox, octets in named.items()]
         if named:
             self._count(number, int.from_bytes(place[4:], "big"))
-
-    def _gone(self, rows: list[Fields]) -> dict[bytes, Fields]:
-        """The youngest deletion record of each mailbox that deleted the message."""
-        gone: dict[bytes, Fields] = {}
-        for row in rows:
-            if row[1] != MESSAGE:
-                known = gone.get(row[2])
-                if known is None or self._age(row) > self._age(known):
-                    gone[row[2]] = row
-        return gone
-
-    def _age(self, row: Fields) -> tuple[int, bytes]:
-        return self._lives[row[3]], row[4]
 
     def _ordered(self, rows: list[Fields], named: dict[bytes, bytes]) -> list[Place]:
         """The places of a message in order.
@@ -120,3 +111,7 @@ class Resolution:
 
 def _deleted(_id: bytes, _kind: int, mailbox: bytes, log: int, place: bytes, _: bytes) -> bytes:
     return (DELETED | log).to_bytes(4, "big") + place[:4] + mailbox
+
+
+def _unpack_deleted(row: Fields) -> Deleted:
+    return Deleted(row[3], int.from_bytes(row[4][:4], "big"), int.from_bytes(row[2], "big"))

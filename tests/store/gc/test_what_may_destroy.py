@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
 import pytest
 
 from metad.store.gc.collector import NotCollectableError
+from metad.store.gc.evidence import Evidence
 from metad.store.index import relocation
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
@@ -108,6 +109,129 @@ def test_the_footer_proves_a_deletion_whose_record_is_damaged(kit: StoreKit) -> 
     flip(log_path(kit.store.logs, hint.log), hint.offset + 80)
     collect(make_collector(kit), [victim])
     assert kit.table.row(victim).state == State.FREE
+
+
+def spoil_row(kit: StoreKit, message_id: bytes, spoil: Callable[[bytes], bytes]) -> None:
+    """The index has another row of places, or none."""
+    with kit.index.writing() as txn:
+        row = bytes(txn.pop(message_id, db=kit.index.tables.places) or b"")
+        if made := spoil(row):
+            txn.put(message_id, made, db=kit.index.tables.places)
+
+
+def deleted_elsewhere(kit: StoreKit) -> tuple[list[bytes], int]:
+    """Messages whose copies lie in one log, and the log that has the record of their deletion."""
+    ids = fill_log(kit)
+    (first,) = sealed(kit)
+    kit.delete(1, ids[:3])
+    fill_log(kit, mailbox=2)
+    (second,) = set(sealed(kit)) - {first}
+    return ids, second
+
+
+def test_a_lost_row_of_places_brings_no_deleted_mail_back(kit: StoreKit) -> None:
+    """Nothing told of a copy, so the deletion record was dropped."""
+    ids, second = deleted_elsewhere(kit)
+    spoil_row(kit, ids[1], lambda row: b"")
+    with pytest.raises(DisagreementError, match=ids[1].hex()):
+        collect(make_collector(kit), [second])
+    assert kit.table.row(second).state == State.SEALED
+    assert index_state.why_unusable(kit.osio, kit.store.index, kit.boot) is not None
+    kit.crash()
+    kit.start()
+    kit.check()
+    collect_all(kit, make_collector(kit))
+    restart(kit)
+
+
+@pytest.mark.parametrize("how", ["a note", "another log's", "the victim's"])
+def test_a_place_that_a_flipped_bit_has_changed_brings_no_deleted_mail_back(
+    kit: StoreKit, how: str
+) -> None:
+    ids, second = deleted_elsewhere(kit)
+
+    def spoil(row: bytes) -> bytes:
+        log = int.from_bytes(row[4:8], "big")
+        wrong = {"a note": log ^ 1 << 31, "another log's": log ^ 8, "the victim's": second}[how]
+        return row[:4] + wrong.to_bytes(4, "big") + row[8:]
+
+    spoil_row(kit, ids[1], spoil)
+    collect(make_collector(kit), [second])
+    restart(kit)
+    assert place_of_deletion(kit, ids[1]).log not in (second, 0)
+
+
+def test_a_row_that_is_lost_while_its_deletion_record_moves_brings_no_deleted_mail_back(
+    kit: StoreKit,
+) -> None:
+    """A new row was made for the record, and it told of no copy."""
+    ids, second = deleted_elsewhere(kit)
+    (first,) = set(sealed(kit)) - {second}
+
+    lost: list[bytes] = []
+
+    def lose(name: str) -> None:
+        if name == "copied" and not lost:
+            lost.append(ids[1])
+            spoil_row(kit, ids[1], lambda row: b"")
+
+    collector = make_collector(kit, lose)
+    collect(collector, [second])
+    collector.close()
+    moved = [number for number in sealed(kit) if number != first]
+    collect(make_collector(kit), moved)
+    restart(kit)
+
+
+def test_an_entry_without_a_row_of_places_stops_its_deletion(kit: StoreKit) -> None:
+    """A row that was made for the deletion would have hidden the copies."""
+    sent = kit.put([1], b"kept")
+    spoil_row(kit, sent.id, lambda row: b"")
+    kit.delete(1, [sent.id])
+    reason = index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
+    assert reason is not None and "fewer references" in reason
+    restart(kit)
+
+
+def test_rows_go_with_the_last_record_that_speaks_of_the_message(kit: StoreKit) -> None:
+    ids, second = deleted_elsewhere(kit)
+    (first,) = set(sealed(kit)) - {second}
+    collector = make_collector(kit)
+    collect(collector, [first])
+    assert all(place_of_deletion(kit, each).log == second for each in ids[:3])
+    collect(collector, [second])
+    with kit.index.reading() as txn:
+        rows = {bytes(key) for key, _ in txn.cursor(kit.index.tables.places)}
+    assert rows.isdisjoint(ids[:3])
+    restart(kit)
+
+
+def test_deletions_of_a_message_to_very_many_are_read_once_for_each_log(kit: StoreKit) -> None:
+    """Each of its records would have read all the others."""
+    boxes = list(range(10, 60))
+    sent = kit.put(boxes, b"to all")
+    fill_log(kit)
+    number = kit.index.places(sent.id)[0].log
+    for box in boxes:
+        kit.delete(box, [sent.id])
+        if box == 35:
+            fill_log(kit)
+    fill_log(kit)
+    collector = make_collector(kit)
+    collect(collector, [number])
+    reads: list[int] = []
+    known = Evidence._is_proven
+
+    def counted(self: Evidence, hint: Deleted, message_id: bytes) -> bool:
+        reads.append(hint.offset)
+        return known(self, hint, message_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evidence, "_is_proven", counted)
+        for each in sealed(kit):
+            collect(collector, [each])
+    assert 0 < len(reads) <= 2 * len(boxes)
+    restart(kit)
 
 
 def test_a_note_follows_its_deletion_record(kit: StoreKit) -> None:

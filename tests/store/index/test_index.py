@@ -8,9 +8,10 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from metad.store.index import relocation
 from metad.store.index.index import LISTING_ENTRY, Index
 from metad.store.index.lsm import Usage
-from metad.store.index.rows import Batch, LogCounts
+from metad.store.index.rows import UNFOUNDED, Batch, Deleted, LogCounts
 from metad.store.log import footer, record
 from metad.store.log.place import Message, Place
 
@@ -198,3 +199,35 @@ def test_a_copy_in_another_log_is_a_second_place_and_names_no_mailbox_that_delet
     assert listing(index, 7) == []
     assert index.log_counts(1).live_messages == 1
     assert index.log_counts(2).live_messages == 0
+
+
+def test_a_deletion_that_comes_before_its_message_is_remembered(index: Index) -> None:
+    """By each mailbox, in any order, and once only."""
+    early = record.Deletion(7, an_id(1) + an_id(2), 700)
+    for _ in range(2):
+        index.apply(Batch(2, 10, 1024, [], [early]))
+    assert index.places(an_id(1)) == []
+    enter(index, message(1, 7, 8), message(3, 7))
+    relocation.move(index, Batch(3, 11, 1024, [message(2, 7, 9, log=3)], []))
+    assert listing(index, 7) == [(3, 37)]
+    assert listing(index, 8) == [(1, 18)]
+    assert listing(index, 9) == [(2, 29)]
+    assert index.log_counts(1).live_messages == 2
+    assert index.log_counts(3).live_messages == 1
+    (row,) = relocation.rows_of(index, [an_id(1)])
+    assert row == relocation.Row(1, [Place(1, 512, 100)], [Deleted(2, 700, 7)])
+
+
+def test_a_deletion_before_a_message_to_one_mailbox_leaves_nothing_alive(index: Index) -> None:
+    index.apply(Batch(2, 10, 1024, [], [record.Deletion(7, an_id(1), 700)]))
+    enter(index, message(1, 7))
+    assert listing(index, 7) == []
+    assert index.usage(7) == Usage(0, 0)
+    assert index.log_counts(1).live_messages == 0
+    relocation.drop_places(index, 1, 9, [an_id(1)])
+    assert relocation.rows_of(index, [an_id(1)]) == [relocation.Row(0, [], [Deleted(2, 700, 7)])]
+    index.apply(Batch(2, 10, 2048, [], [record.Deletion(7, an_id(9), 800)]))
+    noted = [UNFOUNDED, Deleted(2, 800, 7)]
+    assert relocation.rows_of(index, [an_id(9)]) == [relocation.Row(0, [], noted)]
+    relocation.drop_places(index, 2, 10, [an_id(1)])
+    assert relocation.rows_of(index, [an_id(1)]) == [None]

@@ -221,9 +221,12 @@ def test_what_everybody_deleted_keeps_its_place_and_is_not_live(tmp_path: Path, 
     assert found == ({}, {id_of(7): (0, [place(1, 7)])}, {1: LogCounts(100, 8192)}, {})
 
 
-def test_a_deletion_of_what_is_nowhere_leaves_nothing(tmp_path: Path, way: None) -> None:
-    found = build(tmp_path / "index", {1: (100, deletion(1, 7, 8))})
-    assert found == ({}, {}, {1: LogCounts(100, 8192)}, {})
+def test_deletions_of_what_is_nowhere_are_noted(tmp_path: Path, way: None) -> None:
+    logs = {1: (100, deletion(1, 7, 8)), 2: (200, deletion(2, 7))}
+    found = build(tmp_path / "index", logs)
+    rows: dict[bytes, tuple[int, list[Place]]] = {id_of(7): (0, []), id_of(8): (0, [])}
+    assert found == ({}, rows, {1: LogCounts(100, 8192), 2: LogCounts(200, 8192)}, {})
+    assert [len(each) for each in notes(str(tmp_path / "index")).values()] == [2, 1]
 
 
 def test_the_new_index_takes_the_place_of_the_old_and_leaves_nothing(tmp_path: Path) -> None:
