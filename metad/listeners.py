@@ -141,7 +141,7 @@ def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Boun
 
 
 def _key(listener: Listener) -> tuple[str, str]:
-    """What tells the listeners of a hub apart; on port 0 each protocol has a port of its own."""
+    """What distinguishes the listeners of a hub; on port 0 each protocol has a port of its own."""
     return listener.address, listener.protocol if listener.port == 0 else ""
 
 

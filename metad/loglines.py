@@ -87,7 +87,7 @@ class LogLines:
             self._queue(service, text, None)
 
     def plain(self, service: str, text: str) -> None:
-        """Queue a line of text that is no warning."""
+        """Queue a line of text that is not a warning."""
         lines = self._lines
         lines.append(f"metad/{service}{self._tag} {text}\n")
         if len(lines) == 1:

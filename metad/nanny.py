@@ -81,7 +81,7 @@ def wait_child(master: int, spec: Spec) -> tuple[int, bool]:
     """Wait for the master to end and pass signals on to it.  After a rotation of the log SIGHUP
     comes; the file's old self would take room for as long as it is open.
 
-    Its exit code or negative signal, and whether it was told to stop.
+    Its exit code or negative signal, and whether it was asked to stop.
     """
     told = False
     while True:

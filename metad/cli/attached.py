@@ -1,4 +1,4 @@
-"""Commands that speak to every worker of a running hub.
+"""Commands that talk to every worker of a running hub.
 
 Rules of this file:
 
@@ -143,7 +143,7 @@ def ask_all(
     took: Callable[[dict[str, Any]], None],
     seconds: float = ANSWER_SECONDS,
 ) -> list[str]:
-    """Send a request to every worker and pass on the answers; who did not answer in time."""
+    """Send a request to every worker, pass on the answers; the workers that were too slow."""
     with Workers(data) as workers:
         workers.send(request)
         silent = {one.pid: one.name for one in workers.workers}

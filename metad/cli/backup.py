@@ -90,7 +90,7 @@ def copy_users(users: Path, target: Path) -> None:
 
 
 def _make_for_owner(directory: Path, data: Path) -> None:
-    """As root: create the directory for the owner of `data`, who will write to it."""
+    """As root: create the directory for the owner of `data`, which will write to it."""
     if os.geteuid() != 0:
         return
     try:

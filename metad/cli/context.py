@@ -117,7 +117,7 @@ def become_owner(data: Path) -> None:
 
 
 def _become(uid: int, gid: int) -> None:
-    """Drop root for good: groups, group and user, real, effective and saved."""
+    """Drop root permanently: groups, group and user, real, effective and saved."""
     # Our own code may be readable only by root.
     preload()
     try:

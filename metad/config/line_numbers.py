@@ -1,4 +1,4 @@
-"""The line of a key in a TOML file, for errors: tomllib tells it only for errors of the syntax.
+"""The line of a key in a TOML file, for errors: tomllib gives it only for syntax errors.
 
 Rules of this file:
 

@@ -138,7 +138,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True, slots=True)
 class DevConfig:
-    """For test inboxes: patterns of addresses that get a mailbox by themselves."""
+    """For test inboxes: patterns of addresses that get a mailbox automatically."""
 
     accept: tuple[str, ...] = _DEV["accept"]
     any_password: bool = _DEV["any_password"]
@@ -191,7 +191,7 @@ class FilterConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that a hub is told.  `source` is the file it was read from."""
+    """The whole configuration.  `source` is the file it was read from."""
 
     hostname: str
     user: str | None

@@ -5,7 +5,7 @@ Sans-IO.  Rules of this file:
 * The header ends at the first empty line, or with the message, and nowhere else: what a reader
   might still take for a field is looked at.
 * A field is removed with its continuation lines, in any case and with any blanks before its colon.
-* A header above the limit is not looked at in part: who hides a field behind it is refused.
+* A header above the limit is refused, not parsed in part: a field could hide behind it.
 """
 
 from __future__ import annotations

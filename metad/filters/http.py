@@ -29,7 +29,7 @@ _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class HttpError(Exception):
-    """The server does not speak HTTP, says too much, or stops in the middle."""
+    """The server does not speak HTTP, sends too much, or stops in the middle."""
 
 
 class Response(NamedTuple):

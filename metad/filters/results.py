@@ -44,7 +44,7 @@ class Symbol(NamedTuple):
 
 class Report(NamedTuple):
     """`forced`: the action does not follow from the score (a rule decided it).  `text`: what rspamd
-    wants the client to be told."""
+    wants the client to see."""
 
     action: str
     score: float

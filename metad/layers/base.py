@@ -169,7 +169,7 @@ class Maildrop(ABC):
 
     @abstractmethod
     def delete(self, numbers: Sequence[int], done: Done) -> None:
-        """Remove messages for good; `done` later, once that is durable."""
+        """Remove messages permanently; `done` is called later, once that is durable."""
 
     @abstractmethod
     def close(self) -> None:
@@ -220,7 +220,7 @@ class Layer(ABC):
         """At MAIL: raise RefusedError if no new message is taken now.  Called very often."""
 
     def check_mailbox(self, mailbox: int) -> None:  # noqa: B027
-        """At RCPT: raise RefusedError if no message is taken for this mailbox now."""
+        """At RCPT: raise RefusedError if this mailbox accepts no message now."""
 
     def transaction_started(self) -> None:  # noqa: B027
         """A client began a message (MAIL was accepted): one may arrive soon."""
@@ -239,7 +239,7 @@ class Layer(ABC):
             incoming.write(body)
             incoming.commit(envelope, done)
         except Exception:
-            with suppress(Exception):  # the first failure is the one to hear of
+            with suppress(Exception):  # the first failure is the one to report
                 incoming.abort()
             raise
 

@@ -12,7 +12,7 @@ Rules of this file:
 * Nothing but the interface is used: what passes here works in a worker.
 * Every test has a hub's surroundings of its own (metad.layers.bench), and leaves nothing
   behind.
-* A layer that is no mail store says so: `serves = False` and its own `stored`, or
+* A layer that is not a mail store declares it: `serves = False` and its own `stored`, or
   `forgets = True`.
 """
 

@@ -57,7 +57,7 @@ class IndexWatch:
             self._report(f"warning: cannot note that the index is suspect: {error}")
 
     def end_children(self, children: ChildTable, now: float) -> None:
-        """Tell all of them to end at once; what they acknowledged is in their logs."""
+        """Make all of them end at once; what they acknowledged is in their logs."""
         self._deadline = now + GRACE_SECONDS
         for child in children:
             child.killed = True

@@ -100,7 +100,7 @@ class _Handler(WSGIRequestHandler):
     timeout = TIMEOUT_SECONDS
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """A scrape every few seconds is no news."""
+        """Scrapes every few seconds are not logged."""
 
     def address_string(self) -> str:
         return str(self.client_address[0])

@@ -146,7 +146,7 @@ class DotRemover:
     _LONE: Final = re.compile(rb"(?<=\r\n)\.(?!\.|\r\n)")
 
     def __init__(self) -> None:
-        self._tail = _CRLF  # the last two octets given out
+        self._tail = _CRLF  # the last two octets returned
         self._held = b""  # a dot, or a dot and a CR, whose meaning the next octet decides
 
     def feed(self, piece: bytes, *, final: bool) -> bytes:
@@ -165,8 +165,8 @@ class Repairer:
     """Makes CR LF of every bare CR and bare LF.
 
     `double_lone_dots`: a line of a single dot, which only such a repair can have made, gets a
-    second dot, lest it end the message where the sender did not.  Feed it what stands before
-    the final dot line only.
+    second dot, so that it does not end the message where the sender did not.  Feed it only what
+    comes before the final dot line.
     """
 
     __slots__ = ("_at_line_start", "_double", "_held")

@@ -42,8 +42,8 @@ def look_at(body: bytes) -> tuple[bool, int]:
 class MboxLine:
     """Makes a header field of an mbox separator ("From alice@… Sat Nov …") that begins a message.
 
-    Careless programs send an mbox entry as it is.  Its first line is no header field, so all that
-    follows would become body.  The field is the one that Postfix makes of it.
+    Careless programs send an mbox entry unchanged.  Its first line is not a header field, so all
+    that follows would become body.  The field is the one that Postfix makes of it.
     """
 
     __slots__ = ("_decided", "_held")

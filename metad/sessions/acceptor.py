@@ -5,8 +5,8 @@ TLS handshake.
 
 Rules of this file:
 
-* A client that is no trusted proxy is closed without a reply; so is one that sends no header in
-  time.
+* A client that is not a trusted proxy is disconnected without a reply; so is one that sends no
+  header in time.
 * A connection that is opened and closed, as health checks do, is not logged.
 * LOCAL and UNKNOWN keep the socket's address; a client behind a proxy is never near.
 * A client is admitted before its handshake, which costs more than all the rest.
@@ -51,7 +51,7 @@ class Acceptor:
             self.context.loop.add_reader(self._socket.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept no more.  Idempotent."""
+        """Stop accepting.  Idempotent."""
         self._is_open = False
         if self._socket.fileno() >= 0:
             self.context.loop.remove_reader(self._socket.fileno())

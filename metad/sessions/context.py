@@ -63,7 +63,7 @@ class WorkerContext:
     filters: FilterChain | None = None
     now: float = 0.0
     draining: bool = False
-    retired: bool = False  # accepts no more connections; its sessions run to their end
+    retired: bool = False  # accepts no new connections; its sessions run to their end
     sessions: set[Session] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     on_idle: Callable[[], None] = lambda: None

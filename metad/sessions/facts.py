@@ -60,7 +60,7 @@ def _protocol(session: Connection) -> str:
 
 
 def _state(session: Connection) -> str:
-    """The stage, and who has the next move if it is not simply the client."""
+    """The stage, and the side that has the next move, if it is not simply the client."""
     stage = session._machine.stage
     stage = _STAGES.get(stage, stage)
     if session._ended:

@@ -281,7 +281,7 @@ class ImportSession(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _end(self) -> None:
-        """Read no more; the connection ends with the last answer."""
+        """Stop reading; the connection ends with the last answer."""
         self._ending = True
         if self._message is not None:
             self._message.abort()

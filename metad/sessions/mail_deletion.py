@@ -3,7 +3,7 @@
 Rules of this file:
 
 * It takes the mailbox's lock, as a session does: a mailbox in use is refused.
-* Messages are named by their unique ids, so none is taken for another that has come since.
+* Messages are named by their unique ids, so none is mistaken for one that has arrived since.
 """
 
 from __future__ import annotations

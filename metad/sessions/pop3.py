@@ -205,7 +205,7 @@ class Pop3Session(Pop3Login):
             next(steps)
         except StopIteration:
             self._machine.listed()
-        except Exception as error:  # a layer's: costs this command, no more
+        except Exception as error:  # a layer's: costs only this command
             self._log(f"no listing: {error}")
             self._machine.refused(getattr(error, "pop3", RefusedError.pop3))
         else:

@@ -6,8 +6,8 @@ Rules of this file:
   is checked, and only a few of its logins are checked at a time.  A client that hangs up before the
   answer has failed.
 * A login that is remembered waits for nothing.
-* The time of the answer tells nothing: an unknown user, a disabled one and a wrong password are
-  answered at the same time after the check began.  Only the log tells them apart.
+* The time of the answer reveals nothing: an unknown user, a disabled one and a wrong password are
+  answered at the same time after the check began.  Only the log distinguishes them.
 * Passwords are checked in a thread.
 """
 
@@ -213,7 +213,7 @@ class Pop3Login(Connection):
             self._wait_for_mailbox(account, until, error)
         except RefusedError as error:
             self._refuse_login(error)
-        except Exception as error:  # a layer's: costs this login, no more
+        except Exception as error:  # a layer's: costs only this login
             context.row.add(Cell.LOGIN_REFUSED)
             self._log_failure(repr(error))
             self._machine.login_failed(RefusedError.pop3)

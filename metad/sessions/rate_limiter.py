@@ -192,7 +192,7 @@ class RateLimiter:
     def answer_after(self) -> float:
         """Seconds from the begin of a check to the answer if it fails: above any check's time.
 
-        Whole seconds, so that the answer does not tell which kind of hash was checked.
+        Whole seconds, so that the answer does not reveal which kind of hash was checked.
         """
         seconds = max(limits.LOGIN_FAILURE_DELAY, float(math.ceil(self._slowest)))
         return min(seconds, limits.MAX_LOGIN_FAILURE_DELAY)

@@ -5,7 +5,7 @@ Rules of this file:
 * One write per group of replies; the transport buffers, Nagle is off.
 * Nothing that a client sends can end the worker: every failure becomes a reply.
 * Deadlines are checked about once a second (`expire`).  Progress is what the machine has processed
-  since the last check: so octets cost nothing extra, and half a command is no progress.
+  since the last check: so octets cost nothing extra, and half a command does not count as progress.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class SmtpSession(Connection):
                     break
             except RefusedError as error:
                 self._refused(error, event)
-            except Exception as error:  # of a layer or a filter: costs this message, no more
+            except Exception as error:  # of a layer or a filter: costs only this message
                 self._refused(RefusedError(f"{error!r}"), event)
             if self._busy or self._paused:
                 break

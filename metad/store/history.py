@@ -1,4 +1,4 @@
-"""What the logs still tell of messages that mailboxes no longer have.
+"""What the logs still show of messages that mailboxes no longer have.
 
 Rules of this file:
 
@@ -97,7 +97,7 @@ class History:
         return [found[one] for one in sorted(found)]
 
     def of(self, message_id: bytes) -> tuple[list[Place], list[Deletion], set[int]]:
-        """The places of a message, who has deleted it, and for whom its records say it was."""
+        """A message's places, the mailboxes that deleted it, and those that its records name."""
         places = self._index.places(message_id)
         deletions: dict[int, Deletion] = {}
         named: set[int] = set()

@@ -1,7 +1,7 @@
 """Hub time beside the wall clock: forward with it, never back, and not wherever it jumps.
 
 Ids are made of hub time, so it must never run back; a wall clock that is years ahead for a minute
-would bind the store to it for good.
+would bind the store to it permanently.
 
 Rules of this file:
 

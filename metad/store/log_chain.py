@@ -15,7 +15,7 @@ Rules of this file:
   dropped, no log is freed (`failed is None` is what to ask).
 * `record_end` and `writer_for` both see to that; whichever comes first does it.  If no log can be
   had, a log of a few blocks records it.
-* Whatever goes wrong behind the log (an index that refuses the group) is no failure of the log:
+* Whatever fails after the log (an index that refuses the group) is not a failure of the log:
   the group is durable.  `commit.index_feed.IndexFeed` keeps what the index lacks; `retire` gives
   up the log in use where its writer wants to go on elsewhere.
 * One thread at a time.

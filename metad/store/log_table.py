@@ -69,7 +69,7 @@ class Allocation(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a writer may take: new logs as long as there are less than `most` in all, and free
+    """What a writer may take: new logs as long as there are fewer than `most` in total, and free
     ones as long as `spare` others are left: the collector has to write before it can free."""
 
     most: int = shared_memory.LOGS

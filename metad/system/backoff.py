@@ -1,6 +1,6 @@
 """Back-off: how long to wait before something that failed is tried again.
 
-The delay doubles with each failure in a row and is bounded, so that what fails at once does not
+The delay doubles with each failure in a row and is bounded, so that what fails immediately does not
 spin, and what recovers is not left waiting for long.
 """
 

@@ -1,4 +1,4 @@
-"""Landlock (landlock(7)): a process gives up all files outside some directories, for good.
+"""Landlock (landlock(7)): a process permanently gives up all files outside some directories.
 
 Open files stay open.  Network: the process can make no listener and, unless it is allowed, no TCP
 connection; inherited sockets keep working.  Without Landlock in the kernel nothing changes, and

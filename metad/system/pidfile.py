@@ -49,7 +49,7 @@ class PidFile:
         self._replace(f"{pid}\n".encode())
 
     def leave(self) -> None:
-        """Let the file as it is: the process goes on as another program."""
+        """Leave the file as it is: the process goes on as another program."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,4 +1,4 @@
-"""Dropping root and capabilities for good.
+"""Dropping root and capabilities permanently.
 
 The nanny uses it too, so it imports only the standard library and `metad.errors`.
 
@@ -80,7 +80,7 @@ def give_data_to(data: Path, user: Identity) -> None:
 
 
 def become(user: Identity, keep: Sequence[int] = ()) -> None:
-    """Drop root for good: groups, group, user and all capabilities except `keep`.
+    """Drop root permanently: groups, group, user and all capabilities except `keep`.
 
     The kept capabilities survive an exec too (ambient).  Raises OsError.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from metad.errors import Reply
 from metad.system.shared_memory import Cell, ProcessRow
 
-# By the code without its class: a mailbox is full for a while (4.2.2) or for good (5.2.2).
+# By the code without its class: a mailbox is full for now (4.2.2) or permanently (5.2.2).
 _REASONS = {
     "1.1": Cell.REFUSED_UNKNOWN,
     "1.3": Cell.REFUSED_SYNTAX,

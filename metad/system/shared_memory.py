@@ -107,7 +107,7 @@ class Cell(IntEnum):
     REFUSED_SYNTAX = 49
     REFUSED_FILTER = 50
     REFUSED_OTHER = 51
-    # Logins that failed, by what the log tells.
+    # Logins that failed, by the reason in the log.
     LOGIN_UNKNOWN = 52
     LOGIN_DISABLED = 53
     LOGIN_WRONG = 54

@@ -188,7 +188,7 @@ def unpack_record(raw: bytes) -> dict[str, Any]:
 
 
 def from_record(number: int, record: dict[str, Any]) -> Account:
-    """The account that a record tells of."""
+    """The account in a record."""
     flags = DISABLED if record.get("disabled") else 0
     if "scram" in record:
         flags |= HAS_PASSWORD | HAS_KEYS

@@ -5,7 +5,7 @@ Rules of this file:
 * A kind is all that a client can observe of a password while it is checked: the iterations and the
   length of the salt that SCRAM shows, or what makes an imported hash take its time.
 * An unknown name draws a kind, each as often as accounts have it, by a keyed hash of the name.  So
-  neither the answer nor its time tells whether a name is an account's.
+  neither the answer nor its time reveals whether a name is an account's.
 * A name keeps its kind while the counts change: of all names only as many change theirs as
   accounts did.
 """

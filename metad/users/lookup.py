@@ -269,7 +269,7 @@ class Lookup(Environment):
         same, and of a kind that accounts of this database have.
         """
         account, record = self._login_record(address)
-        fake = self._fake_keys(spelled(address))  # always made: its time would tell
+        fake = self._fake_keys(spelled(address))  # always made: its time would reveal it
         keys = passwords.unpacked(record.get("scram"))
         if account is None or keys is None or account.disabled:
             return None, fake
@@ -316,7 +316,7 @@ class Lookup(Environment):
 
 
 def _fallbacks(local: bytes, domain: bytes) -> Iterator[bytes]:
-    """Where an address is looked for that is no entry itself; its domain is served."""
+    """Look up an address that has no entry itself; its domain is served."""
     # RFC 5233: what follows the "+" is detail; a quoted local part has none.
     base = local if local.startswith(b'"') else local.partition(b"+")[0]
     if base and base != local:

@@ -5,7 +5,7 @@ Rules of this file:
 * After the fork: reset signals, drop the wakeup descriptor, ask to die with the parent and check
   that it has not died already, close what is not the child's, reseed `random`; then give up all
   files outside its places.
-* A child that cannot start tells the master why.
+* A child that cannot start reports the reason to the master.
 * A child exits by `os._exit`, with a code that says why.
 """
 

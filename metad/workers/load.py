@@ -15,7 +15,7 @@ from metad.store.log_table import Row, State
 from metad.system import shared_memory
 from metad.system.shared_memory import Cell, Role, SharedArea
 
-# What counts as work: a message taken or given out, a login.
+# What counts as work: a message stored or sent, a login.
 WORK = (Cell.MESSAGES, Cell.RETRIEVED, Cell.LOGINS)
 
 

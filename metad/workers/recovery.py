@@ -1,6 +1,6 @@
 """Children that do one job of the store and exit: recovery, and closing the index.
 
-What they raise is told to the master as the reason of their failure (metad.workers.child).
+What they raise is reported to the master as the reason of their failure (metad.workers.child).
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class MailWorker:
         self._retirement = 0.0
 
     def _boot(self) -> WorkerContext:
-        """Open everything.  Raises MetadError, OSError, which the master is told."""
+        """Open everything.  Raises MetadError, OSError, which are reported to the master."""
         setup, loop = self._setup, self._loop
         asyncio.set_event_loop(loop)
         config = setup.config
@@ -215,7 +215,7 @@ class MailWorker:
         self._leave_if_idle()
 
     def _drain(self) -> None:
-        """Accept no more connections; let transactions finish, then answer 421."""
+        """Stop accepting connections; let transactions finish, then answer 421."""
         context = self._context
         if context.draining:
             return

@@ -39,6 +39,7 @@ def worker(kit: StoreKit, slot: int) -> Any:
     layer.pending = kit.writers[slot].pending
     layer.locks = MailboxLocks(kit.osio, kit.store.locks)
     layer.index = kit.index
+    layer.complete_mailboxes = set()
     layer.committer = SimpleNamespace(is_behind=lambda mailbox: False)  # type: ignore[assignment]
     return layer
 

@@ -1,8 +1,8 @@
 """Reading files that only root can reach, while the command goes on as the hub's owner.
 
-A command that root runs becomes the owner of the data directory for good.  Before that it forks a
-helper that stays root.  For each mailbox the helper forks a reader, which becomes the owner of the
-mailbox's files and sends their messages over a pipe:
+A command that root runs permanently becomes the owner of the data directory.  Before that it forks
+a helper that stays root.  For each mailbox the helper forks a reader, which becomes the owner of
+the mailbox's files and sends their messages over a pipe:
 
     command (hub's owner) -- address --> helper (root) -- fork --> reader (owner of the files)
             ^---------------------------- messages ---------------------|

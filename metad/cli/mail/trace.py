@@ -3,7 +3,7 @@
 Rules of this file:
 
 * What it says of now comes from the index, what it says of the past from the records that still lie
-  in logs.  Where neither tells, it says so.
+  in logs.  If neither does, it reports that.
 * The hub's log, if it is given, is read while the command is still its caller: it may be root's.
 """
 
@@ -57,7 +57,7 @@ def trace(
     copies lie, when it was deleted or expired, whether its record has been collected.
 
     ID is the one in the 250 reply, the log and POP3's UIDL; a Message-ID makes the command read
-    every log.  Which POP3 session deleted a message only the hub's log tells: give it with --log,
+    every log.  Only the hub's log shows which POP3 session deleted a message: give it with --log,
     or look with journalctl -u metad -g ID.  Times are UTC.  Exit code 65 if nothing is known.
 
     \b

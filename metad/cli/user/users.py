@@ -192,7 +192,7 @@ def read_password(from_stdin: bool) -> bytes:
 
 
 def terminal() -> bool:
-    """Whether there is a person who can be asked."""
+    """Whether there is a terminal to ask on."""
     return sys.stdin.isatty()
 
 

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Which mechanism is spoken is one attribute, `_responder`: it takes the client's next message.
-* Every refusal for wrong credentials is the same, and does not tell which of them is wrong.
+* Every refusal for wrong credentials is the same and does not reveal which of them is wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the POP3 machine tells its session, and what it must know of a maildrop.
+"""What the POP3 machine reports to its session, and what it must know about a maildrop.
 
 Rules of this file:
 

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* A line is given out without its line end; a bad line raises, once, and is skipped.
+* A line is returned without its line end; a bad line raises, once, and is skipped.
 * Where the search for a line end stopped is remembered; of a line that is too long no more is
   kept than a good one could have.
 
@@ -38,11 +38,11 @@ class LineReader:
         self._position = 0  # where the next line begins in _input
         self._searched = 0  # up to where _input holds no line end
         self._discarded = 0  # octets of the present line already thrown away
-        self.is_empty = True  # everything fed was given out
+        self.is_empty = True  # everything fed was returned
 
     @property
     def buffered(self) -> int:
-        """Octets fed and not yet given out."""
+        """Octets fed and not yet returned."""
         return len(self._input) - self._position
 
     def feed(self, data: bytes) -> None:

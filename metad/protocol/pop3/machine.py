@@ -101,7 +101,7 @@ class Pop3(Transaction):
             self._lines.feed(data)
 
     def eof(self) -> None:
-        """The client sends no more.  Complete commands that it sent before are still answered."""
+        """The client has closed its side.  Complete commands sent before are still answered."""
         self._eof = True
 
     def take_output(self) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What the SMTP machine tells its session.
+"""What the SMTP machine reports to its session.
 
 Rules of this file:
 

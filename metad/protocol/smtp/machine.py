@@ -120,7 +120,7 @@ class Smtp(Commands):
         return event if event is not None and event is not _STARVED else self._out_of_input()
 
     def eof(self) -> None:
-        """The client sends no more.  Complete commands that it sent before are still answered."""
+        """The client has closed its side.  Complete commands sent before are still answered."""
         self._eof = True
 
     def take_output(self) -> bytes:

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * A chunk that is refused is still read to its last octet, and answered then.
-* A refused message is one Aborted, whatever part of it was given out before.
+* A refused message is one Aborted, whatever part of it was passed on before.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def make_empty(osio: Osio, target: Path) -> None:
     """Make the directory `target`, or take it if it is empty.  Raises CannotCreateError."""
     try:
         osio.mkdir(str(target))
-        # Who may write there may perhaps not read, and so not sync; then who made the place did.
+        # Permission to write there may come without that to read and sync; then the creator synced.
         with suppress(PermissionError):
             osio.fsync_directory(str(target.parent))
     except FileExistsError:

@@ -40,7 +40,7 @@ from metad.store.log.encode import Append, Encoded, encode
 from metad.store.log.writer import LogWriter
 from metad.store.log_chain import LogChain
 
-# A group of so many waits for no more: the price of a sync is nothing beside theirs.
+# A group of this many does not wait: the cost of a sync is negligible beside theirs.
 ENOUGH = 100
 GATHER_SECONDS = 0.002
 # A write and its sync that take longer than this on the average do not run on the loop.

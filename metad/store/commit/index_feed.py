@@ -4,7 +4,7 @@ Rules of this file:
 
 * What is durable is never forgotten: a batch that the index refuses waits, and no later one is
   entered before it, so no watermark ever moves past records that the index lacks.
-* `pending` is told of the mailboxes whose deletions lag before anybody is told that they are
+* `pending` gets the mailboxes whose deletions lag before any client is told that they are
   deleted, and again once they are entered.
 * The caller of `enter` holds the index's write lock, and releases it.
 """

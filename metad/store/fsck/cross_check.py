@@ -38,7 +38,7 @@ _GONE = struct.Struct(">IBII")  # mailbox, certain, log, offset
 
 
 class Known(NamedTuple):
-    """What fsck knows of a log that the index may speak of.  `checked`: None if it could not be
+    """What fsck knows of a log that the index may refer to.  `checked`: None if it could not be
     read; `watermark`: 0 if the index does not have this life of it."""
 
     checked: Checked | None

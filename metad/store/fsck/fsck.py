@@ -28,7 +28,7 @@ from metad.store.recovery import one_log
 from metad.system.osio import Osio
 
 ROWS_PER_LOG = 50_000  # a guess, for how many pieces the work is cut into
-# Reasons not to use an index that are no damage: it is rebuilt at the next start.
+# Reasons not to use an index that are not damage: it is rebuilt at the next start.
 _HARMLESS = ("there is none", "the machine was rebooted", "its file has been replaced")
 
 

@@ -78,7 +78,7 @@ def log_numbers(osio: Osio, store: Store) -> list[int]:
 
 
 def read_headers(osio: Osio, store: Store, number: int) -> Headers | None:
-    """Both headers of a log, or what its records say; None: there is no such file any more."""
+    """Both headers of a log, or what its records show; None: the file is gone."""
     try:
         fd = osio.open(log_path(store.logs, number), os.O_RDONLY)
     except FileNotFoundError:

@@ -13,7 +13,7 @@ Rules of this file:
 * A log that says where a poisoned one ends goes after that one.
 * A file that cannot be read is left alone, one that cannot be written to is unlinked: what failed
   is not tried again.
-* Nothing here waits or sleeps: the steps are those of a generator, and who drives it decides
+* Nothing here waits or sleeps: the steps are those of a generator, and its caller decides
   when the next one comes (metad.workers.collector).
 """
 

@@ -5,7 +5,7 @@ Rules of this file:
 * A moved message names only its remaining recipients.  A message of no mailbox is not moved.
 * A deletion record is kept as long as any copy of what it deletes may lie outside the victim
   (metad.store.gc.evidence), and as long as there is a log that could not be read.
-* SurvivorLogs are durable before the index hears of them; the old places stay where they are.
+* Survivors are durable before they enter the index; the old places stay where they are.
 * Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
   kept.  A damaged deletion record is rewritten from the log's footer.
@@ -41,7 +41,7 @@ LOOKED_AT = 200  # records per read transaction
 
 
 class Step(Enum):
-    """What a step of a collection did, for who decides when the next one comes."""
+    """What a step of a collection did, for the caller, which decides when the next one comes."""
 
     LOOKED = "looked"
     COPIED = "copied"

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* The index says where to look, and no more.  A mailbox's message is dead by a deletion record, or
+* The index only says where to look.  A mailbox's message is dead by a deletion record, or
   by the footer of a sealed log that lists one; both are verified under their log's own header.
 * A copy elsewhere is a living one only if it verifies and its log's own header does not say "free".
 * A deletion record goes by the row of each message that it deletes.  The row must be there and note

@@ -10,7 +10,7 @@ Rules of this file:
 * A step deletes from many mailboxes under one sync, and a bounded number of messages: the locks are
   held, and the index is, for a moment.
 * A message goes if its id and its record both say that it is old enough.
-* Who has to go is not decided here (metad.workers.expiry_scan).
+* What has to go is not decided here (metad.workers.expiry_scan).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Expiry:
     def _is_old(self, message_id: bytes, before: int) -> bool:
         """Whether the record says so too: it has the wall clock's time, which an id may not have.
 
-        What cannot be read is no evidence.  An imported message has the time of its first server:
+        What cannot be read is not evidence.  An imported message has the time of its first server:
         then the id counts.
         """
         for place in self._tools.index.places(message_id):

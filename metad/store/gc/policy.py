@@ -2,9 +2,9 @@
 
 The measure comes from log-structured file systems (Rosenblum and Ousterhout, 1992): a log that is
 `u` live gives 1 - u of a log and costs what has to be read and written for it; and what has not
-changed for long will not soon be emptier by itself, so its garbage is worth more now.  Theirs is
-(1 - u) * age / (1 + u).  Ours differs in two points, each tried on a month of simulated mail
-(perf/write_amplification.py):
+changed for a long time will not soon be emptier by itself, so its garbage is worth more now.
+Theirs is (1 - u) * age / (1 + u).  Ours differs in two points, each tried on a month of simulated
+mail (perf/write_amplification.py):
 
     (1 - u) * sqrt(age) / (0.1 + 2 u)
 

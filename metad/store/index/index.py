@@ -125,7 +125,7 @@ class Index:
 
     @property
     def transaction(self) -> int:
-        """The number of the last write transaction: it tells whether anything has changed."""
+        """The number of the last write transaction: it shows whether anything has changed."""
         return int(self._env.info()["last_txnid"])
 
     def sync(self) -> None:

@@ -1,4 +1,4 @@
-"""What the collector asks of the index and does to it: who still has a message, moves, drops.
+"""What the collector reads from the index and changes in it: owners, moves, drops.
 
 Rules of this file:
 
@@ -180,7 +180,7 @@ def drop_places(
 
 
 def drop_log(index: Index, number: int, life: int, publish: Publish | None = None) -> None:
-    """Forget this life of the log itself, when no place speaks of it any more."""
+    """Forget this life of the log itself, when no place refers to it any more."""
     with index.writing() as txn:
         change = _Moving(index, txn)
         if not change.is_in_life(number, life):
@@ -194,7 +194,7 @@ def ids_in(index: Index, number: int, start: bytes) -> tuple[list[bytes], bytes 
     """Ids from `start` on with a place or a note in log `number`, out of some thousand rows.
 
     With them where to go on, or None at the end.  Reads the whole table of places in the end:
-    only for a log that does not say itself what lay in it.
+    only for a log that does not itself show what lay in it.
     """
     found: list[bytes] = []
     with index.reading() as txn:
@@ -288,7 +288,7 @@ class _Moving(Change):
             self._put_places(message_id, row, row.references, left)
 
     def is_in_life(self, number: int, life: int) -> bool:
-        """False: the file was given out again, and what the index has of it is of its next life."""
+        """False: the file was reused, and what the index has of it belongs to its next life."""
         return self._row(number).life == life
 
     def drop_row(self, number: int) -> None:

@@ -10,7 +10,7 @@ Rules of this file:
 * A log whose lock is held is left alone: its writer lives.
 * Rows of the table are entered only where owner and life are still those that were read: while a
   recovery works, another process may free a log and a worker begin its next life.
-* A log that cannot be read is no reason to forget what the index has of it.
+* A log that cannot be read is not a reason to forget what the index has of it.
 * An index that fails, or that holds what cannot be, is rebuilt at once.
 * The successor of a poisoned log is kept, even without mail of its own, for what it says.
 """
@@ -41,7 +41,7 @@ from metad.system.osio import Osio
 
 
 class Plan(NamedTuple):
-    """What a recovery works on: its logs, where poisoned lives end, and who names new logs."""
+    """What a recovery works on: its logs, where poisoned lives end, and the source of new logs."""
 
     logs: dict[int, LogHeader]
     stops: dict[int, int]
@@ -162,7 +162,7 @@ class Recovery:
     def _drop_free(
         self, index: Index, logs: dict[int, LogHeader], unreadable: frozenset[int]
     ) -> None:
-        """A log is free on disk and the index still speaks of it: the collector was cut short."""
+        """A log is free on disk and the index still refers to it: the collector was interrupted."""
         for number, counts in index.logs().items():
             log = logs.get(number)
             if number in unreadable:
@@ -274,7 +274,7 @@ class Recovery:
         return done
 
     def _each(self, plan: Plan, starts: dict[int, int] | None = None) -> Iterator[Recovered]:
-        """Every log that is in use, ended; what hinders one costs that one."""
+        """End every log that is in use; a failure costs only that log."""
         self._failed.clear()
         worker = LogRecovery(
             self._osio, self._store, self._report, plan.numbers, has_index=starts is not None

@@ -9,7 +9,7 @@ Rules of this file:
 * What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
   (metad.store.log.successor) unless the index has it, which is told of a group after its sync: it
   is written again, and the log ends in front of it.
-* Where no log is to be had for the last group of survivors, theirs ends in front of it: nothing was
+* Where no log is available for the last group of survivors, theirs ends in front of it: nothing was
   freed for copies that the index lacks.  In the page cache they would pass for living ones.
 * Another log that cannot be sealed, and that no other can end, is used as it is: what was read is
   served.

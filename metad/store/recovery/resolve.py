@@ -52,7 +52,7 @@ class Resolution:
             stop = at + 1
             while stop < count and rows[stop][0] == message_id:
                 stop += 1
-            # By far the most: one copy, one recipient, who has it still, or has deleted it.
+            # By far the most common: one copy and one recipient, which has it or has deleted it.
             if kind == MESSAGE and stop == at + 2 and rows[at + 1][1:3] == (DELETION, mailbox):
                 record = _deleted(*rows[at + 1])
                 self.places.append(_PLACE_ROW.pack(message_id, 0, number, place, record))
@@ -91,8 +91,7 @@ class Resolution:
     def _ordered(self, rows: list[Fields], named: dict[bytes, bytes]) -> list[Place]:
         """The places of a message in order.
 
-        First a copy that names all who have it (metad.store.index.relocation), the youngest
-        of such.
+        First the youngest copy that names all mailboxes with it (metad.store.index.relocation).
         """
         names: dict[tuple[int, bytes], int] = {}
         for _, kind, mailbox, number, place, _ in rows:

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* What a file does not speak of is not in `fields`, and stays as it is in the database.
+* What a file does not mention is not in `fields`, and stays unchanged in the database.
 * A secret's text is never part of an error or a repr.
 """
 

@@ -77,7 +77,7 @@ def _decoded(place: str, raw: bytes, more: Callable[[int], bytes]) -> str | BadL
 
 
 def _each(text: Text, make: Callable[[str, str], Entry | None]) -> Found:
-    """`make(place, line)` for every line that is no comment; its errors become bad lines."""
+    """`make(place, line)` for every line that is not a comment; its errors become bad lines."""
     for place, line in _lines(text):
         if isinstance(line, BadLine):
             yield line
@@ -272,7 +272,7 @@ COLUMNS = (
 
 
 def _read_csv(source: Source) -> Found:
-    """The first line names the columns; an empty cell is one that the file does not speak of."""
+    """The first line names the columns; an empty cell changes nothing."""
     texts: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -341,7 +341,7 @@ def _csv_secret(row: dict[str, str]) -> tuple[Secret | None, str]:
 
 
 class Format(NamedTuple):
-    """How a file is read, and what it speaks of: accounts, aliases or both."""
+    """How a file is read, and what it holds: accounts, aliases or both."""
 
     read: Callable[[Source], Found]
     accounts: bool

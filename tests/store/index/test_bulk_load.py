@@ -26,8 +26,13 @@ def rows() -> list[bytes]:
     ]
 
 
+def made(path: Path) -> Loader:
+    path.mkdir()  # LMDB would make it with the mode of its files, which only root can enter
+    return Loader(str(path))
+
+
 def load(path: Path, pieces: list[bytes]) -> dict[bytes, bytes]:
-    loader = Loader(str(path))
+    loader = made(path)
     for piece in pieces:
         loader.entries(piece)
     loader.finish({1: LogCounts(5, 512, 1, 2)})
@@ -64,7 +69,7 @@ def test_usage_is_what_lies_in_the_mailbox(tmp_path: Path) -> None:
 
 
 def test_logs_and_places_are_loaded(tmp_path: Path) -> None:
-    loader = Loader(str(tmp_path / "index"))
+    loader = made(tmp_path / "index")
     one, two = (n.to_bytes(16, "big") for n in (1, 2))
     loader.places(one + b"".join(n.to_bytes(4, "big") for n in (1, 3, 512, 700, 0, 0, 0)))
     odd = b"".join(n.to_bytes(4, "big") for n in (1, 3, 1536, 9, 2, 512, 9))
