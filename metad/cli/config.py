@@ -14,8 +14,8 @@ from metad import filters, layers, limits
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.preflight import preflight
 from metad.config.checks import show_value, shown
-from metad.config.model import Config
-from metad.config.settings import DEFAULT_LISTEN, SETTINGS, TABLES, Setting
+from metad.config.effective import effective
+from metad.config.settings import DEFAULT_LISTEN, SETTINGS, Setting
 from metad.errors import EX_CONFIG, EX_OK, UsageError
 from metad.workers.memory import MemoryBound, memory_bound
 
@@ -30,9 +30,27 @@ def config() -> None:
 @click.option(
     "--defaults", is_flag=True, help="Show all settings with their defaults and meanings."
 )
+@click.option(
+    "--running", is_flag=True, help="Show what the running hub uses, and where the file differs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(place: HubLocation, defaults: bool, as_json: bool) -> None:
-    """Show the effective configuration as a TOML file, and the maximum memory of its workers."""
+def show(place: HubLocation, defaults: bool, running: bool, as_json: bool) -> None:
+    """Show the effective configuration as a TOML file, and the maximum memory of its workers.
+
+    With --running it is that of the running hub, with passwords and the like hidden; what the file
+    says now and the hub does not use yet follows.
+
+    \b
+    Example:
+      metad config show --running
+    """
+    if defaults and running:
+        raise UsageError("--defaults and --running exclude each other")
+    if running:
+        from metad.cli import running_config
+
+        running_config.show(place, as_json=as_json)
+        return
     if defaults:
         lines = [*sample()]
         facts = {}
@@ -108,33 +126,6 @@ def check(place: HubLocation) -> int:
         return EX_CONFIG
     click.echo(f"{source}: OK" if source else "no configuration file: the defaults apply")
     return EX_OK
-
-
-def effective(loaded: Config) -> Iterator[str]:
-    """The lines of a TOML file that means `loaded`."""
-    yield from _table("", loaded)
-    for listener in loaded.listen:
-        yield from ("", "[[listen]]", *_table("listen", listener))
-    for name in TABLES:
-        yield from ("", f"[{name}]", *_table(name, getattr(loaded, name)))
-    for domain in loaded.domain:
-        yield from ("", "[[domain]]", *_table("domain", domain))
-    if loaded.layer:
-        yield from ("", "[layer]", *(f"{k} = {show_value(v)}" for k, v in loaded.layer.items()))
-    for name, table in loaded.filter.options.items():
-        yield from ("", f"[filter.{name}]", *(f"{k} = {show_value(v)}" for k, v in table.items()))
-
-
-def _table(name: str, values: object) -> Iterator[str]:
-    for setting in SETTINGS:
-        if setting.table == name:
-            value = getattr(values, setting.name)
-            if value is not None:
-                yield f"{setting.name} = {_shown(setting, value)}"
-
-
-def _shown(setting: Setting, value: Any) -> str:
-    return show_value(shown(setting.check, value))
 
 
 def sample() -> Iterator[str]:

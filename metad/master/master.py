@@ -378,6 +378,8 @@ class Master:
             connection.reply(self._collector.progress())
         elif command == "attach":
             attach.reply(connection, self._children)
+        elif command == "config":
+            connection.reply(status.configuration(self._hub))
         elif command == "time":
             connection.reply(self._hub_time.answer(accept=request.get("accept") is True))
         else:

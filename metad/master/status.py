@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metad import __version__
+from metad.config.effective import effective
 from metad.config.model import Config
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.hub import Hub
@@ -92,6 +93,12 @@ def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) ->
         "processes": others(children),
         "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
     }
+
+
+def configuration(hub: Hub) -> dict[str, Any]:
+    """What the hub runs with, without passwords."""
+    source = str(hub.given.source) if hub.given.source else None
+    return {"source": source, "toml": "\n".join(effective(hub.given, hide=True))}
 
 
 def _space(config: Config) -> dict[str, int | None]:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import pytest
 
 from metad import filters
-from metad.cli.config import effective
+from metad.config.effective import effective
 from metad.config.parse import parse
 from metad.errors import ConfigError
 from metad.filters.testing import Conformance
