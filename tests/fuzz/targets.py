@@ -44,6 +44,7 @@ from metad.users.imports.import_entries import BadLine
 from metad.users.passwords import fake
 from tests.fuzz.cuts import same_for_every_cut
 from tests.fuzz.filter_targets import FILTER_TARGETS
+from tests.fuzz.import_targets import IMPORT_TARGETS
 
 STORED = Reply(250, "2.0.0", "Ok: stored")
 NOBODY = Reply(550, "5.1.1", "User unknown")
@@ -294,4 +295,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "record": stored_record,
     "passwd": users_file,
     **FILTER_TARGETS,
+    **IMPORT_TARGETS,
 }

@@ -25,6 +25,9 @@ COUNTS = {
     "http": 2500,
     "rspamd": 8000,
     "milter": 700,
+    "mbox": 3000,
+    "maildir": 1000,
+    "pop3-source": 5000,
 }
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -27,6 +25,7 @@ import click
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
 from metad.cli.mail.import_client import ImportClient, prepare, some_hub
+from metad.cli.mail.import_progress import Progress
 from metad.cli.mail.mail import account_of, entries_of, mail
 from metad.cli.mail.mailstore import hub_runs, mail_store
 from metad.cli.mail.privileged_read import Reading
@@ -43,7 +42,8 @@ from metad.errors import EX_DATAERR, EX_OK, MetadError, UnavailableError, UsageE
 from metad.users.account import Account
 from metad.users.database import UserDatabase
 
-PROGRESS_SECONDS = 1.0
+# Mailboxes in a row for which a server does not answer, before the others are not tried.
+MOST_SILENT = 3
 
 
 @dataclass(slots=True)
@@ -108,7 +108,13 @@ def import_mail(
     if (address is None) is not everyone:
         raise UsageError("give either one address or --all")
     opened = _open_source(source, everyone, **options)
-    results = list(_run(place, opened, address, quiet=as_json))
+    results: list[Result] = []
+    try:
+        results.extend(_run(place, opened, address, quiet=as_json))
+    except MetadError:  # the hub ended: what came before is there, and is reported
+        if everyone:
+            _report(results, everyone, as_json)
+        raise
     return _report(results, everyone, as_json)
 
 
@@ -142,12 +148,28 @@ def _run(
         data = place.enter()
         accounts = [account_of(data, address)] if address else _all_accounts(data)
         with some_hub(config, data), closing(ImportClient(data)) as client:
-            for number, account in enumerate(accounts, 1):
-                show = _progress(quiet, account.address, number, len(accounts))
-                yield _one(client, account, data, partial(read, account.address), show)
+            one = partial(_one, client, data, read)
+            yield from _each(accounts, one, Progress(len(accounts), quiet=quiet))
     finally:
         if reading is not None:
             reading.close()
+
+
+def _each(
+    accounts: list[Account], one: Callable[[Account, Progress], Result], progress: Progress
+) -> Iterator[Result]:
+    """Import mailbox after mailbox, until a server does not answer any more."""
+    silent = 0
+    for account in accounts:
+        if silent >= MOST_SILENT:
+            yield Result(account.address, error=UnavailableError("not tried: no answer"))
+            continue
+        progress.begin(account.address)
+        result = one(account, progress)
+        progress.end()
+        yield result
+        silent = silent + 1 if isinstance(result.error, UnavailableError) else 0
+    progress.close()
 
 
 def _all_accounts(data: Path) -> list[Account]:
@@ -157,28 +179,31 @@ def _all_accounts(data: Path) -> list[Account]:
 
 def _one(
     client: ImportClient,
-    account: Account,
     data: Path,
-    items: Callable[[], Iterator[Item]],
-    show: Callable[[Result], None],
+    read: Callable[[str], Iterator[Item]],
+    account: Account,
+    progress: Progress,
 ) -> Result:
     """Import one mailbox."""
     result = Result(account.address)
     stored, refused = client.stored, len(client.refused)
     known = _known(data, account.id)
-    try:
-        for message in _new_messages(items(), known, result):
-            address = message.address or account.address
-            client.put(account.id, message._replace(address=address))
-            show(result)
-    except UnavailableError:
-        raise
-    except MetadError as error:
-        result.error = error
+    for message in _new_messages(_until_error(read, result), known, result):
+        address = message.address or account.address
+        client.put(account.id, message._replace(address=address))
+        progress.message()
     client.finish()
     result.imported = client.stored - stored
     result.bad += [f"{message.place}: {why}" for message, why in client.refused[refused:]]
     return result
+
+
+def _until_error(read: Callable[[str], Iterator[Item]], result: Result) -> Iterator[Item]:
+    """What a source gives until it fails; that costs this mailbox.  A hub that fails costs all."""
+    try:
+        yield from read(result.address)
+    except MetadError as error:
+        result.error = error
 
 
 def _known(data: Path, mailbox: int) -> set[str]:
@@ -218,25 +243,6 @@ def made_uid(message: Foreign, twins: Counter[str]) -> str:
     digest = hashlib.blake2b(message.octets, digest_size=16).hexdigest()
     twins[digest] += 1
     return digest if twins[digest] == 1 else f"{digest}.{twins[digest]}"
-
-
-def _progress(quiet: bool, address: str, number: int, total: int) -> Callable[[Result], None]:
-    """A line on the terminal, rewritten once a second."""
-    if quiet or not sys.stderr.isatty():
-        return lambda result: None
-    last = time.monotonic()
-    count = 0
-
-    def show(result: Result) -> None:
-        nonlocal last, count
-        count += 1
-        if time.monotonic() - last > PROGRESS_SECONDS:
-            last = time.monotonic()
-            which = f"mailbox {number} of {total}, " if total > 1 else ""
-            text = f"{which}{address}: {count:,} messages, {result.known:,} known"
-            click.echo(f"\r\033[K{text}", err=True, nl=False)
-
-    return show
 
 
 def _report(results: list[Result], everyone: bool, as_json: bool) -> int:

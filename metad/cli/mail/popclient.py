@@ -19,11 +19,17 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
+from metad import limits
 from metad.cli.mail.foreign import BadItem, Item, foreign
 from metad.errors import DataError, MetadError, UnavailableError, UsageError
 
 SECONDS = 60.0
 LINE = 1 << 20
+# What a message may be at most, as in a Maildir, and beyond which the server is given up; and the
+# lines of other replies.
+LARGEST = limits.MAX_LOG_SIZE // 4
+ENDLESS = 2 * LARGEST
+LINES = 10_000_000
 _PORTS = {"pop3": 110, "pop3s": 995}
 # RFC 1939 allows 70 printable characters; others get a unique id made from the content.
 _LISTED = re.compile(rb"([0-9]{1,10}) +(.{1,512}?) *")
@@ -122,8 +128,11 @@ class PopClient:
             except ServerError as error:
                 yield BadItem(place, error.reply)
                 continue
-            octets = b"".join(self._lines())
-            yield foreign(place, octets, uids.get(number, ""))
+            octets = self._message()
+            if octets is None:
+                yield BadItem(place, f"larger than {LARGEST:,} bytes")
+            else:
+                yield foreign(place, octets, uids.get(number, ""))
         if uids and len(uids) < count:
             raise ServerError(self._place, f"listed only {len(uids)} of {count} messages")
 
@@ -141,7 +150,7 @@ class PopClient:
         except ServerError:
             return {}
         found: dict[int, str] = {}
-        for line in self._lines():
+        for line in self._few_lines():
             match = _LISTED.fullmatch(line.rstrip(b"\r\n"))
             if match is None:
                 raise ServerError(self._place, f"UIDL: {line[:80]!a}")
@@ -180,7 +189,7 @@ class PopClient:
         except ServerError:
             return set()
         return {line.split()[0].decode("ascii", "replace").upper()
-                for line in self._lines() if line.split()}  # fmt: skip
+                for line in self._few_lines() if line.split()}  # fmt: skip
 
     def _log_in(self) -> None:
         account = self._account
@@ -239,6 +248,26 @@ class PopClient:
                 return
             yield line[1:] if begins and line.startswith(b".") else line
             begins = line.endswith(self._line_end)
+
+    def _few_lines(self) -> Iterator[bytes]:
+        for number, line in enumerate(self._lines()):
+            if number >= LINES:
+                raise ServerError(self._place, f"more than {LINES:,} lines")
+            yield line
+
+    def _message(self) -> bytes | None:
+        """A message; None: it is too large, and was read to its end."""
+        kept: list[bytes] = []
+        size = 0
+        for line in self._lines():
+            size += len(line)
+            if size <= LARGEST:
+                kept.append(line)
+            elif kept:
+                kept = []
+            if size > ENDLESS:
+                raise ServerError(self._place, "a message does not end")
+        return b"".join(kept) if size <= LARGEST else None
 
 
 def _is_here(sock: socket.socket) -> bool:

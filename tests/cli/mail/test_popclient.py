@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from metad.cli.mail import popclient
 from metad.cli.mail.foreign import BadItem, Foreign, Item
 from metad.cli.mail.popclient import Account, PopClient, ServerError
 from metad.errors import UnavailableError
@@ -23,7 +24,8 @@ def server(script: Script, end: bytes = b"\r\n") -> Iterator[int]:
 
     def serve() -> None:
         client, _ = sock.accept()
-        with client, client.makefile("rwb") as stream:
+        # A client may hang up in the middle of an answer.
+        with contextlib.suppress(ConnectionError), client, client.makefile("rwb") as stream:
             stream.write(b"+OK old" + end)
             stream.flush()
             for line in stream:
@@ -117,3 +119,28 @@ def test_a_connection_that_ends_early_is_not_taken_for_complete(cut: bytes) -> N
         with pytest.raises((UnavailableError, ServerError)):
             got.append(next(messages))
     assert len(got) == 1
+
+
+def test_a_message_that_is_too_large_is_named_and_the_rest_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was read into memory, however large."""
+    monkeypatch.setattr(popclient, "LARGEST", 1000)
+    monkeypatch.setattr(popclient, "ENDLESS", 100_000)
+    large = b"+OK\r\n" + (b"x" * 78 + b"\r\n") * 100 + b".\r\n"
+    good = b"+OK\r\n" + ONE + b".\r\n"
+    items = fetch(listed(b"a", b"b") | {b"RETR": good, b"RETR 1": large})
+    assert [type(one) for one in items] == [BadItem, Foreign]
+    assert isinstance(items[0], BadItem)
+    assert items[0].reason == "larger than 1,000 bytes"
+
+
+def test_a_server_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(popclient, "LARGEST", 1000)
+    monkeypatch.setattr(popclient, "ENDLESS", 2000)
+    endless = b"+OK\r\n" + (b"x" * 78 + b"\r\n") * 1000 + b".\r\n"
+    with pytest.raises(ServerError, match="does not end"):
+        fetch(listed(b"a") | {b"RETR": endless})
+    monkeypatch.setattr(popclient, "LINES", 5)
+    with pytest.raises(ServerError, match="more than 5 lines"):
+        fetch(listed(*(b"%d" % number for number in range(9))))
