@@ -28,7 +28,7 @@ from metad.store.backup_lock import pinned
 from metad.store.fsck.fsck import Fsck, Plan, Summary
 from metad.store.fsck.repair import repair
 from metad.store.identity import Store, open_store
-from metad.store.index.state import boot_id
+from metad.store.index.state import instance
 from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 
@@ -61,7 +61,7 @@ def check(data: Path, *, compare: bool, as_json: bool) -> int:
     osio = Osio()
     store = open_store(osio, data)
     with _share_lock(data) as alone:
-        plan = Plan(boot_id(), running=not alone, compare=compare)
+        plan = Plan(instance(str(data)), running=not alone, compare=compare)
         with nullcontext() if alone else pinned(osio, store):
             return _check(osio, store, plan, as_json)
 
@@ -97,7 +97,7 @@ def _note_orphans(data: Path, summary: Summary) -> None:
 def _repair(place: HubLocation, as_json: bool) -> int:
     osio = Osio()
     with exclusive(place) as store:
-        plan = Plan(boot_id())
+        plan = Plan(instance(str(store.data)))
         lines: list[str] = []
         emit: Callable[[str], None] = lines.append if as_json else click.echo
         before = Fsck(osio, store, plan, emit, _progress).run()

@@ -22,7 +22,7 @@ from metad.store.fsck.log_check import log_numbers, read_headers
 from metad.store.fsck.repair import rebuild_index
 from metad.store.identity import Store, open_store
 from metad.store.index.rows import LogCounts
-from metad.store.index.state import boot_id
+from metad.store.index.state import instance
 from metad.store.log.header import FREE, LogHeader, log_path
 from metad.store.log.scan import find_seal
 from metad.system.osio import Osio
@@ -93,7 +93,7 @@ def _date(microseconds: int) -> str:
 def rebuild(place: HubLocation) -> None:
     """Rebuild the index from the logs; the hub must be stopped."""
     with exclusive(place) as store:
-        rebuilding(lambda: rebuild_index(Osio(), store, boot_id(), report))
+        rebuilding(lambda: rebuild_index(Osio(), store, instance(str(store.data)), report))
     counts = read_snapshot(store).logs.values()
     live = sum(row.live_messages for row in counts)
     click.echo(f"rebuilt: {len(counts)} logs, {live} live messages")

@@ -70,7 +70,7 @@ def start(config: Config, options: Options | None = None) -> int:
         monitor = _monitor_socket(config, stack)
         notifier = Notifier(nanny=options.nanny)
         stack.callback(notifier.close)
-        boot = index_state.boot_id()
+        boot = index_state.instance(str(config.data))
         area, semaphore = _shared_memory(config, stack)
         moved = note_machine(config.data)
         inner = _enter(config)

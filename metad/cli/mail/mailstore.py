@@ -37,7 +37,8 @@ class MailStore:
             has_index = os.path.exists(os.path.join(store.index, index_state.DATA_FILE))
             if not has_index and not os.listdir(store.logs):
                 raise UnavailableError(f"{data}: there is no mail here")
-            unusable = index_state.why_unusable(osio, store.index, index_state.boot_id())
+            boot = index_state.instance(str(data))
+            unusable = index_state.why_unusable(osio, store.index, boot)
             if unusable and not hub_runs(data):
                 raise UnavailableError(f"{data}: the index has to be rebuilt: start the hub once")
             self.index = Index(store.index, readonly=True)

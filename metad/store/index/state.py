@@ -72,6 +72,17 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def instance(data: str) -> str:
+    """Names this boot, and this mount of the file system that has the index.
+
+    A process that Landlock confines cannot read it: it gets it from one that is not.
+    Raises OSError.
+    """
+    index = os.path.join(data, "index")
+    device = os.stat(index if os.path.isdir(index) else data).st_dev
+    return f"{boot_id()} {mount_instance(device)}"
+
+
 def mount_instance(device: int) -> int:
     """Changes when the file system on `device` is mounted again: then its page cache was lost,
     though the machine was not booted.  0: not known.
@@ -99,10 +110,8 @@ def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
     Dirty goes before the first write; clean only after the environment was synced.
     """
     stat = osio.stat(os.path.join(directory, DATA_FILE))
-    fields = {
-        "layout": LAYOUT, "clean": clean, "boot": boot, "file": [stat.st_dev, stat.st_ino],
-        "mount": mount_instance(stat.st_dev),
-    }  # fmt: skip
+    file = [stat.st_dev, stat.st_ino]
+    fields = {"layout": LAYOUT, "clean": clean, "boot": boot, "file": file}
     write_file(osio, os.path.join(directory, STATE_FILE), json.dumps(fields).encode())
 
 
@@ -125,9 +134,15 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
         return "its file has been replaced"
     if fields.get("clean") is True:
         return None
-    if fields.get("boot") != boot:
+    return _why_page_cache_is_gone(str(fields.get("boot")), boot)
+
+
+def _why_page_cache_is_gone(noted: str, now: str) -> str | None:
+    """Both as `instance` names them."""
+    its_boot, _, its_mount = noted.partition(" ")
+    boot, _, mount = now.partition(" ")
+    if its_boot != boot:
         return "the machine was rebooted while it was in use"
-    noted, now = fields.get("mount"), mount_instance(stat.st_dev)
-    if noted and now and noted != now:  # a process under Landlock cannot read it and notes 0
+    if its_mount != mount and not {its_mount, mount} & {"", "0"}:  # both are known
         return "its file system was remounted while it was in use"
     return None

@@ -123,11 +123,13 @@ def test_a_file_system_that_was_remounted_makes_a_dirty_index_unusable(
     """The device was lost and came back: the page cache went, the boot id stayed."""
     kit.crash()
 
+    def instance(mount: int) -> str:
+        monkeypatch.setattr(index_state, "mount_instance", lambda device: mount)
+        return index_state.instance(str(kit.data))
+
     def judged(noted: int, now: int) -> str | None:
-        monkeypatch.setattr(index_state, "mount_instance", lambda device: noted)
-        index_state.mark(kit.osio, kit.store.index, kit.boot, clean=False)
-        monkeypatch.setattr(index_state, "mount_instance", lambda device: now)
-        return index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
+        index_state.mark(kit.osio, kit.store.index, instance(noted), clean=False)
+        return index_state.why_unusable(kit.osio, kit.store.index, instance(now))
 
     assert judged(7, 8) == "its file system was remounted while it was in use"
     assert [judged(7, 7), judged(0, 7), judged(7, 0)] == [None, None, None]
