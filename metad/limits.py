@@ -41,6 +41,9 @@ MAX_HARVEST_DELAY = 4.0
 # Recipients beyond the limit of a transaction that do not count as refused (Postfix:
 # smtpd_recipient_overshoot_limit): a client may send all of a long list in one group.
 RECIPIENT_OVERSHOOT = 1000
+# Octets of a message or a chunk that is refused, up to which it is read to its end: a client that
+# announces no SIZE hears why.  Postfix reads on without a limit.
+REFUSED_OCTETS = 1 * GIB
 # Received: fields above which a message is in a loop: RFC 5321 6.3 says at least 100.
 RECEIVED_HOPS = 100
 # Seconds without input from the client: RFC 5321 4.5.3.2.7.
@@ -96,7 +99,8 @@ MAX_MEMORY = 64 * GIB
 MESSAGE_MEMORY = 512 * KIB
 SMALL_MESSAGE = 64 * KIB
 CHUNK_MEMORY = 64
-# Octets of a worker's unfinished messages, on disk and in memory; one client network may have half.
+# Octets of a worker's unfinished messages, on disk and in memory; a client network may have half of
+# what the others leave.
 # Postfix has no such limit: it keeps them in its queue.
 UNFINISHED = 4 * GIB
 MIN_UNFINISHED = 64 * MIB

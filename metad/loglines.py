@@ -29,14 +29,14 @@ from metad.system.systemd import priority, to_journal
 INTERVAL = 10.0
 LINES_OF_SOURCE = 200
 REMEMBERED = 10_000
-_CONTROL = dict.fromkeys((*range(32), 127), "?")
 
 
 def clean(text: str, most: int = 256) -> str:
-    """`text` of a client, fit for a log line: no control characters, bounded."""
+    """`text` of a client, fit for a log line: bounded, without control characters, those of
+    Unicode included: U+009B steers a terminal, U+202E turns what follows, U+2028 ends a line."""
     if len(text) <= most and text.isprintable():
         return text
-    return text[:most].translate(_CONTROL)
+    return "".join([one if one.isprintable() else "?" for one in text[:most]])
 
 
 def quoted(name: str, value: object) -> str:
@@ -220,6 +220,8 @@ class _Summaries:
         count = self._of_source.get(source, 0)
         if (source and count >= LINES_OF_SOURCE) or len(seen) >= REMEMBERED:
             key = (source, service, f"reject: client={source}: more lines of this client")
+            if key not in seen and len(seen) >= 2 * REMEMBERED:  # a flood from many networks
+                key = ("", "log", "more lines of other clients")
             seen[key] = seen.get(key, 0) + 1
             return False
         self._of_source[source] = count + 1

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from metad.loglines import LINES_OF_SOURCE, LogLines
+from metad.loglines import LINES_OF_SOURCE, LogLines, clean
 from metad.system.systemd import to_journal
 
 
@@ -175,3 +175,38 @@ def test_fields_as_text_and_as_json(tmp_path):
         "helo": "a b", "to": ["x@y", "z@y"], "size": 5,
     }  # fmt: skip
     assert json.loads(line)["text"] == "stopped"
+
+
+def test_a_flood_from_many_networks_fills_no_memory(tmp_path, monkeypatch):
+    """Each network beyond those remembered had an entry of its own, without a bound."""
+    monkeypatch.setattr("metad.loglines.REMEMBERED", 100)
+    now = [100.0]
+    monkeypatch.setattr("metad.loglines.time.monotonic", lambda: now[0])
+    with (tmp_path / "log").open("ab") as file:
+        log = LogLines(file.fileno())
+        for number in range(5000):
+            log.limited(f"2001:db8:{number:x}::/64", "smtp", "reject", {"to": f"{number}@x"})
+        assert len(log._summaries._seen) <= 201
+        now[0] += 11
+        log.tick()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 100 + 100 + 1
+    assert "more lines of other clients (repeated 4800 times" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("r\u00e4ksm\u00f6rg\u00e5s", "r\u00e4ksm\u00f6rg\u00e5s"),
+        ("a\x1b[2Jb\r\nc\x7f", "a?[2Jb??c?"),
+        ("\x9b2J", "?2J"),
+        ("user\u202egpj.exe", "user?gpj.exe"),
+        ("one\u2028two\u2029three", "one?two?three"),
+        ("\udcff\u200b", "??"),
+    ],
+)
+def test_nothing_that_a_client_sent_steers_a_terminal_or_ends_a_line(text, shown):
+    """Only the control characters of ASCII were taken out."""
+    assert clean(text) == shown
+    assert clean("x" * 300 + text) == "x" * 256

@@ -183,8 +183,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "limits", "unfinished", checks.size(limits.MIN_UNFINISHED, 1 << 50), "4GiB",
         "Per-worker limit on messages that are still arriving, on disk and in memory.  One client "
-        "network may hold half of it, and all together at most half of the free disk space; more "
-        "is deferred (452).",
+        "network may hold half of what others leave, and all together at most half of the free "
+        "disk space; more is deferred (452).",
     ),
     Setting(
         "limits", "heartbeat", checks.integer(1, 3600), limits.HEARTBEAT,

@@ -1,8 +1,9 @@
 """How much of messages that are still arriving a worker keeps, in memory and on disk.
 
 A client may send a message as slowly as it likes, so unfinished messages are bounded: for a worker,
-for a client network (half of that), and by the free space of the disk (half of what is free).  A
-size that MAIL announces counts from MAIL on.
+and by the free space of the disk (half of what is free).  A client network gets half of what the
+others leave, so that no two or three of them take it all.  A size that MAIL announces counts from
+MAIL on.
 
 Rule of this file: only octets are counted here; where they lie is the layer's business.
 """
@@ -37,8 +38,10 @@ class Unfinished:
 
     def take(self, network: str, octets: int) -> bool:
         """Count so many more, unless that is too many."""
-        held = self._of_network.get(network, 0) + octets
-        if self.used + octets > self.limit or (held > self.limit // 2 and network != LOCAL):
+        before = self._of_network.get(network, 0)
+        held = before + octets
+        left = self.limit - (self.used - before)  # by the others
+        if held > (left if network == LOCAL else left // 2):
             return False
         self._of_network[network] = held
         self.used += octets

@@ -91,3 +91,25 @@ def test_unfinished_messages_take_at_most_half_of_what_is_free(
     assert not unfinished.take("local", 1000)
     unfinished.refresh("/")
     assert unfinished.limit == 20_000 + 5 * 4096
+
+
+def test_a_few_networks_cannot_take_all_by_announcing_sizes() -> None:
+    """Two of them could, with half each: no other client's large message was accepted then."""
+    unfinished = Unfinished(4096 * MIB)
+    for number in range(5):
+        network = f"192.0.2.{number}"
+        while unfinished.take(network, 30 * MIB):
+            pass
+    assert unfinished.take("198.51.100.1", 30 * MIB)
+    assert unfinished.used <= unfinished.limit
+
+
+def test_a_local_client_may_have_all_that_is_left() -> None:
+    unfinished = Unfinished(100)
+    assert unfinished.take("192.0.2.1", 50)
+    assert not unfinished.take("192.0.2.1", 1)
+    assert unfinished.take("local", 50)
+    assert not unfinished.take("local", 1)
+    unfinished.give_back("local", 50)
+    assert unfinished.take("192.0.2.2", 25)
+    assert not unfinished.take("192.0.2.2", 1)

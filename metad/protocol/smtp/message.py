@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from metad import limits
 from metad.errors import Reply
 from metad.protocol.smtp import table as states
 from metad.protocol.smtp.arguments import BDAT_SYNTAX, Chunk, parse_bdat
@@ -82,6 +83,8 @@ class MessageIntake(SmtpBase):
             if refusal is not None:
                 return self._refuse_message(refusal, each=True)
             return self._complete(body.end(wire))
+        if refusal is not None and body.octets > limits.REFUSED_OCTETS:
+            self._end(refusal)
         return BodyChunk(wire) if wire and refusal is None else None
 
     def _read_chunk(self) -> Event | None:
@@ -116,6 +119,9 @@ class MessageIntake(SmtpBase):
         if chunk is None:
             # The end of the chunk is unknown, so nothing after this line can be understood.
             self._end(reply)
+        elif chunk.octets > limits.REFUSED_OCTETS:
+            self._end(states.TOO_LARGE)
+            return None
         else:
             self._left, self._last = chunk
         return chunk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metad import limits
 from metad.protocol.smtp.machine import Smtp, SmtpSettings
 from tests.support.smtp_session import (
     EHLO,
@@ -136,3 +137,28 @@ def test_who_spoke_early_is_shown_out() -> None:
     assert machine.take_output() == b"554 5.5.0 Error: you sent data before the greeting\r\n"
     assert machine.closed
     assert machine.abrupt
+
+
+@pytest.mark.parametrize("cut", [1, 7, 10_000])
+def test_a_refused_message_is_not_read_without_end(
+    cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, as long as the client sent quickly enough: a session without an end."""
+    monkeypatch.setattr(limits, "REFUSED_OCTETS", 5_000)
+    session = Session(PLAIN)  # 1,000 octets at most
+    session.send(TO_DATA)
+    text = (b"x" * 78 + b"\r\n") * 70
+    sent = [text[at : at + cut] for at in range(0, len(text), cut)]
+    assert session.send(*sent).startswith(b"552 5.3.4")
+    assert session.machine.closed
+    assert session.machine.abrupt
+    assert not session.messages
+
+
+@pytest.mark.parametrize("before", [EHLO, TO_RCPT])
+def test_a_chunk_that_cannot_be_meant_ends_the_session(before: bytes) -> None:
+    """Ten to the eighteenth octets were read and thrown away, in or out of order."""
+    session = Session(PLAIN)
+    session.send(before)
+    assert session.send(b"BDAT 999999999999999999\r\n").startswith(b"552 5.3.4")
+    assert session.machine.closed
