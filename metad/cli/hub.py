@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -181,7 +182,9 @@ def nagios(reply: dict[str, Any] | MetadError) -> int:
         code, text = (2 if isinstance(reply, UnavailableError) else 3), str(reply)
     else:
         code = _NAGIOS_CODES.get(reply["state"], 3)
-        reasons = "; ".join(one["problem"] for one in reply["problems"])
+        reasons = "; ".join(
+            f"{one['problem']} since {_moment(one['since'])}" for one in reply["problems"]
+        )
         text = reply["state"] + (f": {reasons}" if reasons else "")
         text += f" | messages={reply['messages']}c refused={reply['refused']}c"
     click.echo(f"METAD {('OK', 'WARNING', 'CRITICAL', 'UNKNOWN')[code]} - {text}")
@@ -193,16 +196,29 @@ def show_status(facts: dict[str, Any]) -> None:
     problems = facts.get("problems", [])
     single = {key: value for key, value in facts.items() if not _is_table(value)}
     single.pop("problems", None)
+    if isinstance(single.get("since"), int | float):
+        single["since"] = _moment(single["since"])
     if isinstance(single.get("uptime"), int | float):
         single["uptime"] = tables.duration(single["uptime"])
     tables.show_facts(single)
     for one in problems:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["since"]))
-        click.echo(f"problem: {one['problem']} (since {since})\n  to do: {one['remedy']}")
+        for line in _wrapped(f"problem: {one['problem']} (since {_moment(one['since'])})"):
+            click.echo(line)
+        for line in _wrapped(f"  to do: {one['remedy']}"):
+            click.echo(line)
     for key, value in facts.items():
         if _is_table(value) and key != "problems":
             click.echo()
             tables.show_table(key, value)
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _wrapped(text: str) -> list[str]:
+    """Within 80 columns; what follows the first line is indented."""
+    return textwrap.wrap(text, 79, subsequent_indent=" " * 9, drop_whitespace=True)
 
 
 def _is_table(value: object) -> bool:

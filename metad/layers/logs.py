@@ -122,9 +122,23 @@ class LogLayer(Layer):
         self._ticks += 1
         self.row[Cell.GROUPS] = self.committer.groups
         self.row[Cell.COMMIT_FAILURES] = self.committer.failures
+        self._note_conditions()
         self.committer.catch_up()
         if self._ticks % READER_CHECK_TICKS == 0:
             self.index.reader_check()
+
+    def _note_conditions(self) -> None:
+        """Show what keeps this worker from taking mail, and since when."""
+        committer = self.committer
+        conditions = (
+            (Cell.INDEX_BEHIND, committer.index_lags),
+            (Cell.WRITES_FAIL, committer.rests),
+            (Cell.NO_SPACE, not self.source.has_space),
+            (Cell.LOG_FAILED, committer.failed_writes > 0),
+        )
+        for cell, holds in conditions:
+            if holds is not bool(self.row[cell]):
+                self.row[cell] = self.osio.time_ns() // 1_000_000_000 if holds else 0
 
     def _publish(self, rows: dict[int, LogCounts]) -> None:
         """Show the counts that a transaction made; the index's write lock is held."""

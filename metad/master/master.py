@@ -25,6 +25,7 @@ from metad.master import attach, control_loop, status
 from metad.master.certificate_watch import CertificateWatch
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.collector_control import CollectorControl
+from metad.master.health_watch import HealthWatch
 from metad.master.hub import Hub
 from metad.master.index_watch import IndexWatch
 from metad.master.monitor_control import MonitorControl
@@ -34,8 +35,6 @@ from metad.master.reload import Reloading
 from metad.master.spawn import ChildSpecs
 from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
 from metad.master.worker_pool import Generation, WorkerPool
-from metad.monitor import facts as monitor_facts
-from metad.monitor.health import Health
 from metad.store import hub_time
 from metad.store.log_table import LogTable
 from metad.system.osio import Osio
@@ -77,7 +76,7 @@ class Master:
         self._watchdog = Watchdog(self._report)
         self._index_watch = IndexWatch(hub, self._report)
         self._certificates = CertificateWatch(hub, self._report)
-        self._health = Health(lambda: hub.config)
+        self._health = HealthWatch(hub, lambda: self._table().rows(), self._report)
         self._monitor = MonitorControl(hub, self._children, specs.monitor, self._report)
         self._hub_time = hub_time.HubTime(Osio(), hub.area, self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
@@ -134,6 +133,8 @@ class Master:
             self._index_watch.end_children(self._children, now)
             self._phase = Phase.REBUILDING
         self._certificates.look(now)
+        if self._phase is Phase.SERVING:
+            self._health.look(now)
         self._hub.log.tick()
         self._reloading.advance(now)
         self._advance()
@@ -386,13 +387,10 @@ class Master:
             raise MetadError(f"unknown command {command!r}")
 
     def _status(self) -> dict[str, Any]:
-        rows = self._table().rows()
-        report = self._health.look(monitor_facts.take(self._hub.area, rows))
-        state = report.state if self._phase is Phase.SERVING else self._phase.value
+        phase = "reloading" if self._reloading.change else self._phase.value
         return {
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._started, 1),
-            "state": "reloading" if self._reloading.change else state,
-            "problems": report.facts(),
-            **status.of_hub(self._hub, self._children, self._pool, rows),
+            **self._health.facts("" if phase == Phase.SERVING.value else phase),
+            **status.of_hub(self._hub, self._children, self._pool, self._table().rows()),
         }

@@ -22,7 +22,8 @@ _ROLES: dict[int, str] = {int(one): one.name.lower() for one in Role}
 class Facts(NamedTuple):
     """`totals`: counters since the start; `now`: present values; `workers`: their process rows;
     `collector`: its counters; `logs`: rows of the log table that exist; `labelled`: totals by name
-    and label; `histograms`: by name; `owners`: processes by row."""
+    and label; `histograms`: by name; `owners`: processes by row; `clock_suspect`: the wall clock is
+    not believed."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -32,6 +33,7 @@ class Facts(NamedTuple):
     labelled: Mapping[str, Mapping[str, int]] = {}
     histograms: Mapping[str, Counts] = {}
     owners: Mapping[int, str] = {}
+    clock_suspect: bool = False
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -54,7 +56,8 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
     }
     measured = {one.name: histograms.read(counting, one) for one in histograms.HISTOGRAMS}
     owners = {row.index: _owner(row) for row in living}
-    return Facts(totals, now, workers, collector, logs, labelled, measured, owners)
+    suspect = bool(area.clock_suspect)
+    return Facts(totals, now, workers, collector, logs, labelled, measured, owners, suspect)
 
 
 def as_json(facts: Facts, log_size: int) -> dict[str, Any]:

@@ -31,11 +31,12 @@ CERTIFICATE_SECONDS = 60.0
 
 
 class Problem(NamedTuple):
-    """`refuses`: new mail is refused because of it."""
+    """`refuses`: new mail is refused because of it; `since`: Unix time, 0 if it is not known."""
 
     text: str
     remedy: str
     refuses: bool = False
+    since: int = 0
 
 
 class Report(NamedTuple):
@@ -72,7 +73,7 @@ class Health:
         """What is wrong now."""
         now = self._clock()
         found = list(self._problems(facts, now))
-        self._since = {one.text: self._since.get(one.text, int(now)) for one in found}
+        self._since = {one.text: one.since or self._since.get(one.text, int(now)) for one in found}
         state = DEGRADED if found else SERVING
         if any(one.refuses for one in found):
             state = REFUSING
@@ -82,6 +83,12 @@ class Health:
         config = self._config()
         yield from self._workers(facts, config)
         yield from _disk(facts, config)
+        yield from _writing(facts)
+        if facts.clock_suspect:
+            yield Problem(
+                "the clock is far ahead of the newest mail, so nothing expires",
+                "set the clock; if it is right: metad store time --accept",
+            )
         if facts.totals["damaged"] + facts.collector["damaged"]:
             yield Problem("damaged records were found", "run metad fsck, then see quarantine/")
         for line in self._certificate_lines(config, now):
@@ -112,6 +119,43 @@ class Health:
         return self._certificates
 
 
+# What workers note of themselves: the cell, the problem, the remedy, whether it stops new mail.
+_NOTED = (
+    (
+        Cell.INDEX_BEHIND,
+        "the index is behind the logs",
+        "the log has the reason, such as a full disk; it is tried again each second; if it stays, "
+        "restart the hub",
+        True,
+    ),
+    (
+        Cell.WRITES_FAIL,
+        "writes to the logs fail again and again",
+        "look for I/O errors (dmesg); replace the disk",
+        True,
+    ),
+    (
+        Cell.LOG_FAILED,
+        "a log was given up because a write to it failed",
+        "look for I/O errors (dmesg); restart the hub to clear this",
+        False,
+    ),
+)
+
+
+def _writing(facts: Facts) -> Iterator[Problem]:
+    """What workers say of their own logs; new mail stops only if all of them say so."""
+    for cell, text, remedy, stops in _NOTED:
+        begun = [row[cell] for row in facts.workers if row[cell]]
+        if begun:
+            refuses = stops and len(begun) == len(facts.workers)
+            yield Problem(text, remedy, refuses, min(begun))
+
+
+def _since(facts: Facts, cell: Cell) -> int:
+    return min((row[cell] for row in facts.workers if row[cell]), default=0)
+
+
 def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
     if config.store.layer != "log":
         return
@@ -128,6 +172,7 @@ def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
             f"free space ({free:,} bytes left, {needed:,} needed), raise store.size_limit, or run "
             "metad gc --full",
             refuses=True,
+            since=_since(facts, Cell.NO_SPACE),
         )
     elif found.share * 100 < config.collector.low_space:
         yield Problem(

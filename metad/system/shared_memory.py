@@ -121,6 +121,13 @@ class Cell(IntEnum):
     DEATHS = 60
     # Octets that groups of commits wrote to logs, alignment included.
     LOG_OCTETS = 65
+    # Since when, in Unix seconds, 0 if it is not so: the index lacks groups of this worker; its
+    # writer rests after failed writes; it has no space for new mail.
+    INDEX_BEHIND = 66
+    WRITES_FAIL = 67
+    NO_SPACE = 68
+    # Since when it has given up a log because a write or sync failed.
+    LOG_FAILED = 69
     # Histograms (metad.system.histograms), each of `HISTOGRAM_CELLS`.
     COMMIT_TIME = 72
     SYNC_TIME = 90

@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,11 @@ class SmallDisk(Hub):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def facts(self) -> dict:
+        return request(Path(f"/proc/{self.process.pid}/root{self.data}"), "status")
+
     def workers(self) -> list[int]:
-        data = Path(f"/proc/{self.process.pid}/root{self.data}")
-        return [one["pid"] for one in request(data, "status")["workers"] if one["pid"]]
+        return [one["pid"] for one in self.facts()["workers"] if one["pid"]]
 
     def fill(self, *, leave: int) -> None:
         """Another program's file takes all free space but `leave` octets."""
@@ -124,11 +127,22 @@ def small_disk():
 
 def test_mail_that_fills_the_disk_is_deferred_in_time_and_all_is_served(small_disk):
     """Mail alone fills the disk: the hub stops while it can still index what it took."""
+    began = int(time.time())
     small_disk.fill(leave=12 << 20)
     accepted = deliver_until_refused(small_disk)
+    assert in_time(lambda: small_disk.facts()["state"] == "refusing")
+    facts = small_disk.facts()
+    [problem] = [one for one in facts["problems"] if one["problem"] == "no space for new mail"]
+    assert began <= problem["since"] <= time.time()
+    assert began <= facts["since"] <= time.time()
+    assert "metad gc --full" in problem["remedy"]
     assert bodies(small_disk, "alice") == accepted
     small_disk.free()
     assert taken_again(small_disk)
+    assert in_time(lambda: small_disk.facts()["state"] == "serving")
+    log = small_disk.log.read_text()
+    assert "warning: no space for new mail (to do: " in log
+    assert "no longer: no space for new mail" in log
 
 
 def test_a_disk_that_others_fill_at_once_does_not_stop_what_is_there(small_disk):

@@ -30,10 +30,17 @@ class Hub:
         self.beats = [self.ticks, self.ticks]
         self.totals = {one.name: 0 for one in counters.HUB} | {"log_lines_dropped": 0}
         self.collector = {one.name: 0 for one in counters.COLLECTOR}
+        self.cells: list[dict[Cell, int]] = []  # what the workers note of themselves
+        self.clock_suspect = False
 
     def look(self) -> Any:
-        rows: list[Any] = [{Cell.HEARTBEAT: beat} for beat in self.beats]
-        report = self.health.look(Facts(self.totals, {}, rows, self.collector, []))
+        cells = self.cells + [{}] * (len(self.beats) - len(self.cells))
+        pairs = zip(self.beats, cells, strict=True)
+        rows: list[Any] = [
+            dict.fromkeys(Cell, 0) | {Cell.HEARTBEAT: beat} | noted for beat, noted in pairs
+        ]
+        facts = Facts(self.totals, {}, rows, self.collector, [], clock_suspect=self.clock_suspect)
+        report = self.health.look(facts)
         return SimpleNamespace(
             state=report.state,
             texts=[one.text for one, _ in report.problems],
@@ -107,3 +114,41 @@ def test_certificates_are_read_once_a_minute(tmp_path: Path, monkeypatch) -> Non
     hub.now += 61
     hub.look()
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "text", "most"),
+    [
+        (Cell.INDEX_BEHIND, "the index is behind", REFUSING),
+        (Cell.WRITES_FAIL, "writes to the logs fail", REFUSING),
+        (Cell.LOG_FAILED, "a log was given up", DEGRADED),
+    ],
+)
+def test_what_workers_note_is_a_problem_since_the_first_did(
+    hub: Hub, cell: Cell, text: str, most: str
+) -> None:
+    hub.cells = [{cell: 900_000}]
+    assert hub.look().state == DEGRADED
+    assert hub.look().since == [900_000]
+    assert hub.look().texts[0].startswith(text)
+    hub.cells = [{cell: 900_000}, {cell: 800_000}]
+    assert hub.look().state == most
+    assert hub.look().since == [800_000]
+    hub.cells = []
+    assert hub.look().state == SERVING
+
+
+def test_a_clock_that_is_not_believed_degrades(hub: Hub) -> None:
+    hub.clock_suspect = True
+    assert hub.look().state == DEGRADED
+    assert "metad store time --accept" in hub.look().facts[0]["remedy"]
+
+
+def test_no_space_is_known_since_the_worker_met_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = space([], hub.config.store, hub.config.data)._replace(total=100, free=0)
+    monkeypatch.setattr(health, "space", lambda *_: found)
+    monkeypatch.setattr(health, "needed_space", lambda *_: 1 << 60)
+    hub.cells = [{Cell.NO_SPACE: 123_456}]
+    assert hub.look().since == [123_456]

@@ -83,11 +83,22 @@ class Committer:
         self._group_since = 0.0
         self.groups = 0
         self._refused_groups = 0
+        self.failed_writes = 0
 
     @property
     def accepts(self) -> bool:
         """False while new mail must be refused: no space, or the index lags."""
         return self._chain.has_space and not self.blocked
+
+    @property
+    def index_lags(self) -> bool:
+        """Whether the index lacks groups that are durable."""
+        return bool(self._feed.lagging)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is taken for a while, because writes failed."""
+        return self._resting
 
     @property
     def failures(self) -> int:
@@ -185,6 +196,7 @@ class Committer:
         else:
             self._refused_groups += 1
             if isinstance(error, SyncFailedError) or self._chain.failed is not None:
+                self.failed_writes += 1
                 self._rest()
         self.blocked = bool(self._feed.lagging) or self._resting
         if group:
