@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import threading
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,8 @@ from metad.config.parse import parse
 from metad.errors import ConfigError
 from metad.filters.testing import Conformance
 from tests.support.clients import SENDER, SmtpLine, fetch, message
-from tests.support.hub import Hub, address
+from tests.support.filter_packages import HubWithPackages, pip_install
+from tests.support.hub import address
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "filter"
 
@@ -90,26 +91,16 @@ class TestWebhook(Conformance):
             yield
 
 
-def install(target: Path) -> None:
-    """What pip makes of the example, without asking a registry for its build backend."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    source = (EXAMPLE / "metad_house_rules.py").read_bytes()
-    (target / "metad_house_rules.py").write_bytes(source)
-    info = target / "metad_house_rules-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    )
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in members.items())
-        for group, members in project["entry-points"].items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(lines))
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("packages")
+    pip_install(EXAMPLE, target)
+    return target
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    install(tmp_path)
+def installed(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    shutil.copytree(packages, tmp_path, dirs_exist_ok=True)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     filters.find.cache_clear()
@@ -163,30 +154,14 @@ def test_config_show_has_the_tables_of_filters() -> None:
 @pytest.mark.parametrize("value", ["metad_house_rules:Nothing", "no_such:X", "json:dumps", "bad:X"])
 def test_a_filter_that_cannot_be_loaded_is_one_line(installed: Path, value: str) -> None:
     (installed / "bad.py").write_text("1 / 0\n")
-    points = installed / "metad_house_rules-1.0.dist-info" / "entry_points.txt"
+    (points,) = installed.glob("metad_house_rules-1.0.dist-info/entry_points.txt")
     points.write_text(f"[metad.filters]\nbroken = {value}\n")
     with pytest.raises(ConfigError, match="broken") as caught:
         check('[filter]\nuse = ["broken"]')
     assert "\n" not in str(caught.value)
 
 
-class HubWithPackages(Hub):
-    """A hub with one more package on its path, which lies in its own directory."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, settings: str) -> None:
-        self._monkeypatch = monkeypatch
-        super().__init__(["alice"], settings, workers=1)
-
-    def configure(self, settings: str = "", **store: object) -> None:
-        packages = self.home / "packages"
-        packages.mkdir()
-        install(packages)
-        self._monkeypatch.setenv("PYTHONPATH", str(packages))
-        super().configure(settings, **store)
-
-
-@pytest.mark.slow
-def test_a_hub_asks_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_asks_both(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Service.told.clear()
     with serving() as port:
         settings = (
@@ -194,7 +169,7 @@ def test_a_hub_asks_both(monkeypatch: pytest.MonkeyPatch) -> None:
             f'[filter.allowlist]\nsenders = ["{SENDER.rpartition("@")[2]}"]\n'
             f"[filter.webhook]\nport = {port}"
         )
-        with HubWithPackages(monkeypatch, settings) as hub, SmtpLine(hub) as client:
+        with HubWithPackages(monkeypatch, packages, settings) as hub, SmtpLine(hub) as client:
             client.say("MAIL FROM:<stranger@example.com>", b"550 5.7.1 This hub takes no mail")
             sent = message()
             client.deliver(sent, "alice")

@@ -27,10 +27,10 @@ PAGES = {
 PROGRAMS = (
     "metad", "sh", "git", "pip", "pipx", ".", "echo", "printf", "apt-get", "systemctl",
     "systemd-sysusers", "journalctl", "certbot", "postfix", "install", "mkdir", "python3", "ln",
-    "cp", "rm", "podman", "/opt/metad/bin/pip", ".venv/bin/python", "METAD_TEST_SCALE=1",
+    "cp", "rm", "podman", "usermod", "/opt/metad/bin/pip", ".venv/bin/python", "METAD_TEST_SCALE=1",
 )  # fmt: skip
 _BLOCK = re.compile(
-    r"^ *```(?P<language>[a-z]*)[^\n]*\n(?P<fenced>.*?)^ *```$|(?P<plain>(?:^    [^\n]*\n)+)",
+    r"^(?P<indent> *)```(?P<language>[a-z]*)[^\n]*\n(?P<fenced>.*?)^ *```$|(?P<plain>(?:^    [^\n]*\n)+)",
     re.MULTILINE | re.DOTALL,
 )
 _PATH = re.compile(r"(?:#![^\n]*\n)?# (/\S+(?: \([^)]*\))?)\n")
@@ -47,7 +47,8 @@ class Block(NamedTuple):
 def blocks(page: str) -> Iterator[Block]:
     for found in _BLOCK.finditer(PAGES[page].read_text("utf-8")):
         text = found["fenced"] if found["fenced"] is not None else found["plain"]
-        yield Block(found["language"] or "", re.sub(r"^    |^  (?=\S)", "", text, flags=re.M))
+        indent = 4 if found["fenced"] is None else len(found["indent"])
+        yield Block(found["language"] or "", re.sub(rf"^ {{{indent}}}", "", text, flags=re.M))
 
 
 def files(page: str) -> dict[str, str]:
