@@ -67,10 +67,17 @@ class Debian:
             check=False,
         )
 
+    def alone(self, script: str) -> str:
+        """Run a shell script in it, as root, without this machine's network; what it printed."""
+        return self._inside('exec unshare --net chroot "$merged" sh -ec "$1"', script, 0)
+
     def run(self, script: str, code: int = 0) -> str:
         """Run a shell script in it, as root; what it printed.  `code`: the exit code it has."""
+        return self._inside('exec chroot "$merged" sh -ec "$1"', script, code)
+
+    def _inside(self, enter: str, script: str, code: int) -> str:
         quiet = "export DEBIAN_FRONTEND=noninteractive HOME=/root\n"
-        done = self.outside('exec chroot "$merged" sh -ec "$1"', quiet + script)
+        done = self.outside(enter, quiet + script)
         said = done.stdout + done.stderr
         assert done.returncode == code, f"{script} ended with {done.returncode}:\n{said}"
         return said
