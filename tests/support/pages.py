@@ -30,7 +30,8 @@ PROGRAMS = (
     "cp", "rm", "podman", "usermod", "/opt/metad/bin/pip", ".venv/bin/python", "METAD_TEST_SCALE=1",
 )  # fmt: skip
 _BLOCK = re.compile(
-    r"^(?P<indent> *)```(?P<language>[a-z]*)[^\n]*\n(?P<fenced>.*?)^ *```$|(?P<plain>(?:^    [^\n]*\n)+)",
+    r"^(?P<indent> *)```(?P<language>[a-z]*)[^\n]*\n(?P<fenced>.*?)^ *```$"
+    r"|(?P<plain>(?:^    [^\n]*\n)+)",
     re.MULTILINE | re.DOTALL,
 )
 _PATH = re.compile(r"(?:#![^\n]*\n)?# (/\S+(?: \([^)]*\))?)\n")
