@@ -91,7 +91,7 @@ def test_a_reload_without_the_filter_leaves_the_waiting_message_to_the_old_worke
             text = hub.config.read_text()
             hub.config.write_text(text.replace(settings, ""))
             hub.run("reload")
-            deliver(hub, message(), "bob")  # by the new worker: nobody is asked
+            deliver(hub, message(), "bob")  # by the new worker, without a filter
             assert len(rspamd.requests) == 1
             # And back, while the old worker still waits.
             hub.config.write_text(text)
