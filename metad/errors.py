@@ -146,6 +146,12 @@ class ForeignDomainError(RefusedError):
     ours = False
 
 
+class UsersLostError(RefusedError):
+    """An unknown address, while the users database was lost: its user may come back."""
+
+    smtp = Reply(451, "4.3.0", "The users database is being restored, try again later")
+
+
 class DisabledUserError(RefusedError):
     smtp = Reply(550, "5.2.1", "Mailbox disabled")
     ours = False

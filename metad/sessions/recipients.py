@@ -21,6 +21,7 @@ from metad.errors import (
     RefusedError,
     TooManyMailboxesError,
     UnknownUserError,
+    UsersLostError,
 )
 from metad.layers.base import Recipient
 from metad.protocol.address import is_postmaster
@@ -48,7 +49,7 @@ class Recipients:
         """Take one RCPT.  Raises RefusedError; then no entry was added."""
         try:
             accounts = context.users.expand(address)
-        except (UnknownUserError, ForeignDomainError):
+        except (UnknownUserError, ForeignDomainError, UsersLostError):
             # RFC 5321 section 4.5.1: a server has a postmaster under its own name.
             if not is_postmaster(address, context.config.hostname):
                 raise

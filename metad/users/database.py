@@ -55,7 +55,7 @@ from metad.users.account import (
     unpack_record,
 )
 from metad.users.aliases import AliasTable
-from metad.users.lmdb_env import ID, KINDS, MAX_KEY
+from metad.users.lmdb_env import ID, KINDS, LOST, MAX_KEY
 from metad.users.lookup import found_account, key_of
 
 __all__ = ["Account", "UserDatabase", "login_name"]
@@ -168,6 +168,11 @@ class UserDatabase(AliasTable):
             after = _number(txn, self._meta)
             if after > max(before, known):
                 self._numbers.raise_to(after)
+
+    def accept_loss(self) -> bool:
+        """From now on users whom this database does not have are unknown.  False: they were."""
+        with self._translated, self._env.begin(self._meta, write=True) as txn:
+            return bool(txn.delete(LOST))
 
     def reserve(self, greatest: int) -> None:
         """Give no number up to `greatest`, which has mail, to a new account.

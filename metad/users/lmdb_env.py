@@ -35,6 +35,8 @@ MAX_KEY = 511
 ID = struct.Struct(">Q")
 # In the table "meta": how many accounts have passwords of each kind (login_kinds.py).
 KINDS = b"kinds"
+# There once were users, and this database was made without them: in "meta" until it is accepted.
+LOST = b"lost"
 _META = b"meta"
 _TABLES = (_META, b"addresses", b"accounts", b"domains", b"removed")
 # Made when it is first missed: databases from before there were aliases do not have it.
@@ -131,6 +133,8 @@ class Environment:
             txn.put(b"next", ID.pack(POSTMASTER_ID + 1), db=meta)
             txn.put(KINDS, msgpack.packb({}), db=meta)
             txn.put(b"format", msgpack.packb(FORMAT), db=meta)
+            if self._had_users():
+                txn.put(LOST, b"1", db=meta)
             account = Account(POSTMASTER_ID, POSTMASTER)
             txn.put(POSTMASTER.encode(), pack_entry(account), db=addresses)
             record = {"address": POSTMASTER, "created": int(time.time()), "builtin": True}
@@ -138,6 +142,14 @@ class Environment:
         osio = Osio()
         for directory in (self.path, self.path.parent):
             osio.fsync_directory(str(directory))
+
+    def _had_users(self) -> bool:
+        """Whether numbers were given before this database was made, or nothing tells, and there may
+        be mail."""
+        try:
+            return self._numbers.next() > POSTMASTER_ID + 1
+        except DataError:
+            return True
 
 
 def _make_directory(path: Path) -> None:

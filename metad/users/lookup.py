@@ -24,6 +24,7 @@ from metad.errors import (
     DisabledUserError,
     ForeignDomainError,
     UnknownUserError,
+    UsersLostError,
 )
 from metad.protocol.address import LOCAL_LIMIT, AddressError, fold, fold_domain
 from metad.users import hashes, login_kinds, passwords
@@ -42,7 +43,7 @@ from metad.users.account import (
     unpack_entry,
     unpack_record,
 )
-from metad.users.lmdb_env import ID, KINDS, MAX_KEY, Environment
+from metad.users.lmdb_env import ID, KINDS, LOST, MAX_KEY, Environment
 from metad.users.passwords import ScramKeys
 
 BATCH = 1000
@@ -75,8 +76,9 @@ class Lookup(Environment):
     def expand(self, address: str) -> tuple[Account, ...]:
         """The accounts that mail for `address` goes to; a few microseconds for one of them.
 
-        Raises UnknownUserError, ForeignDomainError (nothing here has that domain) and
-        DisabledUserError; for an alias, if one of its members would.
+        Raises UnknownUserError, ForeignDomainError (nothing here has that domain),
+        UsersLostError instead of those while `lost`, and DisabledUserError; for an alias, if one of
+        its members would.
         """
         try:
             txn = self._env.begin(self._addresses)
@@ -90,10 +92,20 @@ class Lookup(Environment):
                 if found is None:
                     found = accounts[address] = self._find(txn, address)
                 return found
+            except (UnknownUserError, ForeignDomainError):
+                if txn.get(LOST, db=self._meta) is not None:
+                    raise UsersLostError(address) from None
+                raise
             finally:
                 txn.abort()
         except lmdb.Error as error:
             raise self._translated.ours(error) from None
+
+    @property
+    def lost(self) -> bool:
+        """Whether there once were users whom this database does not have, and who may come back."""
+        with self._translated, self._env.begin(self._meta) as txn:
+            return txn.get(LOST) is not None
 
     def _find(self, txn: Any, address: str) -> tuple[Account, ...]:
         """As `expand`, in a transaction whose database is that of the addresses."""

@@ -22,6 +22,11 @@ from metad.system.osio import Osio
 from metad.system.shared_memory import ProcessRow, SharedArea
 from metad.users.database import UserDatabase
 
+LOST = (
+    "the users database was missing; mail for unknown users gets 451 until it is restored, or "
+    "until metad user accept-loss says that they are not to come back"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RecoverySetup:
@@ -47,6 +52,8 @@ def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
         index = Index(store.index)
         users.reserve(index.greatest_mailbox())
         index.close()
+        if users.lost:
+            log.line("recovery", f"warning: {LOST}")
     return EX_OK
 
 

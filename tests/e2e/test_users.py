@@ -270,3 +270,27 @@ def test_no_secret_is_in_the_log_or_on_a_command_line(hub):
     for secret in (PASSWORD, "another", "imported", "$6$"):
         assert f" {secret}" not in log
     assert "wrong" not in log.replace("reason=wrong password", "")
+
+
+def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
+    """All mail was refused with 550, and its senders gave up."""
+    with Hub(["ann", "bob"]) as hub:
+        sent = message()
+        deliver(hub, sent, "ann")
+        hub.stop()
+        shutil.rmtree(hub.data / "users")
+        hub.start()
+        assert "the users database was missing" in hub.log.read_text()
+        assert [one[:9] for one in rcpt(hub, address("ann"), "x@other.test")] == ["451 4.3.0"] * 2
+        user(hub, "add", address("bob"), "--password-stdin", given=PASSWORD + "\n")
+        assert rcpt(hub, address("bob"))[0].startswith("250")
+        assert rcpt(hub, "postmaster")[0].startswith("250")
+        hub.stop()
+        hub.start()
+        assert rcpt(hub, address("ann"))[0].startswith("451 4.3.0")
+        assert user(hub, "accept-loss").stdout == "accepted\n"
+        assert rcpt(hub, address("ann"))[0].startswith("550 5.1.1")
+        assert user(hub, "accept-loss").stdout == "nothing was lost\n"
+        hub.stop()
+        hub.start()
+        assert rcpt(hub, "x@other.test")[0].startswith("550 5.7.1")

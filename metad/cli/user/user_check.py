@@ -11,7 +11,7 @@ import click
 
 from metad.cli.context import HubLocation, hub_options
 from metad.cli.mail.mailstore import usage_of
-from metad.cli.user.users import json_option, password_stdin, read_password, user
+from metad.cli.user.users import json_option, open_users, password_stdin, read_password, user
 from metad.errors import EX_NOPERM, EX_NOUSER, EX_OK, MetadError, RefusedError
 from metad.users.account import Account
 from metad.users.database import UserDatabase
@@ -88,3 +88,17 @@ def _obstacles(database: UserDatabase, address: str) -> Iterator[str]:
         yield "the mailbox is disabled"
     elif not account.has_password:
         yield "the mailbox has no password"
+
+
+@user.command("accept-loss")
+@hub_options
+def accept_loss(place: HubLocation) -> None:
+    """Refuse mail for unknown users again, after the users database was lost.
+
+    A hub whose users database is missing makes a new one and answers 451 to mail for users whom it
+    does not know, so that nothing is returned to its sender while the old one is restored.  This
+    command says that the users who are there now are all.
+    """
+    with open_users(place) as database:
+        was_lost = database.accept_loss()
+    click.echo("accepted" if was_lost else "nothing was lost")

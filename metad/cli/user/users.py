@@ -24,6 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 # What is not in this file.
 _ELSEWHERE = {
+    "accept-loss": "user.user_check:accept_loss",
     "alias": "user.user_edit:alias",
     "check": "user.user_check:check",
     "export": "user.user_files:export_users",
