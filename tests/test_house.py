@@ -162,6 +162,17 @@ def test_an_exception_is_none(line: str) -> None:
     assert language.faults([(1, line)], language.EVERYWHERE) == []
 
 
+def test_a_wrong_word_is_found_in_a_comment_a_string_and_a_name(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text('''"""A module."""
+    # Who has none goes on.
+text = "put off"
+def test_nobody_comes(): ...
+''')
+    found = language.faults(language.prose(module), language.EVERYWHERE)
+    assert [one.partition(":")[0] for one in found] == ["2", "3", "4"]
+
+
 def test_help_log_lines_and_errors_are_found_and_docstrings_are_not() -> None:
     module = '''
 def f():

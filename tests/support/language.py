@@ -50,7 +50,13 @@ CLEAN = re.compile("|".join(EXCEPTIONS))
 
 
 def pattern(words: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?![\w-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?![\w-])", re.IGNORECASE | re.MULTILINE)
+
+
+def may_hold(text: str, words: Iterable[str]) -> bool:
+    """Whether a closer look is worth its time: most files have none of the words anywhere."""
+    bare = re.sub(r"""^[\s#"'*]+""", "", text.replace("_", " "), flags=re.MULTILINE)
+    return pattern(words).search(bare) is not None
 
 
 def faults(lines: Iterable[Line], words: dict[str, str]) -> list[str]:
@@ -68,6 +74,8 @@ def faults(lines: Iterable[Line], words: dict[str, str]) -> list[str]:
 
 def prose(path: Path) -> Iterator[Line]:
     text = path.read_text("utf-8")
+    if not may_hold(text, EVERYWHERE):
+        return
     if path.suffix != ".py":
         yield from enumerate(text.splitlines(), 1)
         return
@@ -82,6 +90,8 @@ def prose(path: Path) -> Iterator[Line]:
 def for_users(path: Path, name: str) -> Iterator[Line]:
     """What users read: pages, manual, help, log lines, errors; and what a run of tests prints."""
     text = path.read_text("utf-8")
+    if not may_hold(text, FOR_USERS):
+        return
     if (path.suffix == ".md" or name.startswith("man/")) and name not in OF_THE_WIRE:
         yield from enumerate(text.splitlines(), 1)
     elif path.suffix == ".py" and name.startswith("tests/"):
