@@ -43,10 +43,14 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]])
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    # Narrow: eleven columns fit into 80 characters, and headings break between words.
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for column in columns:
         numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(escape(column), justify="right" if numbers else "left")
+        heading = escape(column.replace("_", " "))
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell(row.get(column))) for column in columns))
     Console().print(table)
