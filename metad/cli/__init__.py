@@ -36,6 +36,7 @@ COMMANDS = {
     "stop": "hub:stop",
     "store": "store:group",
     "tls": "tls:group",
+    "top": "top:top",
     "trace": "trace:trace",
     "user": "user.users:user",
     "who": "sessions:who",

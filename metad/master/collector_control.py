@@ -65,6 +65,12 @@ class CollectorControl:
 
     # -- gc
 
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """For `metad gc`: begin a round, or say how far it is."""
+        if request["command"] == "gc":
+            return self.ask(full=request.get("full") is True)
+        return self.progress()
+
     def ask(self, *, full: bool) -> dict[str, Any]:
         """Request a round: its number, and the counters before it."""
         number = (self.asked[Cell.ROUND] >> 1) + 1

@@ -32,9 +32,9 @@ class HealthWatch:
         self._state = ""
         self._since = 0
 
-    def look(self, now: float) -> None:
-        """To be called often; `now` in monotonic seconds."""
-        if now - self._looked >= LOOK_SECONDS:
+    def look(self, now: float, phase: str) -> None:
+        """To be called often; `now` in monotonic seconds; `phase`: empty if the hub serves."""
+        if not phase and now - self._looked >= LOOK_SECONDS:
             self.now()
 
     def now(self) -> Report:

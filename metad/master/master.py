@@ -133,8 +133,7 @@ class Master:
             self._index_watch.end_children(self._children, now)
             self._phase = Phase.REBUILDING
         self._certificates.look(now)
-        if self._phase is Phase.SERVING:
-            self._health.look(now)
+        self._health.look(now, self._busy)
         self._hub.log.tick()
         self._reloading.advance(now)
         self._advance()
@@ -373,12 +372,13 @@ class Master:
         elif command == "reload":
             if self._reloading.request(connection, request, self._phase is Phase.SERVING):
                 self._stop(now=False, takeover=True)
-        elif command == "gc" and self._hub.has_logs:
-            connection.reply(self._collector.ask(full=request.get("full") is True))
-        elif command == "gc-progress" and self._hub.has_logs:
-            connection.reply(self._collector.progress())
+        elif command in ("gc", "gc-progress") and self._hub.has_logs:
+            connection.reply(self._collector.answer(request))
         elif command == "attach":
             attach.reply(connection, self._children)
+        elif command == "figures":
+            figures = status.figures(self._hub, self._table().rows())
+            connection.reply(figures | self._health.facts(self._busy))
         elif command == "config":
             connection.reply(status.configuration(self._hub))
         elif command == "time":
@@ -386,11 +386,15 @@ class Master:
         else:
             raise MetadError(f"unknown command {command!r}")
 
+    @property
+    def _busy(self) -> str:
+        """What the hub is doing instead of simply serving; empty if it serves."""
+        return "reloading" if self._reloading.change else self._phase.busy
+
     def _status(self) -> dict[str, Any]:
-        phase = "reloading" if self._reloading.change else self._phase.value
         return {
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._started, 1),
-            **self._health.facts("" if phase == Phase.SERVING.value else phase),
+            **self._health.facts(self._busy),
             **status.of_hub(self._hub, self._children, self._pool, self._table().rows()),
         }

@@ -15,3 +15,8 @@ class Phase(Enum):
     DRAINING = "draining"
     CLOSING = "closing"
     ENDED = "ended"
+
+    @property
+    def busy(self) -> str:
+        """Its name; empty while the hub serves."""
+        return "" if self is Phase.SERVING else str(self.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from metad import __version__
@@ -10,6 +11,7 @@ from metad.config.model import Config
 from metad.master.children import MASTER_ROW, Child, ChildTable
 from metad.master.hub import Hub
 from metad.master.worker_pool import WorkerPool
+from metad.monitor import facts as monitor_facts
 from metad.store.log_space import needed_space
 from metad.store.log_table import Row
 from metad.system import landlock
@@ -92,6 +94,20 @@ def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) ->
         "workers": workers(pool, owned),
         "processes": others(children),
         "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
+    }
+
+
+def figures(hub: Hub, rows: list[Row]) -> dict[str, Any]:
+    """For `metad top`: counters, histograms as they are, and the logs that are worth a bar."""
+    config = hub.config
+    facts = monitor_facts.take(hub.area, rows)
+    space = _space(config)
+    return {
+        "version": __version__,
+        "uptime": time.time() - hub.started,
+        "disk_free": space["disk_free"] or 0,
+        "histograms": {name: [one.buckets, one.total] for name, one in facts.histograms.items()},
+        **monitor_facts.as_json(facts, config.store.log_size),
     }
 
 

@@ -31,10 +31,12 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_it_looks_every_few_seconds(watch: Any) -> None:
     begin = time.monotonic()
-    watch.watch.look(begin)
-    watch.watch.look(begin + 1)
+    watch.watch.look(begin, "")
+    watch.watch.look(begin + 1, "")
     assert watch.looks == 1
-    watch.watch.look(begin + 100)
+    watch.watch.look(begin + 100, "recovering")
+    assert watch.looks == 1
+    watch.watch.look(begin + 100, "")
     assert watch.looks == 2
 
 
