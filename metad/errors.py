@@ -233,6 +233,12 @@ class MailboxInUseError(RefusedError):
     ours = False
 
 
+class BehindError(RefusedError):
+    """Mail of this mailbox is acknowledged and not listed yet: its worker died or hangs."""
+
+    pop3 = "[SYS/TEMP] new mail is not ready yet, try again"
+
+
 class DamagedError(RefusedError):
     """A stored message does not verify: it is quarantined and reported, never served."""
 

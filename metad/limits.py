@@ -146,6 +146,11 @@ POP3_IDLE = 600
 # tries: two devices of one person poll at the same time, and a poll is over within a second.
 IN_USE_PATIENCE = 5.0
 IN_USE_RETRY = 0.25
+# The same for mail that was just acknowledged and is not in the index yet: five milliseconds if
+# all goes well, the time of a recovery if its worker was killed.  Tries come ever more slowly.
+BEHIND_PATIENCE = 10.0
+BEHIND_RETRY = 0.001
+BEHIND_RETRY_MOST = 0.1
 # Commands before a login; a client needs five or six.  Failed logins are delayed elsewhere.
 POP3_LOGIN_COMMANDS = 100
 

@@ -243,6 +243,13 @@ class Layer(ABC):
                 incoming.abort()
             raise
 
+    def is_behind(self, mailbox: int, asked_ns: int) -> bool:
+        """Whether mail that was acknowledged before `asked_ns` (monotonic) may not be listed yet.
+
+        Asked before `open_mailbox`, which waits a few milliseconds for an answer of False.
+        """
+        return False
+
     @abstractmethod
     def open_mailbox(self, mailbox: int) -> Maildrop:
         """Open a mailbox for one session.  Raises MailboxInUseError, RefusedError."""

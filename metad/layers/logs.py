@@ -46,6 +46,7 @@ from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.pending_deletions import PendingDeletions
 from metad.store.reader import BUFFER, Reader, Stored
+from metad.store.unentered_mail import UnenteredMail
 from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
 
@@ -94,17 +95,24 @@ class LogLayer(Layer):
         self.source.start(start_thread=runtime.start_thread)
         if context.row[Cell.SLOT] == FIRST_SLOT:
             self.source.report_figures()
-        self.pending = PendingDeletions(context.area, context.row.index)
-        feed = IndexFeed(self.index, self._publish, context.report, self.pending.publish)
-        thread = runtime.start_thread("commit")
-        self.committer = Committer(
-            context.loop, LogChain(self.source), feed, context.budget, thread, runtime.now
-        )
-        self.committer.figures = CommitFigures(context.row)
-        self.ids.start_life(self.committer.open_first())
+        self._start_committer(context)
         self._ticks = 0
         # Mailboxes of whose imported messages the index has all unique ids.
         self.complete_mailboxes: set[int] = set()
+
+    def _start_committer(self, context: LayerContext) -> None:
+        area, row, runtime = context.area, context.row, context.runtime
+        self.pending = PendingDeletions(area, row.index)
+        self.unentered = UnenteredMail(area, row.index, self.osio.monotonic_ns)
+        self.feed = IndexFeed(
+            self.index, self._publish, context.report, self.pending.publish, self.unentered
+        )
+        thread = runtime.start_thread("commit")
+        self.committer = Committer(
+            context.loop, LogChain(self.source), self.feed, context.budget, thread, runtime.now
+        )
+        self.committer.figures = CommitFigures(row)
+        self.ids.start_life(self.committer.open_first())
 
     def remember_complete(self, mailbox: int) -> None:
         complete = self.complete_mailboxes
@@ -157,7 +165,10 @@ class LogLayer(Layer):
         return self.ids.next_imported()
 
     def usage(self, mailbox: int) -> Usage:
-        return Usage(*self.index.usage(mailbox))
+        """What other workers answered within the last milliseconds is not in it."""
+        octets, messages = self.index.usage(mailbox)
+        more_octets, more_messages = self.feed.usage(mailbox)
+        return Usage(octets + more_octets, messages + more_messages)
 
     def check_space(self) -> None:
         if self.committer.blocked or not self.source.has_space:
@@ -193,6 +204,11 @@ class LogLayer(Layer):
         self.committer.submit(item)
 
     # -- mail out
+
+    def is_behind(self, mailbox: int, asked_ns: int) -> bool:
+        if self.unentered.is_mine(mailbox):
+            self.committer.enter_now()
+        return self.unentered.may_have(mailbox, asked_ns)
 
     def open_mailbox(self, mailbox: int) -> Maildrop:
         if not self.locks.acquire(mailbox):

@@ -8,9 +8,11 @@ Rules of this file:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from metad import limits
 from metad.errors import RefusedError
 from metad.layers.base import Maildrop
 from metad.sessions.context import WorkerContext
@@ -36,8 +38,15 @@ class MailDeletion:
         self._address = str(request["address"])
         self._uids = {str(one) for one in request["uids"]}
         self._drop: Maildrop | None = None
+        self._asked_ns = time.monotonic_ns()
+        self._until = context.loop.time() + limits.BEHIND_PATIENCE
 
     def begin(self) -> None:
+        """Open the mailbox, once all that was acknowledged before the request is in the index."""
+        loop, layer = self._context.loop, self._context.layer
+        if loop.time() < self._until and layer.is_behind(self._mailbox, self._asked_ns):
+            loop.call_later(limits.BEHIND_RETRY_MOST, self.begin)
+            return
         try:
             self._drop = self._context.layer.open_mailbox(self._mailbox)
             steps = self._drop.list_messages()

@@ -21,6 +21,7 @@ from contextlib import suppress
 
 from metad import limits
 from metad.errors import (
+    BehindError,
     DrainingError,
     LoginDelayError,
     MailboxInUseError,
@@ -201,13 +202,20 @@ class Pop3Login(Connection):
 
     # -- the mailbox
 
-    def _open(self, account: Account, until: float = 0.0) -> None:
-        """Open the mailbox of an account that has logged in; `until`: how long to wait for it."""
+    def _open(self, account: Account, until: float = 0.0, asked_ns: int = 0) -> None:
+        """Open the mailbox of an account that has logged in; `until`: how long to wait for it.
+
+        `asked_ns`: what was acknowledged before is listed; 0: before now.
+        """
         context = self._context
+        asked_ns = asked_ns or time.monotonic_ns()
         delay = context.policies.login_delay(account)
         try:
             if delay and context.last_logins.too_soon(account.id, delay):
                 raise LoginDelayError
+            if context.layer.is_behind(account.id, asked_ns):
+                self._wait_for_mail(account, until, asked_ns)
+                return
             drop = self._drop = context.layer.open_mailbox(account.id)
         except MailboxInUseError as error:
             self._wait_for_mailbox(account, until, error)
@@ -233,10 +241,23 @@ class Pop3Login(Connection):
         else:
             self._refuse_login(error)
 
-    def _retry(self, account: Account, until: float) -> None:
+    def _wait_for_mail(self, account: Account, until: float, asked_ns: int) -> None:
+        """Wait until all that was acknowledged before this login is in the index."""
+        loop = self._context.loop
+        until = until or loop.time() + limits.BEHIND_PATIENCE
+        left = until - loop.time()
+        if left > 0:
+            self._busy = True
+            delay = max((limits.BEHIND_PATIENCE - left) / 4, limits.BEHIND_RETRY)
+            delay = min(delay, limits.BEHIND_RETRY_MOST)
+            loop.call_later(delay, self._retry, account, until, asked_ns)
+        else:
+            self._refuse_login(BehindError())
+
+    def _retry(self, account: Account, until: float, asked_ns: int = 0) -> None:
         self._busy = False
         if not self._ended:
-            self._open(account, until)
+            self._open(account, until, asked_ns)
             self._go_on()
 
     def _refuse_login(self, error: RefusedError) -> None:

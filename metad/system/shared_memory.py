@@ -11,6 +11,8 @@
      ..     three tables per process: counts per client network (metad.sessions.shared_counts)
      ..     16 cells per process: mailboxes with deletions that the index lacks
             (metad.store.pending_deletions)
+     ..     per process, since when acknowledged mail waits for its entry in the index, then 16
+            cells per process: the mailboxes that it is for (metad.store.unentered_mail)
 
 Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
 memoryview, so that no reader ever sees half of one.  The master creates the area before it forks,
@@ -26,7 +28,7 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 5
+LAYOUT = 6
 HEAD_CELLS = 32
 PROCESS_CELLS = 128
 PROCESSES = 160
@@ -39,7 +41,9 @@ TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
 PENDING_CELLS = 16
 TALLY_TABLES = 3
 PENDING = TALLIES + TALLY_TABLES * PROCESSES * TALLY_CELLS
-CELLS = PENDING + PROCESSES * PENDING_CELLS
+UNENTERED_SINCE = PENDING + PROCESSES * PENDING_CELLS
+UNENTERED = UNENTERED_SINCE + PROCESSES
+CELLS = UNENTERED + PROCESSES * PENDING_CELLS
 _MASK = (1 << 64) - 1
 
 
@@ -177,6 +181,9 @@ class ProcessRow:
         self.cells[:] = _NO_FIGURES
         start = PENDING + self.index * PENDING_CELLS
         self._all[start : start + PENDING_CELLS] = _NONE_PENDING
+        self._all[UNENTERED_SINCE + self.index] = 0
+        start = UNENTERED + self.index * PENDING_CELLS
+        self._all[start : start + PENDING_CELLS] = _NONE_PENDING
         self.forget_clients()
 
     def tally(self, which: Tally) -> memoryview:
@@ -266,7 +273,11 @@ class SharedArea:
 
     def pending_cells(self) -> memoryview:
         """Of every process, `PENDING_CELLS` each."""
-        return self.cells[PENDING:CELLS]
+        return self.cells[PENDING:UNENTERED_SINCE]
+
+    def unentered_cells(self) -> tuple[memoryview, memoryview]:
+        """Of every process: a cell, and `PENDING_CELLS`."""
+        return self.cells[UNENTERED_SINCE:UNENTERED], self.cells[UNENTERED:CELLS]
 
 
 def unlink(name: str) -> None:

@@ -148,6 +148,7 @@ def test_mail_that_fills_the_disk_is_deferred_in_time_and_all_is_served(small_di
 def test_a_disk_that_others_fill_at_once_does_not_stop_what_is_there(small_disk):
     sent = message()
     deliver(small_disk, sent, "alice")
+    assert bodies(small_disk, "alice") == [sent]  # the index has it, and needs no more blocks
     small_disk.fill(leave=0)
     accepted = [sent, *deliver_until_refused(small_disk)]
     # What the index had no room for is in the log, and shows up when there is room again.

@@ -16,7 +16,7 @@ from metad.store.log.encode import Append
 from metad.system.osio import Osio
 
 ENVELOPE = Envelope(bytes(16), "local", "c", "", (Recipient(2, "a@x.org"),), b"T: r\r\n", 600, 0)
-NO_FEED = SimpleNamespace(lagging=[])
+NO_FEED = SimpleNamespace(lagging=[], answered=[])
 NO_CHAIN = SimpleNamespace(has_space=True, writer=None, close=lambda: None)
 
 

@@ -35,6 +35,7 @@ from tests.model.store_state import (
     IDLE,
     NOTHING,
     UNFOUNDED,
+    Cells,
     Row,
     State,
     end_of,
@@ -300,7 +301,9 @@ def suspect(state: State) -> State:
 
 def down(state: State) -> State:
     """No process is left, and no shared memory."""
-    return unanswered(state)._replace(rows=None, worker=IDLE, collector=IDLE, recovery=None)
+    return unanswered(state)._replace(
+        rows=None, worker=IDLE, collector=IDLE, recovery=None, cells=Cells()
+    )
 
 
 def has_unread(state: State) -> bool:

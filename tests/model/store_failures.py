@@ -25,6 +25,7 @@ from tests.model.store_rules import (
     spend,
     with_log,
     with_row,
+    without_dead,
 )
 from tests.model.store_state import (
     ACTIVE,
@@ -79,7 +80,8 @@ class Hub(Collector):
         if state.recovery is None:
             for number, row in enumerate(state.rows):
                 if row.owner in ("w", "c"):
-                    reader = Reader("read", number, row, state.logs[number].header)
+                    log = state.logs[number]
+                    reader = Reader("read", number, row, log.header, log.life)
                     yield (
                         f"recovery: reads row and header of log {number}",
                         state._replace(recovery=reader),
@@ -89,10 +91,16 @@ class Hub(Collector):
 
     def _recovery_read(self, state: State, mine: Reader) -> Steps:
         """Take the log's lock, if no living process has it, and go by the header read under it."""
+        if not self.on("cell until entered"):
+            state = state._replace(cells=state.cells._replace(dead=0))
         number, log = mine.log, state.logs[mine.log]
         header = log.header if self.on("freed by header under lock") else mine.header
         is_old = mine.row.life != log.life and mine.header == ACTIVE
-        if locked(state, number):
+        is_other = (log.life, log.header == ACTIVE) != (mine.life, mine.header == ACTIVE)
+        goes_by_it = self.on("freed by header under lock") and self.on(
+            "sealed by header under lock"
+        )
+        if locked(state, number) or (is_other and goes_by_it):
             waits = mine._replace(step="free") if mine.header != ACTIVE else None
             yield f"recovery: log {number} is another's", state._replace(recovery=waits)
         elif is_old and log.records and not self.on("sealed by header under lock"):
@@ -153,7 +161,7 @@ class Hub(Collector):
         assert state.rows is not None
         if state.rows[mine.log] == mine.row or not self.on("restoring compares"):
             state = with_row(state, mine.log, Row(what, state.logs[mine.log].life))
-        return state._replace(recovery=None)
+        return without_dead(state._replace(recovery=None))
 
     # -- the end of a log without a seal
 
@@ -258,7 +266,8 @@ class Hub(Collector):
     def _kills(self, state: State) -> Steps:
         if state.left.kills:
             if state.worker != IDLE:
-                yield "kill -9 of the worker", killed(state, "W")
+                is_known = self.on("cell outlives the worker")
+                yield "kill -9 of the worker", killed(state, "W", is_known=is_known)
             if state.collector != IDLE:
                 yield "kill -9 of the collector", killed(state, "C")
             if state.recovery is not None:

@@ -132,19 +132,23 @@ def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> 
     """What the index lists is durable, and differs from the logs only where it lags."""
     assert state.view is not None
     what = state.messages[message]
+    cells = state.cells
+    is_waited_for = (cells.living | cells.dead) >> message & 1
+    # While no hub runs, there are no sessions.
+    is_late = cells.late >> message & 1 or state.rows is None or has_unread(state)
     if _is_in_place(state, message):
         is_kept = is_gone = True  # not acknowledged; recovery reported it
     if state.view.entries >> message & 1:
         if what == UNKNOWN and not is_kept:
             yield f"M{message} is listed, and a power cut may lose it"
-        if what == GONE and not _lags(state, f"D{message}"):
+        if what == GONE and not (is_late and _lags(state, f"D{message}")):
             yield f"M{message} is gone, and the index lists it"
         if not state.view.places[message]:
             yield f"M{message} is listed without a place"
     else:
         if what == UNSURE and not is_gone and not has_unread(state):
             yield f"M{message} is not listed any more, and a power cut may bring it back"
-        if what == KEPT and not _lags(state, f"M{message}"):
+        if what == KEPT and not ((is_late or is_waited_for) and _lags(state, f"M{message}")):
             yield f"M{message} is acknowledged, and the index does not list it"
 
 

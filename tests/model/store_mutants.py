@@ -19,6 +19,7 @@ from tests.model.store_state import Left
 
 LOST = "is acknowledged, and a power cut may lose it"
 BACK = "may bring it back"
+UNLISTED = "the index does not list it"
 KILL = Left(1, kills=1)
 REFUSAL = Left(1, refusals=1)
 SYNC = Left(1, syncs=1)
@@ -48,83 +49,108 @@ MUTANTS = (
     Mutant(
         "a later watermark moves past survivors that the index refused",
         ("refusal ends the log", "gate when copying"),
-        REFUSAL, 25, BACK, "collector: the index refuses the copies", logs=4,
+        REFUSAL, 26, BACK, "collector: the index refuses the copies", logs=4,
     ),
     Mutant(
         "the index refuses survivors, nothing waits for them",
         ("refusal ends the log", *GATE),
-        REFUSAL, 20, "gone", "collector: the index refuses the copies", logs=4,
+        REFUSAL, 21, "gone", "collector: the index refuses the copies", logs=4,
     ),
     Mutant(
         "survivors' sync fails and nothing says so",
         ("failure is stated", *GATE),
-        SYNC, 19, BACK, "collector: the sync of log", logs=4,
+        SYNC, 20, BACK, "collector: the sync of log", logs=4,
     ),
     Mutant(
         "the next collector does not wait for the dead one's recovery",
-        GATE, KILL, 20, BACK, "kill -9 of the collector", logs=4, is_slow=True,
+        GATE, KILL, 21, BACK, "kill -9 of the collector", logs=4, is_slow=True,
     ),
     Mutant(
         "a deletion record is dropped while a copy has a place",
-        ("needed deletions stay",), Left(), 12, BACK, "writes free",
+        ("needed deletions stay",), Left(), 13, BACK, "writes free",
     ),
     Mutant(
         "a deletion record is dropped because its message has no row",
-        ("no row is no proof",), FLIP, 13, BACK, "loses the row",
+        ("no row is no proof",), FLIP, 14, BACK, "loses the row",
     ),
     Mutant(
         "a row that was made for a deletion record tells that there are no copies",
-        ("copies are known",), FLIP, 21, BACK, "loses the row",
+        ("copies are known",), FLIP, 22, BACK, "loses the row",
     ),
     Mutant(
         "a deletion record is dropped while a log is left out as unreadable",
         ("deletions outlast the unread",),
-        Left(2, cuts=1, unread=1), 14, BACK, "which is unreadable",
+        Left(2, cuts=1, unread=1), 15, BACK, "which is unreadable",
     ),
     # Rule 1.
     Mutant(
         "recovery restores a row from a stale read",
-        ("restoring compares",), KILL, 17, "is not its writer's", "the row of log",
+        ("restoring compares",), KILL, 18, "is not its writer's", "the row of log",
     ),
     Mutant(
         "the same, and the log is overwritten",
         ("restoring compares", "header read before reuse"),
-        KILL, 22, LOST, "the row of log", is_slow=True,
+        KILL, 24, LOST, "the row of log", is_slow=True,
     ),
     Mutant(
         "tidying sets a row from a stale read",
-        ("tidying compares",), KILL, 17, "is not its writer's", "free in the table",
+        ("tidying compares",), KILL, 18, "is not its writer's", "free in the table",
     ),
     Mutant(
         "recovery frees a log by a header that it read before it had the lock",
         ("freed by header under lock",),
-        KILL, 20, LOST, "recovery: frees log", is_slow=True,
+        KILL, 22, LOST, "recovery: frees log", is_slow=True,
     ),
     Mutant(
         "recovery seals a log by a header that it read before it had the lock",
         ("sealed by header under lock",),
-        KILL, 22, LOST, "recovery: seals log", is_slow=True,
+        KILL, 24, LOST, "recovery: seals log", is_slow=True,
     ),
     Mutant(
         "recovery has the index forget a log after the lock is gone",
-        ("forgotten under lock",), KILL, 20, "without a place", "index forgets",
+        ("forgotten under lock",), KILL, 22, "without a place", "index forgets",
     ),
     Mutant(
         "a message is dead because the index does not list it",
-        ("death is proven",), FLIP, 8, LOST, "loses the entry",
+        ("death is proven",), FLIP, 9, LOST, "loses the entry",
     ),
     Mutant(
         "a place in another log is a copy, unread",
-        ("copies are read",), FLIP, 13, LOST, "a false place",
+        ("copies are read",), FLIP, 15, LOST, "a false place",
     ),
     Mutant(
         "a log is reused because the table says free",
-        ("header read before reuse",), FLIP, 7, LOST, "the table says free",
+        ("header read before reuse",), FLIP, 8, LOST, "the table says free",
     ),
     Mutant(
         "recovery takes a log for a last group because the table says free",
         ("header read before copying",),
-        Left(2, kills=1, flips=1), 11, LOST, "the table says free",
+        Left(2, kills=1, flips=1), 12, LOST, "the table says free",
+    ),
+    # The index after the answer.
+    Mutant(
+        "a session does not wait for what is not entered",
+        ("sessions wait",), Left(), 4, UNLISTED, "M0 is answered",
+    ),
+    Mutant(
+        "sessions can know it only after the 250",
+        ("cell before answer",), Left(), 4, UNLISTED, "M0 is answered",
+    ),
+    Mutant(
+        "what a dead worker has not entered is not known",
+        ("cell outlives the worker",), KILL, 5, UNLISTED, "kill -9 of the worker",
+    ),
+    Mutant(
+        "it is forgotten when the recovery begins",
+        ("cell until entered",), KILL, 7, UNLISTED, "recovery: ",
+    ),
+    Mutant(
+        "a log is sealed before it is entered",
+        ("entered before the seal",), KILL, 7, UNLISTED, "worker: seals log",
+    ),
+    Mutant(
+        "+OK before the index has the deletion",
+        ("deletions entered first",), Left(), 8, "the index lists it", "D0 is answered",
     ),
     # The order of writes.
     Mutant("250 before the sync", ("answer after sync",), Left(), 2, LOST, "worker: writes"),
@@ -137,29 +163,29 @@ MUTANTS = (
     ),
     Mutant(
         "the watermark is ahead of the log",
-        ("watermark is exact",), REFUSAL, 7, "does not list it", "the index refuses",
+        ("watermark is exact",), Left(), 8, "does not list it", "enters what was answered",
     ),
     Mutant(
         "a log is appended to after its recovery",
         ("nothing is appended after recovery",), KILL, 10, LOST, "goes on with log",
     ),
-    Mutant("a life is used twice", ("a life is new",), Left(), 17, "gone", "begins log"),
+    Mutant("a life is used twice", ("a life is new",), Left(), 18, "gone", "begins log"),
     Mutant(
         "survivors are not synced before the victim is freed",
-        ("survivors durable first",), Left(), 10, LOST, "does without a sync",
+        ("survivors durable first",), Left(), 11, LOST, "does without a sync",
     ),
     Mutant(
         "survivors are not entered before the victim is freed",
         ("survivors entered first", "gate when freeing"),
-        Left(), 12, "without a place", "does not enter the copies",
+        Left(), 13, "without a place", "does not enter the copies",
     ),
     Mutant(
         "places are dropped before the header that says free is durable",
-        ("free before forgotten",), KILL, 15, BACK, "kill -9 of the collector",
+        ("free before forgotten",), KILL, 16, BACK, "kill -9 of the collector",
     ),
     Mutant(
         "a header that says free in the page cache is believed",
-        ("free is synced again",), KILL, 17, BACK, "kill -9 of the collector", logs=4,
+        ("free is synced again",), KILL, 18, BACK, "kill -9 of the collector", logs=4,
     ),
     Mutant(
         "the log that says where another ends is freed before it",
@@ -167,16 +193,16 @@ MUTANTS = (
     ),
     Mutant(
         "the last group of an unsealed log is left where it is",
-        ("last group is copied",), Left(2, kills=1, syncs=1), 15, LOST, "recovery: seals log",
+        ("last group is copied",), Left(2, kills=1, syncs=1), 16, LOST, "recovery: seals log",
     ),
     Mutant(
         "the same for survivors where no log is to be had",
-        ("survivors are cut",), Left(2, kills=1, syncs=1), 15, LOST, "with its last group",
+        ("survivors are cut",), Left(2, kills=1, syncs=1), 16, LOST, "with its last group",
     ),
     Mutant(
         "a rebuild applies deletions log by log",
         ("deletions come last", "deletions are remembered"),
-        Left(1, cuts=1), 10, "the index lists it", "power cut",
+        Left(1, cuts=1), 11, "the index lists it", "power cut",
     ),
 )  # fmt: skip
 

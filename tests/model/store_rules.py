@@ -47,6 +47,12 @@ Steps = Iterator[tuple[str, State]]
 
 RULES = {
     "answer after sync": "250 and +OK come after the sync",
+    "deletions entered first": "+OK comes after the index has the deletion",
+    "cell before answer": "sessions can know that mail is not entered before its 250",
+    "sessions wait": "a session waits for mail that was acknowledged and is not entered",
+    "cell outlives the worker": "what a dead worker has not entered is known until its recovery",
+    "cell until entered": "recovery has entered a log before its worker's cell is cleared",
+    "entered before the seal": "what was answered is entered before its log is sealed",
     "failed sync is final": "a failed sync is never tried again on that log",
     "end stated first": "451 comes after the next log states where the failed one ends",
     "watermark is exact": "the watermark is the end of what is entered",
@@ -142,6 +148,8 @@ class Rules:
     def worker(self, state: State) -> Steps:
         """Every step that the worker may take now, with what is left of its failures."""
         step = state.worker.step
+        if state.cells.living and state.worker.log != NOTHING:
+            yield from self._worker_enters_answered(state)
         if step == "idle":
             yield from self._worker_idle(state)
         elif step == "wrote":
@@ -150,11 +158,17 @@ class Rules:
             yield from self._worker_enters(state)
         elif step == "behind":
             yield "worker: the index catches up", self._entered(state)
+        elif step == "untold":
+            new = _raised(state, state.worker.record)
+            new = new._replace(worker=state.worker._replace(step="idle", record=""))
+            yield "worker: sessions can know it", new
         elif step == "failed":
             yield from self._worker_states_the_end(state)
 
     def _worker_states_the_end(self, state: State) -> Steps:
         """The next log does, then the client is refused."""
+        if state.cells.living:
+            return
         for did, new in self._next_log(state, "W"):
             if new.worker.log in (state.worker.log, NOTHING):
                 yield f"worker: {did}", new
@@ -179,6 +193,8 @@ class Rules:
         if len(log.records) < CAPACITY:
             for record in self._requests(state):
                 yield f"worker: writes {record} to log {worker.log}", self._write(state, record)
+        if state.cells.living and self.on("entered before the seal"):
+            return
         if log.records and self.on("nothing is appended after recovery"):
             yield f"worker: seals log {worker.log}", sealed(state, "W")
 
@@ -219,22 +235,52 @@ class Rules:
             yield f"worker: the sync of log {worker.log} fails", new
 
     def _worker_enters(self, state: State) -> Steps:
+        """The group is durable.  Mail is answered now; a deletion is entered first, with all that
+        was answered before it."""
         worker = state.worker
+        if worker.record[0] == "M" or not self.on("deletions entered first"):
+            new = acknowledged(state, worker.record)
+            new = new._replace(worker=worker._replace(step="idle", record=""))
+            told = _raised(new, worker.record)
+            if not self.on("sessions wait"):
+                told = new
+            elif not self.on("cell before answer"):
+                told = new._replace(worker=worker._replace(step="untold"))
+            yield f"worker: {worker.record} is answered", told
+            return
         yield f"worker: {worker.record} is entered and answered", self._entered(state)
         if state.left.refusals:
-            new = acknowledged(spend(state, "refusals"), worker.record)
+            new = _refused_by_index(acknowledged(spend(state, "refusals"), worker.record))
             new = new._replace(worker=worker._replace(step="behind"))
             yield f"worker: the index refuses {worker.record}, which is answered", new
 
+    def _worker_enters_answered(self, state: State) -> Steps:
+        """One transaction, at any moment after the answers, also while a group is under way."""
+        worker = state.worker
+        under_way = worker.step in ("wrote", "synced", "failed")
+        yield "worker: enters what was answered", self._caught_up(state, int(under_way))
+        if state.left.refusals and worker.step == "idle":
+            new = _refused_by_index(spend(state, "refusals"))
+            new = new._replace(worker=worker._replace(step="behind"))
+            yield "worker: the index refuses what was answered", new
+
     def _entered(self, state: State) -> State:
+        """With the group: it is the end of an index that lagged."""
+        record = state.worker.record
+        idle = state.worker._replace(step="idle", record="")
+        new = self._caught_up(state._replace(worker=idle), 0)
+        return acknowledged(new, record) if record else new
+
+    def _caught_up(self, state: State, under_way: int) -> State:
+        """The index has all records of the worker's log, but for those `under_way`."""
         assert state.view is not None
         worker = state.worker
         log = state.logs[worker.log]
-        mark = len(log.records) if self.on("a life is new") else worker.group
-        mark += not self.on("watermark is exact")
-        index = enter(state.view, worker.log, log.life, (worker.record,), mark)
-        idle = worker._replace(step="idle", record="")
-        return acknowledged(state._replace(view=index, worker=idle), worker.record)
+        end = (len(log.records) if self.on("a life is new") else worker.group) - under_way
+        tail = log.records[watermark(state, worker.log) : end]
+        mark = end + (not self.on("watermark is exact"))
+        index = enter(state.view, worker.log, log.life, tail, mark)
+        return without_late(state._replace(view=index, cells=state.cells._replace(living=0)))
 
     @staticmethod
     def _refused(state: State) -> State:
@@ -271,6 +317,19 @@ def acknowledged(state: State, record: str) -> State:
     return answered(state, record, KEPT if record[0] == "M" else GONE)
 
 
+def _raised(state: State, record: str) -> State:
+    """Sessions know that the index lacks a message."""
+    living = state.cells.living | 1 << int(record[1])
+    return state._replace(cells=state.cells._replace(living=living))
+
+
+def _refused_by_index(state: State) -> State:
+    """What the worker has not entered appears later."""
+    cells, record = state.cells, state.worker.record
+    late = cells.late | cells.living | (1 << int(record[1]) if record else 0)
+    return state._replace(cells=cells._replace(living=0, late=late))
+
+
 def spend(state: State, kind: str) -> State:
     """One failure less that may still happen."""
     left = state.left
@@ -304,12 +363,33 @@ def free_rows(state: State) -> list[int]:
     return list(alike.values())
 
 
-def killed(state: State, who: str) -> State:
-    """After kill -9 of a process: its rows wait for a recovery, its clients for an answer."""
-    state = with_process(unanswered(state) if who == "W" else state, who, IDLE)
-    dead = who.lower()
-    rows = tuple(r._replace(owner=dead) if r.owner == who else r for r in state.rows or ())
-    return spend(state._replace(rows=rows), "kills")
+def killed(state: State, who: str, *, is_known: bool = True) -> State:
+    """After kill -9 of a process: its rows wait for a recovery, its clients for an answer.
+
+    `is_known`: what a worker had not entered.
+    """
+    if who == "W":
+        cells = state.cells
+        dead = cells.dead | (cells.living if is_known else 0)
+        state = unanswered(state)._replace(cells=cells._replace(living=0, dead=dead))
+    state = with_process(state, who, IDLE)
+    owner = who.lower()
+    rows = tuple(r._replace(owner=owner) if r.owner == who else r for r in state.rows or ())
+    return spend(without_dead(state._replace(rows=rows)), "kills")
+
+
+def without_dead(state: State) -> State:
+    """A dead worker whose logs are recovered is forgotten, with what it had not entered."""
+    if any(row.owner == "w" for row in state.rows or ()):
+        return state
+    return without_late(state._replace(cells=state.cells._replace(dead=0)))
+
+
+def without_late(state: State) -> State:
+    """What the index refused is entered, unless a dead worker left it."""
+    if any(row.owner == "w" for row in state.rows or ()) or state.worker.step == "behind":
+        return state
+    return state._replace(cells=state.cells._replace(late=0))
 
 
 def unanswered(state: State) -> State:

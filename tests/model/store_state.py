@@ -85,12 +85,16 @@ class Process(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A recovery at work on `log`, with what it read of row and header before it had the lock."""
+    """A recovery at work on `log`, with what it read of row and header before it had the lock.
+
+    `life`: the header's.
+    """
 
     step: str
     log: int
     row: Row
     header: str
+    life: int
 
 
 class Left(NamedTuple):
@@ -106,6 +110,18 @@ class Left(NamedTuple):
     unread: int = 0
 
 
+class Cells(NamedTuple):
+    """What sessions know of records that the index lacks, as bits of messages.
+
+    `living`: acknowledged by the worker, which will enter them; `dead`: by one whose logs wait for
+    recovery; `late`: records that the index refused, so they appear later.
+    """
+
+    living: int = 0
+    dead: int = 0
+    late: int = 0
+
+
 class State(NamedTuple):
     """Everything.  No hub runs while `rows` is None; `view` is the index, None: to be rebuilt."""
 
@@ -117,6 +133,7 @@ class State(NamedTuple):
     collector: Process
     recovery: Reader | None
     left: Left
+    cells: Cells = Cells()
 
 
 IDLE = Process()
@@ -318,8 +335,10 @@ def numbered(state: State) -> State:
     if mine.row is not None:
         mine = mine._replace(row=_named(mine.row, names))
     if reader is not None:
-        reader = reader._replace(row=_named(reader.row, names))
-    return State(state.messages, logs, index, rows, state.worker, mine, reader, state.left)
+        life = names.get(reader.life, len(names))
+        reader = reader._replace(row=_named(reader.row, names), life=life)
+    worker, left, cells = state.worker, state.left, state.cells
+    return State(state.messages, logs, index, rows, worker, mine, reader, left, cells)
 
 
 def _renamed(log: Log, names: dict[int, int], current: int) -> Log:

@@ -26,6 +26,7 @@ from metad.store.log.encode import Append, append_deletion
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable
+from metad.store.unentered_mail import UnenteredMail
 from tests.support import power_campaign
 from tests.support.agreement import assert_agree, assert_rebuild_is_same
 from tests.support.oracle import Ledger, digest
@@ -73,9 +74,9 @@ class Victim:
             osio, kit.store, table, LogSettings(LOG_SIZE), kit.clock, lambda text: None
         )
         self.source.start()
-        self.committer = Committer(
-            self.loop, LogChain(self.source), IndexFeed(self.index, lambda rows: None, print)
-        )
+        unentered = UnenteredMail(kit.area, slot)
+        feed = IndexFeed(self.index, lambda rows: None, print, unentered=unentered)
+        self.committer = Committer(self.loop, LogChain(self.source), feed)
         self.ids = IdMaker(kit.clock, 1)
         self.ids.start_life(self.committer.open_first())
 

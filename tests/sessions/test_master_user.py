@@ -39,6 +39,9 @@ class Layer:
         self.loop = loop
         self.opened: list[int] = []
 
+    def is_behind(self, mailbox: int, asked_ns: int) -> bool:
+        return False
+
     def open_mailbox(self, mailbox: int) -> Maildrop:
         if mailbox == 1:
             raise MailboxInUseError

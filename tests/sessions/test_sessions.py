@@ -314,6 +314,45 @@ def test_a_mailbox_that_stays_in_use_is_refused() -> None:
     assert not world.loop.later
 
 
+def test_mail_that_is_not_ready_is_waited_for() -> None:
+    world = World()
+    world.context.logins.recall = lambda user, password: Account(2, user)  # type: ignore[assignment]
+    layer = world.context.layer
+    asked: list[int] = []
+    ready: list[bool] = []
+
+    def is_behind(mailbox: int, asked_ns: int) -> bool:
+        asked.append(asked_ns)
+        return not ready
+
+    layer.is_behind = is_behind  # type: ignore[method-assign]
+    client = world.pop3()
+    client.transport.take()
+    client.send(b"USER bob\r\nPASS right\r\n")
+    for _ in range(5):
+        world.loop.advance(limits.BEHIND_RETRY_MOST)
+    assert client.transport.take() == b""
+    ready.append(True)
+    world.loop.advance(limits.BEHIND_RETRY_MOST)
+    assert client.transport.take().startswith(b"+OK 0 messages")
+    assert len(asked) > 3
+    assert len(set(asked)) == 1, "it waits for mail that comes while it waits"
+
+
+def test_mail_that_does_not_get_ready_is_no_reason_to_list_without_it() -> None:
+    world = World()
+    world.context.logins.recall = lambda user, password: Account(2, user)  # type: ignore[assignment]
+    world.context.layer.behind = True  # type: ignore[attr-defined]
+    client, other = world.pop3(), world.pop3()
+    for one in (client, other):
+        one.send(b"USER bob\r\nPASS right\r\n")
+    other.lose()
+    world.pass_time(limits.BEHIND_PATIENCE + 1, limits.BEHIND_RETRY_MOST)
+    answer = client.transport.take()
+    assert answer.endswith(b"-ERR [SYS/TEMP] new mail is not ready yet, try again\r\n")
+    assert not world.loop.later
+
+
 def test_a_session_that_waits_for_its_refusal_is_neither_idle_nor_harmed_by_its_end() -> None:
     world = World()
     client = world.pop3()

@@ -11,7 +11,8 @@ from typing import Any
 
 import lmdb
 
-from metad.errors import RefusedError
+from metad import limits
+from metad.errors import BehindError, RefusedError
 from metad.layers.base import Envelope, Recipient
 from metad.store.backup.backup import Backup
 from metad.store.gc.expiry import Due
@@ -210,6 +211,7 @@ class Session:
     def run(self) -> None:
         worker, box = self._worker, self._box
         seen = self._judge.before_login(box)
+        self._wait_for_mail()
         drop = worker.call(lambda: worker.layer.open_mailbox(box))
         steps = drop.list_messages()
         while worker.call(lambda: next(steps, "end")) != "end":
@@ -226,6 +228,15 @@ class Session:
         if self._rng.random() < 0.7:
             self._quit(drop, ids)
         worker.call(drop.close)
+
+    def _wait_for_mail(self) -> None:
+        """As metad.sessions.pop3_login does.  Raises RefusedError."""
+        worker, asked_ns = self._worker, self._worker.osio.monotonic_ns()
+        until = asked_ns + limits.BEHIND_PATIENCE * 1e9
+        while worker.call(lambda: worker.layer.is_behind(self._box, asked_ns)):
+            if worker.osio.monotonic_ns() > until:
+                raise BehindError
+            self._scheduler.pause(limits.BEHIND_RETRY_MOST)
 
     def _fetch(self, drop: Any, number: int, message_id: bytes) -> None:
         try:

@@ -45,6 +45,8 @@ class Hub:
         self.disk = Disk()
         self.boots = 1
         self.processes: list[Process] = []
+        # Acknowledged, and listed later: what a worker's index refused.
+        self.refused_by_index: set[bytes] = set()
         self.master: Master | None = None
         if not _areas:
             _areas.append(shared("sim")[0])

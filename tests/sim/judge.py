@@ -33,7 +33,7 @@ class Judge:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self.ledger = Ledger()
-        # Acknowledged and entered in the index at that moment.
+        # Acknowledged: a session that begins now waits until the index has it.
         self.visible: set[bytes] = set()
         self.flipped = False
         self._looks = 0
@@ -86,6 +86,7 @@ class Judge:
 
     def before_login(self, box: int) -> Seen:
         """What a login that comes now must see, and must not."""
+        self.visible -= self._hub.refused_by_index
         visible = {one for one in self.visible if box in self.ledger.sent[one][1]}
         return Seen(self.ledger.must_have(box) & visible, set(self.ledger.deleted), visible)
 
@@ -93,6 +94,7 @@ class Judge:
         """`left`: what the index has and the session leaves for the next one, because something
         came in between (metad.layers.listing)."""
         assert ids == sorted(set(ids)), f"mailbox {box} is not in order: {show(ids)}"
+        left = left | self._hub.refused_by_index  # maybe while this session waited for it
         back = [one for one in ids if (box, one) in seen.gone]
         assert not back, f"mailbox {box} lists what was deleted: {show(back)}"
         strange = [one for one in ids if box not in self.ledger.sent.get(one, (b"", ()))[1]]

@@ -78,6 +78,13 @@ MUTANTS = (
         ("mailbox_locks:MailboxLocks.acquire", "if not self._lock(mailbox, fcntl.F_WRLCK):",
          "if not self._lock(mailbox, fcntl.F_UNLCK):"),
     )),
+    # -- a session has all that was acknowledged before its login
+    Mutant("a session does not wait for mail that is not entered", (
+        ("unentered_mail:UnenteredMail.may_have", "0 < self._since[row] <= asked_ns", "False"),
+    )),
+    Mutant("sessions cannot know that mail is not entered", (
+        ("unentered_mail:UnenteredMail.add", "if not self._since[self._me]:", "if False:"),
+    )),
     # -- what is durable when, and entered when
     Mutant("acknowledged before the sync", (
         ("log.writer:LogWriter.append", "self._sync_now()", "pass"),
@@ -87,8 +94,8 @@ MUTANTS = (
          "if self._sync and not self.log.generation:"),
     )),
     Mutant("a group that the index refused is forgotten", (
-        ("commit.index_feed:IndexFeed.enter", "waiting = [*self.lagging, *batches]",
-         "waiting = [*batches]"),
+        ("commit.index_feed:IndexFeed.enter", "merged([*self.lagging, *self.answered,",
+         "merged([*self.answered,"),
     )),
     Mutant("a full log is sealed while the index lacks some of it", (
         ("commit.committer:Committer._writer_for", "if self._feed.lagging and", "if False and"),

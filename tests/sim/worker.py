@@ -11,6 +11,7 @@ from metad.config.model import StoreConfig
 from metad.errors import MetadError
 from metad.layers.base import LayerContext
 from metad.layers.logs import LogLayer
+from metad.store.index.rows import Batch
 from metad.system.shared_memory import Cell, ProcessRow
 from tests.sim.process import Loop, Process
 
@@ -54,6 +55,7 @@ class Worker(Process):
         except (MetadError, OSError, lmdb.Error) as error:
             self.report(f"cannot start: {error}")
             return 1
+        self._note_refusals()
         self.ready = True
         self._tick()
         self.loop.run()
@@ -65,6 +67,17 @@ class Worker(Process):
     def _tick(self) -> None:
         self.layer.tick()
         self.loop.call_later(TICK_SECONDS, self._tick)
+
+    def _note_refusals(self) -> None:
+        feed = self.layer.feed
+        real = feed.enter
+
+        def enter(*batches: Batch) -> None:
+            real(*batches)
+            ids = {one.id for batch in feed.lagging for one in batch.messages}
+            self.hub.refused_by_index |= ids
+
+        feed.enter = enter  # type: ignore[method-assign]
 
     # -- for clients
 

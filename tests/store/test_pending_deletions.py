@@ -38,6 +38,7 @@ def worker(kit: StoreKit, slot: int) -> Any:
     layer = LogLayer.__new__(LogLayer)
     layer.pending = kit.writers[slot].pending
     layer.locks = MailboxLocks(kit.osio, kit.store.locks)
+    layer.complete_mailboxes = set()
     layer.index = kit.index
     layer.complete_mailboxes = set()
     layer.committer = SimpleNamespace(is_behind=lambda mailbox: False)  # type: ignore[assignment]

@@ -116,6 +116,9 @@ class Line:
     def __exit__(self, *_: object) -> None:
         self.drop()
 
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
     def drop(self) -> None:
         """Close without a word."""
         self.input.close()

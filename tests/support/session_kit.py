@@ -132,9 +132,13 @@ class Layer:
     """Takes every message at once; its mailboxes are empty."""
 
     in_use = False
+    behind = False
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
+
+    def is_behind(self, mailbox: int, asked_ns: int) -> bool:
+        return self.behind
 
     def open_mailbox(self, mailbox: int) -> Maildrop:
         if self.in_use:

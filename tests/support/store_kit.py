@@ -42,6 +42,7 @@ from metad.store.log_table import LogTable
 from metad.store.pending_deletions import PendingDeletions
 from metad.store.reader import Reader, Stored
 from metad.store.recovery.hub import Recovery
+from metad.store.unentered_mail import UnenteredMail
 from metad.system.osio import Osio
 from metad.system.shared_memory import SharedArea
 from tests.support.oracle import Ledger, digest
@@ -157,7 +158,10 @@ class KitWriter:
         self.source.start(self.background)
         self.chain = LogChain(self.source)
         self.pending = PendingDeletions(kit.area, slot)
-        self.feed = IndexFeed(kit.index, self._publish, kit.reports.append, self.pending.publish)
+        self.unentered = UnenteredMail(kit.area, slot)
+        self.feed = IndexFeed(
+            kit.index, self._publish, kit.reports.append, self.pending.publish, self.unentered
+        )
         at_once = Steps(at_once=True)
         self.committer = Committer(kit.loop, self.chain, self.feed, None, at_once)
         self.ids = IdMaker(kit.clock, kit.store.node)
@@ -335,6 +339,8 @@ class StoreKit:
     # -- looking
 
     def listing(self, mailbox: int) -> list[tuple[bytes, int]]:
+        for writer in self.writers:  # as a session waits for it
+            writer.committer.enter_now()
         return list(LISTING_ENTRY.iter_unpack(self.index.listing(mailbox)))
 
     def stored(self, message_id: bytes) -> Stored:

@@ -1,12 +1,16 @@
 """Group commit: everything that waits becomes durable by one write and one sync, then visible.
 
-    submit ... submit -> group -> encode -> append (pwritev, fdatasync) -> index (one transaction)
-                                         -> shared memory -> done(None) for each
+    submit ... submit -> group -> encode -> append (pwritev, fdatasync) -> done(None) for each
+                    -> index (one transaction for several groups) -> shared memory
 
 Rules of this file:
 
 * `done(None)` is called only after the sync.  After a successful sync it is always None,
   whatever the index does: the logs are the truth.  If the index fails, no new mail is taken.
+* Mail is entered in the index after its answer, a hundred messages or five milliseconds later, and
+  `store/unentered_mail.py` makes sessions wait for it.  Before an answer comes the index where the
+  group has deletions, and before anything else happens to the log (a next one, its end): there
+  everything that was answered is entered first.
 * A failed write or sync is never retried on that log; the group gets SyncFailedError, after the
   next log has recorded where that one ends (`store/log_chain.py`): what a client was refused, no
   restart makes true.
@@ -30,7 +34,7 @@ from collections.abc import Callable
 
 from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
-from metad.store.background import Background, JobThread
+from metad.store.background import Background, Job, JobThread
 from metad.store.commit.figures import CommitFigures
 from metad.store.commit.group import Loop, take_group
 from metad.store.commit.index_feed import IndexFeed
@@ -43,6 +47,11 @@ from metad.store.log_chain import LogChain
 # A group of this many does not wait: the cost of a sync is negligible beside theirs.
 ENOUGH = 100
 GATHER_SECONDS = 0.002
+# Mail that was answered is entered after so long, or as soon as there are ENOUGH rows of it.
+ENTER_SECONDS = 0.005
+# While another process has the index's lock: how often it is tried before a thread waits for it.
+RETRY_SECONDS = 0.001
+TRIES = 20
 # A write and its sync that take longer than this on the average do not run on the loop.
 QUICK_SECONDS = 0.001
 MOST_REST_SECONDS = 60.0
@@ -71,6 +80,9 @@ class Committer:
         self._busy = False
         self._scheduled = False
         self._gathering = 0  # number of the group that waits for more, 0: none does
+        self._entry_due = False
+        self._entry_tries = 0
+        self._thread_enters = False  # a job there may use the index: the loop leaves it alone
         self._seconds = 0.0  # that a write and its sync take, on the average of the last ones
         self.expected = CommitDelay(now)
         # The index lags, or the writer rests after failures: kept as a fact, because every
@@ -168,7 +180,7 @@ class Committer:
         writer = chain.writer
         all_wait = self._seconds < QUICK_SECONDS and not self.expected.count()
         if writer is None or group[0].parts is None or not chain.fits(group):
-            self._background.put(lambda: self._switch_and_append(group))
+            self._put_entering(lambda: self._switch_and_append(group))
             return
         encoded = encode(writer, group)
         if all_wait:
@@ -177,20 +189,24 @@ class Committer:
             self._background.put(lambda: self._append_in_thread(writer, group, encoded))
 
     def _appended(self, group: list[Append], outcome: Batch | RefusedError) -> None:
-        """The group is durable, or is not: make it visible, or refuse it."""
+        """The group is durable, or is not: answer it, make it visible, or refuse it."""
+        self._thread_enters = False
         if isinstance(outcome, SyncFailedError) and self._chain.failed is not None:
-            self._background.put(lambda: self._record_and_finish(group, outcome))
+            self._put_entering(lambda: self._record_and_finish(group, outcome))
         elif isinstance(outcome, RefusedError):
             self._finish(group, outcome)
+        elif self._feed.may_answer(outcome):
+            self._feed.answer(outcome)
+            self._finish(group, None)
         elif self._feed.lagging or not self._feed.index.try_lock():
-            self._background.put(lambda: self._enter_in_thread(group, outcome))
+            self._put_entering(lambda: self._enter_in_thread(group, outcome))
         else:
             self._enter_and_unlock(outcome)
             self._finish(group, None)
 
     def _finish(self, group: list[Append], error: RefusedError | None) -> None:
-        self._busy = False
-        self.groups += 1
+        self._busy = self._thread_enters = False
+        self.groups += bool(group)
         if error is None:
             self._failed_in_a_row = 0
         else:
@@ -202,6 +218,11 @@ class Committer:
         if group:
             self.figures.finished(len(group), self._now() - self._group_since)
         self._answer(group, error)
+        if self._feed.rows >= ENOUGH:
+            self._loop.call_soon(self._enter_answered)  # behind the answers
+        elif self._feed.answered and not self._entry_due:
+            self._entry_due = True
+            self._loop.call_later(ENTER_SECONDS, self._enter_answered)
 
     def _answer(self, group: list[Append], error: RefusedError | None) -> None:
         budget = self._budget
@@ -226,11 +247,41 @@ class Committer:
         if self._waiting and not self._scheduled and not self._busy:
             self._schedule()
 
+    def enter_now(self) -> None:
+        """Enter what was answered, if that needs no waiting."""
+        if self._feed.answered and not self._thread_enters and self._feed.index.try_lock():
+            self._entry_tries = 0
+            self._enter_and_unlock(None)
+            self.blocked = bool(self._feed.lagging) or self._resting
+
+    def _enter_answered(self) -> None:
+        """It is time to.  While another process has the index's lock, a moment later."""
+        self._entry_due = False
+        self.enter_now()
+        if not self._feed.answered or self._thread_enters:
+            return
+        self._entry_tries += 1
+        if self._entry_tries > TRIES and not self._busy:
+            self._entry_tries = 0
+            self._wait_and_enter()
+        else:
+            self._entry_due = True
+            self._loop.call_later(RETRY_SECONDS, self._enter_answered)
+
     def catch_up(self) -> None:
         """Try again to enter what the index does not have."""
         if self._feed.lagging and not self._busy:
-            self._busy = True
-            self._background.put(lambda: self._enter_in_thread([], None))
+            self._wait_and_enter()
+
+    def _wait_and_enter(self) -> None:
+        """Have the thread wait for the index's lock; no group begins before that."""
+        self._busy = True
+        self._put_entering(lambda: self._enter_in_thread([], None))
+
+    def _put_entering(self, job: Job) -> None:
+        """Have the thread do something that may use the index."""
+        self._thread_enters = True
+        self._background.put(job)
 
     def stop(self) -> LogWriter | None:
         """End the thread after what it is doing; the log in use, for the allocator to seal.
@@ -240,9 +291,7 @@ class Committer:
         """
         self._background.stop()
         writer = self._chain.close()
-        if self._feed.lagging:
-            self._feed.index.lock()
-            self._enter_and_unlock(None)
+        self._enter_all()
         if writer is not None and self._feed.lagging:
             writer.close()
             return None
@@ -257,6 +306,8 @@ class Committer:
     def _switch_and_append(self, group: list[Append]) -> None:
         outcome: Batch | RefusedError
         try:
+            if self._feed.answered:
+                self._enter_all()
             writer = self._writer_for(group)
             outcome = self._append(writer, group, encode(writer, group))
         except RefusedError as error:
@@ -282,6 +333,7 @@ class Committer:
     def _record_and_finish(self, group: list[Append], error: SyncFailedError) -> None:
         """Have the next log record where the failed one ends; else the next group tries again."""
         try:
+            self._enter_all()
             self._chain.record_end()
         except Exception as second:
             self._chain.report(f"warning: {error}; no log records it yet: {second}")
@@ -293,6 +345,12 @@ class Committer:
         self._loop.call_soon_threadsafe(self._finish, group, None)
 
     # -- either
+
+    def _enter_all(self) -> None:
+        """Enter what the index does not have, waiting for its lock."""
+        if self._feed.lagging or self._feed.answered:
+            self._feed.index.lock()
+            self._enter_and_unlock(None)
 
     def _append(
         self, writer: LogWriter, group: list[Append], encoded: Encoded

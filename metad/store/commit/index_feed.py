@@ -4,6 +4,10 @@ Rules of this file:
 
 * What is durable is never forgotten: a batch that the index refuses waits, and no later one is
   entered before it, so no watermark ever moves past records that the index lacks.
+* Mail may be answered before it is entered (`answered`): what was answered within a few
+  milliseconds goes into the index in one transaction.  `unentered` is told before the answer, and
+  again once it is entered.  Deletions are entered first.
+* Once the index has refused something, mail that it lacks appears later, as it does after a lag.
 * `pending` gets the mailboxes whose deletions lag before any client is told that they are
   deleted, and again once they are entered.
 * The caller of `enter` holds the index's write lock, and releases it.
@@ -13,12 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from metad.store.commit.group import GROUP_ROWS
+from metad.store.ids import ID_SIZE
 from metad.store.index.index import Index, Publish
 from metad.store.index.rows import Batch
+from metad.store.log import footer
+from metad.store.unentered_mail import UnenteredMail
+
+# Index rows that may be answered and not entered: beyond that an answer waits for the index.
+MOST_ANSWERED = 2 * GROUP_ROWS
 
 
 class IndexFeed:
-    """Enters the groups of one writer.  `lagging`: batches that the index does not have yet."""
+    """Enters the groups of one writer.
+
+    `lagging`: batches that the index has refused.  `answered`: those that it has not been given.
+    """
 
     def __init__(
         self,
@@ -26,17 +40,40 @@ class IndexFeed:
         publish: Publish,
         report: Callable[[str], None],
         pending: Callable[[set[int]], None] = lambda mailboxes: None,
+        unentered: UnenteredMail | None = None,
     ) -> None:
+        """Without `unentered`, where readers could ask, everything is entered before its answer."""
         self.index = index
         self._publish = publish
         self._report = report
         self._pending = pending
+        self._unentered = unentered
         self.lagging: list[Batch] = []
+        self.answered: list[Batch] = []
+        self.rows = 0  # that those in `answered` make
         self.failures = 0
 
+    def may_answer(self, batch: Batch) -> bool:
+        """Whether a durable batch may be answered before it is entered."""
+        return (
+            self._unentered is not None
+            and not batch.deletions
+            and not self.lagging
+            and self.rows < MOST_ANSWERED
+        )
+
+    def answer(self, batch: Batch) -> None:
+        """Keep a batch that is answered now, and entered by the next `enter`."""
+        if self._unentered is not None:
+            self._unentered.add(batch.messages)
+        self.answered.append(batch)
+        self.rows += _rows(batch)
+
     def enter(self, *batches: Batch) -> None:
-        """Enter what lags, then `batches`; what the index refuses lags from now on."""
-        waiting = [*self.lagging, *batches]
+        """Enter what lags, what was answered, then `batches`; what is refused lags from now on."""
+        waiting = merged([*self.lagging, *self.answered, *batches])
+        self.answered = []
+        self.rows = 0
         try:
             while waiting:
                 self.index.apply(waiting[0], self._publish)
@@ -48,3 +85,38 @@ class IndexFeed:
             if waiting or self.lagging:
                 self._pending({one.mailbox for batch in waiting for one in batch.deletions})
             self.lagging = waiting
+            if self._unentered is not None:
+                self._unentered.settle()
+
+    def usage(self, mailbox: int) -> tuple[int, int]:
+        """Bytes and messages that `answered` adds to a mailbox."""
+        if self._unentered is None or not self._unentered.is_mine(mailbox):
+            return 0, 0
+        entries = b"".join([one.entries for batch in self.answered for one in batch.messages])
+        sizes = [one.octets for one in footer.unpack(entries) if one.mailbox == mailbox]
+        return sum(sizes), len(sizes)
+
+
+def merged(batches: list[Batch]) -> list[Batch]:
+    """The same in fewer batches: one transaction for several groups of a log, within bounds."""
+    if len(batches) < 2:
+        return batches
+    found: list[Batch] = []
+    rows = 0
+    for batch in batches:
+        more = _rows(batch)
+        last = found[-1] if found else None
+        if last is not None and last.life == batch.life and rows + more <= GROUP_ROWS:
+            last.messages.extend(batch.messages)
+            last.deletions.extend(batch.deletions)
+            found[-1] = last._replace(watermark=batch.watermark)
+            rows += more
+        else:
+            found.append(batch._replace(messages=[*batch.messages], deletions=[*batch.deletions]))
+            rows = more
+    return found
+
+
+def _rows(batch: Batch) -> int:
+    ids = sum([len(one.ids) for one in batch.deletions]) // ID_SIZE
+    return sum([len(message.entries) for message in batch.messages]) // footer.ENTRY_SIZE + ids

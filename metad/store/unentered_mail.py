@@ -1,0 +1,76 @@
+"""Mailboxes with mail that is acknowledged and not in the index yet.
+
+A worker answers as soon as a message is durable, and enters it in the index some milliseconds
+later.  A session must find what was acknowledged before it began, whichever worker has taken it:
+it asks here before it opens a mailbox, and waits.
+
+Rules of this file:
+
+* A process publishes its mailboxes before the first answer goes out, and takes them back only
+  after the index has the mail.  If it dies first, its row is kept until recovery has entered it.
+* `asked_ns` is read from the clock before the question.  What was acknowledged later is of no
+  concern, so a session never waits for mail that keeps coming.
+* 1,024 bits per process, by the number of the mailbox: two mailboxes may share a bit.  The error is
+  to one side: a session waits for nothing, and never opens too early.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from metad.store.log.footer import ENTRY_SIZE
+from metad.store.log.place import Message
+from metad.system.shared_memory import PENDING_CELLS, SharedArea
+
+_BITS = PENDING_CELLS * 64
+_BIT = [1 << number for number in range(_BITS)]
+_SIZE = PENDING_CELLS * 8
+_NONE = memoryview(bytes(_SIZE)).cast("Q")
+
+
+class UnenteredMail:
+    """As one process sees it; `me` is its row, `now_ns` a clock that all processes share."""
+
+    def __init__(
+        self, area: SharedArea, me: int, now_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._since, self._words = area.unentered_cells()
+        self._me = me
+        self._mine = self._words[me * PENDING_CELLS : (me + 1) * PENDING_CELLS]
+        self._mask = 0
+        self.now_ns = now_ns
+
+    def add(self, messages: Iterable[Message]) -> None:
+        """These are about to be acknowledged."""
+        mask = self._mask
+        for _, _, entries, _ in messages:
+            for at in range(0, len(entries), ENTRY_SIZE):
+                mask |= _BIT[(entries[at + 2] << 8 | entries[at + 3]) % _BITS]
+        if mask != self._mask:
+            self._mask = mask
+            self._mine[:] = memoryview(mask.to_bytes(_SIZE, "little")).cast("Q")
+        if not self._since[self._me]:
+            self._since[self._me] = self.now_ns()
+
+    def settle(self) -> None:
+        """All that was added is in the index."""
+        if self._mask:
+            self._since[self._me] = 0
+            self._mask = 0
+            self._mine[:] = _NONE
+
+    def is_mine(self, mailbox: int) -> bool:
+        """Whether this process itself may have mail for it."""
+        return bool(self._mask & _BIT[mailbox % _BITS])
+
+    def may_have(self, mailbox: int, asked_ns: int) -> bool:
+        """Whether the index may lack mail of this mailbox that was acknowledged before then."""
+        rows = -(-len(self._since.tobytes().rstrip(b"\0")) // 8)  # the others have nothing
+        if not rows:
+            return False
+        at, bit = divmod(mailbox % _BITS, 64)
+        return any(
+            0 < self._since[row] <= asked_ns and self._words[row * PENDING_CELLS + at] >> bit & 1
+            for row in range(rows)
+        )
