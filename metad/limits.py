@@ -130,6 +130,8 @@ NETWORK_OCTETS = 320
 FILTER_CONNECTIONS = 32
 # Octets of each check under way, besides its message: unsent, a piece of a file, the answer.
 FILTER_MEMORY = 128 * KIB + 1 * MIB + 2 * 512 * KIB
+# Octets of one answer of rspamd as Python's objects, the worst one; they are made one at a time.
+FILTER_ANSWER_MEMORY = 24 * MIB
 
 # --- POP3 ---------------------------------------------------------------------------------------
 # Octets of a command line with its CR LF: RFC 2449 section 4.

@@ -47,9 +47,12 @@ class Body:
 
     def parts(self) -> Iterator[Buffer]:
         """All pieces.  May wait for a disk if it is not `in_memory`."""
-        if self._stuffed:
-            return _unstuffed(self._read())
-        return _without_end(self._read(), self.size)
+        chunks = self._read()
+        return _first(_unstuffed(chunks) if self._stuffed else chunks, self.size)
+
+    def first(self, size: int) -> Body:
+        """The first `size` bytes of it; they are read when the new body is."""
+        return Body(self._read, min(size, self.size), self._stuffed, self._threads)
 
     async def pieces(self) -> AsyncIterator[Buffer]:
         """All pieces, without holding up the loop."""
@@ -80,8 +83,8 @@ def of_bytes(message: bytes) -> Body:
     return Body(lambda: (message + b".\r\n",), len(message))
 
 
-def _without_end(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
-    """The chunks of a message that stuffs no dot, but for its final dot line."""
+def _first(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
+    """The first `size` octets: all of a message that stuffs no dot, but for its final dot line."""
     left = size
     for chunk in chunks:
         length = len(chunk)
@@ -91,7 +94,7 @@ def _without_end(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
         else:
             if left:
                 yield memoryview(chunk)[:left]
-            left = 0
+            return
 
 
 def _unstuffed(chunks: Iterable[Buffer]) -> Iterator[Buffer]:

@@ -16,7 +16,6 @@ from typing import Any
 from metad.errors import Reply
 from metad.filters import authentication
 from metad.filters.base import Filter, FilterContext, Judgement, Message, Preferences, Verdict
-from metad.filters.body import Body
 from metad.filters.fields import FieldError, make_field
 from metad.filters.hostnames import Hostnames, files
 from metad.filters.http import request
@@ -78,8 +77,7 @@ class RspamdFilter(Filter):
         if size > self._size:
             if not self._partial:
                 return Verdict(note="not checked: too large", add=(unchecked("too large"),))
-            part = await body.read(self._size)
-            size, body = len(part), Body(lambda: (part,), len(part))
+            size, body = self._size, body.first(self._size)
         fields = request_fields(message)
         if self._hostnames is not None and message.session.client != "local":
             name = await self._hostnames.name_of(message.session.client)

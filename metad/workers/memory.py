@@ -62,6 +62,7 @@ def memory_bound(config: Config) -> MemoryBound:
         reading=2 * limits.WORKER_THREADS * BUFFER,
         remembered=limits.LOGIN_MEMORY_ENTRIES * limits.LOGIN_MEMORY_OCTETS
         + 2 * limits.NETWORKS_REMEMBERED * limits.NETWORK_OCTETS,
-        filters=wanted_checks * limits.FILTER_MEMORY,
+        filters=wanted_checks * limits.FILTER_MEMORY
+        + bool(wanted_checks) * limits.FILTER_ANSWER_MEMORY,
         connection=limits.SESSION_MEMORY + line + recipients + tls * limits.TLS_MEMORY,
     )

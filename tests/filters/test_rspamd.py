@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from metad import limits
 from metad.filters.base import FilterContext, Message, Preferences, Session, Verdict
 from metad.filters.body import Body, of_bytes
-from metad.filters.http import Response
+from metad.filters.http import BODY_LIMIT, Response
 from metad.filters.pool import Address
 from metad.filters.results import Report, ReportError, read_report
 from metad.filters.rspamd import RspamdError, RspamdFilter, action_for
@@ -165,6 +168,36 @@ def test_a_large_message_is_not_checked_or_in_part() -> None:
     assert asked.bodies == []
     _, asked, _ = judge(report("no action", 0), text=text, oversize="partial")
     assert asked.bodies == [text[:1000]]
+
+
+@pytest.mark.parametrize("one", [b"[]", b"{}", b"1.1", b'"ab"', b'{"a":{}}', b"[[[]]]"])
+def test_the_worst_answer_takes_no_more_memory_than_is_declared(one: bytes) -> None:
+    wrong = b'{"action": "no action", "score": 1, "symbols": ['
+    body = wrong + b",".join([one] * ((BODY_LIMIT - len(wrong) - 2) // (len(one) + 1))) + b"]}"
+    assert len(body) <= BODY_LIMIT
+    tracemalloc.start()
+    try:
+        with pytest.raises(ReportError):
+            read_report(body)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < limits.FILTER_ANSWER_MEMORY
+
+
+def test_a_part_of_a_message_is_read_no_sooner_than_it_is_sent() -> None:
+    """Of the messages that wait for a connection nothing is in memory but what is in memory."""
+    read: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(100):
+            read.append(number)
+            yield b"..\r\n" * 100
+
+    body = Body(pieces, 100 * 300, 10_000).first(700)
+    assert read == []
+    assert b"".join(bytes(one) for one in body.parts()) == (b".\r\n" * 300)[:700]
+    assert read == [0, 1, 2]
 
 
 def test_any_other_status_is_a_failure() -> None:
