@@ -44,10 +44,11 @@ def need_tree() -> None:
 
 
 class Debian:
-    """`hand` is a directory of ours that commands see as /mnt."""
+    """`hand` is a directory of ours that commands see as /mnt; `tree` what lies below."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tree: Path = TREE) -> None:
         self.directory = directory
+        self.tree = tree
         self.upper = directory / "upper"
         self.hand = directory / "hand"
         for name in ("upper", "work", "merged", "hand"):
@@ -56,7 +57,15 @@ class Debian:
     def outside(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a shell script that sees the merged tree as $merged."""
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"]
-        command += ["sh", "-c", _ENTER + script, "sh", str(TREE), str(self.directory), *arguments]
+        command += [
+            "sh",
+            "-c",
+            _ENTER + script,
+            "sh",
+            str(self.tree),
+            str(self.directory),
+            *arguments,
+        ]
         return subprocess.run(
             command,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "TERM": "dumb"},
@@ -86,7 +95,7 @@ class Debian:
         """What differs from the bare tree: without what apt and dpkg note for themselves."""
         for path in sorted(self.upper.rglob("*")):
             name = "/" + str(path.relative_to(self.upper))
-            if not _is_noted(name) and not _is_as_before(path, TREE / name[1:]):
+            if not _is_noted(name) and not _is_as_before(path, self.tree / name[1:]):
                 yield name
 
 

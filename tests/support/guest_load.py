@@ -36,6 +36,10 @@ class Tally:
         try:
             with smtplib.SMTP("127.0.0.1", 25, timeout=60) as client:
                 phase = "session"
+                # smtplib would try HELO after a 421 to EHLO, and report the end of the connection.
+                code, reply = client.ehlo()
+                if code != 250:
+                    raise smtplib.SMTPResponseException(code, reply)
                 for _ in range(MESSAGES):
                     name = f"<{os.getpid()}.{next(_serial)}@load.example>"
                     text = f"Message-ID: {name}\r\nSubject: load\r\n\r\n{'x' * 500}\r\n"

@@ -50,16 +50,21 @@ def need_qemu() -> None:
             pytest.skip(f"{program} is not here")
 
 
-def prepare(debian: Debian) -> None:
-    """Put the agent into the tree."""
+def prepare(debian: Debian, *, with_agent: bool = True) -> None:
+    """Turn off what a test does without, and put the agent into the tree."""
+    masks = " ".join(MASKED)
+    debian.run(
+        f"systemctl mask {masks}\n"
+        "echo metad-machine >/etc/hostname; echo '127.0.0.1 localhost metad-machine' >/etc/hosts\n"
+    )
+    if not with_agent:
+        return
     (debian.hand / "guest_agent.py").write_bytes(AGENT.read_bytes())
     (debian.hand / "guest-agent.service").write_text(UNIT)
-    masks = " ".join(MASKED)
     debian.run(
         "install -m 644 -t /opt /mnt/guest_agent.py\n"
         "install -m 644 -t /etc/systemd/system /mnt/guest-agent.service\n"
-        f"systemctl enable guest-agent.service; systemctl mask {masks}\n"
-        "echo metad-machine >/etc/hostname; echo '127.0.0.1 localhost metad-machine' >/etc/hosts\n"
+        "systemctl enable guest-agent.service\n"
     )
 
 

@@ -1,0 +1,114 @@
+"""The container image: built from the Containerfile by buildah, run by podman, as the page says.
+
+METAD_TEST_IMAGE=1 runs these: Debian's engines are brought from its mirror, and it takes minutes.
+The base image is our Debian's tree, because no registry of images is asked; pip finds wheels in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.debian import ROOT, TREE, Debian, need_tree
+from tests.support.guest import Guest, python, wait_until
+from tests.support.install_page import commands
+from tests.support.machine import prepare
+from tests.support.namespace import Namespace, need_namespaces
+from tests.support.packages import Built
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("METAD_TEST_IMAGE") != "1", reason="METAD_TEST_IMAGE=1 is not set"
+)
+BASE = "docker.io/library/debian:12-slim"
+# Nothing but what an image has: no kernel, no caches.
+LEFT_OUT = ("boot", "proc", "sys", "usr/lib/modules", "lib/modules", "var/cache/apt")
+ENGINES = f"""
+apt-get -q update
+apt-get -q -y install --no-install-recommends podman buildah crun
+mkdir -p /etc/containers
+printf '[storage]\\ndriver = "overlay"\\n' >/etc/containers/storage.conf
+printf 'graphroot = "/mnt/storage"\\nrunroot = "/run/storage"\\n' >>/etc/containers/storage.conf
+export BUILDAH_ISOLATION=chroot
+base=$(buildah from scratch)
+buildah add --quiet $base /mnt/base.tar /
+buildah add --quiet $base /mnt/wheels /wheels
+printf '[global]\\nno-index = true\\nfind-links = /wheels\\n' >/mnt/pip.conf
+buildah add --quiet $base /mnt/pip.conf /etc/pip.conf
+buildah commit --quiet $base {BASE}
+buildah rm $base
+"""
+SEND = """
+import smtplib
+with smtplib.SMTP("127.0.0.1", 25) as client:
+    client.sendmail("a@b.example", ["ann@example.org"], "Subject: x\\r\\n\\r\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def guest(packages: Built) -> Iterator[Guest]:
+    """Booted, with the image in its storage."""
+    need_tree()
+    need_namespaces()
+    build, _ = commands("A container")
+    with tempfile.TemporaryDirectory(prefix="metad image ") as directory:
+        debian = Debian(Path(directory))
+        stage(debian, packages)
+        debian.run(ENGINES)
+        build = build.replace("podman build", "buildah bud --pull=never")
+        debian.run(f"cd /mnt/source; export BUILDAH_ISOLATION=chroot; {build}")
+        prepare(debian, with_agent=False)
+        machine = Namespace(debian)
+        try:
+            machine.boot()
+            yield machine
+        finally:
+            machine.run("umount -l /mnt/storage/overlay || :")
+            machine.close()
+
+
+def stage(debian: Debian, packages: Built) -> None:
+    """The source, the tree of the base image, and wheels for a pip without an index."""
+    files = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], check=True,
+                           capture_output=True).stdout.split(b"\0")  # fmt: skip
+    for name in (os.fsdecode(file) for file in files if file):
+        target = debian.hand / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    shutil.copytree(packages.wheels, debian.hand / "wheels")
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", "download", "--only-binary=:all:",
+                    "--dest", str(debian.hand / "wheels"), "setuptools>=77", "wheel"],
+                   check=True)  # fmt: skip
+    excluded = [f"--exclude=./{name}" for name in LEFT_OUT]
+    subprocess.run(["tar", "-C", str(TREE), *excluded, "-cf", str(debian.hand / "base.tar"), "."],
+                   check=True)  # fmt: skip
+
+
+def test_the_pages_command_runs_the_image_without_any_right(guest: Guest) -> None:
+    _, run = commands("A container")
+    # The ports of the namespaces' own loopback stand for those of an engine's network.
+    run = re.sub(r"-p \S+ ", "", run).replace("podman run", "podman run -d --name hub")
+    guest.run(run.replace("--read-only", "--network=host --runtime=crun --read-only"))
+    wait_until(guest, "podman exec hub metad status")
+    guest.run("echo secret | podman exec -i hub metad user add ann@example.org --password-stdin")
+    python(guest, SEND)
+    assert guest.run("podman exec hub metad mail list ann@example.org").startswith("1 ")
+    pid = guest.run("podman inspect -f '{{.State.Pid}}' hub").strip()
+    status = guest.run(f"cat /proc/{pid}/status")
+    assert set(re.findall(r"^Cap\w+:\t(\w+)$", status, re.MULTILINE)) == {"0" * 16}
+    assert re.search(r"^Uid:\t900\t", status, re.MULTILINE)
+    guest.run("podman exec hub touch /usr/x", code=1)
+
+
+def test_its_health_check_passes_and_sigterm_drains_it(guest: Guest) -> None:
+    assert guest.run("podman healthcheck run hub; echo $?").strip().endswith("0")
+    guest.run("podman stop --time 60 hub")
+    assert guest.run("podman inspect -f '{{.State.ExitCode}}' hub").strip() == "0"
+    assert "draining" in guest.run("podman logs hub 2>&1")
