@@ -128,7 +128,7 @@ def _monitor_socket(config: Config, stack: ExitStack) -> socket.socket | None:
             sock = unix_socket(address.path)
         else:
             (sock,) = sockets.bind_slots(address.host, address.port or 0, 1)
-        sock.listen(16)
+        sock.listen(128)
     except OSError as error:
         raise OsError(f"cannot listen on {address.text}: {error.strerror or error}") from None
     stack.callback(sock.close)

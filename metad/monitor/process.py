@@ -21,6 +21,7 @@ from metad.monitor.health import REFUSING, Health, Report
 from metad.monitor.history import SAMPLE_SECONDS, History
 from metad.monitor.metrics import CONTENT_TYPE, HubCollector
 from metad.monitor.metrics import page as metrics_page
+from metad.monitor.visitors import Visitors
 from metad.store.log_table import LogTable, Semaphore
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 
@@ -96,7 +97,7 @@ class Monitor:
             signal.signal(number, lambda *_: os.write(stop_w, b"x"))
         any_host = setup.sock.family == socket.AF_UNIX
         web = server.MonitorServer(setup.sock, server.application(self._routes, any_host=any_host))
-        web.timeout = 0  # a client that hung up meanwhile must not hold the loop
+        visitors = Visitors(setup.sock, web)
         setup.ready()
         sampled = float("-inf")
         while True:
@@ -105,11 +106,14 @@ class Monitor:
             if now - sampled >= SAMPLE_SECONDS:
                 sampled = now
                 self._history.add(self.look()[0], now)
-            ready = select.select([setup.sock.fileno(), stop_r], [], [], TICK_SECONDS)[0]
+            listening = setup.sock.fileno()
+            watched = [listening, visitors.fileno(), stop_r]
+            ready = select.select(watched, [], [], TICK_SECONDS)[0]
             if stop_r in ready:
                 return 0
-            if ready:
-                web.handle_request()
+            if listening in ready:
+                visitors.accept()
+            visitors.serve()
 
 
 def main(setup: MonitorSetup) -> int:

@@ -9,7 +9,7 @@ Rules of this file:
 * It is for this machine: loopback or a unix socket, and the Host header must name it, so that no
   foreign web page reads it through a browser (DNS rebinding).
 * It shows counts and logs, no addresses and no users.
-* Requests are answered one at a time, each within ten seconds.
+* Requests are answered one at a time, each once it is complete (visitors.py).
 """
 
 from __future__ import annotations
@@ -87,10 +87,13 @@ class MonitorServer(WSGIServer):
         self.setup_environ()
         self.set_app(app)
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        client, address = self.socket.accept()
-        client.settimeout(TIMEOUT_SECONDS)
-        return client, address or ("unix", 0)
+    def answer(self, client: socket.socket, peer: Any) -> None:
+        """Answer the request that has arrived on a connection, and close it."""
+        try:
+            self.process_request(client, peer)
+        except Exception:
+            self.handle_error(client, peer)
+            self.shutdown_request(client)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up or says nothing costs nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import smtplib
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -116,9 +118,16 @@ def test_the_page_and_its_figures_name_no_user_and_no_address(live, port):
     assert get(port, "/status.json", Host="evil.example")[0] == 403
 
 
-def test_a_silent_client_holds_up_no_scrape_for_long(live, port):
-    with socket.create_connection(("127.0.0.1", port)):
+def test_clients_that_do_not_finish_hold_up_no_scrape(live, port):
+    """Each was waited for, ten seconds for every byte, and no heartbeat came."""
+    with contextlib.ExitStack() as stack:
+        for number in range(100):
+            client = socket.create_connection(("127.0.0.1", port), DEADLINE)
+            stack.enter_context(client)
+            client.sendall((b"G", b"GET / HTTP/1.1\r\nX", b"GET /" + b"a" * 9_000)[number % 3])
+        began = time.monotonic()
         assert get(port, "/healthz") == (200, "serving\n")
+        assert time.monotonic() - began < 5
 
 
 def test_the_monitor_comes_back_when_it_dies(live, port):
