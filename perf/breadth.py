@@ -1,11 +1,13 @@
-"""How metad does with more workers, more connections, and slower disks.
+"""How metad does with more workers, more connections, slower disks, and a full store.
 
-    sh tools/perf breadth [--minutes 5] [--only workers,disks,half,idle]
+    sh tools/perf breadth [--minutes 5] [--only workers,disks,half,idle,filled]
 
   workers  1, 2, 4 and 8 of them, 100 connections
   disks    syncs that take 0, 1, 5 and 10 ms longer, 1, 20 and 100 connections
   half     latencies when mail comes by the clock at half the rate that 100 connections reach
   idle     memory of a connection that is idle after EHLO, 10,000 of them; 1,000 busy ones
+  filled   the rate at 100 connections of a hub with --mailboxes and --stored messages beside that
+           of an empty one; making the store takes minutes more, so it runs if it is named
 
 Prints tables, and writes perf/results/breadth-DATE.json.  How a message's cost grows with what is
 stored and with the mailboxes is perf.scale's.
@@ -28,7 +30,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from perf import harness
+from perf import harness, scale
+from perf.docs import put
 from perf.generator import GeneratorError, Report, Smtp, program
 from perf.generator import run as run_generator
 from perf.harness import HarnessError, HubOptions, Server
@@ -43,6 +46,9 @@ CONNECTIONS = (1, 20, 100)
 LIMITS = "[limits]\nconnections = 20000\nnetwork_connections = 20000\n"
 SLOW = Path(__file__).parent / "slow_disk"
 CALIBRATION = 100
+DRAWN = 20_000  # users that get mail, of a million
+MESSAGES_WARM = 2000
+STORE = (10_000_000, 1_000_000)
 
 # Rates by subject: one of each round.
 Rates = dict[str, list[float]]
@@ -85,12 +91,14 @@ def interleaved(
     for _ in range(rounds):
         for name, (hub, connections) in hubs.items():
             rates[name].append(rate(hub, connections, seconds / len(hubs) / rounds))
+    return {name: _middle(found) for name, found in rates.items()}
+
+
+def _middle(found: list[float]) -> dict[str, float]:
+    middle = statistics.median(found)
     return {
-        name: {
-            "rate": round(statistics.median(found), 1),
-            "half_spread": round((max(found) - min(found)) / statistics.median(found) / 2, 3),
-        }
-        for name, found in rates.items()
+        "rate": round(middle, 1),
+        "half_spread": round((max(found) - min(found)) / middle / 2, 3),
     }
 
 
@@ -168,7 +176,33 @@ def greeted(port: int) -> socket.socket:
     return connection
 
 
-PARTS = {"workers": workers, "disks": disks, "half": half, "idle": idle}
+def filled(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Two hubs in turns, mail to users drawn at random of each."""
+    harness.STARTS_WITHIN = 600.0
+    stored, mailboxes = STORE
+    sizes = {"empty": (0, 10), f"{stored:,} messages, {mailboxes:,} users": (stored, mailboxes)}
+    rates: Rates = {name: [] for name in sizes}
+    with ExitStack() as stack:
+        hubs: dict[str, tuple[Server, tuple[str, ...]]] = {}
+        for name, (messages, users) in sizes.items():
+            place = where / f"filled-{users}"
+            place.mkdir(mode=0o755)
+            scale.prepare(place, messages, users)
+            hub = stack.enter_context(harness.hub(place, scale.NO_COLLECTOR))
+            drawn = random.Random(1).sample(range(users), min(users, DRAWN))
+            hubs[name] = hub, tuple(scale.address(number) for number in drawn)
+        for turn in range(rounds + 1):
+            for name, (hub, addresses) in hubs.items():
+                found = Smtp(100, MESSAGES_WARM).run(hub.smtp, addresses).rate
+                count = max(MESSAGES_WARM, int(found * seconds / len(hubs) / (rounds + 1)))
+                if turn:  # the first one warms
+                    rates[name].append(Smtp(100, count).run(hub.smtp, addresses).rate)
+    return {name: _middle(found) for name, found in rates.items()}
+
+
+# Those whose time the caller knows; `filled` runs if it is named.
+USUAL = {"workers": workers, "disks": disks, "half": half, "idle": idle}
+PARTS = USUAL | {"filled": filled}
 
 
 def text(found: dict[str, dict[str, float]]) -> str:
@@ -185,6 +219,8 @@ def text(found: dict[str, dict[str, float]]) -> str:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
+    global STORE
+    STORE = options.stored, options.mailboxes
     seconds = options.minutes * 60 / len(options.only)
     with harness.directory(options.directory) as where:
         facts: dict[str, Any] = {"machine": harness.machine(where)}
@@ -200,7 +236,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/perf breadth")
     parser.add_argument("--minutes", type=float, default=5.0, help="about so long, in all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", type=lambda argument: argument.split(","), default=list(PARTS))
+    parser.add_argument("--only", type=lambda argument: argument.split(","), default=list(USUAL))
+    parser.add_argument("--stored", type=int, default=STORE[0], help="messages of a full store")
+    parser.add_argument("--mailboxes", type=int, default=STORE[1], help="users of a full store")
+    parser.add_argument("--docs", action="store_true", help="put the tables into the docs")
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -215,6 +254,9 @@ def main() -> int:
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"breadth-{stamp}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
+    if options.docs:
+        tables = [f"{name}:\n\n{text(facts[name])}" for name in options.only]
+        put("breadth", "\n\n".join([harness.conditions(facts["machine"]), *tables]))
     return 0
 
 

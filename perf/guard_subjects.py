@@ -37,10 +37,9 @@ _made: list[Path] = []  # directories to remove
 
 
 def _worker(make: type[session.Bench], layer: str) -> Round:
-    ram = session.RAM_DISK if Path(session.RAM_DISK).is_dir() else None
     # valgrind has no room for a map of 1 TiB.
     index.MAP_SIZE = 1 << 30
-    where = Path(tempfile.mkdtemp(prefix="metad-perf-", dir=ram))
+    where = Path(tempfile.mkdtemp(prefix="metad-perf-", dir=session.place(make)))
     _made.append(where)
     return session.made(make, layer, EACH, where).round
 
@@ -96,6 +95,7 @@ SUBJECTS: dict[str, Callable[[], Round]] = {
     "message": lambda: _worker(session.Messages, "log"),
     "null message": lambda: _worker(session.Messages, "null"),
     "poll": lambda: _worker(session.Polls, "log"),
+    "retr": lambda: _worker(session.Downloads, "log"),
     "smtp machine": _smtp_machine,
     "encode": _encode,
 }

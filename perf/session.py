@@ -4,9 +4,10 @@ A worker is made in this process, on a RAM disk, with sessions whose transport o
 round gives every session one message in four pieces, as a client that waits for its answers sends
 it, and ends when all have their 250.  So what the kernel's sockets and a disk cost is left out,
 and a change of the code shows on a machine that is busy otherwise: the least of many rounds counts.
-With `--polls` each session is a new one that logs in by POP3, asks STAT and quits.
+With `--polls` each session is a new one that logs in by POP3, asks STAT and quits; with
+`--downloads` one POP3 session retrieves messages of 500 bytes.
 
-    python -m perf.session [--polls] [--sessions 50] [--rounds 500] [--layer null]
+    python -m perf.session [--polls | --downloads] [--sessions 50] [--rounds 500] [--layer null]
     python -m perf.session --calls          which functions are called how often per message
 
 Prints microseconds of this process's CPU per message or poll, and the calls of Python functions.
@@ -76,7 +77,9 @@ class Transport:
 
 
 class Bench:
-    """A worker without sockets."""
+    """A worker without sockets.  `on_disk`: not on a RAM disk."""
+
+    on_disk = False
 
     def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
         """A round has so many messages or polls."""
@@ -162,6 +165,58 @@ class Polls(Bench):
         self._loop.run_forever()  # what they left to be done, log lines for one
 
 
+class Downloads(Bench):
+    """A POP3 session that retrieves one message after the other, over and over.
+
+    Not on a RAM disk, where a read that does not wait is not to be had.
+    """
+
+    on_disk = True
+
+    def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
+        super().__init__(config, area, semaphore, each)
+        context = self._worker._context
+        account = context.users.account(USERS[0])
+        assert account is not None
+        context.logins.remember(USERS[0], PASSWORD, account)
+        self._due = each
+        sender = listeners._smtp(context, config.listen[0]).make()
+        sender.connection_made(cast(asyncio.Transport, Transport(self._stored)))
+        sender.data_received(b"EHLO load.perf.example\r\n")
+        for _ in range(each):
+            sender.data_received(
+                b"MAIL FROM:<load@perf.example>\r\nRCPT TO:<%s>\r\nDATA\r\n" % USERS[0].encode()
+            )
+            sender.data_received(message(SIZE) + b".\r\n")
+        self._loop.run_forever()
+        self._session = listeners._pop3(context, config.listen[1]).make()
+        self._session.connection_made(cast(asyncio.Transport, Transport(self._answered)))
+        self._session.data_received(b"USER %s\r\n" % USERS[0].encode())
+        self._session.data_received(b"PASS " + PASSWORD + b"\r\nUIDL\r\n")
+        self._loop.call_later(0.1, self._loop.stop)  # the listing is made in steps
+        self._loop.run_forever()
+        self._retrieve = [b"RETR %d\r\n" % number for number in range(1, each + 1)]
+
+    def _stored(self) -> None:
+        context = self._worker._context
+        if context.row[Cell.MESSAGES] >= self._due:
+            self._loop.call_later(0.1, self._loop.stop)
+
+    def _answered(self) -> None:
+        self._due -= 1
+        if not self._due:
+            self._loop.stop()
+
+    def round(self) -> None:
+        """Every message once."""
+        self._due = 0
+        for command in self._retrieve:
+            self._due += 1
+            self._session.data_received(command)
+        if self._due:  # a disk was waited for
+            self._loop.run_forever()
+
+
 def timed(bench: Bench, rounds: int) -> list[float]:
     """Microseconds of CPU per message, of each round."""
     found = []
@@ -209,6 +264,11 @@ def show_times(bench: Bench, rounds: int) -> None:
     )
 
 
+def place(make: type[Bench]) -> str | None:
+    """The directory in which to make the store's; None: the usual one for temporary files."""
+    return RAM_DISK if Path(RAM_DISK).is_dir() and not make.on_disk else None
+
+
 def made(make: type[Bench], layer: str, each: int, where: Path) -> Bench:
     """A warm worker on an empty store in `where`."""
     data = where / "data"
@@ -232,8 +292,12 @@ def made(make: type[Bench], layer: str, each: int, where: Path) -> Bench:
     return bench
 
 
+def kind(options: argparse.Namespace) -> type[Bench]:
+    return Polls if options.polls else Downloads if options.downloads else Messages
+
+
 def run(options: argparse.Namespace, where: Path) -> None:
-    make = Polls if options.polls else Messages
+    make = kind(options)
     bench = made(make, options.layer, options.sessions, where)
     if options.calls:
         show_calls(bench)
@@ -245,16 +309,16 @@ def run(options: argparse.Namespace, where: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--polls", action="store_true")
+    parser.add_argument("--downloads", action="store_true")
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--layer", default="log", choices=("log", "null"))
     parser.add_argument("--calls", action="store_true")
     options = parser.parse_args()
-    ram = RAM_DISK if Path(RAM_DISK).is_dir() else None
     # Log lines are part of the cost, and of no interest; what goes wrong here is.
     sys.stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    with tempfile.TemporaryDirectory(prefix="metad-perf-", dir=ram) as where:
+    with tempfile.TemporaryDirectory(prefix="metad-perf-", dir=place(kind(options))) as where:
         run(options, Path(where))
     return 0
 

@@ -36,7 +36,8 @@ USERS = tuple(f"user{number}@perf.example" for number in range(10))
 SMALL = tuple(f"small{number}@perf.example" for number in range(20))
 LARGE = tuple(f"large{number}@perf.example" for number in range(20))
 EMPTY = tuple(f"empty{number}@perf.example" for number in range(20))
-ALL = (*USERS, *SMALL, *LARGE, *EMPTY)
+LEFT = ("left@perf.example",)
+ALL = (*USERS, *SMALL, *LARGE, *EMPTY, *LEFT)
 WORKERS = 2
 
 Start = Callable[[str, Path], AbstractContextManager[Peer]]
@@ -53,6 +54,7 @@ class Kind:
     smtp: bool = True
     pop3: bool = False
     smallest: int = 200  # messages of a turn
+    has_left: bool = False  # also polled with many messages left on the server
 
 
 def _prepare(where: Path) -> None:
@@ -240,14 +242,14 @@ def aiosmtpd(name: str, where: Path) -> Iterator[Peer]:
 
 PLAIN = ("1", "20", "100", "50 KB", "per mail")  # not pipelined
 KINDS = {
-    "metad": Kind("metad", metad, pop3=True),
+    "metad": Kind("metad", metad, pop3=True, has_left=True),
     "smtp-sink": Kind("smtp-sink (stores nothing)", smtp_sink),
     "postfix": Kind("Postfix, Maildir", postfix),
     "postfix-dovecot": Kind("Postfix + Dovecot LMTP", postfix_dovecot),
     # It refuses a command in one write with the end of a message, which RFC 2920 allows.
     "haraka": Kind("Haraka, Maildir + fsync", haraka, loads=PLAIN),
     "aiosmtpd": Kind("aiosmtpd, Mailbox", aiosmtpd, loads=PLAIN),
-    "dovecot-mdbox": Kind("Dovecot LMTP, mdbox", dovecot, lmtp=True, pop3=True),
+    "dovecot-mdbox": Kind("Dovecot LMTP, mdbox", dovecot, lmtp=True, pop3=True, has_left=True),
     "dovecot-maildir": Kind("Dovecot, Maildir", dovecot_maildir, smtp=False, pop3=True, lmtp=True),
     # Its listen backlog of 5 makes more clients at once wait for seconds.
     "opensmtpd": Kind("OpenSMTPD", opensmtpd, loads=("1",)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perf.generator import GeneratorError, Pop3, Report, Smtp
-from perf.peers.catalog import EMPTY, LARGE, SMALL, USERS
+from perf.peers.catalog import EMPTY, LARGE, LEFT, SMALL, USERS
 from perf.peers.peer import PASSWORD, Peer
 
 DELIVERS_WITHIN = 30.0
@@ -60,6 +60,10 @@ POP3_LOADS = (
     Pop3Load("polls 1", "polls, 1 connection", 1, EMPTY, "poll"),
     Pop3Load("polls 20", "polls, 20 connections", 20, EMPTY, "poll"),
     Pop3Load("polls full", "polls of full maildrops, 20", 20, SMALL, "poll"),
+)
+# One maildrop takes one session at a time.
+LEFT_LOAD = Pop3Load(
+    "polls left", "polls, 1 maildrop of a client that leaves its mail", 1, LEFT, "poll"
 )
 
 # One measurement: figures by name.
@@ -114,8 +118,11 @@ def measure_pop3(peer: Peer, load: Pop3Load, sessions: int) -> Figure:
     return _figure(report, peer.account.cpu() - cpu, report.seconds)
 
 
-def fill(peer: Peer, lmtp: bool, each: int) -> None:
-    """As many messages in each of the maildrops that are downloaded."""
+def fill(peer: Peer, lmtp: bool, each: int, left: int = 0) -> None:
+    """As many messages in each of the maildrops that are downloaded; `left` in another one."""
+    port = peer.lmtp if lmtp else peer.smtp
     for users, size in ((SMALL, 500), (LARGE, 5000)):
-        Smtp(20, each * len(users), size, lmtp=lmtp).run(peer.lmtp if lmtp else peer.smtp, users)
+        Smtp(20, each * len(users), size, lmtp=lmtp).run(port, users)
+    if left:
+        Smtp(20, left, 500, lmtp=lmtp).run(port, LEFT)
     await_delivery(peer)

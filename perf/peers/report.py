@@ -12,7 +12,7 @@ from typing import Any
 
 from perf import harness
 from perf.chart import axes_of, save
-from perf.peers.loads import POP3_LOADS, SMTP_LOADS
+from perf.peers.loads import LEFT_LOAD, POP3_LOADS, SMTP_LOADS
 
 Facts = dict[str, Any]
 SINK = "smtp-sink"
@@ -105,8 +105,10 @@ def tables(facts: Facts) -> str:
         parts += ["At 100 connections:", details(facts, "smtp", "100")]
         parts += [costs(facts)]
     if facts["pop3"]:
-        parts += ["POP3, messages or sessions:", rates(facts, "pop3", POP3_LOADS)]
-        parts += [ratios(facts, "pop3", POP3_LOADS), "20 connections, 500 B:"]
+        has_left = LEFT_LOAD.name in facts["pop3"]
+        loads = (*POP3_LOADS, LEFT_LOAD) if has_left else POP3_LOADS
+        parts += ["POP3, messages or sessions:", rates(facts, "pop3", loads)]
+        parts += [ratios(facts, "pop3", loads), "20 connections, 500 B:"]
         parts += [details(facts, "pop3", "20 x 500 B"), "Polls, 20 connections:"]
         parts += [details(facts, "pop3", "polls 20")]
     return "\n\n".join(parts)

@@ -28,6 +28,7 @@ from perf.harness import HarnessError
 from perf.peers import report
 from perf.peers.catalog import KINDS, Kind
 from perf.peers.loads import (
+    LEFT_LOAD,
     POP3_LOADS,
     SMTP_LOADS,
     Figure,
@@ -76,13 +77,14 @@ class Cell:
         self.per_second = count / (time.monotonic() - began)
 
 
-def cells_of(name: str, kind: Kind, peer: Peer) -> tuple[list[Cell], list[Cell]]:
+def cells_of(name: str, kind: Kind, peer: Peer, left: int) -> tuple[list[Cell], list[Cell]]:
     smtp, pop3 = [], []
     for load in SMTP_LOADS if kind.smtp else ():
         if not kind.loads or load.name in kind.loads:
             measure = lambda count, load=load: measure_smtp(peer, load, count, kind.lmtp)  # noqa: E731
             smtp.append(Cell(name, load.name, measure, kind.smallest))
-    for drop in POP3_LOADS if kind.pop3 else ():
+    with_left = (LEFT_LOAD,) if left and kind.has_left else ()
+    for drop in (*POP3_LOADS, *with_left) if kind.pop3 else ():
         measure = lambda count, drop=drop: measure_pop3(peer, drop, count)  # noqa: E731
         pop3.append(Cell(name, drop.name, measure, POLLS if drop.action == "poll" else 20))
     return smtp, pop3
@@ -175,7 +177,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         pop3: list[Cell] = []
         for name, peer in peers.items():
             facts["titles"][name] = KINDS[name].title
-            one, other = cells_of(name, KINDS[name], peer)
+            one, other = cells_of(name, KINDS[name], peer, options.left)
             smtp, pop3 = smtp + one, pop3 + other
         left = seconds - (time.monotonic() - began)
         print(f"{', '.join(peers)}: {left:.0f} s for {len(smtp) + len(pop3)} figures", flush=True)
@@ -183,7 +185,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rounds(smtp, options.rounds, began + seconds - left * share)
         for name, peer in peers.items():
             if KINDS[name].pop3:
-                fill(peer, KINDS[name].lmtp, options.drop)
+                left = options.left if KINDS[name].has_left else 0
+                fill(peer, KINDS[name].lmtp, options.drop, left)
         rounds(pop3, options.rounds, began + seconds)
         facts["smtp"], facts["pop3"] = results(smtp), results(pop3)
         facts["costs"] = {name: costs(name, peer) for name, peer in peers.items()}
@@ -196,6 +199,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8.0, help="about so long, in all")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server under a load")
     parser.add_argument("--drop", type=int, default=200, help="messages in a full maildrop")
+    parser.add_argument("--left", type=int, default=0, help="messages left in a polled maildrop")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(KINDS))
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     parser.add_argument("--results", type=Path, default=RESULTS)

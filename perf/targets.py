@@ -1,0 +1,171 @@
+"""What metad is to reach beside its peers: each cell of the newest results, with its ratio.
+
+    sh tools/perf targets            from perf/results/peers-*.json and breadth-*.json
+    sh tools/perf targets --docs     and puts the table into docs/performance.md
+
+Prints a row for each cell: what was measured, what it should be, and how far it is from that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perf.docs import put
+from perf.peers.report import table
+
+RESULTS = Path(__file__).parent / "results"
+Facts = dict[str, Any]
+Results = dict[str, Facts]  # by program
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`program` whose results have it; `goal`: at least, or at most if `is_most`."""
+
+    title: str
+    program: str
+    goal: float
+    value: Callable[[Facts], float]
+    unit: str = " x"
+    is_most: bool = False
+
+    def is_met(self, value: float) -> bool:
+        return value <= self.goal if self.is_most else value >= self.goal
+
+
+def _against(part: str, load: str, peer: str) -> Callable[[Facts], float]:
+    """metad's rate, delivered, divided by what the peer delivers."""
+
+    def value(facts: Facts) -> float:
+        row = facts[part][load]
+        return float(row["metad"]["delivered"] / row[peer]["delivered"])
+
+    return value
+
+
+def _cpu(load: str, peer: str) -> Callable[[Facts], float]:
+    def value(facts: Facts) -> float:
+        row = facts["pop3"][load]
+        return float(row["metad"]["cpu_us"] / row[peer]["cpu_us"])
+
+    return value
+
+
+def _smtp(title: str, peer: str, goals: dict[str, float]) -> list[Cell]:
+    return [
+        Cell(f"{title}: {load}", "peers", goal, _against("smtp", load, peer))
+        for load, goal in goals.items()
+    ]
+
+
+def _pop3(goals: dict[str, float]) -> list[Cell]:
+    peer = "dovecot-mdbox"
+    return [
+        Cell(f"POP3 against Dovecot mdbox: {load}", "peers", goal, _against("pop3", load, peer))
+        for load, goal in goals.items()
+    ]
+
+
+def _half(facts: Facts) -> float:
+    """Milliseconds of the p99."""
+    (found,) = facts["half"].values()
+    return float(found["p99"])
+
+
+def _idle(facts: Facts) -> float:
+    (each,) = [one["bytes_each"] for one in facts["idle"].values() if "bytes_each" in one]
+    return float(each)
+
+
+def _filled(facts: Facts) -> float:
+    empty, full = facts["filled"].values()
+    return float(full["rate"] / empty["rate"])
+
+
+def _slow_disk(delay: int) -> Callable[[Facts], float]:
+    def value(facts: Facts) -> float:
+        disks = facts["disks"]
+        return float(disks[f"{delay} ms, 100"]["rate"] / disks["0 ms, 100"]["rate"])
+
+    return value
+
+
+SINK = {"20": 0.65, "100": 0.75, "pipelined 20": 0.42, "1": 0.65, "per mail": 0.55}
+POSTFIX = {"1": 4.0, "20": 15.0, "100": 25.0, "pipelined 20": 20.0, "per mail": 7.0, "50 KB": 6.0}
+CELLS = (
+    *_smtp("against smtp-sink, which stores nothing", "smtp-sink", SINK),
+    *_smtp("against Postfix, delivered", "postfix", POSTFIX),
+    *_smtp("against Postfix + Dovecot LMTP, delivered", "postfix-dovecot", {"20": 35, "100": 55}),
+    *_pop3({"20 x 500 B": 1.4, "20 x 5 KB": 1.6, "pipelined": 1.15}),
+    Cell(
+        "POP3, CPU of a message, of Dovecot's", "peers", 0.55,
+        _cpu("20 x 500 B", "dovecot-mdbox"), is_most=True,
+    ),
+    *_pop3({"polls 20": 17.0, "polls left": 15.0}),
+    Cell("p99 of a mail at half load, 100 connections", "breadth", 10.0, _half, " ms", True),
+    Cell("memory of an idle connection", "breadth", 8192.0, _idle, " bytes", True),
+    Cell("rate with a full store, of an empty hub's", "breadth", 0.85, _filled),
+    # No goals: what a slower disk leaves of the rate at 100 connections.
+    *(Cell(f"syncs that take {ms} ms longer, 100 connections", "breadth", 0.0, _slow_disk(ms))
+      for ms in (1, 5, 10)),
+)  # fmt: skip
+
+
+def newest(results: Path) -> Results:
+    """The last result of each program."""
+    found = {}
+    for program in ("peers", "breadth"):
+        if paths := sorted(results.glob(f"{program}-*.json")):
+            found[program] = json.loads(paths[-1].read_text())
+    return found
+
+
+def rows(found: Results) -> list[list[str]]:
+    lines = []
+    for cell in CELLS:
+        try:
+            value = cell.value(found[cell.program])
+        except (KeyError, ValueError):
+            lines.append([cell.title, "–", _number(cell.goal) + cell.unit, "not measured"])
+            continue
+        lines.append([cell.title, _number(value) + cell.unit, *_verdict(cell, value)])
+    return lines
+
+
+def _verdict(cell: Cell, value: float) -> list[str]:
+    if not cell.goal:
+        return ["–", "–"]
+    goal = ("at most " if cell.is_most else "at least ") + _number(cell.goal) + cell.unit
+    return [goal, "met" if cell.is_met(value) else f"{value / cell.goal:.0%} of it"]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def text(found: Results) -> str:
+    sources = [f"{name} of {facts['machine']['date']}" for name, facts in found.items()]
+    head = ["metad", "measured", "aim", ""]
+    return f"From {', '.join(sources) or 'no results'}.\n\n{table(head, rows(found))}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/perf targets")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", action="store_true", help="put the table into the docs")
+    options = parser.parse_args()
+    found = newest(options.results)
+    print(text(found))
+    if options.docs:
+        put("targets", text(found))
+    return 0 if found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

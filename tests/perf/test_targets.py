@@ -1,0 +1,78 @@
+"""The aims: what is read from results, and the verdict on it."""
+
+import argparse
+import json
+
+import pytest
+
+from perf import targets, whole
+
+
+def peers() -> dict:
+    """Results in which metad is twice as fast as each peer, with half of its CPU."""
+
+    def row(*names: str) -> dict:
+        found = {name: {"delivered": 100.0, "cpu_us": 40.0} for name in names}
+        return found | {"metad": {"delivered": 200.0, "cpu_us": 20.0}}
+
+    smtp = ("1", "20", "100", "50 KB", "per mail", "pipelined 1", "pipelined 20")
+    pop3 = ("20 x 500 B", "20 x 5 KB", "pipelined", "polls 20", "polls left")
+    return {
+        "machine": {"date": "2026-11-28"},
+        "smtp": {load: row("smtp-sink", "postfix", "postfix-dovecot") for load in smtp},
+        "pop3": {load: row("dovecot-mdbox") for load in pop3},
+    }
+
+
+def breadth() -> dict:
+    return {
+        "machine": {"date": "2026-11-28"},
+        "half": {"half of 9,000/s": {"p50": 1.0, "p99": 12.0}},
+        "idle": {"1,000 busy": {"rate": 1.0}, "10,000 idle": {"bytes_each": 2700}},
+        "filled": {"empty": {"rate": 1000.0}, "full": {"rate": 900.0}},
+        "disks": {f"{ms} ms, 100": {"rate": 1000.0 / (1 + ms)} for ms in (0, 1, 5, 10)},
+    }
+
+
+def verdicts(found: dict) -> dict[str, str]:
+    return {row[0]: row[3] for row in targets.rows(found)}
+
+
+def test_each_aim_is_read_from_results():
+    found = verdicts({"peers": peers(), "breadth": breadth()})
+    assert "not measured" not in found.values()
+    assert len(found) == len(targets.CELLS)
+    assert found["against smtp-sink, which stores nothing: 100"] == "met"
+    assert found["against Postfix, delivered: 1"] == "50% of it"
+    assert found["POP3, CPU of a message, of Dovecot's"] == "met"
+    assert found["p99 of a mail at half load, 100 connections"] == "120% of it"
+    assert found["memory of an idle connection"] == "met"
+    assert found["rate with a full store, of an empty hub's"] == "met"
+    assert "at least 0.75 x" in targets.text({"peers": peers()})
+
+
+def test_what_was_not_measured_is_named():
+    results = peers()
+    del results["pop3"]["polls left"]
+    found = verdicts({"peers": results})
+    assert found["POP3 against Dovecot mdbox: polls left"] == "not measured"
+    assert found["p99 of a mail at half load, 100 connections"] == "not measured"
+
+
+def test_the_newest_results_count(tmp_path):
+    for date in ("2026-11-27T010000", "2026-11-28T010000"):
+        facts = {"machine": {"date": date}}
+        (tmp_path / f"peers-{date}.json").write_text(json.dumps(facts))
+    assert targets.newest(tmp_path)["peers"]["machine"]["date"] == "2026-11-28T010000"
+
+
+@pytest.mark.parametrize("minutes", [1.0, 20.0])
+def test_the_whole_run_takes_its_time(minutes, tmp_path):
+    options = argparse.Namespace(
+        minutes=minutes, left=10, stored=10, mailboxes=10, directory=None, results=tmp_path,
+        docs=True,
+    )  # fmt: skip
+    found = whole.commands(options)
+    spent = [float(arguments[arguments.index("--minutes") + 1]) for arguments in found.values()]
+    assert sum(spent) <= max(1.0, minutes - whole.STORE_MINUTES + 0.1)
+    assert all("--docs" in arguments for arguments in found.values())
