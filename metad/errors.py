@@ -240,7 +240,11 @@ class BehindError(RefusedError):
 
 
 class DamagedError(RefusedError):
-    """A stored message does not verify: it is quarantined and reported, never served."""
+    """A stored message does not verify: it is quarantined and reported, never served.
 
+    `log`: the number of a log that has it, 0 if none has.
+    """
+
+    log = 0
     pop3 = "[SYS/PERM] this message is damaged in the store"
     exit_code = EX_DATAERR

@@ -23,7 +23,7 @@ class Facts(NamedTuple):
     """`totals`: counters since the start; `now`: present values; `workers`: their process rows;
     `collector`: its counters; `logs`: rows of the log table that exist; `labelled`: totals by name
     and label; `histograms`: by name; `owners`: processes by row; `clock_suspect`: the wall clock is
-    not believed."""
+    not believed; `damaged_logs`: where each process last found a damaged record."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -34,6 +34,7 @@ class Facts(NamedTuple):
     histograms: Mapping[str, Counts] = {}
     owners: Mapping[int, str] = {}
     clock_suspect: bool = False
+    damaged_logs: frozenset[int] = frozenset()
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -56,8 +57,11 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
     }
     measured = {one.name: histograms.read(counting, one) for one in histograms.HISTOGRAMS}
     owners = {row.index: _owner(row) for row in living}
+    damaged = frozenset(row[Cell.DAMAGED_LOG] for row in living) - {0}
     suspect = bool(area.clock_suspect)
-    return Facts(totals, now, workers, collector, logs, labelled, measured, owners, suspect)
+    return Facts(
+        totals, now, workers, collector, logs, labelled, measured, owners, suspect, damaged
+    )
 
 
 def as_json(facts: Facts, log_size: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from metad.config.model import Config
 from metad.errors import MetadError
 from metad.monitor.facts import Facts
 from metad.store.log_space import needed_space
+from metad.store.log_table import State
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell
 from metad.tls import store as tls_store
@@ -28,6 +29,7 @@ from metad.workers.load import space
 SERVING, DEGRADED, REFUSING = "serving", "degraded", "refusing"
 # Certificates are read from the disk: no more often than this.
 CERTIFICATE_SECONDS = 60.0
+MOST_NAMED = 5  # logs in one problem
 
 
 class Problem(NamedTuple):
@@ -90,7 +92,13 @@ class Health:
                 "set the clock; if it is right: metad store time --accept",
             )
         if facts.totals["damaged"] + facts.collector["damaged"]:
-            yield Problem("damaged records were found", "run metad fsck, then see quarantine/")
+            yield _damage(facts)
+        for row in facts.logs:
+            if row.state == State.ACTIVE and not row.owner:
+                yield Problem(
+                    f"log {row.number} was left out at the start: its mail may be missing",
+                    "see the log for the reason; check the disk, then restart",
+                )
         for line in self._certificate_lines(config, now):
             yield Problem(line, "renew it: metad tls install")
         if facts.totals["log_lines_dropped"]:
@@ -154,6 +162,12 @@ def _writing(facts: Facts) -> Iterator[Problem]:
 
 def _since(facts: Facts, cell: Cell) -> int:
     return min((row[cell] for row in facts.workers if row[cell]), default=0)
+
+
+def _damage(facts: Facts) -> Problem:
+    where = ", ".join(map(str, sorted(facts.damaged_logs)[:MOST_NAMED]))
+    named = f", the last in log {where}" if where else ""
+    return Problem(f"damaged records were found{named}", "run metad fsck, then see quarantine/")
 
 
 def _disk(facts: Facts, config: Config) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from metad import limits
-from metad.errors import RefusedError
+from metad.errors import DamagedError, RefusedError
 from metad.layers.base import Maildrop
 from metad.protocol.pop3.machine import (
     Event,
@@ -252,6 +252,8 @@ class Pop3Session(Pop3Login):
     def _refuse(self, number: int, error: Exception) -> None:
         text = error.pop3 if isinstance(error, RefusedError) else RefusedError.pop3
         self._context.row.add(Cell.DAMAGED)
+        if isinstance(error, DamagedError):
+            self._context.row[Cell.DAMAGED_LOG] = error.log
         self._log(f"message {number}: {error}")
         self._machine.refused(text)
 

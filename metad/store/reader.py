@@ -67,8 +67,10 @@ class Reader:
 
         Raises DamagedError if no place holds what was stored.
         """
+        number = 0
         for _ in range(2):
             for place in self._index.places(message_id):
+                number = place.log
                 try:
                     found = self._read_at(place, message_id, wait=wait)
                 except BlockingIOError:
@@ -79,7 +81,7 @@ class Reader:
                     return found
                 # The log may have begun its next life: try again with its new life and place.
                 self._forget(place.log)
-        raise DamagedError(f"message {message_id.hex()} does not verify in any place")
+        raise _damaged(message_id, number)
 
     def _read_at(self, place: Place, message_id: bytes, *, wait: bool) -> Stored | None:
         log = self._log(place.log)
@@ -119,9 +121,10 @@ class Reader:
 
         Without the lock nothing may be read: the log is about to begin its next life.
         """
+        number = 0
         for _ in range(2):
             for place in self._index.places(message_id):
-                size = 0
+                number, size = place.log, 0
                 with suppress(OSError, DamagedError):
                     fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)
                     try:
@@ -132,7 +135,7 @@ class Reader:
                             self._osio.close(fd)
                 if size:
                     return fd, place, size
-        raise DamagedError(f"message {message_id.hex()} does not verify in any place")
+        raise _damaged(message_id, number)
 
     def _verify(self, fd: int, place: Place, message_id: bytes) -> int:
         """Size of the envelope if the record at `place` is good, else 0."""
@@ -176,3 +179,9 @@ class Reader:
         log = self._open.pop(number, None)
         if log is not None:
             self._osio.close(log.fd)
+
+
+def _damaged(message_id: bytes, log: int) -> DamagedError:
+    error = DamagedError(f"message {message_id.hex()} does not verify in any place")
+    error.log = log
+    return error

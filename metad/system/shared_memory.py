@@ -132,6 +132,8 @@ class Cell(IntEnum):
     NO_SPACE = 68
     # Since when it has given up a log because a write or sync failed.
     LOG_FAILED = 69
+    # The log that had the damaged record which this process found last.
+    DAMAGED_LOG = 70
     # Histograms (metad.system.histograms), each of `HISTOGRAM_CELLS`.
     COMMIT_TIME = 72
     SYNC_TIME = 90

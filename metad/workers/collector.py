@@ -303,6 +303,7 @@ class CollectorWorker:
         row[Cell.FREED_OCTETS] = figures.octets
         row[Cell.MOVED_OCTETS] = figures.moved_octets
         row[Cell.DAMAGED] = figures.damaged
+        row[Cell.DAMAGED_LOG] = figures.damaged_log
         row[Cell.EXPIRED] = self._expiry_scan.figures.messages
         row[Cell.IN_USE] = self._expiry_scan.figures.in_use
         row[Cell.ORPHANED] = self._expiry_scan.orphans

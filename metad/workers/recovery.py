@@ -19,7 +19,7 @@ from metad.store.index.index import Index
 from metad.store.log_table import LogTable, Semaphore
 from metad.store.recovery.hub import Recovery
 from metad.system.osio import Osio
-from metad.system.shared_memory import ProcessRow, SharedArea
+from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.users.database import UserDatabase
 
 LOST = (
@@ -47,6 +47,7 @@ def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
     with UserDatabase(setup.data / "users", create=True) as users:
         recovery = Recovery(osio, store, lambda text: log.line("recovery", text))
         newest = recovery.run(table, setup.boot)
+        row.add(Cell.DAMAGED, recovery.damaged)
         hub_time.begin(osio, setup.area, newest)
         # No new user gets a number that has mail, wherever the database comes from.
         index = Index(store.index)
@@ -63,6 +64,7 @@ def recover_process(setup: RecoverySetup, row: ProcessRow, dead: int) -> int:
     table = LogTable(setup.area, setup.semaphore, row)
     recovery = Recovery(osio, open_store(osio, setup.data), lambda text: log.line("recovery", text))
     recovery.recover_process(table, dead)
+    row.add(Cell.DAMAGED, recovery.damaged)
     return EX_OK
 
 

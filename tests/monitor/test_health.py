@@ -12,6 +12,7 @@ from metad.config.parse import parse
 from metad.monitor import health
 from metad.monitor.facts import Facts
 from metad.monitor.health import DEGRADED, REFUSING, SERVING, Health
+from metad.store.log_table import Row, State
 from metad.system import counters
 from metad.system.shared_memory import Cell
 from metad.workers.load import space
@@ -32,6 +33,8 @@ class Hub:
         self.collector = {one.name: 0 for one in counters.COLLECTOR}
         self.cells: list[dict[Cell, int]] = []  # what the workers note of themselves
         self.clock_suspect = False
+        self.logs: list[Row] = []
+        self.damaged_logs: frozenset[int] = frozenset()
 
     def look(self) -> Any:
         cells = self.cells + [{}] * (len(self.beats) - len(self.cells))
@@ -39,7 +42,10 @@ class Hub:
         rows: list[Any] = [
             dict.fromkeys(Cell, 0) | {Cell.HEARTBEAT: beat} | noted for beat, noted in pairs
         ]
-        facts = Facts(self.totals, {}, rows, self.collector, [], clock_suspect=self.clock_suspect)
+        facts = Facts(
+            self.totals, {}, rows, self.collector, self.logs,
+            clock_suspect=self.clock_suspect, damaged_logs=self.damaged_logs,
+        )  # fmt: skip
         report = self.health.look(facts)
         return SimpleNamespace(
             state=report.state,
@@ -78,6 +84,17 @@ def test_a_problem_keeps_the_time_since_when_it_lasts_and_is_forgotten_with_it(h
     hub.collector["damaged"] = 1
     assert hub.look().since == [began + 120]
     assert "metad fsck" in hub.look().facts[0]["remedy"]
+
+
+def test_damage_is_named_and_so_is_a_log_that_was_left_out(hub: Hub) -> None:
+    hub.totals["damaged"] = 1
+    hub.damaged_logs = frozenset({7, 3})
+    assert hub.look().texts == ["damaged records were found, the last in log 3, 7"]
+    hub.totals["damaged"] = 0
+    rows = [(State.ACTIVE, 1), (State.ACTIVE, 0), (State.SEALED, 0)]
+    hub.logs = [Row(n, state, 9, 0, owner, 0, 0, 0) for n, (state, owner) in enumerate(rows, 1)]
+    assert hub.look().texts == ["log 2 was left out at the start: its mail may be missing"]
+    assert hub.look().state == DEGRADED
 
 
 def test_dropped_log_lines_are_a_problem(hub: Hub) -> None:

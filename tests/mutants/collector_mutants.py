@@ -141,6 +141,9 @@ COLLECTOR = [
      "        except OSError:\n            return [one]",
      "crash/test_collector_power_cut.py::"
      "test_survivors_whose_log_cannot_be_ended_are_left_to_the_next_recovery"),
+    ("a freed log with damage is forgotten by what is left of it", "log.freed:ids_in_freed",
+     "return None", "continue",
+     "store/log/test_freed.py::test_a_log_that_may_hide_something_does_not_answer"),
     ("unused room counts as a gain", "gc.policy:GcPolicy.is_worth", "enough and self.gains(row)",
      "enough", TESTS + "messages_of_a_fifth_of_a_log_are_not_moved_for_ever"),
     # -- a damaged disk, a damaged index
@@ -196,7 +199,7 @@ COLLECTOR = [
      WALKS + "orphaned_mail_is_kept_and_reported"),
     ("a removed user's mail stays", "metad.workers.expiry_scan:ExpiryScan._due",
      "isinstance(owner, Removed)", "False and owner",
-     WALKS + "a_removed_users_mail_goes_and_nobody_elses"),
+     WALKS + "a_removed_users_mail_goes_and_no_one_elses"),
     ("a clock that is ahead deletes mail", "metad.workers.expiry_scan:ExpiryScan._now",
      "min(self._clock.now_us(), self._osio.time_ns() // 1000)", "self._clock.now_us()",
      WALKS + "a_clock_that_runs_back_deletes_late"),

@@ -35,6 +35,7 @@ from metad.store.index.relocation import Item
 from metad.store.index.rows import DisagreementError
 from metad.store.log import files as log_files
 from metad.store.log import header, record
+from metad.store.log.freed import ids_in_freed
 from metad.store.log.header import LogHeader
 from metad.store.log.scan import Damage
 from metad.store.log_table import Row, State
@@ -237,15 +238,13 @@ class Collector:
             yield from self._ids_by_index(victim.number)
             return
         ids = list({one for item in victim.contents.items for one in _ids_of(item)})
-        for at in range(0, len(ids), DROPPED):
-            yield ids[at : at + DROPPED]
+        yield from _pieces(ids)
 
     def _ids_by_index(self, number: int) -> Iterator[list[bytes]]:
         start: bytes | None = b""
         while start is not None:
             ids, start = relocation.ids_in(self._tools.index, number, start)
-            for at in range(0, max(len(ids), 1), DROPPED):
-                yield ids[at : at + DROPPED]
+            yield from _pieces(ids) if ids else [[]]
 
     def _drop_places(self, number: int, life: int, slices: Iterable[list[bytes]]) -> Iterator[Step]:
         """The index forgets this life of a log, which is free on disk."""
@@ -278,13 +277,14 @@ class Collector:
             except NotCollectableError:
                 continue
             except FileNotFoundError:
-                yield from self._forget(row.number, row.life)
+                yield from self._forget(row.number, row.life, None)
                 self._put(row, row._replace(state=State.NONE))
                 continue
             try:
+                ids = self._ids_on_disk(fd)
                 became = self._on_disk(row, fd)
                 if became is not None and became.state != State.SEALED:
-                    yield from self._forget(row.number, became.life)
+                    yield from self._forget(row.number, became.life, ids)
             finally:
                 self._osio.close(fd)
             if became is not None:
@@ -304,14 +304,27 @@ class Collector:
             return row._replace(state=State.SEALED, life=log.life)
         return None
 
+    def _ids_on_disk(self, fd: int) -> list[bytes] | None:
+        """What lay in a log that is free; None if it does not say so itself."""
+        log = header.read(self._osio, fd, self._tools.store.secret)
+        if log is None or log.state != header.FREE:
+            return None
+        return ids_in_freed(self._osio, fd, log)
+
     def _put(self, was: Row, row: Row) -> None:
         """Enter the state of the log, unless another process has it by now."""
         self._table.restore(row._replace(owner=0), was)
         self._tools.failpoint("released")
 
-    def _forget(self, number: int, life: int) -> Iterator[Step]:
+    def _forget(self, number: int, life: int, ids: list[bytes] | None) -> Iterator[Step]:
         if self._tools.index.log_counts(number).life == life:
-            yield from self._drop_places(number, life, self._ids_by_index(number))
+            known = self._ids_by_index(number) if ids is None else _pieces(ids)
+            yield from self._drop_places(number, life, known)
+
+
+def _pieces(ids: list[bytes]) -> Iterator[list[bytes]]:
+    """A transaction's worth at a time."""
+    return (ids[at : at + DROPPED] for at in range(0, len(ids), DROPPED))
 
 
 def _ids_of(item: Item) -> list[bytes]:

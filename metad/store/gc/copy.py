@@ -59,6 +59,7 @@ class Figures:
     moved_octets: int = 0
     deletions: int = 0
     damaged: int = 0
+    damaged_log: int = 0  # the last victim with damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +260,7 @@ class SurvivorCopy:
         for stretch in damage:
             name = quarantine_range(tools.osio, tools.store, victim.fd, victim.log, stretch)
             self._figures.damaged += 1
+            self._figures.damaged_log = victim.number
             tools.report(
                 f"warning: log {victim.number}: bytes {stretch.start} to {stretch.end} are "
                 f"damaged; kept in quarantine/{name}"

@@ -10,7 +10,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from metad.store.index import relocation
 from metad.store.index.index import Index
@@ -39,27 +40,39 @@ def enter_deletions(index: Index, one: Recovered) -> None:
         _write(index, Index.apply, Batch(log.number, log.life, watermark, [], some))
 
 
-def drop_log(index: Index, number: int, life: int) -> None:
-    """Take every place in this life of log `number` out of the index, and its row."""
-    start: bytes | None = b"" if index.log_counts(number).life == life else None
+def drop_log(index: Index, number: int, life: int, ids: list[bytes] | None = None) -> None:
+    """Take every place in this life of log `number` out of the index, and its row.
+
+    `ids`: the messages that the log has records of; None: not known, so all rows are read.
+    """
+    if index.log_counts(number).life == life:
+        for some in _all_ids_in(index, number) if ids is None else _pieces(ids):
+            with _locked(index):
+                relocation.drop_places(index, number, life, some)
+    with _locked(index):
+        relocation.drop_log(index, number, life)
+
+
+def _all_ids_in(index: Index, number: int) -> Iterator[list[bytes]]:
+    start: bytes | None = b""
     while start is not None:
         ids, start = relocation.ids_in(index, number, start)
-        if ids:
-            index.lock()
-            try:
-                relocation.drop_places(index, number, life, ids)
-            finally:
-                index.unlock()
+        yield from _pieces(ids)
+
+
+def _pieces(ids: list[bytes]) -> Iterator[list[bytes]]:
+    return (ids[at : at + BATCH] for at in range(0, len(ids), BATCH))
+
+
+@contextmanager
+def _locked(index: Index) -> Iterator[None]:
     index.lock()
     try:
-        relocation.drop_log(index, number, life)
+        yield
     finally:
         index.unlock()
 
 
 def _write(index: Index, enter: Enter, batch: Batch) -> None:
-    index.lock()
-    try:
+    with _locked(index):
         enter(index, batch)
-    finally:
-        index.unlock()

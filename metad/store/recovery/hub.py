@@ -30,6 +30,7 @@ from metad.store.index.index import Index
 from metad.store.index.rows import DisagreementError, LogCounts
 from metad.store.log import files as log_files
 from metad.store.log import header
+from metad.store.log.freed import ids_in_freed
 from metad.store.log.header import FREE, LogHeader, log_path
 from metad.store.log.tail import Report, Tail
 from metad.store.log_table import LogTable, Row, State
@@ -182,6 +183,7 @@ class Recovery:
             now = header.read(self._osio, fd, self._store.secret)
             if now is not None and (now.life, now.state) != (log.life, FREE):
                 return True  # its next life began, and was sealed, since it was read
+            ids = ids_in_freed(self._osio, fd, log)
             if now is None:  # a verified record says that it is free, and both headers are gone
                 self._osio.unlink(log_path(self._store.logs, log.number))
                 self._osio.fsync_directory(self._store.logs)
@@ -190,7 +192,7 @@ class Recovery:
                 there = log_files.free(self._osio, self._store.logs, fd, now)
         finally:
             self._osio.close(fd)
-        drop_log(index, log.number, log.life)
+        drop_log(index, log.number, log.life, ids)
         return there
 
     # -- the logs of one dead process

@@ -16,11 +16,21 @@ from pathlib import Path
 
 import pytest
 
+from metad.store.index import relocation
 from metad.store.log_table import State
-from tests.support.collector_kit import collect_all, fill_log, make_collector, sealed
+from metad.store.recovery.hub import Recovery
+from tests.support.agreement import assert_agree
+from tests.support.collector_kit import (
+    ROW,
+    collect,
+    collect_all,
+    fill_log,
+    make_collector,
+    sealed,
+)
 from tests.support.kill_kit import Killed, killed, scratch_directory
 from tests.support.oracle import Ledger
-from tests.support.osio_kit import SEED, scaled
+from tests.support.osio_kit import SEED, KitOsio, scaled
 from tests.support.sizes import reached
 from tests.support.store_kit import StoreKit
 
@@ -176,3 +186,43 @@ def test_the_template_has_something_of_everything(template, scratch) -> None:
         assert collector.figures.deletions > 1
         assert collector.figures.logs >= 4
     shutil.rmtree(data)
+
+
+@pytest.mark.parametrize("who", ["recovery of the hub", "recovery of the process", "tidying"])
+def test_what_a_killed_collector_left_is_forgotten_without_reading_all_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """A start read every row of the index for it, 170 seconds of 100 million."""
+    with StoreKit(tmp_path, KitOsio()) as kit:
+        kit.start()
+        ids = fill_log(kit)
+        kit.delete(1, ids[::2])
+        fill_log(kit, mailbox=2)
+        (victim, *_) = sealed(kit)
+
+        def stop(name: str) -> None:
+            if name == "freed":
+                raise InterruptedError
+
+        collector = make_collector(kit, stop)
+        with pytest.raises(InterruptedError):
+            collect(collector, [victim])
+        monkeypatch.setattr(relocation, "ids_in", None)
+        if who == "tidying":
+            for _ in make_collector(kit).tidy():
+                pass
+        else:
+            kit.crash()
+            if who == "recovery of the hub":
+                kit.recover()
+            else:
+                Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, ROW)
+            kit.open_index()
+        assert kit.table.row(victim).state == State.FREE
+        with kit.index.reading() as txn:
+            rows = [bytes(row) for _, row in txn.cursor(kit.index.tables.places)]
+        assert rows and not any(relocation._unpack_row(row).is_in(victim) for row in rows)
+        kit.check()
+        kit.crash()
+        kit.recover()
+        assert_agree(kit)

@@ -322,7 +322,7 @@ def test_a_recovery_that_was_overtaken_changes_no_row(
     worker = LogTable(kit.area, kit.semaphore, kit.area.process(WORKER))
     begun: list[Row] = []
 
-    def overtaken(index: Index, number: int, life: int) -> None:
+    def overtaken(index: Index, number: int, life: int, ids: object) -> None:
         if not begun:
             kit.index = index
             for _ in make_collector(kit).tidy():
