@@ -38,7 +38,7 @@ class Shape(NamedTuple):
 
 COMMIT_TIME = Shape(
     "commit_seconds", Cell.COMMIT_TIME, TIME_BOUNDS, 1_000_000,
-    "From the arrival of the oldest message of a group to its answer: collecting, sync, index.",
+    "From the arrival of the oldest message of a group to its answer: waiting and sync.",
 )  # fmt: skip
 SYNC_TIME = Shape(
     "sync_seconds", Cell.SYNC_TIME, TIME_BOUNDS, 1_000_000, "The write and sync of each group."

@@ -23,6 +23,7 @@ EXPECTED = {
     "TooMuchMailError": Cell.REFUSED_RATE,
     "NoSpaceError": Cell.REFUSED_SPACE,
     "SyncFailedError": Cell.REFUSED_FAILURE,
+    "UsersLostError": Cell.REFUSED_FAILURE,
     "DrainingError": Cell.REFUSED_OTHER,
     "MailLoopError": Cell.REFUSED_OTHER,
     "TooManyMailboxesError": Cell.REFUSED_OTHER,
