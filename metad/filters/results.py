@@ -151,7 +151,7 @@ def _removed(tree: dict[str, Any]) -> tuple[tuple[str, int], ...]:
 
 
 def _text(value: object) -> str:
-    return "" if value is None else _line(str(value))
+    return _line(value) if isinstance(value, str) else ""
 
 
 def _line(text: str) -> str:

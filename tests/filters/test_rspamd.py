@@ -16,7 +16,7 @@ from metad.filters.body import Body, of_bytes
 from metad.filters.http import BODY_LIMIT, Response
 from metad.filters.pool import Address
 from metad.filters.results import Report, ReportError, read_report
-from metad.filters.rspamd import RspamdError, RspamdFilter, action_for
+from metad.filters.rspamd import REFUSED, RspamdError, RspamdFilter, action_for
 
 SESSION = Session(
     "192.0.2.1", "smtp", "mx.example.net", "TLSv1.3", "A_CIPHER", "a@example.net", ("b@x.org",)
@@ -99,6 +99,20 @@ def test_every_fact_of_a_session_is_in_the_request() -> None:
 def test_each_action_has_its_reply(action: str, refusal: str | None) -> None:
     found = verdict(report(action, 9)).refusal
     assert (f"{found.code} {found.enhanced}" if found else None) == refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("5.7.1 Gtube\r\n250 Ok", "Gtube  250 Ok"), ("550 5.7.1 No", "No"), ("", REFUSED),
+        ({"a": 1}, REFUSED), ("\0" * 900, REFUSED),
+        ("ä" * 3 + "x" * 900, "x" * 397),
+    ],
+)  # fmt: skip
+def test_the_client_is_told_one_line_of_ascii(text: object, told: str) -> None:
+    found = verdict(report("reject", 20, messages={"smtp_message": text})).refusal
+    assert found is not None
+    assert found.text == told
 
 
 def test_mail_that_rspamd_would_discard_is_refused() -> None:

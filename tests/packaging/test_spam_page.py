@@ -59,7 +59,10 @@ def appended(path: str, text: str) -> str:
 def system(debian: Debian, packages: Built) -> Debian:
     """The hub as install.md installs it, and a systemctl that needs no systemd."""
     shutil.copy(packages.deb, debian.hand / "metad.deb")
-    debian.run("apt-get -q update; apt-get -q install -y /mnt/metad.deb systemctl")
+    known = "apt-cache show rspamd redis-server systemctl >/dev/null 2>&1 && echo all || :"
+    if not debian.run(f"apt-get -q update; {known}").endswith("all\n"):
+        pytest.skip("apt-get reaches no mirror")
+    debian.run("apt-get -q install -y /mnt/metad.deb systemctl")
     return debian
 
 
