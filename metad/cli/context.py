@@ -108,12 +108,27 @@ def become_owner(data: Path) -> None:
     except PermissionError:
         raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
     if found.st_uid == os.geteuid():
+        if found.st_uid == 0:
+            _refuse_users_path(data)
         return
     if os.geteuid() != 0:
         raise NotPermittedError(
             f"{data} belongs to {user_name(found.st_uid)}: run this as that user or root"
         )
     _become(found.st_uid, found.st_gid)
+
+
+def _refuse_users_path(data: Path) -> None:
+    """The command stays root, because the directory is root's: another user must not decide which.
+
+    Raises NotPermittedError: a link or a directory on its path belongs to another user.
+    """
+    for path in (data, *data.parents):
+        uid = os.lstat(path).st_uid
+        if uid != 0:
+            raise NotPermittedError(
+                f"{data} belongs to root, but {user_name(uid)} decides where {path} leads"
+            )
 
 
 def _become(uid: int, gid: int) -> None:

@@ -1,14 +1,17 @@
 """The PID file, for services that are started by hand or by a script.
 
 It is opened before privileges are dropped, written when the hub is ready, and emptied when it ends;
-then it is
-removed, if that is still permitted.  Whether a hub is running is decided by DATA/lock,
+then it is removed, if that is still permitted.  Whether a hub is running is decided by DATA/lock,
 never by this file.
+
+Rule of this file: root truncates what it opens here, so no link is followed, and a file with a
+second name is refused.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,9 +38,13 @@ class PidFile:
                 self._fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
                 self._mine = True
             except FileExistsError:
-                self._fd = os.open(path, flags)
+                self._fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
             raise CannotCreateError(f"{path}: {error.strerror}") from None
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            os.close(self._fd)
+            raise CannotCreateError(f"{path}: not a plain file with a single name")
 
     def fileno(self) -> int:
         """-1 if there is none."""

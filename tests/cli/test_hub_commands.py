@@ -195,6 +195,27 @@ def test_a_command_of_root_is_done_as_the_owner_of_the_data(given_away):
     assert (given_away / "users" / "data.mdb").stat().st_uid == 54321
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be tricked")
+@pytest.mark.parametrize("how", ["a link to root's directory", "below a user's directory"])
+def test_a_users_link_leads_no_command_of_root_into_a_directory_of_roots(run, tmp_path, how):
+    """The command did its work there as root."""
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    home = tmp_path / "home"
+    home.mkdir()
+    data = home / "data"
+    if how.startswith("a link"):
+        data.symlink_to(roots)
+        os.lchown(data, 54321, 54321)
+    else:
+        roots.rename(data)
+        os.chown(home, 54321, 54321)
+    code, _, err = run("user", "add", "a@x.org", "--no-password", "--data", data)
+    assert code == EX_NOPERM
+    assert "decides where" in err
+    assert list(data.iterdir()) == []
+
+
 def test_a_user_other_than_the_owner_is_refused(run, data, monkeypatch):
     data.mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 4242)

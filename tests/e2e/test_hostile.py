@@ -299,3 +299,26 @@ def test_a_flood_of_resets_in_every_phase_leaves_nothing_behind(hub: WideHub) ->
     assert hub.workers() == alive
     after = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in alive]
     assert all(one <= other + 3 for one, other in zip(after, before, strict=True))
+
+
+# --- silent clients ---------------------------------------------------------------------------
+
+
+def test_silent_smtp_clients_do_not_lock_pop3_out() -> None:
+    """A hundred of them did, for the 300 seconds that each could say nothing."""
+    settings = "[limits]\nconnections = 100\n"
+    with contextlib.ExitStack() as stack:
+        hub = stack.enter_context(WideHub(["smtp", "pop3"], ["ann"], settings, workers=1))
+        silent = [connect(hub.places["smtp"], f"127.0.60.{number + 1}") for number in range(100)]
+        for one in silent:
+            stack.callback(one.close)
+            assert one.recv(200)[:3] in (b"220", b"421")
+        with pop3(hub, "pop3", "127.0.61.1") as client:
+            client.log_in("ann")
+            client.say("QUIT")
+        deadline = time.monotonic() + DEADLINE
+        while (is_open := hub.status()["workers"][0]["smtp_open"]) > 80:
+            assert time.monotonic() < deadline, is_open
+        assert wait_for_lines(hub, "reason=Error: too many connections")
+        with smtp(hub, "smtp", "127.0.61.2") as sender:
+            sender.deliver(message(), "ann")

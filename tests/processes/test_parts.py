@@ -253,6 +253,18 @@ def test_a_pid_file_that_was_handed_over_is_emptied_and_stays(tmp_path):
     assert path.read_text() == ""
 
 
+def test_a_pid_file_with_a_second_name_or_a_pipe_is_refused(tmp_path):
+    """Root would have truncated the file that another user had linked there."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    os.link(victim, tmp_path / "pid")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pid", "pipe"):
+        with pytest.raises(CannotCreateError, match="single name"):
+            PidFile(tmp_path / name)
+    assert victim.read_text() == "precious"
+
+
 def test_a_pid_file_is_not_written_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with pytest.raises(CannotCreateError):
