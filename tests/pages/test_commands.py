@@ -32,6 +32,12 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "METAD_TEST_SCALE=1": "tests/model/test_store_model.py",
         ".venv/bin/python -m tests.model": "tests/model/test_store_model.py",
     },
+    "operating.md": {"metad trace": "tests/e2e/test_trace.py", "metad top": "tests/cli/test_top.py",
+                     "metad doctor": "tests/e2e/test_doctor.py"},
+    "simulation.md": {
+        ".venv/bin/python": "tests/sim/test_sim.py",
+        "METAD_TEST_SCALE": "tests/sim/test_sim.py",
+    },
     "spam.md": {"": "tests/packaging/test_spam_page.py"},
     "upgrade.md": {"apt-get": "tests/packaging/test_debian.py",
                    "metad reload": "tests/processes/test_takeover.py"},
@@ -52,10 +58,11 @@ PLACES = {
     "ADDRESS": f"alice@{DOMAIN}",
     "you@example.org": f"you@{DOMAIN}",
 }
-# Lines that end with another code than 0: the stage has no such sessions, and the old server knows
-# nothing of users whom the page has added or renamed before.
+# Lines that end with another code than 0: the stage has no such sessions, ids or messages, and the
+# old server knows nothing of users whom the page has added or renamed before.
 CODES: dict[str, dict[str, int]] = {
-    "operating.md": {"metad kick": 65},
+    "operating.md": {"metad kick": 65, "metad mail trace 0006": 65, "metad mail delete": 65,
+                     "metad mail copy": 65},
     "users.md": {"metad mail import --all --from maildir:": 71,
                  "metad mail import --all --from pop3s:": 76},
 }  # fmt: skip
