@@ -1,6 +1,9 @@
 """The master looks every few seconds whether the hub is well, and knows since when it is not.
 
-Rule of this file: a problem is logged when it begins and when it ends, once each.
+Rules of this file:
+
+* A problem is logged when it begins and when it ends, once each.
+* Shared memory may hold anything: a look that fails must not end the hub.
 """
 
 from __future__ import annotations
@@ -34,8 +37,12 @@ class HealthWatch:
 
     def look(self, now: float, phase: str) -> None:
         """To be called often; `now` in monotonic seconds; `phase`: empty if the hub serves."""
-        if not phase and now - self._looked >= LOOK_SECONDS:
+        if phase or now - self._looked < LOOK_SECONDS:
+            return
+        try:
             self.now()
+        except Exception as error:
+            self._report(f"warning: the hub's health cannot be checked: {error!r}")
 
     def now(self) -> Report:
         """What is wrong at this moment."""

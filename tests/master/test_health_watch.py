@@ -59,3 +59,19 @@ def test_a_state_has_the_time_of_its_first_problem(watch: Any) -> None:
     watch.found = watch.found[:1]
     assert watch.watch.facts("")["since"] == 500
     assert watch.watch.facts("reloading")["state"] == "reloading"
+
+
+def test_a_look_that_fails_is_logged_and_ends_nothing(
+    watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(facts: object) -> Report:
+        raise ValueError("77 is no state")
+
+    monkeypatch.setattr(watch.watch._health, "look", fail)
+    begin = time.monotonic()
+    watch.watch.look(begin, "")
+    watch.watch.look(begin + 1, "")
+    assert len(watch.lines) == 1
+    assert "77 is no state" in watch.lines[0]
+    with pytest.raises(ValueError, match="77"):  # a command that asks is told
+        watch.watch.facts("")
