@@ -40,6 +40,7 @@ from metad.store.index.rows import LogCounts
 from metad.store.log import record
 from metad.store.log.alignment import alignment
 from metad.store.log.encode import Append, append_deletion
+from metad.store.log.place import Place
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import LogChain
 from metad.store.log_table import LogTable, Room
@@ -54,6 +55,8 @@ _ENTRY = LISTING_ENTRY.size
 _new = tuple.__new__
 _OCTETS = struct.Struct(">I")
 DELETIONS_PER_RECORD = 250
+# Places looked up in one transaction for a client that fetches one message after the other.
+LOOK_AHEAD = 32
 READER_CHECK_TICKS = 60
 # Free logs that are left for survivors: without one the collector cannot free any.
 SPARE_LOGS = 1
@@ -280,7 +283,7 @@ def _append(
 class LogMaildrop(Maildrop):
     """A mailbox of the log store: its listing as of the login, and the lock."""
 
-    __slots__ = ("_closed", "_imported", "_layer", "_listing", "_mailbox")
+    __slots__ = ("_ahead", "_closed", "_imported", "_layer", "_listing", "_mailbox", "_next")
     _layer: LogLayer
 
     def __init__(self, layer: LogLayer, mailbox: int, listing: Listing) -> None:
@@ -288,6 +291,8 @@ class LogMaildrop(Maildrop):
         self._mailbox = mailbox
         self._listing = listing
         self._closed = False
+        self._next = 0  # follows the message fetched last
+        self._ahead: dict[int, Place | None] = {}  # places of those that follow, by number
         complete = mailbox in layer.complete_mailboxes
         self._imported = ImportedIds(layer, listing, is_complete=complete)
 
@@ -326,10 +331,24 @@ class LogMaildrop(Maildrop):
         message_id = self._id(number)
         if self.size(number) > min(most, BUFFER):
             return self._stream(message_id)
-        stored = self._layer.reader.read(message_id, wait=False)
+        hint = self._hint(number)
+        stored = self._layer.reader.read(message_id, wait=False, hint=hint)
         if stored is None:
             return self._wait_for(message_id)
         return [self._prefix(stored.envelope), stored.body]
+
+    def _hint(self, number: int) -> Place | None:
+        """Where a message lay a moment ago, if one client takes all of them in order: then the
+        places of the next ones are looked up together."""
+        is_next, self._next = number == self._next, number + 1
+        if not is_next:
+            self._ahead.clear()
+            return None
+        if number not in self._ahead:
+            numbers = range(number, min(number + LOOK_AHEAD, len(self) + 1))
+            places = self._layer.reader.look_ahead(map(self._id, numbers))
+            self._ahead = dict(zip(numbers, places, strict=True))
+        return self._ahead.pop(number)
 
     def _wait_for(self, message_id: bytes) -> Iterator[Buffer]:
         """A message that the page cache does not have."""

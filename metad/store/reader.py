@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -62,11 +62,25 @@ class Reader:
             raise DamagedError(f"message {message_id.hex()} has no place")
         return places[0].size
 
-    def read(self, message_id: bytes, *, wait: bool) -> Stored | None:
+    def look_ahead(self, ids: Iterable[bytes]) -> list[Place | None]:
+        """Where these messages lie now: hints for `read`.  Raises lmdb.Error."""
+        return self._index.first_places(ids)
+
+    def read(self, message_id: bytes, *, wait: bool, hint: Place | None = None) -> Stored | None:
         """The message, verified.  None: it is not in memory and `wait` is False.
 
+        `hint`: a place that was looked up some time ago; only for a read that does not wait.
         Raises DamagedError if no place holds what was stored.
         """
+        if hint is not None:
+            try:
+                found = self._read_at(hint, message_id, wait=False)
+            except BlockingIOError:
+                return None
+            except OSError:
+                found = None
+            if found is not None:
+                return found
         number = 0
         for _ in range(2):
             for place in self._index.places(message_id):

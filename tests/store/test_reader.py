@@ -225,3 +225,34 @@ def test_reading_leaves_no_descriptor_open(kit: StoreKit) -> None:
     assert kit.osio.names == before
     kit.reader.close()
     assert len(kit.osio.names) < len(before)
+
+
+def test_a_hint_spares_the_index(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = [kit.put([1], b"%d" % number * 50) for number in range(3)]
+    places = kit.reader.look_ahead([each.id for each in sent])
+    monkeypatch.setattr(kit.index, "places", None)
+    for number, (each, place) in enumerate(zip(sent, places, strict=True)):
+        found = kit.reader.read(each.id, wait=False, hint=place)
+        assert found is not None
+        assert bytes(found.body) == b"%d" % number * 50
+
+
+def test_a_wrong_hint_costs_a_look_up_and_nothing_else(kit: StoreKit) -> None:
+    one, two = kit.put([1], b"one" * 50), kit.put([1], b"two" * 50)
+    place, other = kit.reader.look_ahead([one.id, two.id])
+    assert place is not None
+    hints = [
+        other,
+        place._replace(offset=place.offset + 8),
+        place._replace(log=99),
+        place._replace(size=9),
+    ]
+    for hint in hints:
+        found = kit.reader.read(one.id, wait=False, hint=hint)
+        assert found is not None
+        assert bytes(found.body) == b"one" * 50
+
+
+def test_there_is_no_hint_for_what_is_nowhere(kit: StoreKit) -> None:
+    sent = kit.put([1], b"x")
+    assert [place is None for place in kit.reader.look_ahead([bytes(16), sent.id])] == [True, False]

@@ -265,6 +265,12 @@ class Index:
             value = txn.get(message_id, db=self._places)
         return unpack_places(bytes(value)) if value else []
 
+    def first_places(self, ids: Iterable[bytes]) -> list[Place | None]:
+        """The best place of each of these messages, in one transaction."""
+        with _Transaction(self) as txn:
+            values = [txn.get(one, b"", db=self._places) for one in ids]
+        return [next(iter(unpack_places(bytes(value))), None) for value in values]
+
     def logs(self) -> dict[int, LogCounts]:
         with _Transaction(self) as txn, txn.cursor(self._logs) as cursor:
             return {int.from_bytes(key, "big"): unpack_log(value) for key, value in cursor}
