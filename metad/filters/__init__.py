@@ -34,7 +34,7 @@ def configured(config: Config) -> bool:
 def find(name: str) -> type[Filter]:
     """The class of a filter.  Raises ConfigError: there is none, or it cannot be loaded.
 
-    Kept: after a chroot nothing is found any more.
+    Cached, because nothing can be found after a chroot.
     """
     if name == RSPAMD:
         from metad.filters.rspamd import RspamdFilter

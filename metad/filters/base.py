@@ -11,7 +11,7 @@ Rules of this file:
 * A method that a filter does not override is never called, and costs nothing.
 * An answer that is late or raises is a failure of the filter: what becomes of the message then is
   decided by the setting filter.failure, not by the filter.
-* What is added here has a default: a filter of an older metad goes on working.
+* Later additions have defaults: a filter for an older metad keeps working.
 """
 
 from __future__ import annotations

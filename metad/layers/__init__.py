@@ -33,7 +33,7 @@ OWN = {
 def find(name: str) -> type[Layer]:
     """The class of a layer.  Raises ConfigError: there is none, or it cannot be loaded.
 
-    Kept: after a chroot nothing is found any more.
+    Cached, because nothing can be found after a chroot.
     """
     if name in OWN:
         module, attribute = OWN[name]

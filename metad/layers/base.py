@@ -13,7 +13,7 @@ Rules of this file:
   once, on the loop, and always later: never within the call that it was given to.
 * An error given to `done`, or raised, is a RefusedError: it carries the reply.  Anything else that
   is raised costs that message a 451 and a line in the log.
-* What is added here has a default: a layer of an older metad goes on working.
+* Later additions have defaults: a layer for an older metad keeps working.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Maildrop(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the mailbox free for the next session.  Idempotent."""
+        """Release the mailbox for the next session.  Idempotent."""
 
 
 class Layer(ABC):
@@ -230,9 +230,9 @@ class Layer(ABC):
         """A message begins to arrive.  Raises RefusedError."""
 
     def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
-        """Keep a message that came whole, as `begin`, `write` and `commit` would.
+        """Store a message that arrived whole, as `begin`, `write` and `commit` would.
 
-        Most messages come so; a layer that can do it in one step saves the others.
+        Most messages arrive like this; a layer that can store them in one step overrides it.
         """
         incoming = self.begin()
         try:

@@ -172,7 +172,7 @@ class Bench:
         return sent
 
     def envelope(self, mailboxes: Sequence[int], message: bytes) -> Envelope:
-        """What a worker would say of `message`."""
+        """The envelope that a worker would make for `message`."""
         layer = self.its_layer
         layer.check_space()
         layer.transaction_started()

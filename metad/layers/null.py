@@ -1,4 +1,4 @@
-"""The null layer: takes and forgets (the paper's "nowrite"), to measure all but the store."""
+"""The null layer: accepts and discards (the paper's "nowrite"), to measure all but the store."""
 
 from __future__ import annotations
 

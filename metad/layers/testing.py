@@ -44,7 +44,7 @@ class Conformance:
     options: Mapping[str, Any] = {}
     # Whether mailboxes can be opened; a layer that hands mail over elsewhere overrides `stored`.
     serves = True
-    # Whether mail is thrown away.
+    # Whether mail is discarded.
     forgets = False
 
     def prepare(self, context: LayerContext) -> None:

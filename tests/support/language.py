@@ -29,6 +29,8 @@ EVERYWHERE = {
     r"anew": "again; or the verb with re-",
     r"at last": "finally",
     r"(?:is|are) no more(?=[.;,:]|$)": "is gone",
+    r"no restart makes": "so that recovery cannot resurrect it",
+    r"by the users database is kept": "mail of unknown mailboxes is kept",
     r"those who": "clients that, processes that; to do something",
     r"(?:(?<=[.;:] )|^)who (?:has|have|had|comes|came|finds|cannot|can|waits|asks|holds|needs)": (
         "a client that, a process that"

@@ -11,9 +11,9 @@ Rules of this file:
   `store/unentered_mail.py` makes sessions wait for it.  Before an answer comes the index where the
   group has deletions, and before anything else happens to the log (a next one, its end): there
   everything that was answered is entered first.
-* A failed write or sync is never retried on that log; the group gets SyncFailedError, after the
-  next log has recorded where that one ends (`store/log_chain.py`): what a client was refused, no
-  restart makes true.
+* A failed write or sync is never retried on that log; the group gets SyncFailedError after the
+  next log has recorded where that one ends (`store/log_chain.py`), so that recovery cannot
+  resurrect mail that a client was refused.
 * The thread beside the loop does what may wait: write and sync, a new log, an index whose write
   lock another process has.  What only computes stays on the loop, and so does the index
   transaction when its lock is free: each put of LMDB releases the interpreter lock, and taking it

@@ -13,7 +13,7 @@ mail (perf/write_amplification.py):
   that had hardly any garbage.
 
 Generations sort mail by how long it has stayed already: a young log empties itself if it is left
-alone for a while, an old one hardly changes.  SurvivorLogs among new mail keep logs from ever being
+alone for a while, an old one hardly changes.  Survivors among new mail keep logs from ever being
 empty, and were moved again with it.  While the hub is idle nothing presses, so an older log has to
 be emptier than a young one before it is touched.
 
