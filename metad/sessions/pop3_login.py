@@ -136,9 +136,13 @@ class Pop3Login(Connection):
         self._context.limiter.check(self._network, self._attempt.start)
 
     def attempt_decided(self, outcome: Account | Exception | None, decided: Decided) -> None:
-        """A thread has checked the password."""
+        """A thread has checked the password.  Whatever fails now, the client has its answer."""
         self._busy = False
-        decided(outcome)
+        try:
+            decided(outcome)
+        except Exception as error:
+            self._log_failure(repr(error))
+            self._machine.login_failed(RefusedError.pop3)
         self._go_on()
 
     def _decide(self, outcome: Account | Exception | None) -> None:

@@ -173,8 +173,11 @@ class Lookup(Environment):
     # -- accounts and aliases
 
     def account(self, address: str) -> Account | None:
-        """The account with exactly this address, disabled or not."""
-        key = key_of(address)
+        """The account with exactly this address, disabled or not; None also for what is none."""
+        try:
+            key = key_of(address)
+        except UnknownUserError:
+            return None
         with self._translated, self._env.begin(self._addresses) as txn:
             return found_account(txn, key)
 

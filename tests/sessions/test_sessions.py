@@ -416,3 +416,19 @@ def test_a_retired_worker_waits_for_the_last_session_and_for_a_handshake_under_w
     context.limiter.leave("192.0.2.9")
     context.check_idle()
     assert ended == ["idle", "idle"]
+
+
+def test_a_login_whose_outcome_fails_is_answered() -> None:
+    """The error went to the loop, and the client waited until its session timed out."""
+    world = World()
+
+    def broken(address: str) -> Account:
+        raise RuntimeError("a bug")
+
+    world.context.users.account = broken  # type: ignore[method-assign]
+    client = world.pop3()
+    client.transport.take()
+    client.send(b"USER admin\r\nPASS wrong\r\n")
+    world.threads.run()
+    assert b"-ERR" in client.transport.take()
+    assert any("a bug" in line for line in world.lines)

@@ -482,3 +482,9 @@ def shared_users(tmp_path_factory):
     with UserDatabase(tmp_path_factory.mktemp("shared") / "users", create=True) as users:
         users.add("ann@example.org")
         yield users
+
+
+@pytest.mark.parametrize("name", ["admin", "a@b@c", "", "x" * 600 + "@y.org", "\udcff@x.org"])
+def test_what_is_no_address_has_no_account(users, name):
+    """A look-up that raised left a POP3 client without an answer."""
+    assert users.account(name) is None
