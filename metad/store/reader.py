@@ -86,16 +86,26 @@ class Reader:
             for place in self._index.places(message_id):
                 number = place.log
                 try:
-                    found = self._read_at(place, message_id, wait=wait)
+                    found = self._read_again(place, message_id, wait=wait)
                 except BlockingIOError:
                     return None
                 except OSError:
+                    self._forget(place.log)
                     found = None
                 if found is not None:
                     return found
-                # The log may have begun its next life: try again with its new life and place.
-                self._forget(place.log)
         raise _damaged(message_id, number)
+
+    def _read_again(self, place: Place, message_id: bytes, *, wait: bool) -> Stored | None:
+        """Read a place.  If that fails, the log may have begun its next life since it was opened:
+        then it is opened again, with the life that it has now."""
+        was_open = place.log in self._open
+        found = self._read_at(place, message_id, wait=wait)
+        if found is None:
+            self._forget(place.log)
+            if was_open:
+                found = self._read_at(place, message_id, wait=wait)
+        return found
 
     def _read_at(self, place: Place, message_id: bytes, *, wait: bool) -> Stored | None:
         log = self._log(place.log)

@@ -179,6 +179,19 @@ def test_a_reused_log_is_opened_again(kit: StoreKit) -> None:
     kept.close()
 
 
+def test_a_message_moved_to_a_reused_log_is_read(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place is looked up twice: the first one is gone, and the second one's log was opened in
+    its earlier life."""
+    sent = kit.put([1], b"a" * 50)
+    good = kit.index.places(sent.id)[0]
+    answers = iter([[good._replace(log=99)], [good]])
+    kit.reader._open[good.log] = kit.reader._log(good.log)._replace(life=1, seed=1)
+    monkeypatch.setattr(kit.index, "places", lambda _id: next(answers))
+    assert bytes(kit.stored(sent.id).body) == b"a" * 50
+
+
 def test_few_logs_stay_open(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MOST_OPEN", 2)
     for _ in range(60):
