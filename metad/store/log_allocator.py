@@ -26,7 +26,7 @@ from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.successor import Ended, write_successor
 from metad.store.log.writer import LogWriter
 from metad.store.log_space import LogSpace, is_sparse
-from metad.store.log_table import ROOM, LogTable, Room, State
+from metad.store.log_table import ROOM, Allocation, LogTable, Room, State
 from metad.system.osio import Osio
 
 # Blocks that a new log begins with.
@@ -145,7 +145,7 @@ class LogAllocator:
         try:
             write_successor(self._osio, self._store, Ended(failed.log, failed.end), given)
         except (OSError, MetadError):
-            self._table.put_back(given, State.NONE if given.fresh else State.FREE)
+            self._put_back(given)
             raise
         failed.predecessor_recorded = True
         self._table.change(given.number, State.SEALED)
@@ -237,14 +237,18 @@ class LogAllocator:
                 self.report(f"warning: log {given.number} is left alone: {error}")
                 self._table.change(given.number, State.COLLECTING)
                 continue
-            except OSError as error:
-                gone = given.fresh or isinstance(error, FileNotFoundError)
-                self._table.put_back(given, State.NONE if gone else State.FREE)
+            except OSError:
+                self._put_back(given)
                 raise
             self._table.set_tail(given.number, new.align)
             self._table.change(given.number, State.ACTIVE)
             return self._writer(fd, new, given.fresh)
         raise NoSpaceError("no free log can be used")
+
+    def _put_back(self, given: Allocation) -> None:
+        """Nothing was made of it.  A free log of another size was unlinked to be replaced."""
+        there = log_files.is_there(self._osio, self._store.logs, given.number)
+        self._table.put_back(given, State.FREE if there else State.NONE)
 
     def _writer(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
         writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)

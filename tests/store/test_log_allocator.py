@@ -136,6 +136,22 @@ def test_a_change_of_the_log_size_starts(kit: StoreKit) -> None:
     assert kit.check() == 2
 
 
+def test_a_free_log_that_was_unlinked_and_not_replaced_is_none(kit: StoreKit) -> None:
+    """Else the next log that is needed is not to be had either."""
+    kit.crash()
+    kit.start()
+    kit.stop()  # its logs are free
+    kit.size *= 2
+    kit.recover()
+    kit.open_index()
+    kit.osio.faults = Faults("allocate", 1, error=errno.ENOSPC)
+    writer = KitWriter(kit, 0)
+    assert kit.osio.faults.hits == 1
+    assert writer.committer.writer is not None
+    for row in kit.table.rows():
+        assert log_files.is_there(kit.osio, kit.store.logs, row.number), row
+
+
 @pytest.mark.parametrize("kind", ["write", "sync"])
 def test_a_free_log_that_fails_is_set_aside_for_good(kit: StoreKit, kind: str) -> None:
     """What failed once is not synced again; another log does."""

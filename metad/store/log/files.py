@@ -72,6 +72,17 @@ def create(
     return fd
 
 
+def is_there(osio: Osio, directory: str, number: int) -> bool:
+    """Whether there is a file of that log, or one that cannot be looked at."""
+    try:
+        osio.stat(log_path(directory, number))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _must_not_exist(osio: Osio, path: str) -> None:
     with suppress(FileNotFoundError):
         osio.stat(path)
