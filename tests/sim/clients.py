@@ -7,6 +7,7 @@ What is acknowledged, listed and deleted is told to the judge.
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Any
 
 import lmdb
@@ -23,6 +24,7 @@ from tests.sim.judge import Judge
 from tests.sim.plan import BOXES, Op
 from tests.sim.process import Process
 from tests.sim.scheduler import Owner
+from tests.sim.users import LAST, remove_last
 from tests.sim.worker import LostError, Worker
 from tests.support.oracle import digest
 
@@ -105,7 +107,7 @@ class Clients(Owner):
     # -- the operator
 
     def _collect(self, op: Op) -> None:
-        most = 1 + op.slot * 2
+        most = (1, 1, 3, 8)[op.number % 4]
         self._ask_collector(lambda collector: collector.collect(op.number, most))
 
     def _expire(self, op: Op) -> None:
@@ -121,6 +123,17 @@ class Clients(Owner):
         self.judge.expiring(box, before)
         # The record's time counts too, and is that of the wall clock.
         collector.expire([Due(box, before)])
+
+    def _scan(self, _: Op) -> None:
+        self._ask_collector(lambda collector: collector.scan())
+
+    def _remove(self, _: Op) -> None:
+        """The last account, once."""
+        if LAST in self.judge.removed:
+            return
+        self.judge.remove(LAST)
+        self.sim.note(f"the user of mailbox {LAST} is removed")
+        remove_last(self.hub.data / "users")
 
     def _ask_collector(self, job: Any) -> None:
         self.sim.scheduler.wait(lambda: self.hub.collector() is not None, PATIENCE_SECONDS)
@@ -158,13 +171,18 @@ class Clients(Owner):
         worker = self._worker(op.slot)
         if worker is None:
             return
-        env = worker.layer.index._env
         key = box.to_bytes(4, "big") + message_id
-        with env.begin(write=True) as txn:
-            lost = any(txn.delete(key, db=table) for table in worker.layer.index.tables.mailboxes)
-        if lost:
-            self.sim.note(f"the index loses {message_id.hex()} of mailbox {box}")
-            self.judge.flipped = True
+        index = worker.layer.index
+        self.sim.note(f"the index loses {message_id.hex()} of mailbox {box}")
+        self.judge.flip()
+
+        def lose() -> None:
+            with index.writing() as txn:
+                for table in index.tables.mailboxes:
+                    txn.delete(key, db=table)
+
+        with suppress(LostError, lmdb.Error):
+            worker.call(lose)
 
     # -- starts and ends
 

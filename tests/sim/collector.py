@@ -23,6 +23,7 @@ from metad.store.log_table import LogTable, State
 from metad.store.mailbox_locks import MailboxLocks
 from metad.system.shared_memory import ProcessRow
 from tests.sim.process import Process
+from tests.sim.users import make_scan
 
 if TYPE_CHECKING:
     from tests.sim.hub import Hub
@@ -40,6 +41,7 @@ class CollectorProcess(Process):
         self.stopping = False
         self.idle = False
         self.settled = True
+        self.begun = False
 
     def work(self) -> int:
         try:
@@ -57,13 +59,14 @@ class CollectorProcess(Process):
             elif not there:
                 self._catch_up()
         self.expiry_locks.close()
+        self.expiry_scan.close()
         self.settled = self.collector.close()
         self.index.close()
         return 0
 
     def _boot(self) -> None:
         hub, runtime = self.hub, self.runtime()
-        clock = HubClock(self.osio, hub.area.clock_cell)
+        clock = self.clock = HubClock(self.osio, hub.area.clock_cell)
         self.table = LogTable(hub.area, hub.semaphore, self.row)
         self.index = runtime.open_index(hub.store.index)
 
@@ -85,6 +88,8 @@ class CollectorProcess(Process):
         self.collector = Collector(self.tools)
         self.expiry_locks = MailboxLocks(self.osio, hub.store.locks)
         self.expiry = Expiry(self.tools, self.expiry_locks)
+        self.expiry_scan = make_scan(self)
+        self.begun = True
 
     def _failpoint(self, name: str) -> None:
         self.hub.sim.reach(self, name)
@@ -133,8 +138,15 @@ class CollectorProcess(Process):
                 choice += 1
 
     def expire(self, due: list[Due]) -> None:
+        self._delete(self.expiry.steps(due))
+        self.expiry.in_use.clear()
+
+    def scan(self) -> None:
+        """All mailboxes."""
+        self._delete(self.expiry_scan.scan(0.0))
+
+    def _delete(self, steps: Iterator[Step]) -> None:
         try:
-            self._drive(self.expiry.steps(due))
+            self._drive(steps)
         except (MetadError, OSError, lmdb.Error, ValueError) as error:
             self.report(f"expiry: {error!r}")
-        self.expiry.in_use.clear()

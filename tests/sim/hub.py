@@ -23,11 +23,13 @@ from tests.sim.collector import CollectorProcess
 from tests.sim.master import Master
 from tests.sim.process import KILLED, Process
 from tests.sim.system import Semaphore
+from tests.sim.users import make_users
 from tests.sim.worker import Worker
 from tests.support.power_kit import Disk, lay_out
 from tests.support.store_kit import make_identity, shared
 
 if TYPE_CHECKING:
+    from tests.sim.judge import Judge
     from tests.sim.simulation import Simulation
 
 ROWS = 60
@@ -42,12 +44,14 @@ class Hub:
         self.data = data
         self.slots = slots
         self.store = make_identity(data)
+        make_users(data / "users")
         self.disk = Disk()
         self.boots = 1
         self.processes: list[Process] = []
         # Acknowledged, and listed later: what a worker's index refused.
         self.refused_by_index: set[bytes] = set()
         self.master: Master | None = None
+        self.judge: Judge
         if not _areas:
             _areas.append(shared("sim")[0])
         self.area = _areas[0]

@@ -9,14 +9,20 @@ after quiet     every acknowledged message; fsck is clean; a rebuilt index is th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from metad.store.log import header
+from metad.store.log.header import log_path
 from metad.store.log_table import State
+from metad.system.osio import Osio
 from tests.support.oracle import Ledger, digest, show
 
 if TYPE_CHECKING:
+    from metad.store.log.writer import LogWriter
     from tests.sim.hub import Hub
+    from tests.sim.process import Process
 
 
 class Seen(NamedTuple):
@@ -25,6 +31,7 @@ class Seen(NamedTuple):
     must: set[bytes]
     gone: set[tuple[int, bytes]]
     visible: set[bytes]
+    flips: int
 
 
 class Judge:
@@ -35,14 +42,22 @@ class Judge:
         self.ledger = Ledger()
         # Acknowledged: a session that begins now waits until the index has it.
         self.visible: set[bytes] = set()
+        # The index is wrong, for the moment; and how often it has become so.
         self.flipped = False
+        self.flips = 0
+        # When each message was sent, by the wall clock in microseconds; mailboxes without a user.
+        self.times: dict[bytes, int] = {}
+        self.removed: set[int] = set()
+        hub.judge = self
         self._looks = 0
         hub.sim.scheduler.on_switch = self.look
 
     # -- what is told
 
     def sent(self, message_id: bytes, body: bytes, boxes: tuple[int, ...]) -> None:
+        self.times[message_id] = self._hub.sim.clock.real // 1000
         self.ledger.apply(("sent", (message_id, body, boxes)))
+        self.deleting([(box, message_id) for box in boxes if box in self.removed])
 
     def acknowledged(self, message_id: bytes, *, lagging: bool) -> None:
         self._hub.sim.note(f"{message_id.hex()} is acknowledged")
@@ -59,8 +74,20 @@ class Judge:
         self.ledger.apply(("deleted", pairs))
 
     def expiring(self, box: int, before: int) -> None:
-        limit = before.to_bytes(8, "big")
-        self.deleting([(box, one) for one in self.known(box) if one[:8] < limit])
+        """Mail may go that is old enough by its id and by the clock when it came."""
+        limit = max(before, 0).to_bytes(8, "big")
+        old = [one for one in self.known(box) if one[:8] < limit and self.times[one] < before]
+        self.deleting([(box, one) for one in old])
+
+    def remove(self, box: int) -> None:
+        """The user is gone, and so is all mail, some time; what still comes too."""
+        self.removed.add(box)
+        self.deleting([(box, one) for one in self.known(box)])
+
+    def flip(self) -> None:
+        """The index is about to become wrong."""
+        self.flipped = True
+        self.flips += 1
 
     def index_is_new(self) -> None:
         """A power cut: the next start rebuilds it, and what was wrong with it is forgotten."""
@@ -88,7 +115,9 @@ class Judge:
         """What a login that comes now must see, and must not."""
         self.visible -= self._hub.refused_by_index
         visible = {one for one in self.visible if box in self.ledger.sent[one][1]}
-        return Seen(self.ledger.must_have(box) & visible, set(self.ledger.deleted), visible)
+        return Seen(
+            self.ledger.must_have(box) & visible, set(self.ledger.deleted), visible, self.flips
+        )
 
     def listed(self, box: int, ids: list[bytes], left: set[bytes], seen: Seen) -> None:
         """`left`: what the index has and the session leaves for the next one, because something
@@ -102,9 +131,10 @@ class Judge:
         missing = {
             one for one in seen.must - set(ids) - left if (box, one) not in self.ledger.deleting
         }
-        assert self.flipped or not missing, f"mailbox {box} lacks {show(missing)}"
+        is_right = not self.flipped and self.flips == seen.flips
+        assert not is_right or not missing, f"mailbox {box} lacks {show(missing)}"
         # What a mailbox had, and lacks while a deletion is under way, is gone for good.
-        if not self.flipped:
+        if is_right:
             lacking = seen.visible - set(ids) - left
             self.ledger.deleted |= self.ledger.deleting & {(box, one) for one in lacking}
 
@@ -118,13 +148,38 @@ class Judge:
         self._looks += 1
         if self._looks % 8:
             return
-        table = self._hub.table()
         for worker in self._hub.workers():
-            writer = worker.layer.committer.writer
-            if writer is None or writer.poisoned:
-                continue
-            row = table.row(writer.number)
-            assert (row.owner, row.state) == (worker.row.index + 1, State.ACTIVE), (
-                f"{worker.name} writes to log {writer.number}, whose row is {row}"
-            )
-            assert row.life == writer.life, f"log {writer.number} is in another life: {row}"
+            self._look_at(worker, worker.layer.committer.writer)
+        collector = self._hub.collector()
+        if collector is not None and collector.begun:
+            for chain in collector.survivors._chains.values():
+                self._look_at(collector, chain.writer)
+
+    def _look_at(self, process: Process, writer: LogWriter | None) -> None:
+        if writer is None or writer.poisoned:
+            return
+        row = self._hub.table().row(writer.number)
+        found = (row.owner, row.state, row.life)
+        assert found == (process.row.index + 1, State.ACTIVE, writer.life), (
+            f"{process.name} writes to log {writer.number} in life {writer.life}, it is {row}"
+        )
+
+    def look_at_table(self) -> None:
+        """At rest: each row says of its log what the log says of itself."""
+        hub = self._hub
+        owners = {process.row.index + 1 for process in hub.processes}
+        for row in hub.table().rows():
+            if row.state == State.COLLECTING and hub.sim.faults.hits:
+                continue  # what could not be written to is left alone until the next start
+            fd = os.open(log_path(hub.store.logs, row.number), os.O_RDONLY)
+            try:
+                log = header.read(Osio(), fd, hub.store.secret)
+            finally:
+                os.close(fd)
+            assert log is not None, f"log {row.number} has no header"
+            if row.state == State.SEALED and hub.sim.faults.hits and log.state == header.FREE:
+                continue  # the sync that should have made it free failed
+            assert row.life == log.life, f"{row} is in another life: {log}"
+            assert (row.state == State.FREE) == (log.state == header.FREE), f"{row} is not {log}"
+            is_owned = row.state in (State.ACTIVE, State.PREPARING)
+            assert is_owned == (row.owner in owners), f"{row} has the wrong owner"

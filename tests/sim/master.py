@@ -19,6 +19,7 @@ from metad.store.log_table import IDLE, LogTable, repair
 from metad.store.recovery.hub import Recovery
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, Role
+from metad.users.database import UserDatabase
 from tests.sim.collector import CollectorProcess
 from tests.sim.process import KILLED, Process
 from tests.sim.worker import Worker
@@ -26,7 +27,7 @@ from tests.sim.worker import Worker
 if TYPE_CHECKING:
     from tests.sim.hub import Hub
 
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.5
 _FAILED = 1
 
 
@@ -43,6 +44,10 @@ class FirstRecovery(Process):
         try:
             newest = recovery.run(table, hub.boot)
             hub_time.begin(self.osio, hub.area, newest)
+            with UserDatabase(hub.data / "users", create=True) as users:
+                index = self.runtime().open_index(hub.store.index)
+                users.reserve(index.greatest_mailbox())
+                index.close()
         except (MetadError, OSError, lmdb.Error) as error:
             self.error = error
             self.report(f"the hub cannot be recovered: {error!r}")

@@ -30,7 +30,7 @@ from tests.support.oracle import show
 from tests.support.power_campaign import scratch
 from tests.support.store_kit import BOUNDS, SECRET
 
-REST_SECONDS = 4.0
+REST_SECONDS = 2.5
 ALONE = ("crash", "cut", "stop")
 
 
@@ -144,6 +144,7 @@ class Verdict:
         hub = self._hub
         layer = hub.workers()[0].layer
         self._judge.ledger.check(View(layer.index, layer.reader))
+        self._judge.look_at_table()
         self._stop()
         self._recover()  # what no seal could be written to is ended now, as at the next start
         self._fsck()

@@ -21,6 +21,8 @@ from tests.support.osio_kit import FakeClock
 
 # So many steps are a simulation that does not come to rest.
 MOST_STEPS = 400_000
+# How often a task is chosen: some are slow.
+WEIGHTS = (1.0, 1.0, 1.0, 0.2, 0.01)
 
 
 class KilledError(BaseException):
@@ -55,9 +57,13 @@ class Task:
 
 
 class Scheduler:
-    """`stay`: how many switch points a task passes before it gives way, on the average."""
+    """`stay`: how many switch points a task passes before it gives way, on the average; `moody`:
+    how probably it becomes quick or slow then, so that others overtake it in the middle."""
 
-    def __init__(self, seed: object, clock: FakeClock, stay: float = 4.0) -> None:
+    def __init__(
+        self, seed: object, clock: FakeClock, stay: float = 4.0, moody: float = 0.0
+    ) -> None:
+        self._moody = moody
         self._random = random.Random(f"schedule {seed}")
         self.clock = clock
         self.stay = stay
@@ -149,6 +155,8 @@ class Scheduler:
         self.wait(lambda: False, seconds)
 
     def _give_way(self, task: Task) -> None:
+        if self._moody and self._random.random() < self._moody:
+            task.weight = self._random.choice(WEIGHTS)
         self._main.switch()
         if task.owner.dead or self._closed:
             raise KilledError

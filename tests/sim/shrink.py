@@ -12,7 +12,7 @@ from tests.sim.plan import Plan
 from tests.sim.run import Run
 
 MOST_TRIES = 400
-PARTS = ("ops", "kills", "failures")
+PARTS = ("kills", "failures", "stalls", "ops")
 Fails = Callable[[Plan], bool]
 
 
@@ -39,7 +39,7 @@ def shrink(plan: Plan, is_bad: Fails = fails, most: int = MOST_TRIES) -> Plan:
 
     while left[0] > 0:
         before = plan
-        for part in ("kills", "failures", "ops"):
+        for part in PARTS:
             plan = _without(plan, part, tried)
         if plan == before:
             break
@@ -70,4 +70,6 @@ def show(plan: Plan) -> str:
               for role, place, count in plan.kills]  # fmt: skip
     lines += [f"  fails: {kind} of a {role}, the {count}. one ({error})"
               for role, kind, count, error in plan.failures]  # fmt: skip
+    lines += [f"  stops: a {role}, the {count}. switch point, for {seconds} s"
+              for role, count, seconds in plan.stalls]  # fmt: skip
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.sim.databases import Shared, SimIndex, installed
 from tests.sim.process import Process
-from tests.sim.scheduler import Owner, Scheduler
+from tests.sim.scheduler import WEIGHTS, Owner, Scheduler
 from tests.sim.system import Faults
 from tests.support.osio_kit import FakeClock
 
@@ -23,7 +23,7 @@ class Simulation:
         self.plan = plan
         self.clock = FakeClock()
         self.clock.step = plan.clock_step
-        self.scheduler = Scheduler(plan.seed, self.clock, plan.stay)
+        self.scheduler = Scheduler(plan.seed, self.clock, plan.stay, plan.moody)
         self.scheduler.on_point = self._point
         self.faults = Faults()
         self.faults.planned = {fault[:3]: fault[3] for fault in plan.failures}
@@ -34,6 +34,7 @@ class Simulation:
         self.notes: list[str] = []
         self.points: dict[str, int] = {}
         self.kills = set(plan.kills)
+        self.stalls = {(f"{role}/", count): seconds for role, count, seconds in plan.stalls}
         self._pids = 100
         self._random = random.Random(f"weights {plan.seed}")
         self._installed = installed(self)
@@ -62,7 +63,7 @@ class Simulation:
 
     def weight(self) -> float:
         """How often a thread is chosen: some are slow."""
-        return self._random.choice((1.0, 1.0, 1.0, 0.2, 0.03))
+        return self._random.choice(WEIGHTS)
 
     def note(self, text: str) -> None:
         for hub in self.hubs:  # the same whatever directory it runs in
@@ -83,3 +84,6 @@ class Simulation:
         count = self.points[key] = self.points.get(key, 0) + 1
         if not self.faults.off and (process.role, place, count) in self.kills:
             process.kill()
+        elif not place and not self.faults.off and (seconds := self.stalls.get((key, count))):
+            self.note(f"{process.name} stops for {seconds} s")
+            self.scheduler.pause(seconds)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +36,14 @@ class SimOsio(KitOsio):
         super().__init__(str(hub.data / "logs"), clock=hub.sim.clock)
         self._process = process
         self._scheduler = hub.sim.scheduler
+        self._is_group = False
+        self._written = -1  # the descriptor that a group was just written to
 
     def _strike(self, kind: str, path: str) -> bool:
         """Whether to write short.  Raises OSError: the call fails."""
         fault = self._process.hub.sim.faults.strike(self._process.role, kind)
+        if kind == "sync" and self._is_group:
+            fault = self._process.hub.sim.faults.strike(self._process.role, "group") or fault
         if fault is None or not self._watched(path):
             return False
         self._process.hub.sim.note(f"{kind} fails for {self._process.name}: {path}")
@@ -71,6 +75,19 @@ class SimOsio(KitOsio):
         self._scheduler.point("pwrite")
         return super().pwrite(fd, data, offset)
 
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        self._scheduler.point("pwritev")
+        self._written = fd
+        return super().pwritev(fd, buffers, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self._scheduler.point("fdatasync")
+        self._is_group, self._written = fd == self._written, -1
+        try:
+            super().fdatasync(fd)
+        finally:
+            self._is_group = False
+
     def make_lock(self) -> AbstractContextManager[object]:
         return Lock(self._scheduler)
 
@@ -91,7 +108,7 @@ def _with_point(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "open", "pread", "preadv", "pwritev", "fdatasync", "fsync", "allocate", "truncate",
+    "open", "pread", "preadv", "fsync", "allocate", "truncate",
     "copy_range", "clone", "link", "rename", "unlink", "mkdir", "listdir", "stat",
     "try_lock", "unlock",
 ):  # fmt: skip
@@ -117,8 +134,10 @@ class Semaphore:
 
 
 class Faults:
-    """Which calls fail: (role, kind, ordinal) -> an errno, or "short"; and which index transactions
-    are refused, as kind "index"."""
+    """Which calls fail: (role, kind, ordinal) -> an errno, or "short".
+
+    Kind "group" is the sync of a group of records, "index" a write transaction of the index.
+    """
 
     def __init__(self) -> None:
         self.planned: dict[tuple[str, str, int], int | str] = {}
