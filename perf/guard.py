@@ -53,6 +53,7 @@ def count(subject: str, rounds: int, step: float) -> int:
         command += [sys.executable, "-m", "perf.guard_subjects", subject, str(rounds), str(step)]
         # The order of sets and dicts, and with it the count, depends on the seed of hashes.
         environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["TMPDIR"] = where  # what a subject's threads still write goes with it
         done = subprocess.run(
             command,
             env=environment,
