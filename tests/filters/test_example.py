@@ -113,12 +113,14 @@ def check(text: str) -> dict[str, dict[str, Any]]:
     return filters.check(parse(text, None, Path("/nowhere"), {}))
 
 
+@pytest.mark.slow
 def test_an_installed_filter_is_found_by_its_entry_point(installed: Path) -> None:
     found = check('[filter]\nuse = ["allowlist"]\n[filter.allowlist]\nsenders = ["@Example.NET"]')
     assert found == {"allowlist": {"senders": frozenset({"example.net"})}}
     assert "webhook" in filters.names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -151,6 +153,7 @@ def test_config_show_has_the_tables_of_filters() -> None:
     assert again.filter == parse(text, None, Path("/nowhere"), {}).filter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["metad_house_rules:Nothing", "no_such:X", "json:dumps", "bad:X"])
 def test_a_filter_that_cannot_be_loaded_is_one_line(installed: Path, value: str) -> None:
     (installed / "bad.py").write_text("1 / 0\n")
@@ -181,6 +184,7 @@ def test_a_hub_asks_both(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert Service.told[0]["sender"] == SENDER
 
 
+@pytest.mark.slow
 def test_the_example_is_typed_and_uses_nothing_private() -> None:
     source = EXAMPLE / "metad_house_rules.py"
     done = subprocess.run(

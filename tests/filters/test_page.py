@@ -13,6 +13,8 @@ from tests.support.clients import SENDER, SmtpLine, fetch, message
 from tests.support.filter_packages import HubWithPackages, pip_install
 from tests.support.pages import blocks
 
+pytestmark = pytest.mark.slow
+
 PAGE = "filters.md"
 FILES = ("house_rules.py", "pyproject.toml", "test_house_rules.py")
 

@@ -65,6 +65,7 @@ SWEDISH: Final = Language(
         "unknown language": "okänt språk",
         "message deleted": "meddelandet är raderat",
         # refusals
+        "new mail is not ready yet, try again": "ny post är inte klar än, försök igen",
         "authentication failed": "inloggningen misslyckades",
         "plaintext authentication is refused on this connection": (
             "lösenord i klartext tas inte emot på denna förbindelse"
