@@ -34,7 +34,7 @@ STALE = ("log_table:LogTable.restore", "(now.owner, now.life) != (was.owner, was
 
 MUTANTS = (
     # -- rule 1: nothing is destroyed without a verified record
-    Mutant("a recovery restores a row from a stale read", (STALE,), 90),
+    Mutant("a recovery restores a row from a stale read", (STALE,), 226),
     Mutant("the same, and the log is overwritten", (
         STALE,
         ("log.files:lock_free",
@@ -42,23 +42,23 @@ MUTANTS = (
     ), 226),
     Mutant("a message is dead on the index's word alone", (
         ("gc.copy:SurvivorCopy._must_be_proven", "if not lacking or", "if True or"),
-    ), 44),
+    ), 24),
     # -- rule 2: no copy that the index does not know outlives its deletion record
     Mutant("the index refuses survivors, and a later watermark skips them", (
         ("gc.copy:Tools.catch_up", "self.change(enter, part)\n        del behind[0]",
          "del behind[0]\n        self.change(enter, part)"),
-    ), 70),
+    ), 99),
     Mutant("a survivors' sync fails and nothing says so", (
         ("gc.survivor_logs:SurvivorLogs.write",
          "with suppress(RefusedError):  # then `settle` tries again\n"
          "            chain.record_end()\n", "chain.failed = None\n"),
-    ), 161),
+    ), 31),
     Mutant("a successor collects before the dead collector's log is recovered", (
         ("gc.collector:Collector._unrecovered", "row.generation and", "False and"),
-    ), 94),
+    ), 10),
     Mutant("a deletion record is dropped while a copy has a place", (
         ("gc.evidence:Evidence.may_drop", "return self._may_drop[message_id]", "return True"),
-    ), 1),
+    ), 10),
     # -- rule 8: what QUIT acknowledged as deleted is seen by no later session
     Mutant("another worker lists what was deleted, while the index lags", (
         ("pending_deletions:PendingDeletions.may_have", "any(word >> bit & 1 for word in column)",
@@ -73,7 +73,7 @@ MUTANTS = (
          "if self._sync and not self.log.generation:"),
     ), 3),
     Mutant("a group that the index refused is forgotten", (
-        ("commit.index_feed:IndexFeed.enter", "waiting = [*self.lagging, *batches]",
-         "waiting = [*batches]"),
+        ("commit.index_feed:IndexFeed.enter", "merged([*self.lagging, *self.answered, *batches])",
+         "merged([*self.answered, *batches])"),
     ), 0),
 )  # fmt: skip
