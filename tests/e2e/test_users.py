@@ -137,6 +137,10 @@ def test_the_number_of_messages_is_a_quota_too_and_deleting_makes_room(hub):
     user(hub, "add", "n@small.test", "--password-stdin", given=f"{PASSWORD}\n")
     for _ in range(3):
         assert send(hub, message(b""), "n@small.test").startswith("250")
+    with Pop3Line(hub) as pop:  # a login waits until the index has what was acknowledged
+        pop.say("USER n@small.test")
+        pop.say(f"PASS {PASSWORD}")
+        pop.say("QUIT")
     assert rcpt(hub, "n@small.test")[0].startswith("452 4.2.2")
     with Pop3Line(hub) as pop:
         pop.say("USER n@small.test")

@@ -67,6 +67,9 @@ def has_mail(lines: list[Pop3Line]) -> int:
 
 def test_sessions_wait_for_mail_that_is_acknowledged(live):
     deliver(live, message(), "bob")
+    with Pop3Line(live) as first:  # a login waits until the index has bob's message
+        first.log_in("bob")
+        first.say("QUIT")
     with SmtpLine(live) as smtp, ExitStack() as lock:
         lock.enter_context(index_locked(live.data))
         acknowledge(smtp, "alice")
