@@ -13,9 +13,10 @@ from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options
 from metad.config.checks import show_size
 from metad.control import Client
+from metad.errors import OsError
 
 ASK_SECONDS = 0.2
-_FIGURES = ("logs_freed", "octets_freed", "octets_moved", "damaged", "expired", "in_use")
+_FIGURES = ("logs_freed", "octets_freed", "octets_moved", "failed", "damaged", "expired", "in_use")
 
 
 @click.command()
@@ -31,7 +32,7 @@ def gc(place: HubLocation, full: bool, as_json: bool) -> None:
 
     The running hub deletes expired mail and the mail of removed users.  Then it collects sealed
     logs: it moves live mail together and frees the logs for new mail.  It serves clients in the
-    meantime.
+    meantime.  The exit code is 71 if a log could not be collected.
     """
     with Client(place.enter()) as client:
         before = client.request("gc", full=full)
@@ -48,6 +49,8 @@ def gc(place: HubLocation, full: bool, as_json: bool) -> None:
         click.echo(json.dumps(done, indent=2))
     else:
         _show(done)
+    if done["failed"]:
+        raise OsError(f"logs that could not be collected: {done['failed']}; the hub's log says why")
 
 
 def _sums(first: dict[str, Any]) -> dict[str, int]:
@@ -74,6 +77,7 @@ def _show(done: dict[str, int]) -> None:
             "logs freed": done["logs_freed"],
             "bytes freed": show_size(done["octets_freed"]),
             "bytes moved": show_size(done["octets_moved"]),
+            "logs not collected": done["failed"],
             "damaged records": done["damaged"],
             "messages expired": done["expired"],
             "mailboxes in use": done["in_use"],

@@ -42,7 +42,7 @@ from metad.store.log.alignment import alignment
 from metad.store.log.encode import Append, append_deletion
 from metad.store.log.place import Place
 from metad.store.log_allocator import LogAllocator, LogSettings
-from metad.store.log_chain import LogChain
+from metad.store.log_chain import FOR_DELETIONS, LogChain
 from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.pending_deletions import PendingDeletions
@@ -110,9 +110,9 @@ class LogLayer(Layer):
         self.feed = IndexFeed(
             self.index, self._publish, context.report, self.pending.publish, self.unentered
         )
-        thread = runtime.start_thread("commit")
+        chain, thread = LogChain(self.source, FOR_DELETIONS), runtime.start_thread("commit")
         self.committer = Committer(
-            context.loop, LogChain(self.source), self.feed, context.budget, thread, runtime.now
+            context.loop, chain, self.feed, context.budget, thread, runtime.now
         )
         self.committer.figures = CommitFigures(row)
         self.ids.start_life(self.committer.open_first())

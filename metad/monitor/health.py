@@ -174,9 +174,9 @@ def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
     if config.store.layer != "log":
         return
     try:
-        found = space(facts.logs, config.store, config.data / "logs")
         free = shutil.disk_usage(config.data).free
         needed = needed_space(Osio(), str(config.data / "logs"), config.store.log_size)
+        found = space(facts.logs, config.store, config.data / "logs", needed)
     except (OSError, MetadError) as error:
         yield Problem(f"the disk cannot be checked: {error}", "check the file system")
         return

@@ -44,6 +44,7 @@ _COLLECTOR_NAMES = {
     "logs_freed": "collector_freed_logs",
     "octets_freed": "collector_freed_bytes",
     "octets_moved": "collector_moved_bytes",
+    "failed": "collector_failures",
     "damaged": "collector_damaged",
     "expired": "expired",
     "in_use": "expiry_skipped_mailboxes",

@@ -108,6 +108,11 @@ class LogAllocator:
         """A life that no log has, for the ids of a process without a log."""
         return self._table.next_life(self._clock.now_us() // 1_000_000)
 
+    @property
+    def has_free_log(self) -> bool:
+        """Whether `take` would find a free log this moment."""
+        return self._table.count(State.FREE) > self._settings.room.spare
+
     # -- the committer's side
 
     def take(self, *, after_failure: bool = False) -> LogWriter:

@@ -32,13 +32,17 @@ from metad.store.log_allocator import LogAllocator
 
 # Blocks that a log gets beyond a group that has none.
 RESERVE = 1 << 20
+# Blocks that mail leaves to deletions, some ten thousand of them: on a full disk they make room.
+FOR_DELETIONS = 512 << 10
 
 
 class LogChain:
     """The log in use (`writer`), and the one that failed before it (`failed`)."""
 
-    def __init__(self, allocator: LogAllocator) -> None:
+    def __init__(self, allocator: LogAllocator, for_deletions: int = 0) -> None:
+        """`for_deletions`: bytes of blocks that are left to them by mail."""
         self._allocator = allocator
+        self._for_deletions = for_deletions
         self.report = allocator.report
         self.writer: LogWriter | None = None
         self.failed: LogWriter | None = None
@@ -58,10 +62,17 @@ class LogChain:
         except NoSpaceError:
             return self._allocator.next_life()
 
+    @property
+    def has_free_log(self) -> bool:
+        """Whether the next log is a free one that is there, not a new file."""
+        return self._allocator.has_free_log
+
     def fits(self, group: Sequence[Append]) -> bool:
         """Whether the log in use takes the group as it is, without another block of the disk."""
         writer = self.writer
-        return writer is not None and not writer.poisoned and writer.takes(*_sizes(group))
+        if writer is None or writer.poisoned:
+            return False
+        return writer.takes(*_sizes(group), self._left_by(group))
 
     def is_full(self, group: Sequence[Append]) -> bool:
         """Whether the log in use is whole and too full for the group."""
@@ -81,9 +92,14 @@ class LogChain:
             writer = self._next()
         if not writer.fits(size, entries_size):
             raise NoSpaceError("a message larger than a log")
-        if not writer.takes(size, entries_size):
-            _reserve(writer, size, entries_size)
+        left = self._left_by(group)
+        if not writer.takes(size, entries_size, left):
+            _reserve(writer, size, entries_size, left)
         return writer
+
+    def _left_by(self, group: Sequence[Append]) -> int:
+        """Bytes of blocks that a group has to leave behind it: none if it is deletions alone."""
+        return 0 if all(item.deletion is not None for item in group) else self._for_deletions
 
     def append(self, writer: LogWriter, group: Sequence[Append], encoded: Encoded) -> None:
         """Make an encoded group durable.  Raises OSError; then the log has ended before it."""
@@ -158,12 +174,15 @@ def _sizes(group: Sequence[Append]) -> tuple[int, int]:
     return sum([item.size for item in group]), sum([item.entries_size for item in group])
 
 
-def _reserve(writer: LogWriter, size: int, entries_size: int) -> None:
-    """Blocks for a group, and some more if the disk has them.  Raises NoSpaceError."""
+def _reserve(writer: LogWriter, size: int, entries_size: int, left: int) -> None:
+    """Blocks for a group, for `left` bytes behind it, and for more if the disk has them.
+
+    Raises NoSpaceError.
+    """
     try:
         writer.reserve(size, entries_size, RESERVE)
     except OSError:
         try:
-            writer.reserve(size, entries_size, 0)
+            writer.reserve(size, entries_size, left)
         except OSError as error:
             raise NoSpaceError(f"no blocks for log {writer.number}: {error}") from error

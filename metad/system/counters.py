@@ -87,6 +87,7 @@ COLLECTOR: tuple[Counter, ...] = (
     Counter("logs_freed", Cell.FREED, Kind.TOTAL, "Logs freed."),
     Counter("octets_freed", Cell.FREED_OCTETS, Kind.TOTAL, "Bytes freed."),
     Counter("octets_moved", Cell.MOVED_OCTETS, Kind.TOTAL, "Bytes copied to survivor logs."),
+    Counter("failed", Cell.UNCOLLECTED, Kind.TOTAL, "Collections that failed; the log says why."),
     Counter("damaged", Cell.DAMAGED, Kind.TOTAL, "Records that could not be read."),
     Counter("expired", Cell.EXPIRED, Kind.TOTAL, "Messages deleted by expiry or user removal."),
     Counter("in_use", Cell.IN_USE, Kind.TOTAL, "Mailboxes skipped because they were in use."),

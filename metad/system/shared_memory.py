@@ -134,6 +134,8 @@ class Cell(IntEnum):
     LOG_FAILED = 69
     # The log that had the damaged record which this process found last.
     DAMAGED_LOG = 70
+    # Collections that failed, since the collector's start.
+    UNCOLLECTED = 71
     # Histograms (metad.system.histograms), each of `HISTOGRAM_CELLS`.
     COMMIT_TIME = 72
     SYNC_TIME = 90

@@ -37,6 +37,7 @@ from metad.store.ids import HubClock, IdMaker
 from metad.store.index.index import Index
 from metad.store.log.alignment import alignment
 from metad.store.log_allocator import LogAllocator, LogSettings
+from metad.store.log_space import needed_space
 from metad.store.log_table import LogTable, Row, Semaphore, State
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
@@ -98,6 +99,7 @@ class CollectorWorker:
         osio = Osio()
         store = open_store(osio, config.data)
         self._logs = config.data / "logs"
+        self._needed = needed_space(osio, store.logs, config.store.log_size)
         self._clock = HubClock(osio, setup.area.clock_cell)
         self._table = LogTable(setup.area, setup.semaphore, row)
         self._index = Index(store.index)
@@ -243,7 +245,7 @@ class CollectorWorker:
         return self._clock.now_us() // 1_000_000
 
     def _space(self) -> Space:
-        return space(self._table.rows(), self._store_settings, self._logs)
+        return space(self._table.rows(), self._store_settings, self._logs, self._needed)
 
     # -- one log
 
@@ -254,6 +256,7 @@ class CollectorWorker:
         except NotCollectableError:
             self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
         except (MetadError, OSError, lmdb.Error, ValueError) as error:
+            self._row.add(Cell.UNCOLLECTED)
             self._report(f"warning: log {row.number} could not be collected: {error}")
             self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
 

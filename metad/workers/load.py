@@ -68,12 +68,17 @@ class Space(NamedTuple):
         return self.free / self.total if self.total else 1.0
 
 
-def space(rows: Iterable[Row], settings: StoreConfig, logs: Path) -> Space:
-    """The room for logs: below size_limit, or what the disk still has.  Raises OSError."""
+def space(rows: Iterable[Row], settings: StoreConfig, logs: Path, needed: int = 0) -> Space:
+    """The room for logs: below size_limit, or what the disk still has.  Raises OSError.
+
+    `needed`: bytes of free disk below which new mail is deferred, however many logs are free.
+    """
     states = [row.state for row in rows]
+    disk = shutil.disk_usage(logs).free
     if settings.size_limit is not None:
         more = settings.size_limit // settings.log_size - len(states)
     else:
-        more = shutil.disk_usage(logs).free // settings.log_size
+        more = disk // settings.log_size
     more = max(more, 0)
-    return Space(len(states) + more, states.count(State.FREE) + more)
+    free = states.count(State.FREE) + more
+    return Space(len(states) + more, free if disk > needed else 0)

@@ -218,3 +218,22 @@ def test_gc_without_a_hub_says_so(own_hub: Hub) -> None:
     assert done.returncode == 69
     assert "no hub is running" in done.stderr
     own_hub.start()
+
+
+def test_a_log_that_cannot_be_collected_is_counted_and_the_exit_code_tells(
+    own_hub: Hub, dice: random.Random
+) -> None:
+    """It was: nothing freed, and exit code 0."""
+    sent = fill(own_hub, dice)
+    delete_some(own_hub, sent)
+    logs = json.loads(own_hub.run("store", "logs", "--json").stdout)["logs"]
+    sealed = [one["log"] for one in logs if one["state"] == "sealed"]
+    path = own_hub.data / "logs" / f"{sealed[0]:08d}.log"
+    path.chmod(0)
+    done = own_hub.run("gc", "--full", check=False)
+    assert done.returncode == 71
+    assert "logs that could not be collected: " in done.stderr
+    assert f"log {sealed[0]} could not be collected: " in own_hub.log.read_text()
+    path.chmod(0o600)
+    own_hub.run("gc", "--full")
+    assert {name: [digest(one) for one in bodies(own_hub, name)] for name in NAMES} == sent

@@ -131,8 +131,11 @@ MUTANTS = [
            "store/test_log_space.py::"
            "test_no_log_is_unlinked_whose_own_header_does_not_say_that_it_is_free"),
     Mutant("a group is written where there are no blocks", "log_chain:LogChain.writer_for",
-           "if not writer.takes(size, entries_size):", "if False:",
+           "if not writer.takes(size, entries_size, left):", "if False:",
            "store/test_log_space.py::test_no_block_for_a_group_refuses_it_and_costs_no_log"),
+    Mutant("mail takes the blocks of deletions", "log_chain:LogChain._left_by",
+           "else self._for_deletions", "else 0",
+           "store/test_log_space.py::test_mail_leaves_blocks_for_deletions"),
     Mutant("a group is not bounded by index rows", "commit.group:take_group",
            "entries > _GROUP_ENTRIES", "False",
            "store/commit/test_group.py::test_a_quit_of_many_deletions_is_many_groups"),

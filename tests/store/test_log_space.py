@@ -15,6 +15,7 @@ from metad.store.log.header import log_path
 from metad.store.log_space import LogSpace
 from metad.store.log_table import Room, State
 from metad.system.osio import Osio
+from tests.support.collector_kit import collect, fill_log, make_collector, sealed
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import StoreKit
 
@@ -140,6 +141,40 @@ def test_a_few_blocks_are_enough_for_a_deletion(kit: StoreKit) -> None:
     assert kit.put([1], bytes(100_000)).acked
     assert kit.osio.faults.hits == 1
     assert kit.delete(1, [sent.id]).acked
+
+
+def test_mail_leaves_blocks_for_deletions(kit: StoreKit) -> None:
+    """It was: mail and the collector took the last blocks of a disk, and QUIT got -ERR."""
+    kit.start()
+    kit.eager = False
+    kit.writers[0].chain._for_deletions = log_chain.FOR_DELETIONS
+    sent = kit.put([1], bytes(200_000))
+    no_blocks(kit)
+    taken = []
+    while (last := kit.put([1], bytes(10_000))).acked:
+        taken.append(last.id)
+    assert isinstance(last.error, NoSpaceError)
+    assert kit.delete(1, [sent.id, *taken]).acked
+    for _ in range(20):
+        assert kit.delete(1, [sent.id]).acked
+
+
+def test_survivors_go_on_in_a_free_log_where_the_disk_has_no_blocks(kit: StoreKit) -> None:
+    """It was: "no blocks for log 6" with three free logs, and nothing was collected any more."""
+    kit.start()
+    kit.eager = False
+    collector = make_collector(kit)
+    gone = fill_log(kit, size=200_000)
+    fill_log(kit, mailbox=2, size=200_000)
+    kit.delete(1, gone)
+    collect(collector, sealed(kit)[:1])  # little stays: the log for it gets few blocks
+    assert count(kit, State.FREE) == 1
+    no_blocks(kit)
+    before = set(kit.listing(2))
+    collect(collector, sealed(kit)[:1])
+    assert set(kit.listing(2)) == before
+    kit.osio.faults = None
+    kit.check()
 
 
 def freed(kit: StoreKit, logs: int, monkeypatch: pytest.MonkeyPatch) -> None:

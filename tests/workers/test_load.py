@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def test_room_below_the_limit(tmp_path: Path) -> None:
 def test_no_room_beyond_the_limit(tmp_path: Path) -> None:
     config = StoreConfig(log_size=MIB, size_limit=2 * MIB)
     assert space(rows(State.SEALED, State.SEALED, State.FREE), config, tmp_path) == Space(3, 1)
+
+
+def test_free_logs_are_no_room_while_the_disk_has_none_for_the_index(tmp_path: Path) -> None:
+    """It was: 452 for new mail, and a collector that found enough free logs to rest."""
+    config = StoreConfig(log_size=MIB)
+    logs = rows(State.FREE, State.SEALED)
+    disk = shutil.disk_usage(tmp_path).free
+    assert space(logs, config, tmp_path, needed=disk // 2).free > 1
+    assert space(logs, config, tmp_path, needed=disk * 2).free == 0
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:

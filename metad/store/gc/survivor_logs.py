@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from metad.errors import RefusedError
+from metad.errors import NoSpaceError, RefusedError
 from metad.store.index.rows import Batch
 from metad.store.log import record
 from metad.store.log.encode import Append, encode
+from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator
 from metad.store.log_chain import LogChain
 
@@ -85,7 +86,7 @@ class SurvivorLogs:
         """
         chain = self._chain(generation)
         before = chain.writer
-        writer = chain.writer_for(group)
+        writer = _writer_for(chain, group)
         if writer is not before:
             self.kept.pop(writer.number, None)
         start = writer.end
@@ -121,6 +122,18 @@ class SurvivorLogs:
             if chain.writer is not None and chain.writer.number not in missing:
                 chain.retire()
         return not missing and all(map(_is_settled, self._chains.values()))
+
+
+def _writer_for(chain: LogChain, group: Sequence[Append]) -> LogWriter:
+    """The log for a group.  A free log has its blocks: where the disk has none for the log in use,
+    it goes on in one of those.  Raises NoSpaceError, TableBusyError."""
+    try:
+        return chain.writer_for(group)
+    except NoSpaceError:
+        if chain.writer is None or not chain.has_free_log:
+            raise
+        chain.retire()
+        return chain.writer_for(group)
 
 
 def _is_settled(chain: LogChain) -> bool:

@@ -81,10 +81,12 @@ class LogWriter:
         after = self.end + round_up(size, align)
         return after + self._seal_size(len(self.entries) + entries_size) <= self.log.size - align
 
-    def takes(self, size: int, entries_size: int) -> bool:
-        """As `fits`, and there are blocks for it: a full disk cannot fail it half-way."""
+    def takes(self, size: int, entries_size: int, ahead: int = 0) -> bool:
+        """As `fits`, and there are blocks for it, and for `ahead` bytes behind it as far as the log
+        goes: a full disk cannot fail it half-way."""
         after = self.end + round_up(size, self.log.align)
-        return after + self._seal_size(len(self.entries) + entries_size) <= self._reserved
+        after += self._seal_size(len(self.entries) + entries_size)
+        return min(after + ahead, max(after, self.log.size - self.log.align)) <= self._reserved
 
     def begin_sparse(self, first: int) -> None:
         """The file has no blocks for some of its size, but for the `first` bytes."""
