@@ -14,6 +14,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from xxhash import xxh3_64_intdigest
+
 from metad.config.parse import parse
 from metad.errors import ConfigError, DataError, Reply
 from metad.protocol import proxy, sasl, scram
@@ -245,7 +247,10 @@ def settings_file(octets: bytes) -> None:
 
 def stored_record(octets: bytes) -> None:
     """As it lies in a log, and as if its checksums were right."""
-    assert record.parse_header(octets, 7, 9) is None
+    if record.parse_header(octets, 7, 9) is not None:
+        # Guided by coverage, which shows the check that was expected, a right one can be made.
+        check = xxh3_64_intdigest(octets[: record.CHECKED_SIZE], 7)
+        assert octets[record.CHECKED_SIZE : record.HEADER_SIZE] == check.to_bytes(8, "little")
     half = len(octets) // 2
     made = record.Header(record.MESSAGE, 9, 0, half, len(octets) - half, bytes(16), b"")
     assert not record.payload_is_good(made, octets, 7)

@@ -147,7 +147,7 @@ MUTANTS = [
            "store/log/test_writer.py::test_zeros_never_touch_mail_that_overtook_them"),
     Mutant("a client hears of a failed sync before it is stated",
            "commit.committer:Committer._appended",
-           "self._background.put(lambda: self._record_and_finish(group, outcome))",
+           "self._put_entering(lambda: self._record_and_finish(group, outcome))",
            "self._finish(group, outcome)",
            "store/recovery/test_recovery.py::test_a_refused_deletion_is_not_carried_out_by_a_restart"),
     # -- groups that may be unsynced

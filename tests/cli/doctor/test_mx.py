@@ -11,6 +11,7 @@ import pytest
 
 from metad.cli.doctor import mx
 from metad.cli.doctor.mx import DnsError
+from tests.support.hub import free_ports
 
 
 def packed(name):
@@ -34,10 +35,11 @@ def server():
 
         def start(make, make_tcp=None):
             udp = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            udp.bind(("127.0.0.1", 0))
-            udp.settimeout(30)
             tcp = opened.enter_context(socket.socket())
-            tcp.bind(udp.getsockname())
+            place = ("127.0.0.1", free_ports(1)[0])  # of both kinds, and no other test's
+            udp.bind(place)
+            udp.settimeout(30)
+            tcp.bind(place)
             tcp.listen()
             tcp.settimeout(30)
 
