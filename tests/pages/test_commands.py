@@ -41,14 +41,30 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     "spam.md": {"": "tests/packaging/test_spam_page.py"},
     "upgrade.md": {"apt-get": "tests/packaging/test_debian.py",
                    "metad reload": "tests/processes/test_takeover.py"},
-    "install.md": {"": "tests/packaging/test_machine.py"},
+    "install.md": {
+        "apt-get": "tests/packaging/test_machine.py",
+        "sh tools/deb": "tests/packaging/test_machine.py",
+        "metad tls self-signed": "tests/packaging/test_machine.py",
+        "metad tls install": "tests/pages/test_mx.py",
+        "metad user add": "tests/packaging/test_machine.py",
+        "systemctl": "tests/packaging/test_machine.py",
+        "install -d": "tests/packaging/test_machine.py",
+        "mkdir": "tests/packaging/test_machine.py",
+        "printf": "tests/packaging/test_machine.py",
+        # Without a package: pip installs the same into an environment in test_wheel.py.
+        "python3 -m venv /opt/metad": "none: it writes to the system",
+        "/opt/metad/bin/pip": "tests/packaging/test_wheel.py",
+        "ln -s": "none: it writes to the system",
+        "cp": "none: it writes to the system; test_wheel.py finds the files",
+        "systemd-sysusers": "tests/packaging/test_units.py",
+        "pipx": "tests/packaging/test_wheel.py",
+        "metad start": "tests/processes/test_start.py",
+        "podman": "tests/packaging/test_image.py",
+    },
     "mx.md": {"certbot": "none: it asks a server on the Internet; test_mx.py runs the hook",
               "journalctl": "tests/packaging/test_machine.py"},
 }  # fmt: skip
-# Pages whose commands are run on a stage, with what a line must find before it.
-ON_STAGE = sorted(
-    page for page in PAGES if command_lines(page) and ELSEWHERE.get(page, {}).get("") is None
-)
+# Lines run on a stage: what a line must find before it, and what stands for its placeholders.
 STOPPED = ("metad store rebuild", "metad fsck --repair", "metad store restore")
 PLACES = {
     "--config FILE": "--config metad.toml",
@@ -77,6 +93,9 @@ def elsewhere(page: str, line: str) -> str | None:
 
 def lines_of_stage(page: str) -> list[str]:
     return [line for line in command_lines(page) if elsewhere(page, line) is None]
+
+
+ON_STAGE = sorted(page for page in PAGES if lines_of_stage(page))
 
 
 @contextlib.contextmanager
