@@ -7,6 +7,8 @@ import json
 import os
 import poplib
 import pwd
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +113,13 @@ def test_what_was_exported_is_served_by_dovecot_with_the_same_unique_ids():
             uids, texts = pop_session(server, address("ann"))
         assert uids == unique_ids(hub, "ann")
         assert texts == fetch(hub, "ann")
+
+
+def test_an_installed_dovecot_without_its_imap_package_is_none(monkeypatch):
+    """It was: the tests of IMAP failed on a machine with Dovecot's POP3 package alone."""
+    monkeypatch.setattr("tests.support.dovecot.PROGRAM", Path(sys.executable))
+    with (
+        pytest.raises(pytest.skip.Exception, match="no Dovecot with NOSUCH"),
+        dovecot("", "nosuch"),
+    ):
+        pass
