@@ -154,7 +154,7 @@ class Stage:
         try:
             return self._heard(process, word)
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            os.kill(process.pid, signal.SIGINT)  # not its children: one may be starting
             _, errors = process.communicate(timeout=DEADLINE)
             assert "Traceback" not in errors, errors
 
