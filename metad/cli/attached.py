@@ -9,6 +9,8 @@ Rules of this file:
 from __future__ import annotations
 
 import json
+import os
+import select
 import selectors
 import socket
 import time
@@ -25,6 +27,7 @@ from metad.errors import UnavailableError
 _READ = 256 * limits.KIB
 _MOST = 253  # descriptors in one message: SCM_MAX_FD of Linux
 ANSWER_SECONDS = 5.0
+ENDS_WITHIN = 2.0
 
 
 class _Attaching(Client):
@@ -143,7 +146,10 @@ def ask_all(
     took: Callable[[dict[str, Any]], None],
     seconds: float = ANSWER_SECONDS,
 ) -> list[str]:
-    """Send a request to every worker, pass on the answers; the workers that were too slow."""
+    """Send a request to every worker, pass on the answers; the workers that were too slow.
+
+    One that ends meanwhile, as those of an old generation do after a reload, has no sessions.
+    """
     with Workers(data) as workers:
         workers.send(request)
         silent = {one.pid: one.name for one in workers.workers}
@@ -152,11 +158,26 @@ def ask_all(
             for worker, line in workers.hear(left):
                 if line is not None and "error" in line:
                     raise UnavailableError(f"{worker.name}: {line['error']}")
-                if line is not None and line.get("end"):
+                if line is None:
+                    if worker.pid in silent and _has_ended(worker.pid):
+                        del silent[worker.pid]
+                    continue
+                if line.get("end"):
                     silent.pop(worker.pid, None)
-                if line is not None:
-                    took(line)
+                took(line)
     return list(silent.values())
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process that has closed its socket has ended, or does so in a moment."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], ENDS_WITHIN)[0])
+    finally:
+        os.close(descriptor)
 
 
 def ask_one(data: Path, request: dict[str, Any], seconds: float) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import pytest
 from metad.cli.attached import Workers, ask_all
 from metad.errors import EX_DATAERR, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 from tests.support.clients import Line, Pop3Line, SmtpLine, deliver, message, stranger
-from tests.support.hub import address
+from tests.support.hub import DEADLINE, address, watching
 from tests.support.live import LiveHub
 
 
@@ -170,6 +170,22 @@ def test_a_worker_of_an_old_generation_is_asked_too():
         assert after["session"] == before["session"]
         live.run("kick", after["session"])
         assert b"421 " in smtp.input.read()
+
+
+def test_a_worker_that_ends_while_it_is_asked_is_not_silent(monkeypatch):
+    """It was: exit code 75 right after a reload, for an old worker that had just retired."""
+    with LiveHub() as live:
+        [victim, _] = live.workers()
+        send = Workers.send
+
+        def kill_and_send(workers, request, **options):
+            with watching([victim]) as gone:
+                os.kill(victim, signal.SIGKILL)
+                gone(DEADLINE)
+            send(workers, request, **options)
+
+        monkeypatch.setattr(Workers, "send", kill_and_send)
+        assert ask_all(live.data, {"command": "who"}, lambda line: None) == []
 
 
 def test_who_says_so_when_a_worker_is_silent(monkeypatch, capsys):
