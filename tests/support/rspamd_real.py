@@ -58,7 +58,10 @@ _PATIENT = {"redis.conf": "timeout = 15s;\n", "worker-normal.inc": "task_timeout
 
 
 class RealRspamd:
-    """`records`: of DNS; name, type and value.  `more`: further files of local.d."""
+    """`records`: of DNS; name, type and value ("": there is no such name).
+
+    `more`: further files of local.d.
+    """
 
     def __init__(
         self, base: Path, records: list[tuple[str, str, str]], more: Mapping[str, str] | None = None
@@ -96,7 +99,8 @@ class RealRspamd:
         )
         (local / "worker-proxy.inc").write_text("enabled = false;\n")
         fake = ", ".join(
-            f'{{name = "{name}", type = {kind}, replies = ["{text}"]}}'
+            f'{{name = "{name}", type = {kind}, '
+            + (f'replies = ["{text}"]}}' if text else 'rcode = "nxdomain"}')
             for name, kind, text in records
         )
         run = self.home / "rspamd"
