@@ -1,0 +1,160 @@
+"""Many seeds, for hours: in shards, resumable, each failure shrunk.
+
+    python -m tests.sim.soak FIRST COUNT --state FILE [--shard 0/2] [--minutes M]
+
+Rules of this file:
+
+* What was done is in the state file after each batch, with the commit whose code ran: the same
+  command goes on where it was stopped.  Each shard has a state file of its own.
+* A batch runs in a child: a seed that ends the interpreter is a failure, and costs itself alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.sim.plan import make_plan
+from tests.sim.run import Run
+from tests.sim.shrink import show, shrink, why
+
+BATCH = 100
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Progress:
+    """Which of a shard's seeds ran, and what they found.  `place`: the next one, from 0."""
+
+    first: int
+    count: int
+    shard: str
+    place: int = 0
+    steps: int = 0
+    cpu_seconds: float = 0.0
+    commits: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def seeds(self) -> range:
+        number, _, of = self.shard.partition("/")
+        return range(self.first, self.first + self.count)[int(number) :: int(of)]
+
+    def save(self, path: Path) -> None:
+        aside = path.with_suffix(".new")
+        aside.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        aside.replace(path)
+
+
+def load(path: Path, first: int, count: int, shard: str) -> Progress:
+    """The progress in `path`, or a new one.  Raises SystemExit if it is that of other seeds."""
+    if not path.exists():
+        return Progress(first, count, shard)
+    found = Progress(**json.loads(path.read_text()))
+    if (found.first, found.count, found.shard) != (first, count, shard):
+        raise SystemExit(f"{path} is about {found.count} seeds from {found.first}, {found.shard}")
+    return found
+
+
+def run_batch(seeds: range) -> Iterator[tuple[int, str | None, int]]:
+    """Run these seeds in children; of each what is wrong with it, and its switch points."""
+    while seeds:
+        done = 0
+        for seed, reason, steps in _in_child(seeds):
+            done += 1
+            yield seed, reason, steps
+        if done < len(seeds):
+            yield seeds[done], "the process ended", 0
+            done += 1
+        seeds = seeds[done:]
+
+
+def _in_child(seeds: range) -> Iterator[tuple[int, str | None, int]]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        with os.fdopen(writer, "w") as out:
+            for seed in seeds:
+                print(json.dumps([seed, *_outcome(seed)]), file=out, flush=True)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            seed, reason, steps = json.loads(line)
+            yield seed, reason, steps
+    os.waitpid(child, 0)
+
+
+def _outcome(seed: int) -> tuple[str | None, int]:
+    run = Run(make_plan(seed))
+    try:
+        run.go()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", run.steps
+    return None, run.steps
+
+
+def commit() -> str:
+    """The commit whose code runs; "+" if the tree differs from it."""
+
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        ask = ("git", "-C", str(ROOT), *command)
+        return subprocess.run(ask, capture_output=True, text=True, check=False)
+
+    name = git("rev-parse", "--short", "HEAD").stdout.strip()
+    dirty = git("diff", "--quiet", "HEAD", "--", "metad", "tests/sim").returncode
+    return (name or "unknown") + ("+" if dirty else "")
+
+
+def go_on(progress: Progress, path: Path, until: float) -> None:
+    seeds, code = progress.seeds(), commit()
+    while progress.place < len(seeds) and time.monotonic() < until:
+        batch = seeds[progress.place : progress.place + BATCH]
+        before = os.times()
+        for seed, reason, steps in run_batch(batch):
+            progress.steps += steps
+            if reason is not None:
+                progress.failed[str(seed)] = reason
+                tell(seed, reason)
+        after = os.times()
+        progress.cpu_seconds += after.children_user - before.children_user
+        progress.cpu_seconds += after.children_system - before.children_system
+        progress.place += len(batch)
+        progress.commits[code] = progress.commits.get(code, 0) + len(batch)
+        progress.save(path)
+
+
+def tell(seed: int, reason: str) -> None:
+    """A failure, and the smallest plan that fails too."""
+    print(f"seed {seed}: {reason}", flush=True)
+    if reason != "the process ended":
+        small = shrink(make_plan(seed))
+        print(show(small), why(small) or "", sep="\n", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.soak", description=__doc__)
+    parser.add_argument("first", type=int)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--state", type=Path, required=True, help="where the progress is kept")
+    parser.add_argument("--shard", default="0/1", help="this shard, and how many there are")
+    parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
+    options = parser.parse_args(arguments)
+    progress = load(options.state, options.first, options.count, options.shard)
+    go_on(progress, options.state, time.monotonic() + options.minutes * 60)
+    print(
+        f"{progress.place:,} of {len(progress.seeds()):,} seeds, {len(progress.failed)} failed, "
+        f"{progress.steps:,} switch points, {progress.cpu_seconds:,.0f} s of CPU"
+    )
+    return bool(progress.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
