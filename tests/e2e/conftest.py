@@ -12,7 +12,7 @@ import pytest
 from tests.support.clients import MANY
 from tests.support.hub import Hub
 
-_BOXES = [f"box{number:02}" for number in range(60)]
+_BOXES = [f"box{number:03}" for number in range(200)]  # for a worker that gets all tests, too
 
 
 @pytest.fixture(scope="session")
