@@ -125,6 +125,12 @@ class NoSuchUserError(MetadError):
     ours = False
 
 
+class ClusterError(MetadError):
+    """What another node sent, or a file has, is not as the cluster's protocol wants it."""
+
+    exit_code = EX_PROTOCOL
+
+
 class RefusedError(MetadError):
     """A command or message is refused; the session goes on.
 

@@ -208,6 +208,13 @@ GARBAGE = 70
 LOW_SPACE = 10
 ENOUGH_SPACE = 15
 
+# --- Cluster --------------------------------------------------------------------------------------
+# Copies of a message (Cassandra and HDFS: 3 by default); octets of an encoded view, of which a
+# member takes 200; the largest weight of a member (Ceph, Cassandra: relative, by size of disk).
+CLUSTER_COPIES = 8
+CLUSTER_VIEW = 64 * KIB
+CLUSTER_WEIGHT = 10_000
+
 # --- Control socket -------------------------------------------------------------------------------
 # Octets of a request and of a reply, each one line of JSON.  A reload carries a configuration
 # file; a status of 64 workers is 20 KiB.

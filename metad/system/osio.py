@@ -144,6 +144,10 @@ class Osio:
         """Wait for a shared flock."""
         fcntl.flock(fd, fcntl.LOCK_SH)
 
+    def lock(self, fd: int) -> None:
+        """Wait for an exclusive flock."""
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
     def unlock(self, fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 

@@ -96,6 +96,10 @@ class SimOsio(KitOsio):
         take = KitOsio.try_lock
         self._scheduler.wait(lambda: take(self, fd, shared=True))
 
+    def lock(self, fd: int) -> None:
+        self._scheduler.point("lock")
+        self._scheduler.wait(lambda: KitOsio.try_lock(self, fd))
+
 
 def _with_point(name: str) -> Callable[..., Any]:
     real = getattr(KitOsio, name)

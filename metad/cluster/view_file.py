@@ -1,0 +1,86 @@
+"""The view on the disk: durable before it is used, and never an older one.
+
+A node that confirmed epoch 5, lost its power and served in epoch 4 would serve beside members that
+rely on its confirmation.
+
+Rules of this file:
+
+* `keep` returns when the view is durable, whichever process wrote it.  After an error nothing is
+  known: the view must not be used.
+* Processes of a node take turns by a lock, so that none replaces a view by an older one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from metad.cluster.view import View
+from metad.errors import ClusterError
+from metad.limits import CLUSTER_VIEW
+from metad.system.osio import Osio, read_file, write_file
+
+
+class ViewFile:
+    """The file of a node's view.  Beside it lies the file that is locked."""
+
+    def __init__(self, osio: Osio, path: str) -> None:
+        self._osio = osio
+        self._path = path
+        self._durable = b""  # the digest of the view that this object made durable
+
+    def load(self) -> View | None:
+        """The view, durable now; None if this node was never in a cluster.
+
+        Raises ClusterError if the file is damaged, and OSError.
+        """
+        with self._locked():
+            view = self._read()
+            if view is not None:  # it may have been renamed by a process that was killed then
+                self._write(view)
+        return view
+
+    def keep(self, view: View) -> None:
+        """Make `view` durable.  Raises ClusterError if the file has a newer view or another one of
+        this epoch, and OSError."""
+        with self._locked():
+            old = self._read()
+            self._refuse_backwards(view, old)
+            # A view that another process wrote may have its name only until the power fails.
+            if old is None or not old.digest == view.digest == self._durable:
+                self._write(view)
+
+    def _refuse_backwards(self, view: View, old: View | None) -> None:
+        if old is None:
+            return
+        if view.cluster != old.cluster:
+            raise ClusterError(f"{self._path}: this node is in the cluster {old.cluster}")
+        if view.epoch < old.epoch:
+            raise ClusterError(f"{self._path} has epoch {old.epoch}, not replaced by {view.epoch}")
+        if view.epoch == old.epoch and view.digest != old.digest:
+            raise ClusterError(f"{self._path} has another view of epoch {old.epoch}")
+
+    def _read(self) -> View | None:
+        try:
+            data = read_file(self._osio, self._path, CLUSTER_VIEW + 1)
+        except FileNotFoundError:
+            return None
+        try:
+            return View.decode(data)
+        except ClusterError as error:
+            raise ClusterError(f"{self._path}: {error}") from None
+
+    def _write(self, view: View) -> None:
+        self._durable = b""
+        write_file(self._osio, self._path, view.encode())
+        self._durable = view.digest
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fd = self._osio.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            self._osio.lock(fd)
+            yield
+        finally:
+            self._osio.close(fd)
