@@ -35,6 +35,11 @@ from metad.system.osio import Buffer
 from metad.system.shared_memory import ProcessRow, SharedArea
 
 Done = Callable[[RefusedError | None], None]
+Opened = Callable[["Maildrop | Exception"], None]
+
+
+class NotAtHandError(Exception):
+    """A message must be brought first: `Maildrop.bring`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +169,12 @@ class Maildrop(ABC):
 
         A sequence: all of it, in memory.  An iterator: its pieces, if the message has more than
         `most` octets or must be waited for; the iterator is used off the loop and may block.
-        Raises RefusedError, here or before the first piece.
+        Raises RefusedError, here or before the first piece, and NotAtHandError.
         """
+
+    def bring(self, number: int, done: Done) -> None:
+        """Make ready what `fetch` raised NotAtHandError for; `done` is called later."""
+        raise NotImplementedError
 
     @abstractmethod
     def delete(self, numbers: Sequence[int], done: Done) -> None:
@@ -253,6 +262,17 @@ class Layer(ABC):
     @abstractmethod
     def open_mailbox(self, mailbox: int) -> Maildrop:
         """Open a mailbox for one session.  Raises MailboxInUseError, RefusedError."""
+
+    # Whether `open_later` is called in place of `is_behind` and `open_mailbox`.
+    opens_later = False
+
+    def open_later(self, mailbox: int, done: Opened) -> None:
+        """Open a mailbox after others have been asked; `done` is called once, always later.
+
+        All that was acknowledged before this call is listed.  `done` gets the mailbox, or what
+        `open_mailbox` would raise.
+        """
+        raise NotImplementedError
 
     def tick(self) -> None:  # noqa: B027 - most layers have nothing to do
         """Called about once a second."""

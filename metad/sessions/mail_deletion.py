@@ -44,18 +44,30 @@ class MailDeletion:
     def begin(self) -> None:
         """Open the mailbox, once all that was acknowledged before the request is in the index."""
         loop, layer = self._context.loop, self._context.layer
+        if layer.opens_later:
+            layer.open_later(self._mailbox, self._opened)
+            return
         if loop.time() < self._until and layer.is_behind(self._mailbox, self._asked_ns):
             loop.call_later(limits.BEHIND_RETRY_MOST, self.begin)
             return
+        outcome: Maildrop | Exception
         try:
-            self._drop = self._context.layer.open_mailbox(self._mailbox)
-            steps = self._drop.list_messages()
-        except RefusedError as error:
-            self._finish({"refused": error.pop3})
-        except Exception as error:  # a layer's
-            self._finish({"refused": repr(error)})
+            outcome = layer.open_mailbox(self._mailbox)
+        except Exception as error:
+            outcome = error
+        self._opened(outcome)
+
+    def _opened(self, outcome: Maildrop | Exception) -> None:
+        if isinstance(outcome, Exception):  # a layer's
+            self._finish({"refused": getattr(outcome, "pop3", repr(outcome))})
+            return
+        self._drop = outcome
+        try:
+            steps = outcome.list_messages()
+        except Exception as error:
+            self._finish({"refused": getattr(error, "pop3", repr(error))})
         else:
-            self._list_on(self._drop, steps)
+            self._list_on(outcome, steps)
 
     def _list_on(self, drop: Maildrop, steps: Iterator[None]) -> None:
         """Other sessions get their turn between two pieces of the listing."""

@@ -15,7 +15,7 @@ from typing import cast
 
 from metad import limits
 from metad.errors import DamagedError, RefusedError
-from metad.layers.base import Maildrop
+from metad.layers.base import Maildrop, NotAtHandError
 from metad.protocol.pop3.machine import (
     Event,
     ListMessages,
@@ -226,6 +226,9 @@ class Pop3Session(Pop3Login):
         short = self._context.backpressure.is_short
         try:
             message = drop.fetch(number, limits.PIECE_GIVEN if short else limits.MESSAGE_GIVEN)
+        except NotAtHandError:
+            self._bring(number, top=top)
+            return
         except Exception as error:
             self._refuse(number, error)
             return
@@ -236,6 +239,25 @@ class Pop3Session(Pop3Login):
             self._figures.top += 1
         else:
             self._send(number, message)
+
+    def _bring(self, number: int, *, top: bool) -> None:
+        """Fetch a message once the layer has got it from elsewhere."""
+        drop = cast(Maildrop, self._drop)
+        self._busy = True
+
+        def done(error: RefusedError | None) -> None:
+            self._busy = False
+            self._last = self._context.now
+            if self._ended or self._transport.is_closing():
+                self._close_drop()
+                return
+            if error is None:
+                self._fetch(number, top=top)
+            else:
+                self._refuse(number, error)
+            self._go_on()
+
+        drop.bring(number, done)
 
     def _send(self, number: int, message: Sequence[Buffer]) -> None:
         self._machine.message(cast(Sequence[bytes], message))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import binascii
 import secrets
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from metad import limits
@@ -33,6 +32,7 @@ from metad.loglines import clean
 from metad.protocol.pop3.machine import Login, Personal, Pop3, ScramLogin, ScramUser
 from metad.sessions.client import Client
 from metad.sessions.connection import Connection, Service
+from metad.sessions.pop3_attempt import Attempt, Check, Decided
 from metad.system.shared_memory import Cell
 from metad.users.account import Account
 from metad.users.database import login_name
@@ -132,7 +132,7 @@ class Pop3Login(Connection):
         if self._attempt is not None:
             self._attempt.end()
         self._busy = True
-        self._attempt = Attempt(self, check, is_guess=is_guess)
+        self._attempt = Attempt(self, self._context, self._network, check, is_guess=is_guess)
         self._context.limiter.check(self._network, self._attempt.start)
 
     def attempt_decided(self, outcome: Account | Exception | None, decided: Decided) -> None:
@@ -217,23 +217,53 @@ class Pop3Login(Connection):
         try:
             if delay and context.last_logins.too_soon(account.id, delay):
                 raise LoginDelayError
+            if context.layer.opens_later:
+                self._open_later(account, until)
+                return
             if context.layer.is_behind(account.id, asked_ns):
                 self._wait_for_mail(account, until, asked_ns)
                 return
             drop = self._drop = context.layer.open_mailbox(account.id)
-        except MailboxInUseError as error:
+        except Exception as error:
+            self._not_opened(account, until, error)
+        else:
+            self._opened(account, drop, delay)
+
+    def _open_later(self, account: Account, until: float) -> None:
+        """Open the mailbox through a layer that must ask others first."""
+        self._busy = True
+
+        def done(outcome: Maildrop | Exception) -> None:
+            self._busy = False
+            if isinstance(outcome, Exception):
+                if not self._ended:
+                    self._not_opened(account, until, outcome)
+            elif self._ended:
+                outcome.close()
+            else:
+                self._drop = outcome
+                self._opened(account, outcome, self._context.policies.login_delay(account))
+            if not self._ended:
+                self._go_on()
+
+        self._context.layer.open_later(account.id, done)
+
+    def _opened(self, account: Account, drop: Maildrop, delay: int) -> None:
+        context = self._context
+        context.row.add(Cell.LOGINS)
+        context.last_logins.note(account.id, at_once=bool(delay))
+        expiry = context.policies.expiry(account)
+        self._machine.login_ok(drop, Personal(expiry // DAY if expiry else None, delay))
+
+    def _not_opened(self, account: Account, until: float, error: Exception) -> None:
+        if isinstance(error, MailboxInUseError):
             self._wait_for_mailbox(account, until, error)
-        except RefusedError as error:
+        elif isinstance(error, RefusedError):
             self._refuse_login(error)
-        except Exception as error:  # a layer's: costs only this login
-            context.row.add(Cell.LOGIN_REFUSED)
+        else:  # a layer's: costs only this login
+            self._context.row.add(Cell.LOGIN_REFUSED)
             self._log_failure(repr(error))
             self._machine.login_failed(RefusedError.pop3)
-        else:
-            context.row.add(Cell.LOGINS)
-            context.last_logins.note(account.id, at_once=bool(delay))
-            expiry = context.policies.expiry(account)
-            self._machine.login_ok(drop, Personal(expiry // DAY if expiry else None, delay))
 
     def _wait_for_mailbox(self, account: Account, until: float, error: MailboxInUseError) -> None:
         """A mailbox in use is waited for: two devices of one user may poll at the same time."""
@@ -294,84 +324,3 @@ class Pop3Login(Connection):
     def _log(self, text: str) -> None:
         line = f"client={self._client}, user=<{self._user}>: {text}"
         self._context.log.limited_line(self._network, "pop3", line)
-
-
-class Attempt:
-    """A login that is being checked.  While it is, it holds one of its network's turns.
-
-    `began`: when the check began, after all waiting.  `is_guess`: credentials have come, so a
-    client that hangs up now has failed.
-    """
-
-    __slots__ = (
-        "_check", "_context", "_has_turn", "_in_thread", "_network", "_session", "began",
-        "is_guess",
-    )  # fmt: skip
-
-    def __init__(self, session: Pop3Login, check: Check, *, is_guess: bool) -> None:
-        self._session: Pop3Login | None = session
-        self._context = session._context
-        self._network = session._network
-        self._check = check
-        self._has_turn = False
-        self._in_thread = False
-        self.is_guess = is_guess
-        self.began = 0.0
-
-    def start(self) -> bool:
-        """It is this attempt's turn.  False: it is over, and the turn is the next one's."""
-        if self._session is None:
-            return False
-        self._has_turn = True
-        loop = self._context.loop
-        delay = self._context.limiter.login_delay(self._network, loop.time())
-        if delay:
-            loop.call_later(delay, self._run)
-        else:
-            self._run()
-        return True
-
-    def _run(self) -> None:
-        if self._session is not None:
-            self.began = self._context.loop.time()
-            self._check(self)
-
-    def verify(self, work: Callable[[], Account | None], decided: Decided) -> None:
-        """Check a password in a thread; `decided` is called on the loop, if the session lives."""
-        loop = self._context.loop
-        self._in_thread = True
-
-        def run() -> None:
-            outcome: Account | Exception | None
-            began = time.thread_time()
-            try:
-                outcome = work()
-            except Exception as error:
-                outcome = error
-            seconds = time.thread_time() - began
-            loop.call_soon_threadsafe(self._verified, outcome, seconds, decided)
-
-        self._context.threads.submit(run)
-
-    def _verified(
-        self, outcome: Account | Exception | None, seconds: float, decided: Decided
-    ) -> None:
-        self._in_thread = False
-        self._context.limiter.note_check(seconds)
-        session = self._session
-        self.end()
-        if session is not None:
-            session.attempt_decided(outcome, decided)
-
-    def end(self) -> bool:
-        """Give the turn to the network's next login.  Whether this one was undecided."""
-        undecided = self._session is not None
-        self._session = None
-        if self._has_turn and not self._in_thread:
-            self._has_turn = False
-            self._context.limiter.checked(self._network)
-        return undecided
-
-
-Check = Callable[[Attempt], None]
-Decided = Callable[[Account | Exception | None], None]

@@ -39,6 +39,8 @@ class Layer:
         self.loop = loop
         self.opened: list[int] = []
 
+    opens_later = False
+
     def is_behind(self, mailbox: int, asked_ns: int) -> bool:
         return False
 

@@ -137,6 +137,8 @@ class Layer:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
 
+    opens_later = False
+
     def is_behind(self, mailbox: int, asked_ns: int) -> bool:
         return self.behind
 
