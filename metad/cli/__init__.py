@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -51,13 +52,24 @@ COMMANDS = {
 )
 @click.version_option(__version__, message="metad %(version)s")
 def command() -> None:
-    """A mail hub: receives mail by SMTP, stores it durably, serves it by POP3."""
+    """A mail hub: receives mail by SMTP, stores it durably, serves it by POP3.
+
+    \b
+    Example:
+      metad start --dev
+    """
 
 
 @command.command()
-def version() -> None:
-    """Show the version."""
-    click.echo(f"metad {__version__}")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def version(as_json: bool) -> None:
+    """Show the version.
+
+    \b
+    Example:
+      metad version
+    """
+    click.echo(json.dumps({"version": __version__}) if as_json else f"metad {__version__}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

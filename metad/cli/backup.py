@@ -11,7 +11,7 @@ import click
 import lmdb
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, become_owner, hub_options
+from metad.cli.context import HubLocation, become_owner, hub_options, json_option
 from metad.config.checks import show_size
 from metad.errors import EX_DATAERR, CannotCreateError, OsError, UnavailableError
 from metad.store.backup.backup import Backup, Done, restore
@@ -34,7 +34,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--partial", is_flag=True, help="Exit with 0 even if some files could not be read whole."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def backup_command(
     place: HubLocation, directory: Path, incremental: Path | None, partial: bool, as_json: bool
 ) -> None:
@@ -44,6 +44,10 @@ def backup_command(
     not included, because it is rebuilt from the logs, and neither are the TLS keys.
 
     Files that cannot be read whole are named, everything else is copied, and the exit code is 65.
+
+    \b
+    Example:
+      metad store backup /backup/today --incremental /backup/yesterday
     """
     directory, incremental = directory.absolute(), incremental and incremental.absolute()
     _make_for_owner(directory, place.data)
@@ -62,12 +66,16 @@ def backup_command(
 @hub_options
 @click.argument("backup", type=DIRECTORY)
 @click.option("--partial", is_flag=True, help="Restore what is good if some files are damaged.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def restore_command(place: HubLocation, backup: Path, partial: bool, as_json: bool) -> None:
     """Restore the backup in BACKUP to a new data directory, given by --data.
 
     Every file is checked against its digest in the backup.  The store gets another node number, so
     that no message id is ever made twice.
+
+    \b
+    Example:
+      metad store restore /backup/today --data /var/lib/metad
     """
     source = backup.absolute()
     _must_be_empty(place.data)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from metad import filters, layers, limits
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.preflight import preflight
 from metad.config.checks import show_value, shown
 from metad.config.effective import effective
@@ -22,7 +22,12 @@ from metad.workers.memory import MemoryBound, memory_bound
 
 @click.group(no_args_is_help=False)
 def config() -> None:
-    """Show and check the configuration."""
+    """Show and check the configuration.
+
+    \b
+    Example:
+      metad config show
+    """
 
 
 @config.command()
@@ -33,7 +38,7 @@ def config() -> None:
 @click.option(
     "--running", is_flag=True, help="Show what the running hub uses, and where the file differs."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def show(place: HubLocation, defaults: bool, running: bool, as_json: bool) -> None:
     """Show the effective configuration as a TOML file, and the maximum memory of its workers.
 
@@ -86,16 +91,21 @@ def _memory(most: MemoryBound) -> Iterator[str]:
 @config.command()
 @click.argument("key")
 @hub_options
-def get(place: HubLocation, key: str) -> None:
+@json_option
+def get(place: HubLocation, key: str, as_json: bool) -> None:
     """Print one effective setting.
 
-    Example: metad config get limits.message_size
+    \b
+    Example:
+      metad config get limits.message_size
     """
     table, _, name = key.rpartition(".")
     for setting in SETTINGS:
         if (setting.table, setting.name) == (table, name) and table not in {"listen", "domain"}:
             value = getattr(getattr(place.config, table) if table else place.config, name)
-            click.echo("" if value is None else _plain(shown(setting.check, value)))
+            value = None if value is None else shown(setting.check, value)
+            text = "" if value is None else _plain(value)
+            click.echo(json.dumps({"key": key, "value": value}) if as_json else text)
             return
     raise UsageError(f"{key}: no such setting; metad config show --defaults lists them")
 
@@ -109,18 +119,27 @@ def _plain(value: Any) -> str:
 
 @config.command()
 @hub_options
-def check(place: HubLocation) -> int:
+@json_option
+def check(place: HubLocation, as_json: bool) -> int:
     """Check the configuration, and whether a hub could start with it on this machine.
 
     It looks at the user, the data directory, certificates and ports.  Exit code 78 if the hub would
     not start; warnings do not count.
+
+    \b
+    Example:
+      metad config check --config /etc/metad/metad.toml
     """
     source = place.config.source
     layers.check(place.config)
     filters.check(place.config)
-    fatal = False
-    for finding in preflight(place.config):
-        fatal |= finding.fatal
+    findings = list(preflight(place.config))
+    fatal = any(one.fatal for one in findings)
+    if as_json:
+        facts = {"source": str(source) if source else None, "ok": not fatal}
+        click.echo(json.dumps(facts | {"findings": [one._asdict() for one in findings]}, indent=2))
+        return EX_CONFIG if fatal else EX_OK
+    for finding in findings:
         click.echo(f"metad: {'error' if finding.fatal else 'warning'}: {finding.text}", err=True)
     if fatal:
         return EX_CONFIG

@@ -76,6 +76,9 @@ class HubLocation:
         return self.enter()
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
 def hub_options(command: F) -> F:
     """--data and --config; the command gets a `HubLocation` as its first argument."""
 

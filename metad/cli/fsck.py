@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import lmdb
 
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mailstore import mail_store
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
 from metad.store.backup_lock import pinned
@@ -34,8 +34,6 @@ from metad.users.database import UserDatabase
 
 MOST_IN_JSON = 10_000
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.command()
 @hub_options
@@ -43,13 +41,17 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
     "--repair", "do_repair", is_flag=True, help="Quarantine damage and rebuild the index."
 )
 @click.option("--checksums-only", is_flag=True, help="Check the logs only, not the index.")
-@as_json_option
+@json_option
 def fsck(place: HubLocation, do_repair: bool, checksums_only: bool, as_json: bool) -> int:
     """Check every record of the logs, and the index against the logs.
 
     A check changes nothing and can run beside a hub.  It prints one line per difference; the exit
     code is 0 if there is none, otherwise 65.  --repair needs the hub to be stopped: it copies
     damaged bytes to quarantine/ and rebuilds the index.
+
+    \b
+    Example:
+      metad fsck --checksums-only
     """
     if do_repair:
         return _repair(place, as_json)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.config.checks import show_size
 from metad.control import Client
 from metad.errors import OsError
@@ -26,13 +26,17 @@ _FIGURES = ("logs_freed", "octets_freed", "octets_moved", "failed", "damaged", "
     is_flag=True,
     help="Collect every log that contains garbage, not only the most profitable ones.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def gc(place: HubLocation, full: bool, as_json: bool) -> None:
     """Collect garbage now, and wait until it is done.
 
     The running hub deletes expired mail and the mail of removed users.  Then it collects sealed
     logs: it moves live mail together and frees the logs for new mail.  It serves clients in the
     meantime.  The exit code is 71 if a log could not be collected.
+
+    \b
+    Example:
+      metad gc --full
     """
     with Client(place.enter()) as client:
         before = client.request("gc", full=full)

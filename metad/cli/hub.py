@@ -18,7 +18,7 @@ import click
 
 from metad import __version__, limits
 from metad.cli import tables, takeover
-from metad.cli.context import F, HubLocation, hub_options, may_start
+from metad.cli.context import F, HubLocation, hub_options, json_option, may_start
 from metad.cli.launch import Launch, launch
 from metad.config.parse import parse, read
 from metad.control import Client, request
@@ -63,6 +63,11 @@ def start(place: HubLocation, *, dev: bool, **options: Any) -> int:
 
     With --dev it is a test inbox: it takes mail for any address and any password, prints mail as it
     arrives, and removes it at the end.
+
+    \b
+    Examples:
+      metad start --config /etc/metad/metad.toml --detach
+      metad start --dev --accept '*@example.test'
     """
     inbox = [options[name] for name in ("accept", "smtp_port", "pop3_port")]
     if dev:
@@ -82,13 +87,17 @@ def start(place: HubLocation, *, dev: bool, **options: Any) -> int:
 @click.option(
     "--execute", is_flag=True, help="Execute the program again, as after an upgrade of metad."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def reload(place: HubLocation, execute: bool, as_json: bool) -> None:
     """Reload the configuration and the certificates without dropping a connection.
 
     The command reads and checks the configuration: the file given by --config, or the one that the
     hub was started with.  If metad has been upgraded since the hub was started, the hub finishes
     its transactions and the new release takes over; no connection is refused meanwhile.
+
+    \b
+    Example:
+      metad reload
     """
     source, content = read(_source(place))
     config = parse(content, source, place.data)
@@ -137,7 +146,12 @@ def _finite(_context: click.Context, _parameter: click.Parameter, value: float) 
     help="How long to wait for the hub to exit.",
 )
 def stop(place: HubLocation, now: bool, timeout: float) -> None:
-    """Stop the hub and wait until it has exited."""
+    """Stop the hub and wait until it has exited.
+
+    \b
+    Example:
+      metad stop --timeout 60
+    """
     data = place.enter()
     deadline = time.monotonic() + timeout
     with Client(data) as client:
@@ -149,7 +163,7 @@ def stop(place: HubLocation, now: bool, timeout: float) -> None:
 
 @click.command()
 @hub_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--check", is_flag=True, help="One line, and the exit code of a Nagios plugin.")
 def status(place: HubLocation, as_json: bool, check: bool) -> int | None:
     """Show what the hub is doing; exit code 69 if none is running.
@@ -157,6 +171,10 @@ def status(place: HubLocation, as_json: bool, check: bool) -> int | None:
     The state is serving, degraded (something needs a person) or refusing (new mail is refused),
     with the reasons, since when, and what to do.  --check: 0 serving, 1 degraded, 2 refusing or
     not running, 3 unknown.
+
+    \b
+    Example:
+      metad status --check
     """
     try:
         reply = request(place.enter(), "status")

@@ -12,7 +12,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.attached import ask_all
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.errors import EX_OK, EX_TEMPFAIL, DataError, UsageError
 
 
@@ -33,7 +33,6 @@ user_option = click.option("--user", metavar="ADDRESS", help="POP3 sessions of t
 protocol_option = click.option(
     "--protocol", type=click.Choice(["smtp", "lmtp", "pop3"]), help="Sessions of this protocol."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()

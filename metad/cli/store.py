@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from metad.cli import backup, tables
-from metad.cli.context import HubLocation, hub_options
-from metad.cli.fsck import as_json_option, exclusive, rebuilding, report
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.fsck import check as check_store
+from metad.cli.fsck import exclusive, rebuilding, report
 from metad.control import Client
 from metad.errors import EX_DATAERR, EX_OK, EX_TEMPFAIL, UsageError
 from metad.store.fsck.dump import body_octets, dump_log, line_of
@@ -30,14 +30,24 @@ from metad.system.osio import Osio
 
 @click.group("store", no_args_is_help=False)
 def group() -> None:
-    """Inspect the store, rebuild its index, back it up."""
+    """Inspect the store, rebuild its index, back it up.
+
+    \b
+    Example:
+      metad store logs
+    """
 
 
 @group.command()
 @hub_options
-@as_json_option
+@json_option
 def logs(place: HubLocation, as_json: bool) -> None:
-    """List the logs: state, end, share of live mail."""
+    """List the logs: state, end, share of live mail.
+
+    \b
+    Example:
+      metad store logs
+    """
     osio = Osio()
     store = open_store(osio, place.enter())
     rows = log_rows(osio, store)
@@ -52,21 +62,30 @@ def logs(place: HubLocation, as_json: bool) -> None:
 
 @group.command()
 @hub_options
-@as_json_option
+@json_option
 def check(place: HubLocation, as_json: bool) -> int:
-    """Verify every checksum in the logs, not the index.  Exit code 65 if one is wrong."""
+    """Verify every checksum in the logs, not the index.  Exit code 65 if one is wrong.
+
+    \b
+    Example:
+      metad store check
+    """
     return check_store(place.enter(), compare=False, as_json=as_json)
 
 
 @group.command()
 @hub_options
 @click.option("--accept", is_flag=True, help="Confirm that the machine's clock is right.")
-@as_json_option
+@json_option
 def time(place: HubLocation, accept: bool, as_json: bool) -> int:
     """Compare the machine's clock with the time of the mail.
 
     A clock that is suddenly far ahead is not believed: no mail expires until the clock agrees with
     the newest mail again, or --accept confirms it.  Exit code 75 while it is not believed.
+
+    \b
+    Example:
+      metad store time --accept
     """
     with Client(place.enter()) as client:
         found = client.request("time", accept=accept)
@@ -90,22 +109,36 @@ def _date(microseconds: int) -> str:
 
 @group.command()
 @hub_options
-def rebuild(place: HubLocation) -> None:
-    """Rebuild the index from the logs; the hub must be stopped."""
+@json_option
+def rebuild(place: HubLocation, as_json: bool) -> None:
+    """Rebuild the index from the logs; the hub must be stopped.
+
+    \b
+    Example:
+      metad store rebuild
+    """
     with exclusive(place) as store:
         rebuilding(lambda: rebuild_index(Osio(), store, instance(str(store.data)), report))
     counts = read_snapshot(store).logs.values()
     live = sum(row.live_messages for row in counts)
-    click.echo(f"rebuilt: {len(counts)} logs, {live} live messages")
+    if as_json:
+        click.echo(json.dumps({"logs": len(counts), "live_messages": live}))
+    else:
+        click.echo(f"rebuilt: {len(counts)} logs, {live} live messages")
 
 
 @group.command()
 @click.argument("log")
 @hub_options
 @click.option("--bodies", is_flag=True, help="Print the messages as well, as stored.")
-@as_json_option
+@json_option
 def dump(place: HubLocation, log: str, bodies: bool, as_json: bool) -> int:
-    """Show the records of a log, by its number.  Exit code 65 if a record does not verify."""
+    """Show the records of a log, by its number.  Exit code 65 if a record does not verify.
+
+    \b
+    Example:
+      metad store dump 3
+    """
     if not (log.isascii() and log.isdigit()) or len(log) > 8:
         raise UsageError(f"not the number of a log: {log}")
     osio = Osio()

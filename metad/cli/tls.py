@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.config.checks import domain
 from metad.errors import DataError, UnavailableError
 from metad.tls import store as tls_store
@@ -31,7 +31,12 @@ OPENSSL_SECONDS = 60
 
 @click.group(name="tls")
 def group() -> None:
-    """Certificates: install, list, remove, make a self-signed one."""
+    """Certificates: install, list, remove, make a self-signed one.
+
+    \b
+    Example:
+      metad tls self-signed mx1.example.org
+    """
 
 
 @group.command()
@@ -53,13 +58,20 @@ def group() -> None:
 @click.option(
     "--name", metavar="NAME", help="Name of the certificate in the hub (default: its first domain)."
 )
-def install(place: HubLocation, certificate: Path, key: Path | None, name: str | None) -> None:
+@json_option
+def install(
+    place: HubLocation, certificate: Path, key: Path | None, name: str | None, as_json: bool
+) -> None:
     """Check a certificate and its key, and install them.
 
-    As a hook of an ACME client: metad tls install --cert fullchain.pem --key privkey.pem
+    An ACME client calls it after each renewal.
+
+    \b
+    Example:
+      metad tls install --cert fullchain.pem --key privkey.pem
     """
     chain, private = tls_store.read_pair(certificate, key)
-    show(tls_store.install(place.make(), chain, private, name))
+    show(tls_store.install(place.make(), chain, private, name), as_json)
 
 
 @group.command("self-signed")
@@ -68,21 +80,33 @@ def install(place: HubLocation, certificate: Path, key: Path | None, name: str |
     "--name", metavar="NAME", help="Name of the certificate in the hub (default: the first domain)."
 )
 @click.argument("domains", nargs=-1)
-def self_signed(place: HubLocation, name: str | None, domains: tuple[str, ...]) -> None:
+@json_option
+def self_signed(
+    place: HubLocation, name: str | None, domains: tuple[str, ...], as_json: bool
+) -> None:
     """Make a self-signed certificate, to try TLS.
 
     It is valid for DOMAINS, or for the hub's own name.  Needs the program openssl.
+
+    \b
+    Example:
+      metad tls self-signed mx1.example.org
     """
     names = [_domain(one) for one in domains] or [place.config.hostname]
     chain, private = make_self_signed(names)
-    show(tls_store.install(place.make(), chain, private, name))
+    show(tls_store.install(place.make(), chain, private, name), as_json)
 
 
 @group.command("list")
 @hub_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_all(place: HubLocation, as_json: bool) -> None:
-    """List the certificates with their domains and expiry dates."""
+    """List the certificates with their domains and expiry dates.
+
+    \b
+    Example:
+      metad tls list
+    """
     config = place.config
     place.enter()
     contexts = tls_store.load_contexts(config)
@@ -101,7 +125,12 @@ def list_all(place: HubLocation, as_json: bool) -> None:
 @hub_options
 @click.argument("name")
 def remove(place: HubLocation, name: str) -> None:
-    """Remove the certificate NAME."""
+    """Remove the certificate NAME.
+
+    \b
+    Example:
+      metad tls remove mx1.example.org
+    """
     config = place.config
     place.enter()
     tls_store.remove(config, name)
@@ -115,9 +144,10 @@ def facts(certificate: tls_store.Certificate) -> dict[str, Any]:
     }
 
 
-def show(certificate: tls_store.Certificate) -> None:
+def show(certificate: tls_store.Certificate, as_json: bool) -> None:
     shown = facts(certificate)
-    click.echo(f"installed {shown['name']}: {shown['domains']}, expires {shown['expires']}")
+    text = f"installed {shown['name']}: {shown['domains']}, expires {shown['expires']}"
+    click.echo(json.dumps(shown) if as_json else text)
     warning = tls_store.expiry_warning(certificate, datetime.now(UTC))
     if warning is not None:
         click.echo(f"metad: warning: {warning}", err=True)

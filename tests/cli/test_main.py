@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import pkgutil
 import subprocess
@@ -67,6 +68,7 @@ def test_a_start_imports_nothing_of_the_other_commands():
 
 def test_the_version_is_shown(run):
     assert run("version") == run("--version") == (0, f"metad {__version__}\n", "")
+    assert json.loads(run("version", "--json")[1]) == {"version": __version__}
 
 
 @pytest.mark.parametrize(

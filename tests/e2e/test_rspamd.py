@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -260,6 +261,8 @@ def test_learning_what_is_known_or_not_there(hub: WideHub, rspamd: RealRspamd) -
     hub.run("mail", "learn", "spam", address("hal"), "1", *options)
     again = hub.run("mail", "learn", "spam", address("hal"), "1", *options)
     assert "already" in again.stdout
+    known = hub.run("mail", "learn", "spam", address("hal"), "1", *options, "--json").stdout
+    assert json.loads(known) == {"message": "1", "answer": again.stdout.strip().removeprefix("1: ")}
     missing = hub.run("mail", "learn", "spam", address("hal"), "9", *options, check=False)
     assert missing.returncode == 65
     nowhere = hub.run(

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.doctor import machine, names, service
 from metad.cli.doctor.result import Level, Result, error, ok, warning
 from metad.cli.preflight import preflight
@@ -38,7 +38,7 @@ _INDENT = " " * 9
 @hub_options
 @click.option("--no-dns", is_flag=True, help="Ask no name server.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(place: HubLocation, no_dns: bool, quiet: bool, as_json: bool) -> int:
     """Examine the machine, the configuration and the data, and name a remedy for each finding.
 

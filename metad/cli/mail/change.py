@@ -20,12 +20,11 @@ from typing import Any
 import click
 
 from metad.cli.attached import ask_one
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.import_client import ImportClient, prepare, some_hub
 from metad.cli.mail.mail import ListedMail, account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, hub_runs, mail_store
-from metad.cli.user.users import json_option
 from metad.errors import (
     EX_DATAERR,
     EX_OK,

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mail import account_of, entries_of, mail, wire_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.tables import cell
-from metad.cli.user.users import json_option
 from metad.errors import EX_TEMPFAIL, MetadError, RefusedError, UnavailableError
 from metad.layers.texts import unstuffed
 from metad.store.ids import time_of
@@ -99,7 +98,9 @@ def _fresh(store: MailStore, accounts: list[Account], last: dict[int, bytes]) ->
 def tail(place: HubLocation, address: str | None, everything: bool, as_json: bool) -> None:
     """Print a line for each message as it arrives, in one mailbox or in all, until Ctrl-C.
 
-    Example: metad mail tail ann@example.org
+    \b
+    Example:
+      metad mail tail ann@example.org
     """
     data = place.enter()
     for one in follow(data, address, new_only=not everything):
@@ -115,10 +116,13 @@ def tail(place: HubLocation, address: str | None, everything: bool, as_json: boo
               help="How many messages the mailbox must hold.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True,
               metavar="SECONDS", help="How long to wait; then the exit code is 75.")  # fmt: skip
-def wait(place: HubLocation, address: str, count: int, timeout: float) -> None:
+@json_option
+def wait(place: HubLocation, address: str, count: int, timeout: float, as_json: bool) -> None:
     """Wait until a mailbox holds a number of messages.
 
-    Example: metad mail wait ann@example.org --count 2 --timeout 10
+    \b
+    Example:
+      metad mail wait ann@example.org --count 2 --timeout 10
     """
     data = place.enter()
     account_of(data, address)
@@ -127,7 +131,8 @@ def wait(place: HubLocation, address: str, count: int, timeout: float) -> None:
     for one in follow(data, address, new_only=False):
         found += one is not None
         if found >= count:
-            click.echo(f"{address}: {found} messages")
+            facts = {"address": address, "messages": found}
+            click.echo(json.dumps(facts) if as_json else f"{address}: {found} messages")
             return
         if one is None and time.monotonic() > deadline:
             raise TimedOutError(f"{address}: {found} messages after {timeout:g} s, not {count}")

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
 from metad.cli.mail.import_client import ImportClient, prepare, some_hub
 from metad.cli.mail.import_progress import Progress
@@ -37,7 +37,7 @@ from metad.cli.mail.sources import (
     server_source,
 )
 from metad.cli.mail.uidlist import UIDL_FORMAT, check_format
-from metad.cli.user.users import json_option, password_stdin, read_password
+from metad.cli.user.users import password_stdin, read_password
 from metad.errors import EX_DATAERR, EX_OK, MetadError, UnavailableError, UsageError
 from metad.users.account import Account
 from metad.users.database import UserDatabase
@@ -104,6 +104,10 @@ def import_mail(
     repeated.  Bad messages are named, and the others are imported; then the exit code is 65.
 
     For all mailboxes of a Dovecot: metad mail import --all --from maildir:/var/vmail/%d/%n/Maildir
+
+    \b
+    Example:
+      metad mail import alice@example.org --from maildir:/home/alice/Maildir
     """
     if (address is None) is not everyone:
         raise UsageError("give either one address or --all")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mail import account_of, entries_of, wire_of
 from metad.cli.mail.mailstore import mail_store
 from metad.config import checks
@@ -36,25 +36,32 @@ _REFUSED = 403
     help="Where rspamd's controller listens: IP:PORT or unix:/PATH.",
 )  # fmt: skip
 @click.option("--password-stdin", is_flag=True, help="Read the controller's password from stdin.")
+@json_option
 def learn(
     place: HubLocation,
     kind: Literal["spam", "ham"],
     address: str,
     messages: tuple[str, ...],
-    controller: str,
-    password_stdin: bool,
+    *,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Teach rspamd that messages, by number or unique id, are spam or ham."""
+    """Teach rspamd that messages, by number or unique id, are spam or ham.
+
+    \b
+    Example:
+      metad mail learn spam alice@example.org 3
+    """
     try:
-        where = checks.address(checks.server(controller))
+        where = checks.address(checks.server(given["controller"]))
     except ValueError as error:
         raise UsageError(f"--controller: {error}") from None
-    password = sys.stdin.readline().rstrip("\r\n") if password_stdin else ""
+    password = sys.stdin.readline().rstrip("\r\n") if given["password_stdin"] else ""
     target = Address(where.path, where.host, where.port or 0)
     texts = _texts(place, address, messages)
     for name, octets in texts.items():
         done = asyncio.run(_teach(target, kind, octets, password))
-        click.echo(f"{name}: {done}")
+        click.echo(json.dumps({"message": name, "answer": done}) if as_json else f"{name}: {done}")
 
 
 def _texts(place: HubLocation, address: str, wanted: tuple[str, ...]) -> dict[str, bytes]:

@@ -14,14 +14,13 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.lazy import LazyGroup
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.maildir import MaildirWriter
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.mail.mbox import MboxWriter
 from metad.cli.mail.sources import split_place
-from metad.cli.user.users import json_option
 from metad.errors import (
     EX_DATAERR,
     EX_OK,
@@ -56,7 +55,12 @@ from metad.users.database import UserDatabase
     no_args_is_help=False,
 )
 def mail() -> None:
-    """The mail of a mailbox: list, show, follow, copy, delete, restore, import, export."""
+    """The mail of a mailbox: list, show, follow, copy, delete, restore, import, export.
+
+    \b
+    Example:
+      metad mail list alice@example.org
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,12 @@ def entries_of(store: MailStore, mailbox: int) -> list[ListedMail]:
 @hub_options
 @json_option
 def list_mail(place: HubLocation, address: str, as_json: bool) -> None:
-    """List a mailbox: number, size in bytes, time and unique id of each message."""
+    """List a mailbox: number, size in bytes, time and unique id of each message.
+
+    \b
+    Example:
+      metad mail list alice@example.org
+    """
     data = place.enter()
     account = account_of(data, address)
     with mail_store(data) as store:
@@ -119,7 +128,12 @@ def list_mail(place: HubLocation, address: str, as_json: bool) -> None:
 @click.argument("message")
 @hub_options
 def show(place: HubLocation, address: str, message: str) -> None:
-    """Print a message, by its number or unique id."""
+    """Print a message, by its number or unique id.
+
+    \b
+    Example:
+      metad mail show alice@example.org 1
+    """
     data = place.enter()
     account = account_of(data, address)
     with mail_store(data) as store:
@@ -161,6 +175,10 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
     """Copy every message of a mailbox to an mbox file or a Maildir; nothing is deleted.
 
     A Maildir gets Dovecot's list of unique ids, so that POP clients download nothing twice.
+
+    \b
+    Example:
+      metad mail export alice@example.org --to mbox:/tmp/alice.mbox
     """
     kind, path = split_place(target, "--to")
     try:

@@ -20,11 +20,10 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mail import account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.mail.undelete import HEAD
-from metad.cli.user.users import json_option
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, OsError, RefusedError
 from metad.store.history import Deletion, History
 from metad.store.ids import time_of

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.change import (
     changing,
     check_room,
@@ -33,7 +33,6 @@ from metad.cli.mail.change import (
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.mail import account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, mail_store
-from metad.cli.user.users import json_option
 from metad.errors import DataError, RefusedError, UsageError
 from metad.store.history import Deletion, History
 
@@ -89,7 +88,7 @@ def undelete(
 ) -> int:  # fmt: skip
     """Bring back deleted messages whose records still lie in a log; without IDs, list them.
 
-    XX A message comes back as a new one with a new id: POP3 clients download
+    A message comes back as a new one with a new id: POP3 clients download
     it again, and its expiry starts again.  Times are UTC.
 
     \b

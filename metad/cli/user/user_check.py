@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mailstore import usage_of
-from metad.cli.user.users import json_option, open_users, password_stdin, read_password, user
+from metad.cli.user.users import open_users, password_stdin, read_password, user
 from metad.errors import EX_NOPERM, EX_NOUSER, EX_OK, MetadError, RefusedError
 from metad.users.account import Account
 from metad.users.database import UserDatabase
@@ -28,7 +28,9 @@ def check(place: HubLocation, address: str, password_stdin: bool, as_json: bool)
 
     Exit code 67 if mail is refused or deferred, and 77 if the password given is wrong.
 
-    Example: metad user check ann@example.org
+    \b
+    Example:
+      metad user check ann@example.org
     """
     policies = Policies(place.config)
     password = read_password(True) if password_stdin else None
@@ -92,13 +94,19 @@ def _obstacles(database: UserDatabase, address: str) -> Iterator[str]:
 
 @user.command("accept-loss")
 @hub_options
-def accept_loss(place: HubLocation) -> None:
+@json_option
+def accept_loss(place: HubLocation, as_json: bool) -> None:
     """Refuse mail for unknown users again, after the users database was lost.
 
     A hub whose users database is missing makes a new one and answers 451 to mail for users whom it
     does not know, so that nothing is returned to its sender while the old one is restored.  This
     command says that the users who are there now are all.
+
+    \b
+    Example:
+      metad user accept-loss
     """
     with open_users(place) as database:
         was_lost = database.accept_loss()
-    click.echo("accepted" if was_lost else "nothing was lost")
+    text = "accepted" if was_lost else "nothing was lost"
+    click.echo(json.dumps({"was_lost": was_lost}) if as_json else text)

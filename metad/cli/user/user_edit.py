@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import F, HubLocation, hub_options
+from metad.cli.context import F, HubLocation, hub_options, json_option
 from metad.cli.mail.mailstore import usage_of
-from metad.cli.user.users import json_option, open_users, said, user
+from metad.cli.user.users import open_users, said, user
 from metad.config import checks
 from metad.errors import DataError, MetadError, NoSuchUserError, UsageError
 from metad.users import hashes
@@ -86,7 +86,12 @@ def _count(value: object) -> int:
 def set_user(
     place: HubLocation, address: str, disabled: bool | None, as_json: bool, **given: Any
 ) -> None:
-    """Change a mailbox's limits; `default` follows the configuration."""
+    """Change a mailbox's limits; `default` follows the configuration.
+
+    \b
+    Example:
+      metad user set alice@example.org --quota 1GiB --expiry 90d
+    """
     changes = {
         name: None if value == _DEFAULT else value
         for name, value in given.items()
@@ -118,7 +123,12 @@ def _existing(database: UserDatabase, address: str) -> Account:
 @hub_options
 @json_option
 def show(place: HubLocation, address: str, as_json: bool) -> None:
-    """Show a mailbox: usage, quota, last login, aliases; or the members of an alias."""
+    """Show a mailbox: usage, quota, last login, aliases; or the members of an alias.
+
+    \b
+    Example:
+      metad user show alice@example.org
+    """
     policies = Policies(place.config)
     data = place.enter()
     with UserDatabase(data / "users") as database:
@@ -240,6 +250,10 @@ def alias(
     """Make ADDRESS an alias of MEMBERS; without any, show its members.
 
     "@example.org" is the catch-all of a domain.  Members are addresses of this hub.
+
+    \b
+    Example:
+      metad user alias sales@example.org alice@example.org bob@example.org
     """
     if how == "add" and not members:
         raise UsageError("--add takes members")

@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
-from metad.cli.user.users import iterations, json_option, open_users, user
+from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.user.users import iterations, open_users, user
 from metad.config import checks
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
 from metad.users import passwords
@@ -70,6 +70,10 @@ def import_users(place: HubLocation, **given: Any) -> int:
 
     Importing the same file again changes nothing.  A bad line is reported and skipped; the exit
     code is then 65, and --sync removes no users.
+
+    \b
+    Example:
+      metad user import --format dovecot /etc/dovecot/users
     """
     wish = ImportOptions(**given)
     if wish.shadow is not None and wish.kind != "passwd":
@@ -178,6 +182,10 @@ def export_users(place: HubLocation, domain: str | None, no_secrets: bool, as_js
     """Write mailboxes and aliases to standard output, as CSV that `import` reads.
 
     It contains the password hashes: protect it like a shadow file.
+
+    \b
+    Example:
+      metad user export >users.csv
     """
     wanted = _domain(domain) if domain is not None else None
     with open_users(place) as database:

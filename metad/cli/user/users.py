@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from metad import limits
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.lazy import LazyGroup
 from metad.cli.tables import print_array, write_lines
 from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
@@ -19,7 +19,6 @@ from metad.users.database import Account, UserDatabase
 password_stdin = click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input, one line."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 # What is not in this file.
@@ -36,7 +35,12 @@ _ELSEWHERE = {
 
 @click.group(cls=LazyGroup, places=_ELSEWHERE, no_args_is_help=False)
 def user() -> None:
-    """Mailboxes and aliases: add, change, remove, list, import, export."""
+    """Mailboxes and aliases: add, change, remove, list, import, export.
+
+    \b
+    Example:
+      metad user add alice@example.org
+    """
 
 
 @user.command()
@@ -48,7 +52,12 @@ def user() -> None:
 def add(
     place: HubLocation, address: str, password_stdin: bool, no_password: bool, as_json: bool
 ) -> None:
-    """Add a mailbox; creates the data directory if needed."""
+    """Add a mailbox; creates the data directory if needed.
+
+    \b
+    Example:
+      metad user add alice@example.org
+    """
     if password_stdin and no_password:
         raise UsageError("--password-stdin and --no-password exclude each other")
     work = iterations(place)
@@ -64,7 +73,12 @@ def add(
 @click.option("--force", is_flag=True, help="Remove it from every alias as well.")
 @json_option
 def remove(place: HubLocation, address: str, force: bool, as_json: bool) -> None:
-    """Remove a mailbox; the next collection deletes its mail."""
+    """Remove a mailbox; the next collection deletes its mail.
+
+    \b
+    Example:
+      metad user remove alice@example.org
+    """
     with open_users(place) as database:
         try:
             account = database.remove(address, force=force)
@@ -81,7 +95,12 @@ def remove(place: HubLocation, address: str, force: bool, as_json: bool) -> None
 @password_stdin
 @json_option
 def passwd(place: HubLocation, address: str, password_stdin: bool, as_json: bool) -> None:
-    """Give a mailbox a new password."""
+    """Give a mailbox a new password.
+
+    \b
+    Example:
+      metad user passwd alice@example.org
+    """
     work = iterations(place)
     password = read_password(password_stdin)
     with UserDatabase(place.enter() / "users", iterations=work) as database:
@@ -98,6 +117,10 @@ def rename(place: HubLocation, address: str, new: str, as_json: bool) -> None:
     """Give a mailbox the address NEW; its mail and password stay, aliases follow.
 
     Mail for the old address is refused from now on, unless you make it an alias.
+
+    \b
+    Example:
+      metad user rename alice@example.org alice.smith@example.org
     """
     with open_users(place) as database:
         account = database.rename(address, new)

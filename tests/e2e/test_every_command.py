@@ -1,0 +1,154 @@
+"""Every command is run: what it prints with --json is JSON, and NO_COLOR leaves no colour.
+
+tests/cli/test_every_command.py reads the help of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from metad import cli
+from tests.support.clients import deliver, message
+from tests.support.command_tree import WITH_JSON
+from tests.support.commands import metad, owned
+from tests.support.hub import HOSTNAME, Hub, address
+from tests.support.terminal import coloured, on_terminal
+from tests.support.wide_hub import WideHub, certificate
+
+# {home}: the hub's directory; {turn}: how often the commands have been run before.
+ROOT = Path(__file__).parents[2]
+ANN, BOB, NEW = address("ann"), address("bob"), "new{turn}@example.test"
+DATAERR, NOUSER, WARNINGS, UNAVAILABLE = 65, 67, (0, 1, 2), 69
+
+
+class Step(NamedTuple):
+    """`codes`: what it may exit with."""
+
+    path: str
+    arguments: str = ""
+    codes: tuple[int, ...] = (0,)
+    given: str = ""
+
+
+STEPS = [
+    Step("config check", codes=(0, 78)),  # 78: the hub that runs has the data directory
+    Step("config get", "limits.message_size"),
+    Step("config show", "--running"),
+    Step("doctor", "--no-dns", WARNINGS),
+    Step("status"),
+    Step("top", "--once --interval 0.1"),
+    Step("who"),
+    Step("kick", "--protocol pop3 --user nosuch@example.test", (DATAERR,)),
+    Step("reload"),
+    Step("gc"),
+    Step("user add", f"{NEW} --password-stdin", given="secret\n"),
+    Step("user passwd", f"{NEW} --password-stdin", given="other\n"),
+    Step("user rename", f"{NEW} other{{turn}}@example.test"),
+    Step("user alias", f"sales{{turn}}@example.test {ANN} {BOB}"),
+    Step("user set", f"{BOB} --quota 1GiB"),
+    Step("user show", BOB),
+    Step("user check", ANN),
+    Step("user list", "--long"),
+    Step("user import", "--format csv {home}/users.csv"),
+    Step("user export"),
+    Step("user remove", "other{turn}@example.test"),
+    Step("user accept-loss"),
+    Step("mail list", ANN),
+    Step("mail copy", f"{ANN} 1 --to {BOB}"),
+    Step("mail delete", f"{BOB} 1"),
+    Step("mail undelete", BOB),
+    Step("mail trace", ANN),
+    Step("mail wait", ANN),
+    Step("mail export", f"{ANN} --to mbox:{{home}}/out/mbox{{turn}}"),
+    Step("mail import", f"{BOB} --from mbox:{{home}}/mbox"),
+    Step("tls self-signed", f"{HOSTNAME} --name made"),
+    Step("tls install", "--cert {home}/fullchain.pem --key {home}/privkey.pem --name given"),
+    Step("tls list"),
+    Step("fsck"),
+    Step("store check"),
+    Step("store logs"),
+    Step("store dump", "1"),
+    Step("store time"),
+    Step("store backup", "{home}/out/backup{turn}"),
+    Step("store restore", "{home}/out/backup{turn} --data {home}/out/restored{turn}"),
+]
+STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fsck", "--repair")]
+# What goes on until it is interrupted, or needs rspamd: its JSON is read there.
+ELSEWHERE = {
+    "mail learn": "tests/e2e/test_rspamd.py",
+    "mail tail": "tests/e2e/test_dev.py",
+    "trace": "tests/e2e/test_trace.py",
+    "version": "tests/cli/test_main.py",
+}
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """With mail, and the files that the commands read; `out` is where they write."""
+    with WideHub(["smtp", "pop3"], ["ann", "bob"]) as hub:
+        for _ in range(3):
+            deliver(hub, message(), "ann", "bob")
+        deliver(hub, message((b"x" * 70 + b"\r\n") * 10_000), "ann")  # its log's bar is not empty
+        files = dict(zip(("fullchain.pem", "privkey.pem"), certificate(HOSTNAME), strict=True))
+        files["users.csv"] = f"address,quota\n{BOB},1GiB\n"
+        files["mbox"] = "From x Thu Jan  1 00:00:00 2026\nSubject: x\n\ntext\n"
+        for name, text in files.items():
+            (hub.home / name).write_text(text)
+            owned(hub, hub.home / name)
+        (hub.home / "out").mkdir()
+        (hub.home / "out").chmod(0o777)
+        yield hub
+
+
+def words(hub: Hub, step: Step, turn: int) -> list[str]:
+    given = step.arguments.split()
+    return [*step.path.split(), *(one.format(home=hub.home, turn=turn) for one in given)]
+
+
+def facts_of(hub: Hub, step: Step) -> list[object]:
+    """What it printed, one object or one to a line."""
+    done = metad(hub, *words(hub, step, 0), "--json", given=step.given, check=False)
+    assert done.returncode in step.codes, (step, done)
+    try:
+        return [json.loads(done.stdout)]
+    except ValueError:
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_command_with_json_prints_json(hub: Hub) -> None:
+    assert {step.path for step in [*STEPS, *STOPPED]} | ELSEWHERE.keys() == set(WITH_JSON)
+    assert all((ROOT / file).is_file() for file in ELSEWHERE.values())
+    for step in STEPS:
+        assert facts_of(hub, step), step
+    hub.stop()
+    for step in STOPPED:
+        assert facts_of(hub, step), step
+    hub.start()
+
+
+def shown(hub: Hub, step: Step, turn: int, *, no_color: bool = False) -> str:
+    """What a terminal gets."""
+    line = words(hub, step, turn)
+    if step.given:  # its password is not read from the terminal
+        return metad(hub, *line, given=step.given).stdout
+    line += ["--config", str(hub.config)]
+    return on_terminal(*line, run=cli.main, codes=step.codes, no_color=no_color)
+
+
+def live_top(hub: Hub, *, no_color: bool = False) -> str:
+    command = ["top", "--interval", "0.1", "--config", str(hub.config)]
+    return on_terminal(*command, until=b"% live", no_color=no_color)
+
+
+def test_no_command_colours_with_no_color_and_some_do_without(hub: Hub) -> None:
+    colourful = {step.path for step in STEPS if coloured(shown(hub, step, 1))}
+    assert "doctor" in colourful
+    assert coloured(live_top(hub))
+    for step in STEPS:
+        assert not coloured(shown(hub, step, 2, no_color=True)), step
+    assert not coloured(live_top(hub, no_color=True))
