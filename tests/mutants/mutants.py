@@ -152,9 +152,10 @@ MUTANTS = [
            "store/recovery/test_recovery.py::test_a_refused_deletion_is_not_carried_out_by_a_restart"),
     # -- groups that may be unsynced
     Mutant("the unsynced group is sealed where it lies", "recovery.one_log:LogRecovery._ended",
-           "if tail.unsynced and", "if False and", UNSYNCED),
+           "if tail.unsynced and (successor", "if False and (successor", UNSYNCED),
     Mutant("the unsynced group is sealed where it lies, by the power cut",
-           "recovery.one_log:LogRecovery._ended", "if tail.unsynced and", "if False and", POWER),
+           "recovery.one_log:LogRecovery._ended", "if tail.unsynced and (successor",
+           "if False and (successor", POWER),
     Mutant("deletions of the unsynced group are dropped", "log.successor:read_ended",
            "if isinstance(found, Found)",
            "if isinstance(found, Found) and found.header.kind == record.MESSAGE", POWER),
@@ -169,7 +170,7 @@ MUTANTS = [
            "osio.fsync(fd)\n        osio.rename(unfinished, path)\n"
            "        made = path\n        osio.fsync_directory(directory)\n        fill(fd)", POWER),
     Mutant("only the last record of a group is in doubt", "log.scan:Scanner.__iter__",
-           "if at < found.offset and is_next:", "if True:",
+           "if (at < found.offset and is_next) or", "if True or",
            "store/log/test_scan.py::test_the_last_group_begins_where_padding_says"),
     Mutant("a log that cannot be sealed stops the start", "recovery.one_log:LogRecovery._ended",
            "except OSError as error:", "except ZeroDivisionError as error:",

@@ -32,6 +32,10 @@ class Mutant(NamedTuple):
 
 STALE = ("log_table:LogTable.restore", "(now.owner, now.life) != (was.owner, was.life)", "False")
 
+COPIES_COUNT = (
+    "recovery.one_log:LogRecovery._ended", "if tail.unsynced and log.generation:", "if False:",
+)  # fmt: skip
+
 MUTANTS = (
     # -- rule 1: nothing is destroyed without a verified record
     Mutant("a recovery restores a row from a stale read", (STALE,), 226),
@@ -49,13 +53,18 @@ MUTANTS = (
          "del behind[0]\n        self.change(enter, part)"),
     ), 99),
     Mutant("a survivors' sync fails and nothing says so", (
-        ("gc.survivor_logs:SurvivorLogs.write",
+        ("gc.survivor_logs:SurvivorLogs._append",
          "with suppress(RefusedError):  # then `settle` tries again\n"
          "            chain.record_end()\n", "chain.failed = None\n"),
+        COPIES_COUNT,
     ), 31),
     Mutant("a successor collects before the dead collector's log is recovered", (
         ("gc.collector:Collector._unrecovered", "row.generation and", "False and"),
+        COPIES_COUNT,
     ), 10),
+    Mutant("a log is freed for copies without a confirmation", (
+        ("gc.collector:Collector._collect", "self._tools.confirm()", "pass"),
+    ), 0),
     Mutant("a deletion record is dropped while a copy has a place", (
         ("gc.evidence:Evidence.may_drop", "return self._may_drop[message_id]", "return True"),
     ), 10),

@@ -2,6 +2,7 @@
 
     take the victim's lock, table: COLLECTING
       -> survivors written and synced -> index: their new places, beside the old ones      (repeat)
+      -> survivors' logs: a confirmation that the copies are synced
       -> the victim's header: free, synced (or the file unlinked)
       -> index: the victim's places dropped, then its row -> table: FREE
 
@@ -91,6 +92,7 @@ class Collector:
             victim = self._take(number, fd)
             yield Step.LOOKED
             yield from SurvivorCopy(self._tools, victim, self.figures).steps()
+            self._tools.confirm()
             while not self._free_lock.acquire():  # a backup reads the logs
                 yield Step.WAITS
             self._must_be_settled()

@@ -6,6 +6,7 @@ Rules of this file:
 * A deletion record is kept as long as any copy of what it deletes may lie outside the victim
   (metad.store.gc.evidence), and as long as there is a log that could not be read.
 * Survivors are durable before they enter the index; the old places stay where they are.
+* Before the victim goes, the survivors' logs say durably that all copies in them are synced.
 * Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
 * Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
   kept.  A damaged deletion record is rewritten from the log's footer.
@@ -109,6 +110,15 @@ class Tools:
             del behind[0]
             self.table.set_tail(part.log, part.watermark)
             self.failpoint("moved")
+
+    def confirm(self) -> None:
+        """What was copied may take the place of what is freed.  Raises OSError, lmdb.Error,
+        MetadError."""
+        self.catch_up()
+        self.failpoint("confirming")
+        self.survivors.behind += [(_move, batch) for batch in self.survivors.confirm()]
+        self.failpoint("confirmed")
+        self.catch_up()
 
     def _publish(self, rows: dict[int, LogCounts]) -> None:
         for number, counts in rows.items():
@@ -224,6 +234,7 @@ class SurvivorCopy:
         """Whether an earlier collection that was cut short copied it already."""
         return any(
             message.mailboxes <= self._evidence.living(place, message.item.id)
+            and (self._evidence.is_final(place.log) or self._tools.survivors.is_in_use(place.log))
             for place in message.elsewhere
         )
 

@@ -155,6 +155,12 @@ class Evidence:
 
     # -- logs
 
+    def is_final(self, number: int) -> bool:
+        """Whether all that lies in a log counts, whatever can be read at the next start: not the
+        last group of survivors in a log without a seal."""
+        log = self._log(number)
+        return log is not None and (log.log.generation == 0 or log.log.seal_offset > 0)
+
     def _read(self, number: int, offset: int) -> Record | None:
         log = self._log(number)
         if log is None:

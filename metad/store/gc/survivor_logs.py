@@ -7,10 +7,14 @@ Rules of this file:
 * A log is never sealed, and nothing more is written, while the index lacks a group of it: a later
   watermark would move past what is missing.
 * The collector is the only writer of these logs and waits for everything it does.
+* Before a log is freed, every copy is in a sealed log or has a confirmation behind it.  So a
+  recovery that finds a last group without one knows that all originals are still there, whether
+  the group failed or its writer was killed, and whatever else can be read.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -18,7 +22,7 @@ from typing import NamedTuple
 from metad.errors import NoSpaceError, RefusedError
 from metad.store.index.rows import Batch
 from metad.store.log import record
-from metad.store.log.encode import Append, encode
+from metad.store.log.encode import Append, append_confirmation, encode
 from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator
 from metad.store.log_chain import LogChain
@@ -78,6 +82,7 @@ class SurvivorLogs:
         self.behind: list[tuple[Enter, Batch]] = []
         # Octets of deletion records by log: not garbage, and no mailbox's mail.
         self.kept: dict[int, int] = {}
+        self._unconfirmed: set[int] = set()  # lives with a group behind the last confirmation
 
     def write(self, generation: int, group: Sequence[Append]) -> Written:
         """Make a group durable in the log of `generation`.
@@ -89,6 +94,11 @@ class SurvivorLogs:
         writer = _writer_for(chain, group)
         if writer is not before:
             self.kept.pop(writer.number, None)
+            self._must_be_sealed(before)
+        self._unconfirmed.add(writer.life)
+        return self._append(chain, writer, group)
+
+    def _append(self, chain: LogChain, writer: LogWriter, group: Sequence[Append]) -> Written:
         start = writer.end
         encoded = encode(writer, group)
         try:
@@ -101,6 +111,37 @@ class SurvivorLogs:
         self.kept[writer.number] = self.kept.get(writer.number, 0) + deletions
         batch = Batch(writer.number, writer.life, writer.end, encoded.messages, encoded.deletions)
         return Written(batch, start)
+
+    def confirm(self) -> Iterator[Batch]:
+        """Have every log in use say durably that all copies in it are synced; the new watermarks.
+
+        A log without room for that is sealed.  Raises OSError, NoSpaceError, TableBusyError.
+        """
+        for chain in self._chains.values():
+            writer = chain.writer
+            if writer is None or writer.life not in self._unconfirmed:
+                continue
+            group = [append_confirmation()]
+            if chain.fits(group):
+                written = self._append(chain, writer, group)
+                self._unconfirmed.discard(writer.life)
+                yield written.batch._replace(deletions=[])
+            else:
+                chain.retire()
+                self._must_be_sealed(writer)
+
+    def is_in_use(self, number: int) -> bool:
+        """Whether copies in that log will have a confirmation behind them."""
+        writers = (chain.writer for chain in self._chains.values())
+        return any(writer is not None and writer.number == number for writer in writers)
+
+    def _must_be_sealed(self, writer: LogWriter | None) -> None:
+        """Raises OSError: copies in a log that was given up have no confirmation."""
+        if writer is None or writer.life not in self._unconfirmed:
+            return
+        self._unconfirmed.discard(writer.life)
+        if not writer.sealed:
+            raise OSError(errno.EIO, f"log {writer.number} of survivors is not sealed")
 
     def settle(self) -> None:
         """Have another log record where each failed one ends.  Raises RefusedError."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from xxhash import xxh3_128_digest
 
 from metad.errors import RefusedError
-from metad.store.ids import ID_SIZE
+from metad.store.ids import ID_SIZE, NO_ID
 from metad.store.log import footer, record
 from metad.store.log.place import Message, Place
 from metad.store.log.writer import LogWriter
@@ -72,6 +72,11 @@ def append_deletion(record_id: bytes, deletion: record.Deletion, done: Done) -> 
     item.deletion = deletion
     item.entries_size = len(ids) // ID_SIZE * footer.ENTRY_SIZE
     return item
+
+
+def append_confirmation() -> Append:
+    """The record that says that everything before it in its log is synced."""
+    return append_deletion(NO_ID, record.Deletion(0, b""), lambda _: None)
 
 
 class Encoded(NamedTuple):

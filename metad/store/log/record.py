@@ -30,7 +30,7 @@ from typing import NamedTuple
 import msgpack
 from xxhash import xxh3_64_intdigest, xxh3_128, xxh3_128_digest
 
-from metad.store.ids import ID_SIZE
+from metad.store.ids import ID_SIZE, NO_ID
 
 MAGIC = b"mRec"
 VERSION = 1
@@ -62,6 +62,11 @@ class Header(NamedTuple):
     @property
     def size(self) -> int:
         return HEADER_SIZE + self.envelope_size + self.body_size
+
+    @property
+    def is_confirmation(self) -> bool:
+        """A deletion of nothing.  Its writer knew then that everything before it was synced."""
+        return self.kind == DELETION and not self.body_size and self.id == NO_ID
 
 
 class Recipient(NamedTuple):

@@ -97,8 +97,8 @@ class Scanner:
                 self.found_seal = found.header.kind == record.SEAL
                 break
             # Padding with no record lost in it ends a group.  A record that fills its block hides
-            # where the next group begins: then the two count as one.
-            if at < found.offset and is_next:
+            # where the next group begins: then the two count as one.  A confirmation is a group.
+            if (at < found.offset and is_next) or found.header.is_confirmation:
                 self.group = found.offset
             self.at = at = found.offset + found.header.size
             self.end = round_up(at, self._align)

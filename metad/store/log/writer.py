@@ -60,6 +60,7 @@ class LogWriter:
         self.sequence = 0
         self.entries = bytearray()
         self.poisoned = False
+        self.sealed = False
         self.predecessor_recorded = False  # another log says where this poisoned one ends
         self._sync = sync
         self._zeros = bytes(log.align)
@@ -220,7 +221,7 @@ class LogWriter:
         self._claim(self.log.size)
         footer_ = Footer(bytes(self.entries), self.sequence, self.log.align)
         seal(self._osio, self.fd, self.log, self.end, footer_)
-        self.poisoned = True
+        self.poisoned = self.sealed = True
 
     def close(self) -> None:
         """Close the descriptor, and with it release the writer's lock.

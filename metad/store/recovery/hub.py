@@ -278,9 +278,7 @@ class Recovery:
     def _each(self, plan: Plan, starts: dict[int, int] | None = None) -> Iterator[Recovered]:
         """End every log that is in use; a failure costs only that log."""
         self._failed.clear()
-        worker = LogRecovery(
-            self._osio, self._store, self._report, plan.numbers, has_index=starts is not None
-        )
+        worker = LogRecovery(self._osio, self._store, self._report, plan.numbers)
         for log in plan.logs.values():
             if log.state == FREE:
                 continue

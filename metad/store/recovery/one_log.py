@@ -9,8 +9,10 @@ Rules of this file:
 * What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
   (metad.store.log.successor) unless the index has it, which is told of a group after its sync: it
   is written again, and the log ends in front of it.
-* Where no log is available for the last group of survivors, theirs ends in front of it: nothing was
-  freed for copies that the index lacks.  In the page cache they would pass for living ones.
+* The copies in such a group of survivors do not count: before a log was freed for them, a
+  confirmation was written behind them (metad.store.gc.survivor_logs), so their originals are there.
+  What else could tell that the group failed, another log's header, need not be readable.  The
+  deletion records in it count, as they do in any other log's last group.
 * Another log that cannot be sealed, and that no other can end, is used as it is: what was read is
   served.
 """
@@ -25,7 +27,9 @@ from metad.store.identity import Store
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import FREE, LogHeader
-from metad.store.log.successor import read_ended, write_successor
+from metad.store.log.record import DELETION
+from metad.store.log.scan import Found
+from metad.store.log.successor import Ended, read_ended, write_successor
 from metad.store.log.tail import Report, Tail, TailReader, entries_from
 from metad.store.log.writer import Footer, seal
 from metad.store.log_table import Allocation, LogTable, State
@@ -77,20 +81,14 @@ class Recovered(NamedTuple):
 
 
 class LogRecovery:
-    """Recovers one log after another.  `numbers` names the logs that it has to make.
+    """Recovers one log after another.  `numbers` names the logs that it has to make."""
 
-    `has_index`: the index knows what is entered of each log; it is not being rebuilt.
-    """
-
-    def __init__(
-        self, osio: Osio, store: Store, report: Report, numbers: Numbers, *, has_index: bool
-    ) -> None:
+    def __init__(self, osio: Osio, store: Store, report: Report, numbers: Numbers) -> None:
         self._osio = osio
         self._store = store
         self._report = report
         self._tails = TailReader(osio, store, report)
         self._numbers = numbers
-        self._has_index = has_index
 
     @property
     def damaged(self) -> int:
@@ -134,51 +132,67 @@ class LogRecovery:
     def _ended(self, fd: int, one: Recovered) -> list[Recovered]:
         """State the end of a log: in itself, or in one that is made for its last group."""
         log, tail = one.log, one.tail
-        if tail.unsynced and (with_successor := self._with_successor(fd, one)):
-            return with_successor
-        if tail.unsynced and log.generation and self._has_index:
-            return [self._cut(fd, one)]
+        if tail.unsynced and log.generation:
+            return self._survivors_ended(fd, one)
         try:
+            if tail.unsynced and (successor := self._successor(fd, one)):
+                return successor
             return [one._replace(state=self._end(fd, log, one.start, tail))]
         except OSError as error:
             # Nothing more is written to that file; only another log can say where it ends.
-            with_successor = self._with_successor(fd, one)
-            if not with_successor:
+            successor = self._successor(fd, one)
+            if not successor:
                 self._report(f"warning: log {log.number} is used without a seal: {error}")
-            return with_successor or [one]
+            return successor or [one]
 
-    def _with_successor(self, fd: int, one: Recovered) -> list[Recovered]:
-        """The log without its last group, and the one that has it now; nothing if that cannot be
-        made, as on a full disk: what was acknowledged is durable where it is."""
-        log, tail = one.log, one.tail
-        given = None
-        try:
-            ended = read_ended(self._osio, fd, log, tail)
-            given = self._numbers.take(log.generation)
-            successor = write_successor(self._osio, self._store, ended, given)
-        except (OSError, MetadError, log_files.LogBusyError) as error:
-            self._report(f"warning: log {log.number}: its last group stays where it is: {error}")
-            if given is not None:
-                self._numbers.give_back(given)
-            return []
-        moved = entries_from(tail.entries, ended.end)
-        kept = tail.entries[: len(tail.entries) - len(moved)]
-        old = one._replace(tail=tail._replace(entries=kept, end=ended.end))
-        return [old, Recovered(successor.log, State.SEALED, successor.log.align, successor.tail)]
-
-    def _cut(self, fd: int, one: Recovered) -> Recovered:
-        """A log of survivors, sealed in front of its last group.
+    def _survivors_ended(self, fd: int, one: Recovered) -> list[Recovered]:
+        """A log of survivors, ended in front of its last group, whose deletion records stay.
 
         Raises OSError: then nothing of the log is entered, and the next recovery tries again.
         """
-        log, tail = one.log, one.tail
-        ended = read_ended(self._osio, fd, log, tail)
-        lost = entries_from(tail.entries, ended.end)
-        kept = tail.entries[: len(tail.entries) - len(lost)]
+        ended = read_ended(self._osio, fd, one.log, one.tail)
+        stay = [each for each in ended.records if _is_deletion(each)]
+        if stay and (successor := self._with_successor(one, ended._replace(records=stay))):
+            return successor
+        try:
+            return [self._cut(fd, one, ended)]
+        except OSError:
+            if stay or not (successor := self._with_successor(one, ended._replace(records=()))):
+                raise
+            return successor
+
+    def _successor(self, fd: int, one: Recovered) -> list[Recovered]:
+        """As `_with_successor`, with all of the last group."""
+        try:
+            ended = read_ended(self._osio, fd, one.log, one.tail)
+        except OSError as error:
+            self._report(_stays(one.log, error))
+            return []
+        return self._with_successor(one, ended)
+
+    def _with_successor(self, one: Recovered, ended: Ended) -> list[Recovered]:
+        """The log without its last group, and the one that has it now; nothing if that cannot be
+        made, as on a full disk: what was acknowledged is durable where it is."""
+        given = None
+        try:
+            given = self._numbers.take(one.log.generation)
+            successor = write_successor(self._osio, self._store, ended, given)
+        except (OSError, MetadError, log_files.LogBusyError) as error:
+            self._report(_stays(one.log, error))
+            if given is not None:
+                self._numbers.give_back(given)
+            return []
+        old = one._replace(tail=_in_front_of(ended.end, one.tail))
+        return [old, Recovered(successor.log, State.SEALED, successor.log.align, successor.tail)]
+
+    def _cut(self, fd: int, one: Recovered, ended: Ended) -> Recovered:
+        """A log of survivors, sealed in front of its last group.  Raises OSError."""
+        tail = _in_front_of(ended.end, one.tail)
         sequence = ended.records[0].header.sequence if ended.records else tail.sequence
-        seal(self._osio, fd, log, ended.end, Footer(kept, sequence, one.start))
-        self._report(f"warning: log {log.number} of survivors ends before its last group")
-        return one._replace(tail=tail._replace(entries=kept, end=ended.end))
+        seal(self._osio, fd, one.log, ended.end, Footer(tail.entries, sequence, one.start))
+        if len(tail.entries) < len(one.tail.entries):
+            self._report(f"log {one.log.number} of survivors ends before its last group")
+        return one._replace(tail=tail)
 
     def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> State:
         """Seal a log, or free it if nothing ever was in it and nothing needs its header.
@@ -190,6 +204,20 @@ class LogRecovery:
             return State.FREE
         seal(self._osio, fd, log, tail.end, Footer(tail.entries, tail.sequence, start))
         return State.SEALED
+
+
+def _is_deletion(found: Found) -> bool:
+    return found.header.kind == DELETION and not found.header.is_confirmation
+
+
+def _in_front_of(end: int, tail: Tail) -> Tail:
+    """The part of a tail that lies before `end`."""
+    behind = entries_from(tail.entries, end)
+    return tail._replace(entries=tail.entries[: len(tail.entries) - len(behind)], end=end)
+
+
+def _stays(log: LogHeader, error: Exception) -> str:
+    return f"warning: log {log.number}: its last group stays where it is: {error}"
 
 
 def predecessors(logs: dict[int, LogHeader]) -> dict[int, int]:

@@ -48,9 +48,10 @@ def records(kit: StoreKit, number: int) -> list[tuple[record.Header, bytes, byte
 
 
 def everywhere(kit: StoreKit, kind: int) -> list[tuple[record.Header, bytes, bytes]]:
-    """Records of a kind in all logs that count."""
+    """Records of a kind in all logs that count, but for confirmations."""
     rows = [row for row in kit.table.rows() if row.state != State.FREE]
-    return [one for row in rows for one in records(kit, row.number) if one[0].kind == kind]
+    found = [one for row in rows for one in records(kit, row.number) if one[0].kind == kind]
+    return [one for one in found if not one[0].is_confirmation]
 
 
 def restart(kit: StoreKit, *, rebuilt: bool) -> None:

@@ -41,6 +41,8 @@ FAILPOINTS = (
     "copying",
     "copied",
     "moved",
+    "confirming",
+    "confirmed",
     "freeing",
     "freed",
     "dropped",

@@ -285,3 +285,22 @@ def test_every_spoiled_byte_of_a_seal_is_found(log: Log) -> None:
 def test_a_seal_that_is_not_where_the_header_says_is_none(log: Log, change: dict[str, int]) -> None:
     its = sealed(log)
     assert find_seal(log.osio, log.writer.fd, its._replace(**change)) is None  # type: ignore[arg-type]
+
+
+def test_a_confirmation_is_a_group_of_its_own(log: Log) -> None:
+    """Also behind a record that fills its block, which hides where the next group begins."""
+    room = log.new.align - record.HEADER_SIZE - 1
+    log.append(b"x" * 100)
+    log.append(b"y" * room)
+    confirmation = log.writer.end
+    payload = record.digest_payload(record.pack_deletion(0), [b""], log.writer.seed)
+    head = log.writer.make_header(record.DELETION, bytes(16), payload)
+    data = head + record.pack_deletion(0)
+    log.writer.append([[data]], len(data), b"")
+    scanner = log.scanner()
+    assert [one.header.is_confirmation for one in scanner] == [False, False, True]
+    assert scanner.group == confirmation
+    log.append(b"z" * room)
+    behind = log.scanner()
+    assert [one.header.is_confirmation for one in behind][-1] is False
+    assert confirmation < behind.group
