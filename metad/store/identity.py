@@ -16,6 +16,7 @@ from metad.errors import DataError
 from metad.system.osio import Osio, read_file, write_file
 
 FORMAT = 1
+CLUSTERED = 2  # the format of a clustered store: a program that knows no tombstones refuses it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,22 @@ class Store:
     locks: str
     quarantine: str
     spool: str
+    clustered: bool = False
 
 
-def make_store(data: Path, store_id: bytes, secret: bytes, node: int) -> Store:
-    """`spool` is where large messages wait, in files without a name, until they are complete."""
-    places = (str(data / name) for name in ("logs", "index", "locks", "quarantine", "spool"))
-    return Store(data, store_id, secret, node, *places)
+def make_store(
+    data: Path, store_id: bytes, secret: bytes, node: int, *, clustered: bool = False
+) -> Store:
+    """`spool` is where large messages wait, in files without a name, until they are complete.
+
+    `clustered`: the index keeps tombstones for the other members of a cluster.
+    """
+    logs, index, locks, quarantine, spool = (
+        str(data / name) for name in ("logs", "index", "locks", "quarantine", "spool")
+    )
+    return Store(
+        data, store_id, secret, node, logs, index, locks, quarantine, spool, clustered=clustered
+    )
 
 
 def open_store(osio: Osio, data: Path) -> Store:
@@ -44,13 +55,14 @@ def open_store(osio: Osio, data: Path) -> Store:
     path = data / "store.json"
     try:
         fields = json.loads(read_file(osio, str(path)))
-        if fields["format"] > FORMAT:
+        if fields["format"] > CLUSTERED:
             raise DataError(f"{path}: format {fields['format']} is newer than this program")
         return make_store(
             data,
             bytes.fromhex(fields["store_id"]),
             bytes.fromhex(fields["secret"]),
             int(fields["node"]),
+            clustered=fields["format"] == CLUSTERED,
         )
     except FileNotFoundError:
         raise DataError(f"{path}: no store here") from None
@@ -75,7 +87,7 @@ def open_or_make_store(osio: Osio, data: Path) -> Store:
 def write_identity(osio: Osio, store: Store) -> None:
     """Write store.json, durably.  Raises OSError."""
     fields = {
-        "format": FORMAT,
+        "format": CLUSTERED if store.clustered else FORMAT,
         "store_id": store.store_id.hex(),
         "secret": store.secret.hex(),
         "node": store.node,

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from metad.store.identity import CLUSTERED
 from tests.support.hub import Hub
 
 
@@ -21,11 +22,11 @@ def test_a_store_of_a_newer_format_is_refused_and_left_as_it_is():
         path = hub.data / "store.json"
         text = path.read_text()
         fields = json.loads(text)
-        path.write_text(json.dumps(fields | {"format": fields["format"] + 1}))
+        path.write_text(json.dumps(fields | {"format": CLUSTERED + 1}))
         before = digests(hub.data)
         done = hub.run("start", check=False)
         assert done.returncode == 65
-        assert f"format {fields['format'] + 1} is newer than this program" in done.stderr
+        assert f"format {CLUSTERED + 1} is newer than this program" in done.stderr
         assert digests(hub.data) == before
         path.write_text(text)
         hub.start()

@@ -45,7 +45,8 @@ class Ledger:
         value: Any = note[1]
         if what == "sent":
             message_id, body, mailboxes = value
-            self.sent[message_id] = (body, mailboxes)
+            before = self.sent.get(message_id, (body, ()))[1]  # of an earlier copy
+            self.sent[message_id] = (body, tuple(dict.fromkeys(before + mailboxes)))
         else:
             getattr(self, what).update(value)
 

@@ -187,6 +187,7 @@ class StoreKit:
         align: int = 512,
         sync: bool = True,
         eager: bool = True,
+        clustered: bool = False,
     ) -> None:
         self.data = data
         self.osio = osio or KitOsio()
@@ -203,7 +204,7 @@ class StoreKit:
         # What a filter makes of a message before it comes here, if there is one.
         self.shape: Callable[[bytes], list[bytes]] | None = None
         self._open = False
-        self.store = make_identity(data)
+        self.store = make_identity(data, clustered=clustered)
 
     def __enter__(self) -> StoreKit:
         return self
@@ -264,11 +265,18 @@ class StoreKit:
     # -- mail
 
     def submit(
-        self, mailboxes: Sequence[int], body: bytes | Sequence[bytes] | Body, writer: int = 0
+        self,
+        mailboxes: Sequence[int],
+        body: bytes | Sequence[bytes] | Body,
+        writer: int = 0,
+        message_id: bytes = b"",
     ) -> Sent:
-        """Hand a message over, whole, in parts or as if spooled; it is committed by `run`."""
+        """Hand a message over, whole, in parts or as if spooled; it is committed by `run`.
+
+        With `message_id` it is a copy of another node's.
+        """
         its = self.writers[writer]
-        sent = Sent(its.ids.next())
+        sent = Sent(message_id or its.ids.next())
         if self.shape is not None and isinstance(body, bytes):
             body = self.shape(body)
         parts = (body,) if isinstance(body, bytes) else body if isinstance(body, list) else None
@@ -355,10 +363,11 @@ class StoreKit:
         yield from sorted(Path(self.store.logs).glob("*.log"))
 
 
-def make_identity(data: Path) -> Store:
+def make_identity(data: Path, *, clustered: bool = False) -> Store:
     """A store with a secret that is the same each time, so that a run can be repeated."""
     if not (data / "store.json").exists():
         data.mkdir(exist_ok=True, parents=True)
         (data / "logs").mkdir()
-        identity.write_identity(Osio(), identity.make_store(data, bytes(16), SECRET, 1))
+        made = identity.make_store(data, bytes(16), SECRET, 1, clustered=clustered)
+        identity.write_identity(Osio(), made)
     return identity.open_or_make_store(Osio(), data)

@@ -4,7 +4,8 @@ Rules of this file:
 
 * A moved message names only its remaining recipients.  A message of no mailbox is not moved.
 * A deletion record is kept as long as any copy of what it deletes may lie outside the victim
-  (metad.store.gc.evidence), and as long as there is a log that could not be read.
+  (metad.store.gc.evidence), as long as there is a log that could not be read, and in a clustered
+  store as long as its tombstone stands: another member may still bring the message.
 * Survivors are durable before they enter the index; the old places stay where they are.
 * Before the victim goes, the survivors' logs say durably that all copies in them are synced.
 * Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
@@ -28,6 +29,7 @@ from metad.store.index import relocation
 from metad.store.index.index import Index, Publish
 from metad.store.index.relocation import Item, Looked
 from metad.store.index.rows import Batch, Deleted, DisagreementError, LogCounts
+from metad.store.index.tombstones import standing
 from metad.store.log import record
 from metad.store.log.encode import Append, append_deletion
 from metad.store.log.header import LogHeader
@@ -176,7 +178,9 @@ class SurvivorCopy:
         """The ids for which a deletion record has to stay."""
         deleted = Deleted(self._victim.number, item.offset, item.mailbox)
         rows = zip(item.ids, relocation.rows_of(self._index, item.ids), strict=True)
-        return [one for one, row in rows if not self._evidence.may_drop(deleted, one, row)]
+        needed = [one for one, row in rows if not self._evidence.may_drop(deleted, one, row)]
+        untold = standing(self._index, item.mailbox, set(item.ids).difference(needed))
+        return [one for one in item.ids if one in untold or one in needed] if untold else needed
 
     def _is_log_left_out(self) -> bool:
         """Whether the start could not read a log: it may have copies that the index lacks, and be

@@ -17,6 +17,8 @@ from metad.store.ids import ID_SIZE
 from metad.store.index.index import Index
 from metad.store.index.lsm import pack_usage
 from metad.store.index.rows import LogCounts, pack_log
+from metad.store.index.tombstone_rows import Origin, TombstoneRows
+from metad.store.index.tombstones import keep_tombstones
 
 ROWS_PER_TRANSACTION = 50_000
 # Id; references; a copy, or the place of a deletion record; another such place, or zeros.
@@ -41,8 +43,11 @@ class _Sum(NamedTuple):
 class Loader:
     """Fills the index at `path`, table by table."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, origin: Origin | None = None) -> None:
+        """With `origin`, the index keeps tombstones, and that origin numbers them."""
         self._index = Index(path)
+        if origin is not None:
+            keep_tombstones(self._index, origin)
         self._mailboxes = self._index.tables.mailboxes[-1]
         self._open: _Sum | None = None
         self._late: list[_Sum] = []
@@ -63,6 +68,13 @@ class Loader:
         with self._index.writing() as txn:
             for key, value in rows:
                 txn.put(key, value, db=self._index.tables.places)
+
+    def tombstones(self, keys: Iterable[bytes]) -> None:
+        """Number tombstones: mailbox and id of each."""
+        left = iter(keys)
+        while some := list(islice(left, ROWS_PER_TRANSACTION)):
+            with self._index.writing() as txn:
+                TombstoneRows(txn, self._index.tables.tombstones).number(some)
 
     def entries(self, rows: bytes) -> None:
         """Append entries in order, greater than all before; a mailbox may go on in the next call.

@@ -8,6 +8,8 @@ Rules of this file:
   row is missing proves nothing.
 * A deletion may come before its message.  The row that is made for it is marked until the message
   comes, or until a rebuild, which has seen all logs: meanwhile the record stays.
+* In a clustered store each deletion also makes a tombstone, and no copy brings a message back whose
+  tombstone stands: neither one that comes late nor one that recovery finds.
 * What cannot be (fewer references than entries, a count below zero) stops the transaction.
 """
 
@@ -39,11 +41,13 @@ from metad.store.index.rows import (
     unpack_places,
     unpack_references,
 )
+from metad.store.index.tombstone_rows import TombstoneRows
 from metad.store.log import record
 from metad.store.log.footer import ENTRY_SIZE
 from metad.store.log.place import Message, Place
 
 _MAILBOX = struct.Struct(">I")
+_KEY = 20  # of a footer entry: mailbox and id
 
 
 class Tables(NamedTuple):
@@ -53,6 +57,7 @@ class Tables(NamedTuple):
     places: Any
     logs: Any
     uids: Any
+    tombstones: Any = None  # where the store is clustered
 
     @property
     def mailboxes(self) -> list[Any]:
@@ -65,12 +70,15 @@ class Change:
 
     def __init__(self, tables: Tables, txn: lmdb.Transaction) -> None:
         self._txn = txn
-        self._levels, self._places, self._logs, self._uids = tables
+        self._levels, self._places, self._logs, self._uids, tombstones = tables
+        self._tombstones = None if tombstones is None else TombstoneRows(txn, tombstones)
         self._counts: dict[int, list[int]] = {}
 
     def add_messages(self, messages: list[Message]) -> None:
         if not messages:
             return
+        if self._tombstones is not None:
+            messages = [self._without_dead(each) for each in messages]
         places: list[tuple[bytes, bytes]] = []
         live_messages = live_octets = 0
         for message_id, (log, offset, size), entries, uid in messages:
@@ -145,6 +153,17 @@ class Change:
         if note is not None and len(removed) < len(ids):
             for message_id in set(ids).difference(removed):
                 self._note_deleted(message_id, note)
+        if self._tombstones is not None and note is not None:
+            self._tombstones.bury(deletion.mailbox, ids, deletion.told)
+
+    def _without_dead(self, message: Message) -> Message:
+        """A message without the mailboxes that have a tombstone for it."""
+        rows, entries = self._tombstones, message.entries
+        if rows is None or not any(rows.stands(key) for key, _ in entry_rows(entries)):
+            return message
+        pieces = [entries[at : at + ENTRY_SIZE] for at in range(0, len(entries), ENTRY_SIZE)]
+        living = [one for one in pieces if not rows.stands(one[:_KEY])]
+        return message._replace(entries=b"".join(living))
 
     def _drop_reference(self, message_id: bytes, note: Deleted | None) -> None:
         value = bytes(self._txn.get(message_id, b"", db=self._places))

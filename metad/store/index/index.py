@@ -6,6 +6,7 @@ Databases in one environment:
     places      id (16)         -> references (4), then 12 each: copies, then deletion records
     uids        id (16)         -> unique id that an imported message came with
     logs        log number (4)  -> life, watermark, live messages, live octets (8 each)
+    tombstones  only where the store is clustered: metad.store.index.tombstone_rows has the rows
 
 All big-endian; metad.store.index.rows packs them.  A message's row stays while a
 copy or a deletion record of it lies in a log, even when no mailbox refers to it any more: it is
@@ -27,7 +28,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 import lmdb
@@ -37,6 +38,7 @@ from metad.store.index import state as index_state
 from metad.store.index.change import Change, Tables
 from metad.store.index.lsm import BOUNDS, Lsm, Usage
 from metad.store.index.rows import Batch, LogCounts, unpack_log, unpack_places
+from metad.store.index.tombstone_rows import TABLE as TOMBSTONES
 from metad.store.log.place import Place
 from metad.system.osio import Osio
 
@@ -118,6 +120,15 @@ class Index:
         self._uids = self._env.open_db(b"uids", create=not readonly)
         # The databases, for code that changes, fills or moves whole tables.
         self.tables = Tables(self._levels, self._places, self._logs, self._uids)
+        with suppress(lmdb.NotFoundError):
+            self._use_tombstones(self._env.open_db(TOMBSTONES, create=False))
+
+    def make_tombstones(self) -> None:
+        """Have a table of tombstones, which this process and those to come enter."""
+        self._use_tombstones(self._env.open_db(TOMBSTONES))
+
+    def _use_tombstones(self, table: object) -> None:
+        self.tables = self.tables._replace(tombstones=table)
 
     def close(self) -> None:
         self._env.close()

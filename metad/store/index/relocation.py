@@ -246,6 +246,7 @@ class _Moving(Change):
 
     def merge(self, message: Message) -> None:
         row = self.row_of(message.id)
+        message = self._without_dead(message) if self._tombstones is not None else message
         references, places, deleted = row or Row(0, [], [])
         if message.place in places:
             return

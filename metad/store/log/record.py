@@ -95,12 +95,14 @@ class Envelope(NamedTuple):
 class Deletion(NamedTuple):
     """Ids that one mailbox deleted, each 16 octets, packed.
 
-    `offset`: where in its log the record lies; 0 if it is not in one yet.
+    `offset`: where in its log the record lies; 0 if it is not in one yet.  `told`: what the index
+    of a clustered store notes of each id (metad.store.index.tombstone_rows); not in the record.
     """
 
     mailbox: int
     ids: bytes
     offset: int = 0
+    told: bytes = b""
 
     def each(self) -> list[bytes]:
         ids = self.ids

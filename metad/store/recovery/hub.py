@@ -28,6 +28,8 @@ from metad.store.index import probe
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
 from metad.store.index.rows import DisagreementError, LogCounts
+from metad.store.index.tombstone_rows import Origin
+from metad.store.index.tombstones import keep_tombstones
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.freed import ids_in_freed
@@ -102,6 +104,8 @@ class Recovery:
         index = self._open_index(self._store.index)
         try:
             index_state.mark(self._osio, self._store.index, boot, clean=False)
+            if (origin := self._origin()) is not None:
+                keep_tombstones(index, origin)
             logs = dict(plan.logs)
             if done is None:
                 self._drop_free(index, logs, plan.unreadable)
@@ -157,8 +161,13 @@ class Recovery:
                 if one.state != State.FREE:
                     yield Source(its.number, its.life, tail.end, tail.entries)
 
-        rebuild(self._store.index, sources(), self._report)
+        rebuild(self._store.index, sources(), self._report, self._origin())
         return done
+
+    def _origin(self) -> Origin | None:
+        """Whose tombstones a new index keeps; None if it keeps none."""
+        now = self._osio.time_ns()
+        return Origin(self._store.node, now) if self._store.clustered else None
 
     def _drop_free(
         self, index: Index, logs: dict[int, LogHeader], unreadable: frozenset[int]

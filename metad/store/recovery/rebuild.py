@@ -33,7 +33,9 @@ import msgpack
 
 from metad.store.index.bulk_load import ENTRY_ROW, PLACE_ROW, Loader, Row
 from metad.store.index.rows import LogCounts
+from metad.store.index.tombstone_rows import Origin
 from metad.store.log.footer import ENTRY_SIZE
+from metad.store.log.record import DELETION
 from metad.store.recovery.resolve import Fields, Resolution, fields_of
 
 PART_ENTRIES = 200_000
@@ -66,6 +68,7 @@ class Work:
     ids: list[bytes] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     parent: int = 0
+    clustered: bool = False
 
     def path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -77,24 +80,32 @@ class Work:
 
 
 class Prepared(NamedTuple):
-    """One part, ready to be loaded; `live` are messages and octets per log."""
+    """One part, ready to be loaded; `live` are messages and octets per log, `dead` the mailbox and
+    id of each deletion in a clustered store."""
 
     places: bytes
     odd: list[Row]
     live: dict[int, tuple[int, int]]
+    dead: list[bytes]
 
 
-def rebuild(index: str, sources: Iterable[Source], report: Report) -> None:
-    """Replace the index at `index` by one made of `sources`.  Raises OSError, lmdb.Error."""
+def rebuild(
+    index: str, sources: Iterable[Source], report: Report, origin: Origin | None = None
+) -> None:
+    """Replace the index at `index` by one made of `sources`.
+
+    With `origin` it keeps tombstones: each deletion record makes one, numbered by that origin.
+    Raises OSError, lmdb.Error.
+    """
     fresh = f"{index}.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    work = Work(f"{fresh}/work")
+    work = Work(f"{fresh}/work", clustered=origin is not None)
     os.makedirs(work.directory, 0o700)
     _spool(work, sources, report)
     if os.path.isdir(index) and _free_space(fresh) < work.total * ROOM_PER_ENTRY:
         report("index: too little space for two; removing the old one first")
         shutil.rmtree(index)
-    loader = Loader(fresh)
+    loader = Loader(fresh, origin)
     try:
         _load(work, loader, report)
     finally:
@@ -185,7 +196,8 @@ def _prepare(work: Work, part: int, bounds: list[bytes]) -> Prepared:
     resolved.survivors.sort()
     _append_survivors(work, resolved.survivors, bounds)
     live = {number: (m, o) for number, (m, o) in resolved.live.items()}
-    return Prepared(b"".join(resolved.places), resolved.odd, live)
+    dead = sorted({row[2] + row[0] for row in rows if row[1] == DELETION}) if work.clustered else []
+    return Prepared(b"".join(resolved.places), resolved.odd, live, dead)
 
 
 def _append_survivors(work: Work, survivors: list[bytes], bounds: list[bytes]) -> None:
@@ -221,7 +233,7 @@ def _steps(work: Work) -> Iterator[bytes]:
         yield msgpack.packb((_CUT, done))
     for part in range(len(by_id) + 1):
         prepared = _prepare(work, part, by_key)
-        yield msgpack.packb((_PLACES, prepared.places, prepared.odd, prepared.live))
+        yield msgpack.packb((_PLACES, *prepared))
     for bucket in range(len(by_key) + 1):
         yield msgpack.packb((_ENTRIES, _sorted_bucket(work, bucket)))
 
@@ -241,9 +253,10 @@ def _load(work: Work, loader: Loader, report: Report) -> None:
         if kind == _CUT:
             progress.show(f"{data:,} of {work.total:,} entries sorted")
         elif kind == _PLACES:
-            odd, counts = more
+            odd, counts, dead = more
             loader.places(data)
             loader.odd_places(odd)
+            loader.tombstones(dead)
             _add(live, counts)
             messages += len(data) // PLACE_ROW + len(odd)
             progress.show(f"{messages:,} messages of about {work.total:,} entries loaded")

@@ -1,0 +1,222 @@
+"""A store whose index keeps tombstones: what a member of a cluster must hold by itself."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metad.store import identity
+from metad.store.index.rows import UNFOUNDED
+from metad.store.index.tombstones import Origin, Tombstones, pack_told
+from metad.store.log import record
+from metad.store.log.encode import append_deletion
+from metad.system.osio import Osio
+from tests.support.agreement import assert_agree
+from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
+from tests.support.store_kit import StoreKit
+
+BODY = b"of another node" + b"x" * 300
+OTHER = Origin(2, 5)
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[StoreKit]:
+    with StoreKit(tmp_path / "data", clustered=True) as kit:
+        kit.start()
+        yield kit
+
+
+def foreign(kit: StoreKit, number: int, node: int = 2) -> bytes:
+    """An id that another node made."""
+    return struct.pack(">QHHI", kit.clock.now_us(), node, 9, number)
+
+
+def copy(kit: StoreKit, message_id: bytes, *mailboxes: int, writer: int = 0) -> None:
+    sent = kit.submit(mailboxes, BODY, writer, message_id)
+    kit.run()
+    assert sent.acked
+
+
+def delete_as_told(
+    kit: StoreKit, mailbox: int, ids: list[bytes], told: list[tuple[Origin, int]]
+) -> None:
+    its = kit.writers[0]
+    answers: list[object] = []
+    deletion = record.Deletion(mailbox, b"".join(ids), told=pack_told(told))
+    its.committer.submit(append_deletion(its.ids.next(), deletion, answers.append))
+    kit.run()
+    assert answers == [None]
+
+
+def ids_of(kit: StoreKit, mailbox: int) -> list[bytes]:
+    return [each for each, _ in kit.listing(mailbox)]
+
+
+def restart(kit: StoreKit, *, rebuilt: bool) -> None:
+    kit.crash()
+    if rebuilt:
+        kit.drop_index()
+    kit.start()
+
+
+def agree(kit: StoreKit) -> None:
+    kit.crash()
+    kit.recover()
+    assert_agree(kit)
+
+
+# -- the identity
+
+
+def test_the_identity_says_whether_a_store_is_clustered(tmp_path: Path) -> None:
+    made = identity.make_store(tmp_path, bytes(16), bytes(32), 3, clustered=True)
+    identity.write_identity(Osio(), made)
+    assert identity.open_store(Osio(), tmp_path) == made
+    alone = identity.make_store(tmp_path, bytes(16), bytes(32), 3)
+    identity.write_identity(Osio(), alone)
+    assert identity.open_store(Osio(), tmp_path) == alone
+
+
+def test_a_store_by_itself_keeps_no_tombstones(tmp_path: Path) -> None:
+    with StoreKit(tmp_path / "alone") as alone:
+        alone.start()
+        alone.delete(1, [alone.put([1], BODY).id])
+        assert alone.index.tables.tombstones is None
+        restart(alone, rebuilt=True)
+        assert alone.index.tables.tombstones is None
+
+
+# -- deletions
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_tombstones_survive_a_restart_and_a_rebuild(kit: StoreKit, rebuilt: bool) -> None:
+    first, second = kit.put([1, 2], BODY).id, kit.put([1], BODY).id
+    kit.delete(1, [first, second])
+    before = Tombstones(kit.index).own
+    restart(kit, rebuilt=rebuilt)
+    its = Tombstones(kit.index)
+    assert its.of_mailbox(1) == [first, second]
+    assert its.of_mailbox(2) == []
+    assert (its.own != before) is rebuilt
+    assert its.own.number == kit.store.node
+    assert {one.id for one in its.since(its.own, 0, 9)} == {first, second}
+    assert its.vector() == {its.own: 2}
+    assert ids_of(kit, 2) == [first]
+
+
+def test_a_killed_worker_s_deletions_get_tombstones_by_recovery(kit: StoreKit) -> None:
+    known = kit.put([1], BODY).id
+    kit.index.lock()  # the worker cannot enter what it has made durable
+    kit.submit_deletion(1, [known])
+    kit.index.apply = None  # type: ignore[assignment]
+    kit.index.unlock()
+    kit.run()
+    restart(kit, rebuilt=False)
+    assert ids_of(kit, 1) == []
+    assert Tombstones(kit.index).of_mailbox(1) == [known]
+
+
+def test_a_deletion_may_be_told_by_another_member(kit: StoreKit) -> None:
+    here, never_here = kit.put([1], BODY).id, foreign(kit, 8)
+    delete_as_told(kit, 1, [here, never_here], [(OTHER, 6), (OTHER, 7)])
+    its = Tombstones(kit.index)
+    assert [one.id for one in its.since(OTHER, 0, 9)] == [here, never_here]
+    assert its.since(its.own, 0, 9) == []
+    restart(kit, rebuilt=True)  # who told it is not in the log: this node tells it now
+    its = Tombstones(kit.index)
+    assert its.since(OTHER, 0, 9) == []
+    assert sorted(one.id for one in its.since(its.own, 0, 9)) == sorted([here, never_here])
+
+
+# -- a tombstone before its message
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize("between", ["nothing", "restart", "collected"])
+def test_a_message_never_comes_over_its_tombstone(
+    kit: StoreKit, between: str, rebuilt: bool
+) -> None:
+    dead = foreign(kit, 1)
+    kit.delete(1, [dead])
+    if between == "restart":
+        restart(kit, rebuilt=rebuilt)
+    elif between == "collected":
+        fill_log(kit)
+        restart(kit, rebuilt=rebuilt)  # a rebuild does not wait for the message any more
+        collect_all(kit, make_collector(kit))
+        restart(kit, rebuilt=rebuilt)
+    copy(kit, dead, 1, 2)
+    assert dead not in ids_of(kit, 1)
+    assert dead in ids_of(kit, 2)
+    for again in (False, True):
+        restart(kit, rebuilt=again)
+        assert dead not in ids_of(kit, 1)
+        assert dead in ids_of(kit, 2)
+        kit.check()
+    agree(kit)
+
+
+def test_both_in_the_tail_of_a_dead_worker(kit: StoreKit) -> None:
+    """The copy's worker and the deletion's both die before the index has anything."""
+    kit.crash()
+    kit.start(writers=2)
+    dead = foreign(kit, 1)
+    kit.index.apply = None  # type: ignore[assignment]
+    kit.submit([1, 2], BODY, 1, dead)
+    kit.submit_deletion(1, [dead], writer=0)
+    kit.run()
+    for rebuilt in (False, True):
+        restart(kit, rebuilt=rebuilt)
+        assert ids_of(kit, 1) == []
+        assert ids_of(kit, 2) == [dead]
+        assert Tombstones(kit.index).of_mailbox(1) == [dead]
+
+
+# -- the collector
+
+
+def test_a_deletion_record_is_kept_while_its_tombstone_stands(kit: StoreKit) -> None:
+    ids = fill_log(kit)
+    kit.delete(1, ids)
+    collect(make_collector(kit), sealed(kit))  # no copy is left
+    fill_log(kit)  # the deletion record's own log is full
+    for _ in range(3):
+        restart(kit, rebuilt=True)  # nothing marks the rows
+        collect_all(kit, make_collector(kit))
+    restart(kit, rebuilt=True)
+    assert set(ids) <= set(Tombstones(kit.index).of_mailbox(1))
+    copy(kit, ids[0], 1)
+    assert ids[0] not in ids_of(kit, 1)
+
+
+def test_a_record_goes_when_its_tombstones_are_forgotten(kit: StoreKit) -> None:
+    ids = fill_log(kit)
+    kit.delete(1, [*ids, foreign(kit, 4)])
+    collect(make_collector(kit), sealed(kit))
+    its = Tombstones(kit.index)
+    keys = [(1, one) for one in its.of_mailbox(1)]
+    kit.index.lock()
+    assert its.forget(keys) == keys
+    kit.index.unlock()
+    fill_log(kit, mailbox=3)
+    collector = make_collector(kit)
+    collect_all(kit, collector)
+    assert collector.figures.deletions == 0
+    restart(kit, rebuilt=True)
+    assert Tombstones(kit.index).of_mailbox(1) == []
+    kit.check()
+
+
+def test_a_message_that_came_marks_nothing_any_more(kit: StoreKit) -> None:
+    dead = foreign(kit, 1)
+    kit.delete(1, [dead])
+    copy(kit, dead, 1)
+    kit.writers[0].committer.enter_now()
+    with kit.index.reading() as txn:
+        row = bytes(txn.get(dead, b"", db=kit.index.tables.places))
+    assert UNFOUNDED.mailbox.to_bytes(4, "big") not in row
+    agree(kit)
