@@ -214,6 +214,23 @@ ENOUGH_SPACE = 15
 CLUSTER_COPIES = 8
 CLUSTER_VIEW = 64 * KIB
 CLUSTER_WEIGHT = 10_000
+# Octets of a body on a link (a message with its envelope, a listing), which both nodes have in
+# memory; octets that may wait for their answers on a link, and what each request counts besides.
+CLUSTER_BODY = 64 * MIB
+CLUSTER_OUTSTANDING = 8 * MIB
+CLUSTER_REQUEST_MEMORY = 2 * KIB
+# Seconds: between pings, of silence until a link is dead, and for which the loop of a process may
+# stand still before its links are closed (etcd: heartbeats of 0.1, elections after 1; corosync:
+# 3 until a token is lost).
+CLUSTER_PING = 1.0
+CLUSTER_SILENCE = 3.0
+CLUSTER_STOOD_STILL = 1.0
+# Seconds until a link is dialed again, doubling; connections that have not shown a certificate;
+# links of a process: seven other nodes of 64 workers each.
+CLUSTER_REDIAL = 0.1
+CLUSTER_LONGEST_REDIAL = 2.0
+CLUSTER_UNKNOWN_PEERS = 64
+CLUSTER_LINKS = 512
 
 # --- Control socket -------------------------------------------------------------------------------
 # Octets of a request and of a reply, each one line of JSON.  A reload carries a configuration

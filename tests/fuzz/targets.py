@@ -44,6 +44,7 @@ from metad.tls import x509
 from metad.users.imports import importers
 from metad.users.imports.import_entries import BadLine
 from metad.users.passwords import fake
+from tests.fuzz.cluster_targets import CLUSTER_TARGETS
 from tests.fuzz.cuts import same_for_every_cut
 from tests.fuzz.filter_targets import FILTER_TARGETS
 from tests.fuzz.import_targets import IMPORT_TARGETS
@@ -299,6 +300,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "settings": settings_file,
     "record": stored_record,
     "passwd": users_file,
+    **CLUSTER_TARGETS,
     **FILTER_TARGETS,
     **IMPORT_TARGETS,
 }

@@ -28,6 +28,8 @@ COUNTS = {
     "mbox": 3000,
     "maildir": 1000,
     "pop3-source": 5000,
+    "frames": 6000,
+    "link": 1000,
 }
 
 

@@ -1,0 +1,34 @@
+"""What becomes of a request to another node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Answered:
+    body: bytes
+
+
+@dataclass(slots=True)
+class LinkFailed:
+    """No answer: it is not known whether the request was carried out."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class Refused:
+    """The other node will not or cannot do it, and tells why."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class EpochChanged:
+    """Asked under one view, answered under another: the asker starts again with the new one."""
+
+
+Answer = Answered | LinkFailed | Refused | EpochChanged
+Done = Callable[[Answer], None]

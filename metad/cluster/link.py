@@ -1,0 +1,396 @@
+"""One connection between two nodes: both may ask, both answer.  Without a socket or a clock.
+
+    HELLO of both sides -> the older view is replaced -> both accept -> requests and answers
+
+Rules of this file:
+
+* Nothing is asked or served before both sides know each other and have one view.
+* A request carries its epoch.  An older one is not carried out: the newer view goes back, then
+  STALE.  The asker compares again when an answer arrives (rule Epoch).
+* A process whose loop stood still closes its links without reading them, so that it carries out
+  nothing old.
+* A peer is judged again whenever our view changes: a removed member is out at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from metad.cluster import hello
+from metad.cluster.answers import Answered, Done, EpochChanged, LinkFailed, Refused
+from metad.cluster.asking import Asking
+from metad.cluster.frames import (
+    FIRST_ANSWER,
+    FIRST_REQUEST,
+    MORE,
+    PIECE,
+    Decoder,
+    FrameError,
+    Kind,
+    encode,
+    pieces,
+)
+from metad.cluster.hello import Hello
+from metad.cluster.node import Node, Phase, Wire
+from metad.cluster.outgoing import Outgoing
+from metad.cluster.serving import Reply, Serving
+from metad.cluster.view import View
+from metad.errors import ClusterError
+from metad.limits import CLUSTER_OUTSTANDING, CLUSTER_PING, CLUSTER_SILENCE, CLUSTER_STOOD_STILL
+from metad.loglines import clean
+from metad.system.osio import Buffer
+
+TOO_MANY_ANSWERS = Refused("too many answers wait on this link")
+INTERNAL = Refused("internal error")
+_READY, _CLOSED = Phase.READY, Phase.CLOSED
+
+
+class Link:
+    """`closed` is told when it ends, for `reason`.  `dialed`: the member that was called, or 0.
+    `peer`: the number of the other side, once it is known."""
+
+    __slots__ = (
+        "_asking", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard", "_hello",
+        "_judged", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked", "_told",
+        "_welcome", "_wire", "peer", "place", "reason", "was_ready",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        node: Node,
+        closed: Callable[[Link], None],
+        dialed: int = 0,
+        place: str = "",
+    ) -> None:
+        self._node = node
+        self._closed = closed
+        self._dialed = dialed
+        self._phase = Phase.CONNECTING
+        self._wire: Wire | None = None
+        self._fingerprint = ""
+        self._hello: Hello | None = None
+        self._decoder = Decoder()
+        self._asking = Asking()
+        self._serving = Serving()
+        self._outgoing = Outgoing(self._write)
+        self._early: list[tuple[int, int, int, Sequence[Buffer], int]] = []
+        self._heard = self._ticked = self._pinged = node.clock()
+        self._welcome = False  # the other side has accepted us
+        self._told = 0  # the newest epoch that the other side is known to have
+        self._judged = 0  # the epoch of our view in which the other side was found to be a member
+        self.peer = dialed
+        self.place = place
+        self.reason = ""
+        self.was_ready = False
+
+    def __repr__(self) -> str:
+        return f"<Link to node {self.peer} ({self.place}): {self._phase.name.lower()}>"
+
+    @property
+    def is_closed(self) -> bool:
+        return self._phase is _CLOSED
+
+    @property
+    def is_ready(self) -> bool:
+        return self._phase is _READY
+
+    @property
+    def outstanding(self) -> int:
+        return self._asking.outstanding
+
+    # -- asking
+
+    def request(self, kind: int, parts: Sequence[Buffer], done: Done, patience_s: float) -> None:
+        """Ask; `done` is called once, perhaps within this call.  `parts` must not change till then.
+
+        Sent when the link is ready; the patience counts from now.
+        """
+        if self._phase is _CLOSED:
+            done(LinkFailed(self.reason))
+            return
+        size = sum(map(len, parts))
+        obstacle = self._asking.obstacle(size)
+        if obstacle is not None:
+            done(obstacle)
+            return
+        node = self._node
+        epoch = node.current_view().epoch
+        tag = self._asking.add(done, node.clock() + patience_s, epoch, size)
+        if self._phase is not _READY:
+            self._early.append((kind, tag, epoch, parts, size))
+        elif epoch == self._judged or self._keep_up():
+            self._send(kind, tag, epoch, parts, size)
+
+    def _send(self, kind: int, tag: int, epoch: int, parts: Sequence[Buffer], size: int) -> None:
+        if size <= PIECE:
+            self._outgoing.send(encode(kind, tag, epoch, parts, size))
+        else:
+            self._outgoing.send_large(pieces(kind, tag, epoch, parts), size)
+
+    def _keep_up(self) -> bool:
+        """Our view may have changed: judge the peer by it, then send it.  False: closed now."""
+        view = self._node.current_view()
+        if view.epoch != self._judged and not self._is_member(view):
+            return False
+        if view.epoch > self._told:
+            self._told = view.epoch
+            body = view.encode()
+            self._send(Kind.VIEW, 0, view.epoch, (body,), len(body))
+        return True
+
+    def _is_member(self, view: View) -> bool:
+        fault = hello.member_fault(view, self.peer, self._fingerprint) or hello.own_fault(
+            view, self._node.number
+        )
+        if fault is not None:
+            self._refuse(fault)
+            return False
+        self._judged = view.epoch
+        return True
+
+    # -- what the transport tells
+
+    def connected(self, wire: Wire, fingerprint: str) -> None:
+        """TLS is done; `fingerprint`: SHA-256 of the other side's certificate in DER."""
+        self._wire = wire
+        self._fingerprint = fingerprint
+        self._heard = self._node.clock()
+        self._phase = Phase.HELLO
+        self._outgoing.resume()
+        body = self._my_hello().pack()
+        self._send(Kind.HELLO, 0, self._node.current_view().epoch, (body,), len(body))
+
+    def _my_hello(self) -> Hello:
+        node, view = self._node, self._node.current_view()
+        return Hello(
+            *hello.PROTOCOLS, node.release, view.cluster, node.number, node.start, view.epoch,
+            view.digest, node.hub_time_us(),
+        )  # fmt: skip
+
+    def pause(self) -> None:
+        self._outgoing.pause()
+
+    def resume(self) -> None:
+        if self._phase is not _CLOSED:
+            self._outgoing.resume()
+
+    def _write(self, data: bytes) -> None:
+        if self._wire is not None:
+            self._wire.write(data)
+
+    def feed(self, data: bytes) -> None:
+        now = self._node.clock()
+        if self._phase is _CLOSED or self._has_stood_still(now):
+            return
+        self._heard = now
+        try:
+            for kind, flags, tag, epoch, body in self._decoder.feed(data):
+                if kind >= FIRST_ANSWER:
+                    self._take_answer(kind, flags, tag, epoch, body)
+                elif kind >= FIRST_REQUEST:
+                    self._take_request(kind, flags, tag, epoch, body)
+                else:
+                    self._take_own(kind, body)
+                if self._phase is _CLOSED:
+                    return
+        except ClusterError as error:
+            self._refuse(str(error))
+
+    def tick(self) -> None:
+        """To be called four times a second: deadlines, pings, silence, a view that has changed."""
+        now = self._node.clock()
+        if self._phase is _CLOSED or self._has_stood_still(now):
+            return
+        self._ticked = now
+        if now - self._heard > CLUSTER_SILENCE:
+            self.close(f"silent for {CLUSTER_SILENCE:g} s")
+            return
+        self._asking.expire(now)
+        if self._phase is _READY and self._keep_up() and now - self._pinged >= CLUSTER_PING:
+            self._pinged = now
+            self._send(Kind.PING, 0, self._judged, (), 0)
+
+    def _has_stood_still(self, now: float) -> bool:
+        still = now - self._ticked
+        if still <= CLUSTER_STOOD_STILL:
+            return False
+        self.close(f"this process stood still for {still:.1f} s")
+        return True
+
+    def close(self, reason: str) -> None:
+        """The connection is lost, or not wanted any more.  Idempotent."""
+        if self._phase is _CLOSED:
+            return
+        if self._phase is _READY:
+            self._node.report(f"warning: link with {self._name()} lost: {reason}")
+        elif self._dialed:
+            self._node.report(f"warning: no link with {self._name()}: {reason}")
+        self._end(reason)
+        if self._wire is not None:
+            self._wire.abort()
+
+    def _refuse(self, reason: str) -> None:
+        """Tell both logs why, and close."""
+        self._node.report(f"warning: link with {self._name()} refused: {clean(reason)}")
+        text = reason.encode()
+        self._outgoing.send(encode(Kind.REFUSED, 0, 0, (text,), len(text)))
+        self._end(reason)
+        if self._wire is not None:
+            self._wire.close()
+
+    def _end(self, reason: str) -> None:
+        self._phase = _CLOSED
+        self.reason = reason
+        self._early.clear()
+        self._outgoing.clear()
+        self._serving.clear()
+        self._closed(self)
+        self._asking.fail_all(reason)
+
+    def _name(self) -> str:
+        number = f"node {self.peer}" if self.peer else "a node"
+        return f"{number} ({self.place})" if self.place else number
+
+    # -- frames of the link itself
+
+    def _take_own(self, kind: int, body: bytes) -> None:
+        """Raises ClusterError."""
+        if kind == Kind.HELLO:
+            self._take_hello(hello.unpack(body))
+        elif self._hello is None:
+            raise FrameError("a frame before the HELLO")
+        elif kind == Kind.VIEW:
+            self._take_view(View.decode(body))
+        elif kind == Kind.PING:
+            self._send(Kind.PONG, 0, self._judged, (), 0)
+        elif not self._welcome:
+            self._welcome = True
+            if self._phase is Phase.ACCEPTED:
+                self._begin()
+
+    def _take_hello(self, theirs: Hello) -> None:
+        if self._phase is not Phase.HELLO or self._hello is not None:
+            raise FrameError("a second HELLO")
+        view = self._node.current_view()
+        self.peer = self.peer or theirs.number
+        fault = hello.fault(theirs, self._my_hello(), view, self._fingerprint, self._dialed)
+        if fault is not None:
+            raise FrameError(fault)
+        self._hello = theirs
+        self._judged = view.epoch
+        self._told = theirs.epoch
+        if theirs.epoch > view.epoch:
+            self._phase = Phase.VIEW
+        elif self._keep_up():
+            self._accept()
+
+    def _take_view(self, theirs: View) -> None:
+        mine = self._node.current_view()
+        # Only a member's word counts, and it may have ceased to be one.
+        if mine.epoch != self._judged and not self._is_member(mine):
+            return
+        if theirs.cluster != mine.cluster:
+            raise FrameError("a view of another cluster")
+        if theirs.epoch == mine.epoch and theirs.digest != mine.digest:
+            raise FrameError(hello.two_views(mine.epoch))
+        self._told = max(self._told, theirs.epoch)
+        if theirs.epoch > mine.epoch:
+            try:
+                self._node.adopt(theirs)
+            except OSError as error:
+                raise ClusterError(f"the view cannot be stored: {error.strerror}") from None
+        if self._keep_up() and self._phase is Phase.VIEW and self._judged >= self._told:
+            self._accept()
+
+    def _accept(self) -> None:
+        """The other side is a member with our view.  Ready once it has found the same of us."""
+        self._send(Kind.PONG, 0, self._judged, (), 0)
+        self._phase = Phase.ACCEPTED
+        if self._welcome:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Both sides know each other: what waited is sent."""
+        self._phase = _READY
+        self.was_ready = True
+        self._node.report(f"link with {self._name()} is up")
+        early, self._early = self._early, []
+        for kind, tag, epoch, parts, size in early:
+            if epoch != self._judged:
+                self._finish(tag, b"", None)
+            elif self._asking.is_wanted(tag):
+                self._send(kind, tag, epoch, parts, size)
+
+    # -- answers
+
+    def _take_answer(self, kind: int, flags: int, tag: int, epoch: int, body: bytes) -> None:
+        if kind == Kind.REFUSED and tag == 0:
+            text = clean(body.decode("utf-8", "replace"))
+            self._node.report(f"warning: {self._name()} refuses the link: {text}")
+            self._end(text)
+            if self._wire is not None:
+                self._wire.close()
+        elif flags & MORE:
+            self._asking.take_piece(tag, body)
+        elif kind == Kind.ANSWER:
+            self._finish(tag, body, epoch)
+        elif kind == Kind.REFUSED:
+            waiting, text_bytes = self._asking.take(tag, body)
+            if waiting.done is not None:
+                waiting.done(Refused(clean(text_bytes.decode("utf-8", "replace"))))
+        else:
+            self._finish(tag, b"", None)
+
+    def _finish(self, tag: int, body: bytes, epoch: int | None) -> None:
+        """A request is answered under `epoch`; None: it is not, the epoch has changed."""
+        waiting, body = self._asking.take(tag, body)
+        done = waiting.done
+        if done is None:
+            return
+        if waiting.epoch == epoch == self._node.current_view().epoch:
+            done(Answered(body))
+        else:
+            done(EpochChanged())
+
+    # -- serving
+
+    def _take_request(self, kind: int, flags: int, tag: int, epoch: int, body: bytes) -> None:
+        if self._phase is not _READY or tag == 0:
+            raise FrameError("a request before the HELLO" if tag else "a request without a tag")
+        serving, node = self._serving, self._node
+        if flags or serving.partial:
+            whole = serving.collect(kind, flags, tag, epoch, body)
+            if whole is None:
+                return
+            body = whole
+        mine = node.current_view().epoch
+        if mine != self._judged and not self._keep_up():
+            return
+        if epoch != mine:
+            if epoch > mine:
+                raise FrameError(f"a request of epoch {epoch} without its view")
+            self._send(Kind.STALE, tag, mine, (), 0)
+            return
+        serving.begin(tag, len(body))
+        reply = Reply(self, tag)
+        try:
+            node.handler(kind, body, reply)
+        except Exception as error:
+            node.report(f"panic: request {kind} of {self._name()}: {error!r}")
+            reply(INTERNAL)
+
+    def answer(self, tag: int, answer: Sequence[Buffer] | Refused) -> None:
+        """For `Reply`."""
+        if not self._serving.end(tag):
+            return
+        epoch = self._node.current_view().epoch
+        if epoch != self._judged and not self._keep_up():
+            return
+        if not isinstance(answer, Refused):
+            size = sum(map(len, answer))
+            if not self._outgoing.queued or self._outgoing.queued + size <= CLUSTER_OUTSTANDING:
+                self._send(Kind.ANSWER, tag, epoch, answer, size)
+                return
+            answer = TOO_MANY_ANSWERS
+        text = answer.text.encode()[:PIECE]
+        self._send(Kind.REFUSED, tag, epoch, (text,), len(text))

@@ -1,0 +1,53 @@
+"""What the links of a process share, and what they ask of a transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from metad.cluster.serving import Reply
+from metad.cluster.view import View
+
+Handler = Callable[[int, bytes, Reply], None]
+
+
+class Wire(Protocol):
+    """The transport of a link."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+
+    def abort(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Node:
+    """What all links of a process share.
+
+    `clock` counts on while the machine sleeps (CLOCK_BOOTTIME), in seconds.  `adopt` makes a view
+    durable and current, or raises ClusterError or OSError.  `handler` takes a request: kind, body,
+    reply.  `report` takes lines for the log.
+    """
+
+    number: int
+    start: bytes
+    release: str
+    current_view: Callable[[], View]
+    adopt: Callable[[View], None]
+    handler: Handler
+    report: Callable[[str], None]
+    clock: Callable[[], float]
+    hub_time_us: Callable[[], int]
+
+
+class Phase(IntEnum):
+    CONNECTING = 0
+    HELLO = 1  # the other's HELLO is awaited
+    VIEW = 2  # its newer view is awaited
+    ACCEPTED = 3  # by us; its word is awaited
+    READY = 4
+    CLOSED = 5

@@ -1,0 +1,298 @@
+"""Links over TCP and TLS: one per process dials, accepts, and closes them.
+
+Rules of this file:
+
+* Nothing is decided here: which peer may do what, `link` decides.
+* A member that cannot be reached is not dialed again at once: requests fail meanwhile.
+* A connection that does not become a link costs one line in the log, summed up if repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Final, cast
+
+from metad.cluster.answers import Done, LinkFailed
+from metad.cluster.identity import PeerContexts, fingerprint
+from metad.cluster.link import Link
+from metad.cluster.node import Node
+from metad.cluster.view import State
+from metad.limits import (
+    CLUSTER_LINKS,
+    CLUSTER_LONGEST_REDIAL,
+    CLUSTER_OUTSTANDING,
+    CLUSTER_REDIAL,
+    CLUSTER_SILENCE,
+    CLUSTER_UNKNOWN_PEERS,
+)
+from metad.system.backoff import Backoff
+from metad.system.osio import Buffer
+
+TICK_SECONDS: Final = 0.25
+# Seconds in which a closed connection may still send what was written.
+LINGER: Final = 1.0
+# Octets that the transport has unsent before the link keeps the rest to itself.
+UNSENT: Final = CLUSTER_OUTSTANDING // 8
+ACCEPTS: Final = 64
+PAUSE: Final = 1.0
+REDIAL: Final = Backoff(CLUSTER_REDIAL, CLUSTER_LONGEST_REDIAL)
+_REASONS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not of this cluster's CA",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know the CA of our certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it has no certificate",
+    "UNSUPPORTED_PROTOCOL": "it does not speak TLS 1.3",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it does not speak TLS 1.3",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+    "HTTP_REQUEST": "it does not speak TLS",
+}
+
+
+def describe(error: BaseException | None) -> str:
+    """Why a connection ended, for the log."""
+    if error is None:
+        return "closed by the other side"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return _REASONS.get(error.reason, error.reason.replace("_", " ").lower())
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if isinstance(error, ConnectionAbortedError):  # of the loop: the handshake took too long
+        return "no TLS handshake in time"
+    if isinstance(error, ConnectionError):
+        return "closed by the other side"
+    return str(error) or type(error).__name__
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """ "10.0.0.1:7525" and "[fd00::1]:7525".  Raises ValueError."""
+    host, _, port = address.rpartition(":")
+    return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+
+
+class _Connection(asyncio.Protocol):
+    """One TLS connection and its link; it is the link's `Wire`."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        self._transport = stream
+        if self.link.is_closed:
+            stream.abort()
+            return
+        der = stream.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        stream.set_write_buffer_limits(high=UNSENT)
+        self.link.connected(self, fingerprint(der or b""))
+
+    def data_received(self, data: bytes) -> None:
+        self.link.feed(data)
+
+    def pause_writing(self) -> None:
+        self.link.pause()
+
+    def resume_writing(self) -> None:
+        self.link.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.link.close(describe(exc))
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Listening:
+    """Accepts on one socket until it is closed."""
+
+    def __init__(self, links: Links, sock: socket.socket) -> None:
+        self._links = links
+        self._socket = sock
+        self._is_open = True
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._is_open:
+            self._links.loop.add_reader(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Stop accepting; the socket stays open.  Idempotent."""
+        self._is_open = False
+        if self._socket.fileno() >= 0:
+            self._links.loop.remove_reader(self._socket.fileno())
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, peer = self._socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._links.report(f"warning: accept: {error.strerror}")
+                self._links.loop.remove_reader(self._socket.fileno())
+                self._links.loop.call_later(PAUSE, self._resume)
+                return
+            sock.setblocking(False)
+            self._links.accepted(sock, f"{peer[0]}:{peer[1]}")
+
+
+class Links:
+    """All links of one process.  `request` asks a member, `serve` accepts from any."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, contexts: PeerContexts, node: Node) -> None:
+        self.loop = loop
+        self.report = node.report
+        self._contexts = contexts
+        self._node = node
+        self._dialed: dict[int, Link] = {}
+        self._open: set[Link] = set()
+        self._failures: dict[int, int] = {}
+        self._not_before: dict[int, float] = {}
+        self._tasks: dict[Link, asyncio.Task[None]] = {}
+        self._unknown: set[Link] = set()
+        self._servers: list[Listening] = []
+        self._is_closed = False
+        self._timer = loop.call_later(TICK_SECONDS, self._tick)
+
+    # -- asking
+
+    def request(
+        self, member: int, kind: int, parts: Sequence[Buffer], done: Done, patience_s: float
+    ) -> None:
+        """As `Link.request`, over the link to `member`, which is dialed if there is none."""
+        link = self._dialed.get(member)
+        if link is None:
+            found = self._dial(member)
+            if isinstance(found, str):
+                done(LinkFailed(found))
+                return
+            link = found
+        link.request(kind, parts, done, patience_s)
+
+    def dial(self, member: int) -> None:
+        """Have a link ready before it is needed."""
+        if member not in self._dialed:
+            self._dial(member)
+
+    def is_up(self, member: int) -> bool:
+        """Whether a link that we dialed is ready for requests."""
+        link = self._dialed.get(member)
+        return link is not None and link.is_ready
+
+    def _dial(self, number: int) -> Link | str:
+        """A link that connects; or why there is none."""
+        if self._is_closed:
+            return "shutting down"
+        member = self._node.current_view().member(number)
+        if member is None or member.state is State.REMOVED or number == self._node.number:
+            return f"node {number} is not a member"
+        if self._node.clock() < self._not_before.get(number, 0.0):
+            return f"node {number} cannot be reached"
+        link = Link(self._node, self._ended, number, member.address)
+        self._dialed[number] = link
+        self._open.add(link)
+        self._start(link, self._connect(link, member.address))
+        return link
+
+    async def _connect(self, link: Link, address: str) -> None:
+        try:
+            host, port = split_address(address)
+            await self.loop.create_connection(
+                lambda: _Connection(link),
+                host,
+                port,
+                ssl=self._contexts.client,
+                ssl_handshake_timeout=CLUSTER_SILENCE,
+                ssl_shutdown_timeout=LINGER,
+            )
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            link.close(describe(error))
+
+    # -- accepting
+
+    def serve(self, sock: socket.socket) -> Listening:
+        """Accept on a listening socket."""
+        server = Listening(self, sock)
+        self._servers.append(server)
+        return server
+
+    def accepted(self, sock: socket.socket, place: str) -> None:
+        """A connection that has yet to show a certificate."""
+        if len(self._unknown) >= CLUSTER_UNKNOWN_PEERS or len(self._open) >= CLUSTER_LINKS:
+            self.report(f"warning: {place.rpartition(':')[0]} is refused: too many links")
+            sock.close()
+            return
+        link = Link(self._node, self._ended, 0, place)
+        self._open.add(link)
+        self._unknown.add(link)
+        self._start(link, self._secure(link, sock))
+
+    async def _secure(self, link: Link, sock: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: _Connection(link),
+                sock,
+                ssl=self._contexts.server,
+                ssl_handshake_timeout=CLUSTER_SILENCE,
+                ssl_shutdown_timeout=LINGER,
+            )
+        except OSError as error:
+            host = link.place.rpartition(":")[0]
+            self.report(f"warning: {host} is refused: {describe(error)}")
+            link.close(describe(error))
+
+    # -- all of them
+
+    def _start(self, link: Link, connecting: Coroutine[None, None, None]) -> None:
+        task = self.loop.create_task(connecting)
+        self._tasks[link] = task
+        task.add_done_callback(partial(self._connected, link))
+
+    def _connected(self, link: Link, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(link, None)
+        self._unknown.discard(link)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            link.close(repr(error))
+
+    def _ended(self, link: Link) -> None:
+        """A link is closed."""
+        self._open.discard(link)
+        task = self._tasks.pop(link, None)
+        if task is not None:
+            task.cancel()
+        number = link.peer
+        if self._dialed.get(number) is link:
+            del self._dialed[number]
+            failures = 1 if link.was_ready else self._failures.get(number, 0) + 1
+            self._failures[number] = failures
+            self._not_before[number] = self._node.clock() + REDIAL.delay(failures)
+
+    def _tick(self) -> None:
+        self._timer = self.loop.call_later(TICK_SECONDS, self._tick)
+        for link in list(self._open):
+            link.tick()
+
+    def close(self) -> None:
+        """Close all links and stop accepting."""
+        self._is_closed = True
+        self._timer.cancel()
+        for server in self._servers:
+            server.close()
+        for link in list(self._open):
+            link.close("shutting down")
