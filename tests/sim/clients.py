@@ -160,7 +160,7 @@ class Clients(Owner):
     def _clock(self, op: Op) -> None:
         hours = (-48, -1, 1, 20, 24 * 400)[op.number % 5]
         self.sim.note(f"the wall clock jumps by {hours} hours")
-        self.sim.clock.real += hours * 3600 * 10**9
+        self.hub.clock.real += hours * 3600 * 10**9
 
     def _flip(self, op: Op) -> None:
         """The index loses an entry by itself, as by a flipped bit in its key."""

@@ -25,10 +25,12 @@ from tests.sim.process import KILLED, Process
 from tests.sim.system import Semaphore
 from tests.sim.users import make_users
 from tests.sim.worker import Worker
+from tests.support.osio_kit import FakeClock
 from tests.support.power_kit import Disk, lay_out
 from tests.support.store_kit import make_identity, shared
 
 if TYPE_CHECKING:
+    from metad.cluster.view import View
     from tests.sim.judge import Judge
     from tests.sim.simulation import Simulation
 
@@ -37,29 +39,39 @@ _areas: list = []
 
 
 class Hub:
-    """`slots`: how many workers."""
+    """`slots`: how many workers.  `node`: its number in a cluster; 0: it is alone."""
 
-    def __init__(self, sim: Simulation, data: Path, slots: int = 2) -> None:
+    def __init__(self, sim: Simulation, data: Path, slots: int = 2, node: int = 0) -> None:
         self.sim = sim
         self.data = data
         self.slots = slots
-        self.store = make_identity(data)
+        self.node = node
+        self.clock = NodeClock(sim.clock)
+        self.store = make_identity(data, node or 1, clustered=bool(node))
         make_users(data / "users")
         self.disk = Disk()
+        self.cluster_disk = Disk()  # of DATA/cluster, whose names are synced by themselves
         self.boots = 1
         self.processes: list[Process] = []
         # Acknowledged, and listed later: what a worker's index refused.
         self.refused_by_index: set[bytes] = set()
         self.master: Master | None = None
         self.judge: Judge
-        if not _areas:
+        if len(_areas) == len(sim.hubs):
             _areas.append(shared("sim")[0])
-        self.area = _areas[0]
+        self.area = _areas[len(sim.hubs)]
         sim.hubs.append(self)
 
     @property
     def boot(self) -> str:
         return f"boot-{self.boots}"
+
+    def join(self, view: View) -> None:
+        """Make this hub a member, before its first start."""
+        path = self.data / "cluster" / "view"
+        path.parent.mkdir()
+        path.write_bytes(view.encode())
+        self.cluster_disk = Disk({str(path): view.encode()})
 
     # -- lives
 
@@ -87,6 +99,10 @@ class Hub:
         logs = self.store.logs
         lay_out(state, logs, logs)
         self.disk = Disk(state)
+        if self.cluster_disk.names:
+            state, there = self.cluster_disk.state(rng, mode), str(self.data / "cluster")
+            lay_out(state, there, there)
+            self.cluster_disk = Disk(state)
         self.boots += 1
 
     def ended(self, process: Process) -> None:
@@ -146,11 +162,34 @@ class Hub:
         return index_state.suspicion(Osio(), self.store.index) is not None
 
 
+class NodeClock(FakeClock):
+    """The clocks of one machine: the simulation's, so many nanoseconds ahead."""
+
+    def __init__(self, base: FakeClock) -> None:
+        self._base = base
+        self.ahead = 0
+        self.real_ahead = 0
+
+    def monotonic_ns(self) -> int:
+        return self._base.monotonic_ns() + self.ahead
+
+    def time_ns(self) -> int:
+        return self._base.time_ns() + self.real_ahead
+
+    @property  # type: ignore[override]
+    def real(self) -> int:
+        return self._base.real + self.real_ahead
+
+    @real.setter
+    def real(self, value: int) -> None:
+        self.real_ahead = value - self._base.real
+
+
 class ClockOnly(Osio):
     """The simulation's clock without switch points."""
 
     def using(self, hub: Hub) -> ClockOnly:
-        clock = hub.sim.clock
+        clock = hub.clock
         self.monotonic_ns = clock.monotonic_ns  # type: ignore[method-assign]
         self.boottime_ns = clock.monotonic_ns  # type: ignore[method-assign]
         self.time_ns = clock.time_ns  # type: ignore[method-assign]

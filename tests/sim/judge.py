@@ -50,12 +50,12 @@ class Judge:
         self.removed: set[int] = set()
         hub.judge = self
         self._looks = 0
-        hub.sim.scheduler.on_switch = self.look
+        hub.sim.on_switch.append(self.look)
 
     # -- what is told
 
     def sent(self, message_id: bytes, body: bytes, boxes: tuple[int, ...]) -> None:
-        self.times[message_id] = self._hub.sim.clock.real // 1000
+        self.times[message_id] = self._hub.clock.real // 1000
         self.ledger.apply(("sent", (message_id, body, boxes)))
         self.deleting([(box, message_id) for box in boxes if box in self.removed])
 

@@ -38,6 +38,8 @@ class Owner:
 
     name = "world"
     dead = False
+    # The scheduler's time until which it is stopped, as by SIGSTOP.
+    stopped_until = 0
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
@@ -194,6 +196,8 @@ class Scheduler:
         return self._random.choices(runnable, [task.weight for task in runnable])[0]
 
     def _is_runnable(self, task: Task) -> bool:
+        if task.owner.stopped_until > self.clock.monotonic:
+            return False
         if task.ready is None:
             return True
         if task.deadline is not None and self.clock.monotonic >= task.deadline:
@@ -202,10 +206,13 @@ class Scheduler:
 
     def _advance(self) -> None:
         deadlines = [task.deadline for task in self.tasks if task.deadline is not None]
+        stops = {task.owner.stopped_until for task in self.tasks}
+        deadlines += [until for until in stops if until > self.clock.monotonic]
         if not deadlines:
             names = ", ".join(f"{task.owner.name}: {task.name}" for task in self.tasks)
             raise StuckError(f"every task waits: {names or 'there is none'}")
-        passed = max(min(deadlines) - self.clock.monotonic, 0)
+        now = self.clock.monotonic
+        passed = max(min(deadlines, key=lambda at: (at <= now, at)) - now, 0)
         self.clock.monotonic += passed
         self.clock.real += passed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.sim.databases import Shared, SimIndex, installed
@@ -25,6 +26,8 @@ class Simulation:
         self.clock.step = plan.clock_step
         self.scheduler = Scheduler(plan.seed, self.clock, plan.stay, plan.moody)
         self.scheduler.on_point = self._point
+        self.scheduler.on_switch = self._switched
+        self.on_switch: list[Callable[[], None]] = []
         self.faults = Faults()
         self.faults.planned = {fault[:3]: fault[3] for fault in plan.failures}
         self.log_size = plan.log_size
@@ -71,6 +74,10 @@ class Simulation:
         self.notes.append(f"{self.scheduler.steps:6} {text}")
         if self.scheduler.trace is not None:
             self.scheduler.trace.append(f"       -- {text}")
+
+    def _switched(self) -> None:
+        for look in self.on_switch:
+            look()
 
     # -- kills
 

@@ -33,9 +33,10 @@ class SimOsio(KitOsio):
 
     def __init__(self, process: Process) -> None:
         hub = process.hub
-        super().__init__(str(hub.data / "logs"), clock=hub.sim.clock)
+        super().__init__(str(hub.data / "logs"), clock=hub.clock)
         self._process = process
         self._scheduler = hub.sim.scheduler
+        self._cluster = str(hub.data / "cluster")
         self._is_group = False
         self._written = -1  # the descriptor that a group was just written to
 
@@ -51,9 +52,15 @@ class SimOsio(KitOsio):
             return True
         raise OSError(fault, os.strerror(int(fault)), path)
 
+    def _watched(self, path: str) -> bool:
+        return path.startswith((self.watch, self._cluster))
+
     def _record(self, kind: str, path: str, offset: int = 0, data: Any = b"") -> None:
-        if self._watched(path):
-            self._process.hub.disk.apply(Op(kind, path, offset, data))
+        hub = self._process.hub
+        if path.startswith(self._cluster):
+            hub.cluster_disk.apply(Op(kind, path, offset, data))
+        elif path.startswith(self.watch):
+            hub.disk.apply(Op(kind, path, offset, data))
 
     def free_space(self, path: str) -> int:
         return SPACE

@@ -363,11 +363,11 @@ class StoreKit:
         yield from sorted(Path(self.store.logs).glob("*.log"))
 
 
-def make_identity(data: Path, *, clustered: bool = False) -> Store:
+def make_identity(data: Path, node: int = 1, *, clustered: bool = False) -> Store:
     """A store with a secret that is the same each time, so that a run can be repeated."""
     if not (data / "store.json").exists():
         data.mkdir(exist_ok=True, parents=True)
         (data / "logs").mkdir()
-        made = identity.make_store(data, bytes(16), SECRET, 1, clustered=clustered)
+        made = identity.make_store(data, bytes(16), SECRET, node, clustered=clustered)
         identity.write_identity(Osio(), made)
     return identity.open_or_make_store(Osio(), data)
