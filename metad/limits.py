@@ -217,6 +217,7 @@ CLUSTER_WEIGHT = 10_000
 # Octets of a body on a link (a message with its envelope, a listing), which both nodes have in
 # memory; octets that may wait for their answers on a link, and what each request counts besides.
 CLUSTER_BODY = 64 * MIB
+CLUSTER_MESSAGE = 60 * MIB
 CLUSTER_OUTSTANDING = 8 * MIB
 CLUSTER_REQUEST_MEMORY = 2 * KIB
 # Seconds: between pings, of silence until a link is dead, and for which the loop of a process may

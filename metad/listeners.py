@@ -60,7 +60,7 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
     left = list(passed)
     bound: list[Bound] = []
     try:
-        for listener in config.listen:
+        for listener in config.listeners:
             bound.append(_claim(listener, left) or bind(listener, config.store.workers))  # noqa: PERF401
         # Those of the release before, which a changed configuration no longer has.
         close_passed([one for one in left if one.name == OWN])
@@ -127,7 +127,7 @@ def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Boun
     bound: list[Bound] = []
     fresh: list[Bound] = []
     try:
-        for listener in config.listen:
+        for listener in config.listeners:
             one = rest.pop(_key(listener), None)
             if one is None:
                 one = bind(listener, config.store.workers)

@@ -152,7 +152,7 @@ def _privileged(config: Config) -> tuple[tuple[str, int], ...]:
         first = int(UNPRIVILEGED.read_text())
     except (OSError, ValueError):
         first = 1024
-    places = ((one.host, one.port) for one in config.listen if one.port is not None)
+    places = ((one.host, one.port) for one in config.listeners if one.port is not None)
     return tuple((host, port) for host, port in places if 0 < port < first)
 
 

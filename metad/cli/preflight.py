@@ -102,7 +102,7 @@ def _ports(config: Config) -> Iterator[Finding]:
         return
     except MetadError:
         pass
-    for listener in config.listen:
+    for listener in config.listeners:
         yield from _port(listener)
 
 

@@ -208,6 +208,14 @@ def local_address(value: object) -> Address:
     return found
 
 
+def peer_address(value: object) -> str:
+    """An IP address with a port, to which other nodes connect: no wildcard, no free port."""
+    found = address(value)
+    if not found.port or ipaddress.ip_address(found.host).is_unspecified:
+        raise ValueError('must be an IP address and a port, such as "10.0.0.1:7525"')
+    return found.text
+
+
 def layer_name(value: object) -> str:
     """The name of a layer, ours or an entry point's; whether it is there is asked later."""
     name = text(value)

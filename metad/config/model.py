@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from metad.config.checks import Address
+from metad.config.checks import Address, address
 from metad.config.settings import DEFAULTS
 
 _TOP = DEFAULTS[""]
@@ -30,8 +30,9 @@ _DOMAIN = DEFAULTS["domain"]
 _FILTER = DEFAULTS["filter"]
 _DEV = DEFAULTS["dev"]
 _METRICS = DEFAULTS["metrics"]
+_CLUSTER = DEFAULTS["cluster"]
 
-Protocol = Literal["smtp", "lmtp", "pop3"]
+Protocol = Literal["smtp", "lmtp", "pop3", "peer"]
 Tls = Literal["none", "starttls", "implicit"]
 BareLineEnds = Literal["refuse", "repair"]
 Full = Literal["defer", "refuse"]
@@ -46,7 +47,8 @@ Mixed = Literal["defer", "mark"]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One [[listen]] table.  `path` is that of a unix socket; then `port` is None."""
+    """One [[listen]] table, or what [cluster] listens on ("peer").  `path` is that of a unix
+    socket; then `port` is None."""
 
     protocol: Protocol
     address: str
@@ -137,6 +139,14 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """Where this node and the other are reached.  `address` None: the hub is alone."""
+
+    address: str | None = _CLUSTER["address"]
+    peers: tuple[str, ...] = _CLUSTER["peers"]
+
+
+@dataclass(frozen=True, slots=True)
 class DevConfig:
     """For test inboxes: patterns of addresses that get a mailbox automatically."""
 
@@ -213,6 +223,15 @@ class Config:
     domain: tuple[DomainConfig, ...] = ()
     layer: Mapping[str, Any] = field(default_factory=dict)
     filter: FilterConfig = FilterConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """All that the hub listens on: the [[listen]] tables, and for the other nodes."""
+        if self.cluster.address is None:
+            return self.listen
+        own = address(self.cluster.address)
+        return (*self.listen, Listener("peer", own.text, own.host, own.port, own.path))
 
 
 # Table of the file -> its class.  [filter] has tables within, so the parser makes it.
@@ -226,4 +245,5 @@ SECTIONS: Mapping[str, Callable[..., Any]] = {
     "collector": CollectorConfig,
     "dev": DevConfig,
     "metrics": MetricsConfig,
+    "cluster": ClusterConfig,
 }

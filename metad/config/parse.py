@@ -92,6 +92,7 @@ def _tables(tree: dict[str, Any], fail: Fail) -> tuple[dict[str, Any], dict[str,
     tables = {name: _values(name, given.get(name, {}), name, fail) for name in TABLES}
     _bound_message_size(tables, tree, fail)
     _check_space(tables, fail)
+    _check_cluster(tables, fail)
     return tables, options
 
 
@@ -248,6 +249,24 @@ def _check_space(tables: dict[str, Any], fail: Fail) -> None:
         raise fail("store.size_limit", f"at least {shown} for these workers, of logs of this size")
     if collector["enough_space"] <= collector["low_space"]:
         raise fail("collector.enough_space", "must be more than collector.low_space")
+
+
+def _check_cluster(tables: dict[str, Any], fail: Fail) -> None:
+    """Two nodes with two addresses, the log layer, and messages that a link can carry."""
+    address, peers = tables["cluster"]["address"], tables["cluster"]["peers"]
+    if address is None:
+        if peers:
+            raise fail("cluster.peers", "means nothing without cluster.address")
+        return
+    if len(peers) != 1:
+        raise fail("cluster.peers", "must name the other node of a cluster of two")
+    if peers[0] == address:
+        raise fail("cluster.peers", "is the address of this node")
+    if tables["store"]["layer"] != "log":
+        raise fail("store.layer", "a cluster needs the layer log")
+    if tables["limits"]["message_size"] > limits.CLUSTER_MESSAGE:
+        most = checks.show_size(limits.CLUSTER_MESSAGE)
+        raise fail("limits.message_size", f"at most {most} in a cluster")
 
 
 # --- Errors with their place ----------------------------------------------------------------------

@@ -273,6 +273,12 @@ SETTINGS: tuple[Setting, ...] = (
         "none.",
     ),
     Setting(
+        "cluster", "address", checks.peer_address, None,
+        "Makes the hub a node of a cluster of two: the IP address and port where the other node "
+        "reaches it (metad(8), `metad cluster`).  Default: none, the hub is alone.",
+    ),
+    Setting("cluster", "peers", checks.list_of(checks.peer_address), [], "Of the other node."),
+    Setting(
         "dev", "accept", checks.list_of(checks.address_pattern), [],
         "For tests: patterns of addresses, such as \"*@*\", that get a mailbox when mail or a "
         "login first asks for them.",
@@ -387,6 +393,7 @@ DEFAULT_LISTEN = (
 )
 
 TABLES = (
-    "store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter", "metrics", "dev",
+    "store", "collector", "limits", "smtp", "pop3", "users", "quota", "filter", "metrics",
+    "cluster", "dev",
 )  # fmt: skip
 LISTS = ("listen", "domain")

@@ -27,6 +27,7 @@ OWN = {
     "null": ("metad.layers.null", "NullLayer"),
     "sort": ("metad.layers.sort", "SortLayer"),
 }
+CLUSTERED = ("metad.layers.cluster", "ClusterLayer")
 
 
 @cache
@@ -49,6 +50,14 @@ def find(name: str) -> type[Layer]:
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise ConfigError(f"store.layer: {name}: {foreign.value} is not a metad.layers.base.Layer")
     return found
+
+
+def of_worker(config: Config) -> type[Layer]:
+    """The class that a worker has: on a node of a cluster, what puts copies on the others."""
+    if config.cluster.address is None:
+        return find(config.store.layer)
+    clustered: type[Layer] = getattr(import_module(CLUSTERED[0]), CLUSTERED[1])
+    return clustered
 
 
 def names() -> list[str]:

@@ -32,6 +32,8 @@ FIXED = {
     "user": "the hub runs as this user",
     "chroot": "its processes run in it",
     "landlock": "its processes run confined, or not",
+    "cluster.address": "other nodes reach it there",
+    "cluster.peers": "the view has its address",
     "metrics.address": "its socket is opened at a start",
     "store.workers": "each worker has its own sockets",
     "store.layer": "mail is in the old layer",
@@ -119,6 +121,8 @@ def _listen(
             kept[f"listen {listener.address}"] = "this port or socket can only be opened at a start"
     addresses = {one.address for one in wanted}
     for one in bound:
+        if one.listener.protocol == "peer":
+            continue
         if not one.ours and one.listener.address not in addresses:
             kept[f"listen {one.listener.address}"] = "this socket can only be closed at a stop"
             wanted.append(one.listener)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from metad.config.model import Config, Listener
 from metad.protocol.pop3.machine import Personal, Pop3Settings
@@ -34,6 +34,12 @@ class Server(Protocol):
     def close(self) -> None: ...
 
 
+class ServesPeers(Protocol):
+    """A layer to which other nodes connect."""
+
+    def serve_peers(self, sock: socket.socket) -> Server: ...
+
+
 def caps(config: Config) -> Caps:
     """The hub's caps on connections, and what the descriptors of this process allow.
 
@@ -50,6 +56,8 @@ def caps(config: Config) -> Caps:
 
 def serve(context: WorkerContext, listener: Listener, sock: socket.socket) -> Server:
     """Begin to accept on a listener's socket."""
+    if listener.protocol == "peer":
+        return cast(ServesPeers, context.layer).serve_peers(sock)
     loop = context.loop
     service: Service = (_pop3 if listener.protocol == "pop3" else _smtp)(context, listener)
     if listener.proxy or listener.tls == "implicit":

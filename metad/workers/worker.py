@@ -81,7 +81,7 @@ class MailWorker:
         setup, loop = self._setup, self._loop
         asyncio.set_event_loop(loop)
         config = setup.config
-        layer = layers.find(config.store.layer)()
+        layer = layers.of_worker(config)()
         users = open_users(config)
         context = WorkerContext(
             config=config,

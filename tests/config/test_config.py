@@ -276,3 +276,39 @@ def test_every_default_passes_its_own_check():
 def test_the_line_of_a_key_not_in_the_file_is_that_of_its_table():
     assert find_line("\n[store]\nsync = true\n", "store.workers") == 2
     assert find_line("\n", "store.workers") is None
+
+
+CLUSTER = '[cluster]\naddress = "10.0.0.1:7525"\npeers = ["10.0.0.2:7525"]\n'
+
+
+def test_a_node_of_a_cluster_listens_for_the_other():
+    loaded = parse(CLUSTER, None, Path("/srv/m"), HOME)
+    assert loaded.cluster == config_model.ClusterConfig("10.0.0.1:7525", ("10.0.0.2:7525",))
+    assert loaded.listeners == (
+        *loaded.listen,
+        Listener("peer", "10.0.0.1:7525", "10.0.0.1", 7525, None),
+    )
+    alone = parse("", None, Path("/srv/m"), HOME)
+    assert alone.listeners == alone.listen
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ('[cluster]\npeers = ["10.0.0.2:7525"]\n', "cluster.peers: means nothing without"),
+        ('[cluster]\naddress = "10.0.0.1:7525"\n', "must name the other node of a cluster of two"),
+        (CLUSTER.replace("2:7525", '2:7525", "10.0.0.3:1'), "must name the other node"),
+        (CLUSTER.replace("10.0.0.2", "10.0.0.1"), "cluster.peers: is the address of this node"),
+        (CLUSTER.replace("10.0.0.1", "0.0.0.0"), "cluster.address: must be an IP address"),
+        (CLUSTER.replace("10.0.0.1:7525", "10.0.0.1:0"), "cluster.address: must be an IP"),
+        (CLUSTER.replace("10.0.0.1", "mail.example"), "cluster.address: must begin with an IP"),
+        (CLUSTER.replace("10.0.0.1:7525", "unix:/run/x"), "cluster.address: must be an IP"),
+        (CLUSTER + '[store]\nlayer = "null"\n', "store.layer: a cluster needs the layer log"),
+        (
+            CLUSTER + '[store]\nlog_size = "512MiB"\n[limits]\nmessage_size = "61MiB"\n',
+            "limits.message_size: at most 60MiB in a cluster",
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(content: str, error: str) -> None:
+    assert error in refused(content)

@@ -56,6 +56,13 @@ def test_what_needs_a_restart_keeps_its_value(text, key):
     assert plan.config == old
 
 
+def test_a_hub_becomes_the_node_of_a_cluster_only_by_a_restart():
+    old = configured()
+    plan = planned(old, configured("cluster = {address = '10.0.0.1:25', peers = ['10.0.0.2:25']}"))
+    assert sorted(plan.kept) == ["cluster.address", "cluster.peers"]
+    assert plan.config == old
+
+
 def test_a_new_port_is_taken_and_a_privileged_one_needs_a_restart():
     old = configured("", "127.0.0.1:2525")
     plan = planned(old, configured("", "127.0.0.1:2525", "127.0.0.1:2526", "127.0.0.1:25"))
