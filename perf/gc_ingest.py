@@ -58,7 +58,7 @@ class Watched:
         facts = {
             "worked": round(sum(self._samples) / max(len(self._samples), 1), 3),
             "logs_freed": now["logs_freed"] - self._before["logs_freed"],
-            "octets_moved": now["octets_moved"] - self._before["octets_moved"],
+            "bytes_moved": now["bytes_moved"] - self._before["bytes_moved"],
         }
         while self._client.request("gc-progress")["done"] < self._before["round"]:
             time.sleep(SAMPLE_SECONDS)
@@ -124,7 +124,7 @@ def text(found: dict[str, Any]) -> str:
             f"without {a['rate']:,.0f}/s (p99 {a['latency_ms']['p99']} ms, max "
             f"{a['latency_ms']['max']})   with {b['rate']:,.0f}/s (p99 {b['latency_ms']['p99']} "
             f"ms, max {b['latency_ms']['max']})   collector at work {did['worked']:.0%}, "
-            f"{did['logs_freed']} logs freed, {did['octets_moved'] / 1e6:.0f} MB moved"
+            f"{did['logs_freed']} logs freed, {did['bytes_moved'] / 1e6:.0f} MB moved"
         )
     lines.append(f"ratio: {found['ratio']} (median of {found['ratios']})")
     return "\n".join(lines)

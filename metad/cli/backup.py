@@ -138,7 +138,7 @@ def _show(done: Done, as_json: bool) -> None:
         facts: dict[str, object] = {
             "files": done.files,
             "linked": done.linked,
-            "octets": done.octets,
+            "bytes": done.octets,
         }
         facts["bad"] = done.bad
         click.echo(json.dumps(facts, indent=2))

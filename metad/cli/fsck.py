@@ -179,7 +179,7 @@ def _facts(summary: Summary, lines: list[str]) -> dict[str, object]:
         "notes": summary.notes,
         "logs": summary.logs,
         "records": summary.records,
-        "octets": summary.octets,
+        "bytes": summary.octets,
         "messages": summary.messages if summary.compared else None,
         "compared": summary.compared,
     }

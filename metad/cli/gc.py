@@ -16,7 +16,7 @@ from metad.control import Client
 from metad.errors import OsError
 
 ASK_SECONDS = 0.2
-_FIGURES = ("logs_freed", "octets_freed", "octets_moved", "failed", "damaged", "expired", "in_use")
+_FIGURES = ("logs_freed", "bytes_freed", "bytes_moved", "failed", "damaged", "expired", "in_use")
 
 
 @click.command()
@@ -71,7 +71,7 @@ def _add(sums: dict[str, int], last: dict[str, Any], now: dict[str, Any]) -> Non
 def _show_progress(now: dict[str, Any]) -> None:
     if sys.stderr.isatty():
         waits = ", waiting for a backup to end" if now["work"] == "waiting" else ""
-        text = f"{now['left']} logs left, {show_size(now['octets_moved'])} moved{waits}"
+        text = f"{now['left']} logs left, {show_size(now['bytes_moved'])} moved{waits}"
         click.echo(f"\r\033[K{text}", nl=now["left"] == 0, err=True)
 
 
@@ -79,8 +79,8 @@ def _show(done: dict[str, int]) -> None:
     tables.show_facts(
         {
             "logs freed": done["logs_freed"],
-            "bytes freed": show_size(done["octets_freed"]),
-            "bytes moved": show_size(done["octets_moved"]),
+            "bytes freed": show_size(done["bytes_freed"]),
+            "bytes moved": show_size(done["bytes_moved"]),
             "logs not collected": done["failed"],
             "damaged records": done["damaged"],
             "messages expired": done["expired"],

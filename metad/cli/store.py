@@ -176,7 +176,7 @@ def log_rows(osio: Osio, store: Store) -> list[dict[str, Any]]:
     return [{**dict.fromkeys(_COLUMNS), **row} for row in rows]
 
 
-_COLUMNS = ("log", "life", "state", "generation", "size", "end", "messages", "octets", "live")
+_COLUMNS = ("log", "life", "state", "generation", "size", "end", "messages", "bytes", "live")
 
 
 def _row(osio: Osio, store: Store, log: LogHeader, counts: LogCounts | None) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _row(osio: Osio, store: Store, log: LogHeader, counts: LogCounts | None) -> 
         return row
     row["end"] = _end(osio, store, log) or (known.watermark if known else None)
     if known is not None:
-        row["messages"], row["octets"] = known.live_messages, known.live_octets
+        row["messages"], row["bytes"] = known.live_messages, known.live_octets
         row["live"] = known.live_octets / log.size
     return row
 
@@ -210,13 +210,13 @@ def _end(osio: Osio, store: Store, log: LogHeader) -> int | None:
 
 def _total(rows: list[dict[str, Any]]) -> dict[str, Any]:
     size = sum(row["size"] or 0 for row in rows)
-    octets = sum(row["octets"] or 0 for row in rows)
+    octets = sum(row["bytes"] or 0 for row in rows)
     return {
         "logs": len(rows),
         "free": sum(row["state"] == "free" for row in rows),
         "size": size,
         "messages": sum(row["messages"] or 0 for row in rows),
-        "octets": octets,
+        "bytes": octets,
         "live": octets / size if size else None,
     }
 

@@ -27,7 +27,7 @@ from metad.system.histograms import Counts, Shape, quantile
 WIDTH = 80
 BAR = 32
 LIVE, DEAD, FREE = "#", "-", "."
-_RATES = ("messages", "octets", "recipients", "refused", "logins", "retrieved", "deleted")
+_RATES = ("messages", "bytes", "recipients", "refused", "logins", "retrieved", "deleted")
 _KEPT = (
     "version", "state", "since", "problems", "uptime", "now", "workers", "collector", "disk_free",
     "log_size", "free_logs", "hidden_logs", "logs", "totals",
@@ -120,7 +120,7 @@ def figures(before: Facts, now: Facts) -> Facts:
     grown = {name: now["totals"][name] - before["totals"][name] for name in _RATES}
     rates = {name: round(max(value, 0) / seconds, 1) for name, value in grown.items()}
     kept = {key: now[key] for key in _KEPT}
-    moved = now["collector"]["octets_moved"] - before["collector"]["octets_moved"]
+    moved = now["collector"]["bytes_moved"] - before["collector"]["bytes_moved"]
     return {
         **kept,
         "rates": rates,
@@ -168,7 +168,7 @@ def _head(facts: Facts) -> Iterator[str]:
         f"logins {rates['logins']:,}/s"
     )
     yield (
-        f"mail in    {rates['messages']:,} messages/s   {_size(rates['octets'])}/s   refused "
+        f"mail in    {rates['messages']:,} messages/s   {_size(rates['bytes'])}/s   refused "
         f"{rates['refused']:,}/s"
     )
     yield f"mail out   {rates['retrieved']:,} messages/s   deleted {rates['deleted']:,}/s"

@@ -93,8 +93,14 @@ def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) ->
         "listen": [{"protocol": one.listener.protocol, "address": one.name} for one in hub.bound],
         "workers": workers(pool, owned),
         "processes": others(children),
-        "logs": [{**row._asdict(), "state": row.state.name.lower()} for row in rows],
+        "logs": [_log(row) for row in rows],
     }
+
+
+def _log(row: Row) -> dict[str, Any]:
+    facts = row._asdict() | {"state": row.state.name.lower()}
+    facts["live_bytes"] = facts.pop("live_octets")
+    return facts
 
 
 def figures(hub: Hub, rows: list[Row]) -> dict[str, Any]:

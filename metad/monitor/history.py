@@ -11,7 +11,7 @@ from metad.system.histograms import COMMIT_TIME, Counts, quantile
 
 SAMPLE_SECONDS = 10.0
 SAMPLES = 360
-COUNTED = ("messages", "octets", "retrieved", "logins", "refused")
+COUNTED = ("messages", "bytes", "retrieved", "logins", "refused")
 # Shares of the commits that took no longer than what is shown.
 SHARES = {"half": 0.5, "most": 0.99}
 

@@ -34,16 +34,16 @@ from metad.tls import store as tls_store
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Names where the one of the table would not say its unit to Prometheus.
 _NAMES = {
-    "octets": "message_bytes",
-    "retrieved_octets": "retrieved_bytes",
-    "log_octets": "log_written_bytes",
+    "bytes": "message_bytes",
+    "retrieved_bytes": "retrieved_bytes",
+    "log_bytes": "log_written_bytes",
     "filter_microseconds": "filter_wait_seconds",
 }
 _COLLECTOR_NAMES = {
     "left": "collector_logs_left",
     "logs_freed": "collector_freed_logs",
-    "octets_freed": "collector_freed_bytes",
-    "octets_moved": "collector_moved_bytes",
+    "bytes_freed": "collector_freed_bytes",
+    "bytes_moved": "collector_moved_bytes",
     "failed": "collector_failures",
     "damaged": "collector_damaged",
     "expired": "expired",

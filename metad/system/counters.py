@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
 
 HUB: tuple[Counter, ...] = (
     Counter("messages", Cell.MESSAGES, Kind.TOTAL, "Messages stored.", "messages"),
-    Counter("octets", Cell.MESSAGE_OCTETS, Kind.TOTAL, "Their size in bytes."),
+    Counter("bytes", Cell.MESSAGE_OCTETS, Kind.TOTAL, "Their size in bytes."),
     Counter("recipients", Cell.RECIPIENTS, Kind.TOTAL, "Their recipients."),
     Counter(
         "refused", Cell.REFUSED, Kind.TOTAL,
@@ -48,7 +48,7 @@ HUB: tuple[Counter, ...] = (
     ),
     Counter("groups", Cell.GROUPS, Kind.TOTAL, "Groups committed; each is synced once."),
     Counter(
-        "log_octets", Cell.LOG_OCTETS, Kind.TOTAL,
+        "log_bytes", Cell.LOG_OCTETS, Kind.TOTAL,
         "Bytes written to logs by these groups: messages, deletions, envelopes, alignment.",
     ),
     Counter("commit_failures", Cell.COMMIT_FAILURES, Kind.TOTAL, "Groups that failed."),
@@ -58,7 +58,7 @@ HUB: tuple[Counter, ...] = (
         "Logins with wrong credentials, including clients that hung up.",
     ),
     Counter("retrieved", Cell.RETRIEVED, Kind.TOTAL, "Messages sent by POP3.", "retrieved"),
-    Counter("retrieved_octets", Cell.RETRIEVED_OCTETS, Kind.TOTAL, "Their size in bytes."),
+    Counter("retrieved_bytes", Cell.RETRIEVED_OCTETS, Kind.TOTAL, "Their size in bytes."),
     Counter("deleted", Cell.DELETED, Kind.TOTAL, "Messages deleted by POP3."),
     Counter("damaged", Cell.DAMAGED, Kind.TOTAL, "Messages that could not be read."),
     Counter("filter_checks", Cell.FILTER_CHECKS, Kind.TOTAL, "Messages that filters judged."),
@@ -85,8 +85,8 @@ OPEN: tuple[Counter, ...] = (
 COLLECTOR: tuple[Counter, ...] = (
     Counter("left", Cell.LEFT, Kind.NOW, "Logs left to collect in the round asked for."),
     Counter("logs_freed", Cell.FREED, Kind.TOTAL, "Logs freed."),
-    Counter("octets_freed", Cell.FREED_OCTETS, Kind.TOTAL, "Bytes freed."),
-    Counter("octets_moved", Cell.MOVED_OCTETS, Kind.TOTAL, "Bytes copied to survivor logs."),
+    Counter("bytes_freed", Cell.FREED_OCTETS, Kind.TOTAL, "Bytes freed."),
+    Counter("bytes_moved", Cell.MOVED_OCTETS, Kind.TOTAL, "Bytes copied to survivor logs."),
     Counter("failed", Cell.UNCOLLECTED, Kind.TOTAL, "Collections that failed; the log says why."),
     Counter("damaged", Cell.DAMAGED, Kind.TOTAL, "Records that could not be read."),
     Counter("expired", Cell.EXPIRED, Kind.TOTAL, "Messages deleted by expiry or user removal."),

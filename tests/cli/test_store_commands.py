@@ -168,7 +168,7 @@ def test_logs_are_listed_with_totals(run, data, store):
     code, out, _ = run("store", "logs", "--data", data)
     lines = out.splitlines()
     assert code == EX_OK
-    names = ["log", "life", "state", "generation", "size", "end", "messages", "octets", "live"]
+    names = ["log", "life", "state", "generation", "size", "end", "messages", "bytes", "live"]
     assert lines[0].split("\t") == names
     first = dict(zip(names, lines[1].split("\t"), strict=True))
     assert (first["log"], first["state"], first["messages"]) == ("1", "sealed", "3")
@@ -184,7 +184,7 @@ def test_logs_as_json_have_numbers(run, data, store):
     facts = json.loads(run("store", "logs", "--json", "--data", data)[1])
     one, free = facts["logs"]
     assert one["end"] == 2560
-    assert one["live"] == one["octets"] / 32768
+    assert one["live"] == one["bytes"] / 32768
     assert (free["state"], free["messages"]) == ("free", None)
     assert facts["total"]["messages"] == 3
 

@@ -26,7 +26,7 @@ def before() -> dict[str, Any]:
     return {
         "version": "1", "state": "serving", "since": 0, "problems": [], "uptime": 3700.0,
         "now": {"smtp_open": 3, "pop3_open": 1}, "workers": 2, "disk_free": 5 << 30,
-        "collector": {"octets_moved": 0, "logs_freed": 4, "expired": 2, "left": 1},
+        "collector": {"bytes_moved": 0, "logs_freed": 4, "expired": 2, "left": 1},
         "log_size": 8 * MIB, "free_logs": 1, "hidden_logs": 0, "logs": [log(7)], "at": 100.0,
         "totals": dict.fromkeys(top._RATES, 0), "histograms": empty,
     }  # fmt: skip
@@ -36,8 +36,8 @@ def before() -> dict[str, Any]:
 def now(before: dict[str, Any]) -> dict[str, Any]:
     """Ten seconds later."""
     found = copy.deepcopy(before) | {"at": 110.0}
-    found["totals"] |= {"messages": 50, "octets": 10 * MIB, "retrieved": 20, "refused": 5}
-    found["collector"]["octets_moved"] = 20 * MIB
+    found["totals"] |= {"messages": 50, "bytes": 10 * MIB, "retrieved": 20, "refused": 5}
+    found["collector"]["bytes_moved"] = 20 * MIB
     found["histograms"]["commit_seconds"][0][2] = 99
     found["histograms"]["commit_seconds"][0][5] = 1
     return found
@@ -46,7 +46,7 @@ def now(before: dict[str, Any]) -> dict[str, Any]:
 def test_rates_and_latencies_are_those_between_the_looks(before, now):
     facts = top.figures(before, now)
     assert facts["rates"]["messages"] == 5.0
-    assert facts["rates"]["octets"] == MIB
+    assert facts["rates"]["bytes"] == MIB
     assert facts["rates"]["logins"] == 0
     assert facts["moved_per_second"] == 2 * MIB
     assert facts["latencies"]["commit_seconds"] == {"half": 0.0005, "most": 0.0005}

@@ -85,8 +85,8 @@ def test_gc_frees_logs_and_keeps_every_message(own_hub: Hub, dice: random.Random
     said = json.loads(own_hub.run("gc", "--json").stdout)
     after = list(states(own_hub).values())
     assert said["logs_freed"] >= 2
-    assert said["octets_freed"] == said["logs_freed"] << 20
-    assert 0 < said["octets_moved"] < said["octets_freed"]
+    assert said["bytes_freed"] == said["logs_freed"] << 20
+    assert 0 < said["bytes_moved"] < said["bytes_freed"]
     assert after.count("free") >= before.count("free") + said["logs_freed"] - 2
     assert "collecting" not in after
     check(own_hub, sent)
@@ -102,8 +102,8 @@ def test_gc_full_leaves_nothing_dead(own_hub: Hub, dice: random.Random) -> None:
     said = own_hub.run("gc", "--full").stdout
     assert "logs freed" in said
     rows = [row for row in request(own_hub.data, "status")["logs"] if row["state"] == "sealed"]
-    assert all(row["live_octets"] >= 0.9 * row["tail"] for row in rows if row["generation"])
-    assert all(row["live_octets"] >= 0.97 * row["tail"] for row in rows if not row["generation"])
+    assert all(row["live_bytes"] >= 0.9 * row["tail"] for row in rows if row["generation"])
+    assert all(row["live_bytes"] >= 0.97 * row["tail"] for row in rows if not row["generation"])
     check(own_hub, sent)
     own_hub.kill()
     own_hub.start()

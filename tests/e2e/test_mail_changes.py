@@ -35,7 +35,7 @@ def facts(hub: Hub, *arguments: str, code: int = 0):
 
 def usage(hub: Hub, name: str) -> tuple[int, int]:
     found = facts(hub, "user", "show", address(name))
-    return found["messages"], found["octets"]
+    return found["messages"], found["bytes"]
 
 
 def fill(hub: Hub, name: str, count: int) -> list[bytes]:

@@ -140,7 +140,7 @@ def test_a_message_that_turns_out_too_large_is_refused_only_if_no_recipient_has_
     wait_until_usage_counts_it(hub, "p@small.test")
     facts = json.loads(user(hub, "show", "p@small.test", "--json").stdout)
     assert (facts["messages"], facts["quota"]) == (1, 4000)
-    assert facts["octets"] > len(large)
+    assert facts["bytes"] > len(large)
     assert rcpt(hub, "p@small.test")[0].startswith("452 4.2.2")
 
 
@@ -253,7 +253,7 @@ def test_usage_is_the_same_after_a_restart_and_a_rebuild(hub):
     assert before["messages"] == 2
     with Pop3Line(hub) as pop:
         pop.log_in("dan")
-        assert int(pop.say("STAT").split()[2]) == before["octets"]
+        assert int(pop.say("STAT").split()[2]) == before["bytes"]
     hub.stop()
     stopped = json.loads(user(hub, "show", address("dan"), "--json").stdout)
     shutil.rmtree(hub.data / "index")
@@ -261,8 +261,8 @@ def test_usage_is_the_same_after_a_restart_and_a_rebuild(hub):
     hub.start()
     after = json.loads(user(hub, "show", address("dan"), "--json").stdout)
     for facts in (stopped, after):
-        assert (facts["octets"], facts["messages"]) == (before["octets"], before["messages"])
-    assert unknown["octets"] is None
+        assert (facts["bytes"], facts["messages"]) == (before["bytes"], before["messages"])
+    assert unknown["bytes"] is None
 
 
 def test_an_export_makes_the_same_users_elsewhere(hub, tmp_path):

@@ -75,7 +75,7 @@ def holds(hub: Hub, name: str) -> tuple[int, int]:
         _, messages, octets = pop.line().split()[:3]
         pop.say("QUIT")
     facts = show(hub, name)
-    assert (facts["messages"], facts["octets"]) == (int(messages), int(octets))
+    assert (facts["messages"], facts["bytes"]) == (int(messages), int(octets))
     return int(messages), int(octets)
 
 

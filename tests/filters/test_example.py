@@ -164,6 +164,7 @@ def test_a_filter_that_cannot_be_loaded_is_one_line(installed: Path, value: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_hub_asks_both(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Service.told.clear()
     with serving() as port:

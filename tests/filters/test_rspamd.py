@@ -184,6 +184,7 @@ def test_a_large_message_is_not_checked_or_in_part() -> None:
     assert asked.bodies == [text[:1000]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", [b"[]", b"{}", b"1.1", b'"ab"', b'{"a":{}}', b"[[[]]]"])
 def test_the_worst_answer_takes_no_more_memory_than_is_declared(one: bytes) -> None:
     wrong = b'{"action": "no action", "score": 1, "symbols": ['

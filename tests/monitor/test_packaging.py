@@ -121,5 +121,6 @@ def test_promtool_takes_every_query_of_the_dashboard(tmp_path: Path) -> None:
     assert f"{len(queries)} rules found" in promtool("check", "rules", str(path))
 
 
+@pytest.mark.slow
 def test_the_rules_alert_as_they_say() -> None:
     promtool("test", "rules", str(Path(__file__).with_name("rules_test.yml")))

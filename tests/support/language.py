@@ -86,7 +86,7 @@ def prose(path: Path) -> Iterator[Line]:
         if written or token.type == tokenize.COMMENT:
             for at, line in enumerate(token.string.splitlines()):
                 yield token.start[0] + at, line.strip("\"'# ")
-    yield from names_of_tests(ast.parse(text))
+    yield from names_of_tests(text)
 
 
 def for_users(path: Path, name: str) -> Iterator[Line]:
@@ -97,16 +97,17 @@ def for_users(path: Path, name: str) -> Iterator[Line]:
     if (path.suffix == ".md" or name.startswith("man/")) and name not in OF_THE_WIRE:
         yield from enumerate(text.splitlines(), 1)
     elif path.suffix == ".py" and name.startswith("tests/"):
-        yield from names_of_tests(ast.parse(text))
-        yield from labels(ast.parse(text))
+        yield from names_of_tests(text)
+        if "reached(" in text or "noted(" in text:
+            yield from labels(ast.parse(text))
     elif path.suffix == ".py" and name.startswith("metad/"):
         yield from texts(ast.parse(text))
 
 
-def names_of_tests(tree: ast.AST) -> Iterator[Line]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield node.lineno, node.name.replace("_", " ")
+def names_of_tests(text: str) -> Iterator[Line]:
+    for at, line in enumerate(text.splitlines(), 1):
+        if name := re.match(r" *def (test_\w+)", line):
+            yield at, name[1].replace("_", " ")
 
 
 def labels(tree: ast.AST) -> Iterator[Line]:

@@ -76,7 +76,7 @@ class ListedMail:
         seconds = time_of(self.id) // 1_000_000
         return {
             "number": self.number,
-            "octets": self.octets,
+            "bytes": self.octets,
             "stored": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)),
             "uid": self.uid,
         }

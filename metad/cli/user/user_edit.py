@@ -169,7 +169,7 @@ def _facts(
         "mailbox": account.id,
         "disabled": account.disabled,
         "password": _password(record),
-        "octets": usage.octets if usage else None,
+        "bytes": usage.octets if usage else None,
         "messages": usage.messages if usage else None,
         "quota": policy.quota,
         "quota_messages": policy.messages,
@@ -203,7 +203,7 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
         return (shown if value else nothing) + default
 
     shown = {key: facts[key] for key in ("address", "mailbox", "disabled", "password")}
-    octets, messages = facts["octets"], facts["messages"]
+    octets, messages = facts["bytes"], facts["messages"]
     shown["holds"] = None if octets is None else f"{messages:,} messages, {octets:,} bytes"
     quota, most = facts["quota"], facts["quota_messages"]
     shown["quota"] = bound("quota", quota, checks.show_size(quota), "none")

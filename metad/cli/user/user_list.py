@@ -59,7 +59,7 @@ class Entry(NamedTuple):
             "disabled": self.disabled,
             "has_password": self.has_password,
             "messages": self.messages,
-            "octets": self.octets,
+            "bytes": self.octets,
             "quota": self.quota,
             "quota_messages": self.quota_messages,
             "last_login": self.last_login or None,

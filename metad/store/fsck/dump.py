@@ -113,7 +113,10 @@ def _record(found: Found, bodies: bool) -> Fact:
 def _message(found: Found, bodies: bool) -> Fact:
     envelope = record.unpack_envelope(found.envelope)
     facts = envelope._asdict()
-    facts["recipients"] = [recipient._asdict() for recipient in envelope.recipients]
+    facts["recipients"] = [
+        {"mailbox": one.mailbox, "address": one.address, "bytes": one.octets}
+        for one in envelope.recipients
+    ]
     if not envelope.uid:
         del facts["uid"]
     if bodies:

@@ -76,7 +76,7 @@ def addresses(text):
 def test_every_mailbox_with_all_that_is_known(listed, numbers):
     found = {one["address"]: one for one in json.loads(listed("--long", "--json"))}
     assert list(found) == NAMES
-    assert {name: (one["messages"], one["octets"]) for name, one in found.items()} == {
+    assert {name: (one["messages"], one["bytes"]) for name, one in found.items()} == {
         name: (len(MAIL.get(name, [])), sum(MAIL.get(name, []))) for name in NAMES
     }
     assert {name: one["last_login"] for name, one in found.items()} == {

@@ -50,7 +50,7 @@ def show(user, address="ann@x.org"):
 def test_what_is_set_is_shown_with_whose_it_is(user):
     facts = show(user)
     assert (facts["quota"], facts["expiry"], facts["own"]) == (1 << 30, 90 * 86_400, [])
-    assert facts["octets"] is facts["last_login"] is facts["password"] is None
+    assert facts["bytes"] is facts["last_login"] is facts["password"] is None
     user("set", "ann@x.org", "--quota", "5MiB", "--messages", "7", "--expiry", "never",
          "--login-delay", "1min")  # fmt: skip
     facts = show(user)

@@ -67,7 +67,9 @@ def test_an_empty_store_starts(kit: StoreKit) -> None:
     assert kit.reports == ["index: there is none; rebuilding it from the logs"]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(one, marks=pytest.mark.slow) for one in (1, 2, 3))]
+)
 @pytest.mark.parametrize("index", ["kept", "removed"])
 @pytest.mark.parametrize("end", ["crash", "stop"])
 def test_every_restart_keeps_everything(tmp_path: Path, seed: int, index: str, end: str) -> None:
