@@ -143,8 +143,8 @@ class Master:
 
     def _heartbeat(self) -> float:
         """The limit in seconds.  A draining worker writes its seal without a heartbeat."""
-        limit = self._hub.config.limits.heartbeat
-        return max(limit, BOOT_SECONDS) if self._phase is Phase.DRAINING else limit
+        least = BOOT_SECONDS if self._phase is Phase.DRAINING else 0.0
+        return max(self._hub.config.limits.heartbeat, least)
 
     def _retire_seconds(self) -> float:
         limits = self._hub.config.limits
@@ -265,8 +265,9 @@ class Master:
         if self._phase is Phase.CLOSING:
             self._phase = Phase.ENDED
         elif code == EX_OK and self._phase is Phase.RECOVERING:
-            self._clean = True
-            self._phase = Phase.STARTING
+            self._clean, self._phase = True, Phase.STARTING
+        elif self._phase is Phase.RECOVERING and self._index_watch.recovers_again(child, code):
+            self._recover()
         elif self._phase is Phase.RECOVERING:
             self._fail(child, "recovery failed", code)
 
@@ -289,8 +290,7 @@ class Master:
 
     def _fail(self, child: Child, what: str, code: int) -> None:
         """The start has failed: report why and stop."""
-        why = child.boot_error or describe(code)
-        self._failure = MetadError(f"{what}: {why}")
+        self._failure = MetadError(f"{what}: {child.boot_error or describe(code)}")
         self._failure.exit_code = (
             child.boot_error_code if child.boot_error else max(code, EX_SOFTWARE)
         )

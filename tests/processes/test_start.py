@@ -122,6 +122,25 @@ def hub_start(hub: Hub) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
+def test_a_recovery_that_a_bad_page_ends_is_begun_once_more(sabotaged):
+    """It stopped the start: the index was suspect for the next one."""
+    with idle_hub() as hub:
+        hub.start()
+        sent = message()
+        deliver(hub, sent, "alice")
+        hub.kill()
+        (hub.data / "bad-page").write_text("once")
+        hub.start()
+        log = hub.log.read_text()
+        assert re.search(r"recovery \(pid \d+\) was killed by SIGBUS; rebuilding it", log)
+        assert bodies(hub, "alice") == [sent]
+        hub.stop()
+        (hub.data / "bad-page").write_text("always")
+        done = hub_start(hub)
+        assert done.returncode == 70
+        assert "fatal: recovery failed: killed by SIGBUS" in done.stderr
+
+
 def test_a_recovery_that_fails_stops_the_start_with_its_reason():
     with idle_hub() as hub:
         hub.start().stop()

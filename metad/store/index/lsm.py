@@ -198,6 +198,10 @@ def pack_usage(octets: int, messages: int) -> bytes:
     return _USAGE.pack(octets, messages)
 
 
+def unpack_usage(value: bytes) -> Usage:
+    return Usage(*_USAGE.unpack(value))
+
+
 # Usage as one number: both sums by one addition, and nothing is nothing.
 
 

@@ -25,6 +25,8 @@ LAYOUT = 4  # 2: the mailboxes in levels; 3: places of deletion records; 4: of a
 DATA_FILE = "data.mdb"
 STATE_FILE = "state"
 SUSPECT_FILE = "suspect"
+# What rows raise that hold what cannot be.
+NONSENSE = (DisagreementError, struct.error, OverflowError)
 # What LMDB raises when the disk, the memory or the machine is full: the index is as good as before.
 _HARMLESS = (
     lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.ReadersFullError, lmdb.ReadonlyError
@@ -33,7 +35,7 @@ _HARMLESS = (
 
 def casts_doubt(error: BaseException) -> bool:
     """Whether an error of the index may mean that its rows or pages are damaged."""
-    if not isinstance(error, (lmdb.Error, DisagreementError, struct.error)):
+    if not isinstance(error, (lmdb.Error, *NONSENSE)):
         return False
     return not isinstance(error, _HARMLESS) and os.strerror(errno.EDQUOT) not in str(error)
 

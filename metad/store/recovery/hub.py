@@ -27,7 +27,7 @@ from metad.store.ids import time_of
 from metad.store.index import probe
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
-from metad.store.index.rows import DisagreementError, LogCounts
+from metad.store.index.rows import LogCounts
 from metad.store.index.tombstone_rows import Origin
 from metad.store.index.tombstones import keep_tombstones
 from metad.store.log import files as log_files
@@ -83,7 +83,7 @@ class Recovery:
         if reason is None:
             try:
                 return self._run(table, boot, plan)
-            except (lmdb.Error, DisagreementError, ValueError) as error:
+            except (lmdb.Error, ValueError, *index_state.NONSENSE) as error:
                 index_state.note_doubt(self._osio, self._store.index, error)
                 reason = f"it failed: {error}"
                 plan = self.plan_all()
@@ -221,7 +221,7 @@ class Recovery:
             _show_counts(table, [row.number for row in rows], index)
             for error in self._failed.values():
                 raise error
-        except (lmdb.Error, DisagreementError) as error:
+        except (lmdb.Error, *index_state.NONSENSE) as error:
             index_state.note_doubt(self._osio, self._store.index, error)
             raise
         finally:

@@ -1,8 +1,9 @@
-"""Loaded by Python itself in a hub whose PYTHONPATH has this directory: makes its workers fail.
+"""Loaded by Python itself in a hub whose PYTHONPATH has this directory: makes its processes fail.
 
 Files in the data directory, which a confined worker may still see, select what goes wrong:
 `hang` (its loop stops), `boot` (it cannot start), `bug` (an exception at the start), `crash`
-(it dies at the start without a reason), `murder` (it kills the master), `intrude-child` and
+(it dies at the start without a reason), `bad-page` (the recovery dies as if a page of the index
+were bad; "once": unless the index is suspect), `murder` (it kills the master), `intrude-child` and
 `intrude-orphan` (it asks the hub to stop confining its processes, by a child or by a grandchild
 without a parent), `intrude-watcher` (it asks for connections to all workers).
 """
@@ -13,9 +14,11 @@ import time
 
 from metad.control import request
 from metad.errors import OsError
+from metad.store.recovery import hub as recovery
 from metad.workers import worker as mail
 
 _boot, _tick = mail.MailWorker._boot, mail.MailWorker._tick
+_recover = recovery.Recovery.run
 
 
 def boot(worker):
@@ -69,4 +72,14 @@ def tick(worker):
     _tick(worker)
 
 
+def recover(self, table, boot):
+    flag = self._store.data / "bad-page"
+    if flag.exists():
+        suspect = (self._store.data / "index" / "suspect").exists()
+        if flag.read_text() != "once" or not suspect:
+            os.kill(os.getpid(), signal.SIGBUS)
+    return _recover(self, table, boot)
+
+
 mail.MailWorker._boot, mail.MailWorker._tick = boot, tick
+recovery.Recovery.run = recover
