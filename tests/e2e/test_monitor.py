@@ -11,14 +11,17 @@ import shutil
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.clients import deliver, fetch, message
 from tests.support.hub import DEADLINE, Hub, address, free_ports
 from tests.support.live import LiveHub
+from tests.support.wide_hub import Pop3, WideHub, connect
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -40,6 +43,14 @@ def port():
 def live(port):
     with LiveHub(settings=f'[metrics]\naddress = "127.0.0.1:{port}"') as hub:
         yield hub
+
+
+@pytest.fixture(scope="module")
+def safe() -> Iterator[tuple[WideHub, int]]:
+    """A hub with TLS, and the port of its metrics."""
+    (port,) = free_ports(1)
+    with WideHub(["pop3s"], settings=f'[metrics]\naddress = "127.0.0.1:{port}"') as hub:
+        yield hub, port
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
@@ -105,6 +116,40 @@ def test_refusals_and_logins_are_counted_by_their_reason(live, port):
     assert sum(reasons) == grown["metad_refused_total"]
     assert grown['metad_login_attempts_total{result="unknown_user"}'] == 1
     assert grown['metad_login_attempts_total{result="wrong_password"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "label"),
+    [(ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3"), (None, "failed")],
+)
+def test_handshakes_are_counted_by_version_and_the_certificate_by_its_end(
+    safe, version: ssl.TLSVersion | None, label: str
+) -> None:
+    hub, port = safe
+    before = metrics(port)
+    with Pop3(connect(hub.places["pop3s"])) as client:
+        if version is None:
+            client.send(b"no handshake\r\n")
+            client.socket.shutdown(socket.SHUT_WR)
+            assert b"+OK" not in client.rest()
+        else:
+            context = hub.trust
+            context.minimum_version = context.maximum_version = version
+            client.secure(context)
+            client.line()
+    wanted = f'metad_tls_handshakes_total{{result="{label}"}}'
+    after = metrics(port)
+    deadline = time.monotonic() + DEADLINE
+    while after[wanted] == before[wanted]:  # a failed one is counted when the hub has read it
+        assert time.monotonic() < deadline
+        after = metrics(port)
+    counted = [name for name in after if name.startswith("metad_tls_handshakes_total{")]
+    assert {
+        name: after[name] - before[name] for name in counted if name != wanted
+    } == dict.fromkeys(set(counted) - {wanted}, 0)
+    assert after[wanted] == before[wanted] + 1
+    (expiry,) = (value for name, value in after.items() if "certificate_expiry" in name)
+    assert expiry > time.time()
 
 
 def test_the_page_and_its_figures_name_no_user_and_no_address(live, port):
