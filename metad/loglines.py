@@ -10,7 +10,8 @@ Rules of this file:
   once there is room again.
 * Nothing that a client sent is written with a control character in it.
 * Equal lines, and many lines of one client network, are summed up: no client can fill a disk.
-* In the journal the time is left out, and warnings carry their priority (sd-daemon(3)).
+* In the journal the time is left out, and warnings carry their priority (sd-daemon(3)).  Syslog has
+  a form of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from metad.system import syslog
 from metad.system.log_output import LogOutput
 from metad.system.systemd import priority, to_journal
 
@@ -75,6 +77,7 @@ class LogLines:
         self._second = -1
         self._stamp = ""
         self._in_journal = to_journal(fd)
+        self._in_syslog = syslog.is_syslog(fd)
         self._rest = b""  # of a line that was written in part
         self._unreported = 0
         self._summaries = _Summaries()
@@ -156,7 +159,11 @@ class LogLines:
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S ", time.localtime(now))
+            self._stamp = (
+                syslog.stamp(now)
+                if self._in_syslog
+                else time.strftime("%Y-%m-%dT%H:%M:%S ", time.localtime(now))
+            )
         return self._stamp
 
     def flush(self) -> None:

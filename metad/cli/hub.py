@@ -50,7 +50,10 @@ def _file_option(name: str, text: str) -> Callable[[F], F]:
 @hub_options
 @click.option("--detach", is_flag=True, help="Return when the hub is ready; it keeps running.")
 @_file_option("--pid-file", "Write the process id of the hub to FILE while it runs.")
-@_file_option("--log-file", "Append the log to FILE instead of standard error.")
+@_file_option(
+    "--log-file",
+    "Append the log to FILE instead of standard error; /dev/log is syslog, facility mail.",
+)
 @click.option("--dev", is_flag=True, help="A test inbox: temporary data, any recipient.")
 @click.option(
     "--accept", multiple=True, metavar="PATTERN",

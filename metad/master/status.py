@@ -18,6 +18,7 @@ from metad.system import landlock
 from metad.system.counters import KEPT, PER_WORKER, TOTALS
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
+from metad.system.systemd import to_journal
 
 
 def keep_figures(area: SharedArea, row: ProcessRow, code: int) -> None:
@@ -86,6 +87,7 @@ def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) ->
         "generation": pool.generation.number,
         "config": str(given.source) if given.source else None,
         "data": str(given.data),
+        "log": _log_target(hub),
         "chroot": str(given.chroot) if given.chroot else None,
         "landlock": confinement(hub.config),
         **(_space(hub.config) if hub.has_logs else {}),
@@ -101,6 +103,12 @@ def _log(row: Row) -> dict[str, Any]:
     facts = row._asdict() | {"state": row.state.name.lower()}
     facts["live_bytes"] = facts.pop("live_octets")
     return facts
+
+
+def _log_target(hub: Hub) -> str | None:
+    """Where the log goes: a file or socket, "journal", or None: to the one who started the hub."""
+    path = hub.options.log_file.path
+    return str(path) if path else "journal" if to_journal() else None
 
 
 def figures(hub: Hub, rows: list[Row]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Rules of this file:
   with a second name is refused, and ownership goes by descriptor (CVE-2016-1247 was a log file of
   root's behind a link).
 * After a rotation by rename, `reopen` continues in a new file of the same name.
+* A socket, such as /dev/log, is that of a syslog daemon.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import stat
 from pathlib import Path
 
 from metad.errors import CannotCreateError
+from metad.system import syslog
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MODE = 0o640
@@ -58,6 +60,13 @@ def _opened(path: Path) -> tuple[int, bool]:
         return os.open(path, _FLAGS, _MODE), False
 
 
+def _connected(path: Path) -> int:
+    try:
+        return syslog.connect(path)
+    except OSError as error:
+        raise CannotCreateError(f"{path}: {error.strerror}") from None
+
+
 class LogFile:
     """Standard error of the hub; without a path it is whatever the caller gave."""
 
@@ -67,7 +76,7 @@ class LogFile:
     def take(self, owner: tuple[int, int] | None = None) -> None:
         """Send standard error to the file.  Raises CannotCreateError."""
         if self.path is not None:
-            fd = open_log(self.path, owner)
+            fd = _connected(self.path) if self.path.is_socket() else open_log(self.path, owner)
             os.dup2(fd, 2)
             os.close(fd)
 

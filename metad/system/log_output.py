@@ -4,6 +4,7 @@ Standard error is often shared with other programs, so its flags are not ours to
 (O_NONBLOCK belongs to the open file, not to the descriptor).
 
     socket (the journal)   send with MSG_DONTWAIT
+    socket of datagrams    a message of syslog for each line (`syslog`)
     pipe                   pwritev2 with RWF_NOWAIT (Linux 6.4 and later); on older kernels one
                            write of at most PIPE_BUF octets whenever poll finds room
     terminal               opened again, without blocking, before the hub starts (`own_terminal`)
@@ -20,6 +21,8 @@ import select
 import socket
 import stat
 from contextlib import suppress
+
+from metad.system import syslog
 
 # Octets for which poll() promises room in a pipe (pipe(7)).
 PIPE_BUF = select.PIPE_BUF
@@ -45,7 +48,9 @@ class LogOutput:
             mode = os.fstat(fd).st_mode
         except OSError:
             return
-        if stat.S_ISSOCK(mode):
+        if syslog.is_syslog(fd):
+            self._write = syslog.SyslogSocket(fd).write
+        elif stat.S_ISSOCK(mode):
             self._write = self._write_socket
         elif stat.S_ISREG(mode) or not os.get_blocking(fd):
             self._write = self._write_file

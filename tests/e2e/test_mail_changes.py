@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
 
-from metad.errors import EX_DATAERR, EX_NOUSER, EX_TEMPFAIL, EX_USAGE
+from metad.cli.mail.hub_log import HubLog
+from metad.errors import EX_DATAERR, EX_NOUSER, EX_OSERR, EX_TEMPFAIL, EX_USAGE
 from metad.store.ids import NO_ID
 from tests.support.clients import (
     Pop3Line,
@@ -21,6 +23,18 @@ from tests.support.clients import (
 )
 from tests.support.commands import metad
 from tests.support.hub import Hub, address
+
+
+class LoggingHub(Hub):
+    """It writes its log to a file of its own, `its_log`, which its user may replace."""
+
+    def __init__(self, mailboxes: list[str]) -> None:
+        super().__init__(mailboxes)
+        directory = self.home / "logs"
+        directory.mkdir()
+        directory.chmod(0o777)
+        self.its_log = directory / "metad.log"
+        self.options = ["--log-file", str(self.its_log)]
 
 
 def command(hub: Hub, *arguments: str, code: int = 0):
@@ -244,6 +258,46 @@ def test_trace_tells_what_became_of_a_message(hub, boxes):
     assert f"mailbox:    {address(one)}: deleted 20" in text
     assert f"log:        {re.search(f'.*{name}: client.*', hub.log.read_text())[0][:40]}" in text
     assert max(map(len, [line for line in text.splitlines() if not line.startswith("log:")])) <= 80
+
+
+def test_trace_finds_the_session_that_deleted_a_message_in_the_hubs_own_log():
+    with LoggingHub(["ann"]) as hub:
+        with SmtpLine(hub) as smtp:
+            name = smtp.deliver(message(), "ann").split()[-1].decode()
+        fetch(hub, "ann", delete=True)
+
+        def seen() -> list[str]:
+            lines = facts(hub, "mail", "trace", name)[0]["log"]
+            return [re.search(r"metad/(\w+)\[", line)[1] for line in lines]
+
+        assert in_time(lambda: seen() == ["smtp", "pop3"]), seen()
+        text = command(hub, "mail", "trace", name).stdout
+        wanted = rf"^log: .* deleted: client=127\.0\.0\.1, .*user=<{address('ann')}>.*{name}"
+        assert re.search(wanted, text, re.MULTILINE)
+        # After a rotation the lines of before are in the file beside it.
+        hub.its_log.rename(hub.its_log.with_name("metad.log.1"))
+        command(hub, "reload")
+        assert hub.its_log.exists()
+        assert seen() == ["smtp", "pop3"]
+        # A log that is named takes the place of the hub's.
+        assert facts(hub, "mail", "trace", name, "--log", str(hub.config))[0]["log"] == []
+        command(hub, "mail", "trace", name, "--log", "/nowhere", code=EX_OSERR)
+        # Of a mailbox no log is read.
+        assert len(facts(hub, "mail", "trace", address("ann"))) == 1
+
+
+def test_trace_asks_the_journal_for_the_unit_of_the_hub(tmp_path, monkeypatch):
+    program = tmp_path / "journalctl"
+    program.write_text('#!/bin/sh\necho "$@" >"$0.asked"\necho "x abc y"\necho "x def y"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = HubLog(journal=("-u", "metad.service")).about(["abc", "0123"])
+    assert found == {"abc": ["x abc y"], "0123": []}
+    asked = (tmp_path / "journalctl.asked").read_text()
+    assert asked == "--quiet --no-pager -o short-iso -u metad.service -g abc|0123\n"
+    (tmp_path / "journalctl.asked").unlink()
+    assert HubLog(journal=("-u", "metad.service")).about([]) == {}
+    assert not (tmp_path / "journalctl.asked").exists()
 
 
 def test_trace_of_a_mailbox_lists_what_was_deleted_too(hub, mailbox):

@@ -6,7 +6,9 @@ namespaces, or with METAD_TEST_MACHINE=vm in a virtual machine, which takes a qu
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -18,12 +20,14 @@ import pytest
 from tests.support.debian import Debian, need_tree
 from tests.support.guest import (
     CONFIG,
+    FETCH,
     Guest,
     changed,
     drop_in,
     exposure,
     fetched,
     load,
+    python,
     send,
     serve,
     shown,
@@ -38,6 +42,8 @@ from tests.support.sizes import noted
 
 VIRTUAL = os.environ.get("METAD_TEST_MACHINE") == "vm"
 MOST_EXPOSURE = 2.0
+# The last message of alice's mailbox, deleted by POP3.
+DELETE_LAST = FETCH.replace("box.quit()", "box.dele(box.stat()[0]); box.quit()")
 CUT = "power cut" if VIRTUAL else "all killed at once"
 
 
@@ -129,6 +135,28 @@ def test_warnings_carry_their_priority_and_no_line_is_dropped(machine):
     assert "<4>" not in machine.run("journalctl -u metad -o cat")
     machine.run(f"cp /run/kept {config}; systemctl reload metad")
     machine.run("rm -r /run/systemd/journald.conf.d; systemctl restart systemd-journald")
+
+
+def test_the_trace_of_a_message_shows_the_session_that_deleted_it_from_the_journal(machine):
+    send(machine, "traced@test")
+    found = json.loads(machine.run("metad mail trace '<traced@test>' --json"))[0]["id"]
+    python(machine, DELETE_LAST)
+    session = rf"metad/pop3\[\d+\]: deleted: client=127.0.0.1, .*{found}"
+    assert re.search(session, machine.run(f"metad mail trace {found}"))
+
+
+def test_a_hub_that_logs_to_syslog_logs_with_facility_mail(machine):
+    start = machine.run("systemctl cat metad | sed -n 's/^ExecStart=//p'").strip()
+    drop_in(machine, "ExecStart=", f"ExecStart={start} --log-file /dev/log")
+    machine.run("systemctl restart metad")
+    send(machine, "syslog@test")
+    of_mail = "journalctl --sync; journalctl -o json SYSLOG_FACILITY=2"
+    wait_until(machine, f"{of_mail} | grep -q 'syslog@test'")
+    lines = map(json.loads, machine.run(f"{of_mail} | grep syslog@test").splitlines())
+    assert {(one["SYSLOG_IDENTIFIER"], one["PRIORITY"]) for one in lines} == {("metad/smtp", "6")}
+    assert "status=stored" in machine.run("metad mail trace '<syslog@test>'")
+    drop_in(machine)
+    machine.run("systemctl restart metad")
 
 
 def test_a_bad_configuration_is_refused_to_the_caller_of_a_reload(machine):

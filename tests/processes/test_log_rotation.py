@@ -4,9 +4,11 @@ other, and nothing of the hub keeps the old one open."""
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -65,3 +67,39 @@ def test_after_a_rename_and_sighup_the_hub_goes_on_in_a_new_file() -> None:
         # A line may be written just after the reply.
         assert in_time(lambda: counts() == [6, 5]), counts()
         assert log.stat().st_mode & 0o777 == 0o640
+
+
+def read_all(daemon: socket.socket, until: bytes) -> bytes:
+    """What a daemon of syslog gets, up to the message with this."""
+    daemon.settimeout(DEADLINE)
+    got = b""
+    while until not in got:
+        got += daemon.recv(65536) + b"\n"
+    return got
+
+
+def listening(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    daemon.bind(str(path))
+    path.chmod(0o666)
+    return daemon
+
+
+def test_a_hub_logs_to_syslog_and_finds_a_daemon_that_was_restarted() -> None:
+    hub = LiveHub()
+    path = log_directory(hub) / "log"
+    daemon = listening(path)
+    hub.options = ["--log-file", str(path)]
+    with hub:
+        deliver(hub, message(), "alice")
+        got = read_all(daemon, b"status=stored")
+        assert re.search(rb"^<22>\w{3} [ \d]\d \S+ metad/smtp\[\d+\]: \w{32}: client=", got, re.M)
+        assert hub.status()["log"] == str(path)
+        daemon.close()
+        deliver(hub, message(), "alice")  # its line is lost, its mail is not
+        daemon = listening(path)
+        deliver(hub, message(), "alice")
+        read_all(daemon, b"status=stored")
+    with daemon:
+        read_all(daemon, b"stopped")

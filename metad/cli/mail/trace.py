@@ -4,7 +4,7 @@ Rules of this file:
 
 * What it says of now comes from the index, what it says of the past from the records that still lie
   in logs.  If neither does, it reports that.
-* The hub's log, if it is given, is read while the command is still its caller: it may be root's.
+* The hub's log is opened while the command is still its caller: it may be root's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.mail.hub_log import given, of_hub
 from metad.cli.mail.mail import account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.mail.undelete import HEAD
-from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, OsError, RefusedError
+from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, RefusedError
 from metad.store.history import Deletion, History
 from metad.store.ids import time_of
 from metad.store.index import relocation
@@ -42,7 +43,7 @@ Facts = dict[str, Any]
 @hub_options
 @click.option(
     "--log", "logs", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
-    help="Show the lines of this log of the hub about the message too.",
+    help="Show the lines of this log about the message, not of the one that the hub writes.",
 )  # fmt: skip
 @click.option(
     "--last", type=click.IntRange(1), default=_LAST, show_default=True,
@@ -56,32 +57,28 @@ def trace(
     copies lie, when it was deleted or expired, whether its record has been collected.
 
     ID is the one in the 250 reply, the log and POP3's UIDL; a Message-ID makes the command read
-    every log.  Only the hub's log shows which POP3 session deleted a message: give it with --log,
-    or look with journalctl -u metad -g ID.  Times are UTC.  Exit code 65 if nothing is known.
+    every log.  The lines of the running hub's log about the message follow, from its file or the
+    journal: they tell which session deleted it.  Times are UTC.  Exit code 65 if nothing is known.
 
     \b
     Example:
-      metad mail trace 000661f2a1b0c3d40001000200000007 --log /var/log/metad.log
+      metad mail trace 000661f2a1b0c3d40001000200000007
+      metad mail trace alice@example.org --last 20
     """
-    texts = [_read(path) for path in logs]
+    hub_log = given(logs) if logs else of_hub(place)
     data = place.enter()
     notes: list[str] = []
     account = None if _ID.fullmatch(what) else _account(data, what)
     with mail_store(data) as store, UserDatabase(data / "users") as users:
         tracer = Tracer(store, users, notes)
         if account is not None:
+            hub_log.about(())
             return _show_mailbox(tracer.mailbox(account, last), account, notes, as_json=as_json)
         found = tracer.by_id(what) if _ID.fullmatch(what) else tracer.by_message_id(what)
+    lines = hub_log.about([one["id"] for one in found])
     for one in found:
-        one["log"] = [line for text in texts for line in text if one["id"] in line]
+        one["log"] = lines[one["id"]]
     return _show_messages(found, what, notes, as_json=as_json)
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8", "replace").splitlines()
-    except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
 
 
 def _account(data: Path, address: str) -> Account | None:
