@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from metad.layers.logs import LogLayer
 from metad.store import hub_time
 from metad.store.index import state as index_state
 from metad.store.log_table import LogTable
@@ -123,6 +124,10 @@ class Hub:
             cells[at] = 0
         for at in range(PENDING, PENDING + ROWS * PENDING_CELLS):
             cells[at] = 0
+
+    def make_layer(self, worker: Worker) -> Any:
+        """What that worker serves mail with."""
+        return LogLayer()
 
     # -- who is there
 

@@ -109,7 +109,7 @@ def at_rest(hub: Hub) -> bool:
     if master is None or not master.serving or master.recovering or collector is None:
         return False
     workers = hub.workers()
-    committers = [worker.layer.committer for worker in workers]
+    committers = [worker.log.committer for worker in workers]
     return (
         collector.idle
         and len(workers) == hub.slots
@@ -141,9 +141,15 @@ class Verdict:
         self._judge = judge
 
     def give(self, clients: Clients) -> None:
+        self.give_store()
+        for backup in clients.backups:
+            if backup.code == 0:
+                self._check_backup(backup)
+
+    def give_store(self) -> None:
         hub = self._hub
-        layer = hub.workers()[0].layer
-        self._judge.ledger.check(View(layer.index, layer.reader))
+        log = hub.workers()[0].log
+        self._judge.ledger.check(View(log.index, log.reader))
         self._judge.look_at_table()
         self._stop()
         self._recover()  # what no seal could be written to is ended now, as at the next start
@@ -154,9 +160,6 @@ class Verdict:
         for what, one, other in zip(("entries", "places", "logs"), before, after, strict=True):
             assert one == other, f"rebuilt {what} differ: {difference(one, other)}"
         self._check_store(hub.store)
-        for backup in clients.backups:
-            if backup.code == 0:
-                self._check_backup(backup)
 
     def _stop(self) -> None:
         hub = self._hub

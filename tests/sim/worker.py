@@ -34,8 +34,14 @@ class Worker(Process):
         self.slot = slot
         row[Cell.SLOT] = slot
         self.loop = Loop(self.scheduler)
-        self.layer = LogLayer()
+        self.layer: Any = hub.make_layer(self)
         self.ready = False
+
+    @property
+    def log(self) -> LogLayer:
+        """The layer of logs, within the cluster's if there is one."""
+        log: LogLayer = getattr(self.layer, "log", self.layer)
+        return log
 
     def work(self) -> int:
         hub = self.hub
@@ -56,6 +62,8 @@ class Worker(Process):
             self.report(f"cannot start: {error}")
             return 1
         self._note_refusals()
+        if self.log is not self.layer:
+            self.layer.serve_peers(None)
         self.ready = True
         self._tick()
         self.loop.run()
@@ -69,7 +77,7 @@ class Worker(Process):
         self.loop.call_later(TICK_SECONDS, self._tick)
 
     def _note_refusals(self) -> None:
-        feed = self.layer.feed
+        feed = self.log.feed
         real = feed.enter
 
         def enter(*batches: Batch) -> None:
