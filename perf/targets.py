@@ -34,6 +34,10 @@ class Cell:
     value: Callable[[Facts], float]
     unit: str = " x"
     is_most: bool = False
+    # Where a comparison stands in the results.
+    part: str = ""
+    load: str = ""
+    peer: str = ""
 
     def is_met(self, value: float) -> bool:
         return value <= self.goal if self.is_most else value >= self.goal
@@ -57,17 +61,18 @@ def _cpu(load: str, peer: str) -> Callable[[Facts], float]:
     return value
 
 
+def _beside(title: str, goal: float, part: str, load: str, peer: str) -> Cell:
+    value = _against(part, load, peer)
+    return Cell(title, "peers", goal, value, part=part, load=load, peer=peer)
+
+
 def _smtp(title: str, peer: str, goals: dict[str, float]) -> list[Cell]:
-    return [
-        Cell(f"{title}: {load}", "peers", goal, _against("smtp", load, peer))
-        for load, goal in goals.items()
-    ]
+    return [_beside(f"{title}: {load}", goal, "smtp", load, peer) for load, goal in goals.items()]
 
 
 def _pop3(goals: dict[str, float]) -> list[Cell]:
-    peer = "dovecot-mdbox"
     return [
-        Cell(f"POP3 against Dovecot mdbox: {load}", "peers", goal, _against("pop3", load, peer))
+        _beside(f"POP3 against Dovecot mdbox: {load}", goal, "pop3", load, "dovecot-mdbox")
         for load, goal in goals.items()
     ]
 
@@ -105,7 +110,7 @@ CELLS = (
     *_pop3({"20 x 500 B": 1.4, "20 x 5 KB": 1.6, "pipelined": 1.15}),
     Cell(
         "POP3, CPU of a message, of Dovecot's", "peers", 0.55,
-        _cpu("20 x 500 B", "dovecot-mdbox"), is_most=True,
+        _cpu("20 x 500 B", "dovecot-mdbox"), " x", True, "pop3", "20 x 500 B", "dovecot-mdbox",
     ),
     *_pop3({"polls 20": 17.0, "polls left": 15.0}),
     Cell("p99 of a mail at half load, 100 connections", "breadth", 10.0, _half, " ms", True),
@@ -131,18 +136,42 @@ def rows(found: Results) -> list[list[str]]:
     for cell in CELLS:
         try:
             value = cell.value(found[cell.program])
-        except (KeyError, ValueError):
-            lines.append([cell.title, "–", _number(cell.goal) + cell.unit, "not measured"])
+        except (KeyError, ValueError, ZeroDivisionError):
+            verdict = f"not measured: {_why_not(cell, found)}"
+            lines.append([cell.title, "–", _goal(cell), verdict])
             continue
-        lines.append([cell.title, _number(value) + cell.unit, *_verdict(cell, value)])
+        lines.append([cell.title, _number(value) + cell.unit, _goal(cell), _verdict(cell, value)])
     return lines
 
 
-def _verdict(cell: Cell, value: float) -> list[str]:
+def _goal(cell: Cell) -> str:
     if not cell.goal:
-        return ["–", "–"]
-    goal = ("at most " if cell.is_most else "at least ") + _number(cell.goal) + cell.unit
-    return [goal, "met" if cell.is_met(value) else f"{value / cell.goal:.0%} of it"]
+        return "none"
+    return ("at most " if cell.is_most else "at least ") + _number(cell.goal) + cell.unit
+
+
+def _verdict(cell: Cell, value: float) -> str:
+    if not cell.goal:
+        return "–"
+    if cell.is_met(value):
+        return "met"
+    reached = value / cell.goal
+    return f"not met: {reached:.2f} times it" if cell.is_most else f"not met: {reached:.0%} of it"
+
+
+def _why_not(cell: Cell, found: Results) -> str:
+    """Why the results have no figure, as far as they tell."""
+    facts = found.get(cell.program)
+    if facts is None:
+        return f"there is no result of {cell.program}"
+    for name in (cell.peer, "metad"):
+        for line in facts.get("absent", ()):
+            if name and line.startswith(f"{name}:"):
+                return line
+        row = facts.get(cell.part, {}).get(cell.load, {}).get(name, {})
+        if "error" in row:
+            return f"{name} failed: {row['error'].splitlines()[0][:120]}"
+    return f"that run of {cell.program} left it out"
 
 
 def _number(value: float) -> str:
@@ -150,9 +179,21 @@ def _number(value: float) -> str:
 
 
 def text(found: Results) -> str:
-    sources = [f"{name} of {facts['machine']['date']}" for name, facts in found.items()]
-    head = ["metad", "measured", "aim", ""]
-    return f"From {', '.join(sources) or 'no results'}.\n\n{table(head, rows(found))}"
+    machines = {name: facts["machine"] for name, facts in found.items()}
+    sources = [
+        f"{name} of {machine['date']} (load {machine['load'][0]:.1f} at the start)"
+        for name, machine in machines.items()
+    ]
+    lines = rows(found)
+    verdicts = [line[3] for line in lines]
+    met = verdicts.count("met")
+    missed = sum(verdict.startswith("not met") for verdict in verdicts)
+    unknown = sum(verdict.startswith("not measured") for verdict in verdicts)
+    head = ["metad", "measured", "aim", "verdict"]
+    return (
+        f"From {', '.join(sources) or 'no results'}: {met} aims met, {missed} not, "
+        f"{unknown} not measured.\n\n{table(head, lines)}"
+    )
 
 
 def main() -> int:
