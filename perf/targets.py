@@ -19,6 +19,7 @@ from typing import Any
 from perf.docs import put
 from perf.peers.report import table
 
+NO_AIM = "none"
 RESULTS = Path(__file__).parent / "results"
 Facts = dict[str, Any]
 Results = dict[str, Facts]  # by program
@@ -59,6 +60,17 @@ def _cpu(load: str, peer: str) -> Callable[[Facts], float]:
         return float(row["metad"]["cpu_us"] / row[peer]["cpu_us"])
 
     return value
+
+
+def _bound(bound: str, load: str) -> Cell:
+    """What a server that does next to nothing reaches of smtp-sink's rate: no aim."""
+
+    def value(facts: Facts) -> float:
+        row = facts["smtp"][load]
+        return float(row[bound]["rate"] / row["smtp-sink"]["rate"])
+
+    title = f"{BOUNDS[bound]}, against smtp-sink: {load}"
+    return Cell(title, "peers", 0.0, value, part="smtp", load=load, peer=bound)
 
 
 def _beside(title: str, goal: float, part: str, load: str, peer: str) -> Cell:
@@ -103,8 +115,14 @@ def _slow_disk(delay: int) -> Callable[[Facts], float]:
 
 SINK = {"20": 0.65, "100": 0.75, "pipelined 20": 0.42, "1": 0.65, "per mail": 0.55}
 POSTFIX = {"1": 4.0, "20": 15.0, "100": 25.0, "pipelined 20": 20.0, "per mail": 7.0, "50 KB": 6.0}
+BOUNDS = {
+    "constants": "bound: uvloop, constant answers",
+    "syncs": "bound: constant answers, a sync each",
+}
 CELLS = (
     *_smtp("against smtp-sink, which stores nothing", "smtp-sink", SINK),
+    *(_bound("constants", load) for load in SINK),
+    *(_bound("syncs", load) for load in ("1", "pipelined 1")),
     *_smtp("against Postfix, delivered", "postfix", POSTFIX),
     *_smtp("against Postfix + Dovecot LMTP, delivered", "postfix-dovecot", {"20": 35, "100": 55}),
     *_pop3({"20 x 500 B": 1.4, "20 x 5 KB": 1.6, "pipelined": 1.15}),
@@ -146,7 +164,7 @@ def rows(found: Results) -> list[list[str]]:
 
 def _goal(cell: Cell) -> str:
     if not cell.goal:
-        return "none"
+        return NO_AIM
     return ("at most " if cell.is_most else "at least ") + _number(cell.goal) + cell.unit
 
 
@@ -167,7 +185,7 @@ def _why_not(cell: Cell, found: Results) -> str:
     for name in (cell.peer, "metad"):
         for line in facts.get("absent", ()):
             if name and line.startswith(f"{name}:"):
-                return line
+                return str(line)
         row = facts.get(cell.part, {}).get(cell.load, {}).get(name, {})
         if "error" in row:
             return f"{name} failed: {row['error'].splitlines()[0][:120]}"
@@ -185,7 +203,7 @@ def text(found: Results) -> str:
         for name, machine in machines.items()
     ]
     lines = rows(found)
-    verdicts = [line[3] for line in lines]
+    verdicts = [line[3] for line in lines if line[2] != NO_AIM]
     met = verdicts.count("met")
     missed = sum(verdict.startswith("not met") for verdict in verdicts)
     unknown = sum(verdict.startswith("not measured") for verdict in verdicts)

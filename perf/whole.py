@@ -18,7 +18,7 @@ from pathlib import Path
 from perf import harness
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = "metad,smtp-sink,postfix,postfix-dovecot,dovecot-mdbox,haraka"
+PEERS = "metad,constants,syncs,smtp-sink,postfix,postfix-dovecot,dovecot-mdbox,haraka"
 # Minutes of 20 for each program.  Making the full store is in none of them: about three more.
 SHARES = {"peers": 8.5, "breadth": 4.0, "paper": 1.5, "day": 1.5}
 STORE_MINUTES = 4.0

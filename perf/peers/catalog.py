@@ -240,9 +240,30 @@ def aiosmtpd(name: str, where: Path) -> Iterator[Peer]:
         yield Peer(name, account, where, smtp=port, delivered=delivered)
 
 
+@contextlib.contextmanager
+def constants(name: str, where: Path, *, syncs: bool = False) -> Iterator[Peer]:
+    """No peer but a bound; needs nothing that metad does not."""
+    _prepare(where)
+    (port,) = harness.free_ports(1)
+    command = [sys.executable, "-m", "perf.peers.constants", str(port), str(WORKERS)]
+    command += [str(where)] * syncs
+    environment = {"PYTHONPATH": str(harness.TOP)}
+    with _account(name) as account, started(account, command, environment, [port], where / "log"):
+        yield Peer(name, account, where, smtp=port)
+
+
+def syncing_constants(name: str, where: Path) -> AbstractContextManager[Peer]:
+    return constants(name, where, syncs=True)
+
+
 PLAIN = ("1", "20", "100", "50 KB", "per mail")  # not pipelined
 KINDS = {
     "metad": Kind("metad", metad, pop3=True, has_left=True),
+    "constants": Kind("bound: uvloop, constant answers", constants),
+    # Of more connections group commit makes more than one sync each.
+    "syncs": Kind(
+        "bound: constant answers, a sync each", syncing_constants, loads=("1", "pipelined 1")
+    ),
     "smtp-sink": Kind("smtp-sink (stores nothing)", smtp_sink),
     "postfix": Kind("Postfix, Maildir", postfix),
     "postfix-dovecot": Kind("Postfix + Dovecot LMTP", postfix_dovecot),

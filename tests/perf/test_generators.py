@@ -3,15 +3,17 @@
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from perf import generator, state
+from perf import generator, harness, state
 from perf.docs import put
 from perf.generator import GeneratorError, Pop3, Smtp
+from perf.peers.peer import await_greeting
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler"
@@ -224,6 +226,25 @@ def test_a_plan_that_is_none_is_refused(tmp_path):
     command = [generator.program("smtp-load"), "--plan", str(plan)]
     with pytest.raises(GeneratorError, match="line 1"):
         generator.run(command)
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_the_bound_answers_every_message(tmp_path, pipeline):
+    (port,) = harness.free_ports(1)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "perf.peers.constants", str(port), "1", str(tmp_path)]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=root, stdout=output, stderr=output)
+    try:
+        await_greeting(port, server, log)
+        report = Smtp(3, 10, 500, pipeline).run(port, USERS)
+    finally:
+        server.kill()
+        server.wait()
+    assert report.count == 10
+    (kept,) = tmp_path.glob("mail-*")
+    assert b"X-Load" in kept.read_bytes()[:5000]
 
 
 def test_tables_go_into_their_place_and_nowhere_else(tmp_path):

@@ -12,14 +12,17 @@ def peers() -> dict:
     """Results in which metad is twice as fast as each peer, with half of its CPU."""
 
     def row(*names: str) -> dict:
-        found = {name: {"delivered": 100.0, "cpu_us": 40.0} for name in names}
+        found = {name: {"rate": 100.0, "delivered": 100.0, "cpu_us": 40.0} for name in names}
         return found | {"metad": {"delivered": 200.0, "cpu_us": 20.0}}
 
     smtp = ("1", "20", "100", "50 KB", "per mail", "pipelined 1", "pipelined 20")
     pop3 = ("20 x 500 B", "20 x 5 KB", "pipelined", "polls 20", "polls left")
     return {
         "machine": {"date": "2026-11-28", "load": [0.1, 0.1, 0.1]},
-        "smtp": {load: row("smtp-sink", "postfix", "postfix-dovecot") for load in smtp},
+        "smtp": {
+            load: row("smtp-sink", "postfix", "postfix-dovecot", "constants", "syncs")
+            for load in smtp
+        },
         "pop3": {load: row("dovecot-mdbox") for load in pop3},
     }
 
