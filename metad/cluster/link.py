@@ -245,6 +245,7 @@ class Link:
         self._outgoing.clear()
         self._serving.clear()
         self._closed(self)
+        self._node.ended(self)
         self._asking.fail_all(reason)
 
     def _name(self) -> str:

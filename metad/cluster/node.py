@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from metad.cluster.serving import Reply
+from metad.cluster.serving import Asker, Reply
 from metad.cluster.view import View
 
 Handler = Callable[[int, bytes, Reply], None]
@@ -30,7 +30,8 @@ class Node:
 
     `clock` counts on while the machine sleeps (CLOCK_BOOTTIME), in seconds.  `adopt` makes a view
     durable and current, or raises ClusterError or OSError.  `handler` takes a request: kind, body,
-    reply.  `report` takes lines for the log.
+    reply.  `report` takes lines for the log.  `ended` is told of
+    each link that is closed, as `Reply.link` had it.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Node:
     report: Callable[[str], None]
     clock: Callable[[], float]
     hub_time_us: Callable[[], int]
+    ended: Callable[[Asker], None] = lambda link: None
 
 
 class Phase(IntEnum):

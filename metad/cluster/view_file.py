@@ -13,13 +13,19 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from metad.cluster.view import View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_VIEW
 from metad.system.osio import Osio, read_file, write_file
+
+Switch = Callable[[View], None]
+
+
+def _leave(view: View) -> None:
+    """What uses the view finds it in the file."""
 
 
 class ViewFile:
@@ -30,8 +36,10 @@ class ViewFile:
         self._path = path
         self._durable = b""  # the digest of the view that this object made durable
 
-    def load(self) -> View | None:
+    def load(self, switch: Switch = _leave) -> View | None:
         """The view, durable now; None if this node was never in a cluster.
+
+        `switch` is called with it, while no other process can store another one.
 
         Raises ClusterError if the file is damaged, and OSError.
         """
@@ -39,17 +47,21 @@ class ViewFile:
             view = self._read()
             if view is not None:  # it may have been renamed by a process that was killed then
                 self._write(view)
+                switch(view)
         return view
 
-    def keep(self, view: View) -> None:
-        """Make `view` durable.  Raises ClusterError if the file has a newer view or another one of
-        this epoch, and OSError."""
+    def keep(self, view: View, switch: Switch = _leave) -> None:
+        """Make `view` durable, then `switch` as `load` does.
+
+        Raises ClusterError if the file has a newer view or another one of this epoch, and OSError.
+        """
         with self._locked():
             old = self._read()
             self._refuse_backwards(view, old)
             # A view that another process wrote may have its name only until the power fails.
             if old is None or not old.digest == view.digest == self._durable:
                 self._write(view)
+            switch(view)
 
     def _refuse_backwards(self, view: View, old: View | None) -> None:
         if old is None:

@@ -111,7 +111,7 @@ class Bench:
     def start(self) -> None:
         suite = self._suite
         open_or_make_store(Osio(), self.data)
-        area, semaphore = _shared()
+        area, semaphore = private_area()
         hub_time.begin(Osio(), area, 0)
         context = LayerContext(
             data=self.data,
@@ -173,17 +173,7 @@ class Bench:
 
     def envelope(self, mailboxes: Sequence[int], message: bytes) -> Envelope:
         """The envelope that a worker would make for `message`."""
-        layer = self.its_layer
-        layer.check_space()
-        layer.transaction_started()
-        for mailbox in mailboxes:
-            layer.check_mailbox(mailbox)
-        recipients = tuple(Recipient(one, f"user{one}@example.org") for one in mailboxes)
-        dots = len(re.findall(rb"(?m)^\.", message))
-        return Envelope(
-            layer.next_id(), "192.0.2.1", "client.example.org", SENDER, recipients, TRACE,
-            len(message), dots,
-        )  # fmt: skip
+        return make_envelope(self.its_layer, mailboxes, message)
 
     def put(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> None:
         """A message that must be taken."""
@@ -227,6 +217,20 @@ class Sent:
         return called
 
 
+def make_envelope(layer: Layer, mailboxes: Sequence[int], message: bytes) -> Envelope:
+    """What a worker has asked of a layer before a message, and the envelope that it would make."""
+    layer.check_space()
+    layer.transaction_started()
+    for mailbox in mailboxes:
+        layer.check_mailbox(mailbox)
+    recipients = tuple(Recipient(one, f"user{one}@example.org") for one in mailboxes)
+    dots = len(re.findall(rb"(?m)^\.", message))
+    return Envelope(
+        layer.next_id(), "192.0.2.1", "client.example.org", SENDER, recipients, TRACE,
+        len(message), dots,
+    )  # fmt: skip
+
+
 def demand(so: bool, otherwise: str) -> None:
     """As `assert`, which -O would take away."""
     if not so:
@@ -238,7 +242,7 @@ def stuff(message: bytes) -> bytes:
     return re.sub(rb"(?m)^\.", b"..", message) + b".\r\n"
 
 
-def _shared() -> tuple[SharedArea, posix_ipc.Semaphore]:
+def private_area() -> tuple[SharedArea, posix_ipc.Semaphore]:
     """Private shared memory; it goes with this process."""
     global _serial
     _serial += 1

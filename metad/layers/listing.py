@@ -88,6 +88,11 @@ class Listing:
             return exact[:1] or recent[:1]
         return recent[:late]
 
+    @property
+    def packed(self) -> bytes | bytearray:
+        """The entries, once it is complete: ids, each with four bytes of its size."""
+        return self._packed
+
     def size(self, number: int) -> int:
         octets: int = _OCTETS.unpack_from(self._packed, number * _ENTRY - 4)[0]
         return octets

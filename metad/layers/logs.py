@@ -26,9 +26,10 @@ from metad.layers.base import (
 )
 from metad.layers.imported_ids import REMEMBERED, ImportedIds
 from metad.layers.listing import Listing
+from metad.layers.message_record import append_message
 from metad.layers.spool import SpooledBody, SpooledIncoming
 from metad.limits import CHUNK_MEMORY, COLLECTOR_LOGS
-from metad.protocol.trace import IN_FRONT_SIZE, in_front
+from metad.protocol.trace import in_front
 from metad.store.ballast import Ballast
 from metad.store.commit.committer import Committer
 from metad.store.commit.figures import CommitFigures
@@ -39,7 +40,7 @@ from metad.store.index.index import LISTING_ENTRY
 from metad.store.index.rows import LogCounts
 from metad.store.log import record
 from metad.store.log.alignment import alignment
-from metad.store.log.encode import Append, append_deletion
+from metad.store.log.encode import append_deletion
 from metad.store.log.place import Place
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_chain import FOR_DELETIONS, LogChain
@@ -202,7 +203,9 @@ class LogLayer(Layer):
             super().deliver(envelope, body, done)
             return
 
-        item = _append(envelope, (envelope.trace, body), len(body), done, self.osio.time_ns())
+        item = append_message(
+            envelope, (envelope.trace, body), len(body), done, self.osio.time_ns()
+        )
         item.held = held
         self.committer.submit(item)
 
@@ -248,36 +251,10 @@ class LogIncoming(SpooledIncoming):
         trace = envelope.trace
         parts = (trace, *self.parts) if self.in_memory else None
         now_ns = self._layer.osio.time_ns()
-        item = _append(envelope, parts, self.size, self.finished(done), now_ns)
+        item = append_message(envelope, parts, self.size, self.finished(done), now_ns)
         if parts is None:
             item.spooled = SpooledBody(trace, self)
         self._layer.committer.submit(item)
-
-
-def _append(
-    envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done, now_ns: int
-) -> Append:
-    """The record of a message, with the exact size that each mailbox will show.
-
-    `wire_octets`: those of the body, without the trace.  `now_ns`: the wall clock, whatever hub
-    time is: expiry goes by when the message really came.
-    """
-    message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
-    trace_octets = len(trace)
-    octets += IN_FRONT_SIZE + len(sender.encode()) + trace_octets
-    shown: tuple[record.Recipient, ...]
-    if len(given) == 1:  # nearly all there are
-        ((mailbox, address),) = given
-        shown = (_new(record.Recipient, (mailbox, address, octets + len(address.encode()))),)
-    else:
-        shown = tuple([record.Recipient(m, a, octets + len(a.encode())) for m, a in given])
-    if not time_us:
-        time_us = now_ns // 1000
-    kept = (time_us, client, helo, sender, shown, stuffed, uid)
-    packed = record.pack_envelope(_new(record.Envelope, kept))
-    item = Append(message_id, packed, parts, trace_octets + wire_octets, done, shown)
-    item.uid = uid
-    return item
 
 
 class LogMaildrop(Maildrop):

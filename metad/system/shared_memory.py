@@ -5,6 +5,7 @@
        1    offset of hub time to the boot-time clock, in ns (two's complement)
        2    hub state: 1 starting, 2 serving, 3 draining
        3    1: the wall clock is implausibly far ahead (metad.store.hub_time)
+       4    the epoch of the cluster's view that is in force (metad.cluster.current_view)
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -263,6 +264,11 @@ class SharedArea:
     def clock_cell(self) -> memoryview:
         """The cell of the offset, for frequent readers of hub time."""
         return self.cells[1:2]
+
+    @property
+    def epoch_cell(self) -> memoryview:
+        """The cell of the epoch in force."""
+        return self.cells[4:5]
 
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)

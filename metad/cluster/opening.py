@@ -1,0 +1,236 @@
+"""Rules Read and Lock: one mailbox as all members together have it.
+
+    start -> lock at the home, or the next in line -> LIST to all, own list -> done(Opened)
+
+Rules of this file:
+
+* The list is the union of what was heard, without the tombstones that were heard.
+* If too many members did not answer, there is no list: a short one is never shown.
+* A listing that took longer than `LISTING_S` is discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import msgpack
+
+from metad.cluster import rules
+from metad.cluster.answers import Answer, Answered, LinkFailed, Refused
+from metad.cluster.frames import Kind
+from metad.cluster.peers import Peers
+from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
+
+PATIENCE_S = 1.0
+LISTING_S = 2.0
+ID_SIZE = 16
+ENTRY_SIZE = ID_SIZE + 4
+
+
+class Listed(NamedTuple):
+    """What one member has of a mailbox: entries (id, 4 bytes of size) in the order of their ids,
+    ids of tombstones, unique ids of imported messages."""
+
+    entries: bytes
+    tombstones: bytes = b""
+    uids: dict[bytes, str] = {}  # noqa: RUF012 - never changed
+
+    def pack(self) -> bytes:
+        packed: bytes = msgpack.packb((self.entries, self.tombstones, self.uids))
+        return packed
+
+
+def unpack_listed(body: bytes) -> Listed:
+    """Raises ClusterError."""
+    try:
+        entries, tombstones, uids = msgpack.unpackb(body, strict_map_key=False)
+        if len(entries) % ENTRY_SIZE or len(tombstones) % ID_SIZE:
+            raise ValueError("torn")
+        return Listed(
+            bytes(entries), bytes(tombstones), {bytes(k): str(v) for k, v in uids.items()}
+        )
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise ClusterError(f"not a listing: {error}") from None
+
+
+@dataclass(slots=True)
+class Opened:
+    """A mailbox for one session.  `holders`: who else has a message that is not here.
+
+    `lock`: the member that keeps the mailbox's lock.
+    """
+
+    lock: int
+    entries: list[bytes]
+    holders: dict[bytes, list[int]] = field(default_factory=dict)
+    uids: dict[bytes, str] = field(default_factory=dict)
+
+
+class OwnMailbox(Protocol):
+    """The mailbox as this node has it."""
+
+    def lock(self) -> bool: ...
+
+    def unlock(self) -> None: ...
+
+    def list(self, done: Callable[[Listed | RefusedError], None]) -> None:
+        """All that was acknowledged before this call is in it.  `done` may be called at once."""
+
+
+Done = Callable[[Opened | RefusedError], None]
+
+
+class Opening:
+    """One session's way to its mailbox."""
+
+    def __init__(self, peers: Peers, mailbox: int, own: OwnMailbox, done: Done) -> None:
+        """`done` is called once; with an error, no lock is held."""
+        self._peers = peers
+        self._mailbox = mailbox
+        self._own = own
+        self._done = done
+        self._view = peers.view()
+        self._began = 0.0
+        self._lock = 0
+        self._heard: dict[int, Listed] = {}
+        self._entering: set[int] = set()
+        self._waiting: set[int] = set()
+        self._over = False
+
+    @property
+    def _body(self) -> list[bytes]:
+        return [self._mailbox.to_bytes(4, "big")]
+
+    def start(self) -> None:
+        if self._peers.number not in self._view.active:
+            self._fail(RefusedError("this node is not an active member of its cluster"))
+            return
+        self._lock_at(list(self._view.line(self._mailbox)))
+
+    # -- the lock
+
+    def _lock_at(self, line: list[int]) -> None:
+        """Ask the first of `line` for the lock, the next one if it cannot be reached."""
+        member, *rest = line
+        if member == self._peers.number:
+            if self._own.lock():
+                self._locked(member)
+            else:
+                self._fail(MailboxInUseError())
+            return
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, Answered):
+                self._locked(member)
+            elif isinstance(answer, Refused):
+                self._fail(MailboxInUseError())
+            elif isinstance(answer, LinkFailed) and rest:
+                self._lock_at(rest)
+            else:
+                self._fail(RefusedError("the cluster's view changes"))
+
+        self._peers.request(member, Kind.LOCK, self._body, answered, PATIENCE_S)
+
+    def _locked(self, member: int) -> None:
+        self._lock = member
+        self._began = self._peers.now()
+        view, own = self._view, self._peers.number
+        self._waiting = {*view.active, *view.entering, own}
+        for other in sorted(self._waiting - {own}):
+            self._peers.request(other, Kind.LIST, self._body, self._on_list(other), PATIENCE_S)
+        self._own.list(self._own_listed)
+
+    # -- the lists
+
+    def _own_listed(self, listed: Listed | RefusedError) -> None:
+        if isinstance(listed, RefusedError):
+            self._fail(listed)
+        else:
+            self._heard[self._peers.number] = listed
+            self._came(self._peers.number)
+
+    def _on_list(self, member: int) -> Callable[[Answer], None]:
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, Answered):
+                if member in self._view.entering:
+                    self._entering.add(member)  # only its epoch counts, not its mail
+                else:
+                    try:
+                        self._heard[member] = unpack_listed(answer.body)
+                    except ClusterError as error:
+                        self._fail(RefusedError(f"member {member}: {error}"))
+            self._came(member)
+
+        return answered
+
+    def _came(self, member: int) -> None:
+        self._waiting.discard(member)
+        if self._waiting or self._over:
+            return
+        view, heard = self._view, set(self._heard)
+        if self._peers.view() is not view:
+            self._fail(RefusedError("the cluster's view changes"))
+        elif self._peers.now() - self._began > LISTING_S:
+            self._fail(BehindError())
+        elif not rules.may_list(view, heard, self._entering, has_word=self._peers.has_word()):
+            self._fail(RefusedError(_unheard(view.active, heard)))
+        else:
+            self._finish(self._union())
+
+    def _union(self) -> Opened:
+        own = self._heard[self._peers.number]
+        gone = {one for each in self._heard.values() for one in _split(each.tombstones, ID_SIZE)}
+        opened = Opened(self._lock, [], {}, {})
+        others = [each for number, each in self._heard.items() if number != self._peers.number]
+        if not gone and all(each.entries == own.entries for each in others):
+            opened.entries = _split(own.entries, ENTRY_SIZE)
+        else:
+            found = {one[:ID_SIZE]: one for one in _split(own.entries, ENTRY_SIZE)}
+            self._add_others(found, opened.holders)
+            opened.entries = [found[one] for one in sorted(found.keys() - gone)]
+        for each in self._heard.values():
+            opened.uids |= each.uids
+        return opened
+
+    def _add_others(self, found: dict[bytes, bytes], holders: dict[bytes, list[int]]) -> None:
+        here = set(found)
+        for number, each in self._heard.items():
+            for one in _split(each.entries, ENTRY_SIZE):
+                message_id = one[:ID_SIZE]
+                if message_id not in here:
+                    found[message_id] = one
+                    holders.setdefault(message_id, []).append(number)
+
+    # -- the end
+
+    def _fail(self, error: RefusedError) -> None:
+        if self._over:
+            return
+        if self._lock:
+            unlock(self._peers, self._own, self._lock, self._mailbox)
+        self._over = True
+        self._done(error)
+
+    def _finish(self, opened: Opened) -> None:
+        self._over = True
+        self._done(opened)
+
+
+def unlock(peers: Peers, own: OwnMailbox, lock: int, mailbox: int) -> None:
+    """Release the lock of a mailbox at the member that keeps it."""
+    if lock == peers.number:
+        own.unlock()
+    else:
+        body = [mailbox.to_bytes(4, "big")]
+        peers.request(lock, Kind.UNLOCK, body, lambda answer: None, PATIENCE_S)
+
+
+def _split(packed: bytes, size: int) -> list[bytes]:
+    return [packed[at : at + size] for at in range(0, len(packed), size)]
+
+
+def _unheard(active: tuple[int, ...], heard: set[int]) -> str:
+    names = ", ".join(str(one) for one in active if one not in heard)
+    return f"members {names} of the cluster do not answer"

@@ -1,0 +1,248 @@
+"""The log layer on a node of a cluster: mail is on `copies` members, and any of them serves all.
+
+    mail in    own record and COPY to peers (layers.cluster_outgoing); 250 when enough have it
+    mail out   the union of all members' lists (cluster.opening); bodies from here or from a holder
+    deletions  own record and DELETE to all members (layers.merged_mailbox)
+
+What other members ask of this node, layers.peer_requests answers.
+
+Rules of this file:
+
+* Where too few members have a message, a tombstone for it is durable here before the 451: a member
+  that stored it learns that it was refused.
+* An id is given once.  A retry carries the same id.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Protocol, cast
+
+from metad.cluster.answers import Answer
+from metad.cluster.current_view import CurrentView
+from metad.cluster.frames import Kind
+from metad.cluster.hello import START_SIZE
+from metad.cluster.identity import VIEW, directory, load_contexts
+from metad.cluster.node import Node
+from metad.cluster.opening import Opened, Opening
+from metad.cluster.peers import Answered, Peers
+from metad.cluster.transport import Links
+from metad.cluster.view import View
+from metad.cluster.view_file import ViewFile
+from metad.errors import NoSpaceError, RefusedError
+from metad.layers import base
+from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
+from metad.layers.cluster_outgoing import COPY_PATIENCE, ClusterIncoming, Outgoing
+from metad.layers.logs import DELETIONS_PER_RECORD, FIRST_SLOT, LogLayer
+from metad.layers.merged_mailbox import MergedMaildrop
+from metad.layers.own_mailbox import OwnMailbox
+from metad.layers.peer_requests import PeerRequests
+from metad.layers.tombstone_pull import TombstonePull
+from metad.limits import CHUNK_MEMORY
+from metad.store.ids import ID_SIZE
+from metad.store.index.tombstone_rows import TOLD_SIZE
+from metad.store.index.tombstones import Tombstones
+from metad.store.log import record
+from metad.store.log.encode import append_deletion
+from metad.system.osio import Buffer
+from metad.system.shared_memory import Cell
+
+
+class Server(Protocol):
+    """What accepts links until it is closed."""
+
+    def close(self) -> None: ...
+
+
+class ClusterLayer(Layer):
+    """The store of one worker on a node of a cluster."""
+
+    name = "log"
+    opens_later = True
+
+    def start(self, context: LayerContext) -> None:
+        log = self.log = LogLayer()
+        log.start(context)
+        place = directory(context.data)
+        self._current = CurrentView(ViewFile(log.osio, str(place / VIEW)), context.area.epoch_cell)
+        self.tombstones = Tombstones(log.index)
+        self.requests = PeerRequests(self, context.runtime.start_thread("peer reads"))
+        self.links = self._make_links(context)
+        self.peers: Peers = WorkerPeers(self._node, self.links)
+        self.next_id = log.next_id  # type: ignore[method-assign]
+        pulls = context.row[Cell.SLOT] == FIRST_SLOT
+        self._pull = TombstonePull(self, context.report) if pulls else None
+
+    def _make_links(self, context: LayerContext) -> Links:
+        log = self.log
+        self._node = Node(
+            number=log.store.node,
+            start=secrets.token_bytes(START_SIZE),
+            release=version("metad"),
+            current_view=self._current.get,
+            adopt=self._current.adopt,
+            handler=self.requests.handle,
+            report=context.report,
+            clock=lambda: log.osio.boottime_ns() / 1e9,
+            hub_time_us=log.clock.now_us,
+            ended=self.requests.link_ended,
+        )
+        loop = cast(Any, context.loop)
+        return Links(loop, load_contexts(directory(context.data)), self._node)
+
+    def serve_peers(self, sock: socket.socket) -> Server:
+        """Accept links on a listener's socket."""
+        return self.links.serve(sock)
+
+    def stop(self) -> None:
+        self.links.close()
+        self.requests.stop()
+        self.log.stop()
+
+    def tick(self) -> None:
+        self.log.tick()
+        if self._pull is not None:
+            self._pull.tick()
+
+    # -- mail in
+
+    def next_id(self) -> bytes:
+        return self.log.next_id()
+
+    def next_import_id(self) -> bytes:
+        return self.log.next_import_id()
+
+    def usage(self, mailbox: int) -> Usage:
+        return self.log.usage(mailbox)
+
+    def check_space(self) -> None:
+        try:
+            self.log.check_space()
+        except NoSpaceError:
+            if not self._others_suffice():
+                raise
+
+    def check_mailbox(self, mailbox: int) -> None:
+        self.check_space()
+
+    def _others_suffice(self) -> bool:
+        """Whether there are as many peers as copies: then a full disk here refuses nothing."""
+        view = self.peers.view()
+        return len(set(view.counting) - {self.peers.number}) >= view.copies
+
+    def transaction_started(self) -> None:
+        self.log.transaction_started()
+
+    def begin(self) -> Incoming:
+        self.check_space()
+        return ClusterIncoming(self)
+
+    def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
+        self.check_space()
+        budget = self.log.budget
+        held = len(body) + CHUNK_MEMORY
+        if budget.used + held > budget.half:
+            super().deliver(envelope, body, done)
+            return
+        outgoing = Outgoing(self, envelope, (envelope.trace, body), len(body), done)
+        outgoing.item.held = held
+        outgoing.start()
+
+    def refuse(self, envelope: Envelope, reason: str, done: Done) -> None:
+        """Too few members have a message: make that durable, tell the others, then answer."""
+        mailboxes = {one.mailbox for one in envelope.recipients}
+        waiting = len(mailboxes)
+        refusal = RefusedError(reason)
+
+        def entombed(error: RefusedError | None) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done(refusal)
+
+        for mailbox in mailboxes:
+            self.entomb(mailbox, envelope.id, entombed)
+            self._tell(mailbox, envelope.id)
+
+    def _tell(self, mailbox: int, ids: bytes) -> None:
+        """Tell the other members of a deletion.  One that does not hear it now pulls it later."""
+        view, peers = self.peers.view(), self.peers
+        parts = (mailbox.to_bytes(4, "big"), ids)
+        for member in {*view.active, *view.entering} - {peers.number}:
+            peers.request(member, Kind.DELETE, parts, _ignore, COPY_PATIENCE)
+
+    def entomb(self, mailbox: int, ids: bytes, done: Done, told: bytes = b"") -> None:
+        """Submit deletion records; `done` after the last, with the first error.
+
+        `told`: who told of each tombstone, if not this node (`record.Deletion.told`).
+        """
+        starts = range(0, len(ids), DELETIONS_PER_RECORD * ID_SIZE)
+        waiting = len(starts)
+        failed: RefusedError | None = None
+
+        def one_done(error: RefusedError | None) -> None:
+            nonlocal waiting, failed
+            waiting -= 1
+            failed = failed or error
+            if not waiting:
+                done(failed)
+
+        for at in starts:
+            some = ids[at : at + DELETIONS_PER_RECORD * ID_SIZE]
+            told_some = told[at // ID_SIZE * TOLD_SIZE :][: len(some) // ID_SIZE * TOLD_SIZE]
+            deletion = record.Deletion(mailbox, some, told=told_some)
+            self.log.committer.submit(append_deletion(self.log.next_id(), deletion, one_done))
+
+    # -- mail out
+
+    def open_mailbox(self, mailbox: int) -> Maildrop:
+        raise NotImplementedError("a mailbox of a cluster is opened later")
+
+    def open_later(self, mailbox: int, done: base.Opened) -> None:
+        own = OwnMailbox(self.log, self.tombstones, mailbox)
+
+        def opened(outcome: Opened | RefusedError) -> None:
+            result: Maildrop | Exception
+            if isinstance(outcome, Opened):
+                result = MergedMaildrop(self, mailbox, own, outcome)
+            else:
+                result = outcome
+            self.log.loop.call_soon(partial(done, result))
+
+        Opening(self.peers, mailbox, own, opened).start()
+
+
+class WorkerPeers(Peers):
+    """The other members over a worker's links."""
+
+    def __init__(self, node: Node, links: Links) -> None:
+        self._node = node
+        self._links = links
+        self.number = node.number
+
+    def view(self) -> View:
+        return self._node.current_view()
+
+    def has_word(self) -> bool:
+        return True
+
+    def request(
+        self,
+        member: int,
+        kind: Kind,
+        parts: Sequence[Buffer],
+        answered: Answered,
+        patience_s: float,
+    ) -> None:
+        self._links.request(member, kind, parts, answered, patience_s)
+
+    def now(self) -> float:
+        return self._node.clock()
+
+
+def _ignore(answer: Answer) -> None:
+    """A member that did not get a tombstone pulls it."""

@@ -1,0 +1,39 @@
+"""A message as the log keeps it: its envelope, with the exact size that each mailbox will show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metad.layers.base import Done, Envelope
+from metad.protocol.trace import IN_FRONT_SIZE
+from metad.store.log import record
+from metad.store.log.encode import Append
+from metad.system.osio import Buffer
+
+_new = tuple.__new__
+
+
+def append_message(
+    envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done, now_ns: int
+) -> Append:
+    """The record of a message, with the exact size that each mailbox will show.
+
+    `wire_octets`: those of the body, without the trace.  `now_ns`: the wall clock, whatever hub
+    time is: expiry goes by when the message really came.
+    """
+    message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
+    trace_octets = len(trace)
+    octets += IN_FRONT_SIZE + len(sender.encode()) + trace_octets
+    shown: tuple[record.Recipient, ...]
+    if len(given) == 1:  # nearly all there are
+        ((mailbox, address),) = given
+        shown = (_new(record.Recipient, (mailbox, address, octets + len(address.encode()))),)
+    else:
+        shown = tuple([record.Recipient(m, a, octets + len(a.encode())) for m, a in given])
+    if not time_us:
+        time_us = now_ns // 1000
+    kept = (time_us, client, helo, sender, shown, stuffed, uid)
+    packed = record.pack_envelope(_new(record.Envelope, kept))
+    item = Append(message_id, packed, parts, trace_octets + wire_octets, done, shown)
+    item.uid = uid
+    return item

@@ -1,0 +1,181 @@
+"""What other members of the cluster ask of this node, answered.
+
+    COPY        store a message that another member received        -> nothing
+    LIST        this node's part of a mailbox                        -> cluster.opening.Listed
+    LOCK UNLOCK the lock of a mailbox, while the link lives          -> nothing
+    FETCH       a message as RETR sends it                           -> digest, text
+    DELETE      tombstones                                           -> nothing
+    TOMBSTONES  what a member's vector lacks                         -> layers.tombstone_pull
+
+Rules of this file:
+
+* Nothing is answered before it is durable.
+* A lock taken for another member's session is released when its link ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from xxhash import xxh3_128_digest
+
+from metad.cluster.answers import Refused
+from metad.cluster.copies import unpack_copy
+from metad.cluster.frames import Kind
+from metad.cluster.opening import Listed
+from metad.cluster.serving import Asker, Reply
+from metad.errors import ClusterError, RefusedError
+from metad.layers.base import Done
+from metad.layers.logs import LogLayer, LogMaildrop
+from metad.layers.merged_mailbox import MergedListing
+from metad.layers.own_mailbox import OwnMailbox
+from metad.layers.tombstone_pull import answer_pull
+from metad.limits import CHUNK_MEMORY, MESSAGE_GIVEN
+from metad.store.background import Background
+from metad.store.ids import ID_SIZE
+from metad.store.index.tombstones import Tombstones
+from metad.store.log.encode import Append
+from metad.system.osio import Buffer
+
+MAILBOX_SIZE = 4
+IN_USE = Refused("the mailbox is in use")
+NO_SPACE = Refused("no space for mail")
+
+
+class ClusterStore(Protocol):
+    """What requests need of the layer."""
+
+    log: LogLayer
+    tombstones: Tombstones
+
+    def entomb(self, mailbox: int, ids: bytes, done: Done) -> None: ...
+
+
+class PeerRequests:
+    """The requests of all links of one worker."""
+
+    def __init__(self, layer: ClusterStore, thread: Background) -> None:
+        """`thread` reads what is not in memory."""
+        self._layer = layer
+        self._log = layer.log
+        self._thread = thread
+        self._locks: dict[Asker, set[int]] = {}
+        self._handlers = {
+            Kind.COPY: self._copy,
+            Kind.LIST: self._list,
+            Kind.LOCK: self._lock,
+            Kind.UNLOCK: self._unlock,
+            Kind.FETCH: self._fetch,
+            Kind.DELETE: self._delete,
+            Kind.TOMBSTONES: self._tombstones,
+        }
+
+    def handle(self, kind: int, body: bytes, reply: Reply) -> None:
+        """Answer one request, now or later."""
+        handler = self._handlers.get(Kind(kind))
+        if handler is None:
+            reply(Refused("an unknown request"))
+            return
+        try:
+            handler(body, reply)
+        except (ClusterError, RefusedError) as error:
+            reply(Refused(str(error)))
+
+    def stop(self) -> None:
+        self._thread.stop()
+
+    # -- mail in
+
+    def _copy(self, body: bytes, reply: Reply) -> None:
+        log = self._log
+        if log.committer.blocked or not log.source.has_space:
+            reply(NO_SPACE)
+            return
+        copy = unpack_copy(body)
+        size = len(copy.body)
+        done = partial(_durable, reply)
+        item = Append(copy.id, copy.packed, (copy.body,), size, done, copy.envelope.recipients)
+        item.uid = copy.uid
+        item.held = size + CHUNK_MEMORY
+        log.budget.used += item.held
+        log.committer.submit(item)
+
+    def _delete(self, body: bytes, reply: Reply) -> None:
+        mailbox, ids = _mailbox_and_rest(body)
+        if not ids or len(ids) % ID_SIZE:
+            raise ClusterError("not a deletion")
+        self._layer.entomb(mailbox, ids, partial(_durable, reply))
+
+    def _tombstones(self, body: bytes, reply: Reply) -> None:
+        reply([answer_pull(self._layer.tombstones, body)])
+
+    # -- mail out
+
+    def _lock(self, body: bytes, reply: Reply) -> None:
+        mailbox, _ = _mailbox_and_rest(body)
+        if not self._log.locks.acquire(mailbox):
+            reply(IN_USE)
+            return
+        self._locks.setdefault(reply.link, set()).add(mailbox)
+        reply(())
+
+    def _unlock(self, body: bytes, reply: Reply) -> None:
+        mailbox, _ = _mailbox_and_rest(body)
+        held = self._locks.get(reply.link, set())
+        if mailbox in held:
+            held.discard(mailbox)
+            self._log.locks.release(mailbox)
+        reply(())
+
+    def link_ended(self, link: Asker) -> None:
+        """Its sessions are over, or go on without a lock."""
+        for mailbox in self._locks.pop(link, ()):
+            self._log.locks.release(mailbox)
+
+    def _list(self, body: bytes, reply: Reply) -> None:
+        mailbox, _ = _mailbox_and_rest(body)
+
+        def listed(outcome: Listed | RefusedError) -> None:
+            reply([outcome.pack()] if isinstance(outcome, Listed) else Refused(str(outcome)))
+
+        OwnMailbox(self._log, self._layer.tombstones, mailbox).list(listed)
+
+    def _fetch(self, body: bytes, reply: Reply) -> None:
+        mailbox, message_id = _mailbox_and_rest(body)
+        if len(message_id) != ID_SIZE:
+            raise ClusterError("not a message id")
+        size = self._log.reader.size(message_id)
+        entry = message_id + min(size, 0xFFFFFFFF).to_bytes(4, "big")
+        drop = LogMaildrop(self._log, mailbox, MergedListing(entry))
+        found = drop.fetch(1, MESSAGE_GIVEN)
+        if isinstance(found, Sequence):
+            reply(_with_digest(found))
+            return
+
+        def read() -> None:
+            answer: Sequence[Buffer] | Refused
+            try:
+                answer = _with_digest([bytes(piece) for piece in found])
+            except (RefusedError, OSError) as error:
+                answer = Refused(str(error))
+            self._log.loop.call_soon_threadsafe(reply, answer)
+
+        self._thread.put(read)
+
+
+def _mailbox_and_rest(body: bytes) -> tuple[int, bytes]:
+    """Raises ClusterError."""
+    if len(body) < MAILBOX_SIZE:
+        raise ClusterError("a request without a mailbox")
+    return int.from_bytes(body[:MAILBOX_SIZE], "big"), body[MAILBOX_SIZE:]
+
+
+def _durable(reply: Reply, error: RefusedError | None) -> None:
+    reply(() if error is None else Refused(str(error) or "not stored"))
+
+
+def _with_digest(text: Sequence[Buffer]) -> list[Buffer]:
+    whole = b"".join(text)
+    return [xxh3_128_digest(whole), whole]

@@ -1,0 +1,423 @@
+"""Rules Write, Read and Delete at work: one node asks, the test answers for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
+from metad.cluster.copying import Copying
+from metad.cluster.deleting import Deleting
+from metad.cluster.frames import Kind
+from metad.cluster.opening import LISTING_S, Listed, Opened, Opening
+from metad.cluster.view import Member, State, View
+from metad.errors import BehindError, MailboxInUseError, RefusedError
+
+BOX = 7
+LOST = LinkFailed("lost")
+DONE = Answered(b"")
+
+
+def view_of(*states: State, epoch: int = 5, copies: int = 2, alone: str = "refuse") -> View:
+    members = tuple(
+        Member(number, f"127.0.0.{number}:7525", f"{number:064x}", state, healed=False)
+        for number, state in enumerate(states, 1)
+    )
+    return View("0" * 32, epoch, members, copies, copies, alone)
+
+
+TWO = view_of(State.ACTIVE, State.ACTIVE)
+THREE = view_of(State.ACTIVE, State.ACTIVE, State.ACTIVE)
+
+
+class FakePeers:
+    """Node 1; requests wait in `asked` until the test answers."""
+
+    number = 1
+
+    def __init__(self, view: View) -> None:
+        self.current = view
+        self.time = 100.0
+        self.word = True
+        self.asked: list[tuple[int, int, bytes, Callable[[Answer], None]]] = []
+
+    def view(self) -> View:
+        return self.current
+
+    def now(self) -> float:
+        return self.time
+
+    def has_word(self) -> bool:
+        return self.word
+
+    def request(
+        self,
+        member: int,
+        kind: int,
+        parts: Sequence[Any],
+        answered: Callable[[Answer], None],
+        patience_s: float,
+    ) -> None:
+        self.asked.append((member, kind, b"".join(parts), answered))
+
+    def answer(self, member: int, answer: Answer, kind: int | None = None) -> None:
+        """Answer the oldest request to a member."""
+        for one in self.asked:
+            if one[0] == member and kind in (None, one[1]):
+                self.asked.remove(one)
+                one[3](answer)
+                return
+        raise AssertionError(f"nothing was asked of {member}: {self.asked}")
+
+    @property
+    def members(self) -> list[int]:
+        return sorted(one[0] for one in self.asked)
+
+    def adopt(self) -> None:
+        self.current = self.current.changed()
+
+
+# --- Write ----------------------------------------------------------------------------------------
+
+
+class Write:
+    """One message of node 1 to mailboxes."""
+
+    def __init__(self, view: View, *mailboxes: int) -> None:
+        self.peers = FakePeers(view)
+        self.outcome: list[str | None] = []
+        self.named: dict[int, list[int]] = {}
+        self.copying = Copying(self.peers, mailboxes or (BOX,), self._send, self.outcome.append)
+        self.copying.start()
+
+    def _send(
+        self, member: int, mailboxes: Sequence[int], answered: Callable[[Answer], None]
+    ) -> None:
+        self.named[member] = list(mailboxes)
+        self.peers.request(member, Kind.COPY, (), answered, 5.0)
+
+    def own(self, *, stored: bool = True) -> None:
+        self.copying.own_done(stored=stored)
+
+    def answer(self, member: int, answer: Answer = DONE) -> None:
+        self.peers.answer(member, answer)
+
+    @property
+    def failed(self) -> bool:
+        return len(self.outcome) == 1 and isinstance(self.outcome[0], str)
+
+
+def test_250_needs_the_own_copy_and_a_peers() -> None:
+    for own_first in (True, False):
+        write = Write(TWO)
+        assert write.peers.members == [2]
+        write.own() if own_first else write.answer(2)
+        assert not write.outcome
+        write.answer(2) if own_first else write.own()
+        assert write.outcome == [None]
+
+
+@pytest.mark.parametrize("answer", [LOST, Refused("no space for mail")])
+def test_with_two_nodes_a_peer_that_does_not_store_it_costs_the_message(answer: Answer) -> None:
+    write = Write(TWO)
+    write.answer(2, answer)
+    assert not write.outcome  # the own copy may still be on its way: the tombstone comes after it
+    write.own()
+    assert write.failed
+
+
+def test_the_next_in_line_replaces_a_peer() -> None:
+    write = Write(THREE)
+    first, second = [one for one in THREE.line(BOX) if one != 1]
+    assert write.peers.members == [first]
+    write.own()
+    write.answer(first, LOST)
+    assert write.peers.members == [second]
+    write.answer(second)
+    assert write.outcome == [None]
+
+
+def test_two_peers_replace_the_own_disk() -> None:
+    write = Write(THREE)
+    write.own(stored=False)
+    assert write.peers.members == [2, 3]
+    write.answer(2)
+    assert not write.outcome
+    write.answer(3)
+    assert write.outcome == [None]
+
+
+def test_an_own_copy_that_fails_with_two_nodes_is_too_few() -> None:
+    write = Write(TWO)
+    write.answer(2)
+    write.own(stored=False)
+    assert write.failed
+
+
+def test_entering_members_must_have_it_while_too_few_are_active() -> None:
+    view = view_of(State.ACTIVE, State.ENTERING, State.ABSENT, alone="accept")
+    write = Write(view)
+    write.own()
+    assert write.peers.members == [2]
+    assert not write.outcome
+    write.answer(2)
+    assert write.outcome == [None]
+
+
+def test_alone_is_refused_unless_it_is_allowed() -> None:
+    for alone, outcome in (("accept", True), ("refuse", False)):
+        write = Write(view_of(State.ACTIVE, State.ABSENT, alone=alone))
+        write.own()
+        assert (write.outcome == [None]) is outcome
+        assert write.failed is not outcome
+
+
+def test_copies_of_two_epochs_are_not_counted_together() -> None:
+    write = Write(TWO)
+    write.own()
+    write.peers.adopt()
+    write.answer(2)  # under the old epoch
+    assert not write.outcome
+    assert write.peers.members == [2]  # asked again
+    write.answer(2)
+    assert write.outcome == [None]
+
+
+def test_the_epoch_may_change_once() -> None:
+    write = Write(TWO)
+    write.own()
+    for _ in range(2):
+        write.peers.adopt()
+        write.answer(2, EpochChanged())
+    assert write.failed
+
+
+def test_a_late_answer_of_an_earlier_try_counts_for_nothing() -> None:
+    write = Write(THREE)
+    first, second = [one for one in THREE.line(BOX) if one != 1]
+    write.own()
+    late = write.peers.asked.pop()[3]
+    write.peers.adopt()
+    late(EpochChanged())
+    late(DONE)
+    assert not write.outcome
+    write.answer(first, LOST)
+    write.answer(second)
+    assert write.outcome == [None]
+
+
+def test_one_copy_to_each_peer_names_the_mailboxes_that_are_for_it() -> None:
+    boxes = [next(n for n in range(1, 500) if THREE.line(n)[0] == home) for home in (2, 3)]
+    write = Write(THREE, *boxes)
+    assert write.named == {2: [boxes[0]], 3: [boxes[1]]}
+    write.own()
+    write.answer(2)
+    assert not write.outcome
+    write.answer(3)
+    assert write.outcome == [None]
+
+
+# --- Delete ---------------------------------------------------------------------------------------
+
+
+class Delete:
+    def __init__(self, view: View) -> None:
+        self.peers = FakePeers(view)
+        self.outcome: list[str | None] = []
+        self.deleting = Deleting(self.peers, (b"ids",), self.outcome.append)
+        self.deleting.start()
+
+
+def test_ok_to_quit_needs_all_answers_and_enough_of_them() -> None:
+    delete = Delete(THREE)
+    assert delete.peers.members == [2, 3]
+    delete.deleting.own_done(stored=True)
+    delete.peers.answer(2, DONE)
+    assert not delete.outcome
+    delete.peers.answer(3, LOST)
+    assert delete.outcome == [None]
+
+
+@pytest.mark.parametrize("answer", [LOST, Refused("full"), EpochChanged()])
+def test_a_deletion_on_one_of_two_is_not_confirmed(answer: Answer) -> None:
+    delete = Delete(TWO)
+    delete.deleting.own_done(stored=True)
+    delete.peers.answer(2, answer)
+    assert len(delete.outcome) == 1
+    assert delete.outcome[0]
+
+
+def test_a_deletion_that_is_not_stored_here_or_changes_epoch_is_not_confirmed() -> None:
+    delete = Delete(THREE)
+    for member in (2, 3):
+        delete.peers.answer(member, DONE)
+    delete.deleting.own_done(stored=False)
+    assert delete.outcome[0]
+    delete = Delete(TWO)
+    delete.deleting.own_done(stored=True)
+    delete.peers.adopt()
+    delete.peers.answer(2, DONE)
+    assert delete.outcome[0]
+
+
+# --- Read -----------------------------------------------------------------------------------------
+
+
+def an_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def entry(number: int, size: int = 10) -> bytes:
+    return an_id(number) + size.to_bytes(4, "big")
+
+
+class Own:
+    def __init__(self, listed: Listed, *, is_free: bool = True) -> None:
+        self.listed: Listed | RefusedError = listed
+        self.is_free = is_free
+        self.is_locked = False
+
+    def lock(self) -> bool:
+        self.is_locked = self.is_free
+        return self.is_free
+
+    def unlock(self) -> None:
+        self.is_locked = False
+
+    def list(self, done: Callable[[Listed | RefusedError], None]) -> None:
+        done(self.listed)
+
+
+def box_of(view: View, home: int) -> int:
+    return next(number for number in range(1, 500) if view.home(number) == home)
+
+
+class Read:
+    """A session of node 1 opens a mailbox whose home is `home`."""
+
+    def __init__(self, view: View, own: Listed, home: int = 1, *, is_free: bool = True) -> None:
+        self.peers = FakePeers(view)
+        self.outcome: list[Opened | RefusedError] = []
+        self.own = Own(own, is_free=is_free)
+        Opening(self.peers, box_of(view, home), self.own, self.outcome.append).start()
+
+    def answer(self, member: int, answer: Answer, kind: int | None = None) -> None:
+        self.peers.answer(member, answer, kind)
+
+    @property
+    def opened(self) -> Opened:
+        (outcome,) = self.outcome
+        assert isinstance(outcome, Opened)
+        return outcome
+
+    @property
+    def error(self) -> RefusedError:
+        (outcome,) = self.outcome
+        assert isinstance(outcome, RefusedError)
+        assert not self.own.is_locked
+        assert all(one[1] == Kind.UNLOCK for one in self.peers.asked)
+        return outcome
+
+
+def listed(*entries: bytes, dead: tuple[int, ...] = ()) -> Answered:
+    return Answered(Listed(b"".join(entries), b"".join(map(an_id, dead))).pack())
+
+
+def test_a_session_shows_the_union_without_any_tombstone() -> None:
+    read = Read(TWO, Listed(entry(1) + entry(3) + entry(4), an_id(2)))
+    read.answer(2, listed(entry(1), entry(2), entry(5), dead=(4,)))
+    assert read.opened.entries == [entry(1), entry(3), entry(5)]
+    assert read.opened.holders == {an_id(5): [2], an_id(2): [2]}
+    assert read.own.is_locked
+
+
+def test_a_message_elsewhere_names_all_that_have_it() -> None:
+    read = Read(THREE, Listed(b""))
+    read.answer(2, listed(entry(1)))
+    read.answer(3, listed(entry(1)))
+    assert read.opened.holders == {an_id(1): [2, 3]}
+
+
+def test_unique_ids_come_with_the_list() -> None:
+    read = Read(TWO, Listed(entry(1)))
+    read.answer(2, Answered(Listed(entry(1), b"", {an_id(1): "theirs"}).pack()))
+    assert read.opened.uids == {an_id(1): "theirs"}
+
+
+def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
+    for word in (True, False):
+        read = Read(TWO, Listed(entry(1)))
+        read.peers.word = word
+        read.answer(2, LOST)
+        if word:
+            assert read.opened.entries == [entry(1)]
+        else:  # it may be cut off: rule Lone reader
+            assert "members 2 of the cluster do not answer" in str(read.error)
+    read = Read(THREE, Listed(entry(1)))
+    read.answer(2, LOST)
+    read.answer(3, listed())
+    assert read.opened.entries == [entry(1)]
+    read = Read(THREE, Listed(entry(1)))
+    read.answer(2, LOST)
+    read.answer(3, Refused("the index lags"))
+    assert "members 2, 3 of the cluster do not answer" in str(read.error)
+
+
+@pytest.mark.parametrize("answer", [Answered(b"garbage"), Answered(b"\xc1")])
+def test_an_answer_that_is_no_list_is_an_error(answer: Answer) -> None:
+    read = Read(TWO, Listed(entry(1)))
+    read.answer(2, answer)
+    assert "not a listing" in str(read.error)
+
+
+def test_a_listing_of_an_epoch_that_ended_or_that_took_long_is_discarded() -> None:
+    read = Read(TWO, Listed(entry(1)))
+    read.peers.adopt()
+    read.answer(2, listed())
+    assert "view changes" in str(read.error)
+    read = Read(TWO, Listed(entry(1)))
+    read.peers.time += LISTING_S + 0.1
+    read.answer(2, listed())
+    assert isinstance(read.error, BehindError)
+
+
+def test_a_node_that_is_not_active_opens_no_mailbox() -> None:
+    read = Read(view_of(State.ENTERING, State.ACTIVE, State.ACTIVE), Listed(b""), home=2)
+    assert "not an active member" in str(read.error)
+
+
+def test_the_lock_is_asked_for_at_the_home_first() -> None:
+    read = Read(TWO, Listed(entry(1)), home=2)
+    assert [one[:2] for one in read.peers.asked] == [(2, Kind.LOCK)]
+    read.answer(2, Refused("in use"))
+    assert isinstance(read.error, MailboxInUseError)
+    read = Read(TWO, Listed(entry(1)), home=2)
+    read.answer(2, DONE)
+    read.answer(2, listed(entry(1)), Kind.LIST)
+    assert read.opened.lock == 2
+    assert not read.own.is_locked
+
+
+def test_the_lock_is_the_next_ones_if_the_home_is_not_reached() -> None:
+    read = Read(THREE, Listed(entry(1)), home=2)
+    for member in THREE.line(box_of(THREE, 2)):
+        if member == 1:
+            break
+        read.answer(member, LOST, Kind.LOCK)
+    assert read.own.is_locked
+
+
+def test_a_mailbox_in_use_here() -> None:
+    read = Read(TWO, Listed(entry(1)), is_free=False)
+    assert isinstance(read.error, MailboxInUseError)
+
+
+def test_a_list_that_fails_gives_the_lock_back_at_the_home() -> None:
+    read = Read(THREE, Listed(entry(1)), home=2)
+    read.answer(2, DONE, Kind.LOCK)
+    read.answer(2, LOST)
+    read.answer(3, LOST)
+    assert isinstance(read.error, RefusedError)
+    assert [one[:2] for one in read.peers.asked] == [(2, Kind.UNLOCK)]

@@ -1,0 +1,155 @@
+"""The layer of a cluster: two and three nodes, their stores and links real, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from metad.errors import MailboxInUseError, RefusedError
+from tests.support.cluster_bench import ClusterBench, Node
+
+BOX = 5
+TEXT = b"Subject: a test\r\n\r\n.dot\r\nand more\r\n"
+
+
+@pytest.fixture
+def two() -> Iterator[ClusterBench]:
+    with ClusterBench(2) as bench:
+        yield bench
+
+
+@pytest.fixture
+def three() -> Iterator[ClusterBench]:
+    with ClusterBench(3) as bench:
+        yield bench
+
+
+def here(node: Node, mailbox: int = BOX) -> int:
+    """How many messages lie on a node itself."""
+    node.layer.log.committer.enter_now()
+    node._bench.until(lambda: not node.layer.log.is_behind(mailbox, 1 << 62), "entered")
+    return int(node.layer.log.index.usage(mailbox).messages)
+
+
+def test_a_message_is_on_both_nodes_before_250_and_both_serve_it(two: ClusterBench) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    assert (here(a), here(b)) == (1, 1)
+    assert a.texts(BOX) == b.texts(BOX)
+    assert a.texts(BOX)[0].endswith(b"Subject: a test\r\n\r\n..dot\r\nand more\r\n.\r\n")
+    assert b.send([BOX], TEXT) is None
+    listing = a.listing(BOX)
+    assert len(listing) == 2
+    assert listing == b.listing(BOX)
+
+
+def test_a_large_message_that_waits_in_a_file(two: ClusterBench) -> None:
+    a, b = two.nodes
+    large = b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 100_000
+    assert a.stream([BOX, BOX + 1], large) is None
+    assert b.texts(BOX) == a.texts(BOX)
+    assert len(b.texts(BOX + 1)[0]) > len(large)
+
+
+def test_one_of_two_down(two: ClusterBench) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    b.stop()
+    assert isinstance(a.send([BOX], TEXT), RefusedError)
+    assert len(a.listing(BOX)) == 1
+    assert isinstance(a.delete(BOX, 1), RefusedError)
+
+
+def test_refused_mail_and_refused_deletions_are_known_to_both_once_they_have_met(
+    two: ClusterBench,
+) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    assert a.send([BOX], TEXT) is None
+    b.stop()
+    assert isinstance(a.send([BOX], TEXT), RefusedError)
+    assert isinstance(a.delete(BOX, 1), RefusedError)
+    b.start()
+    two.until(lambda: two.tick() or here(b) == 1, "b has heard of the deletion")
+    assert a.listing(BOX) == b.listing(BOX)
+    assert len(b.listing(BOX)) == 1
+
+
+def test_what_is_deleted_on_one_node_is_gone_on_both(two: ClusterBench) -> None:
+    a, b = two.nodes
+    for _ in range(3):
+        assert a.send([BOX], TEXT) is None
+    before = a.listing(BOX)
+    assert b.delete(BOX, 1, 3) is None
+    assert a.listing(BOX) == b.listing(BOX) == before[1:2]
+    assert (here(a), here(b)) == (1, 1)
+
+
+def test_a_copy_that_comes_after_its_tombstone_shows_nowhere(two: ClusterBench) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    a.stop()
+    message_id = bytes.fromhex(b.listing(BOX)[0][0])
+    two.wait(lambda done: b.layer.entomb(BOX, message_id, done))
+    assert b.listing(BOX) == []
+    a.start()
+    assert a.listing(BOX) == []  # the union leaves out what any member has a tombstone for
+    two.until(lambda: two.tick() or here(a) == 0, "a has heard of it")
+
+
+def test_a_mailbox_is_locked_across_nodes(two: ClusterBench) -> None:
+    a, b = two.nodes
+    for first, second in ((a, b), (b, a)):
+        drop = first.open(BOX)
+        with pytest.raises(MailboxInUseError):
+            second.try_open(BOX)
+        drop.close()
+        second.open(BOX).close()
+
+
+def test_the_lock_of_a_node_that_is_gone_is_free(two: ClusterBench) -> None:
+    a, b = two.nodes
+    home = two.view.home(BOX)
+    near, far = (a, b) if home == 1 else (b, a)
+    far.open(BOX)
+    with pytest.raises(MailboxInUseError):
+        near.try_open(BOX)
+    far.stop()
+    near.open(BOX).close()
+
+
+def test_a_session_fetches_what_lies_elsewhere(three: ClusterBench) -> None:
+    a, b, c = three.nodes
+    sent = [b"Subject: %d\r\n\r\n%d\r\n" % (number, number) for number in range(40)]
+    for text in sent:
+        assert a.send([BOX], text) is None
+    assert sorted((here(a), here(b), here(c))) in ([0, 40, 40], [40, 40, 40])
+    texts = [node.texts(BOX) for node in three.nodes]
+    assert texts[0] == texts[1] == texts[2]
+    assert len({len(one) for one in texts}) == 1
+    listings = [node.listing(BOX) for node in three.nodes]
+    assert listings[0] == listings[1] == listings[2]
+
+
+def test_three_nodes_go_on_without_any_one(three: ClusterBench) -> None:
+    a, b, c = three.nodes
+    count = 0
+    for gone in (a, b, c):
+        rest = [node for node in three.nodes if node is not gone]
+        gone.stop()
+        for node in rest:
+            assert node.send([BOX], TEXT) is None
+            count += 1
+            assert len(node.listing(BOX)) == count
+        gone.start()
+        assert len(gone.listing(BOX)) == count
+
+
+def test_one_of_three_alone_lists_nothing(three: ClusterBench) -> None:
+    a, b, c = three.nodes
+    assert a.send([BOX], TEXT) is None
+    b.stop()
+    c.stop()
+    with pytest.raises(RefusedError, match="do not answer"):
+        a.open(BOX)
