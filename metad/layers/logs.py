@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import cast
 
 import lmdb
 
@@ -47,7 +46,7 @@ from metad.store.log_chain import FOR_DELETIONS, LogChain
 from metad.store.log_table import LogTable, Room
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.pending_deletions import PendingDeletions
-from metad.store.reader import BUFFER, Reader, Stored
+from metad.store.reader import BUFFER, Reader
 from metad.store.unentered_mail import UnenteredMail
 from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
@@ -312,11 +311,13 @@ class LogMaildrop(Maildrop):
         stored = self._layer.reader.read(message_id, wait=False, hint=hint)
         if stored is None:
             return self._wait_for(message_id)
-        return [self._prefix(stored.envelope), stored.body]
+        try:
+            return [self._prefix(stored.envelope), stored.body]
+        except RefusedError:  # a copy for others: there may be one for this mailbox
+            return self._wait_for(message_id)
 
     def _hint(self, number: int) -> Place | None:
-        """Where a message lay a moment ago, if one client takes all of them in order: then the
-        places of the next ones are looked up together."""
+        """Where a message lay a moment ago: looked up together for a client that takes them all."""
         is_next, self._next = number == self._next, number + 1
         if not is_next:
             self._ahead.clear()
@@ -329,12 +330,12 @@ class LogMaildrop(Maildrop):
 
     def _wait_for(self, message_id: bytes) -> Iterator[Buffer]:
         """A message that the page cache does not have."""
-        stored = cast(Stored, self._layer.reader.read(message_id, wait=True))
+        stored = self._layer.reader.wait_for(message_id, self._mailbox)
         yield self._prefix(stored.envelope)
         yield stored.body
 
     def _stream(self, message_id: bytes) -> Iterator[Buffer]:
-        for piece in self._layer.reader.stream(message_id):
+        for piece in self._layer.reader.stream(message_id, self._mailbox):
             yield piece if isinstance(piece, bytes) else self._prefix(piece.envelope)
 
     def _prefix(self, envelope: record.Envelope) -> bytes:

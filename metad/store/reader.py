@@ -14,7 +14,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from metad.errors import DamagedError
 from metad.limits import PIECE_GIVEN
@@ -66,10 +66,18 @@ class Reader:
         """Where these messages lie now: hints for `read`.  Raises lmdb.Error."""
         return self._index.first_places(ids)
 
-    def read(self, message_id: bytes, *, wait: bool, hint: Place | None = None) -> Stored | None:
+    def read(
+        self,
+        message_id: bytes,
+        *,
+        wait: bool,
+        hint: Place | None = None,
+        mailbox: int | None = None,
+    ) -> Stored | None:
         """The message, verified.  None: it is not in memory and `wait` is False.
 
         `hint`: a place that was looked up some time ago; only for a read that does not wait.
+        `mailbox`: a copy is wanted that names it.
         Raises DamagedError if no place holds what was stored.
         """
         if hint is not None:
@@ -83,7 +91,7 @@ class Reader:
                 return found
         number = 0
         for _ in range(2):
-            for place in self._index.places(message_id):
+            for place in self._places(message_id, mailbox):
                 number = place.log
                 try:
                     found = self._read_again(place, message_id, wait=wait)
@@ -124,13 +132,38 @@ class Reader:
         split = found.envelope_size
         return Stored(record.unpack_envelope(payload[:split]), payload[split:])
 
-    def stream(self, message_id: bytes) -> Iterator[Stored | bytes]:
+    def wait_for(self, message_id: bytes, mailbox: int) -> Stored:
+        """As `read`, from a copy that names the mailbox, if need be from the disk."""
+        return cast(Stored, self.read(message_id, wait=True, mailbox=mailbox))
+
+    def _places(self, message_id: bytes, mailbox: int | None) -> list[Place]:
+        """The places of a message; if copies name different mailboxes, those that name this one."""
+        places = self._index.places(message_id)
+        if mailbox is None or len(places) < 2:
+            return places
+        return [place for place in places if mailbox in self._named(place)] or places
+
+    def _named(self, place: Place) -> frozenset[int]:
+        """The mailboxes that the record there names, not verified: nothing if it has no header."""
+        with suppress(OSError, ValueError):
+            log = self._log(place.log)
+            head = self._osio.pread(log.fd, record.HEADER_SIZE, place.offset)
+            found = record.parse_header(head, log.seed, log.life)
+            if found is not None:
+                at = place.offset + record.HEADER_SIZE
+                packed = self._osio.pread(log.fd, found.envelope_size, at)
+                return frozenset(one.mailbox for one in record.unpack_envelope(packed).recipients)
+        return frozenset()
+
+    def stream(self, message_id: bytes, mailbox: int | None = None) -> Iterator[Stored | bytes]:
         """A large message in pieces: first a `Stored` with its envelope and no body, then octets.
+
+        `mailbox`: a copy is wanted that names it.
 
         Verified whole before the first piece; the reader's lock is held until the end.  Blocks on
         the disk: not for the loop.  Raises DamagedError.
         """
-        fd, place, envelope_size = self._open_verified(message_id)
+        fd, place, envelope_size = self._open_verified(message_id, mailbox)
         try:
             at = place.offset + record.HEADER_SIZE
             packed = self._osio.pread(fd, envelope_size, at)
@@ -140,14 +173,14 @@ class Reader:
         finally:
             self._osio.close(fd)
 
-    def _open_verified(self, message_id: bytes) -> tuple[int, Place, int]:
+    def _open_verified(self, message_id: bytes, mailbox: int | None) -> tuple[int, Place, int]:
         """A descriptor with the reader's lock, the good place, the size of the envelope.
 
         Without the lock nothing may be read: the log is about to begin its next life.
         """
         number = 0
         for _ in range(2):
-            for place in self._index.places(message_id):
+            for place in self._places(message_id, mailbox):
                 number, size = place.log, 0
                 with suppress(OSError, DamagedError):
                     fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)

@@ -14,7 +14,7 @@ from metad.store.index.tombstones import Origin, Tombstones, pack_told
 from metad.store.log import record
 from metad.store.log.encode import append_deletion
 from metad.system.osio import Osio
-from tests.support.agreement import assert_agree
+from tests.support.agreement import assert_agree, assert_rebuild_is_same
 from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
 from tests.support.store_kit import StoreKit
 
@@ -62,10 +62,13 @@ def restart(kit: StoreKit, *, rebuilt: bool) -> None:
     kit.start()
 
 
-def agree(kit: StoreKit) -> None:
+def agree(kit: StoreKit, *, in_parts: bool = False) -> None:
+    """`in_parts`: no copy names all mailboxes, so that it does not matter which comes first."""
     kit.crash()
     kit.recover()
     assert_agree(kit)
+    if not in_parts:
+        assert_rebuild_is_same(kit)
 
 
 # -- the identity
@@ -220,3 +223,69 @@ def test_a_message_that_came_marks_nothing_any_more(kit: StoreKit) -> None:
         row = bytes(txn.get(dead, b"", db=kit.index.tables.places))
     assert UNFOUNDED.mailbox.to_bytes(4, "big") not in row
     agree(kit)
+
+
+# -- copies of other nodes' messages
+
+
+def unentered(kit: StoreKit, message_id: bytes, *mailboxes: int) -> None:
+    """A copy that is durable and acknowledged, and its worker killed before it is in the index."""
+    enter = kit.index.apply
+    kit.index.apply = None  # type: ignore[assignment]
+    kit.submit(mailboxes, BODY, 0, message_id)
+    kit.run()
+    kit.index.apply = enter  # type: ignore[method-assign]
+    restart(kit, rebuilt=False)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize("how", [copy, unentered], ids=["live", "recovered"])
+def test_a_copy_that_comes_twice_counts_once(kit: StoreKit, how, rebuilt: bool) -> None:
+    one = foreign(kit, 1)
+    copy(kit, one, 1, 2)
+    how(kit, one, 1, 2)
+    restart(kit, rebuilt=rebuilt)
+    assert ids_of(kit, 1) == ids_of(kit, 2) == [one]
+    assert kit.index.usage(1).messages == 1
+    kit.check()
+    agree(kit)
+
+
+def test_a_copy_that_comes_twice_in_one_group_counts_once(kit: StoreKit) -> None:
+    one = foreign(kit, 1)
+    sent = [kit.submit([1, 2], BODY, 0, one), kit.submit([2, 3], BODY, 0, one)]
+    kit.run()
+    assert all(each.acked for each in sent)
+    assert [ids_of(kit, box) for box in (1, 2, 3)] == [[one]] * 3
+    kit.check()
+    agree(kit)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize("how", [copy, unentered], ids=["live", "recovered"])
+def test_a_copy_for_other_mailboxes_is_entered_for_them(kit: StoreKit, how, rebuilt: bool) -> None:
+    one = foreign(kit, 1)
+    copy(kit, one, 1, 2)
+    kit.delete(2, [one])
+    how(kit, one, 2, 3)
+    for again in (False, rebuilt):
+        assert ids_of(kit, 1) == ids_of(kit, 3) == [one]
+        assert ids_of(kit, 2) == []
+        kit.check()
+        restart(kit, rebuilt=again)
+    agree(kit, in_parts=True)
+
+
+def test_copies_for_different_mailboxes_outlive_a_collection(kit: StoreKit) -> None:
+    one = foreign(kit, 1)
+    copy(kit, one, 1)
+    fill_log(kit, mailbox=8)
+    copy(kit, one, 2, 3)
+    fill_log(kit, mailbox=8)
+    kit.delete(3, [one])
+    for rebuilt in (False, True):
+        collect_all(kit, make_collector(kit))
+        restart(kit, rebuilt=rebuilt)
+        assert ids_of(kit, 1) == ids_of(kit, 2) == [one]
+        kit.check()
+    agree(kit, in_parts=True)

@@ -351,8 +351,8 @@ class StoreKit:
             writer.committer.enter_now()
         return list(LISTING_ENTRY.iter_unpack(self.index.listing(mailbox)))
 
-    def stored(self, message_id: bytes) -> Stored:
-        found = self.reader.read(message_id, wait=True)
+    def stored(self, message_id: bytes, mailbox: int | None = None) -> Stored:
+        found = self.reader.read(message_id, wait=True, mailbox=mailbox)
         assert found is not None
         return found
 

@@ -148,7 +148,7 @@ def show(place: HubLocation, address: str, message: str) -> None:
 
 def wire_of(store: MailStore, mailbox: int, message_id: bytes) -> Iterator[Buffer]:
     """A message as RETR sends it.  Raises RefusedError."""
-    for piece in store.reader.stream(message_id):
+    for piece in store.reader.stream(message_id, mailbox):
         if isinstance(piece, bytes):
             yield piece
             continue

@@ -2,7 +2,8 @@
 
 Rules of this file:
 
-* Entering a message again changes nothing.  That it is there is seen when its place is put.
+* Entering a message again changes nothing.  That it is there is seen when its place is put.  A copy
+  for other mailboxes is entered for those that lack it and have not deleted it.
 * A row of places notes where each record lies that deletes the message: the collector reads it
   there before it lets a copy go.  A row with notes alone stays until those records are gone: that a
   row is missing proves nothing.
@@ -74,7 +75,8 @@ class Change:
         self._tombstones = None if tombstones is None else TombstoneRows(txn, tombstones)
         self._counts: dict[int, list[int]] = {}
 
-    def add_messages(self, messages: list[Message]) -> None:
+    def add_messages(self, messages: list[Message], life: int = 0) -> None:
+        """Enter messages that lie in one log in this life of it."""
         if not messages:
             return
         if self._tombstones is not None:
@@ -92,14 +94,14 @@ class Change:
         with self._txn.cursor(self._places) as cursor:
             _, added = cursor.putmulti(places, overwrite=False)
         if added < len(places):
-            self._add_again(messages)
+            self._add_again(messages, life)
             return
         live = self._live(messages[0].place.log)
         live[0] += live_messages
         live[1] += live_octets
         self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
 
-    def _add_again(self, messages: list[Message]) -> None:
+    def _add_again(self, messages: list[Message], life: int) -> None:
         """Some of these were there before; all have a row now, and the new ones no entries yet."""
         for message in messages:
             value = bytes(self._txn.get(message.id, b"", db=self._places))
@@ -107,11 +109,8 @@ class Change:
             places = unpack_places(value)
             deleted = [one for one in unpack_deleted(value) if one != UNFOUNDED]
             gone = {one.mailbox.to_bytes(4, "big") for one in deleted}
-            missing = [
-                row
-                for row in entry_rows(message.entries)
-                if row[0][:4] not in gone and not self._levels.has(self._txn, row[0])
-            ]
+            living = [row for row in entry_rows(message.entries) if row[0][:4] not in gone]
+            missing = [row for row in living if not self._levels.has(self._txn, row[0])]
             is_new = len(missing) == references and places == [message.place]
             if message.place in places and not is_new:
                 continue
@@ -119,17 +118,17 @@ class Change:
             if is_new and references:
                 self._count(message.place, 1)
             elif not is_new:
-                self._add_copy(message, references + len(missing), places, deleted)
-
-    def _add_copy(
-        self, message: Message, references: int, places: list[Place], deleted: list[Deleted]
-    ) -> None:
-        """Another copy of a message: behind the first, unless only this one counts."""
-        was_live = bool(places) and references > 0
-        row = pack_places(references, [*places, message.place], deleted)
-        self._txn.put(message.id, row, db=self._places)
-        if references and not was_live:
-            self._count(message.place, 1)
+                total = references + len(missing)
+                names_all = len(living) == total
+                is_first = not places or (
+                    names_all and (missing or life > self._row(places[0].log).life)
+                )
+                if places and references:
+                    self._count(places[0], -1)
+                places = [message.place, *places] if is_first else [*places, message.place]
+                self._txn.put(message.id, pack_places(total, places, deleted), db=self._places)
+                if total:
+                    self._count(places[0], 1)
 
     def _count(self, place: Place, sign: int) -> None:
         """`place` is, or is no longer, the first of a message that some mailbox has."""

@@ -205,7 +205,7 @@ class Index:
         """
         with _Transaction(self, write=True) as txn:
             change = Change(self.tables, txn)
-            change.add_messages(batch.messages)
+            change.add_messages(batch.messages, batch.life)
             for deletion in batch.deletions:
                 change.delete(deletion, batch.log)
             rows = change.write_counts(batch)

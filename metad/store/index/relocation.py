@@ -5,8 +5,8 @@ Rules of this file:
 * Every function is one short transaction; with `Index.lock` held where it writes.
 * A message is moved only if some mailbox still has it; otherwise it is never entered again.
 * The first of a message's places is a copy that names every mailbox that has it, the youngest of
-  such copies; the live counts are those of its log.  Later copies name fewer mailboxes, never
-  others; only where a deletion was lost with its sector can an older copy name more.
+  such copies when it was entered, if there is one; the live counts are those of its log.  Copies of
+  the collector name fewer mailboxes, never others; those of another node may name others.
 * The place in the old log stays behind the new one until the old log is free on disk: places say
   where octets lie, not where they ought to.  So do the notes of deletion records.
 """
@@ -21,6 +21,7 @@ import lmdb
 from metad.store.index.change import Change
 from metad.store.index.index import Index, Publish
 from metad.store.index.rows import (
+    UNFOUNDED,
     Batch,
     Deleted,
     LogCounts,
@@ -138,7 +139,7 @@ def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
 
 
 def merge(index: Index, batch: Batch, publish: Publish | None = None) -> None:
-    """As `move`, and enter what mailboxes lack: for a rebuild, whose deletions come afterwards.
+    """As `move`, and enter what mailboxes lack and have not deleted: for a recovery.
 
     Copies of one message may name different recipients: all of them count, once.
     """
@@ -247,13 +248,15 @@ class _Moving(Change):
     def merge(self, message: Message) -> None:
         row = self.row_of(message.id)
         message = self._without_dead(message) if self._tombstones is not None else message
+        if row is not None:
+            row = row._replace(deleted=[one for one in row.deleted if one != UNFOUNDED])
         references, places, deleted = row or Row(0, [], [])
         if message.place in places:
             return
-        entered = self._enter_missing(message.entries, {one.mailbox for one in deleted})
+        entered, living = self._enter_missing(message.entries, {one.mailbox for one in deleted})
         references += entered
-        names_all = len(message.entries) == references * ENTRY_SIZE
-        if not places or entered or (names_all and self._is_younger(message.place, places[0])):
+        names_all = living == references
+        if not places or (names_all and (entered or self._is_younger(message.place, places[0]))):
             places = [message.place, *places]
         else:
             places = [*places, message.place]
@@ -268,16 +271,17 @@ class _Moving(Change):
             life = self._lives[number] = self._row(number).life
         return life
 
-    def _enter_missing(self, entries: bytes, gone: set[int]) -> int:
-        """Enter those of a message's entries that are not there nor deleted; their number."""
-        missing = [
-            row
-            for row in entry_rows(entries)
-            if int.from_bytes(row[0][:4], "big") not in gone and not self.has_entry(row[0])
-        ]
+    def _enter_missing(self, entries: bytes, gone: set[int]) -> tuple[int, int]:
+        """Enter those of a message's entries that are not there nor deleted.
+
+        Their number, and that of all that are not deleted.
+        """
+        rows = entry_rows(entries)
+        living = [row for row in rows if int.from_bytes(row[0][:4], "big") not in gone]
+        missing = [row for row in living if not self.has_entry(row[0])]
         if missing:
             self._levels.add(self._txn, missing)
-        return len(missing)
+        return len(missing), len(living)
 
     def drop_place(self, message_id: bytes, number: int) -> None:
         """Drop the places and notes in log `number`; with the last of them the row goes."""

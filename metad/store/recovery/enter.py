@@ -27,7 +27,7 @@ def enter_messages(index: Index, one: Recovered) -> None:
     log, messages = one.log, one.tail.records()[0]
     for at in range(0, max(len(messages), 1), BATCH):
         some = messages[at : at + BATCH]
-        _write(index, relocation.move, Batch(log.number, log.life, one.start, some, []))
+        _write(index, relocation.merge, Batch(log.number, log.life, one.start, some, []))
 
 
 def enter_deletions(index: Index, one: Recovered) -> None:

@@ -189,16 +189,29 @@ def test_entering_a_message_again_revives_no_deleted_entry(index: Index) -> None
     assert index.logs() == counts
 
 
-def test_a_copy_in_another_log_is_a_second_place_and_names_no_mailbox_that_deleted(
+def test_a_younger_copy_is_the_first_place_and_names_no_mailbox_that_deleted(
     index: Index,
 ) -> None:
     enter(index, message(1, 7, 8))
     index.apply(Batch(1, 9, 2048, [], [record.Deletion(7, an_id(1), 700)]))
     enter(index, message(1, 7, 8, log=2), log=2, life=10)
-    assert [place.log for place in index.places(an_id(1))] == [1, 2]
+    assert [place.log for place in index.places(an_id(1))] == [2, 1]
     assert listing(index, 7) == []
-    assert index.log_counts(1).live_messages == 1
-    assert index.log_counts(2).live_messages == 0
+    assert index.log_counts(1).live_messages == 0
+    assert index.log_counts(2).live_messages == 1
+
+
+@pytest.mark.parametrize("how", [Index.apply, relocation.merge])
+@pytest.mark.parametrize(("boxes", "first"), [([8], 1), ([9], 1), ([7, 8, 9], 2)])
+def test_a_younger_copy_is_first_only_if_it_names_all(
+    index: Index, how, boxes: list[int], first: int
+) -> None:
+    enter(index, message(1, 7, 8))
+    how(index, Batch(2, 10, 1024, [message(1, *boxes, log=2)], []))
+    assert index.places(an_id(1))[0].log == first
+    assert [bool(listing(index, box)) for box in (7, 8, 9)] == [True, True, 9 in boxes]
+    assert index.log_counts(1).live_messages == (index.places(an_id(1))[0].log == 1)
+    assert index.log_counts(2).live_messages == (index.places(an_id(1))[0].log == 2)
 
 
 def test_a_deletion_that_comes_before_its_message_is_remembered(index: Index) -> None:

@@ -1,0 +1,35 @@
+"""Copies of one message that name different mailboxes, as another node may send them."""
+
+from __future__ import annotations
+
+import pytest
+
+from metad.layers.bench import Bench, stuff
+from metad.layers.logs import LogLayer
+from tests.layers.test_conformance import TestLog as Log
+
+MESSAGE = b"Subject: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [10, 2 << 20], ids=["small", "streamed"])
+@pytest.mark.parametrize("mailbox", [1, 2, 3])
+def test_each_mailbox_gets_the_copy_that_names_it(mailbox: int, size: int) -> None:
+    body = MESSAGE + b"y" * size + b"\r\n"
+    with Bench(Log()) as bench:
+        layer = bench.its_layer
+        assert isinstance(layer, LogLayer)
+        first = bench.envelope([1], body)
+        answers: list[object] = []
+        for mailboxes in ([1], [2], [3]):
+            copy = bench.envelope(mailboxes, body)._replace(id=first.id)
+            layer.deliver(copy, stuff(body), answers.append)
+        bench.loop.run_until(lambda: len(answers) == 3)
+        assert answers == [None] * 3
+        drop = bench.open(mailbox)
+        assert len(drop) == 1
+        assert drop.uid(1) == first.id.hex()
+        sent = b"".join(map(bytes, drop.fetch(1, 8 << 20)))
+        assert b"user%d@example.org" % mailbox in sent[:200]
+        assert sent.endswith(body + b".\r\n")
+        assert len(sent) - len(b".\r\n") == drop.size(1)
+        drop.close()
