@@ -127,8 +127,8 @@ class View:
     def listing(self, mailbox: int) -> list[tuple[bytes, int]]:
         return list(LISTING_ENTRY.iter_unpack(self.index.listing(mailbox)))
 
-    def stored(self, message_id: bytes) -> Stored:
-        found = self._reader.read(message_id, wait=True)
+    def stored(self, message_id: bytes, mailbox: int | None = None) -> Stored:
+        found = self._reader.read(message_id, wait=True, mailbox=mailbox)
         assert found is not None
         return found
 
