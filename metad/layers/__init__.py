@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* A layer is found by its name: ours, else the entry point of that name in the group
-  "metad.layers" (docs/layers.md).  Ours cannot be replaced.
-* Nothing is imported before it is asked for; whatever a foreign package raises becomes one line.
+* A layer is found by name: a built-in one, else the entry point of that name in the group
+  "metad.layers" (docs/layers.md).  A built-in layer cannot be replaced.
+* Nothing is imported before it is needed.  Any exception of a foreign package becomes one line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLUSTERED = ("metad.layers.cluster", "ClusterLayer")
 
 @cache
 def find(name: str) -> type[Layer]:
-    """The class of a layer.  Raises ConfigError: there is none, or it cannot be loaded.
+    """The class of a layer.  Raises ConfigError if there is none or it cannot be loaded.
 
     Cached, because nothing can be found after a chroot.
     """
@@ -53,7 +53,8 @@ def find(name: str) -> type[Layer]:
 
 
 def of_worker(config: Config) -> type[Layer]:
-    """The class that a worker has: on a node of a cluster, what puts copies on the others."""
+    """The class that a worker uses: on a cluster node, the one that copies mail to the other
+    nodes."""
     if config.cluster.address is None:
         return find(config.store.layer)
     clustered: type[Layer] = getattr(import_module(CLUSTERED[0]), CLUSTERED[1])
@@ -61,12 +62,12 @@ def of_worker(config: Config) -> type[Layer]:
 
 
 def names() -> list[str]:
-    """Every layer that is here."""
+    """The names of all installed layers."""
     return sorted({*OWN, *(one.name for one in entry_points(group=GROUP))})
 
 
 def check(config: Config) -> dict[str, Any]:
-    """The layer of a configuration is there and takes its settings, which are returned complete.
+    """Check that the configured layer exists and accepts its settings; return them with defaults.
 
     Raises ConfigError.
     """
@@ -81,7 +82,7 @@ def check(config: Config) -> dict[str, Any]:
 
 
 def directories(config: Config) -> list[Path]:
-    """What the layer needs besides the data directory, made if it is not there.
+    """The directories that the layer needs besides the data directory, created if missing.
 
     Raises ConfigError.
     """

@@ -1,7 +1,7 @@
 """The interface of a back end ("layer"), the paper's section 8.  It is public: docs/layers.md.
 
-A worker has one layer.  Everything is called on the worker's loop unless it says otherwise, and
-must not block there.
+A worker has one layer.  Every method is called on the worker's loop unless its docstring says
+otherwise, and must not block it.
 
     check_space -> transaction_started -> check_mailbox ...
         -> begin, write ..., commit (done called later) or abort            mail in
@@ -9,11 +9,11 @@ must not block there.
 
 Rules of this file:
 
-* `done(None)` promises what a 250 promises: durable, as the layer understands it.  It is called
-  once, on the loop, and always later: never within the call that it was given to.
-* An error given to `done`, or raised, is a RefusedError: it carries the reply.  Anything else that
-  is raised costs that message a 451 and a line in the log.
-* Later additions have defaults: a layer for an older metad keeps working.
+* `done(None)` promises what a 250 promises: durability, as the layer defines it.  It is called
+  once, on the loop, and never from within the call that received it.
+* An error given to `done`, or raised, is a RefusedError: it carries the reply.  Any other exception
+  defers that message (451) and is logged.
+* New methods have defaults, so a layer written for an older metad keeps working.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ Opened = Callable[["Maildrop | Exception"], None]
 
 
 class NotAtHandError(Exception):
-    """A message must be brought first: `Maildrop.bring`."""
+    """The message must be loaded first: call `Maildrop.bring`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerContext:
-    """What the hub gives to the layer of a worker, after the fork.
+    """What the hub gives to a worker's layer after the fork.
 
-    `report` takes a line for the log, from any thread.  `options` is what `check_options` made of
-    the table [layer].  `address_of` gives the address of a mailbox, None if it is gone.  `budget`
-    is for what a layer holds in memory of messages on their way in (metad.layers.spool keeps it).
-    `runtime` is what the log layer runs on.
+    `report` takes a line for the log, from any thread.  `options` is the table [layer] as
+    `check_options` returned it.  `address_of` returns the address of a mailbox, or None if the
+    mailbox is gone.  `budget` accounts for incoming messages held in memory (metad.layers.spool
+    does this).  `runtime` holds what the log layer runs on.
     """
 
     data: Path
@@ -67,26 +67,26 @@ class LayerContext:
 
 
 class Usage(NamedTuple):
-    """What a mailbox holds, as POP3 counts octets."""
+    """The size of a mailbox, in octets as POP3 counts them."""
 
     octets: int = 0
     messages: int = 0
 
 
 class Recipient(NamedTuple):
-    """A mailbox, and the address as it was given in RCPT."""
+    """A mailbox, and the address as given in RCPT."""
 
     mailbox: int
     address: str
 
 
 class Envelope(NamedTuple):
-    """What comes with a message.
+    """What is known about a message besides its body.
 
-    `trace` is put in front of the body; `octets` counts the body with the dots unstuffed and
-    without the final dot line, `stuffed` the dots that it carries doubled.  A message moved here
-    from another server has the unique id that its client knows, and the time in microseconds
-    since the epoch at which that server took it.
+    `trace` is put in front of the body; `octets` is the size of the body with dots unstuffed and
+    without the final dot line; `stuffed` is the number of stuffed dots.  A message imported from
+    another server has the unique id that its client knows, and the time at which that server
+    accepted it, in microseconds since the epoch.
     """
 
     id: bytes
@@ -102,7 +102,7 @@ class Envelope(NamedTuple):
 
 
 class Incoming(ABC):
-    """One message on its way in.  Either `commit` or `abort` ends it."""
+    """One incoming message.  Either `commit` or `abort` ends it."""
 
     @abstractmethod
     def write(self, chunk: bytes) -> None:
@@ -113,11 +113,11 @@ class Incoming(ABC):
 
     @abstractmethod
     def commit(self, envelope: Envelope, done: Done) -> None:
-        """Keep the message; `done` is called on the loop, later."""
+        """Store the message; `done` is called later, on the loop."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Forget the message."""
+        """Discard the message."""
 
     @property
     def in_memory(self) -> bool:
@@ -125,9 +125,10 @@ class Incoming(ABC):
         return True
 
     def chunks(self) -> Iterator[Buffer] | None:
-        """All octets written so far, again from the start at each call; filters read them.
+        """All octets written so far, from the start at each call, for filters.
 
-        Called off the loop unless `in_memory`.  None: it cannot; then metad keeps a copy.
+        Called off the loop unless `in_memory`.  None: the layer cannot do this, and metad keeps a
+        copy.
         """
         return None
 
@@ -149,9 +150,10 @@ class Maildrop(ABC):
         return True
 
     def list_messages(self) -> Iterator[None]:
-        """What makes `is_listed` true, in steps of a few milliseconds.  Raises RefusedError.
+        """Make the listing, in steps of a few milliseconds; then `is_listed` is true.  Raises
+        RefusedError.
 
-        Called when a message or a listing is asked for; a client that only polls never does.
+        Called when the client requests a message or a listing; a client that only polls never does.
         """
         return iter(())
 
@@ -167,13 +169,13 @@ class Maildrop(ABC):
     def fetch(self, number: int, most: int, /) -> Sequence[Buffer] | Iterator[Buffer]:
         """A message as RETR sends it, with its final dot line.
 
-        A sequence: all of it, in memory.  An iterator: its pieces, if the message has more than
-        `most` octets or must be waited for; the iterator is used off the loop and may block.
+        A sequence is the whole message, in memory.  An iterator yields its pieces, if the message
+        is larger than `most` octets or not in memory; it is used off the loop and may block.
         Raises RefusedError, here or before the first piece, and NotAtHandError.
         """
 
     def bring(self, number: int, done: Done) -> None:
-        """Make ready what `fetch` raised NotAtHandError for; `done` is called later."""
+        """Load the message for which `fetch` raised NotAtHandError; `done` is called later."""
         raise NotImplementedError
 
     @abstractmethod
@@ -186,7 +188,7 @@ class Maildrop(ABC):
 
 
 class Layer(ABC):
-    """A back end as one worker has it."""
+    """A back end, as one worker uses it."""
 
     name: str
 
@@ -194,7 +196,7 @@ class Layer(ABC):
     def check_options(cls, options: Mapping[str, Any], data: Path) -> dict[str, Any]:
         """The table [layer], checked and with its defaults.  Raises ValueError.
 
-        Called before there is a hub, by any command; must touch nothing.
+        Called by any command, before a hub exists; must have no side effects.
         """
         if options:
             raise ValueError(f"{cls.name} knows no setting {next(iter(options))}")
@@ -202,7 +204,8 @@ class Layer(ABC):
 
     @classmethod
     def directories(cls, options: Mapping[str, Any]) -> list[Path]:
-        """What it needs besides the data directory: a confined worker may use nothing else."""
+        """The files it needs besides the data directory: a confined worker can access nothing
+        else."""
         return []
 
     @abstractmethod
@@ -222,17 +225,17 @@ class Layer(ABC):
         return self.next_id()
 
     def usage(self, mailbox: int) -> Usage:
-        """What a mailbox holds, for its quota.  Called for users who have one."""
+        """The usage of a mailbox, for its quota.  Called only for users with a quota."""
         return Usage()
 
     def check_space(self) -> None:  # noqa: B027 - a layer that always has space need not say so
-        """At MAIL: raise RefusedError if no new message is taken now.  Called very often."""
+        """At MAIL: raise RefusedError if no new message can be accepted now.  Called very often."""
 
     def check_mailbox(self, mailbox: int) -> None:  # noqa: B027
         """At RCPT: raise RefusedError if this mailbox accepts no message now."""
 
     def transaction_started(self) -> None:  # noqa: B027
-        """A client began a message (MAIL was accepted): one may arrive soon."""
+        """A client began a transaction (MAIL was accepted): a message may arrive soon."""
 
     @abstractmethod
     def begin(self) -> Incoming:
@@ -241,7 +244,8 @@ class Layer(ABC):
     def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
         """Store a message that arrived whole, as `begin`, `write` and `commit` would.
 
-        Most messages arrive like this; a layer that can store them in one step overrides it.
+        Most messages arrive like this; a layer that can store them in one step overrides this
+        method.
         """
         incoming = self.begin()
         try:
@@ -253,9 +257,9 @@ class Layer(ABC):
             raise
 
     def is_behind(self, mailbox: int, asked_ns: int) -> bool:
-        """Whether mail that was acknowledged before `asked_ns` (monotonic) may not be listed yet.
+        """Whether some mail acknowledged before `asked_ns` (monotonic) may not be listed yet.
 
-        Asked before `open_mailbox`, which waits a few milliseconds for an answer of False.
+        Called before `open_mailbox`, which waits a few milliseconds for False.
         """
         return False
 
@@ -267,12 +271,12 @@ class Layer(ABC):
     opens_later = False
 
     def open_later(self, mailbox: int, done: Opened) -> None:
-        """Open a mailbox after others have been asked; `done` is called once, always later.
+        """Open a mailbox after asking other nodes; `done` is called once, always later.
 
-        All that was acknowledged before this call is listed.  `done` gets the mailbox, or what
-        `open_mailbox` would raise.
+        All mail acknowledged before this call is listed.  `done` receives the mailbox, or the
+        exception that `open_mailbox` would raise.
         """
         raise NotImplementedError
 
-    def tick(self) -> None:  # noqa: B027 - most layers have nothing to do
+    def tick(self) -> None:  # noqa: B027 - most layers need no tick
         """Called about once a second."""

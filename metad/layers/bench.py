@@ -1,7 +1,7 @@
-"""The surroundings of a layer in a worker, for its tests (metad.layers.testing): a loop, shared
-memory and a data directory of their own.
+"""A layer's environment in a worker, for its tests (metad.layers.testing): its own loop, shared
+memory and data directory.
 
-Rule of this file: nothing but the interface of a layer is used, and nothing is left behind.
+Rule of this file: only the interface of a layer is used, and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _serial = 0
 
 
 class Suite(Protocol):
-    """What a bench needs to know of the tests that it serves."""
+    """What a bench needs to know about its tests."""
 
     @property
     def layer(self) -> type[Layer]: ...
@@ -46,7 +46,7 @@ class Suite(Protocol):
 
 
 class BenchLoop:
-    """The part of an event loop that a layer may use; runs while a test waits for something."""
+    """The part of an event loop that a layer may use.  It runs while a test waits."""
 
     def __init__(self) -> None:
         self._ready: deque[Callable[[], object]] = deque()
@@ -84,7 +84,7 @@ class BenchLoop:
 
 
 class Bench:
-    """The surroundings of a layer in a worker, in a directory of their own."""
+    """A layer's environment in a worker, in its own directory."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
@@ -135,7 +135,7 @@ class Bench:
         layer.stop()
 
     def restart(self) -> None:
-        """As a hub that is stopped and started."""
+        """Like stopping and starting a hub."""
         self.stop()
         self.start()
 
@@ -148,7 +148,7 @@ class Bench:
     # -- mail
 
     def open(self, mailbox: int) -> Maildrop:
-        """A mailbox whose messages are listed, with all that was acknowledged before."""
+        """Open a mailbox and list its messages, including all acknowledged before."""
         asked_ns = time.monotonic_ns()
         self.loop.run_until(lambda: not self.its_layer.is_behind(mailbox, asked_ns))
         drop = self.its_layer.open_mailbox(mailbox)
@@ -158,7 +158,8 @@ class Bench:
         return drop
 
     def send(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> Sent:
-        """Hand a message over, in one piece or in `pieces` octets each; it is not waited for."""
+        """Deliver a message, whole or in pieces of `pieces` octets, without waiting for the
+        result."""
         layer = self.its_layer
         incoming = layer.begin()
         wire = stuff(message)
@@ -176,7 +177,7 @@ class Bench:
         return make_envelope(self.its_layer, mailboxes, message)
 
     def put(self, mailboxes: Sequence[int], message: bytes, pieces: int = 0) -> None:
-        """A message that must be taken."""
+        """Deliver a message that must be accepted."""
         sent = self.send(mailboxes, message, pieces)
         self.loop.run_until(lambda: sent.calls > 0)
         demand(sent.error is None, f"a message was refused: {sent.error}")
@@ -190,7 +191,7 @@ class Bench:
 
 
 class Sent:
-    """A message handed over: how often it was answered, and what the last answer was."""
+    """A delivered message: how many answers it got, and the last one."""
 
     def __init__(self, incoming: Incoming | None) -> None:
         self.incoming = incoming
@@ -201,7 +202,7 @@ class Sent:
 
     @contextmanager
     def handing_over(self) -> Iterator[None]:
-        """Within the call that gets `done`, which must not be called in there."""
+        """During the call that receives `done`, which must not call it."""
         self._within = True
         yield
         self._within = False
@@ -232,7 +233,7 @@ def make_envelope(layer: Layer, mailboxes: Sequence[int], message: bytes) -> Env
 
 
 def demand(so: bool, otherwise: str) -> None:
-    """As `assert`, which -O would take away."""
+    """Like `assert`, which -O would remove."""
     if not so:
         raise AssertionError(otherwise)
 
@@ -243,7 +244,7 @@ def stuff(message: bytes) -> bytes:
 
 
 def private_area() -> tuple[SharedArea, posix_ipc.Semaphore]:
-    """Private shared memory; it goes with this process."""
+    """Private shared memory, which ends with this process."""
     global _serial
     _serial += 1
     name = f"/metad-layer-{os.getpid()}-{_serial}"

@@ -1,10 +1,10 @@
-"""The unique ids that imported messages came with.
+"""The unique ids that imported messages brought from their old server.
 
-Their records have them; the index has them too, so that UIDL needs no records.  An index that was
-rebuilt from the footers of logs has none: then they are read from the records and entered, once.
+The records hold them; the index does too, so that UIDL reads no records.  An index rebuilt from the
+footers of logs has none of them: they are then read from the records and entered, once.
 
-Rule of this file: a mailbox may have hundreds of thousands of them, so they are looked up a block
-at a time, and what is not in the index is read in steps that each take a few milliseconds.
+Rule of this file: a mailbox may have hundreds of thousands of them, so they are looked up in
+blocks, and those that the index lacks are read in steps of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from metad.store.reader import Reader
 
 # Ids that are looked up together: half a millisecond.
 BLOCK = 200
-# Records that are read in one step: on a hard disk that is cold, a few seeks.
+# Records read in one step: with a cold cache on a hard disk, a few seeks.
 RECORDS = 4
-# Mailboxes that are remembered as complete; more only have to be looked through again.
+# Mailboxes remembered as complete; any others are only scanned again.
 REMEMBERED = 10_000
 
 
 class _Store(Protocol):
-    """The log layer, or a command that reads the store."""
+    """The log layer, or a command that reads the store, as this module uses it."""
 
     @property
     def index(self) -> Index: ...
@@ -38,8 +38,8 @@ class _Store(Protocol):
 
 
 class ImportedIds:
-    """Those of one mailbox, as a session lists it.  `is_complete`: the index has all of them; one
-    that it lacks is of a message that came without."""
+    """The ids of one mailbox, as a session lists it.  `is_complete`: the index has all of them; a
+    message without one there brought none."""
 
     __slots__ = ("_known", "_listing", "_store", "is_complete")
 
@@ -50,7 +50,7 @@ class ImportedIds:
         self.is_complete = is_complete
 
     def complete_index(self) -> Iterator[None]:
-        """Enter what the index lacks, in steps.  Raises lmdb.Error."""
+        """Enter the ids that the index lacks, in steps.  Raises lmdb.Error."""
         if self.is_complete:
             return
         self.is_complete = True
@@ -74,7 +74,7 @@ class ImportedIds:
             yield
 
     def get(self, number: int, message_id: bytes) -> str:
-        """The unique id of this message; empty if it came without one."""
+        """The unique id of this message; empty if it brought none."""
         found = self._known.get(message_id)
         if found is None:
             last = min(number + BLOCK - 1, self._listing.messages)
@@ -88,7 +88,7 @@ class ImportedIds:
 
 
 def imported_ids(store: _Store, ids: Sequence[bytes]) -> dict[bytes, str]:
-    """The unique ids of imported messages; without those that came without one."""
+    """The unique ids of imported messages; those that brought none are left out."""
     found = store.index.uids(ids)
     recorded = _recorded_ids(store, [one for one in ids if one not in found])
     _enter(store.index, recorded)
@@ -100,7 +100,7 @@ def _recorded_ids(store: _Store, ids: Sequence[bytes]) -> dict[bytes, str]:
 
 
 def _enter(index: Index, ids: dict[bytes, str]) -> bool:
-    """Enter ids in the index, if its lock is free.  Whether it has them."""
+    """Enter ids in the index if its lock is free.  Returns whether it has them."""
     if not ids:
         return True
     if not index.try_lock():

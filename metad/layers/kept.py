@@ -1,6 +1,6 @@
-"""A message on its way into a layer that cannot give it back: a copy is kept for filters.
+"""An incoming message of a layer that cannot read it back: a copy is kept for filters.
 
-Rule of this file: the layer sees the same calls as without it.
+Rule of this file: the layer sees the same calls as without this class.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from metad.system.osio import Osio
 
 
 class KeptIncoming(Spool, Incoming):
-    """`inner`: the layer's.  `directory`: where a large copy gets its file without a name."""
+    """`inner`: the layer's own message.  `directory`: where a large copy gets its unlinked file."""
 
     __slots__ = ("_inner",)
 

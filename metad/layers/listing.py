@@ -1,15 +1,15 @@
-"""The listing of a mailbox as of its login, made when it is needed, piece by piece.
+"""The listing of a mailbox as of login, made when needed, piece by piece.
 
     login       messages and octets from the usage row, and the newest id: microseconds, however
                 many messages there are; STAT and QUIT need no more
     first need  the entries up to that id, some thousand per step, each a transaction of its own
 
-Between the two nothing disappears: the mailbox lock keeps other sessions and expiry out.  Messages
-may be added, also with smaller ids, if another worker committed later what it had numbered
-earlier.  As many of the latest are left for the next session as came too late.
+Between the two, nothing disappears: the mailbox lock keeps other sessions and expiry out.  Messages
+may be added, even with smaller ids, if another worker committed later what it had numbered earlier.
+As many of the latest messages as arrived after the login are left for the next session.
 
-Rule of this file: the entries are right, the usage row is a view of them.  Where they disagree in
-any other way, the entries count.
+Rule of this file: the entries are authoritative; the usage row is derived from them.  If they
+disagree in any other way, the entries count.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from metad.store.ids import ID_SIZE
 from metad.store.index.index import LISTING_ENTRY, Index
 
-# Entries of one step: about a millisecond.
+# Entries in one step: about a millisecond.
 STEP = 2000
 # Seconds before the newest id within which another worker may have numbered a message.
 LATE_SECONDS = 60
@@ -30,7 +30,7 @@ _OCTETS = struct.Struct(">I")
 
 
 class Listing:
-    """`is_complete`: the entries are there."""
+    """`is_complete`: the entries have been read."""
 
     __slots__ = ("_index", "_mailbox", "_newest", "_packed", "is_complete", "messages", "octets")
 
@@ -62,7 +62,7 @@ class Listing:
         self.is_complete = True
 
     def _settle(self, packed: bytearray, octets: int) -> None:
-        """Leave out what came after the login, and count what is there."""
+        """Leave out messages that arrived after the login, and count the rest."""
         late = len(packed) // _ENTRY - self.messages
         for at in self._came_late(packed, late, octets - self.octets) if late > 0 else ():
             octets -= _octets(packed[at : at + _ENTRY])
@@ -72,9 +72,9 @@ class Listing:
         self.octets = octets
 
     def _came_late(self, packed: bytearray, late: int, octets: int) -> list[int]:
-        """Where `late` entries lie that may have come after the login, the last one first.
+        """The positions of `late` entries that may have arrived after the login, the last first.
 
-        None if there are not so many of the last minute: then the usage row was wrong.
+        None if the last minute has fewer: then the usage row was wrong.
         """
         time_us = int.from_bytes(self._newest[:8], "big") - LATE_SECONDS * 1_000_000
         since = max(time_us, 0).to_bytes(8, "big")

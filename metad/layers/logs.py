@@ -1,7 +1,7 @@
 """The log layer: the store of fixed-size logs, as one worker uses it.
 
-Here the store meets the protocol: what RETR sends in front of the stored octets (Return-Path and
-Delivered-To, from the envelope), and so the exact size that LIST shows.
+Here the store meets the protocol.  RETR sends Return-Path and Delivered-To, made from the envelope,
+before the stored octets; LIST shows the resulting exact size.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _ENTRY = LISTING_ENTRY.size
 _new = tuple.__new__
 _OCTETS = struct.Struct(">I")
 DELETIONS_PER_RECORD = 250
-# Places looked up in one transaction for a client that fetches one message after the other.
+# Places looked up in one transaction for a client that fetches messages in order.
 LOOK_AHEAD = 32
 READER_CHECK_TICKS = 60
-# Free logs that are left for survivors: without one the collector cannot free any.
+# Free logs reserved for survivors: without one, the collector cannot free any log.
 SPARE_LOGS = 1
-# The worker that reports what concerns all of them.
+# The worker that reports what concerns all workers.
 FIRST_SLOT = 0
 
 
@@ -100,7 +100,7 @@ class LogLayer(Layer):
             self.source.report_figures()
         self._start_committer(context)
         self._ticks = 0
-        # Mailboxes of whose imported messages the index has all unique ids.
+        # Mailboxes for which the index has the unique ids of all imported messages.
         self.complete_mailboxes: set[int] = set()
 
     def _start_committer(self, context: LayerContext) -> None:
@@ -139,7 +139,7 @@ class LogLayer(Layer):
             self.index.reader_check()
 
     def _note_conditions(self) -> None:
-        """Show what keeps this worker from taking mail, and since when."""
+        """Publish what keeps this worker from accepting mail, and since when."""
         committer = self.committer
         conditions = (
             (Cell.INDEX_BEHIND, committer.index_lags),
@@ -152,7 +152,7 @@ class LogLayer(Layer):
                 self.row[cell] = self.osio.time_ns() // 1_000_000_000 if holds else 0
 
     def _publish(self, rows: dict[int, LogCounts]) -> None:
-        """Show the counts that a transaction made; the index's write lock is held."""
+        """Publish the counts that a transaction changed; the index's write lock is held."""
         for number, counts in rows.items():
             self.table.set_live(number, counts.live_messages, counts.live_octets)
         writer = self.committer.writer
@@ -168,7 +168,7 @@ class LogLayer(Layer):
         return self.ids.next_imported()
 
     def usage(self, mailbox: int) -> Usage:
-        """What other workers answered within the last milliseconds is not in it."""
+        """Mail that other workers acknowledged in the last milliseconds is not counted."""
         octets, messages = self.index.usage(mailbox)
         more_octets, more_messages = self.feed.usage(mailbox)
         return Usage(octets + more_octets, messages + more_messages)
@@ -198,7 +198,7 @@ class LogLayer(Layer):
             raise self._no_space()
         budget = self.budget
         held = len(body) + CHUNK_MEMORY
-        if budget.used + held > budget.half:  # it may have to go to a file
+        if budget.used + held > budget.half:  # it may have to be spilled to a file
             super().deliver(envelope, body, done)
             return
 
@@ -231,14 +231,14 @@ class LogLayer(Layer):
 
 
 def log_room(settings: StoreConfig) -> Room:
-    """The logs that workers may have: the collector's own must fit below the limit too."""
+    """How many logs workers may use: the collector's own must fit below the limit too."""
     if settings.size_limit is None:
         return Room(spare=SPARE_LOGS)
     return Room(settings.size_limit // settings.log_size - COLLECTOR_LOGS, SPARE_LOGS)
 
 
 class LogIncoming(SpooledIncoming):
-    """A message for the log."""
+    """One message to be appended to the log."""
 
     __slots__ = ("_layer",)
 
@@ -268,7 +268,7 @@ class LogMaildrop(Maildrop):
         self._listing = listing
         self._closed = False
         self._next = 0  # follows the message fetched last
-        self._ahead: dict[int, Place | None] = {}  # places of those that follow, by number
+        self._ahead: dict[int, Place | None] = {}  # places of the next messages, by number
         complete = mailbox in layer.complete_mailboxes
         self._imported = ImportedIds(layer, listing, is_complete=complete)
 
@@ -317,7 +317,7 @@ class LogMaildrop(Maildrop):
             return self._wait_for(message_id)
 
     def _hint(self, number: int) -> Place | None:
-        """Where a message lay a moment ago: looked up together for a client that takes them all."""
+        """Where a message lay a moment ago; looked up in advance for a client that fetches all."""
         is_next, self._next = number == self._next, number + 1
         if not is_next:
             self._ahead.clear()
@@ -329,7 +329,7 @@ class LogMaildrop(Maildrop):
         return self._ahead.pop(number)
 
     def _wait_for(self, message_id: bytes) -> Iterator[Buffer]:
-        """A message that the page cache does not have."""
+        """A message that is not in the page cache."""
         stored = self._layer.reader.wait_for(message_id, self._mailbox)
         yield self._prefix(stored.envelope)
         yield stored.body
@@ -339,7 +339,7 @@ class LogMaildrop(Maildrop):
             yield piece if isinstance(piece, bytes) else self._prefix(piece.envelope)
 
     def _prefix(self, envelope: record.Envelope) -> bytes:
-        """Return-Path and Delivered-To for this mailbox."""
+        """The lines Return-Path and Delivered-To for this mailbox."""
         mailbox = self._mailbox
         for its, address, _ in envelope.recipients:
             if its == mailbox:

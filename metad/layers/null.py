@@ -1,4 +1,5 @@
-"""The null layer: accepts and discards (the paper's "nowrite"), to measure all but the store."""
+"""The null layer: accepts and discards mail (the paper's "nowrite"), to measure everything but the
+store."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ class NullMaildrop(Maildrop):
 
 
 class NullLayer(Layer):
-    """Every message is accepted and dropped; every mailbox is empty."""
+    """Accepts and discards every message; every mailbox is empty."""
 
     name = "null"
 

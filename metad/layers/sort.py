@@ -2,17 +2,17 @@
 
     tmp/NAME written and fsynced -> renamed to new/NAME,S=...,W=... -> new/ fsynced -> 250
 
-The files have LF line ends and no stuffed dots.  S is the octets of the file, W what they are with
-CR LF, as Dovecot reads them.
+The files have LF line ends and no stuffed dots.  S is the size of the file, W its size with CR LF,
+as Dovecot reads them.
 
 Rules of this file:
 
-* `done(None)` comes after the fsync of every file and of every directory that got one.  Under load
-  many messages share the sync of a directory.
-* A message that cannot be put into all of its Maildirs is put into none: what was renamed is
-  removed again, and the client sends it again.
-* Where a mailbox lies comes from the template, and an address that would lead out of its place is
-  refused: no component is ever ".", "..", empty, or has a "/" that the template did not put there.
+* `done(None)` is called after the fsync of every file and of every directory that got one.  Under
+  load, many messages share the sync of a directory.
+* A message that cannot be stored in all of its Maildirs is stored in none: files already renamed
+  are removed, and the client retries.
+* The template determines the path of a mailbox.  An address that would lead elsewhere is refused:
+  no component is ever ".", "..", empty, or has a "/" that is not from the template.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from metad.store.ids import HubClock, IdMaker
 from metad.system.osio import Buffer, Osio
 
 TEMPLATE = "{domain}/{local}"
-# Messages that share directory syncs, and threads that write and sync their files.
+# Messages in a batch, which share directory syncs; threads that write and sync their files.
 BATCH = 256
 THREADS = 8
-# Maildirs that a worker remembers, and that it has seen them.
+# Paths and existing Maildirs that a worker remembers.
 REMEMBERED = 100_000
-# NAME_MAX of every file system that matters.
+# NAME_MAX of all common file systems.
 COMPONENT = 255
 _FIELDS = {"address", "domain", "local", "id", "hash"}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class UnsafeAddressError(RefusedError):
-    """An address that no directory can be named after."""
+    """An address that cannot be a directory name."""
 
     smtp = Reply(550, "5.1.1", "User unknown")
     ours = False
@@ -65,10 +65,10 @@ class NotServedError(RefusedError):
 
 
 class Places:
-    """Where the Maildir of a mailbox lies: root and template."""
+    """The path of the Maildir of a mailbox: root and template."""
 
     def __init__(self, root: Path, template: str) -> None:
-        """Raises ValueError with what is wrong with the template."""
+        """Raises ValueError, which names the fault in the template."""
         self.root = root
         self._template = template
         names = {name for _, name, _, _ in _parsed(template) if name is not None}
@@ -78,7 +78,7 @@ class Places:
         self.directory(1, "x@y")
 
     def directory(self, mailbox: int, address: str) -> str:
-        """Raises UnsafeAddressError, ValueError if it is the template that leads elsewhere."""
+        """Raises UnsafeAddressError, or ValueError if the template itself leads elsewhere."""
         local, _, domain = address.rpartition("@")
         digest = hashlib.blake2b(address.encode(), digest_size=1).hexdigest()
         values = {"address": address, "domain": domain or "localhost", "local": local or domain,
@@ -109,7 +109,7 @@ def _parsed(template: str) -> list[tuple[str, str | None, str | None, str | None
 
 
 class SortLayer(Layer):
-    """Sorts mail into Maildirs below `root`."""
+    """Delivers mail to Maildirs below `root`."""
 
     name = "sort"
 
@@ -180,7 +180,7 @@ class SortLayer(Layer):
         self._jobs.put(job)
 
     def _run(self) -> None:
-        """The thread: everything that waits is one batch."""
+        """The thread: all waiting messages are one batch."""
         while (job := self._jobs.get()) is not None:
             batch = [job]
             last = False
@@ -198,7 +198,7 @@ class SortLayer(Layer):
 
 
 class SortIncoming(SpooledIncoming):
-    """A message for some Maildirs."""
+    """One incoming message for one or more Maildirs."""
 
     __slots__ = ("_layer",)
 
@@ -217,7 +217,7 @@ class SortIncoming(SpooledIncoming):
 
 @dataclass(slots=True)
 class Job:
-    """A message for some Maildirs (directory, address as given in RCPT)."""
+    """A message for one or more Maildirs (directory, address as given in RCPT)."""
 
     envelope: Envelope
     body: SortIncoming
@@ -229,7 +229,7 @@ class Job:
 
 @dataclass(slots=True)
 class Delivery:
-    """One file of a message: where it is now, and where it goes."""
+    """One file of a message: its present path and its final one."""
 
     job: Job
     maildir: str
@@ -240,11 +240,11 @@ class Delivery:
 
 
 class Sorter:
-    """Puts batches of messages into Maildirs.  One thread at a time."""
+    """Delivers batches of messages to Maildirs.  Used by one thread at a time."""
 
     def __init__(self, osio: Osio, hostname: str) -> None:
         self._osio = osio
-        # maildir(5): "/" and ":" cannot stand in a name.
+        # maildir(5): a name cannot contain "/" or ":".
         self._host = hostname.replace("/", "\\057").replace(":", "\\072")
         self._numbers = itertools.count(1)
         self._there: set[str] = set()
@@ -254,7 +254,7 @@ class Sorter:
         self._threads.shutdown(wait=True)
 
     def deliver(self, jobs: list[Job]) -> None:
-        """Set `error` of those that are not in all of their Maildirs, durably."""
+        """Set `error` of each message that is not durably in all of its Maildirs."""
         files = [
             Delivery(job, maildir, address, self._name())
             for job in jobs
@@ -262,7 +262,7 @@ class Sorter:
         ]
         for one in files:
             one.job.files.append(one)
-        # Directories are made by this thread alone; files are written and synced by many.
+        # Only this thread makes directories; several threads write and sync files.
         for one in files:
             self._try(one, self._prepare)
         self._each(files, self._write)
@@ -280,7 +280,7 @@ class Sorter:
         return f"{seconds}.M{rest}P{os.getpid()}Q{next(self._numbers)}.{self._host}"
 
     def _try(self, one: Delivery, step: Callable[[Delivery], None]) -> None:
-        """A step of a file whose message has not failed; an error fails the message."""
+        """Run a step for a file whose message has not failed; an error fails the message."""
         if one.job.error is not None:
             return
         try:
@@ -298,7 +298,7 @@ class Sorter:
         list(self._threads.map(lambda one: self._try(one, step), files))
 
     def _prepare(self, one: Delivery) -> None:
-        """The Maildir, made if it is not there; someone may have removed it since."""
+        """The Maildir, created if missing; it may have been removed since it was last seen."""
         maildir = one.maildir
         if maildir in self._there and os.path.isdir(maildir):
             return
@@ -309,7 +309,7 @@ class Sorter:
         self._there.add(maildir)
 
     def _make(self, path: str) -> None:
-        """A directory and those above, each durable in its parent."""
+        """Create a directory and its parents, each durable in its own parent."""
         try:
             self._osio.mkdir(path)
         except FileExistsError:
@@ -342,7 +342,8 @@ class Sorter:
         one.new = new
 
     def _sync_directories(self, files: list[Delivery]) -> None:
-        """Each directory once; a message is there only if all of its directories are synced."""
+        """Sync each directory once; a message is stored only if all of its directories are
+        synced."""
         wanted: dict[str, list[Delivery]] = {}
         for one in files:
             if one.new:
@@ -370,7 +371,7 @@ class Sorter:
 
 
 def _content(one: Delivery) -> Iterator[bytes]:
-    """The octets of a file: Return-Path, Delivered-To, our trace, the message, with LF."""
+    """The content of a file: Return-Path, Delivered-To, our trace and the message, with LF."""
     envelope = one.job.envelope
     head = in_front(envelope.sender, one.address) + envelope.trace
     yield head.replace(b"\r\n", b"\n")

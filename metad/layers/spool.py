@@ -1,15 +1,16 @@
-"""A message while it arrives: in memory, and a large one in a file without a name.
+"""A message while it arrives: in memory, or in an unlinked file if it is large.
 
 So a slow client never holds a log, and many large messages at once cost disk, not memory: one
-message holds at most `MESSAGE_MEMORY` octets, all of a worker together what their budget says.
+message holds at most `MESSAGE_MEMORY` octets, and all messages of a worker together hold at most
+their budget.
 
 Rules of this file:
 
-* Every octet in memory counts, from the first one on, and so does what Python needs for a chunk:
-  a client may send its message in pieces of two octets.
-* A message that the budget has no room for goes to its file at once, however small it is.
-* Large ones have half of the budget: those in files are committed one by one, and a few hundred
-  clients that hold half a message each must not bring everybody's to that.
+* Every octet in memory counts, from the first one, and so does Python's overhead for a chunk: a
+  client may send its message in pieces of two octets.
+* A message for which the budget has no room is spilled at once, however small it is.
+* Large messages may use half of the budget: messages in files are committed one by one, and a few
+hundred clients that hold half a message each must not force all others into files.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PIECE = 1 << 20
 
 
 class Spool:
-    """Takes chunks; afterwards they are its body.  Raises OSError if the disk is full."""
+    """Collects chunks, which become its body.  Raises OSError if the disk is full."""
 
     __slots__ = ("_budget", "_directory", "_fd", "_osio", "parts", "size")
 
@@ -36,7 +37,7 @@ class Spool:
         self._directory = directory
         self._budget = budget
         self._fd = -1
-        self.parts: list[bytes] = []  # of the budget they have their sizes and so much for each
+        self.parts: list[bytes] = []  # overhead of a chunk, charged besides its size
         self.size = 0
 
     @property
@@ -56,7 +57,7 @@ class Spool:
             self.size = size
 
     def _write_where_it_fits(self, chunk: bytes, size: int, used: int) -> None:
-        """`size` and `used`: with this chunk, if it stays in memory."""
+        """`size` and `used` include this chunk, if it stays in memory."""
         budget = self._budget
         most = budget.limit if size <= SMALL_MESSAGE else budget.half
         if self._fd < 0 and size <= MESSAGE_MEMORY and used <= most:
@@ -95,11 +96,11 @@ class Spool:
             self._give_back()
 
     def chunks(self) -> Iterator[Buffer]:
-        """All octets, again from the start at each call."""
+        """All octets, from the start at each call."""
         return iter(self.parts) if self._fd < 0 else self.pieces()
 
     def pieces(self) -> Iterator[Buffer]:
-        """The octets of a spilled message, again from the start at each call."""
+        """The octets of a spilled message, from the start at each call."""
         at = 0
         while at < self.size:
             piece = self._osio.pread(self._fd, min(PIECE, self.size - at), at)
@@ -110,9 +111,9 @@ class Spool:
 
 
 class SpooledIncoming(Spool, Incoming):
-    """A message that is kept aside until it is complete, and until its layer is done with it.
+    """A message that is spooled until it is complete, and until its layer has stored it.
 
-    `commit` is the layer's; it hands `self.finished(done)` on instead of `done`.
+    The layer implements `commit`, and passes `self.finished(done)` on instead of `done`.
     """
 
     __slots__ = ()
@@ -124,7 +125,7 @@ class SpooledIncoming(Spool, Incoming):
             raise NoSpaceError(f"spool: {error}") from error
 
     def finished(self, done: Done) -> Done:
-        """What to call in place of `done`: the message is given up first."""
+        """What to call instead of `done`: it releases the message first."""
 
         def finish(error: RefusedError | None) -> None:
             self.close()
@@ -137,7 +138,7 @@ class SpooledIncoming(Spool, Incoming):
 
 
 class SpooledBody:
-    """A spilled message as the commit sees it: the trace, then the file."""
+    """A spilled message as the commit reads it: the trace, then the file."""
 
     def __init__(self, trace: bytes, spool: Spool) -> None:
         self._trace = trace

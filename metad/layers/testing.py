@@ -5,13 +5,12 @@
     class TestMine(Conformance):
         layer = MyLayer
 
-pytest runs that as it is; with unittest: `class TestMine(Conformance, unittest.TestCase)`.
+pytest runs this as it is; with unittest: `class TestMine(Conformance, unittest.TestCase)`.
 
 Rules of this file:
 
-* Nothing but the interface is used: what passes here works in a worker.
-* Every test has a hub's surroundings of its own (metad.layers.bench), and leaves nothing
-  behind.
+* Only the interface is used: a layer that passes here works in a worker.
+* Every test has its own environment (metad.layers.bench), and leaves nothing behind.
 * A layer that is not a mail store declares it: `serves = False` and its own `stored`, or
   `forgets = True`.
 """
@@ -38,17 +37,17 @@ AWKWARD = (
 
 
 class Conformance:
-    """The tests.  Set `layer`, and what else your layer needs."""
+    """The tests.  Set `layer`, and override what your layer needs."""
 
     layer: type[Layer]
     options: Mapping[str, Any] = {}
-    # Whether mailboxes can be opened; a layer that hands mail over elsewhere overrides `stored`.
+    # Whether mailboxes can be opened; a layer that delivers elsewhere overrides `stored`.
     serves = True
     # Whether mail is discarded.
     forgets = False
 
     def prepare(self, context: LayerContext) -> None:
-        """What the hub does before a worker starts, for your layer."""
+        """What the hub does for your layer before a worker starts."""
 
     def stored(self, bench: Bench, mailbox: int) -> list[bytes]:
         """Every message that a mailbox has, as a user gets it: CR LF, no stuffed dots."""
@@ -59,7 +58,7 @@ class Conformance:
             drop.close()
 
     def _expect(self, bench: Bench, mailbox: int, messages: Sequence[bytes]) -> None:
-        """A mailbox has exactly these, in this order, each behind its trace."""
+        """Check that a mailbox has exactly these messages, in this order, each after its trace."""
         found = self.stored(bench, mailbox)
         wanted = [] if self.forgets else messages
         demand(len(found) == len(wanted), f"{len(found)} messages are stored, not {len(wanted)}")
@@ -259,7 +258,7 @@ def unstuff(wire: bytes) -> bytes:
 
 
 def whole(drop: Maildrop, number: int) -> bytes:
-    """A message as RETR sends it, however the layer gives it."""
+    """A message as RETR sends it, in whatever form the layer returns it."""
     return b"".join(map(bytes, drop.fetch(number, MESSAGE_GIVEN)))
 
 

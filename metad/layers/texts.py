@@ -1,7 +1,7 @@
-"""A message out of its wire format: dots unstuffed, the final dot line gone, LF if wanted.
+"""Decodes a message from its wire format: dots unstuffed, no final dot line, LF if wanted.
 
-Rules of this file: pieces of any size give the same result for every cut; no octet is looked at
-by Python code; nothing but the last octets is held back.
+Rules of this file: pieces of any size give the same result; no Python loop runs per octet; only the
+last few octets are held back.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ _END = b".\r\n"
 
 
 class Unstuffer:
-    """Takes the wire octets of one message in pieces, gives the message."""
+    """Takes the wire octets of one message in pieces and returns the message."""
 
     __slots__ = ("_before", "_cr", "_held", "_lf")
 
     def __init__(self, *, lf: bool) -> None:
         """`lf`: lines end in LF, as in files, not in CR LF."""
         self._lf = lf
-        self._before = b"\r\n"  # the last two octets that went out, as they came in
+        self._before = b"\r\n"  # the last two octets returned, as they arrived
         self._held = b""  # at most as long as the final dot line
-        self._cr = b""  # a CR whose LF is still to come
+        self._cr = b""  # a CR whose LF has not arrived yet
 
     def feed(self, piece: Buffer) -> bytes:
         text = self._held + piece
@@ -32,7 +32,7 @@ class Unstuffer:
         return self._convert(bytes(text))
 
     def finish(self) -> bytes:
-        """The rest.  Raises ValueError if the octets do not end in a final dot line."""
+        """The rest.  Raises ValueError if the input does not end in a final dot line."""
         if self._held != _END or self._before != b"\r\n":
             raise ValueError("a message without its end")
         return self._cr
@@ -41,7 +41,7 @@ class Unstuffer:
         before = self._before
         whole = before + text
         self._before = whole[-2:]
-        # The two octets in front are shorter than what is replaced, so they stay as they are.
+        # The two preceding octets are shorter than any pattern, so they are not changed.
         text = whole.replace(b"\r\n.", b"\r\n")[2:]
         if not self._lf:
             return text
@@ -51,7 +51,7 @@ class Unstuffer:
 
 
 def unstuffed(chunks: Iterable[Buffer], *, lf: bool) -> Iterator[bytes]:
-    """A whole message out of the chunks of its wire octets.  Raises ValueError."""
+    """A whole message, from the chunks of its wire octets.  Raises ValueError."""
     unstuffer = Unstuffer(lf=lf)
     for chunk in chunks:
         yield unstuffer.feed(chunk)

@@ -1,7 +1,7 @@
-"""A thread that does one job after the other, beside an event loop.
+"""A thread that runs jobs one after another, beside an event loop.
 
-The committer and the log allocator get one handed in, so that a test or a simulator can do their
-jobs step by step.
+The committer and the log allocator are given one, so that a test or a simulator can run their jobs
+step by step.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Job = Callable[[], None]
 
 
 class Background(Protocol):
-    """Does jobs in the order in which they are put, off the caller's thread or not."""
+    """Runs jobs in the order in which they are submitted, on the caller's thread or another."""
 
     def put(self, job: Job) -> None: ...
 
     def stop(self) -> None:
-        """Return once every job that was put is done; none may be put afterwards."""
+        """Return once all submitted jobs are done; none may be submitted afterwards."""
 
 
 class StartThread(Protocol):
@@ -30,7 +30,7 @@ class StartThread(Protocol):
 
 
 class JobThread:
-    """The real one."""
+    """The implementation with a thread."""
 
     def __init__(self, name: str, idle: Job = lambda: None, every: float | None = None) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()

@@ -30,14 +30,14 @@ def pinned(osio: Osio, store: Store) -> Iterator[None]:
 
 
 class FreeLock:
-    """The collector's half: held while a log becomes free."""
+    """The collector's side: held while a log is being freed."""
 
     def __init__(self, osio: Osio, store: Store) -> None:
         self._osio = osio
         self._fd = _open(osio, store)
 
     def acquire(self) -> bool:
-        """False: a backup reads the logs."""
+        """False: a backup is reading the logs."""
         return self._osio.try_lock(self._fd)
 
     def release(self) -> None:

@@ -1,16 +1,16 @@
-"""Blocks that are kept for the day on which the disk is full.
+"""Blocks kept in reserve for a full disk.
 
 A start writes a few small files (the name of the shared memory, the state of the index), and a
-deletion needs pages in the index.  On a disk without a single free block neither would work, and
-nothing would ever become free again.
+deletion needs pages in the index.  On a disk without a single free block neither would work, and no
+space could ever be freed.
 
     DATA/spool/ballast      a file of up to 16 MiB, at most a 64th of the disk
 
 Rules of this file:
 
-* It is given up at a start that finds less than its size free, and in a running hub when almost
-  nothing is free.
-* It is made again only when there is room for new mail and for the ballast too.
+* It is removed at a start with less than its size free, and in a running hub when the disk is
+  almost full.
+* It is recreated only when the disk has room for both new mail and the ballast.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Ballast:
         self._needed = needed_space(osio, store.spool, log_size)
 
     def release_at_start(self) -> None:
-        """Before anything is written."""
+        """Call this before anything is written."""
         if self._osio.free_space(self._directory) < self._size:
             self._release()
 
     def look(self) -> None:
-        """Give it up or make it again, as the disk is now.  May block."""
+        """Remove or recreate it, depending on free space.  May block."""
         free = self._osio.free_space(self._directory)
         if free < CRITICAL:
             self._release()
@@ -56,10 +56,10 @@ class Ballast:
             self._osio.unlink(self._path)
 
     def _hold(self) -> None:
-        """Make it if it is not there."""
+        """Make it if it is missing."""
         try:
             fd = self._osio.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        except OSError:  # it is there, mostly
+        except OSError:  # it usually exists
             return
         try:
             self._osio.allocate(fd, self._size)

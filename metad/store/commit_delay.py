@@ -1,4 +1,4 @@
-"""How many messages are about to arrive: what a group commit waits for.
+"""How many messages are about to arrive, for which a group commit waits.
 
 A write and its sync cost about as much as several messages, whatever the group holds.  An active
 client sends its next message within a moment; a group that waits for it is larger, and once every
@@ -6,9 +6,10 @@ active client is in the group, no other client needs the loop.
 
 Rules of this file:
 
-* A message counts from its MAIL until it arrives, but for 20 to 40 milliseconds at most: the
-  committer does not wait for a sender that is far away or has stopped.
-* It is a guess.  An unannounced message uses up a pending slot; the error costs at most one delay.
+* A message counts from its MAIL until it arrives, but no longer than 20 to 40 milliseconds: the
+  committer does not wait for a distant or stalled sender.
+* The number is a guess.  An unannounced message uses up a pending slot; the error costs at most one
+  delay.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LATELY_SECONDS = 0.02
 
 
 class CommitDelay:
-    """Counts messages that have begun lately.  `now`: seconds of a clock that never runs back."""
+    """Counts recently begun messages.  `now` returns seconds of a monotonic clock."""
 
     __slots__ = ("_fresh", "_now", "_since", "_stale")
 
@@ -27,14 +28,15 @@ class CommitDelay:
         self._now = now
         self._since = now()
         self._fresh = 0  # begun since then
-        self._stale = 0  # begun in the time before
+        self._stale = 0  # begun in the period before
 
     def begun(self) -> None:
         """A client began a message."""
         self._fresh += 1
 
     def came(self) -> int:
-        """A message is there; how many are still expected, without a look at the clock."""
+        """A message has arrived.  Returns how many are still expected, without reading the
+        clock."""
         if self._stale:
             self._stale -= 1
         elif self._fresh:

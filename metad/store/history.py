@@ -1,10 +1,10 @@
-"""What the logs still show of messages that mailboxes no longer have.
+"""What the logs still show about messages that mailboxes no longer have.
 
 Rules of this file:
 
-* It only reads, and only logs that are in use: what a free log holds has been collected.
-* A message counts only if the index has a place for it: what lies behind the end of a log, and
-  what was refused, was never acknowledged.
+* It only reads, and only logs in use: the records of a free log have been collected.
+* A message counts only if the index has a place for it: records beyond the end of a log, and
+  refused ones, were never acknowledged.
 * A log that cannot be read is reported and left out.
 """
 
@@ -33,15 +33,16 @@ _NO_LIFE = bytes(2)
 
 
 class Kept(NamedTuple):
-    """A record that lies in a log, by its footer entries."""
+    """A record of a log, by its footer entries."""
 
     log: LogHeader
     item: Item
 
 
 class Deletion(NamedTuple):
-    """That `mailbox` deleted a message: when, in microseconds of hub time; 0 if the record does not
-    verify.  `expired`: the collector did it, because of its age or because the user was removed."""
+    """The deletion of a message by `mailbox`, with its time in microseconds of hub time; 0 if the
+    record does not verify.  `expired`: the collector deleted it, because of its age or because the
+    user was removed."""
 
     id: bytes
     mailbox: int
@@ -56,7 +57,7 @@ def kept_items(osio: Osio, store: Store, report: Report) -> Iterator[Kept]:
         try:
             yield from _items(osio, store, number)
         except FileNotFoundError:
-            continue  # its space was given back meanwhile
+            continue  # it was unlinked meanwhile
         except (OSError, ValueError) as error:
             report(f"log {number} is left out: {getattr(error, 'strerror', None) or error}")
 
@@ -84,7 +85,7 @@ class History:
         self._report = report
 
     def deleted_by(self, mailbox: int) -> list[Deletion]:
-        """What the mailbox deleted and is still there to be read, in the order of the ids."""
+        """Deleted messages of the mailbox that are still readable, in the order of their ids."""
         listed = {one for one, _ in LISTING_ENTRY.iter_unpack(self._index.listing(mailbox))}
         key = mailbox.to_bytes(_MAILBOX_SIZE, "big")
         found: dict[bytes, Deletion] = {}
@@ -97,12 +98,13 @@ class History:
         return [found[one] for one in sorted(found)]
 
     def of(self, message_id: bytes) -> tuple[list[Place], list[Deletion], set[int]]:
-        """A message's places, the mailboxes that deleted it, and those that its records name."""
+        """The places of a message, the mailboxes that deleted it, and those that its records
+        name."""
         places = self._index.places(message_id)
         deletions: dict[int, Deletion] = {}
         named: set[int] = set()
         for log, item in kept_items(self._osio, self._store, self._report):
-            if message_id not in item.entries:  # quicker than taking every item apart
+            if message_id not in item.entries:  # faster than unpacking every item
                 continue
             if item.kind == record.DELETION and message_id in item.ids:
                 [one] = self._deletions(log, item, [message_id])
@@ -128,7 +130,7 @@ class History:
         return [Deletion(one, mailbox, time_of(its), expired, log.number) for one in ids]
 
     def _id_of_record(self, log: LogHeader, item: Item) -> bytes:
-        """The id of a deletion record, which tells when and by whom it was made."""
+        """The id of a deletion record, which shows when and by which process it was made."""
         try:
             fd = self._osio.open(log_path(self._store.logs, log.number), os.O_RDONLY)
         except OSError:

@@ -1,16 +1,16 @@
-"""Hub time beside the wall clock: forward with it, never back, and not wherever it jumps.
+"""Hub time: follows the wall clock forward, never back, and ignores large jumps.
 
-Ids are made of hub time, so it must never run back; a wall clock that is years ahead for a minute
-would bind the store to it permanently.
+Ids contain hub time, so it must never run back.  Following a wall clock that is years ahead for a
+minute would bind the store to that time permanently.
 
 Rules of this file:
 
 * Hub time follows the wall clock forward by up to a day at once, at a start by up to 100 days
   behind the greatest id that this node made.
-* A greater jump is not followed but reported, and nothing expires until the clocks agree again or
-  an operator confirms the clock (`metad store time --accept`).
-* A wall clock that is behind stops nothing: hub time goes on at its own pace, and the age of mail
-  is taken from the smaller of the two.
+* A greater jump is reported, not followed, and nothing expires until the clocks agree again or an
+  operator confirms the clock (`metad store time --accept`).
+* A wall clock that is behind stops nothing: hub time continues at its own pace, and the smaller of
+  the two gives the age of mail.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AGREES, SUSPECT = 0, 1
 
 
 def begin(osio: Osio, area: SharedArea, greatest_id_us: int) -> None:
-    """Set hub time at a start: the wall clock, or what follows the greatest id of this node."""
+    """Set hub time at a start: the wall clock, or just after the greatest id of this node."""
     least = (greatest_id_us + 1) * 1000
     real = osio.time_ns()
     is_plausible = not greatest_id_us or real - least <= START_JUMP_NS
@@ -37,7 +37,7 @@ def begin(osio: Osio, area: SharedArea, greatest_id_us: int) -> None:
 
 
 class HubTime:
-    """Kept by one process, the master."""
+    """Kept by one process: the master."""
 
     def __init__(self, osio: Osio, area: SharedArea, report: Callable[[str], None]) -> None:
         self._osio = osio
@@ -50,7 +50,7 @@ class HubTime:
         return self._osio.time_ns() - self._osio.boottime_ns() - self._area.clock_offset
 
     def look(self) -> None:
-        """Follow the wall clock, if it did not jump.  To be called every few seconds."""
+        """Follow the wall clock if it did not jump.  Call this every few seconds."""
         ahead = self.ahead_ns()
         if ahead > JUMP_NS:
             self._area.clock_suspect = SUSPECT
@@ -65,7 +65,7 @@ class HubTime:
 
     def answer(self, *, accept: bool) -> dict[str, int | bool]:
         """For `metad store time`, in microseconds.  `accept`: the wall clock is right, so hub time
-        follows it however far."""
+        follows it at any distance."""
         ahead = self.ahead_ns()
         if accept and ahead > 0:
             self._area.clock_offset += ahead

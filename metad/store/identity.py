@@ -1,7 +1,7 @@
-"""What makes a store this store: its id, its secret, its node number; and where its parts lie.
+"""The identity of a store: its id, secret and node number; and the paths of its parts.
 
-The file DATA/store.json is written once, when the store is made, and read by everything that
-opens it.  The secret is also in every log header, so that no single file can cost the mail.
+DATA/store.json is written once, when the store is made, and read by every program that opens it.
+The secret is also in every log header, so that losing a single file loses no mail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLUSTERED = 2  # the format of a clustered store: a program that knows no tombst
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The identity of one store, and its places as strings."""
+    """The identity of one store, and its paths as strings."""
 
     data: Path
     store_id: bytes
@@ -38,7 +38,7 @@ class Store:
 def make_store(
     data: Path, store_id: bytes, secret: bytes, node: int, *, clustered: bool = False
 ) -> Store:
-    """`spool` is where large messages wait, in files without a name, until they are complete.
+    """`spool`: where large messages wait, in unlinked files, until they are complete.
 
     `clustered`: the index keeps tombstones for the other members of a cluster.
     """
@@ -51,7 +51,7 @@ def make_store(
 
 
 def open_store(osio: Osio, data: Path) -> Store:
-    """The store in `data`.  Raises DataError if what is there is not one that we can read."""
+    """The store in `data`.  Raises DataError if it is missing or unreadable."""
     path = data / "store.json"
     try:
         fields = json.loads(read_file(osio, str(path)))

@@ -5,8 +5,8 @@ log's life (2), the sequence in that life (4).  Ids sort by time and are unique:
 back within a store, lives are unique within a store, and node numbers are
 unique among the stores of a cluster (a restore changes the node number).
 
-The first bit of the sequence says that the message came with a unique id of its own, which its
-record and the index have; such an id is never shown.
+The first bit of the sequence means that the message brought its own unique id, which its record and
+the index hold; such a message id is never shown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MASK = (1 << 64) - 1
 
 
 def is_imported(message_id: bytes) -> bool:
-    """Whether the message has a unique id of another server."""
+    """Whether the message has a unique id from another server."""
     return message_id[_IMPORTED_OCTET] > 127
 
 
@@ -40,13 +40,13 @@ def time_of(message_id: bytes) -> int:
 class HubClock:
     """Hub time: the boot-time clock plus an offset that all processes of a hub share.
 
-    CLOCK_BOOTTIME is one for the machine and goes on while it is suspended, so ids of different
-    workers are in one order, whatever is done to the wall clock.  The master moves the offset
-    forward (metad.store.hub_time).
+    All processes share CLOCK_BOOTTIME, which continues during suspend, so ids of different workers
+    are in one order, whatever happens to the wall clock.  The master moves the offset forward
+    (metad.store.hub_time).
     """
 
     def __init__(self, osio: Osio, offset: int | memoryview) -> None:
-        """`offset` in ns, or the shared cell that has it (`SharedArea.clock_cell`)."""
+        """`offset` in ns, or the shared cell that holds it (`SharedArea.clock_cell`)."""
         self.boottime_ns = osio.boottime_ns
         self.cell: Sequence[int] = [offset & MASK] if isinstance(offset, int) else offset
 

@@ -1,23 +1,23 @@
-"""Backup of a store, while a hub runs on it or not; and restore.
+"""Backup of a store, whether or not a hub is running, and restore.
 
-    backup/logs/NNNNNNNN.log   the logs that count; unused octets are holes
+    backup/logs/NNNNNNNN.log   the logs in use; unused octets are holes
     backup/store.json          id, secret, node
-    backup/quarantine/         damaged octets that were set aside
-    backup/users/data.mdb      (metad.cli.backup puts it there)
+    backup/quarantine/         damaged octets, quarantined
+    backup/users/data.mdb      (written by metad.cli.backup)
     backup/manifest.json       written last
 
 Rules of this file:
 
-* While it copies no log is freed (metad.store.backup_lock), so nothing moves out of what
-  it has listed.
-* A file of the hub is never linked to: its next life would be written into the backup.  Backups
-  are never written to again, so a later one may link to a file of an earlier one.
-* Active logs are copied up to the last record that verifies: what was acknowledged before is there,
-  and the copy is recovered like the log of a hub that was killed.
-* A place that cannot be read costs what lies in it: the rest is copied, and the file is named.
-* The index is a view and is left out.
-* A restored store has another node number, so that no id is made twice; its identity is written
-  last, so that no hub starts on half of one.
+* While a backup copies, no log is freed (metad.store.backup_lock), so no record leaves the logs
+  that it has listed.
+* A file of the hub is never hard-linked: the log's next life would overwrite the backup.  Backups
+  are never modified, so a later one may link to files of an earlier one.
+* Active logs are copied up to the last record that verifies.  This includes all mail acknowledged
+  before, and the copy is recovered like the log of a killed hub.
+* An unreadable place loses only its own data: the rest is copied, and the file is reported.
+* The index is a view, and is not copied.
+* A restored store gets a new node number, so that no id is assigned twice.  Its identity is written
+  last, so that no hub starts on an incomplete store.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _PIECE = 8 << 20
 
 @dataclass(slots=True)
 class Done:
-    """What a backup or a restore did.  `octets` copied; `linked`: files taken from `previous`;
-    `bad`: files of which something is missing, and why."""
+    """What a backup or a restore did.  `octets`: copied; `linked`: files taken from `previous`;
+    `bad`: incomplete files, and why."""
 
     files: int = 0
     linked: int = 0
@@ -59,7 +59,7 @@ class Done:
 
 
 class Backup:
-    """One backup into `target`, a directory that is not there yet or is empty."""
+    """One backup to `target`, a directory that does not exist or is empty."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class Backup:
         make_empty(osio, target)
 
     def run(self, copy_users: Callable[[Path], None] | None = None) -> Manifest:
-        """Raises OSError; then the directory has no manifest and is no backup.
+        """Raises OSError; then the directory has no manifest and is not a backup.
 
-        `copy_users` puts a copy of the users database into the directory it is given.
+        `copy_users` copies the users database to the given directory.
         """
         for name in ("logs", "quarantine", "users"):
             self._osio.mkdir(str(self._target / name))
@@ -114,7 +114,7 @@ class Backup:
             try:
                 fd = self._osio.open(os.path.join(self._store.logs, name), os.O_RDONLY)
             except FileNotFoundError:
-                continue  # unlinked meanwhile: it was free
+                continue  # unlinked meanwhile, because it was free
             except OSError as error:
                 self._bad(f"logs/{name}: {error.strerror}")
                 continue
@@ -136,7 +136,7 @@ class Backup:
             self._copy(fd, entry)
 
     def _entry(self, fd: int, name: str, log: LogHeader | None) -> Entry:
-        """What is to be copied of a log; all of one whose header is damaged."""
+        """The part of a log to be copied; all of it if its header is damaged."""
         size = self._osio.fstat(fd).st_size
         if log is None:
             self._report(f"warning: {name} has no good header; copied as it is")
@@ -147,12 +147,12 @@ class Backup:
         scanner = Scanner(self._osio, fd, log)
         for _ in scanner:
             pass
-        # Not its last block: should it be sealed this moment, that would speak of a seal which is
+        # Not its last block: if the log is being sealed, the block would refer to a seal that is
         # not in the copy.
         return Entry(name, size, scanner.end, 0, log.life)
 
     def _link(self, entry: Entry) -> bool:
-        """Take an unchanged sealed log from the earlier backup."""
+        """Link an unchanged sealed log from the earlier backup."""
         if self._old is None or self._previous is None or not entry.sealed:
             return False
         before = self._old.files.get(entry.name)
@@ -171,7 +171,7 @@ class Backup:
     # -- files
 
     def _copy_small(self) -> None:
-        """The identity, and what was set aside."""
+        """The identity and the quarantined files."""
         names = [f"quarantine/{name}" for name in self._osio.listdir(self._store.quarantine)]
         for name in ("store.json", *sorted(names)):
             fd = self._osio.open(str(self._store.data / name), os.O_RDONLY)
@@ -189,7 +189,7 @@ class Backup:
         self._enter(replace(entry, digest=digest))
 
     def _enter_file(self, name: str) -> None:
-        """A file that metad did not put into the backup."""
+        """A file in the backup that metad did not write."""
         fd = self._osio.open(str(self._target / name), os.O_RDONLY)
         try:
             self._osio.fsync(fd)
@@ -206,10 +206,11 @@ class Backup:
 
 
 def make_empty(osio: Osio, target: Path) -> None:
-    """Make the directory `target`, or take it if it is empty.  Raises CannotCreateError."""
+    """Make the directory `target`, or use it if it is empty.  Raises CannotCreateError."""
     try:
         osio.mkdir(str(target))
-        # Permission to write there may come without that to read and sync; then the creator synced.
+        # Permission to write there does not imply permission to read and sync; then its creator has
+        # synced it.
         with suppress(PermissionError):
             osio.fsync_directory(str(target.parent))
     except FileExistsError:
@@ -220,9 +221,9 @@ def make_empty(osio: Osio, target: Path) -> None:
 
 
 def copy_file(osio: Osio, source: int, path: str, entry: Entry, lost: list[int]) -> str:
-    """Copy what `entry` speaks of to a new file, durably; the digest of the copy.
+    """Copy the part that `entry` describes to a new file, durably.  Returns the digest of the copy.
 
-    Places that the disk cannot read go into `lost`.  Raises OSError.
+    Unreadable places are added to `lost`.  Raises OSError.
     """
     target = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
@@ -270,12 +271,12 @@ def restore(
     *,
     partial: bool = False,
 ) -> Done:
-    """Make the data directory `data` of a backup; every file is checked against its digest.
+    """Make the data directory `data` from a backup; every file is checked against its digest.
 
-    Files that are missing or damaged are reported; `partial` accepts them: of a log everything
-    that verifies is served, a damaged users database is left out.
+    Missing or damaged files are reported.  `partial` accepts them: all records of a log that verify
+    are served, and a damaged users database is left out.
 
-    Raises UnavailableError, DataError (damaged: nothing is left that a hub would start on),
+    Raises UnavailableError, DataError (damaged: no hub would start on what is left),
     CannotCreateError, OSError.
     """
     found = manifest.read(osio, str(backup))
@@ -325,7 +326,8 @@ def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
 
 
 def _complete_header(osio: Osio, path: str) -> None:
-    """Write the last header of a log that was in use: the backup left it out.  Raises OSError."""
+    """Write the last header of a log that was in use: the backup does not contain it.  Raises
+    OSError."""
     fd = osio.open(path, os.O_RDWR)
     try:
         secret = header.own_secret(osio, fd)
@@ -338,7 +340,7 @@ def _complete_header(osio: Osio, path: str) -> None:
 
 
 def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> None:
-    """The same store as another node; not written before that is so."""
+    """Make it the same store with another node number, durably."""
     entry = found.files.get("store.json")
     if entry is None:
         raise DataError(f"{backup}: no store.json in the manifest")
@@ -349,6 +351,6 @@ def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> 
     finally:
         osio.close(fd)
     old = open_store(osio, backup)
-    # By chance, not the next one: two restores of one backup are two nodes.
+    # Random, not the next number: two restores of one backup are two nodes.
     node = secrets.choice([number for number in range(1, NODES) if number != old.node])
     write_identity(osio, make_store(data, old.store_id, old.secret, node))

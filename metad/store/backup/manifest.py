@@ -1,7 +1,7 @@
-"""The manifest of a backup: which files it has, up to where, with which digest.
+"""The manifest of a backup: its files, how much of each was copied, and the digests.
 
-It is written last, so a backup without one is not complete.  The digest is BLAKE2b-256 of what was
-copied of a file: of a log its octets up to `end` and its last block.
+It is written last, so a backup without one is not complete.  The digest is BLAKE2b-256 of the
+copied part of a file: of a log, its octets up to `end` and its last block.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file.  `size` is that of the file, `end` where what was copied of it ends; `last` is
-    the size of the block at its end that was copied besides.  `life` 0: not a log."""
+    """One file.  `size` is the size of the file, `end` the end of the copied part, `last` the size
+    of the block at the end of the file that was also copied.  `life` is 0 if it is not a log."""
 
     name: str
     size: int
@@ -36,7 +36,7 @@ class Entry:
     digest: str = ""
 
     def extents(self) -> list[tuple[int, int]]:
-        """Where the copied octets lie: start and stop."""
+        """The ranges of copied octets: start and stop."""
         parts = [(0, min(self.end, self.size))]
         if self.last and self.end < self.size:
             parts.append((max(self.end, self.size - self.last), self.size))
@@ -53,7 +53,7 @@ class Manifest:
     files: dict[str, Entry] = field(default_factory=dict)
 
     def write(self, osio: Osio, directory: str) -> None:
-        """Durably.  Raises OSError."""
+        """Write it durably.  Raises OSError."""
         fields = asdict(self) | {
             "format": FORMAT,
             "files": [asdict(entry) for entry in self.files.values()],
@@ -62,7 +62,7 @@ class Manifest:
 
 
 def read(osio: Osio, directory: str) -> Manifest:
-    """Raises UnavailableError (no complete backup is there) and DataError."""
+    """Raises UnavailableError (there is no complete backup) and DataError."""
     path = os.path.join(directory, NAME)
     try:
         fields: dict[str, Any] = json.loads(read_file(osio, path, LIMIT))
@@ -79,14 +79,14 @@ def read(osio: Osio, directory: str) -> Manifest:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """A foreign manifest must not lead out of its directory."""
+    """A manipulated manifest must not lead out of its directory."""
     for name in names:
         if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
             raise ValueError(f"not a name in a backup: {name!a}")
 
 
 def digest(osio: Osio, fd: int, entry: Entry) -> str:
-    """The digest of the octets of an open file that `entry` speaks of.  Raises OSError."""
+    """The digest of the part of an open file that `entry` describes.  Raises OSError."""
     state = hashlib.blake2b(digest_size=32)
     for start, stop in entry.extents():
         at = start

@@ -1,1 +1,1 @@
-"""Group commit: one write and one sync for all messages that wait."""
+"""Group commit: one write and one sync for all waiting messages."""

@@ -1,28 +1,28 @@
-"""Group commit: everything that waits becomes durable by one write and one sync, then visible.
+"""Group commit: one write and one sync make all waiting records durable; then they become visible.
 
     submit ... submit -> group -> encode -> append (pwritev, fdatasync) -> done(None) for each
                     -> index (one transaction for several groups) -> shared memory
 
 Rules of this file:
 
-* `done(None)` is called only after the sync.  After a successful sync it is always None,
-  whatever the index does: the logs are the truth.  If the index fails, no new mail is taken.
-* Mail is entered in the index after its answer, a hundred messages or five milliseconds later, and
-  `store/unentered_mail.py` makes sessions wait for it.  Before an answer comes the index where the
-  group has deletions, and before anything else happens to the log (a next one, its end): there
-  everything that was answered is entered first.
-* A failed write or sync is never retried on that log; the group gets SyncFailedError after the
-  next log has recorded where that one ends (`store/log_chain.py`), so that recovery cannot
+* `done(None)` is called only after the sync.  After a successful sync it is always None, whatever
+  the index does: the logs are the truth.  If the index fails, new mail is deferred.
+* Mail is entered in the index after it is acknowledged, at the latest a hundred messages or five
+  milliseconds later; `store/unentered_mail.py` makes sessions wait for it.  A group with deletions
+  is entered before it is acknowledged.  Before a log is changed or closed, all its acknowledged
+  records are entered.
+* A failed write or sync is never retried on that log; the group gets SyncFailedError after the next
+  log has recorded where the failed log ends (`store/log_chain.py`), so that recovery cannot
   resurrect mail that a client was refused.
-* The thread beside the loop does what may wait: write and sync, a new log, an index whose write
-  lock another process has.  What only computes stays on the loop, and so does the index
-  transaction when its lock is free: each put of LMDB releases the interpreter lock, and taking it
-  back from a busy loop cost more than the put (docs/performance.md).
+* A thread beside the loop does whatever may block: write and sync, a new log, an index whose write
+  lock another process holds.  Pure computation stays on the loop.  So does the index transaction
+  when its lock is free: each LMDB put releases the interpreter lock, and taking it back from a busy
+  loop costs more than the put (docs/performance.md).
 * A group waits, for two milliseconds at most, for clients that are about to send
   (`store/commit_delay.py`).
 * When all active clients wait in the group, it is written and synced on the loop, if the disk has
   been quick lately: a thread would only add its wake-up.
-* The thread, the loop and the clock are handed in; `done` always runs on the loop, never within
+* The thread, the loop and the clock are passed in; `done` always runs on the loop, never within
   `submit`.
 """
 
@@ -44,15 +44,15 @@ from metad.store.log.encode import Append, Encoded, encode
 from metad.store.log.writer import LogWriter
 from metad.store.log_chain import LogChain
 
-# A group of this many does not wait: the cost of a sync is negligible beside theirs.
+# A group of this size does not wait: compared with its records, a sync costs little.
 ENOUGH = 100
 GATHER_SECONDS = 0.002
-# Mail that was answered is entered after so long, or as soon as there are ENOUGH rows of it.
+# Acknowledged mail is entered after this time, or as soon as it has ENOUGH rows.
 ENTER_SECONDS = 0.005
-# While another process has the index's lock: how often it is tried before a thread waits for it.
+# While another process holds the index's lock: how often to try before a thread waits for it.
 RETRY_SECONDS = 0.001
 TRIES = 20
-# A write and its sync that take longer than this on the average do not run on the loop.
+# If a write and its sync take longer than this on average, they do not run on the loop.
 QUICK_SECONDS = 0.001
 MOST_REST_SECONDS = 60.0
 
@@ -69,7 +69,7 @@ class Committer:
         background: Background | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`background` does what may wait, `now` gives seconds of a clock that never runs back."""
+        """`background` runs what may block; `now` returns seconds of a monotonic clock."""
         self._loop = loop
         self._chain = chain
         self._feed = feed
@@ -79,19 +79,19 @@ class Committer:
         self._waiting: deque[Append] = deque()
         self._busy = False
         self._scheduled = False
-        self._gathering = 0  # number of the group that waits for more, 0: none does
+        self._gathering = 0  # number of the group that waits for more records, 0: none
         self._entry_due = False
         self._entry_tries = 0
-        self._thread_enters = False  # a job there may use the index: the loop leaves it alone
-        self._seconds = 0.0  # that a write and its sync take, on the average of the last ones
+        self._thread_enters = False  # a background job may use the index: the loop must not
+        self._seconds = 0.0  # recent average for a write and its sync
         self.expected = CommitDelay(now)
-        # The index lags, or the writer rests after failures: kept as a fact, because every
-        # MAIL and RCPT asks.
+        # The index lags, or the writer pauses after failures.  Cached, because every MAIL and RCPT
+        # asks.
         self.blocked = False
         self._failed_in_a_row = 0
         self._resting = False
         self.figures = CommitFigures()
-        self._since = 0.0  # when the oldest that waits came, or one before it
+        self._since = 0.0  # when the oldest waiting record arrived, or earlier
         self._group_since = 0.0
         self.groups = 0
         self._refused_groups = 0
@@ -109,16 +109,16 @@ class Committer:
 
     @property
     def rests(self) -> bool:
-        """Whether nothing is taken for a while, because writes failed."""
+        """Whether new mail is deferred for a while because writes failed."""
         return self._resting
 
     @property
     def failures(self) -> int:
-        """Groups that were refused or that the index did not take at once."""
+        """Groups that failed, or that could not be entered at once."""
         return self._refused_groups + self._feed.failures
 
     def open_first(self) -> int:
-        """Take the first log, before any session is there: the life for this process's ids.
+        """Take the first log, before any session exists.  Its life numbers this process's ids.
 
         Raises TableBusyError.
         """
@@ -135,7 +135,7 @@ class Committer:
     # -- on the loop
 
     def submit(self, item: Append) -> None:
-        """Commit a record.  What it holds of the budget is counted from here to its `done`."""
+        """Commit a record.  Its share of the memory budget is counted from here until `done`."""
         self._budget.used += item.held
         waiting = self._waiting
         if not waiting:
@@ -151,7 +151,7 @@ class Committer:
             self._loop.call_soon(self._start)
 
     def _schedule(self) -> None:
-        """Begin at the end of this turn of the loop, or when the expected messages are there."""
+        """Begin at the end of this turn of the loop, or when the expected messages have arrived."""
         self._scheduled = True
         if len(self._waiting) < ENOUGH and self.expected.count():
             self._gathering = number = self.groups + 1
@@ -160,12 +160,12 @@ class Committer:
             self._loop.call_soon(self._start)
 
     def _waited(self, number: int) -> None:
-        """The time to wait is over, unless the group has begun."""
+        """The wait is over, unless the group has begun."""
         if self._gathering == number:
             self._start()
 
     def _start(self) -> None:
-        """Begin with what waits."""
+        """Begin a group of the waiting records."""
         self._scheduled = False
         self._gathering = 0
         if self._busy or not self._waiting:
@@ -189,7 +189,7 @@ class Committer:
             self._background.put(lambda: self._append_in_thread(writer, group, encoded))
 
     def _appended(self, group: list[Append], outcome: Batch | RefusedError) -> None:
-        """The group is durable, or is not: answer it, make it visible, or refuse it."""
+        """The group is durable or has failed: acknowledge it and make it visible, or refuse it."""
         self._thread_enters = False
         if isinstance(outcome, SyncFailedError) and self._chain.failed is not None:
             self._put_entering(lambda: self._record_and_finish(group, outcome))
@@ -219,7 +219,7 @@ class Committer:
             self.figures.finished(len(group), self._now() - self._group_since)
         self._answer(group, error)
         if self._feed.rows >= ENOUGH:
-            self._loop.call_soon(self._enter_answered)  # behind the answers
+            self._loop.call_soon(self._enter_answered)  # after the answers
         elif self._feed.answered and not self._entry_due:
             self._entry_due = True
             self._loop.call_later(ENTER_SECONDS, self._enter_answered)
@@ -233,8 +233,9 @@ class Committer:
             self._schedule()
 
     def _rest(self) -> None:
-        """A write or sync failed.  Each failure costs a log: after the second in a row nothing is
-        taken for a second, then two, then four …, so that a dead disk does not eat them all."""
+        """A write or sync failed.  Each failure costs a log.  After the second failure in a row,
+        new mail is deferred for a second, then two, then four …, so that a dead disk does not use
+        up all logs."""
         self._failed_in_a_row += 1
         if self._failed_in_a_row > 1:
             self._resting = True
@@ -248,14 +249,15 @@ class Committer:
             self._schedule()
 
     def enter_now(self) -> None:
-        """Enter what was answered, if that needs no waiting."""
+        """Enter acknowledged mail if that does not block."""
         if self._feed.answered and not self._thread_enters and self._feed.index.try_lock():
             self._entry_tries = 0
             self._enter_and_unlock(None)
             self.blocked = bool(self._feed.lagging) or self._resting
 
     def _enter_answered(self) -> None:
-        """It is time to.  While another process has the index's lock, a moment later."""
+        """Enter acknowledged mail now, or a little later if another process holds the index's
+        lock."""
         self._entry_due = False
         self.enter_now()
         if not self._feed.answered or self._thread_enters:
@@ -269,25 +271,26 @@ class Committer:
             self._loop.call_later(RETRY_SECONDS, self._enter_answered)
 
     def catch_up(self) -> None:
-        """Try again to enter what the index does not have."""
+        """Retry entering what the index lacks."""
         if self._feed.lagging and not self._busy:
             self._wait_and_enter()
 
     def _wait_and_enter(self) -> None:
-        """Have the thread wait for the index's lock; no group begins before that."""
+        """Have the thread wait for the index's lock; no group begins until then."""
         self._busy = True
         self._put_entering(lambda: self._enter_in_thread([], None))
 
     def _put_entering(self, job: Job) -> None:
-        """Have the thread do something that may use the index."""
+        """Run a job that may use the index in the thread."""
         self._thread_enters = True
         self._background.put(job)
 
     def stop(self) -> LogWriter | None:
-        """End the thread after what it is doing; the log in use, for the allocator to seal.
+        """Stop the thread after its current job.  Returns the log in use, for the allocator to
+        seal.
 
-        If the index lags, the log is left to a recovery: it remains this process's, so nothing
-        takes it for complete.
+        If the index lags, the log is left to a recovery: it still belongs to this process, so
+        nothing mistakes it for complete.
         """
         self._background.stop()
         writer = self._chain.close()
@@ -297,7 +300,7 @@ class Committer:
             return None
         return writer
 
-    # -- in the thread; while a job is there, the loop leaves chain and index alone
+    # -- in the thread; while it has a job, the loop does not touch chain and index
 
     def _append_in_thread(self, writer: LogWriter, group: list[Append], encoded: Encoded) -> None:
         outcome = self._append(writer, group, encoded)
@@ -320,8 +323,8 @@ class Committer:
         self._loop.call_soon_threadsafe(self._appended, group, outcome)
 
     def _writer_for(self, group: list[Append]) -> LogWriter:
-        """The log in use, or the next one; not while the index lacks something of a healthy log:
-        sealed, that one would no longer be this process's to be recovered.
+        """The log in use, or the next one.  A healthy log is kept as long as the index lacks some
+        of it: once sealed, it would no longer be recovered as this process's.
 
         Raises NoSpaceError, TableBusyError.
         """
@@ -331,7 +334,8 @@ class Committer:
         return chain.writer_for(group)
 
     def _record_and_finish(self, group: list[Append], error: SyncFailedError) -> None:
-        """Have the next log record where the failed one ends; else the next group tries again."""
+        """Have the next log record where the failed one ends.  If that fails, the next group
+        retries."""
         try:
             self._enter_all()
             self._chain.record_end()
@@ -344,10 +348,10 @@ class Committer:
         self._enter_and_unlock(batch)
         self._loop.call_soon_threadsafe(self._finish, group, None)
 
-    # -- either
+    # -- in the thread or on the loop
 
     def _enter_all(self) -> None:
-        """Enter what the index does not have, waiting for its lock."""
+        """Enter what the index lacks, waiting for its lock."""
         if self._feed.lagging or self._feed.answered:
             self._feed.index.lock()
             self._enter_and_unlock(None)
@@ -367,7 +371,7 @@ class Committer:
         return Batch(writer.number, writer.life, writer.end, encoded.messages, encoded.deletions)
 
     def _enter_and_unlock(self, batch: Batch | None) -> None:
-        """Enter a batch after those that could not be entered before."""
+        """Enter a batch, after the earlier ones that could not be entered."""
         try:
             if batch is None:
                 self._feed.enter()

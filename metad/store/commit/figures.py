@@ -1,4 +1,4 @@
-"""What a committer measures: three histograms and the bytes it wrote, in its process's row.
+"""What a committer measures, in its process's row: three histograms and the bytes written.
 
 Rule of this file: once per group, never per message; a group costs about a microsecond here.
 """
@@ -10,7 +10,7 @@ from metad.system.shared_memory import HEAD_CELLS, PROCESS_CELLS, Cell, ProcessR
 
 
 class CommitFigures:
-    """`row`: where they are shown; without one they are nowhere."""
+    """`row`: where they are published; None: nowhere."""
 
     __slots__ = ("_commit", "_group", "_row", "_sync")
 
@@ -24,11 +24,11 @@ class CommitFigures:
         self._group = Histogram(row, GROUP_SIZE)
 
     def synced(self, octets: int, seconds: float) -> None:
-        """A group of so many bytes was written and synced."""
+        """A group of `size` bytes was written and synced."""
         self._sync.observe(int(seconds * 1e6))
         self._row.add(Cell.LOG_OCTETS, octets)
 
     def finished(self, records: int, seconds: float) -> None:
-        """A group is decided; its oldest record had to wait for so long."""
+        """A group is decided; its oldest record waited for `seconds`."""
         self._commit.observe(int(seconds * 1e6))
         self._group.observe(records)

@@ -1,10 +1,10 @@
-"""What waits for a commit, and how much of it becomes one group.
+"""The records that wait for a commit, and how many of them form one group.
 
 Rules of this file:
 
 * Group bounds: 900 records, 1 MiB, 4,000 index rows; a spooled message is a group of its own.
-* Rows bound the index transaction: a QUIT of 225,000 deletions was one, and held the index's
-  write lock for 0.6 s.
+* The bound on rows limits the index transaction: a QUIT with 225,000 deletions used to be a single
+  one, and held the index's write lock for 0.6 s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Loop(Protocol):
 
 
 def take_group(waiting: deque[Append]) -> list[Append]:
-    """The next group out of `waiting`: as much from its left end as the bounds allow."""
+    """Take the next group from the left end of `waiting`, as far as the bounds allow."""
     group: list[Append] = []
     octets = entries = 0
     while waiting and len(group) < GROUP_RECORDS:

@@ -2,13 +2,13 @@
 
 Rules of this file:
 
-* What is durable is never forgotten: a batch that the index refuses waits, and no later one is
-  entered before it, so no watermark ever moves past records that the index lacks.
-* Mail may be answered before it is entered (`answered`): what was answered within a few
-  milliseconds goes into the index in one transaction.  `unentered` is told before the answer, and
-  again once it is entered.  Deletions are entered first.
-* Once the index has refused something, mail that it lacks appears later, as it does after a lag.
-* `pending` gets the mailboxes whose deletions lag before any client is told that they are
+* A durable batch is never dropped: one that the index refuses waits, and no later one is entered
+  before it, so no watermark ever moves past records that the index lacks.
+* Mail may be acknowledged before it is entered (`answered`): mail of a few milliseconds goes into
+  the index in one transaction.  `unentered` is informed before the answer, and again after the
+  entry.  Deletions are entered before they are acknowledged.
+* Once the index has refused a batch, the missing mail appears later, as after a lag.
+* `pending` learns which mailboxes have lagging deletions before any client learns that they are
   deleted, and again once they are entered.
 * The caller of `enter` holds the index's write lock, and releases it.
 """
@@ -24,14 +24,14 @@ from metad.store.index.rows import Batch
 from metad.store.log import footer
 from metad.store.unentered_mail import UnenteredMail
 
-# Index rows that may be answered and not entered: beyond that an answer waits for the index.
+# Index rows that may be acknowledged and not entered; beyond that, an answer waits for the index.
 MOST_ANSWERED = 2 * GROUP_ROWS
 
 
 class IndexFeed:
     """Enters the groups of one writer.
 
-    `lagging`: batches that the index has refused.  `answered`: those that it has not been given.
+    `lagging`: batches that the index has refused.  `answered`: batches not yet given to it.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class IndexFeed:
         pending: Callable[[set[int]], None] = lambda mailboxes: None,
         unentered: UnenteredMail | None = None,
     ) -> None:
-        """Without `unentered`, where readers could ask, everything is entered before its answer."""
+        """Without `unentered`, which readers would consult, everything is entered before its
+        answer."""
         self.index = index
         self._publish = publish
         self._report = report
@@ -50,11 +51,11 @@ class IndexFeed:
         self._unentered = unentered
         self.lagging: list[Batch] = []
         self.answered: list[Batch] = []
-        self.rows = 0  # that those in `answered` make
+        self.rows = 0  # of the batches in `answered`
         self.failures = 0
 
     def may_answer(self, batch: Batch) -> bool:
-        """Whether a durable batch may be answered before it is entered."""
+        """Whether a durable batch may be acknowledged before it is entered."""
         return (
             self._unentered is not None
             and not batch.deletions
@@ -63,14 +64,15 @@ class IndexFeed:
         )
 
     def answer(self, batch: Batch) -> None:
-        """Keep a batch that is answered now, and entered by the next `enter`."""
+        """Keep a batch that is acknowledged now and entered by the next `enter`."""
         if self._unentered is not None:
             self._unentered.add(batch.messages)
         self.answered.append(batch)
         self.rows += _rows(batch)
 
     def enter(self, *batches: Batch) -> None:
-        """Enter what lags, what was answered, then `batches`; what is refused lags from now on."""
+        """Enter lagging batches, acknowledged ones, then `batches`; refused ones lag from now
+        on."""
         waiting = merged([*self.lagging, *self.answered, *batches])
         self.answered = []
         self.rows = 0
@@ -78,7 +80,7 @@ class IndexFeed:
             while waiting:
                 self.index.apply(waiting[0], self._publish)
                 del waiting[0]
-        except Exception as error:  # LMDB, a full disk, a row that cannot be: all the same
+        except Exception as error:  # LMDB, a full disk, an impossible row: all treated alike
             self.failures += 1
             self._report(f"warning: the index lags behind the log: {error!r}")
         finally:
@@ -98,7 +100,7 @@ class IndexFeed:
 
 
 def merged(batches: list[Batch]) -> list[Batch]:
-    """The same in fewer batches: one transaction for several groups of a log, within bounds."""
+    """Merge batches: one transaction for several groups of a log, within bounds."""
     if len(batches) < 2:
         return batches
     found: list[Batch] = []

@@ -1,12 +1,12 @@
-"""What the logs say of each message against what the index says of it.
+"""Compares, for each message, what the logs say with what the index says.
 
 Rules of this file:
 
-* The index must agree with itself whenever it is looked at: references, first places, live counts.
-* What lies beyond a log's watermark may be in the index or not.  A deletion there may have been
-  carried out or not.
-* A place in a log that is free on disk is one that the collector was about to drop.
-* Damaged bytes are reported once, for the log; the index may have lost the mail or not.
+* The index must be consistent at any time: references, first places, live counts.
+* Records beyond a log's watermark may or may not be in the index.  A deletion there may or may not
+  have been applied.
+* The collector was about to drop any place in a log that is free on disk.
+* Damaged bytes are reported once, for the log; the index may or may not have lost the mail.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _GONE = struct.Struct(">IBII")  # mailbox, certain, log, offset
 
 
 class Known(NamedTuple):
-    """What fsck knows of a log that the index may refer to.  `checked`: None if it could not be
-    read; `watermark`: 0 if the index does not have this life of it."""
+    """What fsck knows about a log that the index may refer to.  `checked`: None if it could not be
+    read; `watermark`: 0 if the index does not know this life of it."""
 
     checked: Checked | None
     watermark: int
@@ -47,10 +47,10 @@ class Known(NamedTuple):
 
 
 class Verdict(Enum):
-    """Of a place that no record that was read lies at."""
+    """About a place where no record was read."""
 
     WRONG = "wrong"
-    OPEN = "open"  # not to be judged
+    OPEN = "open"  # cannot be judged
     DAMAGED = "damaged"
 
 
@@ -65,7 +65,7 @@ class Copy(NamedTuple):
 
 
 def add_entries(rows: Rows, checked: Checked, watermark: int) -> None:
-    """What a log says, for the comparison.  Records below `watermark` must be in the index."""
+    """The rows of a log for the comparison.  Records below `watermark` must be in the index."""
     number = checked.log.number
     for mailbox, message_id, offset, size, octets, kind in ENTRY.iter_unpack(checked.entries):
         certain = offset < watermark
@@ -93,7 +93,7 @@ class _Message:
     maybe_gone: set[int] = field(default_factory=set)
     deleted: list[Deleted] = field(default_factory=list)
     records: set[Deleted] = field(default_factory=set)  # that delete it
-    noted: set[Deleted] = field(default_factory=set)  # of those, what the index must note
+    noted: set[Deleted] = field(default_factory=set)  # those that the index must note
     uid: bytes | None = None
     record_uids: set[bytes] = field(default_factory=set)
     loose: bool = False  # some of its places cannot be judged
@@ -133,12 +133,13 @@ def _message(message_id: bytes, rows: Iterable[tuple[int, bytes]]) -> _Message:
 
 
 class Comparison:
-    """Compares part after part.  `live`: messages and octets per log, by the index's own places."""
+    """Compares one part after another.  `live`: messages and octets per log, by the index's own
+    places."""
 
     def __init__(self, known: dict[int, Known], settled: bool, say: Callable[[str], None]) -> None:
         self._known = known
         self._settled = settled
-        # Whatever is missing may have been deleted in a log that could not be read.
+        # A missing message may have been deleted in a log that could not be read.
         self._blind = any(log.checked is None or log.checked.unreadable for log in known.values())
         self._say_line = say
         self.live: dict[int, list[int]] = {}
@@ -195,7 +196,7 @@ class Comparison:
             self._deleted(one)
 
     def _deleted(self, one: _Message) -> None:
-        """Where its row says that deletion records lie, they do; and it says so of each."""
+        """Check that its row names exactly the places of its deletion records."""
         for deleted in one.deleted:
             if deleted in one.records or deleted == UNFOUNDED:
                 continue
@@ -212,7 +213,7 @@ class Comparison:
             one.loose = True
 
     def _verdict(self, place: Place) -> Verdict:
-        """Of a place where no record of the message was found."""
+        """About a place where no record of the message was found."""
         known = self._known.get(place.log)
         if known is None:
             self.pending += not self._settled
@@ -222,7 +223,8 @@ class Comparison:
         return Verdict.DAMAGED if known.checked.is_damaged(place.offset) else Verdict.WRONG
 
     def _first(self, one: _Message, places: list[Place]) -> None:
-        """Its first place counts as live, and names every mailbox that has it if any place does."""
+        """Its first place counts as live.  If any place names every mailbox that has the message,
+        the first does."""
         if not places:
             self._say(one, f"is in {_mailboxes(one.entries)} and has no place")
             return

@@ -1,10 +1,10 @@
-"""What lies in one log file, record by record: needs the file and the store's secret, nothing else.
+"""The contents of one log file, record by record; needs only the file and the store's secret.
 
 Rules of this file:
 
-* Everything shown is verified; what does not verify is shown as damage, by its offsets.
-* Facts come as plain values that JSON can have; octets are text, one character for each
-  (ISO 8859-1), as bodies may be in any character set.
+* Everything shown is verified; other ranges are shown as damage, with their offsets.
+* Facts are plain JSON values.  Octets become text, one character each (ISO 8859-1), because bodies
+  may use any character set.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Fact = dict[str, Any]
 
 
 def dump_log(osio: Osio, path: Path, secret: bytes | None, *, bodies: bool) -> Iterator[Fact]:
-    """The header of the log, each record, damage, the seal; `what` says which a fact is.
+    """Yields the header of the log, each record, damage, and the seal; `what` names the kind.
 
-    `secret`: the store's; None: that of the log's own header.  Raises DataError if nothing in the
-    file verifies, OSError.
+    `secret`: the store's; None: the one in the log's own header.  Raises DataError if nothing in
+    the file verifies, OSError.
     """
     fd = osio.open(str(path), os.O_RDONLY)
     try:
@@ -133,8 +133,7 @@ def _deletion(found: Found) -> Fact:
 
 
 def line_of(fact: Fact) -> str:
-    """A fact as one line: where it lies, what it is, what it says.  Nothing in it steers a
-    terminal."""
+    """A fact as one line: offset, kind, contents.  It has no terminal control characters."""
     rest = {key: value for key, value in fact.items() if key not in _IN_FRONT}
     if "id_time_us" in rest:
         rest["id_time_us"] = _moment(rest["id_time_us"])
@@ -160,7 +159,7 @@ def _moment(us: int) -> str:
 
 
 def body_octets(body: str, *, terminal: bool) -> bytes:
-    """A body to be printed: as it lies in the log, but harmless to a terminal."""
+    """A body for printing: as it lies in the log, but harmless to a terminal."""
     if not terminal:
         return body.encode("latin-1")
     lines = body.removesuffix("\r\n").split("\r\n")

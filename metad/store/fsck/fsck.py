@@ -1,13 +1,13 @@
-"""The whole store checked: every log read and verified, the index compared with what they say.
+"""Checks a whole store: reads and verifies every log, and compares the index with the logs.
 
 Rules of this file:
 
-* It reads and changes nothing; metad.store.fsck.repair is what changes.
-* The index is looked at before the logs: what it knew at that moment is durable in them.  While a
-  hub runs, no log may be freed meanwhile (metad.store.backup_lock), and of a log that is
-  being written only what lies below the watermark counts.
-* What the next start will finish by itself (a tail that is not entered, a log that is free and not
-  forgotten, an index that is rebuilt anyway) is a note and no damage.
+* It only reads; metad.store.fsck.repair makes changes.
+* The index is read before the logs: everything that it knew then is durable in them.  While a hub
+  runs, no log may be freed meanwhile (metad.store.backup_lock), and only the part below the
+  watermark counts in a log that is being written.
+* What the next start will fix by itself (a tail not entered, a free log still in the index, an
+  index to be rebuilt) is a note, not damage.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from metad.store.log.scan import Damage
 from metad.store.recovery import one_log
 from metad.system.osio import Osio
 
-ROWS_PER_LOG = 50_000  # a guess, for how many pieces the work is cut into
-# Reasons not to use an index that are not damage: it is rebuilt at the next start.
+ROWS_PER_LOG = 50_000  # a guess, to choose the number of parts
+# Reasons to ignore an index that are not damage: the next start rebuilds it.
 _HARMLESS = ("there is none", "the machine was rebooted", "its file has been replaced")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a store is checked.  `running`: a hub is at work, and the caller holds the pin;
-    `compare`: the index too, not only checksums."""
+    """How a store is checked.  `running`: a hub is running, and the caller holds the backup lock;
+    `compare`: check the index too, not only checksums."""
 
     boot: str
     running: bool = False
@@ -44,8 +44,8 @@ class Plan:
 
 @dataclass(slots=True)
 class Summary:
-    """What a check came to.  `compared`: the index was; `damage`: stretches of logs to be set
-    aside, `bad_headers` among them; `foreign`: logs of another store."""
+    """The result of a check.  `compared`: the index was compared; `damage`: ranges of logs to be
+    quarantined, including `bad_headers`; `foreign`: logs of another store."""
 
     findings: int = 0
     logs: int = 0
@@ -64,8 +64,8 @@ class Summary:
 
 
 class Fsck:
-    """One check of a store.  `say` gets a line for each thing that is wrong, `progress` the number
-    of logs done and of all."""
+    """One check of a store.  `say` gets a line for each fault, `progress` the number of logs done
+    and the total."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Fsck:
         self.summary = Summary()
 
     def run(self) -> Summary:
-        """Raises OSError where not even a directory can be read."""
+        """Raises OSError if not even the directory can be read."""
         self._rows = self._make_rows() if self._plan.compare else None
         try:
             snapshot = self._snapshot()
@@ -111,7 +111,7 @@ class Fsck:
     # -- the index
 
     def _snapshot(self) -> Snapshot | None:
-        """The index as it is; None, with the reason reported, if it cannot be used."""
+        """The present index; None, with the reason reported, if it cannot be used."""
         directory, plan = self._store.index, self._plan
         reason = index_state.why_unusable(self._osio, directory, plan.boot)
         if reason is not None:
@@ -120,7 +120,7 @@ class Fsck:
             else:
                 self._say(f"index: {reason}")
             return None
-        # "Usable on whatever boot" is what a clean end leaves.
+        # A clean shutdown leaves an index that any boot can use.
         marked = index_state.why_unusable(self._osio, directory, "") is None
         self._clean_end = marked and not plan.running
         snapshot = read_snapshot(self._store, self._rows)
@@ -188,7 +188,7 @@ class Fsck:
             self._watermark(checked, watermark)
         elif checked.entries and self._clean_end and self._plan.compare:
             self._say(f"index: log {number} is not in it, and has mail")
-        checked.entries, checked.uids = b"", []  # what fills memory
+        checked.entries, checked.uids = b"", []  # this fills memory
 
     def _watermark(self, checked: Checked, watermark: int) -> None:
         number = checked.log.number
@@ -206,7 +206,7 @@ class Fsck:
     # -- both
 
     def _rows_of_logs(self, headers: dict[int, Headers], snapshot: Snapshot) -> None:
-        """Logs that the index lists but that are gone, free or in another life."""
+        """Logs in the index that are gone, free or in another life."""
         for number, row in snapshot.logs.items():
             one = headers.get(number)
             log = one.log if one is not None else None

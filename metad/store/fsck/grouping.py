@@ -1,11 +1,11 @@
-"""Rows about messages, grouped by message id in bounded memory: what fsck compares.
+"""Rows about messages, grouped by message id in bounded memory, for fsck to compare.
 
 Rules of this file:
 
-* A row is a tag, a message id and some octets.  All rows of one id are in one part; a part is
-  read as a whole, one after the other.
-* Parts are files without a name: nothing stays behind, however the process ends.
-* A child of fork may add rows too, as long as its parent does not meanwhile.
+* A row is a tag, a message id and some octets.  All rows of one id are in one part.  Parts are read
+  whole, one after another.
+* Parts are unlinked files: nothing is left behind, however the process ends.
+* A forked child may add rows too, as long as its parent does not.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Grouped = dict[bytes, list[tuple[int, bytes]]]
 
 
 class Rows:
-    """Collects rows; iterate over it when all are there."""
+    """Collects rows; iterate over it when all have been added."""
 
     def __init__(self, expected: int) -> None:
-        """`expected`: about how many rows there will be."""
+        """`expected`: the approximate number of rows."""
         self._count = min(expected // ROWS_PER_PART + 1, MOST_PARTS)
         self._files = [tempfile.TemporaryFile(buffering=0) for _ in range(self._count)]
         self._buffers = [bytearray() for _ in range(self._count)]

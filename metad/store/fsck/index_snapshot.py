@@ -1,10 +1,11 @@
-"""The whole index as it is at one moment, read by a child: LMDB may end a process on a bad page.
+"""The whole index at one moment, read by a child, because a bad page may kill a process that uses
+LMDB.
 
 Rules of this file:
 
-* One read transaction, as short as reading everything takes; nothing is written to the index.
-* What can be told from the order of the keys alone is checked on the way: the shape of the rows,
-  and each mailbox's usage.  The rest goes to `Rows`.
+* One read transaction, no longer than reading everything takes; nothing is written to the index.
+* What the order of the keys allows is checked on the way: the form of the rows, and each mailbox's
+  usage.  Everything else goes to `Rows`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Pairs = Iterator[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class Snapshot:
-    """What the index says of the logs.  `readable`: False: then nothing of it is to be used."""
+    """What the index says about the logs.  If `readable` is False, use none of it."""
 
     logs: dict[int, LogCounts] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Snapshot:
 
 
 def count_rows(store: Store) -> int:
-    """About how many rows the index has, by the size of its file."""
+    """The approximate number of rows in the index, from the size of its file."""
     try:
         return os.stat(os.path.join(store.index, "data.mdb")).st_size // 32
     except OSError:
@@ -56,9 +57,9 @@ def count_rows(store: Store) -> int:
 
 
 def read_snapshot(store: Store, rows: Rows | None = None) -> Snapshot:
-    """The rows of the logs, and if `rows` is given everything else into it.
+    """Reads the rows of the logs, and adds all others to `rows` if it is given.
 
-    Raises OSError if there can be no child.
+    Raises OSError if no child can be forked.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -79,7 +80,7 @@ def read_snapshot(store: Store, rows: Rows | None = None) -> Snapshot:
 def _child(writer: int, store: Store, rows: Rows | None) -> None:
     code = 1
     try:
-        # A bad page may end this process: without a word of LMDB's, a traceback or a core file.
+        # A bad page may kill this process: no message from LMDB, no traceback, no core file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -124,7 +125,7 @@ def _read(store: Store, rows: Rows | None) -> Snapshot:
 
 
 class _Reading:
-    """One walk through the index."""
+    """One pass through the index."""
 
     def __init__(self, found: Snapshot, rows: Rows | None) -> None:
         self._found = found
@@ -153,7 +154,7 @@ class _Reading:
             take(self._in_order(cursor, name.decode()))
 
     def _in_order(self, cursor: lmdb.Cursor, name: str) -> Pairs:
-        """Every row; a damaged tree may lead in a circle, and this must end all the same."""
+        """Every row.  A damaged tree may contain a cycle, and this must end anyway."""
         last = b""
         for row in cast(Pairs, cursor):
             key = row[0]
@@ -204,7 +205,7 @@ class _Reading:
 
 
 class _Usage:
-    """Each mailbox's usage in one level against its entries there, which come behind it."""
+    """Compares each mailbox's usage in one level with its entries there, which follow it."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* It only reads, and it believes nothing: what the footer says is compared with the records.
-* What lies behind a log's end (the rest of an earlier life) has no meaning and is not checked.
-* `findings` are lines for an operator, one for each thing that is wrong.
+* It only reads, and trusts nothing: the footer is compared with the records.
+* Data beyond a log's end (the rest of an earlier life) has no meaning and is not checked.
+* `findings` are lines for an operator, one for each fault.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _TRIES = 3  # a header may be read while it is being rewritten
 
 
 class Headers(NamedTuple):
-    """What a log file says of itself.  `bad`: the blocks of copies that do not verify; `foreign`:
-    they do, but not under this store's secret."""
+    """What a log file says about itself.  `bad`: the blocks of header copies that do not verify;
+    `foreign`: they verify, but not under this store's secret."""
 
     number: int
     log: LogHeader | None
@@ -40,7 +40,7 @@ class Headers(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """How far a log counts.  `stop`: its writer failed, and its successor says that it ends here;
+    """How much of a log counts.  `stop`: its writer failed, and its successor ends it here;
     `watermark`: the index has it up to here; `written`: a process may be writing to it."""
 
     stop: int | None = None
@@ -50,7 +50,7 @@ class Bound(NamedTuple):
 
 @dataclass(slots=True)
 class Checked:
-    """A log that was read.  `entries`: the footer entries that a rebuild of the index would take;
+    """A log that was read.  `entries`: the footer entries that a rebuild of the index would use;
     `uids`: unique ids of imported messages, by message id."""
 
     log: LogHeader
@@ -69,7 +69,7 @@ class Checked:
 
 
 def log_numbers(osio: Osio, store: Store) -> list[int]:
-    """The numbers of the log files that are there.  Raises OSError."""
+    """The numbers of the existing log files.  Raises OSError."""
     stems = [name[:-4] for name in osio.listdir(store.logs) if name.endswith(".log")]
     return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
 
@@ -78,7 +78,7 @@ def log_numbers(osio: Osio, store: Store) -> list[int]:
 
 
 def read_headers(osio: Osio, store: Store, number: int) -> Headers | None:
-    """Both headers of a log, or what its records show; None: the file is gone."""
+    """Both headers of a log, or the header that its records imply; None: the file is gone."""
     try:
         fd = osio.open(log_path(store.logs, number), os.O_RDONLY)
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def _contradictions(store: Store, number: int, size: int, log: LogHeader) -> lis
 
 
 def _without_header(osio: Osio, store: Store, number: int, fd: int) -> Headers:
-    """No copy verifies: of another store, or damaged; then the records tell the life."""
+    """No copy verifies: it is another store's, or damaged; then the records show the life."""
     if header.own_secret(osio, fd) is not None:
         text = f"log {number}: it is of another store, or the secret in store.json is damaged"
         return Headers(number, None, (), (text,), foreign=True)
@@ -136,7 +136,7 @@ def _without_header(osio: Osio, store: Store, number: int, fd: int) -> Headers:
 
 
 def check_log(osio: Osio, store: Store, log: LogHeader, bound: Bound) -> Checked:
-    """Read a log that is not free.  Raises OSError where it cannot be read."""
+    """Read a log that is not free.  Raises OSError if it cannot be read."""
     if log.state == FREE:
         raise ValueError(f"log {log.number} is free")
     fd = osio.open(log_path(store.logs, log.number), os.O_RDONLY)
@@ -193,7 +193,7 @@ class _LogCheck:
         return seal
 
     def _stop(self, seal: Seal | None) -> int | None:
-        """Where the log ends, if that is known."""
+        """The end of the log, if known."""
         bound, log = self._bound, self._log
         if bound.stop is not None:
             return bound.stop
@@ -220,8 +220,8 @@ class _LogCheck:
             self._say(f"the record at {found.offset} cannot be understood: {error}")
 
     def _check_rest(self, end: int) -> None:
-        """Behind the last good record up to the log's end there is padding, and no more of it
-        than a group needs."""
+        """Check that only padding, and no more than a group needs, lies between the last good
+        record and the log's end."""
         after = self._after
         if after < end and not (
             end <= round_up(after, self._log.align) and self._is_zero(after, end)
@@ -229,7 +229,7 @@ class _LogCheck:
             self._damage(after, end)
 
     def _damage(self, start: int, end: int) -> None:
-        """Note a damaged stretch; the padding in front of it is none, if it is as it must be."""
+        """Note a damaged range; correct padding before it does not count."""
         group = round_up(start, self._log.align)
         if group < end and self._is_zero(start, group):
             start = group
@@ -246,7 +246,8 @@ class _LogCheck:
     # -- the footer
 
     def _believed(self, seal: Seal | None) -> bytes:
-        """The entries that a rebuild takes: the footer's where it speaks, else the records'."""
+        """The entries that a rebuild uses: the footer's where it covers the records, else
+        theirs."""
         read = b"".join(self._entries)
         if seal is None:
             return read
@@ -272,7 +273,7 @@ class _LogCheck:
         return "do not verify"
 
     def _name_damage(self) -> None:
-        """A line for each damaged stretch, with the messages that the footer says were there."""
+        """A line for each damaged range, with the messages that the footer lists there."""
         done = self._done
         for start, end in done.damage:
             text = f"bytes {start} to {end} {self._why(start, end)}"

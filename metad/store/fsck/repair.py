@@ -1,10 +1,10 @@
-"""Rebuild the index and quarantine damage, for an operator, while no hub runs.
+"""Rebuilds the index and quarantines damage, for an operator, while no hub runs.
 
 Rules of this file:
 
-* The caller holds DATA/lock.  No log file is ever removed here, and nothing of its mail is changed:
-  damaged octets are copied to quarantine/, and stay in their log until that is collected.
-* A header copy is restored only from the other one, which verifies.
+* The caller holds DATA/lock.  No log file is ever removed here, and no mail in it is changed:
+  damaged octets are copied to quarantine/, and remain in their log until it is collected.
+* A header copy is restored only from the other copy, which verifies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Report = Callable[[str], None]
 
 
 def repair(osio: Osio, store: Store, boot: str, found: Summary, report: Report) -> None:
-    """Repair what a check found.  Raises DataError, OSError, lmdb.Error."""
+    """Repair the damage that a check found.  Raises DataError, OSError, lmdb.Error."""
     _set_aside(osio, store, found, report)
     rebuild_index(osio, store, boot, report)
     for number in found.bad_headers:
@@ -36,10 +36,10 @@ def repair(osio: Osio, store: Store, boot: str, found: Summary, report: Report) 
 
 
 def rebuild_index(osio: Osio, store: Store, boot: str, report: Report) -> int:
-    """Rebuild the index from the logs and note it as clean; the number of logs.
+    """Rebuild the index from the logs and mark it as clean.  Returns the number of logs.
 
-    Logs without a seal get one, as at a start.  Raises DataError if there is a log that this
-    store's secret does not open.
+    Logs without a seal get one, as at a start.  Raises DataError if a log does not verify under
+    this store's secret.
     """
     recovery = Recovery(osio, store, report)
     _must_be_ours(osio, store)
@@ -75,9 +75,9 @@ def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None
 
 
 def _restore_headers(osio: Osio, store: Store, number: int, report: Report) -> None:
-    """Write the copy that does not verify from the one that does.
+    """Rewrite the copy that does not verify from the one that does.
 
-    Not in a log that is neither sealed nor free: its writer failed, and it is not written to.
+    Not in a log that is neither sealed nor free: its writer failed, so it must not be written to.
     """
     headers = read_headers(osio, store, number)
     if headers is None or headers.log is None or not headers.bad:
@@ -101,5 +101,5 @@ def _restore_headers(osio: Osio, store: Store, number: int, report: Report) -> N
 
 
 def _first_copy(log: LogHeader) -> LogHeader:
-    """The seal is stated by the last block alone."""
+    """Only the last block records the seal."""
     return log._replace(seal_offset=0, seal_size=0)

@@ -8,14 +8,14 @@
 
 Rules of this file:
 
-* Each arrow is an order in time that a crash anywhere must not break: killed at any point, nothing
-  is lost and nothing returns.  The failpoints stand between the arrows.
-* Only logs that are sealed, and indexed to their seal, are taken, with the log's own lock.
-* A log that says where a poisoned one ends goes after that one.
-* A file that cannot be read is left alone, one that cannot be written to is unlinked: what failed
-  is not tried again.
-* Nothing here waits or sleeps: the steps are those of a generator, and its caller decides
-  when the next one comes (metad.workers.collector).
+* Each arrow is an order that a crash at any point must not break: nothing is lost and nothing
+  returns.  The failpoints are between the arrows.
+* Only logs that are sealed, and indexed up to their seal, are collected, under the log's own lock.
+* A log that records where a poisoned one ends is freed after that one.
+* A file that cannot be read is left alone; one that cannot be written to is unlinked: a failed file
+  is not used again.
+* Nothing here waits or sleeps: the steps are those of a generator, and its caller decides when to
+  take the next one (metad.workers.collector).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from metad.store.log.header import LogHeader
 from metad.store.log.scan import Damage
 from metad.store.log_table import Row, State
 
-MOST_WAITS = 40  # for a recovery, before the log is left alone for a while
+MOST_WAITS = 40  # for a recovery, before the log is skipped for a while
 DROPPED = 250  # places per write transaction: below a millisecond
 
 
@@ -62,7 +62,7 @@ class Collector:
         self.figures = Figures()
 
     def close(self) -> bool:
-        """Seal the survivors' logs and let go of everything.  False: some need a recovery."""
+        """Seal the survivors' logs and release everything.  False: some need a recovery."""
         with suppress(OSError, lmdb.Error, MetadError):
             self._tools.catch_up()
         settled = self._tools.survivors.seal()
@@ -72,10 +72,11 @@ class Collector:
     # -- one log
 
     def collect(self, number: int) -> Generator[Step, None, None]:
-        """Empty log `number` and free it.  To be driven to its end, or closed between two steps.
+        """Empty log `number` and free it.  Run the generator to its end, or close it between two
+        steps.
 
         Raises NotCollectableError, OSError, lmdb.Error, RefusedError, ValueError; then the log is
-        what it was, and may be collected another time.  DisagreementError: the index is suspect,
+        unchanged, and may be collected another time.  DisagreementError: the index is suspect,
         which is noted durably.
         """
         try:
@@ -108,7 +109,8 @@ class Collector:
     # -- survivors' logs of others
 
     def _wait_for_recovery(self) -> Iterator[Step]:
-        """While a survivors' log waits for its recovery, the index lacks copies: let it come."""
+        """While a survivors' log waits for its recovery, the index lacks copies: wait for the
+        recovery."""
         for _ in range(MOST_WAITS):
             if not self._unrecovered():
                 break
@@ -126,7 +128,7 @@ class Collector:
             raise NotCollectableError(f"log {waiting[0]} waits for its recovery")
 
     def _unrecovered(self) -> list[int]:
-        """Survivors' logs that a dead collector has not sealed."""
+        """Survivors' logs that a dead collector left unsealed."""
         unsealed = (State.PREPARING, State.ACTIVE)
         return [
             row.number
@@ -141,7 +143,7 @@ class Collector:
             raise NotCollectableError(str(error)) from None
 
     def _take(self, number: int, fd: int) -> Victim:
-        """Enter the log as being collected, if it may be, and read what it holds."""
+        """Mark the log as being collected, if it may be, and read its contents."""
         if self._table.row(number).state != State.SEALED:
             raise NotCollectableError(f"log {number} is not sealed")
         log = header.read(self._osio, fd, self._tools.store.secret)
@@ -155,13 +157,13 @@ class Collector:
         return Victim(number, fd, log, self._contents(fd, log, stop), stop is not None)
 
     def _contents(self, fd: int, log: LogHeader, stop: int | None) -> Contents:
-        """What the log holds.  Raises NotCollectableError if the index does not have all of it."""
+        """The contents of the log.  Raises NotCollectableError if the index lacks some of them."""
         contents = read_contents(self._osio, fd, log, stop)
         counts = self._tools.index.log_counts(log.number)
         indexed = counts.watermark if counts.life == log.life else log.align
         if indexed < contents.end:
             raise NotCollectableError(f"log {log.number} is not indexed to its end")
-        if indexed > contents.end:  # nothing after that verifies any more
+        if indexed > contents.end:  # nothing verifies after that
             damage = [*contents.damage, Damage(contents.end, indexed)]
             contents = contents._replace(damage=damage, complete=False)
         for stretch in contents.damage:
@@ -175,7 +177,7 @@ class Collector:
     # -- poisoned logs
 
     def _stop(self, log: LogHeader) -> int | None:
-        """Where this log ends by the word of its successor; None if its writer did not fail.
+        """Where this log ends according to its successor; None if its writer did not fail.
 
         Raises NotCollectableError if it is such a successor and must outlive a log.
         """
@@ -191,7 +193,7 @@ class Collector:
         return stop
 
     def _header(self, row: Row) -> LogHeader | None:
-        """The header of a log, remembered when it is sealed: then its word stands."""
+        """The header of a log, cached if it is sealed: then it no longer changes."""
         known = self._words.get(row.number)
         if known is not None and known.life == row.life:
             return known
@@ -210,10 +212,10 @@ class Collector:
     # -- free
 
     def _free(self, victim: Victim) -> State:
-        """From here on nothing in the log counts; the state that its number will have.
+        """From here on, nothing in the log counts.  Returns the new state of its number.
 
-        A poisoned log is never written to again, one with a second name never overwritten: their
-        files go.  The lock that keeps backups out is held at the beginning.
+        A poisoned log is never written to again, and one with a second name is never overwritten:
+        their files are unlinked.  The lock that keeps backups out is held at the beginning.
         """
         failpoint = self._tools.failpoint
         try:
@@ -235,7 +237,7 @@ class Collector:
         return State.FREE if log_files.free(self._osio, self._logs, fd, log) else State.NONE
 
     def _ids(self, victim: Victim) -> Iterator[list[bytes]]:
-        """Ids of what lay in the log, a transaction's worth at a time."""
+        """Ids of the former records of the log, one transaction's worth at a time."""
         if not victim.contents.complete:
             yield from self._ids_by_index(victim.number)
             return
@@ -249,7 +251,7 @@ class Collector:
             yield from _pieces(ids) if ids else [[]]
 
     def _drop_places(self, number: int, life: int, slices: Iterable[list[bytes]]) -> Iterator[Step]:
-        """The index forgets this life of a log, which is free on disk."""
+        """Remove this life of a log, which is free on disk, from the index."""
         for ids in slices:
             if ids:
                 self._tools.change(relocation.drop_places, number, life, ids)
@@ -263,13 +265,13 @@ class Collector:
         self._table.change(number, state)
         self._tools.failpoint("released")
 
-    # -- what was left behind
+    # -- leftovers
 
     def tidy(self) -> Generator[Step, None, None]:
-        """Finish what an earlier collector began, and take back free logs that were in use.
+        """Finish what an earlier collector began, and reclaim free logs that were in use.
 
-        A log that is free on disk is forgotten by the index and free in the table; any other one
-        is sealed as before.  Raises OSError, lmdb.Error, RefusedError.
+        A log that is free on disk is removed from the index and becomes free in the table; any
+        other is sealed as before.  Raises OSError, lmdb.Error, RefusedError.
         """
         for row in self._table.rows():
             if row.state != State.COLLECTING:
@@ -299,7 +301,7 @@ class Collector:
             return None
         if log.state == header.FREE:
             if not log_files.try_reader_lock(fd, exclusive=True):
-                return None  # a long transfer still reads it
+                return None  # a long transfer is still reading it
             # A killed process may not have synced it.
             return row._replace(state=self._mark_free(fd, log), life=log.life, tail=0)
         if log.life == self._tools.index.log_counts(row.number).life:
@@ -307,14 +309,14 @@ class Collector:
         return None
 
     def _ids_on_disk(self, fd: int) -> list[bytes] | None:
-        """What lay in a log that is free; None if it does not say so itself."""
+        """The former contents of a free log; None if it does not show them itself."""
         log = header.read(self._osio, fd, self._tools.store.secret)
         if log is None or log.state != header.FREE:
             return None
         return ids_in_freed(self._osio, fd, log)
 
     def _put(self, was: Row, row: Row) -> None:
-        """Enter the state of the log, unless another process has it by now."""
+        """Set the state of the log, unless another process owns it by now."""
         self._table.restore(row._replace(owner=0), was)
         self._tools.failpoint("released")
 
@@ -325,7 +327,7 @@ class Collector:
 
 
 def _pieces(ids: list[bytes]) -> Iterator[list[bytes]]:
-    """A transaction's worth at a time."""
+    """One transaction's worth at a time."""
     return (ids[at : at + DROPPED] for at in range(0, len(ids), DROPPED))
 
 

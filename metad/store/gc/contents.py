@@ -1,10 +1,10 @@
-"""What lies in a sealed log: its records by their footer entries, and its octets, verified.
+"""The contents of a sealed log: its records by footer entries, and its octets, verified.
 
 Rules of this file:
 
-* The footer is believed (it has its own checksum), the records are verified when they are read.
-* Where the footer does not speak (a seal over a tail only, a damaged seal, a poisoned log), the
-  log is scanned.
+* The footer is trusted (it has its own checksum); records are verified when they are read.
+* Where there is no footer (a seal over a tail only, a damaged seal, a poisoned log), the log is
+  scanned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _STEP = 1 << 20
 
 
 class Contents(NamedTuple):
-    """`complete`: `items` are all records that ever were in the log; else damage hides some."""
+    """`complete`: `items` are all records that were ever in the log; otherwise damage hides
+    some."""
 
     items: list[Item]
     end: int
@@ -41,9 +42,9 @@ class Record(NamedTuple):
 
 
 def read_contents(osio: Osio, fd: int, log: LogHeader, stop: int | None) -> Contents:
-    """Everything in the log open at `fd`; `stop` is where its successor says that it ends.
+    """Everything in the log open at `fd`; `stop`: where it ends, according to its successor.
 
-    Raises OSError, and ValueError for a record of another version's making.
+    Raises OSError, and ValueError for a record written by another version.
     """
     seal = find_seal(osio, fd, log) if stop is None else None
     if seal is None:
@@ -56,7 +57,7 @@ def read_contents(osio: Osio, fd: int, log: LogHeader, stop: int | None) -> Cont
 
 
 def must_be_readable(osio: Osio, fd: int, damage: Damage) -> None:
-    """Raises OSError if the disk cannot read a damaged stretch: another day it may."""
+    """Raises OSError if the disk cannot read a damaged range: it may be readable later."""
     for at in range(damage.start, damage.end, _STEP):
         osio.pread(fd, min(_STEP, damage.end - at), at)
 
@@ -69,7 +70,7 @@ def _scanned(scanner: Scanner, log: LogHeader) -> Contents:
             damage.append(found)
         else:
             items.append(_item(found))
-    # Numbers in sequence leave no room for a record that is not seen any more.
+    # Consecutive sequence numbers prove that no record is missing.
     complete = not damage and len(items) == scanner.sequence
     return Contents(items, scanner.end, complete, damage)
 
@@ -86,7 +87,7 @@ def _item(found: Found) -> Item:
 
 
 def _of_entries(entries: bytes) -> Iterator[Item]:
-    """Footer entries, put together by record: they lie in the order of the records."""
+    """Footer entries, grouped by record: they are in the order of the records."""
     step = footer.ENTRY_SIZE
     at = 0
     while at < len(entries):
@@ -109,11 +110,11 @@ class RecordReader:
         self._seed = record.seed_of(store.secret, number, life)
 
     def read(self, offset: int, size: int) -> Record | None:
-        """The record there; None if it does not verify, twice.  Raises OSError."""
+        """The record at that place; None if it fails to verify twice.  Raises OSError."""
         return self._read(offset, size) or self._read(offset, size)
 
     def read_at(self, offset: int) -> Record | None:
-        """The record that begins there, whatever its size.  Raises OSError."""
+        """The record that begins there, of any size.  Raises OSError."""
         data = self._osio.pread(self._fd, _PIECE, offset)
         head = record.parse_header(data, self._seed, self._life)
         if head is None:

@@ -1,16 +1,16 @@
-"""What stays of a log that is being emptied: copied, durable, then visible.
+"""Survivors of a log that is being emptied: copied, durable, then visible.
 
 Rules of this file:
 
 * A moved message names only its remaining recipients.  A message of no mailbox is not moved.
-* A deletion record is kept as long as any copy of what it deletes may lie outside the victim
-  (metad.store.gc.evidence), as long as there is a log that could not be read, and in a clustered
-  store as long as its tombstone stands: another member may still bring the message.
-* Survivors are durable before they enter the index; the old places stay where they are.
-* Before the victim goes, the survivors' logs say durably that all copies in them are synced.
-* Nothing that verifies is left behind unless a verified record says so (metad.store.gc.evidence).
-* Damage costs what is damaged: its octets are set aside in quarantine/, everything that verifies is
-  kept.  A damaged deletion record is rewritten from the log's footer.
+* A deletion record is kept as long as any copy of a message that it deletes may lie outside the
+  victim (metad.store.gc.evidence), as long as some log could not be read, and, in a clustered
+  store, as long as its tombstone exists: another member may still send the message.
+* Survivors are durable before they enter the index; their old places stay in it.
+* Before the victim is freed, the survivors' logs record durably that all copies in them are synced.
+* Nothing that verifies is dropped unless a verified record permits it (metad.store.gc.evidence).
+* Damage loses only the damaged record: its octets are copied to quarantine/, and everything that
+  verifies is kept.  A damaged deletion record is rewritten from the log's footer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOOKED_AT = 200  # records per read transaction
 
 
 class Step(Enum):
-    """What a step of a collection did, for the caller, which decides when the next one comes."""
+    """What a step of a collection did; the caller decides when the next one runs."""
 
     LOOKED = "looked"
     COPIED = "copied"
@@ -54,7 +54,7 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class Figures:
-    """What a collector has done so far.  `octets` of whole logs freed."""
+    """What a collector has done so far.  `octets`: size of the logs freed."""
 
     logs: int = 0
     octets: int = 0
@@ -67,7 +67,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a collector works with; all of one store, opened by its process."""
+    """What a collector works with: the parts of one store, opened by its process."""
 
     osio: Osio
     store: Store
@@ -79,7 +79,7 @@ class Tools:
     failpoint: Callable[[str], None] = field(default=lambda name: None)
 
     def change(self, work: Callable[..., None], *arguments: object) -> None:
-        """One write transaction, in turn with the workers' and at normal priority."""
+        """One write transaction, in turn with those of the workers, at normal priority."""
         self.index.lock()
         try:
             work(self.index, *arguments, self._publish)
@@ -87,9 +87,10 @@ class Tools:
             self.index.unlock()
 
     def commit(self, generation: int, group: list[Append], enter: Enter) -> Written:
-        """A group durable, then visible by `enter`, in transactions of a bounded number of rows.
+        """Make a group durable, then visible by `enter`, in transactions of a bounded number of
+        rows.
 
-        What the index does not take stays in `survivors.behind`.  Raises OSError, lmdb.Error,
+        Parts that the index refuses stay in `survivors.behind`.  Raises OSError, lmdb.Error,
         MetadError.
         """
         self.catch_up()
@@ -101,8 +102,8 @@ class Tools:
         return written
 
     def catch_up(self) -> None:
-        """Enter what is durable in a survivors' log and not yet in the index, and have the next
-        log say where one ends that failed.  Until then no log is freed and nothing more written.
+        """Enter the durable records of survivors' logs that the index lacks, and have the next log
+        record where a failed one ends.  Until then no log is freed, and nothing more is written.
         """
         self.survivors.settle()
         behind = self.survivors.behind
@@ -114,8 +115,8 @@ class Tools:
             self.failpoint("moved")
 
     def confirm(self) -> None:
-        """What was copied may take the place of what is freed.  Raises OSError, lmdb.Error,
-        MetadError."""
+        """Let the copies replace the originals that are about to be freed.  Raises OSError,
+        lmdb.Error, MetadError."""
         self.catch_up()
         self.failpoint("confirming")
         self.survivors.behind += [(_move, batch) for batch in self.survivors.confirm()]
@@ -138,7 +139,7 @@ class Victim(NamedTuple):
 
 
 class SurvivorCopy:
-    """Moves what stays of one victim."""
+    """Moves the survivors of one victim."""
 
     def __init__(self, tools: Tools, victim: Victim, figures: Figures) -> None:
         self._tools = tools
@@ -154,10 +155,11 @@ class SurvivorCopy:
 
     def steps(self) -> Iterator[Step]:
         """Raises OSError, lmdb.Error, NoSpaceError, ValueError (a record of another version), and
-        DisagreementError: something would be destroyed, and no record says that it may be."""
+        DisagreementError: something would be destroyed without a record that permits it."""
         try:
             self._set_aside(self._victim.contents.damage)
-            # Deletions first: a copy of a message made this time is no reason to keep one.
+            # Deletions first: a copy made in this collection is no reason to keep a deletion
+            # record.
             yield from self._deletions()
             yield from self._messages()
         finally:
@@ -175,7 +177,7 @@ class SurvivorCopy:
         yield from self._flush()
 
     def _needed(self, item: Item) -> list[bytes]:
-        """The ids for which a deletion record has to stay."""
+        """The ids for which a deletion record must be kept."""
         deleted = Deleted(self._victim.number, item.offset, item.mailbox)
         rows = zip(item.ids, relocation.rows_of(self._index, item.ids), strict=True)
         needed = [one for one, row in rows if not self._evidence.may_drop(deleted, one, row)]
@@ -183,13 +185,13 @@ class SurvivorCopy:
         return [one for one in item.ids if one in untold or one in needed] if untold else needed
 
     def _is_log_left_out(self) -> bool:
-        """Whether the start could not read a log: it may have copies that the index lacks, and be
-        readable another day."""
+        """Whether the start failed to read some log: it may have copies that the index lacks, and
+        may become readable later."""
         rows = self._tools.table.rows()
         return any(row.state == State.ACTIVE and not row.owner for row in rows)
 
     def _deletion(self, item: Item, needed: bytes) -> Append:
-        """The deletion record with those of its ids that are needed."""
+        """The deletion record, reduced to the ids that are needed."""
         found = self._reader.read(item.offset, item.size)
         record_id = found.header.id if found else self._tools.next_id()
         self._figures.deletions += 1
@@ -208,7 +210,7 @@ class SurvivorCopy:
         yield from self._flush()
 
     def _survivor(self, message: Looked) -> Append | None:
-        """The message as it is to be written, or None if there is nothing to be written."""
+        """The message in the form to be written, or None if nothing must be written."""
         if self._is_good_elsewhere(message):
             return None
         item = message.item
@@ -224,7 +226,7 @@ class SurvivorCopy:
         return Append(item.id, packed, (found.body,), len(found.body), _ignore, stay)
 
     def _must_be_proven(self, message: Looked) -> None:
-        """A mailbox lacks a message only if a record says so, or what lies here is damaged."""
+        """Check that a mailbox lacks a message only because of a record, or of damage here."""
         lacking = self._evidence.unproven(message)
         item = message.item
         if not lacking or self._reader.read(item.offset, item.size) is None:
@@ -235,7 +237,7 @@ class SurvivorCopy:
         )
 
     def _is_good_elsewhere(self, message: Looked) -> bool:
-        """Whether an earlier collection that was cut short copied it already."""
+        """Whether an earlier, interrupted collection copied it already."""
         return any(
             message.mailboxes <= self._evidence.living(place, message.item.id)
             and (self._evidence.is_final(place.log) or self._tools.survivors.is_in_use(place.log))
@@ -251,7 +253,7 @@ class SurvivorCopy:
         self._octets += append.size
 
     def _flush(self) -> Iterator[Step]:
-        """The group durable, then visible in short transactions."""
+        """Make the group durable, then visible in short transactions."""
         group, self._group, self._octets = self._group, [], 0
         if not group:
             return
@@ -264,7 +266,7 @@ class SurvivorCopy:
     # -- damage
 
     def _lose(self, message: Looked) -> None:
-        """A message that some mailbox has does not verify, and there is no other copy."""
+        """A message in some mailbox does not verify, and there is no other copy."""
         item = message.item
         self._set_aside([Damage(item.offset, item.offset + item.size)])
         self._tools.change(relocation.forget, [message])
@@ -287,4 +289,4 @@ def _move(index: Index, batch: Batch, publish: Publish) -> None:
 
 
 def _ignore(_: object) -> None:
-    """No client waits for an answer: the collector waits for the disk itself."""
+    """No client is waiting for an answer, so the collector waits for the disk itself."""

@@ -1,14 +1,14 @@
-"""What proves that a record in a victim may go: records that were read and verified.
+"""Proof that a record in a victim may be dropped: records that were read and verified.
 
 Rules of this file:
 
-* The index only says where to look.  A mailbox's message is dead by a deletion record, or
-  by the footer of a sealed log that lists one; both are verified under their log's own header.
-* A copy elsewhere is a living one only if it verifies and its log's own header does not say "free".
-* A deletion record goes by the row of each message that it deletes.  The row must be there and note
-  this record; whatever else it names was found where it says.  A row that is missing, or that a
-  flipped bit has made another one, is no proof: the index is suspect.
-* What cannot be read proves nothing.
+* The index only shows where to look.  A mailbox's message is dead only if a deletion record, or the
+  footer of a sealed log that lists one, says so; both are verified under their log's own header.
+* A copy elsewhere is live only if it verifies and its log's own header does not say "free".
+* A deletion record is judged by the row of each message that it deletes.  The row must exist and
+  note this record, and everything else that it names must be found there.  A row that is missing,
+  or changed by a flipped bit, proves nothing: the index is suspect.
+* Unreadable data proves nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Log(NamedTuple):
 
 
 class Evidence:
-    """Looks for proofs on behalf of one collection; `close` it."""
+    """Looks for proofs for one collection; call `close` at the end."""
 
     def __init__(self, osio: Osio, store: Store, number: int, contents: Contents) -> None:
         self._osio = osio
@@ -61,7 +61,8 @@ class Evidence:
     # -- deletions
 
     def unproven(self, message: Looked) -> list[int]:
-        """Mailboxes that lack a message that its record gives them, and nothing says why."""
+        """Mailboxes that lack a message of which they are recipients, without any record to explain
+        it."""
         return [mailbox for mailbox in sorted(message.gone()) if not self._gone(message, mailbox)]
 
     def _gone(self, message: Looked, mailbox: int) -> bool:
@@ -76,7 +77,7 @@ class Evidence:
         return key in known or key in self._deleted_by(hint) or key in self._footer(hint.log)
 
     def _deleted_by(self, hint: Deleted) -> frozenset[bytes]:
-        """Mailbox and id of each message that the record there deletes."""
+        """Mailbox and id of each message that the record at that place deletes."""
         at = hint.log, hint.offset
         if at not in self._records:
             if len(self._records) >= MOST_RECORDS:
@@ -93,7 +94,7 @@ class Evidence:
         return frozenset(mailbox + each for each in deletion.each())
 
     def _footer(self, number: int) -> frozenset[bytes]:
-        """The deletions that the footer of a sealed log lists: where the record is damaged."""
+        """The deletions that the footer of a sealed log lists, for damaged deletion records."""
         if number not in self._footers:
             self._footers[number] = self._read_footer(self._log(number))
         return self._footers[number]
@@ -115,7 +116,7 @@ class Evidence:
     # -- deletion records
 
     def may_drop(self, deleted: Deleted, message_id: bytes, row: Row | None) -> bool:
-        """Whether no copy of a message is left outside the victim, in which `deleted` lies.
+        """Whether no copy of a message is left outside the victim, which contains `deleted`.
 
         Raises DisagreementError.
         """
@@ -129,7 +130,8 @@ class Evidence:
         return self._may_drop[message_id]
 
     def _is_alone(self, message_id: bytes, row: Row) -> bool:
-        """Whether all copies lie in the victim, and the rest of the row are deletion records."""
+        """Whether all copies are in the victim, and the other items of the row are deletion
+        records."""
         if any(place.log != self._number for place in row.places):
             return False
         if not all(self._is_here(message_id, place) for place in row.places):
@@ -146,7 +148,8 @@ class Evidence:
     # -- copies
 
     def living(self, place: Place, message_id: bytes) -> frozenset[int]:
-        """The mailboxes that a good copy of the message there names; none if there is no such."""
+        """The mailboxes named by a good copy of the message at that place; none if there is no such
+        copy."""
         found = self._read(place.log, place.offset)
         if found is None or found.header.kind != record.MESSAGE or found.header.id != message_id:
             return frozenset()
@@ -156,8 +159,8 @@ class Evidence:
     # -- logs
 
     def is_final(self, number: int) -> bool:
-        """Whether all that lies in a log counts, whatever can be read at the next start: not the
-        last group of survivors in a log without a seal."""
+        """Whether everything in a log counts, whatever will be readable at the next start.  The
+        last group of survivors in an unsealed log does not."""
         log = self._log(number)
         return log is not None and (log.log.generation == 0 or log.log.seal_offset > 0)
 
@@ -171,7 +174,7 @@ class Evidence:
             return None
 
     def _log(self, number: int) -> _Log | None:
-        """A log that is in use by its own header."""
+        """A log that is in use according to its own header."""
         if number in self._logs:
             self._logs.move_to_end(number)
         else:

@@ -1,16 +1,16 @@
-"""Mail that is too old, or whose user is gone, deleted from its mailboxes in short steps.
+"""Deletes mail that is too old, or whose user is gone, from its mailboxes in short steps.
 
     look -> the mailbox's lock, look again -> deletion records: written, synced -> index -> unlock
 
 Rules of this file:
 
-* It is done as a session's QUIT does it: durable in a log of the collector's own before the index
-  hears of it.  Killed anywhere, only what was to go is gone, and the rest goes the next time.
+* It works like the QUIT of a session: durable in the collector's own log before it enters the
+  index.  If it is killed, only mail that was due is gone, and the rest is deleted next time.
 * Nothing is deleted without the mailbox's lock.  A mailbox in use is skipped and reported.
-* A step deletes from many mailboxes under one sync, and a bounded number of messages: the locks are
-  held, and the index is, for a moment.
-* A message goes if its id and its record both say that it is old enough.
-* What has to go is not decided here (metad.workers.expiry_scan).
+* A step deletes a bounded number of messages from many mailboxes under one sync: it holds the locks
+  and the index only for a moment.
+* A message is deleted only if its id and its record both show that it is old enough.
+* metad.workers.expiry_scan decides what is due.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ IMPORTED = "import"  # the client of a message that metad mail import brought
 
 
 class Due(NamedTuple):
-    """What was stored in `mailbox` before `before`, hub time in microseconds, has to go."""
+    """Mail stored in `mailbox` before `before` (hub time in microseconds) is due."""
 
     mailbox: int
     before: int
@@ -47,31 +47,33 @@ class Due(NamedTuple):
 
 @dataclass(slots=True)
 class Figures:
-    """What was done so far."""
+    """What has been done so far."""
 
     messages: int = 0
     in_use: int = 0
 
 
 class Expiry:
-    """Deletes.  One per store at a time, in the process of the collector, between its steps."""
+    """Deletes mail that is due.  One per store at a time, in the collector's process, between its
+    steps."""
 
     def __init__(self, tools: Tools, locks: MailboxLocks) -> None:
         self._tools = tools
         self._locks = locks
         self.figures = Figures()
-        # Mailboxes that were skipped because they were in use, until the caller takes them out.
+        # Mailboxes skipped because they were in use, until the caller removes them.
         self.in_use: set[int] = set()
 
     def steps(self, due: Iterable[Due]) -> Iterator[Step]:
-        """Raises OSError, lmdb.Error, RefusedError (no log is available); what is gone is gone."""
+        """Raises OSError, lmdb.Error, RefusedError (no log is available); deletions already made
+        stay."""
         waiting = deque(due)
         while waiting:
             self._step(waiting)
             yield Step.COPIED
 
     def _step(self, waiting: deque[Due]) -> None:
-        """Up to DELETED messages, of as many mailboxes as it takes, under one sync."""
+        """Delete up to DELETED messages, from as many mailboxes as needed, under one sync."""
         group: list[Append] = []
         held: list[int] = []
         room = DELETED
@@ -89,7 +91,7 @@ class Expiry:
                         group.append(self._deletion(mailbox, ids))
                 room -= len(ids)
                 if len(old) == limit and ids:
-                    break  # there may be more of it, for the next step
+                    break  # there may be more for the next step
                 waiting.popleft()
             if group:
                 self._commit(group)
@@ -98,15 +100,15 @@ class Expiry:
                 self._locks.release(mailbox)
 
     def _old(self, mailbox: int, before: int, most: int) -> list[bytes]:
-        """The oldest messages that have to go: ids begin with the time."""
+        """The oldest messages that are due: ids begin with the time."""
         limit = min(max(before, 0), _LATEST).to_bytes(8, "big")
         return [one for one in self._tools.index.oldest(mailbox, most) if one < limit]
 
     def _is_old(self, message_id: bytes, before: int) -> bool:
-        """Whether the record says so too: it has the wall clock's time, which an id may not have.
+        """Whether the record agrees: it has the wall clock's time, which an id may not have.
 
-        What cannot be read is not evidence.  An imported message has the time of its first server:
-        then the id counts.
+        An unreadable record proves nothing.  An imported message has the time of its first server:
+        then the id decides.
         """
         for place in self._tools.index.places(message_id):
             found = self._read(place)
@@ -143,11 +145,11 @@ class Expiry:
         return append_deletion(self._tools.next_id(), deletion, _ignore)
 
     def _commit(self, group: list[Append]) -> None:
-        """Durable, then visible."""
+        """Make deletions durable, then visible."""
         tools = self._tools
         deletions = [one.deletion for one in group if one.deletion is not None]
         tools.failpoint("deleting")
-        # Among the youngest survivors: so it costs no log of its own.
+        # Written among the youngest survivors, so it needs no log of its own.
         tools.commit(next_generation(0), group, _apply)
         tools.failpoint("expired")
         self.figures.messages += sum(len(one.each()) for one in deletions)
@@ -158,4 +160,4 @@ def _apply(index: Index, batch: Batch, publish: Publish) -> None:
 
 
 def _ignore(_: object) -> None:
-    """No client waits for an answer."""
+    """No client is waiting for an answer."""

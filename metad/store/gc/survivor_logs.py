@@ -1,15 +1,15 @@
-"""The collector's own logs, one per generation, made when the first survivor needs one.
+"""The collector's own logs, one per generation, made for the first survivor.
 
 Rules of this file:
 
-* A group is durable before anything of it is entered in the index; a failed write or sync is
-  never retried on that log, and the next log of the generation records at once where it ends.
-* A log is never sealed, and nothing more is written, while the index lacks a group of it: a later
-  watermark would move past what is missing.
-* The collector is the only writer of these logs and waits for everything it does.
-* Before a log is freed, every copy is in a sealed log or has a confirmation behind it.  So a
-  recovery that finds a last group without one knows that all originals are still there, whether
-  the group failed or its writer was killed, and whatever else can be read.
+* A group is durable before any of it is entered in the index.  A failed write or sync is never
+  retried on that log, and the next log of the generation records at once where it ends.
+* While the index lacks a group of a log, the log is not sealed and nothing more is written: a later
+  watermark would move past the missing records.
+* The collector is the only writer of these logs, and everything it does is synchronous.
+* Before a log is freed, every copy is in a sealed log or is followed by a confirmation.  So a
+  recovery that finds a last group without one knows that all originals still exist, whether the
+  group failed or its writer was killed, and whatever else is readable.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ Enter = Callable[..., None]
 
 
 class Written(NamedTuple):
-    """A durable group: what to enter in the index, and where it begins in its log."""
+    """A durable group: the records to enter in the index, and where it begins in its log."""
 
     batch: Batch
     start: int
 
     def parts(self) -> list[Batch]:
-        """The group in transactions; the watermark moves to the group's end with the last."""
+        """Split the group into transactions; the last one moves the watermark to the group's
+        end."""
         parts = [
             self.batch._replace(watermark=self.start, messages=[], deletions=list(some))
             for some in _bounded(self.batch.deletions)
@@ -56,7 +57,7 @@ class Written(NamedTuple):
 
 
 def _bounded(deletions: Sequence[record.Deletion]) -> Iterator[list[record.Deletion]]:
-    """Deletions, cut and grouped so that no group has more than ROWS ids."""
+    """Deletions, split and grouped so that no group has more than ROWS ids."""
     group: list[record.Deletion] = []
     rows = 0
     for deletion in deletions:
@@ -73,21 +74,21 @@ def _bounded(deletions: Sequence[record.Deletion]) -> Iterator[list[record.Delet
 
 
 class SurvivorLogs:
-    """Writes what stays.  `make_source` makes the source of logs of a generation."""
+    """Writes survivors.  `make_source` makes the source of logs for a generation."""
 
     def __init__(self, make_source: Callable[[int], LogAllocator]) -> None:
         self._make_source = make_source
         self._chains: dict[int, LogChain] = {}
-        # What is durable and not yet in the index, in order.
+        # Durable groups that are not yet in the index, in order.
         self.behind: list[tuple[Enter, Batch]] = []
-        # Octets of deletion records by log: not garbage, and no mailbox's mail.
+        # Octets of deletion records by log: neither garbage nor a mailbox's mail.
         self.kept: dict[int, int] = {}
-        self._unconfirmed: set[int] = set()  # lives with a group behind the last confirmation
+        self._unconfirmed: set[int] = set()  # lives with a group after the last confirmation
 
     def write(self, generation: int, group: Sequence[Append]) -> Written:
         """Make a group durable in the log of `generation`.
 
-        Raises OSError (then nothing of it counts, and that log is done with), and NoSpaceError.
+        Raises OSError (then none of it counts, and the log is not used again), and NoSpaceError.
         """
         chain = self._chain(generation)
         before = chain.writer
@@ -104,7 +105,7 @@ class SurvivorLogs:
         try:
             chain.append(writer, group, encoded)
         except OSError:
-            with suppress(RefusedError):  # then `settle` tries again
+            with suppress(RefusedError):  # then `settle` retries
                 chain.record_end()
             raise
         deletions = sum(item.size for item in group if item.deletion is not None)
@@ -113,7 +114,8 @@ class SurvivorLogs:
         return Written(batch, start)
 
     def confirm(self) -> Iterator[Batch]:
-        """Have every log in use say durably that all copies in it are synced; the new watermarks.
+        """Have every log in use record durably that all copies in it are synced.  Returns the new
+        watermarks.
 
         A log without room for that is sealed.  Raises OSError, NoSpaceError, TableBusyError.
         """
@@ -131,12 +133,12 @@ class SurvivorLogs:
                 self._must_be_sealed(writer)
 
     def is_in_use(self, number: int) -> bool:
-        """Whether copies in that log will have a confirmation behind them."""
+        """Whether copies in that log will be followed by a confirmation."""
         writers = (chain.writer for chain in self._chains.values())
         return any(writer is not None and writer.number == number for writer in writers)
 
     def _must_be_sealed(self, writer: LogWriter | None) -> None:
-        """Raises OSError: copies in a log that was given up have no confirmation."""
+        """Raises OSError if a log with unconfirmed copies was given up."""
         if writer is None or writer.life not in self._unconfirmed:
             return
         self._unconfirmed.discard(writer.life)
@@ -156,8 +158,8 @@ class SurvivorLogs:
         return chain
 
     def seal(self) -> bool:
-        """Seal every open log, so that it is an ordinary one.  False: some need a recovery,
-        because the index lacks something of them, or nothing says where one ends."""
+        """Seal every open log, so that it becomes an ordinary one.  False: some need a recovery,
+        because the index lacks some of their records, or no log records where one ends."""
         missing = {batch.log for _, batch in self.behind}
         for chain in self._chains.values():
             if chain.writer is not None and chain.writer.number not in missing:
@@ -166,8 +168,8 @@ class SurvivorLogs:
 
 
 def _writer_for(chain: LogChain, group: Sequence[Append]) -> LogWriter:
-    """The log for a group.  A free log has its blocks: where the disk has none for the log in use,
-    it goes on in one of those.  Raises NoSpaceError, TableBusyError."""
+    """The log for a group.  A free log has its blocks: if the disk has none for the log in use,
+    writing continues in a free one.  Raises NoSpaceError, TableBusyError."""
     try:
         return chain.writer_for(group)
     except NoSpaceError:
