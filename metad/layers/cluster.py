@@ -51,6 +51,9 @@ from metad.store.log.encode import append_deletion
 from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
 
+# Now, because a confined worker cannot read it any more.
+RELEASE = version("metad")
+
 
 class Server(Protocol):
     """What accepts links until it is closed."""
@@ -82,7 +85,7 @@ class ClusterLayer(Layer):
         self._node = Node(
             number=log.store.node,
             start=secrets.token_bytes(START_SIZE),
-            release=version("metad"),
+            release=RELEASE,
             current_view=self._current.get,
             adopt=self._current.adopt,
             handler=self.requests.handle,

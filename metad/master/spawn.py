@@ -42,7 +42,7 @@ class ChildSpecs:
             )
             return worker.main(setup)
 
-        connects = filters.connects(config)
+        connects = filters.connects(config) or config.cluster.address is not None
         number = generation.number
         return ChildSpec(Role.WORKER, slot, main, places(config), number, connects, channel=True)
 

@@ -1,0 +1,88 @@
+"""Two and three real hubs as one cluster: mail in and out of any, and one of them gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clients import Pop3Line, SmtpLine, bodies, message, stuffed, unique_ids
+from tests.support.cluster_hubs import ClusterOfHubs, NodeHub
+from tests.support.hub import address
+from tests.support.live import settled_fetch
+
+NAMES = ["ann", "bob", "cat"]
+
+
+@pytest.fixture
+def two() -> Iterator[ClusterOfHubs]:
+    with ClusterOfHubs(2, NAMES) as cluster:
+        yield cluster
+
+
+def send(node: NodeHub, text: bytes, *names: str) -> bytes:
+    """The reply to the end of one message."""
+    with SmtpLine(node) as smtp:
+        smtp.say("MAIL FROM:<sender@client.example.test>")
+        for name in names:
+            smtp.say(f"RCPT TO:<{address(name)}>")
+        smtp.say("DATA", b"354")
+        smtp.send(stuffed(text))
+        return smtp.line()
+
+
+def quit_with(node: NodeHub, name: str, *numbers: int) -> bytes:
+    """The reply to QUIT after DELE of these."""
+    with Pop3Line(node) as pop:
+        pop.log_in(name)
+        for number in numbers:
+            pop.say(f"DELE {number}")
+        pop.send(b"QUIT\r\n")
+        return pop.line()
+
+
+def test_mail_goes_in_and_comes_out_of_either_node(two: ClusterOfHubs) -> None:
+    a, b = two.nodes
+    texts = [message(b"number %d\r\n" % number) for number in range(6)]
+    for number, text in enumerate(texts):
+        assert send(two.nodes[number % 2], text, "ann", "bob").startswith(b"250")
+    for name in ("ann", "bob"):
+        assert bodies(a, name) == bodies(b, name) == texts
+        assert unique_ids(a, name) == unique_ids(b, name)
+    assert quit_with(b, "ann", 1, 3).startswith(b"+OK")
+    assert bodies(a, "ann") == bodies(b, "ann") == [texts[1], *texts[3:]]
+    assert len(bodies(a, "bob")) == 6
+
+
+def test_one_of_two_dies(two: ClusterOfHubs) -> None:
+    a, b = two.nodes
+    first = message(b"first\r\n")
+    assert send(a, first, "ann").startswith(b"250")
+    b.kill()
+    assert send(a, message(b"refused\r\n"), "ann").startswith(b"451 4.3.0")
+    assert bodies(a, "ann") == [first]
+    assert quit_with(a, "ann", 1).startswith(b"-ERR [SYS/TEMP]")
+    b.start()
+    second = message(b"second\r\n")
+    assert send(b, second, "ann").startswith(b"250")
+    # The deletion that was not confirmed is carried out all the same: the node that took it tells
+    # the other.  The refused message shows on neither.
+    assert settled_fetch(b, "ann") == settled_fetch(a, "ann")
+    assert bodies(a, "ann") == [second]
+
+
+def test_a_user_of_three_nodes_notices_nothing_when_one_dies() -> None:
+    with ClusterOfHubs(3, NAMES) as cluster:
+        sent: list[bytes] = []
+        for gone in cluster.nodes:
+            gone.kill()
+            for node in cluster.nodes:
+                if node is not gone:
+                    sent.append(message(b"%d without %d\r\n" % (node.number, gone.number)))
+                    assert send(node, sent[-1], "cat").startswith(b"250")
+                    assert settled_fetch(node, "cat")
+                    assert bodies(node, "cat") == sent
+            gone.start()
+            assert sorted(bodies(gone, "cat")) == sorted(sent)
+        assert send(cluster.nodes[0], message(b"last\r\n"), "bob").startswith(b"250")
+        assert [len(bodies(node, "bob")) for node in cluster.nodes] == [1, 1, 1]
