@@ -25,6 +25,7 @@ from metad.system.systemd import priority, to_journal
 COMPLETE = "_METAD_COMPLETE"
 EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMMANDS = {
+    "cluster": "cluster.cluster:group",
     "config": "config:config",
     "doctor": "doctor.doctor:doctor",
     "fsck": "fsck:fsck",

@@ -7,7 +7,7 @@
 Rules of this file:
 
 * TLS 1.3, and both sides show a certificate of the CA.  Which member it belongs to, the link finds
-  in the view, by the fingerprint.
+  in the view, by the fingerprint.  A client without a certificate may only show a token (joining).
 * Reading needs the standard library alone; certificates are made by the commands.
 """
 
@@ -77,10 +77,11 @@ def _context(protocol: int, place: Path) -> ssl.SSLContext:
     # not stop when a certificate expires, or when one clock is wrong.
     context.verify_flags |= _NO_CHECK_TIME
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
+    is_server = protocol == ssl.PROTOCOL_TLS_SERVER
+    context.verify_mode = ssl.CERT_OPTIONAL if is_server else ssl.CERT_REQUIRED
     context.load_verify_locations(place / CA)
     context.load_cert_chain(place / MEMBER, place / MEMBER_KEY, password=_no_password)
-    if protocol == ssl.PROTOCOL_TLS_SERVER:
+    if is_server:
         # A resumed session would show the certificate of an earlier connection.
         context.num_tickets = 0
     return context

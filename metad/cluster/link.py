@@ -47,12 +47,12 @@ _READY, _CLOSED = Phase.READY, Phase.CLOSED
 
 class Link:
     """`closed` is told when it ends, for `reason`.  `dialed`: the member that was called, or 0.
-    `peer`: the number of the other side, once it is known."""
+    `peer`: the number of the other side, once it is known.  `epoch`: the newest that it has."""
 
     __slots__ = (
         "_asking", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard", "_hello",
-        "_judged", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked", "_told",
-        "_welcome", "_wire", "peer", "place", "reason", "was_ready",
+        "_judged", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
+        "_welcome", "_wire", "epoch", "peer", "place", "reason", "was_ready",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,7 @@ class Link:
         self._early: list[tuple[int, int, int, Sequence[Buffer], int]] = []
         self._heard = self._ticked = self._pinged = node.clock()
         self._welcome = False  # the other side has accepted us
-        self._told = 0  # the newest epoch that the other side is known to have
+        self.epoch = 0
         self._judged = 0  # the epoch of our view in which the other side was found to be a member
         self.peer = dialed
         self.place = place
@@ -132,8 +132,8 @@ class Link:
         view = self._node.current_view()
         if view.epoch != self._judged and not self._is_member(view):
             return False
-        if view.epoch > self._told:
-            self._told = view.epoch
+        if view.epoch > self.epoch:
+            self.epoch = view.epoch
             body = view.encode()
             self._send(Kind.VIEW, 0, view.epoch, (body,), len(body))
         return True
@@ -279,7 +279,7 @@ class Link:
             raise FrameError(fault)
         self._hello = theirs
         self._judged = view.epoch
-        self._told = theirs.epoch
+        self.epoch = theirs.epoch
         if theirs.epoch > view.epoch:
             self._phase = Phase.VIEW
         elif self._keep_up():
@@ -294,13 +294,13 @@ class Link:
             raise FrameError("a view of another cluster")
         if theirs.epoch == mine.epoch and theirs.digest != mine.digest:
             raise FrameError(hello.two_views(mine.epoch))
-        self._told = max(self._told, theirs.epoch)
+        self.epoch = max(self.epoch, theirs.epoch)
         if theirs.epoch > mine.epoch:
             try:
                 self._node.adopt(theirs)
             except OSError as error:
                 raise ClusterError(f"the view cannot be stored: {error.strerror}") from None
-        if self._keep_up() and self._phase is Phase.VIEW and self._judged >= self._told:
+        if self._keep_up() and self._phase is Phase.VIEW and self._judged >= self.epoch:
             self._accept()
 
     def _accept(self) -> None:

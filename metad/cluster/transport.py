@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Coroutine, Sequence
@@ -18,7 +19,9 @@ from functools import partial
 from typing import Final, cast
 
 from metad.cluster.answers import Done, LinkFailed
+from metad.cluster.frames import Kind, encode
 from metad.cluster.identity import PeerContexts, fingerprint
+from metad.cluster.joining import UNKNOWN, JoinExchange, JoinService
 from metad.cluster.link import Link
 from metad.cluster.node import Node
 from metad.cluster.view import State
@@ -40,6 +43,10 @@ LINGER: Final = 1.0
 UNSENT: Final = CLUSTER_OUTSTANDING // 8
 ACCEPTS: Final = 64
 PAUSE: Final = 1.0
+# Seconds that a node without a certificate has for joining: it makes a key meanwhile.
+JOIN_SECONDS: Final = 30.0
+MOST_JOINING: Final = 8
+REFUSAL: Final = UNKNOWN.encode()
 REDIAL: Final = Backoff(CLUSTER_REDIAL, CLUSTER_LONGEST_REDIAL)
 _REASONS: Final = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not of this cluster's CA",
@@ -59,8 +66,8 @@ def describe(error: BaseException | None) -> str:
         return "closed by the other side"
     if isinstance(error, ssl.SSLError) and error.reason:
         return _REASONS.get(error.reason, error.reason.replace("_", " ").lower())
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
     if isinstance(error, ConnectionAbortedError):  # of the loop: the handshake took too long
         return "no TLS handshake in time"
     if isinstance(error, ConnectionError):
@@ -77,8 +84,10 @@ def split_address(address: str) -> tuple[str, int]:
 class _Connection(asyncio.Protocol):
     """One TLS connection and its link; it is the link's `Wire`."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, links: Links, link: Link) -> None:
+        self._links = links
         self.link = link
+        self._join: JoinExchange | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -89,10 +98,16 @@ class _Connection(asyncio.Protocol):
             return
         der = stream.get_extra_info("ssl_object").getpeercert(binary_form=True)
         stream.set_write_buffer_limits(high=UNSENT)
-        self.link.connected(self, fingerprint(der or b""))
+        if der is None:
+            self._join = self._links.begin_join(self)
+        else:
+            self.link.connected(self, fingerprint(der))
 
     def data_received(self, data: bytes) -> None:
-        self.link.feed(data)
+        if self._join is not None:
+            self._join.feed(data)
+        else:
+            self.link.feed(data)
 
     def pause_writing(self) -> None:
         self.link.pause()
@@ -101,6 +116,9 @@ class _Connection(asyncio.Protocol):
         self.link.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._join is not None:
+            self._join.is_closed = True
+            self._links.joining.discard(self)
         self.link.close(describe(exc))
 
     def write(self, data: bytes) -> None:
@@ -155,10 +173,18 @@ class Listening:
 class Links:
     """All links of one process.  `request` asks a member, `serve` accepts from any."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, contexts: PeerContexts, node: Node) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        contexts: PeerContexts,
+        node: Node,
+        join: JoinService | None = None,
+    ) -> None:
         self.loop = loop
         self.report = node.report
         self._contexts = contexts
+        self._join = join
+        self.joining: set[_Connection] = set()
         self._node = node
         self._dialed: dict[int, Link] = {}
         self._open: set[Link] = set()
@@ -185,10 +211,10 @@ class Links:
             link = found
         link.request(kind, parts, done, patience_s)
 
-    def dial(self, member: int) -> None:
-        """Have a link ready before it is needed."""
-        if member not in self._dialed:
-            self._dial(member)
+    def dial(self, member: int) -> Link | None:
+        """Have a link before it is needed.  None: there is none, and will be none for a while."""
+        link = self._dialed.get(member) or self._dial(member)
+        return None if isinstance(link, str) else link
 
     def is_up(self, member: int) -> bool:
         """Whether a link that we dialed is ready for requests."""
@@ -214,7 +240,7 @@ class Links:
         try:
             host, port = split_address(address)
             await self.loop.create_connection(
-                lambda: _Connection(link),
+                lambda: _Connection(self, link),
                 host,
                 port,
                 ssl=self._contexts.client,
@@ -246,7 +272,7 @@ class Links:
     async def _secure(self, link: Link, sock: socket.socket) -> None:
         try:
             await self.loop.connect_accepted_socket(
-                lambda: _Connection(link),
+                lambda: _Connection(self, link),
                 sock,
                 ssl=self._contexts.server,
                 ssl_handshake_timeout=CLUSTER_SILENCE,
@@ -256,6 +282,20 @@ class Links:
             host = link.place.rpartition(":")[0]
             self.report(f"warning: {host} is refused: {describe(error)}")
             link.close(describe(error))
+
+    def begin_join(self, connection: _Connection) -> JoinExchange | None:
+        """What serves a client without a certificate: nothing, unless there are tokens."""
+        host = connection.link.place.rpartition(":")[0]
+        service = self._join
+        if service is None or not service.tokens.exist() or len(self.joining) >= MOST_JOINING:
+            self.report(f"warning: {host} is refused: it has no certificate")
+            if service is not None:
+                connection.write(encode(Kind.REFUSED, 0, 0, (REFUSAL,), len(REFUSAL)))
+            connection.close()
+            return None
+        self.joining.add(connection)
+        self.loop.call_later(JOIN_SECONDS, connection.abort)
+        return JoinExchange(service, connection, host)
 
     # -- all of them
 
@@ -296,3 +336,5 @@ class Links:
             server.close()
         for link in list(self._open):
             link.close("shutting down")
+        for connection in list(self.joining):
+            connection.abort()

@@ -27,6 +27,7 @@ from metad.cluster.current_view import CurrentView
 from metad.cluster.frames import Kind
 from metad.cluster.hello import START_SIZE
 from metad.cluster.identity import VIEW, directory, load_contexts
+from metad.cluster.joining import JoinService
 from metad.cluster.node import Node
 from metad.cluster.opening import Opened, Opening
 from metad.cluster.peers import Answered, Peers
@@ -95,7 +96,9 @@ class ClusterLayer(Layer):
             ended=self.requests.link_ended,
         )
         loop = cast(Any, context.loop)
-        return Links(loop, load_contexts(directory(context.data)), self._node)
+        place = directory(context.data)
+        join = JoinService(self._node, log.osio, place, lambda: log.osio.time_ns() / 1e9)
+        return Links(loop, load_contexts(place), self._node, join)
 
     def serve_peers(self, sock: socket.socket) -> Server:
         """Accept links on a listener's socket."""

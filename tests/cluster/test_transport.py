@@ -352,7 +352,6 @@ def test_a_certificate_whose_time_is_over_is_good_while_the_view_has_it(ours: Au
     contexts = load_contexts(ours.directory(1))
     for context in (contexts.client, contexts.server):
         assert context.verify_flags & 0x200000
-        assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.minimum_version is ssl.TLSVersion.TLSv1_3
 
 

@@ -78,8 +78,12 @@ STEPS = [
     Step("store restore", "{home}/out/backup{turn} --data {home}/out/restored{turn}"),
 ]
 STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fsck", "--repair")]
-# What goes on until it is interrupted, or needs rspamd: its JSON is read there.
+# What goes on until it is interrupted, needs rspamd or another node: its JSON is read there.
 ELSEWHERE = {
+    "cluster init": "tests/cli/test_cluster_commands.py",
+    "cluster join": "tests/cli/test_cluster_commands.py",
+    "cluster status": "tests/cli/test_cluster_commands.py",
+    "cluster token": "tests/cli/test_cluster_commands.py",
     "mail learn": "tests/e2e/test_rspamd.py",
     "mail tail": "tests/e2e/test_dev.py",
     "trace": "tests/e2e/test_trace.py",

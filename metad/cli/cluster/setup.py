@@ -1,0 +1,131 @@
+"""The files of a node that begins a cluster or joins one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from metad.cli.cluster.join_client import JoinClient
+from metad.cli.context import HubLocation
+from metad.cluster import identity
+from metad.cluster.certificates import Pair, make_ca, make_member
+from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW
+from metad.cluster.view import Member, State, View
+from metad.cluster.view_file import ViewFile
+from metad.config.model import Config
+from metad.errors import CannotCreateError, ConfigError, OsError, UnavailableError
+from metad.master.datadir import take_lock
+from metad.store.identity import Store, open_or_make_store, write_identity
+from metad.system.osio import Osio, write_file
+
+CLUSTER_ID_SIZE = 16
+
+
+def own_address(config: Config) -> str:
+    """Raises ConfigError."""
+    if config.cluster.address is None:
+        raise ConfigError(
+            f"{config.source or 'configuration'}: cluster.address is missing: where the other "
+            "node reaches this one"
+        )
+    return config.cluster.address
+
+
+def member_directory(data: Path) -> Path:
+    """Of a node that is in a cluster.  Raises UnavailableError."""
+    directory = identity.directory(data)
+    if not (directory / VIEW).exists():
+        raise UnavailableError(f"{data}: in no cluster; use metad cluster init or join")
+    return directory
+
+
+@contextmanager
+def stopped(place: HubLocation) -> Iterator[Store]:
+    """The store of a hub that is stopped and in no cluster; made if there is none.
+
+    Raises UnavailableError (a hub runs), CannotCreateError, DataError, OsError.
+    """
+    data = place.enter()
+    fd = take_lock(data)
+    try:
+        if (identity.directory(data) / VIEW).exists():
+            raise CannotCreateError(f"{data}: in a cluster already")
+        yield open_or_make_store(Osio(), data)
+    except OSError as error:
+        raise OsError(f"{error.filename or data}: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def init(store: Store, address: str) -> View:
+    """Make the cluster, this store its first node.  Raises OSError, UnavailableError, DataError."""
+    cluster = secrets.token_hex(CLUSTER_ID_SIZE)
+    ca = make_ca(cluster)
+    fingerprint = write_certificates(store.data, ca, make_member(ca, store.node))
+    member = Member(store.node, address, fingerprint, State.ACTIVE, healed=False)
+    view = View(cluster, 1, (member,), copies=1, read_copies=1, alone="refuse")
+    become_node(store, store.node, view)
+    return view
+
+
+def join(store: Store, client: JoinClient, address: str) -> tuple[int, View]:
+    """Join by an open connection: the number of this node, and the view.
+
+    Raises OSError, ClusterError, UnavailableError, DataError, CannotCreateError.
+    """
+    check_empty(store)
+    directory = identity.directory(store.data)
+    earlier = _earlier(directory)
+    answer = client.ask(earlier)
+    ca = Pair(answer.ca.decode("ascii", "replace"), answer.ca_key.decode("ascii", "replace"))
+    if not earlier or (directory / CA).read_bytes() != answer.ca:
+        earlier = write_certificates(store.data, ca, make_member(ca, answer.number))
+    view = client.enter(address, earlier)
+    member = view.member(answer.number)
+    if view.cluster != answer.cluster or member is None or member.fingerprint != earlier:
+        raise UnavailableError("the other node answered with a view in which this node is not")
+    become_node(store, answer.number, view)
+    return answer.number, view
+
+
+def check_empty(store: Store) -> None:
+    """Raises CannotCreateError: mail of another node's number would be among the cluster's."""
+    if any(name.endswith(".log") for name in os.listdir(store.logs)):
+        raise CannotCreateError(
+            f"{store.data}: has logs; a node joins with a data directory without mail"
+        )
+
+
+def _earlier(directory: Path) -> str:
+    """The fingerprint of an attempt whose last answer was lost, "" if there was none."""
+    try:
+        return identity.own_fingerprint(directory)
+    except ConfigError:
+        return ""
+
+
+def write_certificates(data: Path, ca: Pair, member: Pair) -> str:
+    """Write both pairs; the fingerprint of the member's certificate.  Raises OSError."""
+    osio, directory = Osio(), identity.directory(data)
+    if not directory.exists():
+        osio.mkdir(str(directory))
+    for name, text in (
+        (CA, ca.certificate),
+        (CA_KEY, ca.key),
+        (MEMBER_KEY, member.key),
+        (MEMBER, member.certificate),
+    ):
+        write_file(osio, str(directory / name), text.encode("ascii"))
+    osio.fsync_directory(str(data))
+    return identity.own_fingerprint(directory)
+
+
+def become_node(store: Store, number: int, view: View) -> None:
+    """The store is clustered and has this number; then the view is there.  Raises OSError."""
+    osio = Osio()
+    write_identity(osio, replace(store, node=number, clustered=True))
+    ViewFile(osio, str(identity.directory(store.data) / VIEW)).keep(view)
