@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* Only for an index that no process has open.  Rows come sorted; transactions are bounded, so that
-  dirty pages are.
+* Only for an index that no process has open.  Rows come sorted; transactions are bounded, to bound
+  the number of dirty pages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Row = tuple[bytes, bytes]
 
 
 class _Sum(NamedTuple):
-    """Usage of a mailbox, as far as its entries were loaded."""
+    """Usage of a mailbox, from the entries loaded so far."""
 
     mailbox: bytes
     octets: int
@@ -44,7 +44,7 @@ class Loader:
     """Fills the index at `path`, table by table."""
 
     def __init__(self, path: str, origin: Origin | None = None) -> None:
-        """With `origin`, the index keeps tombstones, and that origin numbers them."""
+        """With `origin`, the index keeps tombstones, numbered by that origin."""
         self._index = Index(path)
         if origin is not None:
             keep_tombstones(self._index, origin)
@@ -79,8 +79,8 @@ class Loader:
     def entries(self, rows: bytes) -> None:
         """Append entries in order, greater than all before; a mailbox may go on in the next call.
 
-        A mailbox's usage lies in front of its entries, where it can be appended only if all of
-        them are here; else it is put there when they are all known.
+        A mailbox's usage precedes its entries, and can be appended only if they are all given here;
+        otherwise it is put there when all are known.
         """
         self._append(self._mailboxes, self._with_usage(rows))
         self._put_late()
@@ -121,7 +121,7 @@ class Loader:
         self._late.clear()
 
     def finish(self, rows: dict[int, LogCounts]) -> None:
-        """Put what is left: the last mailbox's usage, and the rows of the logs."""
+        """Put the rest: the last mailbox's usage, and the rows of the logs."""
         self._end_open()
         self._put_late()
         with self._index.writing() as txn:

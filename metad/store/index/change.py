@@ -2,16 +2,16 @@
 
 Rules of this file:
 
-* Entering a message again changes nothing.  That it is there is seen when its place is put.  A copy
-  for other mailboxes is entered for those that lack it and have not deleted it.
-* A row of places notes where each record lies that deletes the message: the collector reads it
-  there before it lets a copy go.  A row with notes alone stays until those records are gone: that a
-  row is missing proves nothing.
-* A deletion may come before its message.  The row that is made for it is marked until the message
-  comes, or until a rebuild, which has seen all logs: meanwhile the record stays.
-* In a clustered store each deletion also makes a tombstone, and no copy brings a message back whose
-  tombstone stands: neither one that comes late nor one that recovery finds.
-* What cannot be (fewer references than entries, a count below zero) stops the transaction.
+* Entering a message again changes nothing: putting its place shows that it exists.  A copy for
+  other mailboxes is entered for those that lack it and have not deleted it.
+* A row of places also notes the place of each record that deletes the message: the collector reads
+  it there before it drops a copy.  A row with only notes stays until those records are gone,
+  because a missing row proves nothing.
+* A deletion may arrive before its message.  Its row is marked until the message arrives, or until a
+  rebuild, which reads all logs; meanwhile the record stays.
+* In a clustered store each deletion also makes a tombstone.  While it exists, no copy brings the
+  message back: neither one that arrives late nor one that recovery finds.
+* An impossible state (fewer references than entries, a count below zero) aborts the transaction.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Tables(NamedTuple):
     places: Any
     logs: Any
     uids: Any
-    tombstones: Any = None  # where the store is clustered
+    tombstones: Any = None  # in a clustered store
 
     @property
     def mailboxes(self) -> list[Any]:
@@ -102,7 +102,7 @@ class Change:
         self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
 
     def _add_again(self, messages: list[Message], life: int) -> None:
-        """Some of these were there before; all have a row now, and the new ones no entries yet."""
+        """Some of these existed before.  All have a row now; the new ones have no entries yet."""
         for message in messages:
             value = bytes(self._txn.get(message.id, b"", db=self._places))
             references = unpack_references(value)
@@ -137,9 +137,9 @@ class Change:
         live[1] += sign * place.size
 
     def delete(self, deletion: record.Deletion, log: int) -> None:
-        """Remove entries of one mailbox, and note that a record in `log` says so.
+        """Remove entries of one mailbox, and note the record in `log` that deletes them.
 
-        Of an id that the mailbox does not have, only the note is entered.
+        For an id that the mailbox does not have, only the note is entered.
         """
         mailbox = _MAILBOX.pack(deletion.mailbox)
         ids = deletion.each()
@@ -179,7 +179,7 @@ class Change:
             self._count(first, -1)
 
     def _note_deleted(self, message_id: bytes, note: Deleted) -> None:
-        """A record deletes what is deleted already, or what has not come yet."""
+        """A record deletes a message that is already deleted, or has not arrived yet."""
         value = bytes(self._txn.get(message_id, b"", db=self._places))
         if not value:
             self._txn.put(message_id, pack_places(0, [], [UNFOUNDED, note]), db=self._places)
@@ -191,7 +191,7 @@ class Change:
         return self._counts.setdefault(log, [0, 0])
 
     def write_counts(self, batch: Batch) -> dict[int, LogCounts]:
-        """Add up the logs' counts, set the batch's watermark; the new absolute rows."""
+        """Update the logs' counts and set the batch's watermark.  Returns the new absolute rows."""
         self._live(batch.log)
         row = self._row(batch.log)
         if row.life != batch.life:
@@ -200,8 +200,8 @@ class Change:
         return self.write_rows({batch.log: known})
 
     def write_rows(self, known: dict[int, LogCounts] | None = None) -> dict[int, LogCounts]:
-        """Add the changes of this transaction to the logs' rows (`known`: as they are to be
-        before that); the new absolute rows."""
+        """Add the changes of this transaction to the logs' rows (`known`: their values before it).
+        Returns the new absolute rows."""
         rows = dict(known or {})
         for number, (more, more_octets) in self._counts.items():
             life, watermark, messages, octets = rows.get(number) or self._row(number)

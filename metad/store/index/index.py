@@ -8,16 +8,15 @@ Databases in one environment:
     logs        log number (4)  -> life, watermark, live messages, live octets (8 each)
     tombstones  only where the store is clustered: metad.store.index.tombstone_rows has the rows
 
-All big-endian; metad.store.index.rows packs them.  A message's row stays while a
-copy or a deletion record of it lies in a log, even when no mailbox refers to it any more: it is
-what keeps the deletion records.  A copy is log, offset, size; a deletion record is log with the
-first bit set, offset, mailbox.  The collector reads what lies there: the row is a hint and proves
-nothing.
+All big-endian; metad.store.index.rows packs them.  A message's row stays while a copy or a deletion
+record of it lies in a log, even if no mailbox refers to it any more: the row preserves the deletion
+records.  A copy is log, offset, size; a deletion record is log with the first bit set, offset,
+mailbox.  The collector reads the records: the row is a hint and proves nothing.
 
 Rules of this file:
 
-* Opened after the fork only, by one object per process (a second open of the files in the same
-  process would drop the locks).
+* Open it only after the fork, by one object per process: opening the files a second time in the
+  same process would drop the locks.
 * No read transaction outlives a call.  A write transaction is one call of `apply`.
 """
 
@@ -88,7 +87,7 @@ class _Transaction:
 
 
 class Index:
-    """An open index.  Raises lmdb.Error from everything if its files are unusable."""
+    """An open index.  Every method raises lmdb.Error if its files are unusable."""
 
     def __init__(
         self, path: str, bounds: Sequence[int] = BOUNDS, *, readonly: bool = False
@@ -111,8 +110,8 @@ class Index:
         self._write_lock = os.open(
             os.path.join(path, "writer"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
-        # Called with 1 (this process waits for the write lock), the time since when it holds it
-        # (monotonic ns), or 0 (neither): the process that makes others wait is the one that hangs.
+        # Called with 1 (this process waits for the write lock), the time at which it took the lock
+        # (monotonic ns), or 0 (neither): the holder is the one that hangs, not those that wait.
         self.on_lock: Callable[[int], None] = lambda state: None
         self._levels = Lsm(self._env, bounds, create=not readonly)
         self._places = self._env.open_db(b"places", create=not readonly)
@@ -124,7 +123,7 @@ class Index:
             self._use_tombstones(self._env.open_db(TOMBSTONES, create=False))
 
     def make_tombstones(self) -> None:
-        """Have a table of tombstones, which this process and those to come enter."""
+        """Create the table of tombstones, which this process and later ones use."""
         self._use_tombstones(self._env.open_db(TOMBSTONES))
 
     def _use_tombstones(self, table: object) -> None:
@@ -140,7 +139,8 @@ class Index:
         return int(self._env.info()["last_txnid"])
 
     def sync(self) -> None:
-        """Raises lmdb.Error.  What failed may be lost from the page cache later: it is noted."""
+        """Raises lmdb.Error.  Failed writes may vanish from the page cache later, so the failure is
+        noted."""
         try:
             self._env.sync(True)
         except lmdb.Error as error:
@@ -148,7 +148,7 @@ class Index:
             raise
 
     def begin(self, *, write: bool) -> lmdb.Transaction:
-        """A transaction; `writing` and `reading` are how to use one."""
+        """A transaction; use it through `writing` and `reading`."""
         return self._env.begin(write=write)
 
     def doubt(self, error: BaseException) -> None:
@@ -156,7 +156,7 @@ class Index:
         index_state.note_doubt(Osio(), self.path, error)
 
     def reader_check(self) -> int:
-        """Free the slots of readers that died.  Their number."""
+        """Free the slots of readers that died.  Returns their number."""
         return int(self._env.reader_check())
 
     # -- writing
@@ -164,9 +164,9 @@ class Index:
     def try_lock(self) -> bool:
         """Take the writers' lock without waiting.
 
-        LMDB's own mutex can only be waited for, which a loop must not do.  Every writer takes
-        this OFD lock first, so that its holder finds the mutex free.  The kernel releases it
-        with its holder.
+        LMDB's own mutex can only be waited for, which a loop must not do.  Every writer takes this
+        OFD lock first, so that its holder finds the mutex free.  The kernel releases it when its
+        holder dies.
         """
         try:
             fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLK, _WRITE_LOCK)
@@ -176,7 +176,7 @@ class Index:
         return True
 
     def lock(self) -> None:
-        """Wait for the writers' lock.  Not on a loop."""
+        """Wait for the writers' lock.  Never on an event loop."""
         self.on_lock(1)
         fcntl.fcntl(self._write_lock, fcntl.F_OFD_SETLKW, _WRITE_LOCK)
         self.on_lock(time.monotonic_ns())
@@ -187,18 +187,19 @@ class Index:
 
     @contextmanager
     def writing(self) -> Iterator[lmdb.Transaction]:
-        """One write transaction, committed at the end; with `lock` held where others write too."""
+        """One write transaction, committed at the end.  Hold `lock` if other processes write
+        too."""
         with _Transaction(self, write=True) as txn:
             yield txn
 
     @contextmanager
     def reading(self) -> Iterator[lmdb.Transaction]:
-        """One read transaction, which must not outlive a moment."""
+        """One read transaction, which must be short."""
         with _Transaction(self) as txn:
             yield txn
 
     def apply(self, batch: Batch, publish: Publish | None = None) -> None:
-        """Enter a batch in one transaction; with `lock` held where others write too.
+        """Enter a batch in one transaction.  Hold `lock` if other processes write too.
 
         `publish` gets the absolute counts of every log that changed, while the write lock is
         still held: so shared memory is written by one process at a time.
@@ -242,14 +243,14 @@ class Index:
             return int.from_bytes(self._levels.greatest_mailbox(txn), "big")
 
     def uids(self, ids: Iterable[bytes]) -> dict[bytes, str]:
-        """The unique ids of imported messages, as far as the index has them: a rebuild by footers
-        does not (their records do)."""
+        """The unique ids of imported messages that the index has.  After a rebuild from footers it
+        has none; their records do."""
         with _Transaction(self) as txn:
             found = {one: txn.get(one, db=self._uids) for one in ids}
         return {one: bytes(value).decode() for one, value in found.items() if value}
 
     def put_uids(self, uids: dict[bytes, str]) -> None:
-        """Enter what `uids` did not find; with `lock` held."""
+        """Enter unique ids that `uids` did not find; with `lock` held."""
         with _Transaction(self, write=True) as txn:
             for one, uid in uids.items():
                 txn.put(one, uid.encode(), db=self._uids)
@@ -271,7 +272,7 @@ class Index:
             start = rows[-1][0] + b"\0"
 
     def places(self, message_id: bytes) -> list[Place]:
-        """The places of a message, the best one first; empty if it is nowhere."""
+        """The places of a message, the best one first; empty if there is none."""
         with _Transaction(self) as txn:
             value = txn.get(message_id, db=self._places)
         return unpack_places(bytes(value)) if value else []

@@ -6,18 +6,19 @@ Each level is a database of its own, with the same rows:
     mailbox (4) + id (16)  -> octets (4)                one per entry
     mailbox (4)            -> octets (8), messages (4)  usage by the entries of this level alone
 
-New entries go to the youngest level.  Beyond its bound, each addition also moves somewhat more
-entries than it adds to the next level, in key order, from where the last sweep stopped, and round
-again.  Why: mail arrives for mailboxes in no order, so in one large tree every message changes a
-leaf of its own, which LMDB copies whole.  A small tree's leaves stay in the caches and change many
-times before they reach the disk; a sweep brings a leaf of the large tree several entries at once.
+New entries go to the youngest level.  When it exceeds its bound, each addition also moves somewhat
+more entries than it adds to the next level, in key order, from where the last sweep stopped,
+cyclically.  The reason: mail arrives for mailboxes in random order, so in one large tree every
+message changes a different leaf, which LMDB copies whole.  A small tree's leaves stay in the caches
+and change many times before they reach the disk; a sweep brings a leaf of the large tree several
+entries at once.
 
 Rules of this file:
 
-* An entry is in exactly one level.  A mailbox's listing and usage are those of all levels together;
-  only readers and loaders of whole tables know of levels.
+* An entry is in exactly one level.  A mailbox's listing and usage combine all levels; only readers
+  and loaders of whole tables know about levels.
 * Usage changes in the same transaction as its entries; a level has no row of usage without entries.
-* Where a sweep stopped is a hint: whatever it says, the next sweep moves what it finds.
+* The position where a sweep stopped is only a hint: the next sweep moves whatever it finds.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ import lmdb
 
 from metad.store.ids import ID_SIZE
 
-# Rows of each level but the last.  Between two visits of a sweep to the same place twice a level's
-# entries pass through it, so that a leaf of the next takes several: docs/performance.md, "Growth".
+# Rows of each level but the last.  Between two visits of a sweep to the same key, twice a level's
+# entries pass through, so that a leaf of the next level receives several: docs/performance.md,
+# "Growth".
 BOUNDS = (500_000,)
-# Entries that a process adds before it looks at the bounds: not every transaction has to.
+# Entries that a process adds between checks of the bounds: not every transaction has to check.
 LOOK_EVERY = 64
-# A sweep moves so many rows per entry added since: one may bring a row of usage too, and the level
-# has to shrink.  For 64 entries it takes about half a millisecond.
+# Rows that a sweep moves per entry added since: an entry may add a row of usage too, and the level
+# must shrink.  For 64 entries it takes about half a millisecond.
 _ROWS_PER_ENTRY = 4
 _SWEPT = b"swept"  # in the environment's main database, of each level: where its sweep goes on
 _MAILBOX = 4
@@ -48,7 +50,7 @@ _USAGE = struct.Struct(">QI")
 _ONE_MESSAGE = (1).to_bytes(4, "big")
 
 Row = tuple[bytes, bytes]
-# What LMDB's stubs say of these, bytes or memoryview, is not so: without `buffers` it is bytes.
+# LMDB's stubs declare bytes or memoryview here; without `buffers` it is always bytes.
 Txn = Any
 Cursor = Any
 
@@ -72,7 +74,7 @@ class Lsm:
     # -- changing
 
     def add(self, txn: Txn, rows: list[Row]) -> None:
-        """Enter new entries, and move on what is then too much."""
+        """Enter new entries, and move any excess to the next level."""
         with txn.cursor(self.tables[0]) as cursor:
             _add(cursor, rows, _sums(rows))
         self._unswept += len(rows)
@@ -83,7 +85,7 @@ class Lsm:
             self._unswept = 0
 
     def remove(self, txn: Txn, mailbox: bytes, ids: Iterable[bytes]) -> list[bytes]:
-        """Take entries out of a mailbox; the ids of those that were there."""
+        """Remove entries from a mailbox.  Returns the ids of those that existed."""
         left = list(ids)
         removed: list[bytes] = []
         for table in self.tables:
@@ -112,7 +114,7 @@ class Lsm:
         with txn.cursor(self.tables[at + 1]) as cursor:
             _add(cursor, entries, usage)
 
-    # -- looking
+    # -- reading
 
     def has(self, txn: Txn, key: bytes) -> bool:
         """Whether there is an entry of this mailbox and id."""
@@ -202,7 +204,7 @@ def unpack_usage(value: bytes) -> Usage:
     return Usage(*_USAGE.unpack(value))
 
 
-# Usage as one number: both sums by one addition, and nothing is nothing.
+# Usage as one number: one addition updates both sums, and zero means no usage.
 
 
 def _number(value: bytes) -> int:
@@ -227,7 +229,7 @@ def _sums(entries: list[Row]) -> dict[bytes, int]:
 
 
 def _add(cursor: Cursor, entries: list[Row], usage: dict[bytes, int]) -> None:
-    """Enter entries that are not there, and what they add to usage, on one way through the tree."""
+    """Enter new entries, and what they add to usage, in one pass through the tree."""
     for mailbox, value in cursor.getmulti(sorted(usage)):
         usage[mailbox] += _number(value)
     rows = [(mailbox, _packed(its)) for mailbox, its in usage.items() if its]
@@ -235,7 +237,7 @@ def _add(cursor: Cursor, entries: list[Row], usage: dict[bytes, int]) -> None:
 
 
 def _remove(cursor: Cursor, mailbox: bytes, ids: list[bytes]) -> set[bytes]:
-    """Take those entries of a mailbox that are in this level; their ids."""
+    """Remove those entries of a mailbox that are in this level.  Returns their ids."""
     removed: set[bytes] = set()
     value = cursor.get(mailbox)
     if value is None:
@@ -254,7 +256,7 @@ def _remove(cursor: Cursor, mailbox: bytes, ids: list[bytes]) -> set[bytes]:
 
 
 def _cut(cursor: Cursor, rows: list[Row]) -> bytes:
-    """Delete `rows`, which follow each other; the mailbox that then follows, nothing at the end."""
+    """Delete consecutive `rows`.  Returns the mailbox that then follows; empty at the end."""
     cursor.set_key(rows[0][0])
     for _ in rows:
         cursor.delete()

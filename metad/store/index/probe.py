@@ -1,11 +1,11 @@
-"""The index opened and tried where a bad page does no harm: in a child.
+"""Opens and tries the index in a child, where a bad page does no harm.
 
 LMDB reads its file through a map: a torn or truncated one may end the process by SIGBUS, SIGSEGV or
-an abort.  The child walks through all tables, as far as that takes no longer than some seconds.
+an abort.  The child walks through all tables, for a few seconds at most.
 
 Rules of this file:
 
-* Nothing is written to the index.  What the child finds, or how it ends, is the reason for a
+* Nothing is written to the index.  The child's findings, or its exit status, are the reason for a
   rebuild.
 """
 
@@ -36,12 +36,12 @@ from metad.store.index.rows import (
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
 
-SECONDS = 2.0  # for the walk; pages that it did not reach are found when they are used
+SECONDS = 2.0  # for the walk; bad pages that it does not reach are found when they are used
 _LOOK_EVERY = 4096
 
 
 def why_damaged(path: str, disagreement: Callable[[], str | None]) -> str | None:
-    """None if the index stood the trial; `disagreement` is asked in the child.  Raises OSError."""
+    """None if the index passed; `disagreement` is called in the child.  Raises OSError."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -60,7 +60,7 @@ def why_damaged(path: str, disagreement: Callable[[], str | None]) -> str | None
 def _child(path: str, disagreement: Callable[[], str | None], writer: int) -> None:
     code = 1
     try:
-        # No words of LMDB's, no traceback and no core file.
+        # No message from LMDB, no traceback, no core file.
         with suppress(OSError):  # a confined process, or one in a chroot, has no /dev/null
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         faulthandler.disable()

@@ -7,8 +7,8 @@ Rules of this file:
 * The first of a message's places is a copy that names every mailbox that has it, the youngest of
   such copies when it was entered, if there is one; the live counts are those of its log.  Copies of
   the collector name fewer mailboxes, never others; those of another node may name others.
-* The place in the old log stays behind the new one until the old log is free on disk: places say
-  where octets lie, not where they ought to.  So do the notes of deletion records.
+* The place in the old log stays, after the new one, until the old log is free on disk: places say
+  where octets are, not where they should be.  The same holds for the notes of deletion records.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Item(NamedTuple):
 
     @property
     def ids(self) -> list[bytes]:
-        """The ids that a deletion record speaks of."""
+        """The ids that a deletion record deletes."""
         return [key[4:] for key in self.entry_keys()]
 
 
 class Looked(NamedTuple):
-    """What the index knows of a message in a log: the mailboxes that have it, its places in other
-    logs, and where the records lie that delete it."""
+    """What the index knows about a message in a log: the mailboxes that have it, its places in
+    other logs, and the places of the records that delete it."""
 
     item: Item
     mailboxes: frozenset[int]
@@ -98,7 +98,7 @@ class Row(NamedTuple):
 
 
 def look(index: Index, number: int, items: Iterable[Item]) -> list[Looked]:
-    """What the index says of the messages `items` of log `number`."""
+    """What the index says about the messages `items` of log `number`."""
     found: list[Looked] = []
     with index.reading() as txn:
         view = _Moving(index, txn)
@@ -120,11 +120,11 @@ def rows_of(index: Index, ids: Iterable[bytes]) -> list[Row | None]:
 
 
 def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
-    """Give each message of `batch` its place there, beside the one it has.
+    """Give each message of `batch` its new place, in addition to the present one.
 
-    A message with a place but no mailbox gets the place alone; one without any place is entered
-    as new, but for the mailboxes that deleted it.  Deletion records are noted where they lie now.
-    Doing it again changes nothing.
+    A message with a place but no mailbox gets only the place.  A message without any place is
+    entered as new, except for the mailboxes that deleted it.  Deletion records are noted at their
+    new place.  Repeating it changes nothing.
     """
     with index.writing() as txn:
         change = _Moving(index, txn)
@@ -154,7 +154,7 @@ def merge(index: Index, batch: Batch, publish: Publish | None = None) -> None:
 
 
 def forget(index: Index, lost: Sequence[Looked], publish: Publish | None = None) -> None:
-    """Take messages out of their mailboxes whose octets are damaged and set aside."""
+    """Remove messages whose octets are damaged and quarantined from their mailboxes."""
     with index.writing() as txn:
         change = _Moving(index, txn)
         for message in lost:
@@ -168,7 +168,7 @@ def forget(index: Index, lost: Sequence[Looked], publish: Publish | None = None)
 def drop_places(
     index: Index, number: int, life: int, ids: Iterable[bytes], publish: Publish | None = None
 ) -> None:
-    """Forget the places of `ids` in this life of log `number`, which is free on disk."""
+    """Drop the places of `ids` in this life of log `number`, which is free on disk."""
     with index.writing() as txn:
         change = _Moving(index, txn)
         if not change.is_in_life(number, life):
@@ -181,7 +181,7 @@ def drop_places(
 
 
 def drop_log(index: Index, number: int, life: int, publish: Publish | None = None) -> None:
-    """Forget this life of the log itself, when no place refers to it any more."""
+    """Drop this life of the log itself, once no place refers to it."""
     with index.writing() as txn:
         change = _Moving(index, txn)
         if not change.is_in_life(number, life):
@@ -194,8 +194,8 @@ def drop_log(index: Index, number: int, life: int, publish: Publish | None = Non
 def ids_in(index: Index, number: int, start: bytes) -> tuple[list[bytes], bytes | None]:
     """Ids from `start` on with a place or a note in log `number`, out of some thousand rows.
 
-    With them where to go on, or None at the end.  Reads the whole table of places in the end:
-    only for a log that does not itself show what lay in it.
+    Also returns where to continue, or None at the end.  Reads the whole table of places over time,
+    so use it only for a log that does not show its own former contents.
     """
     found: list[bytes] = []
     with index.reading() as txn:
@@ -208,7 +208,7 @@ def ids_in(index: Index, number: int, start: bytes) -> tuple[list[bytes], bytes 
 
 
 class _Moving(Change):
-    """A transaction of the collector; also used to look, in a read transaction."""
+    """A transaction of the collector; also used for reading, in a read transaction."""
 
     def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
         super().__init__(index.tables, txn)
@@ -234,7 +234,7 @@ class _Moving(Change):
     # -- changing
 
     def note_life(self, number: int, life: int) -> None:
-        """The life of a log whose row is only about to be written."""
+        """The life of a log whose row is about to be written."""
         self._lives[number] = life
 
     def move(self, message: Message) -> None:
@@ -288,12 +288,12 @@ class _Moving(Change):
         row = self.row_of(message_id)
         if row is not None:
             left = [place for place in row.places if place.log != number]
-            # Their records went with the log, to another one or because nothing needs them.
+            # Their records left the log: they were moved, or nothing needs them.
             row = row._replace(deleted=[one for one in row.deleted if one.log != number])
             self._put_places(message_id, row, row.references, left)
 
     def is_in_life(self, number: int, life: int) -> bool:
-        """False: the file was reused, and what the index has of it belongs to its next life."""
+        """False: the file was reused, and the index has its next life."""
         return self._row(number).life == life
 
     def drop_row(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The rows of the index: what they hold and how they are packed, and what a transaction enters.
+"""The rows of the index: their contents and packing, and the input of a transaction.
 
 All numbers are big-endian; a change of a row raises `index.state.LAYOUT`.
 """
@@ -22,23 +22,23 @@ _LOG = struct.Struct(">QQQQ")
 
 
 class DisagreementError(MetadError):
-    """The index holds what cannot be: it is suspect, and must be rebuilt."""
+    """The index is in an impossible state: it is suspect, and must be rebuilt."""
 
 
 class Deleted(NamedTuple):
-    """Where the record lies by which `mailbox` deleted a message."""
+    """The place of the record by which `mailbox` deleted a message."""
 
     log: int
     offset: int
     mailbox: int
 
 
-# Noted in a row that was made for a deletion record: it does not know whether there are copies.
+# Noted in a row that was made for a deletion record: whether copies exist is unknown.
 UNFOUNDED = Deleted(0, 0, (1 << 32) - 1)
 
 
 class LogCounts(NamedTuple):
-    """What the index knows of one log.  `watermark`: indexed up to this offset of this life."""
+    """What the index knows about one log.  `watermark`: indexed up to this offset of this life."""
 
     life: int = 0
     watermark: int = 0
@@ -47,7 +47,7 @@ class LogCounts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one transaction does: records of one log, in their order, and its new watermark."""
+    """The input of one transaction: records of one log, in order, and its new watermark."""
 
     log: int
     life: int
@@ -80,7 +80,7 @@ def pack_deleted(deleted: Deleted) -> bytes:
 
 
 def unpack_log(value: bytes | memoryview | None) -> LogCounts:
-    """What the index knows of a log; nothing where it has no row."""
+    """What the index knows about a log; empty if it has no row."""
     return LogCounts(*_LOG.unpack(value)) if value else LogCounts()
 
 

@@ -1,11 +1,11 @@
 """Whether the index on disk may be used: the file index/state.
 
 The index is never synced, so after a power cut it may be anything.  It is used only if it was
-closed cleanly, or if the machine has not been booted since and its file is the same one (then the
-page cache has seen every write).  Anything else: it is rebuilt from the logs.
+closed cleanly, or if the machine has not been rebooted since and its file is the same (then the
+page cache has every write).  Otherwise it is rebuilt from the logs.
 
-So is one of another layout.  (Layout 1 called the fields of `file` device and inode: a program that
-knows no other finds another file, and rebuilds too.)
+An index of another layout is rebuilt too.  (Layout 1 called the fields of `file` device and inode:
+a program that knows only that layout sees a different file, and rebuilds as well.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATE_FILE = "state"
 SUSPECT_FILE = "suspect"
 # What rows raise that hold what cannot be.
 NONSENSE = (DisagreementError, struct.error, OverflowError)
-# What LMDB raises when the disk, the memory or the machine is full: the index is as good as before.
+# LMDB's errors for a lack of disk, memory or other resources: the index is as good as before.
 _HARMLESS = (
     lmdb.DiskError, lmdb.MapFullError, lmdb.MemoryError, lmdb.ReadersFullError, lmdb.ReadonlyError
 )  # fmt: skip
@@ -41,16 +41,16 @@ def casts_doubt(error: BaseException) -> bool:
 
 
 def note_doubt(osio: Osio, directory: str, error: BaseException) -> None:
-    """If that error casts doubt on the index, note it durably, as far as the disk takes it."""
+    """If that error casts doubt on the index, note it durably, if the disk permits."""
     if casts_doubt(error):
         with suppress(OSError):
             mark_suspect(osio, directory, f"it failed: {error}")
 
 
 def mark_suspect(osio: Osio, directory: str, reason: str) -> None:
-    """Note durably that the index is not to be believed: the next start rebuilds it.
+    """Note durably that the index is suspect: the next start rebuilds it.
 
-    The first reason stays.  Raises OSError.
+    The first reason is kept.  Raises OSError.
     """
     path = os.path.join(directory, SUSPECT_FILE)
     if suspicion(osio, directory) is None:
@@ -69,7 +69,7 @@ def suspicion(osio: Osio, directory: str) -> str | None:
 
 
 def boot_id() -> str:
-    """Changes with every boot of the machine."""
+    """An id that changes with every boot of the machine."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
@@ -77,8 +77,8 @@ def boot_id() -> str:
 def instance(data: str) -> str:
     """Names this boot, and this mount of the file system that has the index.
 
-    A process that Landlock confines cannot read it: it gets it from one that is not.
-    Raises OSError.
+    A process confined by Landlock cannot read it, and gets it from one that is not confined. Raises
+    OSError.
     """
     index = os.path.join(data, "index")
     device = os.stat(index if os.path.isdir(index) else data).st_dev
@@ -87,7 +87,7 @@ def instance(data: str) -> str:
 
 def mount_instance(device: int) -> int:
     """Changes when the file system on `device` is mounted again: then its page cache was lost,
-    though the machine was not booted.  0: not known.
+    though the machine was not booted.  0: 0: unknown.
 
     It is the inode that sysfs made for the mounted file system.  (A mount's own id differs in each
     mount namespace, so every start of a service would look like another mount.)
@@ -107,9 +107,9 @@ def _number(device: int) -> str:
 
 
 def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
-    """Note durably what the index is now.  Raises OSError.
+    """Note the state of the index durably.  Raises OSError.
 
-    Dirty goes before the first write; clean only after the environment was synced.
+    Mark it dirty before the first write, and clean only after the environment was synced.
     """
     stat = osio.stat(os.path.join(directory, DATA_FILE))
     file = [stat.st_dev, stat.st_ino]
@@ -118,7 +118,7 @@ def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
 
 
 def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
-    """None if the index may be opened and believed, else the reason for a rebuild."""
+    """None if the index may be opened and trusted, otherwise the reason for a rebuild."""
     if (reason := suspicion(osio, directory)) is not None:
         return reason
     try:
@@ -140,7 +140,7 @@ def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
 
 
 def _why_page_cache_is_gone(noted: str, now: str) -> str | None:
-    """Both as `instance` names them."""
+    """Compare two instances, as `instance` names them."""
     its_boot, _, its_mount = noted.partition(" ")
     boot, _, mount = now.partition(" ")
     if its_boot != boot:

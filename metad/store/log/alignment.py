@@ -1,10 +1,10 @@
-"""On what boundaries a log is written: no write may touch a block that holds acknowledged mail.
+"""The alignment of writes to a log: no write may touch a block that holds acknowledged mail.
 
-The kernel writes whole blocks.  512 bytes and an fdatasync put 4,096 on the device, and a power cut
-may spoil the block that is under way, with whatever it held before.
+The kernel writes whole blocks.  A write of 512 bytes and an fdatasync put 4,096 bytes on the
+device, and a power cut may destroy the block being written, including its previous contents.
 
-Rule of this file: never below 4,096 unless a setting says so, never beyond what a header can be
-found at.
+Rule of this file: never below 4,096 unless a setting says so, and never so large that a header
+cannot be found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Records to be appended, and a group of them as bytes of one log.
 
-Rules of this file: no I/O but the reading of a spooled body; nothing is decided here.
+Rules of this file: no I/O except reading a spooled body; no decisions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from metad.store.log.writer import LogWriter
 from metad.system.osio import Buffer
 
 Done = Callable[[RefusedError | None], None]
-# A NamedTuple of a tuple that is complete: half the cost of calling its class, several times for
-# each message.
+# Makes a NamedTuple from a complete tuple: half the cost of calling its class, several times per
+# message.
 _new = tuple.__new__
 
 
 class Body(Protocol):
-    """A body that is not in memory: its bytes in chunks, as often as asked."""
+    """A body that is not in memory: its bytes in chunks, any number of times."""
 
     def chunks(self) -> Iterator[Buffer]: ...
 
@@ -32,7 +32,7 @@ class Body(Protocol):
 class Append:
     """One record to be appended: a message, or a deletion.
 
-    `parts`: its body in memory; None: `spooled` gives it.  `size` of the record, `entries_size` of
+    `parts`: its body in memory; None: `spooled` has it.  `size` of the record and `entries_size` of
     its footer entries, in bytes.  `held`: bytes of the memory budget that it uses until `done`.
     """
 
@@ -52,7 +52,7 @@ class Append:
         done: Done,
         recipients: tuple[record.Recipient, ...],
     ) -> None:
-        """A message whose body has so many `octets`."""
+        """A message whose body has `octets` octets."""
         self.id = record_id
         self.envelope = envelope
         self.parts = parts
@@ -75,12 +75,13 @@ def append_deletion(record_id: bytes, deletion: record.Deletion, done: Done) -> 
 
 
 def append_confirmation() -> Append:
-    """The record that says that everything before it in its log is synced."""
+    """The record that confirms that everything before it in its log is synced."""
     return append_deletion(NO_ID, record.Deletion(0, b""), lambda _: None)
 
 
 class Encoded(NamedTuple):
-    """A group as it will lie in a log: buffers, their size, footer entries, what to index."""
+    """A group as it will be written to a log: buffers, their size, footer entries, and the rows for
+    the index."""
 
     buffers: list[Buffer]
     size: int
@@ -90,7 +91,7 @@ class Encoded(NamedTuple):
 
 
 def encode(writer: LogWriter, group: Sequence[Append]) -> Encoded:
-    """The bytes of a group as they will lie at the writer's end, in its life."""
+    """The bytes of a group, encoded for the writer's end and life."""
     buffers: list[Buffer] = []
     entries: list[bytes] = []
     messages: list[Message] = []
@@ -123,7 +124,7 @@ def encode(writer: LogWriter, group: Sequence[Append]) -> Encoded:
 
 
 def _payload(item: Append, seed: int) -> tuple[bytes, record.Payload]:
-    """What follows the header in memory, and the digest of all that follows."""
+    """The part of the payload in memory, and the digest of the whole payload."""
     envelope, parts = item.envelope, item.parts
     if parts is None:
         return envelope, record.digest_payload(envelope, item.spooled.chunks(), seed)
@@ -134,7 +135,7 @@ def _payload(item: Append, seed: int) -> tuple[bytes, record.Payload]:
 
 
 def write_parts(buffers: list[Buffer], group: Sequence[Append]) -> Iterator[Sequence[Buffer]]:
-    """What is written at once: a group in memory whole, a spooled message piece by piece."""
+    """The units of writing: a whole group in memory, a spooled message piece by piece."""
     yield buffers
     last = group[-1]
     if last.parts is None:

@@ -5,9 +5,9 @@ A log file has two locks, which do not conflict:
 * flock, exclusive: "this log has a living writer".  It is held on a descriptor opened after the
   fork, so the kernel releases it with the process.  No process recovers, seals, frees or reuses a
   log without it.
-* an OFD lock on octet 0: shared by a reader while it sends a message larger than one buffer,
-  taken exclusively before a file's next life, so that no such transfer is overwritten.  (The
-  reader cannot use flock: an active log's writer holds that one.)
+* an OFD lock on octet 0: shared by a reader while it sends a message larger than one buffer, taken
+  exclusively before a file's next life, so that no such transfer is overwritten.  (The reader
+  cannot use flock: an active log's writer holds it.)
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def create(
 ) -> int:
     """Make the file of a new log; the header and its name are durable.  Locked; the descriptor.
 
-    `first`: it gets blocks for so many bytes (None: for all); the writer reserves more.
-    `fill` may write more through the descriptor, and is done before the log has a name.
+    `first`: the number of bytes for which it gets blocks (None: all); the writer reserves more.
+    `fill` may write more through the descriptor, before the log has a name.
 
-    It gets its name only when its headers are durable, so that after a power cut every log has
-    one; what is left under the other name is overwritten when the number is used.
+    It gets its name only when its headers are durable, so that after a power cut every log has one;
+    a file left under the temporary name is overwritten when the number is used.
 
     Raises OSError (full disk above all); then there is no such log.
     """
@@ -73,7 +73,7 @@ def create(
 
 
 def is_there(osio: Osio, directory: str, number: int) -> bool:
-    """Whether there is a file of that log, or one that cannot be looked at."""
+    """Whether a file of that log exists, or one that cannot be examined."""
     try:
         osio.stat(log_path(directory, number))
     except FileNotFoundError:
@@ -94,12 +94,12 @@ def reuse(
 ) -> int:
     """Begin the next life of a free log.  Locked; the descriptor.
 
-    A file of another size (the setting was changed), or one with a second name (a
-    backup), is not written to but replaced.
+    A file of another size (the setting was changed), or one with a second name (a backup), is
+    replaced, not written to.
 
     Raises LogBusyError if a writer or a long transfer still holds it, if its own header does not
-    say that it is free in the life `old_life`, or if it cannot be written to (what failed once is
-    not tried again on that file); OSError if there is no such file.
+    say that it is free in the life `old_life`, or if it cannot be written to (a failed write is
+    never retried on the same file); OSError if there is no such file.
     """
     fd = lock_free(osio, directory, new, old_life)
     try:
@@ -133,7 +133,7 @@ def lock_log(osio: Osio, directory: str, number: int) -> int:
 def lock_free(osio: Osio, directory: str, new: LogHeader, old_life: int) -> int:
     """Open the log of that number with its writer's lock; its own header says that it is free.
 
-    The table's word is not enough: what is written over cannot be had back.  Raises LogBusyError.
+    The table alone is not enough: overwritten data cannot be recovered.  Raises LogBusyError.
     """
     fd = lock_log(osio, directory, new.number)
     try:
@@ -148,10 +148,11 @@ def lock_free(osio: Osio, directory: str, new: LogHeader, old_life: int) -> int:
 
 
 def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
-    """Rewrite both headers as free, durably: from here on nothing in the log counts.
+    """Rewrite both headers as free, durably: from then on nothing in the log counts.
 
-    A record in the seal's place says the same, should both headers be damaged one day: the others
-    still verify, and must not come back.  (Not in a record's place: that may be read just now.)
+    A record in place of the seal says the same, in case both headers are damaged one day: the other
+    records still verify, and must not come back.  (It does not replace a mail record, which may be
+    being read.)
     """
     free = old._replace(state=header.FREE, seal_offset=0, seal_size=0)
     header.write_first(osio, fd, free)
@@ -165,10 +166,11 @@ def mark_free(osio: Osio, fd: int, old: LogHeader) -> None:
 
 
 def free(osio: Osio, directory: str, fd: int, old: LogHeader) -> bool:
-    """Make a log free, durably; one that cannot be written to goes.  True if its file is there.
+    """Make a log free, durably; one that cannot be written to is unlinked.  True if its file still
+    exists.
 
-    A header whose sync failed may say "free" in the page cache alone: believed, it would let
-    deletion records go whose messages a power cut brings back.  Raises OSError.
+    A header whose sync failed may say "free" only in the page cache: if trusted, deletion records
+    would be dropped whose messages a power cut brings back.  Raises OSError.
     """
     try:
         mark_free(osio, fd, old)

@@ -1,4 +1,4 @@
-"""What lay in a log that is free: its records verify until its next life begins."""
+"""The former contents of a free log: its records verify until its next life begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metad.system.osio import Osio
 
 
 def ids_in_freed(osio: Osio, fd: int, log: LogHeader) -> list[bytes] | None:
-    """The ids of all messages that records of the log speak of; None if damage may hide some.
+    """The ids of all messages that records of the log refer to; None if damage may hide some.
 
     Reads the log once, which is better than reading the whole index.  Raises OSError.
     """
@@ -23,5 +23,5 @@ def ids_in_freed(osio: Osio, fd: int, log: LogHeader) -> list[bytes] | None:
         count, following = count + 1, item.header.sequence + 1
         entries = entries_of(item)
         found.update(entries[at + 4 : at + 20] for at in range(0, len(entries), ENTRY_SIZE))
-    has_end = scanner.at > scanner.end  # the record that was put over the seal
+    has_end = scanner.at > scanner.end  # the record that replaced the seal
     return list(found) if has_end and count == following else None

@@ -44,7 +44,7 @@ HEADER_SIZE = _FIELDS.size + CHECK_SIZE
 
 
 class LogHeader(NamedTuple):
-    """What one log file says of itself."""
+    """What one log file says about itself."""
 
     state: int
     generation: int
@@ -96,8 +96,8 @@ def parse(block: bytes, secret: bytes) -> LogHeader | None:
 def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
     """The header of an open log, from whichever copies verify.
 
-    A seal is stated by the last block alone, so the two copies are merged: the copy with the
-    greater life wins (a header is rewritten first block first), and of one life the sealed one.
+    Only the last block records a seal, so the two copies are merged: the copy with the greater life
+    wins (a header is rewritten first block first); in the same life, the sealed one wins.
     """
     size = osio.fstat(fd).st_size
     first = parse(read_past(osio, fd, 4096, 0), secret)
@@ -132,8 +132,8 @@ def write_last(osio: Osio, fd: int, header: LogHeader) -> None:
 def rewrite(osio: Osio, fd: int, header: LogHeader) -> None:
     """Replace both copies, durably and one after the other.  Raises OSError.
 
-    Never both under one sync: a power cut may trash every sector that was under way, and a log
-    must have one good header at all times.
+    Never both under one sync: a power cut may destroy every sector being written, and a log must
+    have one good header at all times.
     """
     write_first(osio, fd, header)
     osio.fdatasync(fd)
@@ -147,7 +147,7 @@ def _write(osio: Osio, fd: int, header: LogHeader, offset: int) -> None:
 
 
 def own_secret(osio: Osio, fd: int) -> bytes | None:
-    """The secret that the log open at `fd` names itself, if that proves its header right."""
+    """The secret in the header of the log open at `fd`, if the header verifies under it."""
     size = osio.fstat(fd).st_size
     for at in (0, *(size - align for align in ALIGNS)):
         block = read_past(osio, fd, HEADER_SIZE, at) if at >= 0 else b""

@@ -1,6 +1,6 @@
-"""Where a record lies, and what an index needs to know of a message.
+"""Where a record lies, and what an index needs to know about a message.
 
-Writers and readers of a log make both; others enter them in the index.
+Writers and readers of a log create both; other modules enter them in the index.
 """
 
 from __future__ import annotations

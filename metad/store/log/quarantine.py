@@ -1,4 +1,4 @@
-"""Damaged octets set aside, each stretch in a file of its own below quarantine/."""
+"""Quarantine of damaged octets: each range gets its own file below quarantine/."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _PIECE = 1 << 20
 
 
 def quarantine_file(osio: Osio, store: Store, path: str) -> str:
-    """Move a whole file that nothing is known of, durably; the file's name.  Raises OSError."""
-    # With its inode, which no other file has as long as this one is there.
+    """Move a whole unrecognised file, durably.  Returns its new name.  Raises OSError."""
+    # With its inode number, which no other file has as long as this one exists.
     name = f"{os.path.basename(path)}.{osio.stat(path).st_ino}.unknown"
     osio.rename(path, os.path.join(store.quarantine, name))
     osio.fsync_directory(store.quarantine)
@@ -24,7 +24,8 @@ def quarantine_file(osio: Osio, store: Store, path: str) -> str:
 
 
 def quarantine_range(osio: Osio, store: Store, fd: int, log: LogHeader, damage: Damage) -> str:
-    """Copy a damaged stretch of the log open at `fd`, durably; the file's name.  Raises OSError."""
+    """Copy a damaged range of the log open at `fd`, durably.  Returns the file's name.  Raises
+    OSError."""
     name = f"{log.number:08d}-{log.life}-{damage.start}.damaged"
     out = osio.open(os.path.join(store.quarantine, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:

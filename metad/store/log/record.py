@@ -44,12 +44,12 @@ HEADER_SIZE = _HEADER.size
 CHECKED_SIZE = _PREFIX.size
 
 Bytes = bytes | bytearray | memoryview
-# One for the process: making one for each call, as packb does, costs more than what it packs.
+# One per process: creating one for each call, as packb does, costs more than the packing.
 _pack = msgpack.Packer().pack
 
 
 class Header(NamedTuple):
-    """What a verified record header says.  `size` is that of the whole record."""
+    """A verified record header.  `size` is that of the whole record."""
 
     kind: int
     life: int
@@ -78,9 +78,9 @@ class Recipient(NamedTuple):
 
 
 class Envelope(NamedTuple):
-    """What came with a message.  `stuffed` counts the dots that its body carries doubled.
+    """The metadata of a message.  `stuffed` counts the stuffed dots in its body.
 
-    `uid`: the unique id that a message moved here from another server had there.
+    `uid`: the unique id that an imported message had on its old server.
     """
 
     time_us: int
@@ -96,7 +96,7 @@ class Deletion(NamedTuple):
     """Ids that one mailbox deleted, each 16 octets, packed.
 
     `offset`: where in its log the record lies; 0 if it is not in one yet.  `told`: what the index
-    of a clustered store notes of each id (metad.store.index.tombstone_rows); not in the record.
+    of a clustered store notes about each id (metad.store.index.tombstone_rows); not in the record.
     """
 
     mailbox: int
@@ -125,7 +125,7 @@ def make_header(kind: int, life: int, sequence: int, record_id: bytes, payload: 
 
 
 def make_freed(secret: bytes, number: int, life: int) -> bytes:
-    """A record that says that log `number` is free since its life `life`."""
+    """A record that says that log `number` has been free since its life `life`."""
     payload = digest_payload(b"", [], seed_of(secret, number, life))
     return make_header(FREED, life, 0, bytes(ID_SIZE), payload)
 
@@ -140,7 +140,7 @@ class Payload(NamedTuple):
 
 
 def digest_payload(envelope: bytes, chunks: Iterable[Bytes], seed: int) -> Payload:
-    """Digest a payload whose body comes in any number of chunks."""
+    """Digest a payload whose body is given in any number of chunks."""
     state = xxh3_128(envelope, seed=seed)
     size = 0
     for chunk in chunks:

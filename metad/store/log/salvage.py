@@ -1,10 +1,10 @@
-"""Reading past places that the disk cannot read.
+"""Reading past unreadable places on a disk.
 
 Rules of this file:
 
-* An unreadable block costs what lies in it.  Its bytes come as 0xFF: they are no padding and verify
-  nowhere, so a scan reports them as damage and goes on behind them.
-* Only EIO is read past.  Anything else is an error of the whole file.
+* An unreadable block loses only its own data.  Its bytes are returned as 0xFF: they are not padding
+  and never verify, so a scan reports them as damage and continues after them.
+* Only EIO is skipped.  Any other error concerns the whole file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import errno
 from metad.system.osio import Osio
 
 BLOCK = 4096
-_TRIES = 2  # an error that passes costs nothing
+_TRIES = 2  # a transient error costs nothing
 _UNREADABLE = b"\xff"
 
 
 def read_past(osio: Osio, fd: int, count: int, offset: int, lost: list[int] | None = None) -> bytes:
-    """As `pread`; what cannot be read comes as 0xFF, and where it lies goes into `lost`.
+    """Like `pread`; unreadable bytes are returned as 0xFF, and their positions are added to `lost`.
 
     Raises OSError, but not EIO.
     """

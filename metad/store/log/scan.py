@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Octets `start` to `end` that held records and do not verify."""
+    """The octets from `start` to `end`, which held records and do not verify."""
 
     start: int
     end: int
@@ -69,9 +69,9 @@ class Scanner:
         self._life = log.life
         self._stop = min(log.size - log.align, stop or log.size)
         self._seed = record.seed_of(log.secret, log.number, log.life)
-        # How each record of this life begins.  What lies behind the tail of a log that was used
-        # before is full of other lives' records: the pattern skips a hundred thousand of them
-        # without a return to Python.
+        # The first octets of each record of this life.  Beyond the tail of a reused log there are
+        # many records of earlier lives: the pattern skips a hundred thousand of them without
+        # returning to Python.
         after = _AFTER_KIND.pack(record.VERSION, 0, log.life)
         self._mark = re.compile(re.escape(record.MAGIC) + b"." + re.escape(after), re.DOTALL)
         self._window = b""
@@ -97,7 +97,8 @@ class Scanner:
                 self.found_seal = found.header.kind == record.SEAL
                 break
             # Padding with no record lost in it ends a group.  A record that fills its block hides
-            # where the next group begins: then the two count as one.  A confirmation is a group.
+            # the beginning of the next group: then the two count as one.  A confirmation is a
+            # group.
             if (at < found.offset and is_next) or found.header.is_confirmation:
                 self.group = found.offset
             self.at = at = found.offset + found.header.size
@@ -114,7 +115,7 @@ class Scanner:
     def _is_padding(self, at: int, found: Found) -> bool:
         """True if only zeros lie before a record that is the next in sequence: nothing is lost.
 
-        So where the alignment is not known, because both headers are damaged.
+        This is for an unknown alignment, when both headers are damaged.
         """
         if not found.header.sequence == self.sequence > 0:
             return False
@@ -161,7 +162,8 @@ class Scanner:
 
 
 class Seal(NamedTuple):
-    """What a log's seal says: its end, the entries of the records from `covers_from` on."""
+    """The contents of a log's seal: its end, and the entries of the records from `covers_from`
+    on."""
 
     end: int
     covers_from: int

@@ -3,13 +3,13 @@
 After a failed sync the kernel considers the pages clean: they can be read, a second sync succeeds,
 and a power cut still loses them.  No writer continues after a failed sync, so only the last group
 may exist in the page cache alone.  Recovery cannot tell whether it was acknowledged.  It is kept,
-its deletions too, but in another log.
+including its deletions, but in another log.
 
 Rules of this file:
 
 * The successor gets its name only when its contents and its seal are durable.  Its header ends the
-  old log in front of that group: before the name exists nothing has changed, and afterwards
-  nothing at the old place counts.
+  old log before that group: until the name exists nothing has changed, and afterwards nothing at
+  the old place counts.
 * The old file is only read.
 """
 
@@ -32,7 +32,7 @@ _PART = 900  # buffers of one write; IOV_MAX is 1,024
 
 
 class Ended(NamedTuple):
-    """A log that ends at `end`, and the records behind that point which still count."""
+    """A log that ends at `end`, and the records after it that still count."""
 
     log: LogHeader
     end: int
@@ -64,7 +64,7 @@ def write_successor(osio: Osio, store: Store, ended: Ended, given: Allocation) -
     )  # fmt: skip
 
     def fill(out: int) -> None:
-        writer = LogWriter(osio, out, new, sync=False)  # the seal's sync is for all of it
+        writer = LogWriter(osio, out, new, sync=False)  # the seal's sync covers everything
         buffers = [_encode(writer, each) for each in records]
         parts = [buffers[at : at + _PART] for at in range(0, len(buffers), _PART)]
         writer.append(parts, octets, entries)
@@ -79,11 +79,11 @@ def write_successor(osio: Osio, store: Store, ended: Ended, given: Allocation) -
 
 
 def read_ended(osio: Osio, fd: int, log: LogHeader, tail: Tail) -> Ended:
-    """The log open at `fd`, to be ended in front of its unsynced group.  Raises OSError."""
+    """The log open at `fd`, to be ended before its unsynced group.  Raises OSError."""
     if not tail.unsynced:
         return Ended(log, tail.end)
     scanner = Scanner(osio, fd, log, tail.unsynced, tail.end)
-    # Damage was set aside when the tail was read.
+    # Damage was quarantined when the tail was read.
     records = [
         found._replace(payload=memoryview(bytes(found.payload)))
         for found in scanner

@@ -1,10 +1,10 @@
-"""What lies in a log beyond an offset, ready for the index: by its footer, or by reading it.
+"""The part of a log beyond an offset, ready for the index: from its footer, or by reading it.
 
 Rules of this file:
 
-* The footer is used where it speaks; everywhere else the records are read and verified.
-* Damage is copied to quarantine/ and reported, and the rest is used.  Where a log's last block says
-  that it goes on, unverifiable octets up to there are damage, not a torn tail.
+* The footer is used where it covers the records; all others are read and verified.
+* Damage is copied to quarantine/ and reported, and the rest is used.  If a log's last block says
+  that the log continues, unverifiable octets up to that point are damage, not a torn tail.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Tail(NamedTuple):
     unsynced: int = 0
 
     def records(self) -> tuple[list[Message], list[record.Deletion]]:
-        """What the index has to enter."""
+        """The records to enter in the index."""
         return records_of(self.number, self.entries)
 
 
 class TailReader:
-    """Reads tails of logs of one store.  `damaged` counts the stretches set aside."""
+    """Reads tails of logs of one store.  `damaged` counts the quarantined ranges."""
 
     def __init__(self, osio: Osio, store: Store, report: Report) -> None:
         self._osio = osio
@@ -85,7 +85,7 @@ class TailReader:
                 self._set_aside(fd, log, Damage(scanner.at, stop))
             end = max(end, stop)
         damaged = self.damaged - before
-        # A seal is written only behind groups whose sync succeeded.
+        # A seal is written only after groups whose sync succeeded.
         in_doubt = stop is None and not scanner.found_seal and scanner.group < end
         unsynced = scanner.group if in_doubt else 0
         return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged, unsynced)
@@ -103,7 +103,7 @@ class TailReader:
     # -- headers
 
     def header(self, number: int) -> LogHeader | None:
-        """The header of a log; of one whose both copies are damaged, what its records say.
+        """The header of a log; if both copies are damaged, the one that its records imply.
 
         None: nothing in the file was ever a log.  Raises OSError.
         """
@@ -115,7 +115,7 @@ class TailReader:
             self._osio.close(fd)
 
     def _header_of_records(self, fd: int, number: int) -> LogHeader | None:
-        """Every record says in clear which life it is of: its check proves it."""
+        """Every record names its life in clear, and its check proves it."""
         first = next(self._proven_records(fd, number, record.MAGIC), None)
         if first is None:
             return None
@@ -163,7 +163,7 @@ class TailReader:
             self._osio.close(fd)
 
     def read_all(self, number: int) -> None:
-        """Raises OSError if a part of the file cannot be read: it may hold anything."""
+        """Raises OSError if a part of the file is unreadable: it may contain anything."""
         fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
         try:
             for at in range(0, self._osio.fstat(fd).st_size, _SEARCH):
@@ -174,7 +174,7 @@ class TailReader:
     def is_blank(self, number: int) -> bool:
         """True if a file holds nothing but zeros between its first and its last sector.
 
-        The making of a log that a power cut ended leaves no more than trash in those.
+        Creating a log that a power cut interrupted leaves no more than garbage in those.
         """
         fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
         try:
@@ -190,7 +190,7 @@ class TailReader:
 
 
 def entries_of(found: Found) -> bytes:
-    """The footer entries of a record that a scan found."""
+    """The footer entries of a record found by a scan."""
     size = found.header.size
     if found.header.kind == record.MESSAGE:
         recipients = record.unpack_envelope(found.envelope).recipients
@@ -200,7 +200,7 @@ def entries_of(found: Found) -> bytes:
 
 
 def entries_from(entries: bytes, start: int) -> bytes:
-    """Those of records at `start` and beyond; entries are in the order of their records."""
+    """The entries of records at `start` and beyond; entries are in the order of their records."""
     step = footer.ENTRY_SIZE
     low, high = 0, len(entries) // step
     while low < high:

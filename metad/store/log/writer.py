@@ -1,4 +1,4 @@
-"""The writer of one log in one life: groups appended, synced, and at the end a seal.
+"""The writer of one log in one life: appends groups, syncs them, and finally writes a seal.
 
 Rules of this file:
 
@@ -30,12 +30,12 @@ def round_up(size: int, align: int) -> int:
 
 
 def seal_room(entries_size: int, align: int) -> int:
-    """Octets to be kept for a seal with so many octets of entries."""
+    """Octets to reserve for a seal with `entries` octets of entries."""
     return round_up(record.HEADER_SIZE + _SEAL_ENVELOPE_ROOM + entries_size, align)
 
 
 class Footer(NamedTuple):
-    """What a seal says besides the end: entries of the records from `covers_from` on.
+    """The contents of a seal besides the end: entries of the records from `covers_from` on.
 
     A recovery that read only the tail seals the log with the tail's entries; a rebuild then scans
     what lies before it.
@@ -61,7 +61,7 @@ class LogWriter:
         self.entries = bytearray()
         self.poisoned = False
         self.sealed = False
-        self.predecessor_recorded = False  # another log says where this poisoned one ends
+        self.predecessor_recorded = False  # another log records where this poisoned one ends
         self._sync = sync
         self._zeros = bytes(log.align)
         self._zero_lock = osio.make_lock()
@@ -73,30 +73,30 @@ class LogWriter:
     # -- room
 
     def room(self) -> int:
-        """Octets of records that still fit, with the seal of what is already there."""
+        """Octets of records that still fit, besides the seal for what is already written."""
         return self.log.size - self.log.align - self.end - self._seal_size(len(self.entries))
 
     def fits(self, size: int, entries_size: int) -> bool:
-        """True if a group of `size` octets with `entries_size` octets of entries can go in."""
+        """True if a group of `size` octets with `entries_size` octets of entries fits."""
         align = self.log.align
         after = self.end + round_up(size, align)
         return after + self._seal_size(len(self.entries) + entries_size) <= self.log.size - align
 
     def takes(self, size: int, entries_size: int, ahead: int = 0) -> bool:
-        """As `fits`, and there are blocks for it, and for `ahead` bytes behind it as far as the log
-        goes: a full disk cannot fail it half-way."""
+        """Like `fits`, and there are blocks for it, and for `ahead` bytes after it within the log:
+        a full disk cannot fail it halfway."""
         after = self.end + round_up(size, self.log.align)
         after += self._seal_size(len(self.entries) + entries_size)
         return min(after + ahead, max(after, self.log.size - self.log.align)) <= self._reserved
 
     def begin_sparse(self, first: int) -> None:
-        """The file has no blocks for some of its size, but for the `first` bytes."""
+        """The file has blocks only for its `first` bytes."""
         self._reserved = min(first, self._reserved)
         self._zeroed = self.end
 
     def reserve(self, size: int, entries_size: int, ahead: int) -> None:
-        """Have blocks for a group and its entries, and for `ahead` bytes behind it, as far as the
-        log goes.  From any thread.  Raises OSError; then everything is as it was."""
+        """Allocate blocks for a group and its entries, and for `ahead` bytes after it, within the
+        log.  From any thread.  Raises OSError; then everything is as it was."""
         with self._reserve_lock:
             after = self.end + round_up(size, self.log.align)
             wanted = after + self._seal_size(len(self.entries) + entries_size) + ahead
@@ -119,10 +119,10 @@ class LogWriter:
     def append(self, parts: Iterable[Sequence[Buffer]], size: int, entries: bytes) -> None:
         """Write one group of `size` octets at `end` and make it durable.
 
-        `parts` are lists of at most 1,000 buffers, written one after the other (a group that fits
-        in memory is one part), `entries` the footer entries of its records.
+        `parts` are lists of at most 1,000 buffers, written one after another (a group that fits in
+        memory is one part), `entries` the footer entries of its records.
 
-        Raises OSError; then the log is poisoned and `end` is where its good part ends.
+        Raises OSError; then the log is poisoned, and `end` is the end of its good part.
         """
         if self.poisoned:
             raise OSError(errno.EIO, f"log {self.number} failed earlier")
@@ -141,8 +141,8 @@ class LogWriter:
     def _sync_now(self) -> None:
         """Sync, unless a sync failed before.  Raises OSError; then the log is poisoned.
 
-        The kernel reports a failed write-back once and marks the pages clean, so of two threads
-        that sync the same file the one that is not told must not believe its success.
+        The kernel reports a failed write-back once and marks the pages clean.  So if two threads
+        sync the same file, the one that gets no error must not trust its success.
         """
         with self._sync_lock:
             if self.poisoned:
@@ -168,10 +168,10 @@ class LogWriter:
         if at != after:
             raise OSError(errno.EIO, f"group of {at - self.end} bytes announced as {size}")
 
-    # -- written blocks ahead of the tail
+    # -- blocks written ahead of the tail
 
     def zero_from_here(self) -> None:
-        """The file is new: its blocks are to be written once before the tail reaches them."""
+        """The file is new: its blocks must be written once before the tail reaches them."""
         self._zeroed = self.end
 
     def zero_step(self, ahead: int) -> bool:
@@ -194,7 +194,7 @@ class LogWriter:
         return True
 
     def _claim(self, after: int) -> None:
-        """Keep the zeros off the octets up to `after`: they are about to be mail."""
+        """Keep the zeros away from the octets up to `after`, which are about to hold mail."""
         if after > self._zeroed:
             with self._zero_lock:
                 self._zeroed = max(self._zeroed, after)
@@ -202,12 +202,12 @@ class LogWriter:
     # -- the ends
 
     def state_predecessor(self, broken: LogWriter) -> None:
-        """Say durably, before anything is acknowledged here, where a poisoned log ends.
+        """Record durably, before anything is acknowledged here, where a poisoned log ends.
 
         Raises OSError; then this writer is poisoned as well.
         """
         self.log = self.log._replace(predecessor_life=broken.life, predecessor_end=broken.end)
-        with self._sync_lock:  # a failed sync of zeros must not make this one look good
+        with self._sync_lock:  # a failed sync of zeros must not make this one look successful
             if self.poisoned:
                 raise OSError(errno.EIO, f"log {self.number} failed earlier")
             try:
@@ -217,7 +217,7 @@ class LogWriter:
                 raise
 
     def seal(self) -> None:
-        """State durably where the log ends, with its footer.  Raises OSError; then unsealed."""
+        """Record durably where the log ends, with its footer.  Raises OSError; then unsealed."""
         self._claim(self.log.size)
         footer_ = Footer(bytes(self.entries), self.sequence, self.log.align)
         seal(self._osio, self.fd, self.log, self.end, footer_)
@@ -226,8 +226,8 @@ class LogWriter:
     def close(self) -> None:
         """Close the descriptor, and with it release the writer's lock.
 
-        Nothing may be written through this object afterwards: the number of the descriptor may be
-        another file's at once.
+        Nothing may be written through this object afterwards: the descriptor's number may be reused
+        for another file at once.
         """
         with self._zero_lock, self._reserve_lock, self._sync_lock:
             self.poisoned = True
