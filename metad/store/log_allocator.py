@@ -1,4 +1,4 @@
-"""Gives a writer its logs: prepares the next one ahead, seals the full one behind.
+"""Gives a writer its logs: prepares the next one in advance, and seals the full one afterwards.
 
 One background thread per writing process does everything that may block (semaphore, allocation,
 zeros, seals), so that a full log costs the commit path one assignment.
@@ -48,7 +48,7 @@ class LogSettings:
 
 
 class LogAllocator:
-    """Gives out one log after another.  `report(text)` gets what an operator should read."""
+    """Allocates one log after another.  `report(text)` gets messages for the operator."""
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class LogAllocator:
     def start(
         self, background: Background | None = None, start_thread: StartThread = JobThread
     ) -> None:
-        """Look at the disk, make the first log, start the background thread.  Raises OSError.
+        """Check the disk, make the first log, start the background thread.  Raises OSError.
 
-        The first log is given even at the limit: without it, nothing could be deleted.  A full
-        disk has none: then the process starts without, and serves what is there.
+        The first log is allocated even at the limit: without it, nothing could be deleted.  If the
+        disk is full, the process starts without a log, and serves existing mail.
         """
         self._check_space()
         try:
@@ -97,7 +97,7 @@ class LogAllocator:
         self._background = background or start_thread("logs", self._tend, SPACE_EVERY_SECONDS)
 
     def report_figures(self) -> None:
-        """Report what there is of the disk and of logs, once at a start."""
+        """Report the space on the disk and the number of logs, once at a start."""
         self.report(f"space: {self._space.figures()}")
 
     def _no_first_log(self, error: Exception) -> None:
@@ -105,7 +105,7 @@ class LogAllocator:
         self.report(f"warning: there is no log to write to: {error} ({self._space.figures()})")
 
     def next_life(self) -> int:
-        """A life that no log has, for the ids of a process without a log."""
+        """A life without a log, for the ids of a process without a log."""
         return self._table.next_life(self._clock.now_us() // 1_000_000)
 
     @property
@@ -116,8 +116,8 @@ class LogAllocator:
     # -- the committer's side
 
     def take(self, *, after_failure: bool = False) -> LogWriter:
-        """The next log, active; in the place of one that failed also at the limit of the logs,
-        as the first one is.  Raises NoSpaceError if there is none to be had.
+        """The next log, active.  One that replaces a failed log is allocated even at the limit,
+        like the first one.  Raises NoSpaceError if there is none.
         """
         with self._lock:
             writer, self._ready = self._ready, None
@@ -131,7 +131,7 @@ class LogAllocator:
         return writer
 
     def retire(self, writer: LogWriter) -> None:
-        """Seal a full log: some time soon, or at once without a background."""
+        """Seal a full log: soon, or at once if there is no background."""
         if self._background is None:
             self._seal(writer)
         else:
@@ -156,7 +156,7 @@ class LogAllocator:
         self._table.change(given.number, State.SEALED)
 
     def stop(self, last: LogWriter | None) -> None:
-        """Seal what is open and end the thread."""
+        """Seal the open logs and end the thread."""
         background, self._background = self._background, None
         if background is not None:
             background.stop()
@@ -168,7 +168,7 @@ class LogAllocator:
     # -- the background
 
     def _put(self, job: Job) -> None:
-        """The collector's logs have no background: nothing is prepared for them."""
+        """The collector's logs have no background: nothing is prepared in advance."""
         if self._background is not None:
             self._background.put(job)
 
@@ -194,18 +194,18 @@ class LogAllocator:
             self._failing = True
 
     def _prepare(self, writer: LogWriter) -> None:
-        """Blocks and zeros ahead of a log's end, as far as the disk has any to spare."""
+        """Allocate blocks and write zeros ahead of a log's end, if the disk has any to spare."""
         if self.has_space and not writer.poisoned:
             writer.reserve(0, 0, self._space.ahead)
         if writer.zero_step(self._space.ahead):
             self._put(self._tend)
 
     def _check_space(self) -> bool:
-        """Whether another log may be made; and so, whether new mail is taken.
+        """Whether another log may be made, and thus whether new mail is accepted.
 
-        New mail needs room for its index entries besides the room that its log has already.  At
-        the limit of the logs it is refused as soon as no log is ready: what is left of the log in
-        use is for deletions, which are what makes room.
+        New mail needs space for its index entries besides the space in its log.  At the limit of
+        the logs it is deferred as soon as no log is ready: the rest of the log in use is reserved
+        for deletions, which make room.
         """
         disk = self._space.look()
         may_make = disk and self._table.has_room(self._settings.room)
@@ -216,7 +216,7 @@ class LogAllocator:
         return may_make
 
     def _report_space(self, has_space: bool) -> None:
-        """A line when it changes, and now and then as long as there is none."""
+        """Report a change, and repeat the report now and then while there is no space."""
         if has_space:
             self._reported = -REPORT_SECONDS
             self.report(f"there is space for new mail again: {self._space.figures()}")
@@ -228,7 +228,7 @@ class LogAllocator:
             self.report(f"warning: no space, new mail is deferred (452): {self.shortage}")
 
     def _make(self, room: Room = ROOM) -> LogWriter:
-        """Allocate a log, give it its header, durably, and enter it as active."""
+        """Allocate a log, write its header durably, and enter it as active."""
         for _ in range(RETRY_LOGS):
             now = self._clock.now_us() // 1_000_000
             given = self._table.allocate(self._settings.generation, now, room)
@@ -251,14 +251,14 @@ class LogAllocator:
         raise NoSpaceError("no free log can be used")
 
     def _put_back(self, given: Allocation) -> None:
-        """Nothing was made of it.  A free log of another size was unlinked to be replaced."""
+        """The log was not made.  A free log of another size was unlinked to be replaced."""
         there = log_files.is_there(self._osio, self._store.logs, given.number)
         self._table.put_back(given, State.FREE if there else State.NONE)
 
     def _writer(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
         writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)
         if is_sparse(self._osio, fd):
-            # What lies before the first hole is not known; asking for blocks that are there is
+            # The position of the first hole is unknown; requesting blocks that exist already is
             # cheap.
             writer.begin_sparse(FIRST if fresh else new.align)
         elif fresh:
@@ -292,7 +292,7 @@ class LogAllocator:
                 writer.seal()
                 self._table.change(writer.number, State.SEALED)
         except (OSError, MetadError) as error:
-            # The next recovery finds it unsealed and seals it.
+            # The next recovery will find it unsealed and seal it.
             self.report(f"warning: log {writer.number} could not be sealed: {error}")
         finally:
             writer.close()

@@ -1,4 +1,4 @@
-"""The logs of one writer, one after the other: the one mechanism after a failed write or sync.
+"""The logs of one writer, one after another, and the only procedure after a failed write or sync.
 
 The committer, the collector's survivor logs and expiry all write through a chain:
 
@@ -9,15 +9,15 @@ The committer, the collector's survivor logs and expiry all write through a chai
 
 Rules of this file:
 
-* A log whose write or sync failed is never written to again, and never sealed by its writer.
-  The chain keeps it as `failed` until the header of another log durably records where it ends.
-  Until then nothing may follow from the failure: no client is refused, no deletion record is
-  dropped, no log is freed (`failed is None` is what to ask).
-* `record_end` and `writer_for` both see to that; whichever comes first does it.  If no log can be
-  had, a log of a few blocks records it.
-* Whatever fails after the log (an index that refuses the group) is not a failure of the log:
-  the group is durable.  `commit.index_feed.IndexFeed` keeps what the index lacks; `retire` gives
-  up the log in use where its writer wants to go on elsewhere.
+* A log whose write or sync failed is never written to again, and never sealed by its writer. The
+  chain keeps it as `failed` until the header of another log durably records where it ends. Until
+  then the failure must have no consequences: no client is refused, no deletion record is dropped,
+  no log is freed (check `failed is None`).
+* `record_end` and `writer_for` both ensure this, whichever is called first.  If no log is
+  available, a log of a few blocks records it.
+* A failure after the log (an index that refuses the group) is not a failure of the log: the group
+  is durable.  `commit.index_feed.IndexFeed` keeps what the index lacks; `retire` gives up the log
+  in use when its writer wants to continue in another.
 * One thread at a time.
 """
 
@@ -30,9 +30,9 @@ from metad.store.log.encode import Append, Encoded, write_parts
 from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator
 
-# Blocks that a log gets beyond a group that has none.
+# Blocks that a log gets in addition to those for a group without blocks.
 RESERVE = 1 << 20
-# Blocks that mail leaves to deletions, some ten thousand of them: on a full disk they make room.
+# Blocks that mail leaves for some ten thousand deletions, which make room on a full disk.
 FOR_DELETIONS = 512 << 10
 
 
@@ -40,7 +40,7 @@ class LogChain:
     """The log in use (`writer`), and the one that failed before it (`failed`)."""
 
     def __init__(self, allocator: LogAllocator, for_deletions: int = 0) -> None:
-        """`for_deletions`: bytes of blocks that are left to them by mail."""
+        """`for_deletions`: bytes of blocks that mail leaves for them."""
         self._allocator = allocator
         self._for_deletions = for_deletions
         self.report = allocator.report
@@ -52,10 +52,9 @@ class LogChain:
         return self._allocator.has_space
 
     def open(self) -> int:
-        """Take the first log, if the disk has one: its life, or one that no log has.
+        """Take the first log, if the disk has one.  Returns its life, or a life without a log.
 
-        A full disk must not keep users from reading; each group tries again.  Raises
-        TableBusyError.
+        A full disk must not keep users from reading; each group retries.  Raises TableBusyError.
         """
         try:
             return self._next().life
@@ -64,23 +63,23 @@ class LogChain:
 
     @property
     def has_free_log(self) -> bool:
-        """Whether the next log is a free one that is there, not a new file."""
+        """Whether the next log is an existing free one, not a new file."""
         return self._allocator.has_free_log
 
     def fits(self, group: Sequence[Append]) -> bool:
-        """Whether the log in use takes the group as it is, without another block of the disk."""
+        """Whether the group fits in the log in use without another block of the disk."""
         writer = self.writer
         if writer is None or writer.poisoned:
             return False
         return writer.takes(*_sizes(group), self._left_by(group))
 
     def is_full(self, group: Sequence[Append]) -> bool:
-        """Whether the log in use is whole and too full for the group."""
+        """Whether the log in use is intact and too full for the group."""
         writer = self.writer
         return writer is not None and not writer.poisoned and not writer.fits(*_sizes(group))
 
     def writer_for(self, group: Sequence[Append]) -> LogWriter:
-        """The log in use if the group fits, else the next one.
+        """The log in use if the group fits, otherwise the next one.
 
         Raises NoSpaceError (also for a group that is larger than a log, and if the disk has no
         blocks for it: the log goes on), TableBusyError.
@@ -98,7 +97,7 @@ class LogChain:
         return writer
 
     def _left_by(self, group: Sequence[Append]) -> int:
-        """Bytes of blocks that a group has to leave behind it: none if it is deletions alone."""
+        """Bytes of blocks that a group must leave free after it: none if it has only deletions."""
         return 0 if all(item.deletion is not None for item in group) else self._for_deletions
 
     def append(self, writer: LogWriter, group: Sequence[Append], encoded: Encoded) -> None:
@@ -118,7 +117,7 @@ class LogChain:
             self._next()
 
     def retire(self) -> None:
-        """Give up the log in use: it is sealed soon, and the next group goes to another."""
+        """Give up the log in use: it is sealed soon, and the next group goes to another log."""
         writer, self.writer = self.writer, None
         if writer is None:
             return
@@ -154,7 +153,7 @@ class LogChain:
         try:
             writer.state_predecessor(failed)
         except OSError as error:
-            writer.close()  # nothing is in it; the next recovery frees it
+            writer.close()  # it is empty; the next recovery frees it
             self._record_in_small_log()
             raise NoSpaceError(f"no log is available: {error}") from error
         failed.predecessor_recorded = True
@@ -175,7 +174,7 @@ def _sizes(group: Sequence[Append]) -> tuple[int, int]:
 
 
 def _reserve(writer: LogWriter, size: int, entries_size: int, left: int) -> None:
-    """Blocks for a group, for `left` bytes behind it, and for more if the disk has them.
+    """Allocate blocks for a group, for `left` bytes after it, and for more if the disk has them.
 
     Raises NoSpaceError.
     """

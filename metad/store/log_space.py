@@ -1,14 +1,14 @@
-"""Room for logs: what the disk has, what new mail needs, and free logs that go back to the disk.
+"""Space for logs: what the disk has, what new mail needs, and which free logs to unlink.
 
 Rules of this file:
 
-* New mail needs blocks for its index entries besides those of its log: below `needed` bytes of
-  free disk it is deferred, and deletions go on.
-* Free logs are space.  Where the disk is short they are unlinked, as long as some are left for the
-  collector; beyond a reserve they are unlinked anyway.
+* New mail needs blocks for its index entries besides those of its log.  Below `needed` bytes of
+  free disk it is deferred; deletions continue.
+* Free logs are space.  If the disk is short of it they are unlinked, as long as some are left for
+  the collector; those beyond a reserve are unlinked in any case.
 * A log is unlinked only if its own header, read under its lock, says that it is free in the life
   that the table names.
-* What is taken ahead fits the disk: a new hub takes a small share of it.
+* Space allocated in advance is proportional to the disk: a new hub takes a small share of it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ INDEX_RESERVE = 32 << 20
 # Free logs that are kept: enough for workers and collector, or an eighth of all logs.
 KEPT_FREE = 4
 KEPT_SHARE = 8
-# Where the disk is short, so many more than the collector's spare ones.
+# On a disk short of space: this many more than the collector's spare ones.
 KEPT_WHEN_SHORT = 1
 
 
 class Figures(NamedTuple):
-    """Room for mail, in bytes and numbers of logs."""
+    """Space for mail, in bytes and numbers of logs."""
 
     free: int
     needed: int
@@ -59,7 +59,7 @@ def needed_space(osio: Osio, logs: str, size: int) -> int:
 
 
 class LogSpace:
-    """Looks at the disk of one store, and gives free logs back to it."""
+    """Checks the disk of one store, and unlinks free logs."""
 
     def __init__(self, osio: Osio, store: Store, table: LogTable, size: int, room: Room) -> None:
         self._osio = osio
@@ -68,7 +68,7 @@ class LogSpace:
         self._size = size
         self._room = room
         self.needed = needed_space(osio, store.logs, size)
-        # Blocks that a log has ready behind its end.
+        # Blocks that a log has ready beyond its end.
         self.ahead = max(LEAST_AHEAD, min(MOST_AHEAD, osio.total_space(store.logs) // 256))
 
     def figures(self) -> Figures:
@@ -78,8 +78,8 @@ class LogSpace:
         return Figures(free, self.needed, len(states), free_logs, self._room.most, self._size)
 
     def look(self) -> bool:
-        """Whether the disk has room for new mail.  Gives back one free log, if that helps or if
-        there are more than are kept.  Raises OSError."""
+        """Whether the disk has room for new mail.  Unlinks one free log if that helps, or if there
+        are more than the reserve.  Raises OSError."""
         is_short = self._osio.free_space(self._store.logs) <= self.needed
         free_logs = self._table.count(State.FREE)
         keep = self._room.spare + (KEPT_WHEN_SHORT if is_short else KEPT_FREE)
@@ -100,13 +100,13 @@ class LogSpace:
         try:
             self._discard(number, given.old_life)
         except (OSError, MetadError):
-            self._table.change(number, State.COLLECTING)  # as one that cannot be reused
+            self._table.change(number, State.COLLECTING)  # like one that cannot be reused
             return False
         self._table.change(number, State.NONE)
         return True
 
     def _discard(self, number: int, life: int) -> None:
-        """Unlink a log that says itself that it is free in that life."""
+        """Unlink a log whose own header says that it is free in that life."""
         osio, store = self._osio, self._store
         fd = log_files.lock_log(osio, store.logs, number)
         try:

@@ -1,17 +1,17 @@
 """The log table in shared memory: each log's owner, state, fill and live mail.
 
-A row per log, 8 cells: state, life, generation, owner (process row + 1), tail, live messages,
-live octets, reserved.  The truth about counts is in the index and about mail in the logs; the
-recovery recreates the table at each start.
+A row per log, 8 cells: state, life, generation, owner (process row + 1), tail, live messages, live
+octets, reserved.  The index is authoritative for counts, and the logs for mail; recovery recreates
+the table at each start.
 
 Rules of this file:
 
-* *Changes of a log's state* happen under the semaphore, through a plan: first the plan cells are
-  written, last the plan's own flag; then the row; then the flag is cleared.  The next process that
-  takes the semaphore first rolls forward a plan that its maker did not finish.
-* POSIX semaphores are not released when their holder is killed.  So each process says in its row
-  what it does (idle, waiting, holding), every acquire has a timeout and none runs on an event
-  loop, and only the master repairs, by `repair`.
+* *Changes of a log's state* happen under the semaphore, through a plan: first the plan's cells are
+  written, then its flag, then the row; then the flag is cleared.  The next process that takes the
+  semaphore first completes a plan that another left unfinished.
+* POSIX semaphores are not released when their holder is killed.  So each process shows in its row
+  what it does (idle, waiting, holding), every acquire has a timeout and none runs on an event loop,
+  and only the master calls `repair`.
 * Figures (tail, live counts) are plain stores, by one writer at a time.
 """
 
@@ -69,8 +69,8 @@ class Allocation(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a writer may take: new logs as long as there are fewer than `most` in total, and free
-    ones as long as `spare` others are left: the collector has to write before it can free."""
+    """What a writer may take: new logs while there are fewer than `most` in total, and free ones
+    while `spare` others are left, because the collector must write before it can free."""
 
     most: int = shared_memory.LOGS
     spare: int = 0
@@ -80,7 +80,7 @@ ROOM = Room()
 
 
 class TableBusyError(RefusedError):
-    """The semaphore could not be had in time."""
+    """The semaphore could not be acquired in time."""
 
 
 class Semaphore(Protocol):
@@ -112,7 +112,7 @@ class LogTable:
         return Row(number, State(state), life, generation, owner, tail, messages, octets)
 
     def rows(self) -> list[Row]:
-        """Every log there is."""
+        """All existing logs."""
         rows = [self.row(number) for number in range(1, self._cells[_ROWS_IN_USE] + 1)]
         return [row for row in rows if row.state != State.NONE]
 
@@ -142,10 +142,10 @@ class LogTable:
         return int(life)
 
     def restore(self, row: Row, was: Row | None = None) -> bool:
-        """Enter what was read from disk.
+        """Enter the state that was read from disk.
 
         `was`: the row as it was when that was read: if the log has another owner or life by now,
-        nothing is changed, and the answer is False.  None: no writer is there yet.
+        nothing is changed, and the result is False.  None: there is no writer yet.
         """
         with self._change():
             now = self.row(row.number)
@@ -156,7 +156,7 @@ class LogTable:
         return True
 
     def put_back(self, given: Allocation, state: State) -> None:
-        """Nothing was made of an allocation: the log is what it was, in its old life."""
+        """An allocation was not used: the log is as before, in its old life."""
         was = self.row(given.number)
         if was.life == given.life:
             life = given.life if state == State.NONE else given.old_life
@@ -172,7 +172,7 @@ class LogTable:
         """Give this process (or the one with row `owner`) a log and a life for it: a free one, or
         a new number.
 
-        Raises TableBusyError, or RefusedError if the table or what `room` grants is full.
+        Raises TableBusyError, or RefusedError if the table is full or `room` grants no more.
         """
         with self._change():
             used = self._cells[_ROWS_IN_USE]
@@ -192,14 +192,14 @@ class LogTable:
         return Allocation(number, life, fresh, old_life)
 
     def has_room(self, room: Room) -> bool:
-        """Whether `allocate` would find a log this moment, as far as `room` goes."""
+        """Whether `allocate` would find a log now, within `room`."""
         used = self._cells[_ROWS_IN_USE]
         states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
         there = used - states.count(State.NONE)
         return there < room.most or states.count(State.FREE) > room.spare
 
     def change(self, number: int, state: State) -> None:
-        """Set the state of a log of ours, or of one whose lock we hold."""
+        """Set the state of a log that we own, or whose lock we hold."""
         with self._change():
             row = self.row(number)
             owner = 0 if state in (State.SEALED, State.FREE, State.NONE) else self._me.index + 1
@@ -239,7 +239,7 @@ class LogTable:
         self._roll_forward()
 
     def _roll_forward(self) -> None:
-        """Carry out the plan, if there is one.  May be done any number of times."""
+        """Apply the plan, if there is one.  Idempotent."""
         plan = self._cells
         if not plan[PLAN]:
             return
@@ -258,8 +258,8 @@ def repair(semaphore: Semaphore, area: SharedArea, living: list[tuple[int, int]]
     """Post the semaphore once if a dead process took it with it.  Only the master calls this,
     after it reaped a process whose cell was not idle.
 
-    `living` are (process row, pid) of its children.  True: repaired.  False: nothing to repair,
-    or not yet to be told apart; call again later.
+    `living` are (process row, pid) of its children.  True: repaired.  False: nothing to repair, or
+    not yet decidable; call again later.
     """
     try:
         semaphore.acquire(REPAIR_SECONDS)

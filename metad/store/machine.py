@@ -1,12 +1,12 @@
-"""On which machine a store was last used: noted at each start, so that a clone is noticed.
+"""On which machine a store was last used: recorded at each start, so that a clone is noticed.
 
-Two hubs with copies of one store make the same message ids; ids are unique only per node number,
+Two hubs with copies of one store assign the same message ids: ids are unique only per node number,
 which `metad store restore` changes and a copy of the disk does not.
 
 Rules of this file:
 
-* The note is for people: a hub starts whatever it says, and without it.
-* The machine's id is not written but its digest under the store's secret (machine-id(5)).
+* The note is for people: a hub starts whatever it says, and even without it.
+* It has not the machine's id, but a digest of it under the store's secret (machine-id(5)).
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ MACHINE_ID = Path("/etc/machine-id")
 
 
 class Machine(NamedTuple):
-    """`key`: a digest of its id, empty if it has none."""
+    """`key`: a digest of the machine's id; empty if it has none."""
 
     key: str
     hostname: str
 
     def is_other(self, other: Machine) -> bool:
-        """Whether it is another machine, as far as can be told."""
+        """Whether it is certainly another machine."""
         if self.key and other.key:
             return self.key != other.key
         return self.hostname != other.hostname
 
 
 class Note(NamedTuple):
-    """Where the store was used last; `before`: the machine before that, and until when (Unix)."""
+    """The machine that last used the store; `before`: the previous machine, and until when
+    (Unix)."""
 
     machine: Machine
     before: Machine | None = None
@@ -57,7 +58,7 @@ def this_machine(store: Store, path: Path = MACHINE_ID) -> Machine:
 
 
 def read(osio: Osio, store: Store) -> Note | None:
-    """The note; None if there is none that can be read."""
+    """The note; None if there is no readable one."""
     try:
         found = json.loads(read_file(osio, os.path.join(store.data, NAME)))
         before = found.get("before")
@@ -71,7 +72,7 @@ def read(osio: Osio, store: Store) -> Note | None:
 
 
 def note(osio: Osio, store: Store, machine: Machine) -> str | None:
-    """Write the note at a start.  A warning if the store comes from another machine."""
+    """Write the note at a start.  Returns a warning if the store comes from another machine."""
     last = read(osio, store)
     if last is not None and last.machine == machine:
         return None

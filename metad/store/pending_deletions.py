@@ -1,14 +1,14 @@
 """Mailboxes whose deletions are durable, acknowledged, and not yet in the index.
 
-The index would still list what their owners deleted, so no worker opens such a mailbox until the
-index has caught up.
+The index would still list deleted messages, so no worker opens such a mailbox until the index has
+caught up.
 
 Rules of this file:
 
-* A process publishes its mailboxes before a QUIT is acknowledged, and takes them back only after
-  the index has their deletions.  If it dies first, its row is kept until recovery has entered them.
-* 1,024 bits per process, by the number of the mailbox: two mailboxes may share a bit.  The error is
-  to one side: a mailbox is refused for a while, never opened too early.
+* A process publishes its mailboxes before a QUIT is acknowledged, and withdraws them only after the
+  index has their deletions.  If it dies first, its row is kept until recovery has entered them.
+* 1,024 bits per process, by the number of the mailbox; two mailboxes may share a bit.  The error is
+  one-sided: a mailbox is refused for a while, never opened too early.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _BITS = PENDING_CELLS * 64
 
 
 class PendingDeletions:
-    """As one process sees them; `me` is its row."""
+    """The set as one process sees it; `me` is its row."""
 
     def __init__(self, area: SharedArea, me: int) -> None:
         self._cells = area.pending_cells()
         self._start = me * PENDING_CELLS
 
     def publish(self, mailboxes: Iterable[int]) -> None:
-        """These are all of this process's."""
+        """Publish all pending mailboxes of this process."""
         words = [0] * PENDING_CELLS
         for mailbox in mailboxes:
             at, bit = divmod(mailbox % _BITS, 64)

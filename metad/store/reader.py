@@ -63,7 +63,7 @@ class Reader:
         return places[0].size
 
     def look_ahead(self, ids: Iterable[bytes]) -> list[Place | None]:
-        """Where these messages lie now: hints for `read`.  Raises lmdb.Error."""
+        """The present places of these messages: hints for `read`.  Raises lmdb.Error."""
         return self._index.first_places(ids)
 
     def read(
@@ -76,9 +76,8 @@ class Reader:
     ) -> Stored | None:
         """The message, verified.  None: it is not in memory and `wait` is False.
 
-        `hint`: a place that was looked up some time ago; only for a read that does not wait.
-        `mailbox`: a copy is wanted that names it.
-        Raises DamagedError if no place holds what was stored.
+        `hint`: a place looked up some time ago; only for a read that does not wait. `mailbox`: a
+        copy is wanted that names it. Raises DamagedError if no place holds the stored message.
         """
         if hint is not None:
             try:
@@ -106,7 +105,7 @@ class Reader:
 
     def _read_again(self, place: Place, message_id: bytes, *, wait: bool) -> Stored | None:
         """Read a place.  If that fails, the log may have begun its next life since it was opened:
-        then it is opened again, with the life that it has now."""
+        then it is reopened, with its present life."""
         was_open = place.log in self._open
         found = self._read_at(place, message_id, wait=wait)
         if found is None:
@@ -160,8 +159,8 @@ class Reader:
 
         `mailbox`: a copy is wanted that names it.
 
-        Verified whole before the first piece; the reader's lock is held until the end.  Blocks on
-        the disk: not for the loop.  Raises DamagedError.
+        The whole message is verified before the first piece; the reader's lock is held until the
+        end.  Blocks on the disk, so never use it on the loop.  Raises DamagedError.
         """
         fd, place, envelope_size = self._open_verified(message_id, mailbox)
         try:
@@ -176,7 +175,7 @@ class Reader:
     def _open_verified(self, message_id: bytes, mailbox: int | None) -> tuple[int, Place, int]:
         """A descriptor with the reader's lock, the good place, the size of the envelope.
 
-        Without the lock nothing may be read: the log is about to begin its next life.
+        Without the lock, nothing may be read: the log is about to begin its next life.
         """
         number = 0
         for _ in range(2):
@@ -195,7 +194,7 @@ class Reader:
         raise _damaged(message_id, number)
 
     def _verify(self, fd: int, place: Place, message_id: bytes) -> int:
-        """Size of the envelope if the record at `place` is good, else 0."""
+        """Size of the envelope if the record at `place` is good, otherwise 0."""
         life = self._index.log_counts(place.log).life
         seed = record.seed_of(self._store.secret, place.log, life)
         head = self._osio.pread(fd, record.HEADER_SIZE, place.offset)
@@ -227,8 +226,8 @@ class Reader:
 
     def _open_log(self, number: int) -> _OpenLog:
         fd = self._osio.open(header.log_path(self._store.logs, number), os.O_RDONLY)
-        # The life comes from the index, which changes it together with the places: so not even a
-        # damaged header keeps a record from being read.
+        # The life comes from the index, which changes it together with the places, so a record can
+        # be read even if the header is damaged.
         life = self._index.log_counts(number).life
         return _OpenLog(fd, life, record.seed_of(self._store.secret, number, life))
 

@@ -1,6 +1,6 @@
-"""What the store of one process runs on: the operating system, its threads, its clock, its index.
+"""What the store of one process runs on: operating system, threads, clock and index.
 
-A simulator hands in its own, and runs several processes in one (tests/sim).
+A simulator passes its own, and runs several processes in one (tests/sim).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metad.system.osio import Osio
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`now` gives seconds of a clock that never runs back."""
+    """`now` returns seconds of a monotonic clock."""
 
     osio: Osio = field(default_factory=Osio)
     open_index: Callable[[str], Index] = Index

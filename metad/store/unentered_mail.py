@@ -1,17 +1,17 @@
-"""Mailboxes with mail that is acknowledged and not in the index yet.
+"""Mailboxes with mail that is acknowledged but not yet in the index.
 
-A worker answers as soon as a message is durable, and enters it in the index some milliseconds
-later.  A session must find what was acknowledged before it began, whichever worker has taken it:
-it asks here before it opens a mailbox, and waits.
+A worker acknowledges a message as soon as it is durable, and enters it in the index some
+milliseconds later.  A session must list all mail acknowledged before it began, by any worker: it
+asks here before it opens a mailbox, and waits.
 
 Rules of this file:
 
-* A process publishes its mailboxes before the first answer goes out, and takes them back only
-  after the index has the mail.  If it dies first, its row is kept until recovery has entered it.
-* `asked_ns` is read from the clock before the question.  What was acknowledged later is of no
-  concern, so a session never waits for mail that keeps coming.
-* 1,024 bits per process, by the number of the mailbox: two mailboxes may share a bit.  The error is
-  to one side: a session waits for nothing, and never opens too early.
+* A process publishes its mailboxes before the first acknowledgement, and withdraws them only after
+  the index has the mail.  If it dies first, its row is kept until recovery has entered it.
+* `asked_ns` is read from the clock before the question.  Mail acknowledged later does not matter,
+  so a session never waits for a continuous stream of mail.
+* 1,024 bits per process, by the number of the mailbox; two mailboxes may share a bit.  The error is
+  one-sided: a session may wait in vain, but never opens a mailbox too early.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class UnenteredMail:
         self.now_ns = now_ns
 
     def add(self, messages: Iterable[Message]) -> None:
-        """These are about to be acknowledged."""
+        """Mail for these mailboxes is about to be acknowledged."""
         mask = self._mask
         for _, _, entries, _ in messages:
             for at in range(0, len(entries), ENTRY_SIZE):
@@ -54,19 +54,20 @@ class UnenteredMail:
             self._since[self._me] = self.now_ns()
 
     def settle(self) -> None:
-        """All that was added is in the index."""
+        """All mail announced so far is in the index."""
         if self._mask:
             self._since[self._me] = 0
             self._mask = 0
             self._mine[:] = _NONE
 
     def is_mine(self, mailbox: int) -> bool:
-        """Whether this process itself may have mail for it."""
+        """Whether this process itself may have such mail for the mailbox."""
         return bool(self._mask & _BIT[mailbox % _BITS])
 
     def may_have(self, mailbox: int, asked_ns: int) -> bool:
-        """Whether the index may lack mail of this mailbox that was acknowledged before then."""
-        rows = -(-len(self._since.tobytes().rstrip(b"\0")) // 8)  # the others have nothing
+        """Whether the index may lack mail of this mailbox that was acknowledged before
+        `asked_ns`."""
+        rows = -(-len(self._since.tobytes().rstrip(b"\0")) // 8)  # the other processes have none
         if not rows:
             return False
         at, bit = divmod(mailbox % _BITS, 64)

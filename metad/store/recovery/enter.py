@@ -1,11 +1,11 @@
-"""What recovery found, entered in the index in transactions of bounded size.
+"""Enters the records found by recovery in the index, in transactions of bounded size.
 
 Rules of this file:
 
-* Messages of all tails are entered before the deletions of all tails: order between logs never
-  matters.  A watermark moves only when all of its log's tail is in the index, and entering
-  something again changes nothing: killed anywhere, recovery can be done again.
-* Only that life of a log is dropped which is free on disk: the file may be in its next one.
+* The messages of all tails are entered before the deletions of all tails, so the order of logs
+  never matters.  A watermark moves only when the whole tail of its log is in the index, and
+  entering a record again changes nothing: recovery can be killed anywhere and repeated.
+* Only the life of a log that is free on disk is dropped: the file may be in its next one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def enter_deletions(index: Index, one: Recovered) -> None:
 
 
 def drop_log(index: Index, number: int, life: int, ids: list[bytes] | None = None) -> None:
-    """Take every place in this life of log `number` out of the index, and its row.
+    """Remove every place in this life of log `number` from the index, and its row.
 
-    `ids`: the messages that the log has records of; None: not known, so all rows are read.
+    `ids`: the messages of which the log has records; None: unknown, so all rows are read.
     """
     if index.log_counts(number).life == life:
         for some in _all_ids_in(index, number) if ids is None else _pieces(ids):

@@ -2,9 +2,8 @@
 
 Rules of this file:
 
-* A file is removed only if nothing was ever in it; one in which nothing verifies goes to
-  quarantine/.
-* A file that cannot be read is left where it is.  It costs what lies in it, and no start.
+* A file is removed only if it was never used; one in which nothing verifies goes to quarantine/.
+* An unreadable file is left in place.  Only its own mail is unavailable; the hub starts.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from metad.store.log.header import LogHeader, log_path
 from metad.store.log.tail import Report, TailReader
 from metad.system.osio import Osio
 
-_TRIES = 2  # an error that passes costs nothing
+_TRIES = 2  # a transient error costs nothing
 
 
 class HeaderReader:
@@ -32,7 +31,7 @@ class HeaderReader:
         self.unreadable: set[int] = set()
 
     def all(self) -> dict[int, LogHeader]:
-        """Number and header of every log.  A file that is none is removed or put away.
+        """Number and header of every log.  A file that is not a log is removed or quarantined.
 
         Raises DataError for a good log of a store with another secret.
         """
@@ -46,7 +45,7 @@ class HeaderReader:
         return found
 
     def of(self, numbers: Iterable[int]) -> dict[int, LogHeader]:
-        """Headers of some logs; those that are not there, or never were logs, are left out."""
+        """Headers of some logs; missing ones, and files that never were logs, are left out."""
         found = {number: self._header(number) for number in numbers}
         return {number: log for number, log in found.items() if log is not None}
 

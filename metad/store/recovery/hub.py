@@ -2,17 +2,18 @@
 
     headers read -> each log ended (one_log) -> tails entered (enter) -> the log table filled
 
-For each log without a living writer and without a seal: take its lock, find its end, state the
-end in a seal, enter its tail in the index.  After that nothing is ever appended to it.
+For each unsealed log without a living writer: take its lock, find its end, record the end in a
+seal, enter its tail in the index.  Nothing is ever appended to it after that.
 
 Rules of this file:
 
-* A log whose lock is held is left alone: its writer lives.
-* Rows of the table are entered only where owner and life are still those that were read: while a
-  recovery works, another process may free a log and a worker begin its next life.
-* A log that cannot be read is not a reason to forget what the index has of it.
-* An index that fails, or that holds what cannot be, is rebuilt at once.
-* The successor of a poisoned log is kept, even without mail of its own, for what it says.
+* A log whose lock is held is skipped: its writer is alive.
+* Rows of the table are entered only if owner and life are still those that were read: during a
+  recovery, another process may free a log and a worker may begin its next life.
+* An unreadable log is no reason to drop its rows from the index.
+* An index that fails, or is in an impossible state, is rebuilt at once.
+* The successor of a poisoned log is kept, even without its own mail, because it records where that
+  log ends.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Recovery:
         self._osio = osio
         self._store = store
         self._report = report
-        self.damaged = 0  # stretches of logs that were set aside
+        self.damaged = 0  # ranges of logs that were quarantined
         self._failed: dict[int, OSError] = {}  # logs that could not be recovered
 
     # -- the whole hub
@@ -113,11 +114,11 @@ class Recovery:
             logs |= {number: one.log for number, one in done.items()}
             for number, log in logs.items():
                 table.restore(_row(number, log, done.get(number)))
-            for stale in table.rows():  # of before, when an index is rebuilt in a running hub
+            for stale in table.rows():  # from before, if an index is rebuilt in a running hub
                 if stale.number not in logs:
                     table.restore(stale._replace(state=State.NONE, owner=0, tail=0))
             for number in plan.unreadable | self._failed.keys():
-                # Its number is not taken, it is not freed, and no collection waits for it.
+                # Its number is not reused, it is not freed, and no collection waits for it.
                 known = logs.get(number)
                 life = known.life if known else index.log_counts(number).life
                 table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))
@@ -133,7 +134,7 @@ class Recovery:
         return reason or probe.why_damaged(self._store.index, lambda: self._disagreement(plan))
 
     def _disagreement(self, plan: Plan) -> str | None:
-        """Where the index does not fit the logs."""
+        """The first disagreement between the index and the logs."""
         index = Index(self._store.index, readonly=True)
         try:
             for number, counts in index.logs().items():
@@ -150,7 +151,8 @@ class Recovery:
         return None
 
     def rebuild(self, plan: Plan, reason: str) -> dict[int, Recovered]:
-        """Rebuild the index from the logs alone; each log's recovery, without its entries."""
+        """Rebuild the index from the logs alone.  Returns each log's recovery, without its
+        entries."""
         self._report(f"index: {reason}; rebuilding it from the logs")
         done: dict[int, Recovered] = {}
 
@@ -165,14 +167,15 @@ class Recovery:
         return done
 
     def _origin(self) -> Origin | None:
-        """Whose tombstones a new index keeps; None if it keeps none."""
+        """The origin of the tombstones in a new index; None if it keeps none."""
         now = self._osio.time_ns()
         return Origin(self._store.node, now) if self._store.clustered else None
 
     def _drop_free(
         self, index: Index, logs: dict[int, LogHeader], unreadable: frozenset[int]
     ) -> None:
-        """A log is free on disk and the index still refers to it: the collector was interrupted."""
+        """A log is free on disk, but the index still refers to it: the collector was
+        interrupted."""
         for number, counts in index.logs().items():
             log = logs.get(number)
             if number in unreadable:
@@ -183,7 +186,8 @@ class Recovery:
                 del logs[number]
 
     def _free_again(self, index: Index, log: LogHeader) -> bool:
-        """A log was just being freed: what says so may not be durable yet.  True if it is there."""
+        """A log was just being freed, and its free header may not be durable yet.  True if the file
+        exists."""
         try:
             fd = log_files.lock_log(self._osio, self._store.logs, log.number)
         except log_files.LogBusyError:
@@ -191,7 +195,7 @@ class Recovery:
         try:
             now = header.read(self._osio, fd, self._store.secret)
             if now is not None and (now.life, now.state) != (log.life, FREE):
-                return True  # its next life began, and was sealed, since it was read
+                return True  # since it was read, its next life began and was sealed
             ids = ids_in_freed(self._osio, fd, log)
             if now is None:  # a verified record says that it is free, and both headers are gone
                 self._osio.unlink(log_path(self._store.logs, log.number))
@@ -207,9 +211,9 @@ class Recovery:
     # -- the logs of one dead process
 
     def recover_process(self, table: LogTable, dead: int) -> None:
-        """Recover what the process with row `dead` had, while others live.
+        """Recover the logs of the process with row `dead`, while others live.
 
-        Raises OSError, lmdb.Error, TableBusyError; then it is to be done again.
+        Raises OSError, lmdb.Error, TableBusyError; then it must be repeated.
         """
         owned = {row.number: row for row in table.owned_by(dead)}
         plan = self._plan_process(table, dead, owned)
@@ -236,7 +240,7 @@ class Recovery:
         return Plan(logs, predecessors(everything), numbers)
 
     def _recover_owned(self, index: Index, plan: Plan, owned: dict[int, Row]) -> list[Row]:
-        """The rows that the dead process's logs, and those made for them, are to have."""
+        """The new rows for the dead process's logs, and for those made for them."""
         logs, rows = dict(plan.logs), []
         for number, row in owned.items():
             log = logs.get(number)
@@ -258,10 +262,9 @@ class Recovery:
     # -- logs
 
     def recover_logs(self, index: Index, plan: Plan) -> dict[int, Recovered]:
-        """Seal what is not sealed, enter what is not entered.
+        """Seal unsealed logs, and enter missing records.
 
-        A log whose lock is held is left alone and not in the answer; neither is one that is
-        free.
+        A log whose lock is held is skipped and not in the result; nor is a free one.
         """
         done: dict[int, Recovered] = {}
         left: dict[int, LogHeader] = {}
@@ -303,14 +306,14 @@ class Recovery:
 
 
 def _row(number: int, log: LogHeader, one: Recovered | None) -> Row:
-    """The row of a log.  Neither recovered nor free: a living process holds it."""
+    """The row of a log.  If it is neither recovered nor free, a living process holds it."""
     state = one.state if one else State.FREE if log.state == FREE else State.ACTIVE
     end = one.tail.end if one else 0
     return Row(number, state, log.life, log.generation, 0, end, 0, 0)
 
 
 def _show_counts(table: LogTable, logs: Iterable[int], index: Index) -> None:
-    """Under the index's lock: no living process publishes newer counts meanwhile."""
+    """Under the index's lock, so that no living process publishes newer counts meanwhile."""
     index.lock()
     try:
         counts = index.logs()

@@ -1,11 +1,11 @@
-"""One log of a dead process: its end found, stated durably, and what lies before it.
+"""One log of a dead process: finds its end, records it durably, and reads the part before it.
 
 Rules of this file:
 
-* Without the log's flock nothing is touched: a living process has it.  What was read before the
-  lock was there is read again under it.
-* Damage never means "delete", and nothing from quarantine/ is put back by itself.
-* A poisoned log ends where its successor says, and is never written to again, not even a seal.
+* Without the log's flock nothing is touched: a living process holds it.  Data read before the lock
+  was taken is read again under it.
+* Damage never means "delete", and nothing is restored from quarantine/ automatically.
+* A poisoned log ends where its successor says, and is never written to again, not even with a seal.
 * What is shown is durable.  The last group of a log without a seal may lie in the page cache alone
   (metad.store.log.successor) unless the index has it, which is told of a group after its sync: it
   is written again, and the log ends in front of it.
@@ -37,10 +37,11 @@ from metad.system.osio import Osio
 
 
 class Numbers:
-    """Numbers and lives for logs that recovery has to make.
+    """Numbers and lives for logs that recovery must make.
 
-    Beside a living hub the table gives them, to the dead process whose logs are recovered: it is
-    recovered again if this recovery is killed.  Before there is one, they follow those of the logs.
+    In a living hub, the table assigns them to the dead process whose logs are recovered, so that
+    they are recovered again if this recovery is killed.  Before a hub exists, they follow those of
+    the logs.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Numbers:
         return Allocation(self._number, self._life, fresh=True)
 
     def give_back(self, given: Allocation) -> None:
-        """Nothing was made of it.  The life is used all the same."""
+        """The log was not made.  Its life is used up nevertheless."""
         if self._dead is not None:
             self._dead[0].put_back(given, State.NONE if given.fresh else State.FREE)
 
@@ -81,7 +82,7 @@ class Recovered(NamedTuple):
 
 
 class LogRecovery:
-    """Recovers one log after another.  `numbers` names the logs that it has to make."""
+    """Recovers one log after another.  `numbers` assigns numbers to logs that it must make."""
 
     def __init__(self, osio: Osio, store: Store, report: Report, numbers: Numbers) -> None:
         self._osio = osio
@@ -92,13 +93,13 @@ class LogRecovery:
 
     @property
     def damaged(self) -> int:
-        """Stretches that were set aside."""
+        """Ranges that were quarantined."""
         return self._tails.damaged
 
     def recover(self, log: LogHeader, start: int, stops: dict[int, int]) -> list[Recovered]:
-        """Find the end of a log and what lies beyond `start`, and state the end.
+        """Find the end of a log and the records beyond `start`, and record the end durably.
 
-        With the log comes the one that was made for its last group, if one was.
+        Also returns the log that was made for its last group, if any.
         """
         fd = log_files.lock_log(self._osio, self._store.logs, log.number)
         try:
@@ -117,8 +118,8 @@ class LogRecovery:
             self._osio.close(fd)
 
     def _must_be_in_life(self, fd: int, log: LogHeader) -> None:
-        """`log` was read before the lock was there: the log may have been freed since, and used
-        again, and a seal of its old life would lie in the mail of the new one.
+        """`log` was read before the lock was taken.  Since then the log may have been freed and
+        reused, and a seal of its old life would overwrite mail of the new one.
 
         Raises LogBusyError.
         """
@@ -130,7 +131,7 @@ class LogRecovery:
             raise log_files.LogBusyError(f"log {log.number} has begun another life")
 
     def _ended(self, fd: int, one: Recovered) -> list[Recovered]:
-        """State the end of a log: in itself, or in one that is made for its last group."""
+        """Record the end of a log: in itself, or in a log made for its last group."""
         log, tail = one.log, one.tail
         if tail.unsynced and log.generation:
             return self._survivors_ended(fd, one)
@@ -139,14 +140,14 @@ class LogRecovery:
                 return successor
             return [one._replace(state=self._end(fd, log, one.start, tail))]
         except OSError as error:
-            # Nothing more is written to that file; only another log can say where it ends.
+            # Nothing more is written to that file; only another log can record where it ends.
             successor = self._successor(fd, one)
             if not successor:
                 self._report(f"warning: log {log.number} is used without a seal: {error}")
             return successor or [one]
 
     def _survivors_ended(self, fd: int, one: Recovered) -> list[Recovered]:
-        """A log of survivors, ended in front of its last group, whose deletion records stay.
+        """A log of survivors, ended before its last group, whose deletion records stay.
 
         Raises OSError: then nothing of the log is entered, and the next recovery tries again.
         """
@@ -162,7 +163,7 @@ class LogRecovery:
             return successor
 
     def _successor(self, fd: int, one: Recovered) -> list[Recovered]:
-        """As `_with_successor`, with all of the last group."""
+        """Like `_with_successor`, with the whole last group."""
         try:
             ended = read_ended(self._osio, fd, one.log, one.tail)
         except OSError as error:
@@ -171,8 +172,8 @@ class LogRecovery:
         return self._with_successor(one, ended)
 
     def _with_successor(self, one: Recovered, ended: Ended) -> list[Recovered]:
-        """The log without its last group, and the one that has it now; nothing if that cannot be
-        made, as on a full disk: what was acknowledged is durable where it is."""
+        """The log without its last group, and the one that has it now.  None if that cannot be
+        made, for example on a full disk: acknowledged mail is durable where it is."""
         given = None
         try:
             given = self._numbers.take(one.log.generation)
@@ -186,7 +187,7 @@ class LogRecovery:
         return [old, Recovered(successor.log, State.SEALED, successor.log.align, successor.tail)]
 
     def _cut(self, fd: int, one: Recovered, ended: Ended) -> Recovered:
-        """A log of survivors, sealed in front of its last group.  Raises OSError."""
+        """A log of survivors, sealed before its last group.  Raises OSError."""
         tail = _in_front_of(ended.end, one.tail)
         sequence = ended.records[0].header.sequence if ended.records else tail.sequence
         seal(self._osio, fd, one.log, ended.end, Footer(tail.entries, sequence, one.start))
@@ -195,9 +196,9 @@ class LogRecovery:
         return one._replace(tail=tail)
 
     def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> State:
-        """Seal a log, or free it if nothing ever was in it and nothing needs its header.
+        """Seal a log, or free it if it was never used and nothing needs its header.
 
-        The sync of the seal is one of everything in the file.  Raises OSError.
+        The sync of the seal covers everything in the file.  Raises OSError.
         """
         if tail.end == log.align and not (tail.damaged or log.predecessor_life):
             log_files.mark_free(self._osio, fd, log)
@@ -221,7 +222,7 @@ def _stays(log: LogHeader, error: Exception) -> str:
 
 
 def predecessors(logs: dict[int, LogHeader]) -> dict[int, int]:
-    """Where poisoned lives end, by what their successors say."""
+    """Where poisoned lives end, according to their successors."""
     return {
         log.predecessor_life: log.predecessor_end
         for log in logs.values()

@@ -1,4 +1,4 @@
-"""The whole index from the logs' footer entries, in bounded memory.
+"""Rebuilds the whole index from the logs' footer entries, in bounded memory.
 
     entries of every log ─▶ spool ─▶ parts by id ─▶ places, in id order ──────────▶ LMDB
                                         │
@@ -6,13 +6,13 @@
 
 Rules of this file:
 
-* Everything that speaks of one message (its copies, its recipients, its deletions) has its id, so
-  it is in one part: what survives is resolved there, whatever order the logs were read in.
-* A part is about as large as another, whatever the mailboxes: one with ten million messages is cut
-  like everything else.
-* A second process prepares parts while this one loads them; a small store needs no second.
+* Everything about one message (its copies, recipients and deletions) has its id, so it is in one
+  part: what survives is resolved there, in whatever order the logs were read.
+* Parts are about equally large, whatever the mailboxes: one with ten million messages is cut like
+  any other.
+* A second process prepares parts while this one loads them; a small store needs only one.
 * The new index is made beside the old one and takes its place by rename.  Only if the disk is too
-  full for both, the old one, which is not believed any more, goes first.
+  full for both is the old one, which is no longer trusted, removed first.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Source(NamedTuple):
 
 @dataclass(slots=True)
 class Work:
-    """The working directory and what is known of the whole."""
+    """The working directory and the state of the whole rebuild."""
 
     directory: str
     logs: dict[int, Source] = field(default_factory=dict)
@@ -143,7 +143,7 @@ def _spool(work: Work, sources: Iterable[Source], report: Report) -> None:
 
 
 def _bounds(samples: list[bytes], parts: int) -> list[bytes]:
-    """Where to cut, so that the parts are about equal."""
+    """Where to cut, to make the parts about equal."""
     ordered = sorted(samples)
     step = len(ordered) / parts
     return sorted({ordered[int(number * step)] for number in range(1, parts)} if ordered else ())
@@ -225,7 +225,7 @@ def _sorted_bucket(work: Work, bucket: int) -> bytes:
 
 
 def _steps(work: Work) -> Iterator[bytes]:
-    """All that is to be loaded, one packed piece after the other."""
+    """Everything to be loaded, one packed piece after another."""
     parts = min(work.total // PART_ENTRIES + 1, _most_parts())
     by_id = _bounds(work.ids, parts)
     by_key = _bounds(work.keys, parts)
@@ -239,12 +239,13 @@ def _steps(work: Work) -> Iterator[bytes]:
 
 
 def _most_parts() -> int:
-    """Each part is an open file while the entries are cut: where files are few, parts grow."""
+    """Each part is an open file while the entries are cut, so a low limit on open files makes parts
+    larger."""
     return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
 
 
 def _load(work: Work, loader: Loader, report: Report) -> None:
-    """Load every step as it comes."""
+    """Load each step as it arrives."""
     live: dict[int, list[int]] = {number: [0, 0] for number in work.logs}
     progress = _Progress(report)
     entries = messages = 0
@@ -301,7 +302,7 @@ def _steps_of_child(work: Work) -> Iterator[bytes]:
 
 
 def _be_child(work: Work, writer: int) -> None:
-    """Send every step, and the error that ended them, if one did; never returns."""
+    """Send every step, and the error that ended them, if any; never returns."""
     code = 1
     try:
         with os.fdopen(writer, "wb") as out:

@@ -1,11 +1,11 @@
-"""What becomes of the messages of a whole index being rebuilt, decided from footer entries.
+"""Decides which messages survive in an index being rebuilt, from footer entries.
 
 Rules of this file:
 
-* All entries that speak of a message are here together: its copies, recipients and deletions.
-  What survives is decided without regard to the order in which the logs were read.
-* A copy counts as a place as long as it lies in a log, and so does a deletion record, also without
-  a copy.  The first place is the youngest copy that names every mailbox that has the message
+* All entries about a message are here together: its copies, recipients and deletions.  The result
+  does not depend on the order in which the logs were read.
+* A copy counts as a place as long as it lies in a log; so does a deletion record, even without a
+  copy.  The first place is the youngest copy that names every mailbox that has the message
   (metad.store.index.relocation).
 """
 
@@ -29,13 +29,13 @@ Fields = tuple[bytes, int, bytes, int, bytes, bytes]
 
 
 def fields_of(number: int, entries: bytes) -> Iterator[Fields]:
-    """The footer entries of log `number`, as a `Resolution` wants them: to be sorted."""
+    """The footer entries of log `number`, in the form for a `Resolution`, unsorted."""
     for mailbox, message_id, place, octets, kind in _FIELDS.iter_unpack(entries):
         yield message_id, kind, mailbox, number, place, octets
 
 
 class Resolution:
-    """Of some messages: rows of places, entries that survive, live messages and octets per log."""
+    """For some messages: rows of places, surviving entries, live messages and octets per log."""
 
     def __init__(self, lives: Mapping[int, int]) -> None:
         self._lives = lives
@@ -52,7 +52,8 @@ class Resolution:
             stop = at + 1
             while stop < count and rows[stop][0] == message_id:
                 stop += 1
-            # By far the most common: one copy and one recipient, which has it or has deleted it.
+            # The most common case by far: one copy and one recipient, which has it or has deleted
+            # it.
             if kind == MESSAGE and stop == at + 2 and rows[at + 1][1:3] == (DELETION, mailbox):
                 record = _deleted(*rows[at + 1])
                 self.places.append(_PLACE_ROW.pack(message_id, 0, number, place, record))
