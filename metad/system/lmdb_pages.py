@@ -12,6 +12,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -27,7 +29,7 @@ _NODE = struct.Struct("=HHHH")  # size or page, flags or page, size of the key
 _NUMBER = struct.Struct("=Q")
 FREE_TREE = _META.size  # where a meta page has it
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
-_BRANCH, _LEAF = 1, 2  # flags of a page
+_BRANCH, _LEAF, _META_FLAG = 1, 2, 8  # flags of a page
 _BIG, _TABLE = 1, 2  # flags of a row: in pages of its own; a tree
 _NO_ROOT = (1 << 64) - 1
 
@@ -84,10 +86,44 @@ def why_wrong(osio: Osio, path: str) -> str | None:
 def newest_meta(osio: Osio, fd: int) -> Meta | None:
     """The meta page that LMDB would go by."""
     first = parse_meta(osio.pread(fd, 4096, 0).ljust(4096, b"\0"))
-    at = first.free.page_size if first else 4096
+    at = first.free.page_size if first else os.sysconf("SC_PAGESIZE")
     second = parse_meta(osio.pread(fd, 4096, at).ljust(4096, b"\0"))
     known = [meta for meta in (first, second) if meta is not None]
     return max(known, key=lambda meta: meta.transaction, default=None)
+
+
+def restore_meta(osio: Osio, path: str) -> bool:
+    """If one of the two meta pages is none, write the other one there, durably.
+
+    True: it was so.  Raises OSError.
+    """
+    fd = osio.open(path, os.O_RDWR)
+    try:
+        page_size = _page_size(osio, fd)
+        pages = [osio.pread(fd, page_size, at) for at in (0, page_size)]
+        good = [number for number, page in enumerate(pages) if _is_meta(page)]
+        if len(good) != 1 or osio.fstat(fd).st_size < _META_PAGES * page_size:
+            return False
+        other = 1 - good[0]
+        page = _NUMBER.pack(other) + pages[good[0]][_NUMBER.size :]
+        if osio.pwrite(fd, page, other * page_size) != len(page):
+            raise OSError(errno.EIO, "short write of a meta page", path)
+        osio.fdatasync(fd)
+        return True
+    finally:
+        osio.close(fd)
+
+
+def _is_meta(page: bytes) -> bool:
+    _, _, flags, *_ = _PAGE.unpack_from(page.ljust(_PAGE.size, b"\0"))
+    return bool(flags & _META_FLAG) and len(page) >= 512 and parse_meta(page) is not None
+
+
+def _page_size(osio: Osio, fd: int) -> int:
+    """As the first meta page has it, or the machine, if that page is bad."""
+    first = osio.pread(fd, 4096, 0)
+    meta = parse_meta(first) if _is_meta(first) else None
+    return meta.free.page_size if meta else os.sysconf("SC_PAGESIZE")
 
 
 class _Pages:

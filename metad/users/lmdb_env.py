@@ -37,11 +37,11 @@ ID = struct.Struct(">Q")
 KINDS = b"kinds"
 # There once were users, and this database was made without them: in "meta" until it is accepted.
 LOST = b"lost"
-_META = b"meta"
-_TABLES = (_META, b"addresses", b"accounts", b"domains", b"removed")
+META = b"meta"
+TABLES = (META, b"addresses", b"accounts", b"domains", b"removed")
 # Made when it is first missed: databases from before there were aliases do not have it.
-_MEMBERS = b"members"
-_SPARE_TABLES = 8
+MEMBERS = b"members"
+SPARE_TABLES = 8
 
 Self = TypeVar("Self", bound="Environment")
 
@@ -67,7 +67,7 @@ class Environment:
             raise self._missing()
         with self._translated:
             self._env = lmdb.open(
-                str(self.path), map_size=MAP_SIZE, max_dbs=len(_TABLES) + _SPARE_TABLES,
+                str(self.path), map_size=MAP_SIZE, max_dbs=len(TABLES) + SPARE_TABLES,
                 max_readers=MAX_READERS, mode=0o600, create=create,
             )  # fmt: skip
         try:
@@ -92,16 +92,16 @@ class Environment:
     def _open_tables(self, create: bool) -> None:
         if create:
             self._initialise()
-        self._meta = self._table(_META)
+        self._meta = self._table(META)
         with self._env.begin(self._meta) as txn:
             self._check_format(txn.get(b"format"))
             self._secret = bytes(txn.get(b"secret", b""))
-        tables = [self._table(name) for name in _TABLES[1:]]
+        tables = [self._table(name) for name in TABLES[1:]]
         self._addresses, self._accounts, self._domains, self._removed = tables
         try:
-            self._members = self._env.open_db(_MEMBERS, dupsort=True, create=False)
+            self._members = self._env.open_db(MEMBERS, dupsort=True, create=False)
         except lmdb.NotFoundError:
-            self._members = self._env.open_db(_MEMBERS, dupsort=True)
+            self._members = self._env.open_db(MEMBERS, dupsort=True)
 
     def _table(self, name: bytes) -> Any:
         try:
@@ -125,10 +125,10 @@ class Environment:
     def _initialise(self) -> None:
         """All tables and the postmaster, in one transaction; nothing if they are there."""
         with self._env.begin(write=True) as txn:
-            meta = self._env.open_db(_META, txn)
+            meta = self._env.open_db(META, txn)
             if txn.get(b"format", db=meta) is not None:
                 return
-            addresses, accounts, *_ = (self._env.open_db(name, txn) for name in _TABLES[1:])
+            addresses, accounts, *_ = (self._env.open_db(name, txn) for name in TABLES[1:])
             txn.put(b"secret", secrets.token_bytes(32), db=meta)
             txn.put(b"next", ID.pack(POSTMASTER_ID + 1), db=meta)
             txn.put(KINDS, msgpack.packb({}), db=meta)

@@ -21,6 +21,7 @@ from metad.store.recovery.hub import Recovery
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.users.database import UserDatabase
+from metad.users.repair import repair_users
 
 LOST = (
     "the users database was missing; mail for unknown users gets 451 until it is restored, or "
@@ -44,6 +45,8 @@ def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
     osio, log = Osio(), LogLines(as_json=setup.log_as_json)
     table = LogTable(setup.area, setup.semaphore, row)
     store = open_store(osio, setup.data)
+    for text in repair_users(osio, setup.data / "users", Path(store.quarantine)):
+        log.line("recovery", f"warning: {text}")
     with UserDatabase(setup.data / "users", create=True) as users:
         recovery = Recovery(osio, store, lambda text: log.line("recovery", text))
         newest = recovery.run(table, setup.boot)

@@ -1,7 +1,6 @@
-"""Opens and tries the index in a child, where a bad page does no harm.
+"""Opens and tries the index in a child (metad.system.trial), where a bad page does no harm.
 
-LMDB reads its file through a map: a torn or truncated one may end the process by SIGBUS, SIGSEGV or
-an abort.  The child walks through all tables, for a few seconds at most.
+The child walks through all tables, for a few seconds at most.
 
 Rules of this file:
 
@@ -11,13 +10,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import resource
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -35,6 +30,7 @@ from metad.store.index.rows import (
 )
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
+from metad.system.trial import reason_in_child
 
 SECONDS = 2.0  # for the walk; bad pages that it does not reach are found when they are used
 _LOOK_EVERY = 4096
@@ -42,34 +38,7 @@ _LOOK_EVERY = 4096
 
 def why_damaged(path: str, disagreement: Callable[[], str | None]) -> str | None:
     """None if the index passed; `disagreement` is called in the child.  Raises OSError."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        _child(path, disagreement, writer)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        reason = pipe.read().decode("utf-8", "replace")
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return f"reading it ended the process ({signal.Signals(-code).name})"
-    return reason or (f"reading it failed (exit code {code})" if code else None)
-
-
-def _child(path: str, disagreement: Callable[[], str | None], writer: int) -> None:
-    code = 1
-    try:
-        # No message from LMDB, no traceback, no core file.
-        with suppress(OSError):  # a confined process, or one in a chroot, has no /dev/null
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        faulthandler.disable()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        reason = _why(path, disagreement)
-        os.write(writer, (reason or "").encode()[:4096])
-        code = 0
-    finally:
-        os._exit(code)
+    return reason_in_child(lambda: _why(path, disagreement))
 
 
 def _why(path: str, disagreement: Callable[[], str | None]) -> str | None:

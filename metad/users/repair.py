@@ -1,0 +1,177 @@
+"""A damaged users database, at a start: what can be read of it becomes the database.
+
+    users/data.mdb damaged -> its rows, as far as they can be read -> users/salvaged/data.mdb
+      -> the damaged file to quarantine/, the new one in its place
+
+Rules of this file:
+
+* The database is the only place of its accounts, so nothing is thrown away: the damaged file stays
+  in quarantine/.
+* Accounts may be missing afterwards, so it is marked as lost: mail for unknown users gets 451 until
+  it is restored, or until `metad user accept-loss`.
+* LMDB writes one of two meta pages after everything else is on the disk.  If a power cut spoils
+  that page, the other one has every change that was acknowledged, and its pages are as they were.
+* A table is read from both ends, each in a child: one bad page costs what lies in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import lmdb
+import msgpack
+
+from metad.system import lmdb_pages
+from metad.system.osio import Osio
+from metad.system.trial import in_child, reason_in_child
+from metad.users.lmdb_env import LOST, MAP_SIZE, MEMBERS, META, SPARE_TABLES, TABLES
+
+SECONDS = 1.0  # for the trial; pages that it did not reach are found when they are used
+_LOOK_EVERY = 4096
+_FILE = "data.mdb"
+_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
+
+
+def repair_users(osio: Osio, users: Path, quarantine: Path) -> list[str]:
+    """Repair the database in `users` if it is damaged; what to tell people.
+
+    No hub uses it meanwhile.  Raises OSError, lmdb.Error.
+    """
+    path = users / _FILE
+    shutil.rmtree(users / "salvaged", ignore_errors=True)  # of a start that was ended
+    if not path.exists():
+        return []
+    told = []
+    if lmdb_pages.restore_meta(osio, str(path)):
+        _mark_lost(users)
+        told.append(
+            "one of the two meta pages of the users database was damaged and is restored from the "
+            "other; the last change before may be missing"
+        )
+    reason = reason_in_child(lambda: _why_damaged(osio, users))
+    if reason is not None:
+        told.append(_salvage(osio, users, quarantine, reason))
+    return told
+
+
+def _why_damaged(osio: Osio, users: Path) -> str | None:
+    """Every page, or as many as there is time for."""
+    until = time.monotonic() + SECONDS
+    try:
+        env = _open(users)
+        # A command may be changing it, so the pages are compared within a transaction of no effect.
+        with env.begin(write=True) as txn:
+            wrong = lmdb_pages.why_wrong(osio, str(users / _FILE))
+            txn.abort()
+        if wrong is not None:
+            return wrong
+        for table in _tables(env):
+            for count, _ in enumerate(_rows(env, table)):
+                if not count % _LOOK_EVERY and time.monotonic() > until:
+                    return None
+    except _DAMAGE as error:
+        return str(error)
+    except (lmdb.Error, OSError):  # a full disk, say: it is no better or worse than before
+        return None
+    return None
+
+
+def _open(users: Path, *, create: bool = False) -> lmdb.Environment:
+    return lmdb.open(
+        str(users), map_size=MAP_SIZE, max_dbs=len(TABLES) + SPARE_TABLES, create=create, mode=0o600
+    )
+
+
+def _tables(env: lmdb.Environment) -> Iterator[bytes]:
+    """Those that are there."""
+    for name in (*TABLES, MEMBERS):
+        with suppress(lmdb.NotFoundError):
+            env.open_db(name, create=False, dupsort=name == MEMBERS)
+            yield name
+
+
+def _rows(env: lmdb.Environment, name: bytes, *, backwards: bool = False) -> Iterator[Any]:
+    table = env.open_db(name, create=False, dupsort=name == MEMBERS)
+    with env.begin(table) as txn, txn.cursor() as cursor:
+        yield from cursor.iterprev() if backwards else cursor.iternext()
+
+
+# -- salvage
+
+
+def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
+    """Make a database of what can be read; what to tell people."""
+    aside = users / "salvaged"
+    aside.mkdir(mode=0o700)
+    with _open(aside, create=True) as env:
+        tables = {name: env.open_db(name, dupsort=name == MEMBERS) for name in (*TABLES, MEMBERS)}
+        whole = True
+        for name, table in tables.items():
+            whole &= _copy_table(users, env, name, table)
+        with env.begin(tables[META], write=True) as txn:
+            has_format = txn.get(b"format") is not None
+            txn.put(LOST, b"1")
+            accounts = txn.stat(tables[b"accounts"])["entries"]
+        env.sync(True)
+    kept = _set_aside(osio, users, quarantine)
+    if has_format:
+        osio.rename(str(aside / _FILE), str(users / _FILE))
+    for directory in (aside, users, quarantine):
+        osio.fsync_directory(str(directory))
+    shutil.rmtree(aside)
+    with suppress(OSError):
+        osio.unlink(str(users / "lock.mdb"))
+    found = f"{accounts} accounts" + ("" if whole else ", as far as they could be read,")
+    return (
+        f"the users database was damaged ({reason}): {found if has_format else 'nothing'} of it is "
+        f"kept, the damaged file is {kept.parent.name}/{kept.name}"
+    )
+
+
+def _set_aside(osio: Osio, users: Path, quarantine: Path) -> Path:
+    """Move the damaged file out of the way; where it is."""
+    name = f"users-{int(time.time())}.mdb"
+    for kept in (quarantine / name, users / name):
+        try:
+            osio.rename(str(users / _FILE), str(kept))
+            return kept
+        except OSError as error:
+            # A confined process cannot move it to another directory before Linux 5.19.
+            if error.errno != errno.EXDEV:
+                raise
+    raise OSError(errno.EXDEV, f"{users / _FILE} cannot be renamed")
+
+
+def _copy_table(users: Path, env: lmdb.Environment, name: bytes, table: Any) -> bool:
+    """Copy a table from both ends; whether all of it could be read from one."""
+    for backwards in (False, True):
+        rows = msgpack.Unpacker(use_list=False)
+
+        def take(data: bytes, rows: msgpack.Unpacker = rows) -> None:
+            rows.feed(data)
+            with env.begin(table, write=True) as txn:
+                for key, value in rows:
+                    with suppress(lmdb.BadValsizeError):  # what is no row
+                        txn.put(key, value)
+
+        def tell(out: BinaryIO, *, backwards: bool = backwards) -> None:
+            with suppress(lmdb.NotFoundError):
+                for row in _rows(_open(users), name, backwards=backwards):
+                    out.write(msgpack.packb(row))
+
+        if in_child(tell, take) == 0:
+            return True
+    return False
+
+
+def _mark_lost(users: Path) -> None:
+    with _open(users) as env:
+        meta = env.open_db(META, create=False)
+        with env.begin(meta, write=True) as txn:
+            txn.put(LOST, b"1")
