@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from metad import __version__
 from metad.errors import EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE, MetadError, OsError
 from metad.system import log_file, log_output, privileges, sockets, systemd
 from metad.system.backoff import Backoff
@@ -68,6 +69,7 @@ def start(spec: Spec, count: int) -> int:
     if pid == 0:
         try:
             os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+            os.environ[systemd.NANNY_VERSION] = __version__
             privileges.become(spec.user, spec.keep)
             os.execv(spec.master[0], spec.master)  # noqa: S606
         except (MetadError, OSError) as error:

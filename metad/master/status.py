@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ from metad.system import landlock
 from metad.system.counters import KEPT, PER_WORKER, TOTALS
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, Role, SharedArea
-from metad.system.systemd import to_journal
+from metad.system.systemd import NANNY_VERSION, to_journal
 
 
 def keep_figures(area: SharedArea, row: ProcessRow, code: int) -> None:
@@ -82,7 +83,7 @@ def of_hub(hub: Hub, children: ChildTable, pool: WorkerPool, rows: list[Row]) ->
         owned.setdefault(row.owner - 1, []).append(row.number)
     given = hub.given
     return {
-        **({"nanny": hub.options.nanny} if hub.options.nanny else {}),
+        **(_nanny(hub.options.nanny) if hub.options.nanny else {}),
         "version": __version__,
         "generation": pool.generation.number,
         "config": str(given.source) if given.source else None,
@@ -103,6 +104,11 @@ def _log(row: Row) -> dict[str, Any]:
     facts = row._asdict() | {"state": row.state.name.lower()}
     facts["live_bytes"] = facts.pop("live_octets")
     return facts
+
+
+def _nanny(pid: int) -> dict[str, Any]:
+    """A takeover replaces the master's program, not the nanny's, which may be an older release."""
+    return {"nanny": pid, "nanny_version": os.environ.get(NANNY_VERSION)}
 
 
 def _log_target(hub: Hub) -> str | None:

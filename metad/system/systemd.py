@@ -17,6 +17,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 FIRST_FD = 3
+# Beside these, from our own nanny: its release.
+NANNY_VERSION = "METAD_NANNY_VERSION"
 _LISTEN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 

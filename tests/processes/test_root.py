@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from metad import __version__
 from metad.cli.launch import _can_read
 from metad.system import landlock
 from metad.system.privileges import CAP_SYS_CHROOT, find_user
@@ -129,6 +130,7 @@ def command_of(pid: int) -> list[str]:
 def check_privileges(live: NannyHub) -> None:
     master, nanny = live.master(), live.process.pid
     assert live.facts()["nanny"] == nanny
+    assert live.facts()["nanny_version"] == __version__
     assert status_of(nanny)["Uid"].split() == ["0"] * 4
     user = find_user(USER)
     others = [pid for pid in live.pids() if pid != nanny]

@@ -6,15 +6,18 @@ acknowledged and not entered.
 
 from __future__ import annotations
 
+import json
 import select
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from metad.cli.mail.mailstore import wait_for_recovery
 from tests.support.clients import Pop3Line, SmtpLine, deliver, message, together
-from tests.support.hub import DEADLINE, PASSWORD, address
+from tests.support.hub import DEADLINE, METAD, PASSWORD, address
 from tests.support.live import NAMES, LiveHub, index_locked, recovery, strike
 from tests.support.sizes import reached, sized
 
@@ -99,6 +102,35 @@ def test_mail_of_a_killed_worker_is_waited_for_until_its_recovery(live):
                 assert not answered(later)
                 lock.close()
                 assert MANY < has_mail([*lines, *later]) < 2 * MANY
+
+
+def test_a_command_waits_for_mail_of_a_killed_worker_too(live):
+    deliver(live, message(), "alice")
+    before = taken(live)
+    command = [METAD, "mail", "list", address("alice"), "--json", "--config", str(live.config)]
+    with SmtpLine(live) as smtp, ExitStack() as lock:
+        lock.enter_context(index_locked(live.data))
+        acknowledge(smtp, "alice")
+        live.until(lambda _: taken(live) != before, "the message counted")
+        (victim,) = [pid for pid, count in taken(live).items() if count > before[pid]]
+        strike(victim)
+        live.until(recovery, "a recovery, which waits for the index")
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as listing:
+            assert listing.stdout is not None
+            assert not select.select([listing.stdout], [], [], 1)[0]
+            lock.close()
+            assert len(json.loads(listing.communicate(timeout=DEADLINE)[0])) == 2
+
+
+def test_a_command_that_waited_for_long_enough_says_what_is_missing(live, capsys):
+    with SmtpLine(live), index_locked(live.data):
+        strike(next(iter(taken(live))))
+        live.until(recovery, "a recovery, which waits for the index")
+        wait_for_recovery(live.data, 0.0)
+        assert "is being recovered: mail is missing" in capsys.readouterr().err
+    live.until(lambda facts: not recovery(facts), "the end of the recovery")
+    wait_for_recovery(live.data, 0.0)
+    assert capsys.readouterr().err == ""
 
 
 class Client(threading.Thread):

@@ -110,7 +110,7 @@ def delete(
     """
     with changing(place) as data:
         account = account_of(data, address)
-        with mail_store(data) as store:
+        with mail_store(data, whole=True) as store:
             chosen = choose(entries_of(store, account.id), messages, account.address)
         result: dict[str, Any] = {"deleted": [one.uid for one in chosen], "missing": []}
         if not dry_run:
@@ -180,7 +180,7 @@ def copy(
     """
     with changing(place) as data:
         source, account = account_of(data, address), account_of(data, target)
-        with mail_store(data) as store:
+        with mail_store(data, whole=True) as store:
             chosen = choose(entries_of(store, source.id), messages, source.address)
             if not options["force"]:
                 check_room(place, store, account, [one.octets for one in chosen])

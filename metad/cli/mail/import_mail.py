@@ -213,7 +213,7 @@ def _until_error(read: Callable[[str], Iterator[Item]], result: Result) -> Itera
 def _known(data: Path, mailbox: int) -> set[str]:
     """The unique ids in a mailbox."""
     try:
-        with mail_store(data) as store:
+        with mail_store(data, whole=True) as store:
             return {one.uid for one in entries_of(store, mailbox)}
     except UnavailableError:
         return set()

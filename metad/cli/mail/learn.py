@@ -69,7 +69,7 @@ def _texts(place: HubLocation, address: str, wanted: tuple[str, ...]) -> dict[st
     data = place.enter()
     account = account_of(data, address)
     found: dict[str, bytes] = {}
-    with mail_store(data) as store:
+    with mail_store(data, whole=True) as store:
         entries = entries_of(store, account.id)
         for name in wanted:
             one = next((e for e in entries if name in (e.uid, str(e.number))), None)

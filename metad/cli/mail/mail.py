@@ -115,7 +115,7 @@ def list_mail(place: HubLocation, address: str, as_json: bool) -> None:
     """
     data = place.enter()
     account = account_of(data, address)
-    with mail_store(data) as store:
+    with mail_store(data, whole=True) as store:
         rows = [one.facts() for one in entries_of(store, account.id)]
     if as_json:
         click.echo(json.dumps(rows))
@@ -136,7 +136,7 @@ def show(place: HubLocation, address: str, message: str) -> None:
     """
     data = place.enter()
     account = account_of(data, address)
-    with mail_store(data) as store:
+    with mail_store(data, whole=True) as store:
         for one in entries_of(store, account.id):
             if message in (one.uid, str(one.number)):
                 for piece in unstuffed(wire_of(store, account.id, one.id), lf=False):
@@ -189,7 +189,7 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
     data = place.enter()
     account = account_of(data, address)
     damaged: list[str] = []
-    with mail_store(data) as store:
+    with mail_store(data, whole=True) as store:
         count = 0
         for message in _messages(store, account.id, damaged):
             writer.write(message)

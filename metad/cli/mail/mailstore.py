@@ -10,13 +10,15 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import lmdb
 
-from metad.control import Client
+from metad.control import Client, request
 from metad.errors import MetadError, UnavailableError
 from metad.store.identity import open_store
 from metad.store.index import state as index_state
@@ -24,6 +26,9 @@ from metad.store.index.index import Index
 from metad.store.index.lsm import Usage
 from metad.store.reader import Reader
 from metad.system.osio import Osio
+
+RECOVERY_SECONDS = 30.0
+LOOK_SECONDS = 0.05
 
 
 class MailStore:
@@ -54,13 +59,38 @@ class MailStore:
 
 
 @contextmanager
-def mail_store(data: Path) -> Iterator[MailStore]:
-    """The store of a hub, open for reading.  Raises UnavailableError."""
+def mail_store(data: Path, *, whole: bool = False) -> Iterator[MailStore]:
+    """The store of a hub, open for reading.  Raises UnavailableError.
+
+    `whole`: with the mail of a worker that has just died, which its recovery enters into the index.
+    """
+    if whole:
+        wait_for_recovery(data)
     store = MailStore(data)
     try:
         yield store
     finally:
         store.close()
+
+
+def wait_for_recovery(data: Path, seconds: float = RECOVERY_SECONDS) -> None:
+    """Wait for the running hub to recover the log of a worker; warn if it takes too long."""
+    deadline = time.monotonic() + seconds
+    while _recovers(data):
+        if time.monotonic() > deadline:
+            text = (
+                "metad: warning: the log of a worker that died is being recovered: mail is missing"
+            )
+            click.echo(text, err=True)
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _recovers(data: Path) -> bool:
+    try:
+        return any(one["role"] == "recovery" for one in request(data, "status")["processes"])
+    except MetadError:
+        return False
 
 
 def usage_of(data: Path, mailbox: int) -> Usage | None:

@@ -69,7 +69,7 @@ def trace(
     data = place.enter()
     notes: list[str] = []
     account = None if _ID.fullmatch(what) else _account(data, what)
-    with mail_store(data) as store, UserDatabase(data / "users") as users:
+    with mail_store(data, whole=True) as store, UserDatabase(data / "users") as users:
         tracer = Tracer(store, users, notes)
         if account is not None:
             hub_log.about(())

@@ -101,7 +101,7 @@ def undelete(
     failed: list[str] = []
     with changing(place) as data:
         account = account_of(data, address)
-        with mail_store(data) as store:
+        with mail_store(data, whole=True) as store:
             found = candidates(store, account.id, failed.append)
             chosen = [one for one in _choose(found, ids, everything) if not one.present]
             restored: list[str] = []
