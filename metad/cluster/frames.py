@@ -49,6 +49,8 @@ class Kind(IntEnum):
     DELETE = 21
     TOMBSTONES = 22
     JOIN = 23
+    STATE = 24
+    LACKS = 25
     ANSWER = 32
     REFUSED = 33
     STALE = 34

@@ -24,6 +24,7 @@ from typing import Any, Protocol, cast
 
 from metad.cluster.answers import Answer
 from metad.cluster.current_view import CurrentView
+from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
 from metad.cluster.hello import START_SIZE
 from metad.cluster.identity import VIEW, directory, load_contexts
@@ -42,6 +43,7 @@ from metad.layers.logs import DELETIONS_PER_RECORD, FIRST_SLOT, LogLayer
 from metad.layers.merged_mailbox import MergedMaildrop
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.peer_requests import PeerRequests
+from metad.layers.steward import Steward
 from metad.layers.tombstone_pull import TombstonePull
 from metad.limits import CHUNK_MEMORY
 from metad.store.ids import ID_SIZE
@@ -74,12 +76,15 @@ class ClusterLayer(Layer):
         place = directory(context.data)
         self._current = CurrentView(ViewFile(log.osio, str(place / VIEW)), context.area.epoch_cell)
         self.tombstones = Tombstones(log.index)
-        self.requests = PeerRequests(self, context.runtime.start_thread("peer reads"))
+        self.walked = context.area.walked_cell
+        thread = context.runtime.start_thread("peer reads")
+        self.requests = PeerRequests(self, thread)
         self.links = self._make_links(context)
         self.peers: Peers = WorkerPeers(self._node, self.links)
         self.next_id = log.next_id  # type: ignore[method-assign]
         pulls = context.row[Cell.SLOT] == FIRST_SLOT
         self._pull = TombstonePull(self, context.report) if pulls else None
+        self._steward = Steward(self, thread, context.report) if pulls else None
 
     def _make_links(self, context: LayerContext) -> Links:
         log = self.log
@@ -111,8 +116,18 @@ class ClusterLayer(Layer):
 
     def tick(self) -> None:
         self.log.tick()
-        if self._pull is not None:
+        if self._pull is not None and self._steward is not None:
             self._pull.tick()
+            self._steward.tick()
+
+    def adopt(self, view: View) -> None:
+        """Make a view durable and current.  Raises ClusterError, OSError."""
+        self._current.adopt(view)
+
+    def state(self) -> MemberState:
+        """What this node has, for the member that decides about the view."""
+        vector = {tuple(origin): last for origin, last in self.tombstones.vector().items()}
+        return MemberState(self.walked[0], cast(dict[tuple[int, int], int], vector))
 
     # -- mail in
 

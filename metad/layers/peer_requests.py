@@ -6,6 +6,8 @@
     FETCH       a message as RETR sends it                           -> digest, text
     DELETE      tombstones                                           -> nothing
     TOMBSTONES  what a member's vector lacks                         -> layers.tombstone_pull
+    STATE       what this node has                                   -> cluster.entering.MemberState
+    LACKS       entries that should be here                          -> those that are not
 
 Rules of this file:
 
@@ -23,6 +25,7 @@ from xxhash import xxh3_128_digest
 
 from metad.cluster.answers import Refused
 from metad.cluster.copies import unpack_copy
+from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
 from metad.cluster.opening import Listed
 from metad.cluster.serving import Asker, Reply
@@ -40,6 +43,7 @@ from metad.store.log.encode import Append
 from metad.system.osio import Buffer
 
 MAILBOX_SIZE = 4
+KEY_SIZE = MAILBOX_SIZE + ID_SIZE
 IN_USE = Refused("the mailbox is in use")
 NO_SPACE = Refused("no space for mail")
 
@@ -51,6 +55,8 @@ class ClusterStore(Protocol):
     tombstones: Tombstones
 
     def entomb(self, mailbox: int, ids: bytes, done: Done) -> None: ...
+
+    def state(self) -> MemberState: ...
 
 
 class PeerRequests:
@@ -70,6 +76,8 @@ class PeerRequests:
             Kind.FETCH: self._fetch,
             Kind.DELETE: self._delete,
             Kind.TOMBSTONES: self._tombstones,
+            Kind.STATE: self._state,
+            Kind.LACKS: self._lacks,
         }
 
     def handle(self, kind: int, body: bytes, reply: Reply) -> None:
@@ -110,6 +118,18 @@ class PeerRequests:
 
     def _tombstones(self, body: bytes, reply: Reply) -> None:
         reply([answer_pull(self._layer.tombstones, body)])
+
+    def _state(self, body: bytes, reply: Reply) -> None:
+        reply([self._layer.state().pack()])
+
+    def _lacks(self, body: bytes, reply: Reply) -> None:
+        """The entries that are neither here nor deleted."""
+        if len(body) % KEY_SIZE:
+            raise ClusterError("not a list of entries")
+        keys = [body[at : at + KEY_SIZE] for at in range(0, len(body), KEY_SIZE)]
+        missing = self._log.index.missing(keys)
+        stands = self._layer.tombstones.stands
+        reply([one for one in missing if not stands(_mailbox(one), one[MAILBOX_SIZE:])])
 
     # -- mail out
 
@@ -163,6 +183,10 @@ class PeerRequests:
             self._log.loop.call_soon_threadsafe(reply, answer)
 
         self._thread.put(read)
+
+
+def _mailbox(key: bytes) -> int:
+    return int.from_bytes(key[:MAILBOX_SIZE], "big")
 
 
 def _mailbox_and_rest(body: bytes) -> tuple[int, bytes]:

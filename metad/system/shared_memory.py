@@ -6,6 +6,7 @@
        2    hub state: 1 starting, 2 serving, 3 draining
        3    1: the wall clock is implausibly far ahead (metad.store.hub_time)
        4    the epoch of the cluster's view that is in force (metad.cluster.current_view)
+       5    the epoch under which this node last sent all that others lack (metad.cluster.walking)
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -269,6 +270,11 @@ class SharedArea:
     def epoch_cell(self) -> memoryview:
         """The cell of the epoch in force."""
         return self.cells[4:5]
+
+    @property
+    def walked_cell(self) -> memoryview:
+        """The cell of the epoch of the last walk."""
+        return self.cells[5:6]
 
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from metad.cluster.view import State
 from metad.errors import MailboxInUseError, RefusedError
 from tests.support.cluster_bench import ClusterBench, Node
 
@@ -153,3 +154,79 @@ def test_one_of_three_alone_lists_nothing(three: ClusterBench) -> None:
     c.stop()
     with pytest.raises(RefusedError, match="do not answer"):
         a.open(BOX)
+
+
+# --- Nodes that come, and come back ---------------------------------------------------------------
+
+
+def test_a_node_that_joins_gets_all_mail_and_then_counts() -> None:
+    with ClusterBench(2, copies=1, entering=2) as bench:
+        a, b = bench.nodes
+        for _ in range(30):
+            assert a.send([BOX, BOX + 1], TEXT) is None
+        assert a.delete(BOX, 1) is None
+        view = bench.settle()
+        assert view.active == (1, 2)
+        assert (view.copies, view.read_copies) == (2, 2)
+        assert (here(b), here(b, BOX + 1)) == (29, 30)
+        assert a.listing(BOX) == b.listing(BOX)
+        a.stop()
+        assert len(b.listing(BOX)) == 29
+        assert isinstance(b.send([BOX], TEXT), RefusedError)  # now there must be two copies
+
+
+def alone(node: Node) -> None:
+    """What `metad cluster alone` does: the operator says that the other node is off."""
+    view = node.layer.peers.view()
+    other = next(one.number for one in view.members if one.number != node.number)
+    members = view.with_member(other, state=State.ABSENT, healed=False)
+    node.layer.adopt(view.changed(members=members, alone="accept"))
+
+
+def test_a_node_that_is_alone_by_command_takes_mail_and_the_other_gets_it_later(
+    two: ClusterBench,
+) -> None:
+    a, b = two.nodes
+    for _ in range(4):
+        assert a.send([BOX], TEXT) is None
+    two.settle()
+    b.stop()
+    alone(a)
+    assert a.send([BOX], TEXT) is None
+    assert a.delete(BOX, 1, 2) is None
+    assert len(a.listing(BOX)) == 3
+    b.start()
+    view = two.settle()
+    assert view.active == (1, 2)
+    assert view.alone == "refuse"
+    assert (here(a), here(b)) == (3, 3)
+    assert a.listing(BOX) == b.listing(BOX)
+
+
+def test_the_node_with_the_greater_number_may_be_the_one_that_goes_on(two: ClusterBench) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    a.stop()
+    alone(b)
+    assert b.send([BOX], TEXT) is None
+    assert b.delete(BOX, 1) is None
+    a.start()
+    assert two.settle().active == (1, 2)
+    assert a.listing(BOX) == b.listing(BOX)
+    assert (here(a), here(b)) == (1, 1)
+
+
+def test_a_node_that_was_away_lists_what_came_meanwhile(
+    three: ClusterBench,
+) -> None:
+    a, _, c = three.nodes
+    assert a.send([BOX], TEXT) is None
+    three.settle()
+    c.stop()
+    for _ in range(10):
+        assert a.send([BOX], TEXT) is None
+    c.start()
+    three.settle()
+    counts = [here(node) for node in three.nodes]
+    assert all(count >= 10 for count in counts[:2])
+    assert [len(node.listing(BOX)) for node in three.nodes] == [11, 11, 11]

@@ -202,7 +202,8 @@ class Node:
 class ClusterBench:
     """A cluster of so many nodes, all up."""
 
-    def __init__(self, count: int, copies: int = 2) -> None:
+    def __init__(self, count: int, copies: int = 2, entering: int = 0) -> None:
+        """`entering`: the number of a node that has just joined the others, with nothing."""
         self.place = Path(tempfile.mkdtemp(prefix="metad-cluster-"))
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
@@ -210,6 +211,9 @@ class ClusterBench:
         self.nodes = [Node(self, number, ca) for number in range(1, count + 1)]
         members = tuple(node.member for node in self.nodes)
         self.view = View(CLUSTER, 1, members, copies, copies, "refuse")
+        if entering:
+            fresh = self.view.with_member(entering, state=State.ENTERING, healed=True)
+            self.view = View(CLUSTER, 1, fresh, copies, copies, "refuse")
 
     def __enter__(self) -> ClusterBench:
         for node in self.nodes:
@@ -241,6 +245,25 @@ class ClusterBench:
         self.until(lambda: bool(outcome), "an answer")
         assert len(outcome) == 1
         return outcome[0]
+
+    @property
+    def views(self) -> list[View]:
+        return [node.layer.peers.view() for node in self.nodes if node.is_up]
+
+    def settle(self) -> View:
+        """Let seconds pass until all that are up are active and have walked in one view."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            before = self.views
+            self.tick()
+            self.loop.run_until_complete(asyncio.sleep(0.02))
+            view, up = before[0], [node for node in self.nodes if node.is_up]
+            walked = {node.layer.walked[0] for node in up}
+            whole = set(view.active).issuperset(node.number for node in up)
+            same = self.views == before == [view] * len(up) and view.copies == view.read_copies
+            if whole and same and walked == {view.epoch} and view.alone == "refuse":
+                return view
+            assert time.monotonic() < deadline, f"it does not settle: {self.views}"
 
     def tick(self) -> None:
         """The second passes in every worker."""

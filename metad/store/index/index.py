@@ -232,6 +232,11 @@ class Index:
             usage = self._levels.usage(txn, key)
             return usage, self._levels.newest(txn, key) if usage.messages else b""
 
+    def missing(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of these (mailbox and id) that are no entries."""
+        with _Transaction(self) as txn:
+            return [one for one in keys if not self._levels.has(txn, one)]
+
     def oldest(self, mailbox: int, most: int) -> list[bytes]:
         """The first ids of a mailbox, in order, `most` of them."""
         with _Transaction(self) as txn:

@@ -1,0 +1,135 @@
+"""Rule Walk: all mail of this node, sent where it belongs and is missing.
+
+    entries, a piece at a time -> LACKS to each member that should have them -> COPY of what lacks
+
+Rules of this file:
+
+* A walk is of one epoch.  If the view changes, or a member fails, it has not been done.
+* At most `WINDOW` copies are on their way.
+* A message that cannot be read here is reported and left out: another member may have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from metad.cluster.answers import Answer, Answered
+from metad.cluster.frames import Kind
+from metad.cluster.peers import Peers
+from metad.cluster.view import View
+from metad.system.osio import Buffer
+
+WINDOW = 16
+LACKS_PATIENCE = 5.0
+COPY_PATIENCE = 30.0
+MAILBOX_SIZE = 4
+KEY_SIZE = 20  # mailbox and id
+
+Parts = Sequence[Buffer]
+
+
+class Mail(Protocol):
+    """The mail of this node."""
+
+    def pieces(self) -> Iterator[list[bytes]]:
+        """Mailbox and id of every entry, a bounded number at a time."""
+
+    def read(
+        self, message_id: bytes, mailboxes: Sequence[int], done: Callable[[Parts | None], None]
+    ) -> None:
+        """The body of a COPY; None if the message is gone or cannot be read.  `done` later."""
+
+
+class Walk:
+    """One walk.  `sent`: copies that were made by it."""
+
+    def __init__(self, peers: Peers, mail: Mail, done: Callable[[bool], None]) -> None:
+        """`done` is called once: whether everything is where it belongs."""
+        self._peers = peers
+        self._mail = mail
+        self._done = done
+        self._view: View = peers.view()
+        self._pieces = mail.pieces()
+        self._waiting = 0  # answers to LACKS, and copies that are read or on their way
+        self._to_send: list[tuple[int, bytes, list[int]]] = []
+        self._over = False
+        self.sent = 0
+
+    def start(self) -> None:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._over:
+            return
+        if self._peers.view() is not self._view:
+            self._finish(whole=False)
+            return
+        while self._to_send and self._waiting < WINDOW:
+            self._send(*self._to_send.pop())
+        while not self._waiting and not self._to_send and not self._over:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._finish(whole=True)
+            else:
+                self._ask(piece)
+
+    def _ask(self, piece: list[bytes]) -> None:
+        """Ask each member which of the entries that it should have it lacks."""
+        wanted: dict[int, list[bytes]] = {}
+        for key in piece:
+            mailbox = int.from_bytes(key[:MAILBOX_SIZE], "big")
+            for member in self._targets(mailbox, key[MAILBOX_SIZE:]):
+                wanted.setdefault(member, []).append(key)
+        self._waiting += len(wanted)
+        for member, keys in wanted.items():
+            self._peers.request(
+                member, Kind.LACKS, keys, self._on_lacks(member, set(keys)), LACKS_PATIENCE
+            )
+
+    def _targets(self, mailbox: int, message_id: bytes) -> set[int]:
+        view = self._view
+        also = view.entering if view.short else ()
+        return {*view.expected(mailbox, message_id), *also} - {self._peers.number}
+
+    def _on_lacks(self, member: int, keys: set[bytes]) -> Callable[[Answer], None]:
+        def answered(answer: Answer) -> None:
+            self._waiting -= 1
+            if not isinstance(answer, Answered) or len(answer.body) % KEY_SIZE:
+                self._finish(whole=False)
+                return
+            boxes: dict[bytes, list[int]] = {}
+            for at in range(0, len(answer.body), KEY_SIZE):
+                key = answer.body[at : at + KEY_SIZE]
+                if key in keys:
+                    mailbox = int.from_bytes(key[:MAILBOX_SIZE], "big")
+                    boxes.setdefault(key[MAILBOX_SIZE:], []).append(mailbox)
+            self._to_send += [(member, one, its) for one, its in boxes.items()]
+            self._go_on()
+
+        return answered
+
+    def _send(self, member: int, message_id: bytes, mailboxes: list[int]) -> None:
+        self._waiting += 1
+
+        def read(parts: Parts | None) -> None:
+            if parts is None or self._over:
+                self._waiting -= 1
+                self._go_on()
+            else:
+                self._peers.request(member, Kind.COPY, parts, stored, COPY_PATIENCE)
+
+        def stored(answer: Answer) -> None:
+            self._waiting -= 1
+            if isinstance(answer, Answered):
+                self.sent += 1
+                self._go_on()
+            else:
+                self._finish(whole=False)
+
+        self._mail.read(message_id, mailboxes, read)
+
+    def _finish(self, *, whole: bool) -> None:
+        if not self._over:
+            self._over = True
+            self._done(whole)

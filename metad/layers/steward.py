@@ -1,0 +1,176 @@
+"""What a node of a cluster does beside its clients: it walks, enters, and moves the view on.
+
+One worker of a node does it, once a second.
+
+Rules of this file:
+
+* Nothing here is waited for by a client.
+* A view is decided by what members answered under the view before it (cluster.entering).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+from metad.cluster import entering
+from metad.cluster.answers import Answer, Answered
+from metad.cluster.copies import for_mailboxes, pack_copy
+from metad.cluster.entering import MemberState
+from metad.cluster.frames import Kind
+from metad.cluster.peers import Peers
+from metad.cluster.view import View
+from metad.cluster.walking import Parts, Walk
+from metad.errors import ClusterError, RefusedError
+from metad.layers.logs import LogLayer
+from metad.store.background import Background
+from metad.store.ids import ID_SIZE
+from metad.store.index.tombstones import Tombstones
+from metad.store.log import record
+
+PATIENCE_S = 1.0
+PIECE = 1000  # entries asked for at once
+
+
+class ClusterStore(Protocol):
+    """What the steward needs of the layer."""
+
+    peers: Peers
+    log: LogLayer
+    tombstones: Tombstones
+
+    @property
+    def walked(self) -> memoryview:
+        """The cell of the epoch of the last walk."""
+
+    def adopt(self, view: View) -> None: ...
+
+    def state(self) -> MemberState: ...
+
+
+class Steward:
+    """One node's."""
+
+    def __init__(
+        self, layer: ClusterStore, thread: Background, report: Callable[[str], None]
+    ) -> None:
+        """`thread` reads records."""
+        self._layer = layer
+        self._thread = thread
+        self._report = report
+        self._walk: Walk | None = None
+        self._asked: View | None = None
+        self._states: dict[int, MemberState] = {}
+        self._waiting = 0
+
+    def tick(self) -> None:
+        peers = self._layer.peers
+        view = peers.view()
+        if peers.number not in view.active:
+            return
+        if self._walk is None and self._layer.walked[0] != view.epoch:
+            self._begin_walk()
+        if entering.decides(view, peers.number) and not self._waiting:
+            self._ask(view)
+
+    # -- walking
+
+    def _begin_walk(self) -> None:
+        epoch = self._layer.peers.view().epoch
+        walk = Walk(self._layer.peers, Mail(self._layer.log, self._thread, self._report),
+                    partial(self._walked, epoch))  # fmt: skip
+        self._walk = walk
+        walk.start()
+
+    def _walked(self, epoch: int, whole: bool) -> None:
+        walk, self._walk = self._walk, None
+        if whole:
+            self._layer.walked[0] = epoch
+            if walk is not None and walk.sent:
+                self._report(f"cluster: epoch {epoch}: {walk.sent:,} copies sent to other nodes")
+
+    # -- the view
+
+    def _ask(self, view: View) -> None:
+        """Ask all members what they have."""
+        peers = self._layer.peers
+        others = [one.number for one in view.members if one.number not in self._out(view)]
+        self._asked, self._states, self._waiting = view, {}, len(others)
+        for number in others:
+            peers.request(number, Kind.STATE, (), partial(self._on_state, number), PATIENCE_S)
+        if not others:
+            self._decide()
+
+    def _out(self, view: View) -> set[int]:
+        gone = {one.number for one in view.members if one.state == "removed"}
+        return gone | {self._layer.peers.number}
+
+    def _on_state(self, number: int, answer: Answer) -> None:
+        self._waiting -= 1
+        if isinstance(answer, Answered):
+            try:
+                self._states[number] = entering.unpack_state(answer.body)
+            except ClusterError as error:
+                self._report(f"warning: node {number}: {error}")
+        if not self._waiting:
+            self._decide()
+
+    def _decide(self) -> None:
+        view, layer = self._asked, self._layer
+        if view is None or layer.peers.view() is not view:
+            return
+        following = entering.next_view(view, {**self._states, layer.peers.number: layer.state()})
+        if following is not None:
+            try:
+                layer.adopt(following)
+            except (ClusterError, OSError) as error:
+                self._report(f"warning: the view of epoch {following.epoch}: {error}")
+            else:
+                self._report(f"cluster: epoch {following.epoch}: {_described(following)}")
+
+
+def _described(view: View) -> str:
+    members = ", ".join(f"node {one.number} {one.state}" for one in view.members)
+    return f"{members}; copies {view.copies}"
+
+
+class Mail:
+    """This node's mail for a walk."""
+
+    def __init__(self, log: LogLayer, thread: Background, report: Callable[[str], None]) -> None:
+        self._log = log
+        self._thread = thread
+        self._report = report
+
+    def pieces(self) -> Iterator[list[bytes]]:
+        index = self._log.index
+        found: list[bytes] = []
+        for mailbox, _ in index.usages():
+            start, last = mailbox.to_bytes(4, "big"), b""
+            while piece := index.listing_piece(mailbox, last, PIECE):
+                last = piece[-1][:ID_SIZE]
+                found += [start + one[:ID_SIZE] for one in piece]
+                if len(found) >= PIECE:
+                    yield found
+                    found = []
+        if found:
+            yield found
+
+    def read(
+        self, message_id: bytes, mailboxes: Sequence[int], done: Callable[[Parts | None], None]
+    ) -> None:
+        log = self._log
+
+        def read() -> None:
+            parts: Parts | None = None
+            try:
+                stored = log.reader.read(message_id, wait=True)
+                if stored is not None:
+                    packed = for_mailboxes(record.pack_envelope(stored.envelope), mailboxes)
+                    parts = pack_copy(message_id, stored.envelope.uid, packed, [stored.body])
+            except (RefusedError, OSError) as error:
+                self._report(f"warning: not sent to another node: {error}")
+            log.loop.call_soon_threadsafe(done, parts)
+
+        self._thread.put(read)

@@ -1,0 +1,116 @@
+"""Rules Enter, Set copies and Heal: which view follows what the members answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from metad.cluster.entering import MemberState, decides, next_view, unpack_state
+from metad.cluster.view import State, View
+from metad.errors import ClusterError
+from tests.cluster.test_mail import THREE, TWO, view_of
+
+ORIGIN = (1, 7)
+
+
+def state(view: View, *, walked: bool = True, last: int = 5) -> MemberState:
+    return MemberState(view.epoch if walked else view.epoch - 1, {ORIGIN: last})
+
+
+def states_of(view: View, *, walked: bool = True) -> dict[int, MemberState]:
+    return {one.number: state(view, walked=walked) for one in view.members}
+
+
+def test_a_view_in_which_all_is_well_stays() -> None:
+    for view in (TWO, THREE):
+        assert next_view(view, states_of(view)) is None
+
+
+def test_nothing_changes_before_every_active_member_has_adopted_the_view() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    states = states_of(view)
+    del states[2]
+    assert next_view(view, states) is None
+
+
+def test_one_that_enters_needs_the_tombstones_both_ways() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    for number, last, enters in ((3, 4, False), (3, 6, False), (1, 4, False), (3, 5, True)):
+        states = states_of(view) | {number: state(view, last=last)}
+        following = next_view(view, states)
+        assert (following is not None) is enters
+        if following is not None:
+            assert following.active == (1, 2, 3)
+            assert following.epoch == view.epoch + 1
+            entered = following.member(3)
+            assert entered is not None
+            assert not entered.healed
+
+
+def test_one_that_enters_a_cluster_that_is_short_needs_all_its_mail() -> None:
+    view = view_of(State.ACTIVE, State.ENTERING, alone="accept")
+    assert next_view(view, states_of(view) | {1: state(view, walked=False)}) is None
+    following = next_view(view, states_of(view))
+    assert following is not None
+    assert following.active == (1, 2)
+
+
+def test_one_that_is_away_and_answers_enters_first() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    following = next_view(view, states_of(view))
+    assert following is not None
+    assert following.entering == (3,)
+    states = states_of(view)
+    del states[3]
+    healed = next_view(view, states)
+    assert healed is not None  # it does not answer: all its mail is on the others
+    assert not healed.unhealed
+
+
+def test_none_is_healed_before_a_walk_or_while_too_many_are_away() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    states = {number: state(view) for number in (1, 2)}
+    assert next_view(view, states | {2: state(view, walked=False)}) is None
+    assert next_view(view, states | {2: state(view, last=4)}) is None
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT, State.ABSENT)
+    assert next_view(view, {number: state(view) for number in (1, 2)}) is None
+    view = view_of(State.ACTIVE, State.ABSENT, alone="accept")
+    assert next_view(view, {1: state(view)}) is None
+
+
+def test_copies_are_written_at_once_and_counted_by_readers_after_a_walk() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, copies=1)
+    written = next_view(view, states_of(view, walked=False))
+    assert written is not None
+    assert (written.copies, written.read_copies) == (2, 1)
+    assert next_view(written, states_of(written, walked=False)) is None
+    read = next_view(written, states_of(written))
+    assert read is not None
+    assert (read.copies, read.read_copies) == (2, 2)
+
+
+def test_copies_do_not_grow_while_a_member_is_away_unhealed() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT, copies=1)
+    states = states_of(view)
+    del states[3]
+    assert next_view(view, states) is None
+
+
+def test_alone_ends_when_there_are_enough_again() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, alone="accept")
+    assert next_view(view, states_of(view, walked=False)) is None
+    following = next_view(view, states_of(view))
+    assert following is not None
+    assert following.alone == "refuse"
+
+
+def test_the_first_active_member_decides() -> None:
+    view = view_of(State.ABSENT, State.ACTIVE, State.ACTIVE)
+    assert [decides(view, number) for number in (1, 2, 3)] == [False, True, False]
+
+
+def test_a_state_goes_over_the_link_as_it_is() -> None:
+    one = MemberState(5, {ORIGIN: 7, (2, 1 << 60): 0})
+    assert unpack_state(one.pack()) == one
+    for body in (b"", b"\xc1", b"\x91\x05", b"\x92\x05\x91\x01"):
+        with pytest.raises(ClusterError):
+            unpack_state(body)
