@@ -73,7 +73,7 @@ def add_entries(rows: Rows, checked: Checked, watermark: int) -> None:
             bad = bool(checked.damage) and checked.is_damaged(offset)
             packed = _COPY.pack(number, offset, size, mailbox, octets, certain, bad)
             rows.add(COPY, message_id, packed)
-        else:
+        elif kind == record.DELETION:
             rows.add(DELETION, message_id, _GONE.pack(mailbox, certain, number, offset))
     for message_id, uid in checked.uids:
         rows.add(RECORD_UID, message_id, uid)

@@ -27,6 +27,7 @@ from metad.store.log.tail import TailReader
 from metad.system.osio import Osio
 
 STATES = {header.ACTIVE: "active", header.FREE: "free"}
+_KINDS = {record.MESSAGE: "message", record.DELETION: "deletion", record.RELEASED: "released"}
 Fact = dict[str, Any]
 
 
@@ -94,9 +95,8 @@ def _damage(damage: Damage) -> Fact:
 
 def _record(found: Found, bodies: bool) -> Fact:
     head = found.header
-    is_message = head.kind == record.MESSAGE
     facts: Fact = {
-        "what": "message" if is_message else "deletion",
+        "what": _KINDS.get(head.kind, f"kind {head.kind}"),
         "offset": found.offset,
         "size": head.size,
         "sequence": head.sequence,
@@ -104,7 +104,12 @@ def _record(found: Found, bodies: bool) -> Fact:
         "id_time_us": time_of(head.id),
     }
     try:
-        facts |= _message(found, bodies) if is_message else _deletion(found)
+        if head.kind == record.MESSAGE:
+            facts |= _message(found, bodies)
+        elif head.kind == record.DELETION:
+            facts |= _deletion(found)
+        elif head.kind == record.RELEASED:
+            facts["records"] = record.unpack_released(found.body)
     except ValueError as error:
         facts["unreadable"] = str(error)
     return facts

@@ -36,6 +36,7 @@ from metad.store.index.relocation import Item
 from metad.store.index.rows import DisagreementError
 from metad.store.log import files as log_files
 from metad.store.log import header, record
+from metad.store.log.footer import speaks_of_mail
 from metad.store.log.freed import ids_in_freed
 from metad.store.log.header import LogHeader
 from metad.store.log.scan import Damage
@@ -159,6 +160,8 @@ class Collector:
     def _contents(self, fd: int, log: LogHeader, stop: int | None) -> Contents:
         """The contents of the log.  Raises NotCollectableError if the index lacks some of them."""
         contents = read_contents(self._osio, fd, log, stop)
+        if not all(speaks_of_mail(item.kind) for item in contents.items):
+            raise NotCollectableError(f"log {log.number} has records of a later release")
         counts = self._tools.index.log_counts(log.number)
         indexed = counts.watermark if counts.life == log.life else log.align
         if indexed < contents.end:

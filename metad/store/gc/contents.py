@@ -80,9 +80,11 @@ def _item(found: Found) -> Item:
     if head.kind == record.MESSAGE:
         recipients = record.unpack_envelope(found.envelope).recipients
         entries = footer.message_entries(head.id, offset, head.size, recipients)
-    else:
+    elif head.kind == record.DELETION:
         deletion = record.unpack_deletion(found.envelope, found.body)
         entries = footer.deletion_entries(deletion, offset, head.size)
+    else:
+        entries = footer.other_entry(head.id, offset, head.size, head.kind)
     return Item(head.kind, offset, head.size, entries)
 
 

@@ -1,7 +1,7 @@
 """Footer entries: a sealed log's own index, and what the rebuild of the whole index reads.
 
-One entry per recipient of a message and per id of a deletion record, 36 octets, big-endian so
-that sorting the octets sorts by mailbox and id:
+One entry per recipient of a message and per id of a deletion record, one of a record of another
+kind, 36 octets, big-endian so that sorting the octets sorts by mailbox and id:
 
     offset size
          0    4  mailbox
@@ -52,6 +52,16 @@ def deletion_entries(deletion: record.Deletion, offset: int, size: int) -> bytes
     return b"".join(
         [ENTRY.pack(mailbox, each, offset, size, 0, record.DELETION) for each in deletion.each()]
     )
+
+
+def other_entry(record_id: bytes, offset: int, size: int, kind: int) -> bytes:
+    """The entry of a record that speaks of no mailbox, so that all records have one."""
+    return ENTRY.pack(0, record_id, offset, size, 0, kind)
+
+
+def speaks_of_mail(kind: int) -> bool:
+    """Whether an entry of this kind is a message's or a deletion's."""
+    return kind in (record.MESSAGE, record.DELETION)
 
 
 def unpack(entries: bytes) -> list[Entry]:

@@ -2,7 +2,7 @@
 
     offset size
          0    4  magic "mRec"
-         4    1  kind: 1 message, 2 deletion, 3 seal, 4 freed
+         4    1  kind: 1 message, 2 deletion, 3 seal, 4 freed, 5 released; others up to 31
          5    1  format version, 1
          6    2  reserved, 0
          8    8  life of the log when this was written
@@ -34,12 +34,15 @@ from metad.store.ids import ID_SIZE, NO_ID
 
 MAGIC = b"mRec"
 VERSION = 1
-MESSAGE, DELETION, SEAL, FREED = 1, 2, 3, 4
-KINDS = (MESSAGE, DELETION, SEAL, FREED)
+MESSAGE, DELETION, SEAL, FREED, RELEASED = 1, 2, 3, 4, 5
+# A later release may write records of any kind up to this one.  They are read as records, and what
+# they say is ignored; a log that has one is not collected.
+LAST_KIND = 31
 
 _PREFIX = struct.Struct("<4sBBHQQII16s16s")
 _HEADER = struct.Struct("<4sBBHQQII16s16sQ")
 _CHECK = struct.Struct("<Q")
+_RELEASED = struct.Struct("<QQ")
 HEADER_SIZE = _HEADER.size
 CHECKED_SIZE = _PREFIX.size
 
@@ -173,7 +176,7 @@ def parse_header(data: Bytes, seed: int, life: int, offset: int = 0) -> Header |
     ) = _HEADER.unpack_from(data, offset)
     if xxh3_64_intdigest(data[offset : offset + CHECKED_SIZE], seed) != check:
         return None
-    if version != VERSION or kind not in KINDS or its_life != life:
+    if version != VERSION or not MESSAGE <= kind <= LAST_KIND or its_life != life:
         return None
     return Header(kind, its_life, sequence, envelope_size, body_size, record_id, digest)
 
@@ -197,6 +200,13 @@ def unpack_envelope(data: Bytes) -> Envelope:
         )
     except (msgpack.UnpackException, TypeError) as error:
         raise ValueError(f"not an envelope: {error}") from None
+
+
+def unpack_released(body: Bytes) -> list[tuple[int, int]]:
+    """Life and offset of each record that a released record names.  Raises ValueError."""
+    if len(body) % _RELEASED.size:
+        raise ValueError("not a released record")
+    return list(_RELEASED.iter_unpack(body))
 
 
 def pack_deletion(mailbox: int) -> bytes:

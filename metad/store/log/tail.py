@@ -195,6 +195,8 @@ def entries_of(found: Found) -> bytes:
     if found.header.kind == record.MESSAGE:
         recipients = record.unpack_envelope(found.envelope).recipients
         return footer.message_entries(found.header.id, found.offset, size, recipients)
+    if found.header.kind != record.DELETION:
+        return footer.other_entry(found.header.id, found.offset, size, found.header.kind)
     deletion = record.unpack_deletion(found.envelope, found.body)
     return footer.deletion_entries(deletion, found.offset, size)
 
@@ -227,7 +229,7 @@ def records_of(number: int, entries: bytes) -> tuple[list[Message], list[record.
         if first.kind == record.MESSAGE:
             where = Place(number, first.offset, first.size)
             messages.append(Message(first.id, where, entries[at:stop]))
-        else:
+        elif first.kind == record.DELETION:
             ids = b"".join(entries[i + 4 : i + 4 + ID_SIZE] for i in range(at, stop, step))
             deletions.append(record.Deletion(first.mailbox, ids, first.offset))
         at = stop

@@ -29,9 +29,10 @@ Fields = tuple[bytes, int, bytes, int, bytes, bytes]
 
 
 def fields_of(number: int, entries: bytes) -> Iterator[Fields]:
-    """The footer entries of log `number`, in the form for a `Resolution`, unsorted."""
+    """The footer entries of log `number` that speak of mail, for a `Resolution`, unsorted."""
     for mailbox, message_id, place, octets, kind in _FIELDS.iter_unpack(entries):
-        yield message_id, kind, mailbox, number, place, octets
+        if kind <= DELETION:
+            yield message_id, kind, mailbox, number, place, octets
 
 
 class Resolution:

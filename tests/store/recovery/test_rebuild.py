@@ -250,12 +250,13 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_
     assert said[-1] == "index: 10 messages, 10 entries of mailboxes loaded"
 
 
-def test_a_kind_that_is_no_message_deletes(tmp_path: Path) -> None:
-    """Only messages give: a record of another kind never puts mail into a mailbox."""
-    assert {record.MESSAGE, record.DELETION, record.SEAL, record.FREED} == set(record.KINDS)
-    entry = footer.ENTRY.pack(1, id_of(7), 512, 100, 10, record.SEAL)
-    entries, *_ = build(tmp_path / "index", {1: (100, message(1, 7, (1,)) + entry)})
-    assert entries == {}
+@pytest.mark.parametrize("kind", [record.SEAL, record.RELEASED, record.LAST_KIND])
+def test_a_record_of_another_kind_gives_no_mail_and_takes_none(tmp_path: Path, kind: int) -> None:
+    entry = footer.ENTRY.pack(1, id_of(7), 512, 100, 10, kind)
+    other = footer.ENTRY.pack(1, id_of(8), 612, 100, 10, kind)
+    entries, places, *_ = build(tmp_path / "index", {1: (100, message(1, 7, (1,)) + entry + other)})
+    assert list(entries) == [(1, id_of(7))]
+    assert list(places) == [id_of(7)]
 
 
 def test_a_rebuild_keeps_within_the_descriptors_there_are(
