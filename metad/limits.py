@@ -204,6 +204,8 @@ COLLECTOR_LOGS = 3
 # of garbage in a log; percentages of free space.
 IDLE_LOAD = 50
 IDLE_SECONDS = 10
+# Seconds without progress after which a backup or fsck no longer keeps logs from being freed.
+BACKUP_LEASE = 300
 GARBAGE = 70
 LOW_SPACE = 10
 ENOUGH_SPACE = 15

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import lmdb
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mailstore import mail_store
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
-from metad.store.backup_lock import pinned
+from metad.store.backup_lock import Pin, pinned
 from metad.store.fsck.fsck import Fsck, Plan, Summary
 from metad.store.fsck.repair import repair
 from metad.store.identity import Store, open_store
@@ -64,14 +64,16 @@ def check(data: Path, *, compare: bool, as_json: bool) -> int:
     store = open_store(osio, data)
     with _share_lock(data) as alone:
         plan = Plan(instance(str(data)), running=not alone, compare=compare)
-        with nullcontext() if alone else pinned(osio, store):
+        if alone:
             return _check(osio, store, plan, as_json)
+        with pinned(osio, store) as pin:
+            return _check(osio, store, plan, as_json, pin)
 
 
-def _check(osio: Osio, store: Store, plan: Plan, as_json: bool) -> int:
+def _check(osio: Osio, store: Store, plan: Plan, as_json: bool, pin: Pin | None = None) -> int:
     lines: list[str] = []
     emit: Callable[[str], None] = lines.append if as_json else click.echo
-    summary = Fsck(osio, store, plan, emit, _progress).run()
+    summary = Fsck(osio, store, plan, emit, _progress, pin).run()
     _clear_progress()
     if summary.clean and summary.compared:
         _note_orphans(store.data, summary)

@@ -163,6 +163,7 @@ class CollectorConfig:
     garbage: int = _COLLECTOR["garbage"]
     low_space: int = _COLLECTOR["low_space"]
     enough_space: int = _COLLECTOR["enough_space"]
+    backup_lease: int = _COLLECTOR["backup_lease"]
 
 
 @dataclass(frozen=True, slots=True)

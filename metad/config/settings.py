@@ -1,9 +1,7 @@
 """Every setting of the configuration file: its check, its default and its text in one row.
 
-Rules of this file:
-
-* `SETTINGS` is the whole list of keys.  metad.toml(5), `metad config show --defaults` and the
-  defaults of metad.config.model are made from it.
+Rule of this file: `SETTINGS` is the whole list of keys.  metad.toml(5), `metad config show
+--defaults` and the defaults of metad.config.model are made from it.
 """
 
 from __future__ import annotations
@@ -42,8 +40,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "", "user", checks.user, None,
-        "The system user that the hub runs as when root starts it.  Root cannot start a hub "
-        "without it.",
+        "The system user that the hub runs as when root starts it.  Root needs it to start a hub.",
     ),
     Setting(
         "", "data", checks.path, None,
@@ -140,6 +137,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "collector", "enough_space", checks.integer(1, 95), limits.ENOUGH_SPACE,
         "The percentage of free space at which collection under load ends.",
+    ),
+    Setting(
+        "collector", "backup_lease", checks.integer(1, 86_400), limits.BACKUP_LEASE,
+        "Seconds without progress after which a backup or fsck no longer stops collection.",
     ),
     Setting(
         "limits", "message_size", checks.size(limits.MIN_MESSAGE_SIZE, limits.MAX_LOG_SIZE // 4),

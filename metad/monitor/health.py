@@ -143,6 +143,13 @@ _NOTED = (
         True,
     ),
     (
+        Cell.USERS_LOST,
+        "the users database was lost: mail for unknown users is deferred (451)",
+        "restore it from a backup, or if the users that are there now are all: "
+        "metad user accept-loss",
+        True,
+    ),
+    (
         Cell.LOG_FAILED,
         "a log was given up because a write to it failed",
         "look for I/O errors (dmesg); restart the hub to clear this",

@@ -102,6 +102,10 @@ class Osio:
     def stat(self, path: str) -> os.stat_result:
         return os.stat(path)
 
+    def touch(self, fd: int) -> None:
+        """Set the time of change of a file to now."""
+        os.utime(fd)
+
     def fstat(self, fd: int) -> os.stat_result:
         return os.fstat(fd)
 

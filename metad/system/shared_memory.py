@@ -142,6 +142,8 @@ class Cell(IntEnum):
     COMMIT_TIME = 72
     SYNC_TIME = 90
     GROUP_SIZE = 108
+    # Since when users may be missing that come back: the users database was lost.
+    USERS_LOST = 126
 
 
 class Role(IntEnum):

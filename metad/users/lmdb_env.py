@@ -134,7 +134,7 @@ class Environment:
             txn.put(KINDS, msgpack.packb({}), db=meta)
             txn.put(b"format", msgpack.packb(FORMAT), db=meta)
             if self._had_users():
-                txn.put(LOST, b"1", db=meta)
+                txn.put(LOST, b"%d" % time.time(), db=meta)
             account = Account(POSTMASTER_ID, POSTMASTER)
             txn.put(POSTMASTER.encode(), pack_entry(account), db=addresses)
             record = {"address": POSTMASTER, "created": int(time.time()), "builtin": True}

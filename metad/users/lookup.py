@@ -102,10 +102,11 @@ class Lookup(Environment):
             raise self._translated.ours(error) from None
 
     @property
-    def lost(self) -> bool:
-        """Whether there once were users whom this database does not have, and who may come back."""
+    def lost(self) -> int:
+        """Since when (Unix time) there may be users whom this database does not have, because it
+        had to be made again; 0: there are none."""
         with self._translated, self._env.begin(self._meta) as txn:
-            return txn.get(LOST) is not None
+            return int(txn.get(LOST, b"0"))
 
     def _find(self, txn: Any, address: str) -> tuple[Account, ...]:
         """As `expand`, in a transaction whose database is that of the addresses."""

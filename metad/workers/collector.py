@@ -113,6 +113,7 @@ class CollectorWorker:
             survivors=self._survivors,
             next_id=IdMaker(self._clock, store.node).next,
             report=self._report,
+            backup_lease=config.collector.backup_lease,
         )
         self._collector = Collector(tools)
         self._expiry_scan = ExpiryScan(config.data / "users", Policies(config), tools, self._clock)

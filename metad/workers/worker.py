@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +152,7 @@ class MailWorker:
         self._servers.append(import_socket.serve(self._context, self._setup.row[Cell.SLOT]))
         if self._setup.channel is not None:
             Inspectors(self._context, self._setup.channel)
+        self._note_lost_users()
         self._tick()
         quieten_collector()
         loop.call_soon(self._begin)
@@ -191,6 +193,7 @@ class MailWorker:
         """Deadlines, last logins, the layer, and certificates that were installed."""
         context = self._context
         self._tick_layer()
+        self._note_lost_users()
         if context.last_logins.pending:
             context.threads.submit(context.last_logins.flush)
         context.limiter.refresh()
@@ -202,6 +205,10 @@ class MailWorker:
             context.certificates.refresh()
         if context.filters is not None:
             context.filters.tick()
+
+    def _note_lost_users(self) -> None:
+        with suppress(MetadError):  # the next recipient will show it
+            self._setup.row[Cell.USERS_LOST] = self._context.users.lost
 
     def _retire(self) -> None:
         """A successor accepts now: serve the open sessions to their end, within a deadline."""

@@ -284,6 +284,13 @@ def test_no_secret_is_in_the_log_or_on_a_command_line(hub):
     assert "wrong" not in log.replace("reason=wrong password", "")
 
 
+def lost_users(hub):
+    """The state of the hub, and its problem with the users database."""
+    facts = json.loads(metad(hub, "status", "--json").stdout)
+    (problem,) = [one for one in facts["problems"] if "users database" in one["problem"]]
+    return facts["state"], problem
+
+
 def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
     """All mail was refused with 550, and its senders gave up."""
     with Hub(["ann", "bob"]) as hub:
@@ -294,6 +301,11 @@ def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
         hub.start()
         assert "the users database was missing" in hub.log.read_text()
         assert [one[:9] for one in rcpt(hub, address("ann"), "x@other.test")] == ["451 4.3.0"] * 2
+        state, problem = lost_users(hub)
+        assert (state, problem["remedy"].split(": ")[1]) == ("refusing", "metad user accept-loss")
+        assert time.time() - 60 < problem["since"] <= time.time()
+        check = metad(hub, "status", "--check", check=False)
+        assert (check.returncode, "the users database was lost" in check.stdout) == (2, True)
         user(hub, "add", address("bob"), "--password-stdin", given=PASSWORD + "\n")
         assert rcpt(hub, address("bob"))[0].startswith("250")
         assert rcpt(hub, "postmaster")[0].startswith("250")
@@ -302,6 +314,9 @@ def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
         assert rcpt(hub, address("ann"))[0].startswith("451 4.3.0")
         assert user(hub, "accept-loss").stdout == "accepted\n"
         assert rcpt(hub, address("ann"))[0].startswith("550 5.1.1")
+        deadline = time.monotonic() + DEADLINE
+        while metad(hub, "status", "--check", check=False).returncode:  # workers look once a second
+            assert time.monotonic() < deadline
         assert user(hub, "accept-loss").stdout == "nothing was lost\n"
         hub.stop()
         hub.start()

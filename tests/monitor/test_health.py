@@ -139,6 +139,7 @@ def test_certificates_are_read_once_a_minute(tmp_path: Path, monkeypatch) -> Non
         (Cell.INDEX_BEHIND, "the index is behind", REFUSING),
         (Cell.WRITES_FAIL, "writes to the logs fail", REFUSING),
         (Cell.LOG_FAILED, "a log was given up", DEGRADED),
+        (Cell.USERS_LOST, "the users database was lost", REFUSING),
     ],
 )
 def test_what_workers_note_is_a_problem_since_the_first_did(

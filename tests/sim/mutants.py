@@ -33,7 +33,8 @@ class Mutant(NamedTuple):
 STALE = ("log_table:LogTable.restore", "(now.owner, now.life) != (was.owner, was.life)", "False")
 
 COPIES_COUNT = (
-    "recovery.one_log:LogRecovery._ended", "if tail.unsynced and log.generation:", "if False:",
+    "recovery.one_log:LogRecovery._ended",
+    "if tail.unsynced and log.generation and not", "if False and not",
 )  # fmt: skip
 
 MUTANTS = (

@@ -9,7 +9,7 @@
 Rules of this file:
 
 * While a backup copies, no log is freed (metad.store.backup_lock), so no record leaves the logs
-  that it has listed.
+  that it has listed.  A backup that hangs for too long loses this lock, and fails.
 * A file of the hub is never hard-linked: the log's next life would overwrite the backup.  Backups
   are never modified, so a later one may link to files of an earlier one.
 * Active logs are copied up to the last record that verifies.  This includes all mail acknowledged
@@ -80,18 +80,22 @@ class Backup:
             raise DataError(f"{previous}: a backup of another store")
         self.done = Done()
         self._files: dict[str, Entry] = {}
+        self._get_on = _nothing  # to be called when something was read
         make_empty(osio, target)
 
     def run(self, copy_users: Callable[[Path], None] | None = None) -> Manifest:
-        """Raises OSError; then the directory has no manifest and is not a backup.
+        """Raises OSError, LeaseLostError; then the directory has no manifest and is not a backup.
 
         `copy_users` copies the users database to the given directory.
         """
         for name in ("logs", "quarantine", "users"):
             self._osio.mkdir(str(self._target / name))
         made = int(self._osio.time_ns() // 1_000_000_000)
-        with pinned(self._osio, self._store):
+        with pinned(self._osio, self._store) as pin:
+            self._get_on = pin.renew
             self._copy_logs()
+            pin.check()
+        self._get_on = _nothing
         self._copy_small()
         if copy_users is not None:
             try:
@@ -111,6 +115,7 @@ class Backup:
         names = sorted(n for n in self._osio.listdir(self._store.logs) if n.endswith(".log"))
         for count, name in enumerate(names, 1):
             self._report(f"log {count} of {len(names)}")
+            self._get_on()
             try:
                 fd = self._osio.open(os.path.join(self._store.logs, name), os.O_RDONLY)
             except FileNotFoundError:
@@ -146,7 +151,7 @@ class Backup:
             return Entry(name, size, end, log.align, log.life, sealed=True)
         scanner = Scanner(self._osio, fd, log)
         for _ in scanner:
-            pass
+            self._get_on()
         # Not its last block: if the log is being sealed, the block would refer to a seal that is
         # not in the copy.
         return Entry(name, size, scanner.end, 0, log.life)
@@ -183,7 +188,8 @@ class Backup:
 
     def _copy(self, fd: int, entry: Entry) -> None:
         lost: list[int] = []
-        digest = copy_file(self._osio, fd, str(self._target / entry.name), entry, lost)
+        path = str(self._target / entry.name)
+        digest = copy_file(self._osio, fd, path, entry, lost, self._get_on)
         if lost:
             self._bad(f"{entry.name}: cannot be read at byte {', '.join(map(str, lost[:9]))}")
         self._enter(replace(entry, digest=digest))
@@ -205,6 +211,10 @@ class Backup:
         self.done.octets += sum(stop - start for start, stop in entry.extents())
 
 
+def _nothing() -> None:
+    """No lease is to be renewed."""
+
+
 def make_empty(osio: Osio, target: Path) -> None:
     """Make the directory `target`, or use it if it is empty.  Raises CannotCreateError."""
     try:
@@ -220,18 +230,28 @@ def make_empty(osio: Osio, target: Path) -> None:
         raise CannotCreateError(f"{target}: {error.strerror}") from None
 
 
-def copy_file(osio: Osio, source: int, path: str, entry: Entry, lost: list[int]) -> str:
+def copy_file(
+    osio: Osio,
+    source: int,
+    path: str,
+    entry: Entry,
+    lost: list[int],
+    get_on: Callable[[], None] = lambda: None,
+) -> str:
     """Copy the part that `entry` describes to a new file, durably.  Returns the digest of the copy.
 
-    Unreadable places are added to `lost`.  Raises OSError.
+    Unreadable places are added to `lost`.  `get_on` is called after each piece.  Raises OSError.
     """
     target = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         if not _cloned(osio, source, target):
             osio.truncate(target, entry.size)
             for start, stop in entry.extents():
-                _copy_extent(osio, source, target, range(start, stop), lost)
+                for at in range(start, stop, _PIECE):
+                    _copy_extent(osio, source, target, range(at, min(at + _PIECE, stop)), lost)
+                    get_on()
         osio.fsync(target)
+        get_on()
         return manifest.digest(osio, target, entry)
     finally:
         osio.close(target)

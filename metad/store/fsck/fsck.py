@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from metad.store.backup_lock import Pin
 from metad.store.fsck.cross_check import Comparison, Known, add_entries
 from metad.store.fsck.grouping import Rows
 from metad.store.fsck.index_snapshot import Snapshot, count_rows, read_snapshot
@@ -74,24 +75,31 @@ class Fsck:
         plan: Plan,
         say: Callable[[str], None],
         progress: Callable[[int, int], None] = lambda done, total: None,
+        pin: Pin | None = None,
     ) -> None:
+        """`pin`: what keeps logs from being freed, beside a hub."""
         self._osio = osio
         self._store = store
         self._plan = plan
         self._say_line = say
         self._progress = progress
+        self._pin = pin
+        self._get_on: Callable[[], None] = pin.renew if pin is not None else lambda: None
         self._rows: Rows | None = None
         self._known: dict[int, Known] = {}
         self._clean_end = False
         self.summary = Summary()
 
     def run(self) -> Summary:
-        """Raises OSError if not even the directory can be read."""
+        """Raises OSError if not even the directory can be read, and LeaseLostError: then what was
+        reported may be wrong."""
         self._rows = self._make_rows() if self._plan.compare else None
         try:
             snapshot = self._snapshot()
             headers = self._headers(log_numbers(self._osio, self._store))
             self._logs(headers, snapshot)
+            if self._pin is not None:
+                self._pin.check()
             if snapshot is not None and self._rows is not None:
                 self._rows_of_logs(headers, snapshot)
                 self._compare(snapshot, self._rows)
@@ -123,7 +131,7 @@ class Fsck:
         # A clean shutdown leaves an index that any boot can use.
         marked = index_state.why_unusable(self._osio, directory, "") is None
         self._clean_end = marked and not plan.running
-        snapshot = read_snapshot(self._store, self._rows)
+        snapshot = read_snapshot(self._store, self._rows, self._get_on)
         for text in snapshot.findings:
             self._say(text)
         return snapshot if snapshot.readable else None
@@ -133,6 +141,7 @@ class Fsck:
     def _headers(self, numbers: list[int]) -> dict[int, Headers]:
         found: dict[int, Headers] = {}
         for number in numbers:
+            self._get_on()
             try:
                 one = read_headers(self._osio, self._store, number)
             except OSError as error:
@@ -159,6 +168,7 @@ class Fsck:
         stops = one_log.predecessors(logs)
         for done, (number, one) in enumerate(headers.items()):
             self._progress(done, len(headers))
+            self._get_on()
             if one.log is None:
                 self._known[number] = Known(None, 0, False)
             elif one.log.state != FREE:

@@ -16,12 +16,14 @@ import resource
 import signal
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import lmdb
 import msgpack
 
+from metad.errors import TemporaryError
 from metad.store.fsck.grouping import Rows
 from metad.store.identity import Store
 from metad.store.ids import ID_SIZE
@@ -31,6 +33,7 @@ from metad.store.index.rows import LogCounts
 
 PLACES, ENTRY, UID = 1, 2, 3  # tags of rows
 MOST_FINDINGS = 10_000
+GET_ON_ROWS = 4096
 _USAGE = struct.Struct(">QI")
 _LOG = struct.Struct(">QQQQ")
 _LEVELS = names(len(BOUNDS) + 1)
@@ -56,8 +59,12 @@ def count_rows(store: Store) -> int:
         return 0
 
 
-def read_snapshot(store: Store, rows: Rows | None = None) -> Snapshot:
+def read_snapshot(
+    store: Store, rows: Rows | None = None, get_on: Callable[[], None] = lambda: None
+) -> Snapshot:
     """Reads the rows of the logs, and adds all others to `rows` if it is given.
+
+    `get_on` is called now and then, in a child.
 
     Raises OSError if no child can be forked.
     """
@@ -65,7 +72,7 @@ def read_snapshot(store: Store, rows: Rows | None = None) -> Snapshot:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _child(writer, store, rows)
+        _child(writer, store, rows, get_on)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read()
@@ -77,14 +84,14 @@ def read_snapshot(store: Store, rows: Rows | None = None) -> Snapshot:
     return _unpack(said)
 
 
-def _child(writer: int, store: Store, rows: Rows | None) -> None:
+def _child(writer: int, store: Store, rows: Rows | None, get_on: Callable[[], None]) -> None:
     code = 1
     try:
         # A bad page may kill this process: no message from LMDB, no traceback, no core file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        said = _pack(_read(store, rows))
+        said = _pack(_read(store, rows, get_on))
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(said)
         code = 0
@@ -106,7 +113,7 @@ def _unpack(said: bytes) -> Snapshot:
     return Snapshot(rows, findings, readable)
 
 
-def _read(store: Store, rows: Rows | None) -> Snapshot:
+def _read(store: Store, rows: Rows | None, get_on: Callable[[], None]) -> Snapshot:
     found = Snapshot()
     try:
         with lmdb.open(
@@ -115,7 +122,7 @@ def _read(store: Store, rows: Rows | None) -> Snapshot:
         ) as env:  # fmt: skip
             tables = {name: env.open_db(name, create=False) for name in _TABLES}
             with env.begin() as txn:
-                _Reading(found, rows).run(txn, tables)
+                _Reading(found, rows, get_on).run(txn, tables)
     except (lmdb.Error, OSError) as error:
         found.findings.append(f"index: it is damaged: {error}")
         found.readable = False
@@ -127,8 +134,9 @@ def _read(store: Store, rows: Rows | None) -> Snapshot:
 class _Reading:
     """One pass through the index."""
 
-    def __init__(self, found: Snapshot, rows: Rows | None) -> None:
+    def __init__(self, found: Snapshot, rows: Rows | None, get_on: Callable[[], None]) -> None:
         self._found = found
+        self._get_on = get_on
         self._rows = rows
 
     def run(self, txn: lmdb.Transaction, tables: dict[bytes, Any]) -> None:
@@ -156,7 +164,10 @@ class _Reading:
     def _in_order(self, cursor: lmdb.Cursor, name: str) -> Pairs:
         """Every row.  A damaged tree may contain a cycle, and this must end anyway."""
         last = b""
-        for row in cast(Pairs, cursor):
+        for count, row in enumerate(cast(Pairs, cursor)):
+            if count % GET_ON_ROWS == 0:
+                with suppress(TemporaryError):  # the parent finds out
+                    self._get_on()
             key = row[0]
             if key <= last:
                 self._say(f"the rows of {name} are out of order")

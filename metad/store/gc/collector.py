@@ -58,7 +58,7 @@ class Collector:
         self._osio = tools.osio
         self._logs = tools.store.logs
         self._table = tools.table
-        self._free_lock = FreeLock(tools.osio, tools.store)
+        self._free_lock = FreeLock(tools.osio, tools.store, tools.backup_lease, tools.report)
         self._words: dict[int, LogHeader] = {}
         self.figures = Figures()
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from metad import limits
 from metad.store.gc.contents import Contents, RecordReader
 from metad.store.gc.evidence import Evidence
 from metad.store.gc.policy import next_generation
@@ -77,6 +78,7 @@ class Tools:
     next_id: Callable[[], bytes]
     report: Callable[[str], None]
     failpoint: Callable[[str], None] = field(default=lambda name: None)
+    backup_lease: float = limits.BACKUP_LEASE
 
     def change(self, work: Callable[..., None], *arguments: object) -> None:
         """One write transaction, in turn with those of the workers, at normal priority."""

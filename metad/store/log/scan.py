@@ -55,7 +55,7 @@ class Scanner:
     """Iterates over a log from `start` to `stop`.
 
     Afterwards `end` is where its good part ends, `at` where its last good record does, and `group`
-    where its last group begins, or something before that.
+    where its last group begins, or something before that.  `is_torn`: there is damage behind that.
 
     Raises OSError where the file cannot be read at all.
     """
@@ -78,7 +78,7 @@ class Scanner:
         self._base = 0
         self.at = self.end = self.group = start or log.align
         self.sequence = 0
-        self.found_seal = False
+        self.found_seal = self.is_torn = False
 
     def __iter__(self) -> Iterator[Found | Damage]:
         at = self.end
@@ -89,6 +89,7 @@ class Scanner:
                 if found is None:
                     break
                 if not self._is_padding(at, found):
+                    self.is_torn = True
                     yield Damage(at, found.offset)
             is_next = found.header.sequence == self.sequence
             self.sequence = found.header.sequence + 1
@@ -100,7 +101,7 @@ class Scanner:
             # the beginning of the next group: then the two count as one.  A confirmation is a
             # group.
             if (at < found.offset and is_next) or found.header.is_confirmation:
-                self.group = found.offset
+                self.group, self.is_torn = found.offset, False
             self.at = at = found.offset + found.header.size
             self.end = round_up(at, self._align)
             yield found

@@ -31,7 +31,8 @@ class Tail(NamedTuple):
     """The footer entries of a log's records beyond some offset, and where the log ends.
 
     `unsynced`: where its last group begins, if it was found by reading and nothing says that its
-    sync succeeded; 0 if everything is known to be durable.
+    sync succeeded; 0 if everything is known to be durable.  `torn`: something in that group, or
+    between it and the one before, does not verify.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Tail(NamedTuple):
     sequence: int = 0
     damaged: int = 0
     unsynced: int = 0
+    torn: bool = False
 
     def records(self) -> tuple[list[Message], list[record.Deletion]]:
         """The records to enter in the index."""
@@ -88,7 +90,9 @@ class TailReader:
         # A seal is written only after groups whose sync succeeded.
         in_doubt = stop is None and not scanner.found_seal and scanner.group < end
         unsynced = scanner.group if in_doubt else 0
-        return Tail(log.number, b"".join(entries), end, scanner.sequence, damaged, unsynced)
+        return Tail(
+            log.number, b"".join(entries), end, scanner.sequence, damaged, unsynced, scanner.is_torn
+        )
 
     def _set_aside(self, fd: int, log: LogHeader, damage: Damage) -> None:
         self.damaged += 1

@@ -9,7 +9,8 @@ Rules of this file:
 
 * A log whose lock is held is skipped: its writer is alive.
 * Rows of the table are entered only if owner and life are still those that were read: during a
-  recovery, another process may free a log and a worker may begin its next life.
+  recovery, another process may free a log and a worker may begin its next life.  A header counts
+  only if the row was the same before and after it was read.
 * An unreadable log is no reason to drop its rows from the index.
 * An index that fails, or is in an impossible state, is rebuilt at once.
 * The successor of a poisoned log is kept, even without its own mail, because it records where that
@@ -217,6 +218,8 @@ class Recovery:
         """
         owned = {row.number: row for row in table.owned_by(dead)}
         plan = self._plan_process(table, dead, owned)
+        owned = {n: row for n, row in owned.items() if _is_still(table.row(n), row)}
+        plan = plan._replace(logs={n: log for n, log in plan.logs.items() if n in owned})
         index = self._open_index(self._store.index)
         try:
             rows = self._recover_owned(index, plan, owned)
@@ -310,6 +313,11 @@ def _row(number: int, log: LogHeader, one: Recovered | None) -> Row:
     state = one.state if one else State.FREE if log.state == FREE else State.ACTIVE
     end = one.tail.end if one else 0
     return Row(number, state, log.life, log.generation, 0, end, 0, 0)
+
+
+def _is_still(now: Row, was: Row) -> bool:
+    """Whether a log has not begun another life, nor gone to another process."""
+    return (now.owner, now.life) == (was.owner, was.life)
 
 
 def _show_counts(table: LogTable, logs: Iterable[int], index: Index) -> None:

@@ -12,7 +12,8 @@ Rules of this file:
 * The copies in such a group of survivors do not count: before a log was freed for them, a
   confirmation was written behind them (metad.store.gc.survivor_logs), so their originals are there.
   What else could tell that the group failed, another log's header, need not be readable.  The
-  deletion records in it count, as they do in any other log's last group.
+  deletion records in it count, as they do in any other log's last group.  Where something is
+  damaged, that may have been the confirmation: then all of it counts.
 * Another log that cannot be sealed, and that no other can end, is used as it is: what was read is
   served.
 """
@@ -133,7 +134,7 @@ class LogRecovery:
     def _ended(self, fd: int, one: Recovered) -> list[Recovered]:
         """Record the end of a log: in itself, or in a log made for its last group."""
         log, tail = one.log, one.tail
-        if tail.unsynced and log.generation:
+        if tail.unsynced and log.generation and not tail.torn:
             return self._survivors_ended(fd, one)
         try:
             if tail.unsynced and (successor := self._successor(fd, one)):

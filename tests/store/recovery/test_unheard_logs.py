@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from metad.store.gc.collector import NotCollectableError
-from metad.store.log import header
+from metad.store.log import header, record
 from metad.store.log.header import LogHeader, log_path
 from metad.store.log_table import State
 from metad.store.recovery.one_log import Numbers
@@ -133,6 +133,32 @@ def test_copies_that_a_log_was_freed_for_are_confirmed_and_count(kit: StoreKit, 
     kit.crash()
     kit.recover()
     assert_agree(kit)
+
+
+def test_copies_whose_confirmation_is_damaged_count(kit: StoreKit) -> None:
+    """A log was freed for them; behind the confirmation lies another group."""
+    for mailbox in (1, 2):
+        kit.delete(mailbox, fill_log(kit, mailbox, size=5000)[3:])
+    first, second = sealed(kit)
+    found: list[int] = []
+
+    def strike(name: str) -> None:
+        if name == "released":
+            number = next(row.number for row in kit.table.rows() if row.generation)
+            found.extend((number, kit.index.log_counts(number).watermark - BLOCK))
+        elif name == "moved" and found:
+            raise StrickenError
+
+    with pytest.raises(StrickenError):
+        collect(make_collector(kit, strike), [first, second])
+    survivors, confirmation = found
+    with open(log_path(kit.store.logs, survivors), "r+b") as file:
+        file.seek(confirmation)
+        assert file.read(4) == record.MAGIC
+        file.seek(confirmation)
+        file.write(b"\xff" * BLOCK)
+    restart(kit, "removed")
+    assert kit.check()
 
 
 @pytest.mark.parametrize("index", ["kept", "removed"])
