@@ -35,7 +35,7 @@ from metad.cluster.peers import Answered, Peers
 from metad.cluster.transport import Links
 from metad.cluster.view import View
 from metad.cluster.view_file import ViewFile
-from metad.errors import NoSpaceError, RefusedError
+from metad.errors import ClusterError, NoSpaceError, RefusedError
 from metad.layers import base
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
 from metad.layers.cluster_outgoing import COPY_PATIENCE, ClusterIncoming, Outgoing
@@ -71,9 +71,11 @@ class ClusterLayer(Layer):
     opens_later = True
 
     def start(self, context: LayerContext) -> None:
+        place = directory(context.data)
+        if not (place / VIEW).exists():
+            raise ClusterError("this node is in no cluster: metad cluster init, or join")
         log = self.log = LogLayer()
         log.start(context)
-        place = directory(context.data)
         self._current = CurrentView(ViewFile(log.osio, str(place / VIEW)), context.area.epoch_cell)
         self.tombstones = Tombstones(log.index)
         self.walked = context.area.walked_cell
