@@ -1,15 +1,15 @@
 """Accepting connections that begin with a PROXY header, a TLS handshake, or both.
 
-The header is read from the bare socket, and not an octet beyond it: what follows may already be the
-TLS handshake.
+The header is read from the bare socket, without a single octet beyond it: the TLS handshake may
+follow immediately.
 
 Rules of this file:
 
-* A client that is not a trusted proxy is disconnected without a reply; so is one that sends no
+* A client that is not a trusted proxy is disconnected without a reply; so is a proxy that sends no
   header in time.
 * A connection that is opened and closed, as health checks do, is not logged.
 * LOCAL and UNKNOWN keep the socket's address; a client behind a proxy is never near.
-* A client is admitted before its handshake, which costs more than all the rest.
+* A client is admitted before its handshake, which is the most expensive step.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from metad.sessions.networks import LOCAL, Networks, network_of
 from metad.sessions.starttls import log_failed_handshake
 from metad.tls.certificates import Certificates
 
-ACCEPTS = 64  # connections accepted at once, before other sessions get their turn
+ACCEPTS = 64  # connections accepted in one go, before other sessions get their turn
 # Seconds to pause after accept() failed: the listener stays readable, and the loop would spin.
 PAUSE = 1.0
 
 
 class Acceptor:
-    """Accepts on one listening socket for a service."""
+    """Accepts connections on one listening socket for a service."""
 
     def __init__(self, service: Service, listener: Listener, sock: socket.socket) -> None:
         self.service = service
@@ -83,7 +83,7 @@ class Acceptor:
             sock.close()
 
     def begin(self, sock: socket.socket, client: Client) -> None:
-        """The client is known: TLS if the listener has it, then the session."""
+        """The client is known: start TLS if the listener has it, then the session."""
         service = self.service
         reply = service.admit(client)
         if reply is not None:
@@ -138,7 +138,7 @@ class Arrival:
                 self._close("the connection ended in it" if self._header else "")
                 return
             header = proxy.parse(self._header + waiting)
-            # While the header is incomplete, all that arrived belongs to it.
+            # While the header is incomplete, all input belongs to it.
             more = len(waiting) if header is None else header.length - len(self._header)
             self._header += self._socket.recv(more)
         except BlockingIOError:
@@ -158,7 +158,7 @@ class Arrival:
         context.forget(self)
 
     def _close(self, fault: str) -> None:
-        """Close the connection; `fault`: what was wrong with the header, if anything."""
+        """Close the connection; `fault`: what is wrong with the header, if anything."""
         context = self._acceptor.context
         if fault:
             text = f"reject: client={self._address}: bad PROXY header: {fault}"

@@ -1,11 +1,10 @@
-"""Memory held for slow clients: input received before its turn, output that they do not read.
+"""Memory held for slow clients: input that arrives before its turn, and output that they do not
+read.
 
-A client that sends ahead or does not read would hold memory for as long as it likes.  A worker
-limits what all of them hold; above the limit it drops the connection that has been blocked for
-longest.
+A client that sends ahead or does not read could hold memory indefinitely.  A worker limits the
+memory of all such clients; above the limit it drops the connection that has been blocked longest.
 
-Rule of this file: a session reports only changes, so a client that waits for its replies and
-reads them costs nothing.
+Rule of this file: a session reports only changes, so a well-behaved client costs nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class Backpressure:
 
     @property
     def is_short(self) -> bool:
-        """Half of the limit is used: whatever can do with less memory should."""
+        """Half of the limit is used: anything that can work with less memory should."""
         return self.used * 2 > self.limit
 
     def hold(self, session: Holder, octets: int) -> None:
-        """The octets held for `session` from now on; 0: none."""
+        """Set the octets held for `session`; 0: none."""
         held = self._held
         self.used += octets - held.get(session, 0)
         if octets:

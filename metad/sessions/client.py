@@ -12,10 +12,10 @@ from metad.sessions.networks import LOCAL, is_near, network_of
 
 
 class Client(NamedTuple):
-    """A client's address and what depends on it.
+    """A client's address and everything derived from it.
 
-    `network`: the key under which its connections, messages and failures are counted.  `near`: a
-    password that it sends in the clear does not leave this machine.
+    `network`: the key under which its connections, messages and failures are counted.  `near`: the
+    connection does not leave this machine, so passwords in the clear are safe.
     """
 
     address: str
@@ -34,7 +34,7 @@ def client_of(transport: asyncio.BaseTransport) -> Client:
 
 
 def has_sent(transport: asyncio.BaseTransport) -> bool:
-    """Whether octets of the client lie in the socket unread."""
+    """Whether the socket has unread octets from the client."""
     waiting = array.array("i", [0])
     try:
         descriptor = transport.get_extra_info("socket").fileno()
@@ -47,7 +47,7 @@ def has_sent(transport: asyncio.BaseTransport) -> bool:
 def peer_name(peer: object) -> str:
     """The client's address for logs and trace; the peer of a Unix socket has none.
 
-    An IPv4 client of a dual-stack socket gets the name that it has on an IPv4 socket.
+    An IPv4 client of a dual-stack socket gets the same name as on an IPv4 socket.
     """
     if isinstance(peer, tuple) and peer:
         return str(peer[0]).removeprefix("::ffff:")

@@ -1,14 +1,14 @@
-"""What sessions of all protocols have in common: arrival, flow control, TLS, the end.
+"""The common part of sessions of all protocols: arrival, flow control, TLS, the end.
 
     connection_made -> rejected, or greeted -> … -> connection_lost
 
 Rules of this file:
 
-* A client over a limit, or not listed, gets a reply that says so and is not read from.
-* Every connection that was counted in is counted out once, however it ends.
-* A client that does not read its replies is not read from; nor is one that sends far ahead while
-  an answer is due.
-* `_busy`: the store, a thread, a handshake or a delay has the next move.
+* A client over a limit, or not listed, gets a reply that says so; its input is not read.
+* Every connection that was counted is uncounted once, however it ends.
+* The server stops reading from a client that does not read its replies, or that sends far ahead
+  while an answer is pending.
+* `_busy`: the session waits for the store, a thread, a handshake or a delay.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TLS_COUNTERS = {"TLSv1.2": Cell.TLS_1_2, "TLSv1.3": Cell.TLS_1_3}
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A listener, as its sessions need it.
+    """A listener, as its sessions see it.
 
     `clients`: the networks that may connect; empty: all.  `too_many`, `not_listed`: the replies to
     the others.  `proxied`: connections without a command are a proxy's health checks.
@@ -47,11 +47,11 @@ class Service:
     proxied: bool = field(default=False, kw_only=True)
 
     def make(self, client: Client | None = None) -> Connection:
-        """A session.  `client`: known and admitted already."""
+        """Make a session.  `client`: known and admitted already."""
         raise NotImplementedError
 
     def admit(self, client: Client) -> bytes | None:
-        """Count a client in.  Otherwise the reply with which it is rejected."""
+        """Admit and count a client, or return the reply that rejects it."""
         limiter = self.context.limiter
         if not limiter.enter(client.network):
             return self._reject(client, "too many connections", self.too_many)
@@ -71,7 +71,7 @@ class Service:
 
 
 class Machine(Protocol):
-    """What a connection needs of any protocol's machine."""
+    """What a connection needs from any protocol's machine."""
 
     closed: bool
     abrupt: bool
@@ -86,7 +86,7 @@ class Machine(Protocol):
         """Octets received and not yet processed."""
 
     def eof(self) -> None:
-        """The client sends no more."""
+        """The client has sent everything."""
 
     def fail(self, reply: Any, /) -> None:
         """End the session with this reply."""
@@ -119,8 +119,8 @@ class Connection(asyncio.Protocol):
     _transport: asyncio.Transport
     _client: str
     _network: str
-    # The protocol's replies while the hub shuts down, to an idle client that must give way, and to
-    # one that `metad kick` ends.
+    # The protocol's replies at shutdown, to an idle client that must give way, and to a session
+    # ended by `metad kick`.
     _draining: ClassVar[Any]
     _crowded: ClassVar[Any]
     _kicked: ClassVar[Any]
@@ -133,15 +133,15 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._paused = False  # the client does not read its replies
         self._ended = False
-        self._has_hung_up = False  # it sends no more
+        self._has_hung_up = False  # it has closed its side
         self._lost = False
-        self._holds = False  # octets are held for the client, and counted
-        self._reason = ""  # why the connection ended, as far as it is known
+        self._holds = False  # octets held for the client are counted
+        self._reason = ""  # why the connection ended, if known
         self._tls = "no"  # the version of TLS
-        self._ahead = False  # it sent so much ahead that it is not read from
+        self._ahead = False  # it sent so far ahead that reading is paused
         self.has_begun = False
 
-    # -- what each protocol defines
+    # -- defined by each protocol
 
     def _set_up(self, client: Client, *, secure: bool) -> None:
         """Make the machine; `secure`: TLS is active already."""
@@ -156,11 +156,11 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def _go_on(self) -> None:
-        """Carry out what the machine has ready, and write all replies at once."""
+        """Process all events of the machine, and write all replies at once."""
         raise NotImplementedError
 
     def _gone(self) -> None:
-        """The connection is lost: release what the session holds."""
+        """The connection is lost: release the session's resources."""
         raise NotImplementedError
 
     # -- arrival
@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
             client = self._known = client_of(transport)
             reply = service.admit(client)
             if reply is not None:
-                # No lingering: a client that waits for the greeting has sent nothing yet.
+                # No lingering: a client that is waiting for the greeting has sent nothing.
                 self._ended = True
                 self._transport.write(reply)
                 self._transport.close()
@@ -228,11 +228,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def _is_blocked(self) -> bool:
-        """Whether input has to wait."""
+        """Whether input must wait."""
         return self._busy or self._paused
 
     def _count_held(self) -> None:
-        """Count input that waits and output that is not read; pause a client far ahead."""
+        """Count waiting input and unread output; pause a client that is far ahead."""
         octets = unsent = 0
         if self._is_blocked:
             octets = self._machine.buffered
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def drop(self) -> None:
-        """Memory is short, and this client has been blocked for longest."""
+        """Memory is short, and this client has been blocked longest."""
         self._ended = True
         self._reason = "dropped: memory is short"
         self._context.log.limited_line(
@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
     # -- TLS
 
     def _start_tls(self) -> None:
-        """All output is written; from now on only the handshake is read."""
+        """All output is written; only the handshake is read from now on."""
         self._busy = True
         client = cast(Client, self._known)
         bare = getattr(self._transport, "inner", self._transport)  # without a tap
@@ -281,8 +281,8 @@ class Connection(asyncio.Protocol):
     # -- the end
 
     def _fail(self, reply: Any) -> None:
-        """End the session; without a reply if the client does not even read the last ones."""
-        # Without POP3's response code.
+        """End the session; without a reply if the client does not even read the previous ones."""
+        # The reason without POP3's response code.
         self._reason = getattr(reply, "text", None) or str(reply).rpartition("] ")[2]
         self._machine.fail(reply)
         if self._paused:
@@ -297,7 +297,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
-        # `has_begun` stays: an acceptor may look at it only now, and would count out once more.
+        # `has_begun` stays set: an acceptor may check it only later, and would uncount the client
+        # again.
         if not self.has_begun or self._lost:
             return
         self._lost = True
@@ -316,7 +317,7 @@ class Connection(asyncio.Protocol):
             return "too many errors" if self._machine.abrupt else "quit"
         return "connection lost" if exc is not None else "client hung up"
 
-    # -- the worker's side
+    # -- for the worker
 
     @property
     def _may_drain(self) -> bool:
@@ -329,7 +330,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """Since when the client has been idle with nothing to lose; None: it is not."""
+        """Since when the client has been idle with nothing to lose; None: not so."""
         return self._last if self._may_drain and not (self._busy or self._ended) else None
 
     @property
@@ -338,7 +339,7 @@ class Connection(asyncio.Protocol):
         return self._ended
 
     def kick(self) -> None:
-        """End the session now, whatever it is doing; with a reply where one is possible."""
+        """End the session now, whatever it is doing; with a reply if possible."""
         if self._busy or self._ended:
             self._reason = self._reason or "ended by the administrator"
             self._transport.abort()
@@ -346,7 +347,7 @@ class Connection(asyncio.Protocol):
             self._fail(self._kicked)
 
     def give_way(self) -> None:
-        """End the session for want of connections."""
+        """End the session because connections are scarce."""
         self._fail(self._crowded)
 
     def abort(self) -> None:

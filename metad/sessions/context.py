@@ -26,7 +26,7 @@ from metad.users.policy import Policies
 
 
 class Session(Protocol):
-    """What the worker asks of every session."""
+    """What the worker requires of every session."""
 
     def expire(self, now: float) -> None:
         """Close the connection if its deadline has passed."""
@@ -40,7 +40,7 @@ class Session(Protocol):
 
 @dataclass(slots=True)
 class WorkerContext:
-    """One per worker.  `now` is the loop's time, renewed once a second: deadlines are coarse.
+    """One per worker.  `now` is the loop's time, updated once a second: deadlines are coarse.
 
     `certificates`: None if no listener has TLS; `filters`: None if there are none.
     """
@@ -63,28 +63,28 @@ class WorkerContext:
     filters: FilterChain | None = None
     now: float = 0.0
     draining: bool = False
-    retired: bool = False  # accepts no new connections; its sessions run to their end
+    retired: bool = False  # accepts no new connections; open sessions run to their end
     sessions: set[Session] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     on_idle: Callable[[], None] = lambda: None
-    # Told of each session that begins, while a command follows sessions.
+    # Notified of each new session while a command follows sessions.
     watch: Callable[[Any], None] | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether no client is connected.
 
-        A client that is admitted but has no session yet (its TLS handshake is under way) counts,
-        except while draining.
+        A client that is admitted but has no session yet (during its TLS handshake) counts, except
+        while draining.
         """
         return not (self.sessions or (self.limiter.connections and not self.draining))
 
     def forget(self, session: Session) -> None:
-        """A connection is closed."""
+        """A connection has closed."""
         self.sessions.discard(session)
         self.check_idle()
 
     def check_idle(self) -> None:
-        """To be called after a connection has ended."""
+        """Call this after a connection has ended."""
         if (self.draining or self.retired) and self.is_idle:
             self.on_idle()

@@ -1,11 +1,12 @@
-"""What two sides of a session tell each other, as lines for people, without what is private.
+"""The dialogue of a session, as lines for people, without private data.
 
 Rules of this file:
 
-* Credentials and message content never come out: what is not a known command is a number of bytes.
-* Nothing is decided here for the session; it only sees what passes.  Whatever passes, lines come
-  out, each of bounded length.
-* Content is recognised as the session recognises it, and ends at the latest with the next reply.
+* Credentials and message content are never shown: anything but a known command is shown as a number
+  of bytes.
+* It only observes, and decides nothing for the session.  Any input yields lines of bounded length.
+* Content is recognised in the same way as by the session, and ends at the latest with the next
+  reply.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CHUNK = re.compile(rb"BDAT +([0-9]{1,12})( +LAST)? *", re.IGNORECASE)
 
 
 class Lines:
-    """Complete lines out of pieces; a line without an end is given up in parts."""
+    """Assembles lines from pieces; a line without an end is returned in parts."""
 
     def __init__(self) -> None:
         self.rest = b""
@@ -57,7 +58,7 @@ def verb_of(line: bytes) -> bytes:
 
 
 class SmtpDialog:
-    """A dialog in SMTP or LMTP; both methods give lines."""
+    """A dialogue in SMTP or LMTP; both methods return lines."""
 
     _KNOWN = frozenset(
         b"HELO EHLO LHLO MAIL RCPT DATA RSET NOOP QUIT VRFY EXPN HELP STARTTLS BDAT".split()
@@ -66,13 +67,13 @@ class SmtpDialog:
     def __init__(self) -> None:
         self._client = Lines()
         self._server = Lines()
-        self._asked: deque[bytes] = deque()  # verbs whose replies are due
+        self._asked: deque[bytes] = deque()  # verbs whose replies are pending
         self._end: EndFinder | None = None  # within a message
-        self._chunk = 0  # octets of a chunk that are still to come
+        self._chunk = 0  # octets of a chunk that have not arrived yet
         self._octets = 0
         self._authenticates = False
         self._is_lmtp = False
-        self._accepted = 0  # recipients, each of which LMTP answers after the message
+        self._accepted = 0  # recipients; LMTP sends a reply for each after the message
 
     def client(self, data: bytes) -> Iterator[str]:
         self._client.feed(data)
@@ -87,7 +88,7 @@ class SmtpDialog:
 
     @property
     def _waits(self) -> bool:
-        """DATA was sent: whether what follows is content only the reply tells."""
+        """DATA was sent: only the reply tells whether content follows."""
         return bool(self._asked) and self._asked[-1] == b"DATA"
 
     def _command(self, line: bytes) -> str:
@@ -110,7 +111,7 @@ class SmtpDialog:
         return shown(line)
 
     def _expect_end(self) -> None:
-        """A message is complete: one reply is due, in LMTP one for each recipient."""
+        """A message is complete: one reply is pending, in LMTP one per recipient."""
         self._asked.extend([b"end"] * (self._accepted if self._is_lmtp else 1))
 
     def _content(self) -> Iterator[str]:
@@ -135,7 +136,7 @@ class SmtpDialog:
         return f"[a message of {self._octets:,} bytes]"
 
     def server(self, data: bytes) -> Iterator[tuple[str, str]]:
-        """Lines with their sides: a reply may end what the client sent."""
+        """Lines with their sides: a reply may complete a line of the client."""
         self._server.feed(data)
         while (line := self._server.next()) is not None:
             if line[:3] == b"334":
@@ -163,13 +164,14 @@ class SmtpDialog:
             self._octets = 0
             yield from self.client(b"")
         elif verb == b"DATA" and (rest := self._client.take()):
-            # Content, of one who did not wait for the reply; its lines are answered as commands.
+            # Content from a client that did not wait for the reply; its lines are answered as
+            # commands.
             self._asked.extend([b"?"] * rest.count(b"\n"))
             yield f"[{len(rest)} bytes]"
 
 
 class Pop3Dialog:
-    """A dialog in POP3."""
+    """A dialogue in POP3."""
 
     _KNOWN = frozenset(
         b"USER CAPA STAT LIST RETR DELE NOOP RSET QUIT TOP UIDL STLS UTF8 LANG".split()
@@ -182,7 +184,7 @@ class Pop3Dialog:
         self._server = Lines()
         self._asked: deque[tuple[bytes, bool]] = deque()  # verb, whether it had an argument
         self._authenticates = False
-        self._end: EndFinder | None = None  # within a message to the client
+        self._end: EndFinder | None = None  # inside a message to the client
         self._octets = 0
         self._listed = -1  # lines of a listing so far; -1: there is none
 
@@ -220,7 +222,7 @@ class Pop3Dialog:
                 yield "S", text
 
     def _content(self) -> str:
-        """The message once it is complete, which a client is being sent."""
+        """The message sent to the client, once it is complete."""
         data = self._server.take()
         at = self._end.find(data, 0) if self._end is not None else -1
         self._octets += at if at >= 0 else len(data)

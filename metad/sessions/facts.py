@@ -1,4 +1,4 @@
-"""What `metad who` shows of a session, read from the session when it is asked for."""
+"""What `metad who` shows about a session, read from the session on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metad.sessions.context import WorkerContext
 from metad.sessions.pop3 import Pop3Session
 from metad.sessions.smtp import SmtpSession
 
-# Names of the machines' states, as people know them.
+# Readable names of the machines' states.
 _STAGES = {
     "start": "connected", "refused": "mail", "chunks": "data", "authorization": "login",
     "challenge": "login", "transaction": "open", "update": "closing", "closed": "closing",
@@ -28,7 +28,7 @@ def connections(context: WorkerContext) -> list[Connection]:
 
 
 def name_of(session: Connection) -> str:
-    """The name by which `metad kick` knows it; no two sessions of a hub have the same."""
+    """Its name for `metad kick`, unique in the hub."""
     return f"{os.getpid()}-{session.number}"
 
 
@@ -60,7 +60,7 @@ def _protocol(session: Connection) -> str:
 
 
 def _state(session: Connection) -> str:
-    """The stage, and the side that has the next move, if it is not simply the client."""
+    """The stage, and what the session waits for, if not simply for the client."""
     stage = session._machine.stage
     stage = _STAGES.get(stage, stage)
     if session._ended:
@@ -74,7 +74,7 @@ def _state(session: Connection) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which sessions; every condition that is given must hold, and none at all means all."""
+    """A selection of sessions; every given condition must hold; without conditions, all match."""
 
     sessions: frozenset[str] = frozenset()
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None

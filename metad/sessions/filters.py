@@ -1,4 +1,4 @@
-"""The filters of a worker, made of its configuration; and where mail goes that they call junk."""
+"""The filters of a worker, made from its configuration, and the mailboxes for junk."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def make_chain(config: Config, loop: object, row: ProcessRow, log: LogLines) -> 
 def junk_recipients(
     context: WorkerContext, recipients: tuple[Recipient, ...], size: int
 ) -> tuple[Recipient, ...]:
-    """Their second mailboxes; a recipient without one keeps its own.
+    """The second mailboxes of recipients; one without keeps its own.
 
-    Raises RefusedError: one of them is full.
+    Raises RefusedError if one of them is full.
     """
     junk = context.config.filter.junk
     found: dict[int, Recipient] = {}

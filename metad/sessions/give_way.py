@@ -1,9 +1,10 @@
 """When connections are scarce, idle clients give way to new ones.
 
-Above 80 % of the cap those go that have been idle for longest outside a transaction, or before
-login: they lose nothing, and can come again.  Each worker lets its share go, once a second.
+Above 80 % of the cap, clients that have been idle longest outside a transaction, or before login,
+are disconnected: they lose nothing, and can reconnect.  Each worker disconnects its share once a
+second.
 
-Rule of this file: a client that has just connected gets some seconds to say something.
+Rule of this file: a client that has just connected gets some seconds to send a command.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from metad.sessions.context import WorkerContext
 
 
 def give_way(context: WorkerContext, now: float) -> int:
-    """End as many idle sessions as connections are above the share; how many it were."""
+    """End as many idle sessions as there are connections above the share.  Returns their number."""
     share = context.limiter.share_above
     if not share:
         return 0
     idle = []
-    ending = 0  # they still count: their last reply is on its way
+    ending = 0  # they still count: their last reply is being sent
     for session in context.sessions:
         ending += getattr(session, "has_ended", False)
         since = getattr(session, "idle_since", None)

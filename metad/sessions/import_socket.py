@@ -2,7 +2,7 @@
 
 A Unix socket per worker, DATA/run/import-SLOT, for the hub's owner and root.  For each message the
 client sends one line of JSON and then `size` octets in wire format (dots stuffed, CR LF, the final
-dot line included).  It need not wait for the answers, which come in order.
+dot line included).  It need not wait for the answers, which are sent in order.
 
     -> {"mailbox": 2, "address": "ann@x.org", "sender": "", "uid": "1a", "time_us": 0, "size": 3}
     -> .
@@ -10,10 +10,10 @@ dot line included).  It need not wait for the answers, which come in order.
 
 Rules of this file:
 
-* The input is checked as if it came from anywhere: a body that would be two messages on the wire
-  is refused.
-* A message is answered once the layer has made it durable.  It gets no trace header, and quotas do
-  not apply.
+* The input is checked like any foreign input: a body that would be two messages on the wire is
+  refused.
+* A message is acknowledged once the layer has made it durable.  It gets no trace header, and quotas
+  do not apply.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from metad.system.shared_memory import Cell
 from metad.users.account import POSTMASTER
 
 LINE = 8192
-# Unanswered messages of one client; beyond that it is not read from.
+# Unanswered messages of one client; beyond that, reading is paused.
 UNDER_WAY = 256
 # RFC 1939 section 7.
 _UID = re.compile(r"[!-~]{1,70}", re.ASCII)
@@ -46,7 +46,7 @@ _SEPARATORS = (",", ":")
 
 
 class Announced(NamedTuple):
-    """The line in front of a message, checked."""
+    """The line before a message, checked."""
 
     mailbox: int
     address: str
@@ -76,7 +76,7 @@ class Announced(NamedTuple):
 
 
 class Message:
-    """One message on its way in."""
+    """One incoming message."""
 
     def __init__(self, context: WorkerContext, announced: Announced) -> None:
         self._context = context
@@ -88,7 +88,7 @@ class Message:
         self._ended_at = -1
         self._incoming: Incoming | None = None
         self._error: Exception | None = None
-        # A message is stored whole in a log, of which it may be a quarter.
+        # A message is stored whole in a log, and may take up to a quarter of it.
         most = context.config.store.log_size // 4
         try:
             if announced.size > most:
@@ -157,7 +157,7 @@ class Message:
 
 
 class Answer:
-    """The answer to one message, in its place in the order."""
+    """The answer to one message, at its position in the order."""
 
     __slots__ = ("_session", "id", "text")
 
@@ -255,7 +255,7 @@ class ImportSession(asyncio.Protocol):
         try:
             announced = Announced.parse(bytes(self._buffer[: max(end, 0)]))
         except (ValueError, AddressError, TypeError, AttributeError) as error:
-            # It is unknown where the next message begins.
+            # The beginning of the next message is unknown.
             answer = Answer(self)
             self._answers.append(answer)
             self._end()
@@ -269,7 +269,7 @@ class ImportSession(asyncio.Protocol):
         self._context.row.add(Cell.MESSAGES)
 
     def answered(self) -> None:
-        """Send the answers that are next in order."""
+        """Send the answers that are due in order."""
         answers = self._answers
         while answers and (text := answers[0].text) is not None:
             answers.popleft()
@@ -294,7 +294,7 @@ class ImportSession(asyncio.Protocol):
 
 
 def serve(context: WorkerContext, slot: int) -> asyncio.AbstractServer:
-    """Listen on a worker's import socket; that of a dead or retired worker is replaced.
+    """Listen on a worker's import socket; one of a dead or retired worker is replaced.
 
     Raises OSError.
     """

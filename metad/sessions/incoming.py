@@ -1,7 +1,7 @@
-"""A layer's `Incoming` as an SMTP session uses it: what fails is remembered until the end.
+"""A layer's `Incoming` as used by an SMTP session: a failure is remembered until the end.
 
-A client learns of a failure only after its data (RFC 5321 section 4.1.1.4), so a message that the
-layer refused is still read to its end, and discarded.
+A client is told of a failure only after its data (RFC 5321 section 4.1.1.4), so a message refused
+by the layer is still read to its end, and discarded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from metad.sessions.context import WorkerContext
 
 
 class RefusedIncoming(Incoming):
-    """Takes the place of a message that the layer refused, until its end can be answered."""
+    """Replaces a message that the layer refused, until its end can be answered."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -30,7 +30,7 @@ class RefusedIncoming(Incoming):
 
 
 def begin(context: WorkerContext) -> Incoming:
-    """A message begins to arrive."""
+    """Begin an incoming message."""
     try:
         return context.layer.begin()
     except RefusedError as error:
@@ -42,7 +42,8 @@ def begin(context: WorkerContext) -> Incoming:
 
 
 def write(incoming: Incoming, chunk: bytes) -> Incoming:
-    """Write a chunk; the message to go on with, which is another one after a failure."""
+    """Write a chunk.  Returns the message to continue with, which is a substitute after a
+    failure."""
     try:
         incoming.write(chunk)
     except Exception as error:
@@ -52,6 +53,6 @@ def write(incoming: Incoming, chunk: bytes) -> Incoming:
 
 
 def abort(incoming: Incoming) -> None:
-    """Forget a message, whatever the layer raises."""
+    """Discard a message, whatever the layer raises."""
     with suppress(Exception):
         incoming.abort()

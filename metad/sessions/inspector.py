@@ -5,7 +5,7 @@ one line of JSON and gets lines of JSON, the last with "end".
 
 Rules of this file:
 
-* Nothing is kept for it: what is shown is read from the sessions when it is asked for.
+* Nothing is stored for it: facts are read from the sessions on request.
 * Sessions are shown a few at a time, so that thousands of them do not hold up mail.
 """
 
@@ -30,7 +30,7 @@ _DESCRIPTORS = 4
 
 
 class Inspectors:
-    """Takes the connections that the master passes."""
+    """Accepts the connections that the master passes."""
 
     def __init__(self, context: WorkerContext, channel: socket.socket) -> None:
         self._context = context
@@ -48,7 +48,7 @@ class Inspectors:
             return
         except OSError:
             data, descriptors = b"", []
-        if not data:  # the master is gone, and so is this process in a moment
+        if not data:  # the master is gone, and this process will end in a moment
             self._context.loop.remove_reader(self._channel.fileno())
         for one in descriptors:
             self._begin(socket.socket(fileno=one))
@@ -64,7 +64,7 @@ class Inspectors:
 
 
 class Inspector(asyncio.Protocol):
-    """One command.  Not a session: it keeps no worker from its end."""
+    """One command.  It is not a session, so it does not keep a worker from ending."""
 
     _transport: asyncio.Transport
 
@@ -100,7 +100,7 @@ class Inspector(asyncio.Protocol):
             self._watch.remove(follower)
 
     def _send(self, line: dict[str, Any]) -> bool:
-        """For a follower: whether the command keeps up."""
+        """For a follower: send a line.  Returns whether the command keeps up."""
         if self._paused or self._transport.is_closing():
             return False
         self._transport.write(json.dumps(line).encode() + b"\n")
@@ -135,7 +135,7 @@ class Inspector(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Send the next few lines; other sessions get their turn before those that follow."""
+        """Send the next few lines; other sessions get their turn before the next ones."""
         if self._paused or self._transport.is_closing():
             return
         lines = list(islice(self._lines, PIECE))

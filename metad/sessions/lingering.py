@@ -1,10 +1,10 @@
-"""Closing a connection so that the last reply arrives.
+"""Closes a connection so that the last reply arrives.
 
 Closing a socket with unread input makes the kernel send a reset, and a reset destroys what the
-client has not read yet: the very reply that says why (RFC 1122 section 4.2.2.13).  So after a
-reply to a client that may still be sending, only our half is closed, and what still arrives is
-read and discarded, within limits of time and octets.  TLS does the same by itself while it waits
-for the client's close_notify.
+client has not read yet: the very reply that explains the end (RFC 1122 section 4.2.2.13).  So after
+a reply to a client that may still be sending, only our half is closed, and further input is read
+and discarded, within limits of time and octets.  TLS does the same by itself while it waits for the
+client's close_notify.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def end(
 
 
 class Lingering(asyncio.Protocol):
-    """Takes the place of `session`, which is told when the connection is lost."""
+    """Replaces `session`, which is notified when the connection is lost."""
 
     __slots__ = ("_context", "_left", "_session", "_transport", "_until")
 

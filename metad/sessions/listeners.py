@@ -1,4 +1,4 @@
-"""A worker's listeners: the settings of each, made once, and accepting on its socket."""
+"""A worker's listeners: makes the settings of each once, and accepts on its socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metad.sessions.smtp_service import NOT_LISTED, TOO_MANY, SmtpService
 from metad.system.shared_memory import Cell
 
 BACKLOG = 4096
-# Descriptors for other things than connections: logs, index, users, spooled messages, locks.
+# Descriptors not for connections: logs, index, users, spooled messages, locks.
 OTHER_DESCRIPTORS = 512
 
 DAY = 86_400
@@ -41,7 +41,7 @@ class ServesPeers(Protocol):
 
 
 def caps(config: Config) -> Caps:
-    """The hub's caps on connections, and what the descriptors of this process allow.
+    """The hub's caps on connections, and the cap from this process's descriptors.
 
     Raises the limit on descriptors to the hard limit.
     """
@@ -55,7 +55,7 @@ def caps(config: Config) -> Caps:
 
 
 def serve(context: WorkerContext, listener: Listener, sock: socket.socket) -> Server:
-    """Begin to accept on a listener's socket."""
+    """Begin accepting on a listener's socket."""
     if listener.protocol == "peer":
         return cast(ServesPeers, context.layer).serve_peers(sock)
     loop = context.loop
@@ -114,7 +114,7 @@ def _session_class(context: WorkerContext) -> type[SmtpSession]:
 def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
     config = context.config
     made: dict[tuple[bool, ...], Pop3Settings] = {}
-    # CAPA before a login covers every user; later changes of users show at the next start.
+    # CAPA before login covers every user; later changes of users show at the next start.
     least, most = context.users.extremes()
     expiry, expire_differs = context.policies.least_expiry(least)
     delay, delay_differs = context.policies.most_login_delay(most)
@@ -122,7 +122,7 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
     offer = ScramOffer(context)
 
     def settings(plaintext: bool, tls: bool) -> Pop3Settings:
-        """One per combination of what differs between connections; a handful in all."""
+        """One per combination of the properties of connections; a handful in all."""
         scram = offer.is_made()
         key = (plaintext, tls, scram)
         if key not in made:
@@ -154,7 +154,7 @@ def _pop3(context: WorkerContext, listener: Listener) -> Pop3Service:
 
 class ScramOffer:
     """Whether SCRAM is offered: only while every user who can log in has keys, because a client
-    that sees the offer does not try PLAIN.  Looked up once a second at most."""
+    that sees the offer does not try PLAIN.  Checked at most once a second."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context

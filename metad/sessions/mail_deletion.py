@@ -1,9 +1,9 @@
-"""`metad mail delete` in a worker: what a POP3 session's DELE and QUIT do, without a session.
+"""`metad mail delete` in a worker: the effect of DELE and QUIT, without a POP3 session.
 
 Rules of this file:
 
-* It takes the mailbox's lock, as a session does: a mailbox in use is refused.
-* Messages are named by their unique ids, so none is mistaken for one that has arrived since.
+* It takes the mailbox's lock, like a session: if the mailbox is in use, the request is refused.
+* Messages are named by their unique ids, so none is confused with a later one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MailDeletion:
         request: dict[str, Any],
         answer: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Raises KeyError, TypeError and ValueError for what is no such request."""
+        """Raises KeyError, TypeError and ValueError for an invalid request."""
         self._context = context
         self._answer = answer
         self._mailbox = int(request["mailbox"])
@@ -42,7 +42,7 @@ class MailDeletion:
         self._until = context.loop.time() + limits.BEHIND_PATIENCE
 
     def begin(self) -> None:
-        """Open the mailbox, once all that was acknowledged before the request is in the index."""
+        """Open the mailbox, once all mail acknowledged before the request is in the index."""
         loop, layer = self._context.loop, self._context.layer
         if layer.opens_later:
             layer.open_later(self._mailbox, self._opened)
@@ -70,7 +70,7 @@ class MailDeletion:
             self._list_on(outcome, steps)
 
     def _list_on(self, drop: Maildrop, steps: Iterator[None]) -> None:
-        """Other sessions get their turn between two pieces of the listing."""
+        """Other sessions get their turn between pieces of the listing."""
         try:
             next(steps)
         except StopIteration:

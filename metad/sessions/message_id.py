@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from metad.loglines import clean
 
-# Octets of a message in which its Message-ID is looked for.
+# Octets at the beginning of a message that are searched for its Message-ID.
 SEARCHED = 4096
 _NAME = b"\nmessage-id:"
 
 
 def find_message_id(head: bytes) -> str:
-    """The Message-ID without its brackets, from the first octets of a message; "" without one."""
-    at = head.find(b"\r\nMessage-ID: <", 0, SEARCHED)  # as most programs write it
+    """The Message-ID without its brackets, from the first octets of a message; "" if there is
+    none."""
+    at = head.find(b"\r\nMessage-ID: <", 0, SEARCHED)  # as most programs spell it
     if at >= 0 and head.find(b"\r\n\r\n", 0, at + 4) < 0:
         value, bracket, _ = head[at + 15 : at + 512].partition(b">\r\n")
         if bracket and value.isascii() and (text := value.decode()).isprintable():
@@ -28,6 +29,6 @@ def _find_anyhow(head: bytes) -> str:
     if at < 0:
         return ""
     value = head[at + len(_NAME) - 1 : at + 512]
-    # RFC 5322 section 3.2.2: the field may be folded right behind its name.
+    # RFC 5322 section 3.2.2: the field may be folded directly after its name.
     line = value.lstrip(b" \t\r\n").partition(b"\r\n")[0].strip()
     return clean(line.strip(b"<>").decode("utf-8", "replace"))

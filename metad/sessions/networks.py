@@ -1,6 +1,6 @@
 """Client networks: what counts as one client for a limit, and lists of networks from the settings.
 
-One client is an IPv4 address or an IPv6 /64, the least that a subscriber is given (RFC 6177).
+One client is an IPv4 address or an IPv6 /64, the smallest allocation to a subscriber (RFC 6177).
 "local" is the peer of a Unix socket: it belongs to no network.
 """
 
@@ -11,11 +11,11 @@ import socket
 from collections.abc import Iterable
 
 LOCAL = "local"
-_PREFIX = 8  # octets of an IPv6 address that make its network
+_PREFIX = 8  # octets of an IPv6 address that form its network
 
 
 def network_of(client: str) -> str:
-    """The client's network, as it is counted and logged."""
+    """The client's network, for counting and logging."""
     if ":" not in client:
         return client
     try:

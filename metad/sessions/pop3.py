@@ -1,10 +1,10 @@
-"""A POP3 session on the loop: the machine's events to users and layer.
+"""A POP3 session on the loop: passes the machine's events to users and layer.
 
 Rules of this file:
 
 * Nothing blocks here: a message that is not in the page cache is read in a thread.
 * At most one message is held for a client that does not read, and less when memory is short.
-* A connection that drops deletes nothing: only the machine's Quit leads to a deletion.
+* A dropped connection deletes nothing: only the machine's Quit leads to a deletion.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ TOO_MANY = b"-ERR [SYS/TEMP] too many connections\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Pop3Service(Service):
-    """A listener for POP3.  `settings(plaintext, tls)`: whether passwords are taken in the clear,
-    whether TLS is active."""
+    """A listener for POP3.  `settings(plaintext, tls)`: whether passwords are accepted in the
+    clear, whether TLS is active."""
 
     settings: Callable[[bool, bool], Pop3Settings]
     plaintext: str
@@ -59,7 +59,7 @@ class Pop3Service(Service):
 
 @dataclass(slots=True)
 class Figures:
-    """What a session did, for its line in the log: numbers of messages and their octets."""
+    """What a session did, for its line in the log: numbers of messages and octets."""
 
     top: int = 0
     retr: int = 0
@@ -78,9 +78,9 @@ class Pop3Session(Pop3Login):
         super().__init__(service, client)
         self._began = 0.0
         self._figures = Figures()
-        self._transfer: Transfer | None = None  # the message that is sent in pieces
-        # As of the last check of the deadlines: commands answered, octets not yet sent, and the
-        # time of the last change of either.
+        self._transfer: Transfer | None = None  # the message being sent in pieces
+        # As of the last check of the deadlines: commands answered, octets not yet sent, and when
+        # either last changed.
         self._progress = (0, 0)
         self._last = self._context.now
 
@@ -114,7 +114,7 @@ class Pop3Session(Pop3Login):
     # -- the worker's side
 
     def expire(self, now: float) -> None:
-        """A command, or octets that the client takes, are progress; half a command is none."""
+        """A command, or octets read by the client, count as progress; half a command does not."""
         progress = (self._machine.commands, self._transport.get_write_buffer_size())
         if self._busy or progress != self._progress:
             self._progress = progress
@@ -123,7 +123,7 @@ class Pop3Session(Pop3Login):
             self._fail("session timed out")
 
     def _patience(self) -> int:
-        """Seconds without any progress."""
+        """Seconds without progress."""
         if self._paused and self._context.limiter.is_crowded:
             return limits.CROWDED_GRACE
         return limits.POP3_IDLE if self._machine.authorized else limits.POP3_LOGIN_IDLE
@@ -135,7 +135,7 @@ class Pop3Session(Pop3Login):
     # -- events
 
     def _go_on(self) -> None:
-        """Carry out every event that is there, then write all answers at once."""
+        """Process all pending events, then write all answers at once."""
         machine = self._machine
         while not self._busy and not self._paused:
             if self._transfer is not None:
@@ -150,7 +150,7 @@ class Pop3Session(Pop3Login):
         self._flush()
 
     def _let_others_go_on(self) -> None:
-        """Much is answered and more waits: write it, and let other sessions have their turn."""
+        """Much is answered and more is waiting: write it, and give other sessions their turn."""
         self._flush()
         if not (self._ended or self._paused):
             self._busy = True
@@ -200,12 +200,12 @@ class Pop3Session(Pop3Login):
     # -- messages
 
     def _list_on(self, steps: Iterator[None]) -> None:
-        """Make the next piece of the listing; other sessions get their turn between two pieces."""
+        """Make the next piece of the listing; other sessions get their turn between pieces."""
         try:
             next(steps)
         except StopIteration:
             self._machine.listed()
-        except Exception as error:  # a layer's: costs only this command
+        except Exception as error:  # a layer's error: it affects only this command
             self._log(f"no listing: {error}")
             self._machine.refused(getattr(error, "pop3", RefusedError.pop3))
         else:
@@ -221,7 +221,7 @@ class Pop3Session(Pop3Login):
             self._go_on()
 
     def _fetch(self, number: int, *, top: bool) -> None:
-        """Answer RETR or TOP: at once if the message is at hand, else in pieces."""
+        """Answer RETR or TOP: at once if the message is in memory, otherwise in pieces."""
         drop = cast(Maildrop, self._drop)
         short = self._context.backpressure.is_short
         try:
@@ -241,7 +241,7 @@ class Pop3Session(Pop3Login):
             self._send(number, message)
 
     def _bring(self, number: int, *, top: bool) -> None:
-        """Fetch a message once the layer has got it from elsewhere."""
+        """Fetch a message after the layer has loaded it from elsewhere."""
         drop = cast(Maildrop, self._drop)
         self._busy = True
 
@@ -310,7 +310,8 @@ class Pop3Session(Pop3Login):
             self._flush()
             self._go_on()
         elif transfer.has_begun:
-            # Half of a message is out and its log cannot be read: only hanging up tells the client.
+            # Part of a message is sent and its log cannot be read: only hanging up tells the
+            # client.
             self._log(f"message {transfer.number}: {outcome}")
             self._transport.abort()
         else:
@@ -319,7 +320,7 @@ class Pop3Session(Pop3Login):
             self._go_on()
 
     def _end_transfer(self) -> None:
-        """Release the log that a message in pieces is read from."""
+        """Release the log from which a message is read in pieces."""
         transfer, self._transfer = self._transfer, None
         if transfer is not None:
             transfer.close()
@@ -366,7 +367,7 @@ class Pop3Session(Pop3Login):
             self._context.log.event("pop3", "deleted", self._who() | {"ids": ids})
 
     def _log_session(self) -> None:
-        """Every session leaves one line, however it ends; not a proxy's health check."""
+        """Every session is logged in one line, however it ends, except a proxy's health check."""
         if self._service.proxied and not self._machine.commands:
             return
         figures = self._figures
@@ -378,7 +379,7 @@ class Pop3Session(Pop3Login):
             "reason": self._reason,
         }
         log = self._context.log
-        if self._mechanism == "none":  # never tried to log in: costs a client nothing
+        if self._mechanism == "none":  # never tried to log in: no failure of the client
             log.limited(self._network, "pop3", "session", self._who() | done)
         else:
             log.event("pop3", "session", self._who() | done)

@@ -1,4 +1,4 @@
-"""One attempt to log in by POP3, from its turn among its network's attempts to its answer."""
+"""One POP3 login attempt, from its turn among its network's attempts to its answer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Guesser(Protocol):
 
 
 class Attempt:
-    """A login that is being checked.  While it is, it holds one of its network's turns.
+    """A login being checked.  Until its end, it holds one of its network's turns.
 
-    `began`: when the check began, after all waiting.  `is_guess`: credentials have come, so a
+    `began`: when the check began, after all waiting.  `is_guess`: credentials have arrived, so a
     client that hangs up now has failed.
     """
 
@@ -47,7 +47,8 @@ class Attempt:
         self.began = 0.0
 
     def start(self) -> bool:
-        """It is this attempt's turn.  False: it is over, and the turn is the next one's."""
+        """It is this attempt's turn.  False: the attempt is over, and the next one gets the
+        turn."""
         if self._session is None:
             return False
         self._has_turn = True
@@ -92,7 +93,7 @@ class Attempt:
             session.attempt_decided(outcome, decided)
 
     def end(self) -> bool:
-        """Give the turn to the network's next login.  Whether this one was undecided."""
+        """Give the turn to the network's next login.  Returns whether this one was undecided."""
         undecided = self._session is not None
         self._session = None
         if self._has_turn and not self._in_thread:

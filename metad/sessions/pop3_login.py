@@ -5,9 +5,9 @@ Rules of this file:
 * Guessing is slow whatever the client does.  A network with recent failures waits before a password
   is checked, and only a few of its logins are checked at a time.  A client that hangs up before the
   answer has failed.
-* A login that is remembered waits for nothing.
-* The time of the answer reveals nothing: an unknown user, a disabled one and a wrong password are
-  answered at the same time after the check began.  Only the log distinguishes them.
+* A remembered login does not wait.
+* The time of the answer reveals nothing: an unknown user, a disabled user and a wrong password are
+  answered after the same time.  Only the log distinguishes them.
 * Passwords are checked in a thread.
 """
 
@@ -39,7 +39,7 @@ from metad.users.database import login_name
 
 NONCE_OCTETS = 18
 DAY = 86_400
-# Why a login failed, as the log has it, and the counter of it.
+# Why a login failed, as logged, and its counter.
 FAILURES = {
     "unknown user": Cell.LOGIN_UNKNOWN,
     "user disabled": Cell.LOGIN_DISABLED,
@@ -49,7 +49,7 @@ FAILURES = {
 
 
 class Pop3Login(Connection):
-    """One connection, up to the login."""
+    """One connection, up to login."""
 
     __slots__ = ("_attempt", "_drop", "_machine", "_mailbox", "_master", "_mechanism", "_user")
     _machine: Pop3
@@ -88,7 +88,8 @@ class Pop3Login(Connection):
         self._begin_attempt(check, is_guess=True)
 
     def _login_names(self, user: str, master: str | None = None) -> str:
-        """Note whose mailbox it is, and the master user if one opens it; whose password it is."""
+        """Note the mailbox's user, and the master user if one opens it.  Returns whose password is
+        checked."""
         name = login_name(user, self._context.config.pop3.default_domain)
         self._mailbox = name
         self._user = clean(name)
@@ -98,7 +99,8 @@ class Pop3Login(Connection):
     # -- SCRAM
 
     def _scram_user(self, event: ScramUser) -> None:
-        """Send the user's keys, or made-up ones: the client does not learn which users exist."""
+        """Send the user's keys, or fake ones, so that the client does not learn which users
+        exist."""
         self._mechanism = "SCRAM-SHA-256"
         name = self._login_names(event.user)
 
@@ -128,7 +130,7 @@ class Pop3Login(Connection):
     # -- attempts
 
     def _begin_attempt(self, check: Check, *, is_guess: bool) -> None:
-        """Call `check` when it is this network's turn and its delay has passed."""
+        """Call `check` when the network's turn comes and its delay has passed."""
         if self._attempt is not None:
             self._attempt.end()
         self._busy = True
@@ -136,7 +138,7 @@ class Pop3Login(Connection):
         self._context.limiter.check(self._network, self._attempt.start)
 
     def attempt_decided(self, outcome: Account | Exception | None, decided: Decided) -> None:
-        """A thread has checked the password.  Whatever fails now, the client has its answer."""
+        """A thread has checked the password.  Whatever fails now, the client gets an answer."""
         self._busy = False
         try:
             decided(outcome)
@@ -158,7 +160,7 @@ class Pop3Login(Connection):
 
     def _admit(self, account: Account) -> None:
         """The credentials were right: open the account's mailbox, or the one that a master user
-        asks for, also of a user who is disabled: mail can be moved away."""
+        requests, even if that user is disabled, so that mail can be moved away."""
         if not self._master:
             self._open(account)
             return
@@ -170,7 +172,7 @@ class Pop3Login(Connection):
         self._open(wanted)
 
     def _login_failed(self) -> None:
-        """Count it; the answer comes at the same time for every kind of failure."""
+        """Count a failure; every kind of failure is answered after the same time."""
         context = self._context
         self._count_failure(self._why_wrong())
         began = self._attempt.began if self._attempt is not None else context.loop.time()
@@ -179,7 +181,7 @@ class Pop3Login(Connection):
         context.loop.call_later(max(due, 0.0), self._answer_failure)
 
     def _why_wrong(self) -> str:
-        """Why the credentials were wrong: for the log and the counters alone."""
+        """Why the credentials were wrong, only for the log and the counters."""
         users = self._context.users
         account = users.account(self._master or self._user)
         if account is None or users.account(self._user) is None:
@@ -209,7 +211,7 @@ class Pop3Login(Connection):
     def _open(self, account: Account, until: float = 0.0, asked_ns: int = 0) -> None:
         """Open the mailbox of an account that has logged in; `until`: how long to wait for it.
 
-        `asked_ns`: what was acknowledged before is listed; 0: before now.
+        `asked_ns`: all mail acknowledged before that is listed; 0: before now.
         """
         context = self._context
         asked_ns = asked_ns or time.monotonic_ns()
@@ -230,7 +232,7 @@ class Pop3Login(Connection):
             self._opened(account, drop, delay)
 
     def _open_later(self, account: Account, until: float) -> None:
-        """Open the mailbox through a layer that must ask others first."""
+        """Open the mailbox through a layer that must ask other nodes first."""
         self._busy = True
 
         def done(outcome: Maildrop | Exception) -> None:
@@ -260,13 +262,13 @@ class Pop3Login(Connection):
             self._wait_for_mailbox(account, until, error)
         elif isinstance(error, RefusedError):
             self._refuse_login(error)
-        else:  # a layer's: costs only this login
+        else:  # a layer's error: it affects only this login
             self._context.row.add(Cell.LOGIN_REFUSED)
             self._log_failure(repr(error))
             self._machine.login_failed(RefusedError.pop3)
 
     def _wait_for_mailbox(self, account: Account, until: float, error: MailboxInUseError) -> None:
-        """A mailbox in use is waited for: two devices of one user may poll at the same time."""
+        """Wait for a mailbox in use: two devices of one user may poll at the same time."""
         loop = self._context.loop
         until = until or loop.time() + limits.IN_USE_PATIENCE
         if loop.time() < until:
@@ -276,7 +278,7 @@ class Pop3Login(Connection):
             self._refuse_login(error)
 
     def _wait_for_mail(self, account: Account, until: float, asked_ns: int) -> None:
-        """Wait until all that was acknowledged before this login is in the index."""
+        """Wait until all mail acknowledged before this login is in the index."""
         loop = self._context.loop
         until = until or loop.time() + limits.BEHIND_PATIENCE
         left = until - loop.time()

@@ -1,7 +1,7 @@
-"""A message on its way to a POP3 client when it is not in memory, or too large to be.
+"""Sends a message to a POP3 client that is not in memory, or too large for it.
 
-Its pieces are read in a thread, some at a time; the next ones are read when the client has taken
-the last.  What is verified, and which log is held, is the layer's business.
+A thread reads some pieces at a time; the next ones are read when the client has taken the last.
+The layer decides what is verified and which log is held.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Transfer:
 
     @property
     def has_begun(self) -> bool:
-        """Octets were given out: only closing the connection can tell the client of a failure."""
+        """Octets were sent: only closing the connection can tell the client of a failure."""
         return self._begun
 
     def read(self) -> Pieces:
-        """The next octets; called in a thread.  Raises RefusedError, OSError."""
+        """The next octets.  Called in a thread.  Raises RefusedError, OSError."""
         chunks: list[bytes] = []
         octets = 0
         for piece in self._pieces:
@@ -49,7 +49,7 @@ class Transfer:
         return Pieces(chunks, last=True)
 
     def give(self, machine: Pop3, pieces: Pieces) -> bool:
-        """Hand octets to the machine.  True: the answer is complete."""
+        """Pass octets to the machine.  True: the answer is complete."""
         if self.top:
             self._begun = True
             machine.top(pieces.chunks)
@@ -64,6 +64,6 @@ class Transfer:
         return pieces.last
 
     def close(self) -> None:
-        """Release what the layer holds for this message."""
+        """Release the layer's resources for this message."""
         if isinstance(self._pieces, Generator):
             self._pieces.close()

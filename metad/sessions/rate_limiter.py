@@ -2,12 +2,12 @@
 
 Rules of this file:
 
-* Only counts are kept here, by a clock that is passed in; replies are the sessions' business.
+* Only counts are kept here, with a clock that is passed in; sessions decide on replies.
 * Every table is bounded: networks without an open connection are forgotten, the oldest first.
 * Caps are the hub's and hold for all workers together (metad.sessions.shared_counts).  A new
-  connection is published first and checked after that, so two workers can never exceed a cap
-  between them.
-* A client without a network (the peer of a Unix socket) only has the cap on all connections.
+  connection is published first and then checked, so two workers together can never exceed a cap.
+* A client without a network (the peer of a Unix socket) is subject only to the cap on all
+  connections.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MINUTE = 60.0
 
 
 class Caps(NamedTuple):
-    """The hub's; `of_worker`: what one worker's descriptors allow."""
+    """The hub's caps; `of_worker`: how many connections one worker's descriptors allow."""
 
     connections: int
     of_network: int
@@ -36,7 +36,7 @@ class Caps(NamedTuple):
 
 @dataclass(slots=True)
 class _Past:
-    """What is remembered of a network."""
+    """What is remembered about a network."""
 
     failures: int = 0
     failed: float = 0.0
@@ -45,7 +45,7 @@ class _Past:
 
 @dataclass(slots=True)
 class _Checks:
-    """The logins of a network: how many are being checked, and those that wait for a turn."""
+    """The logins of a network: the number being checked, and those waiting for a turn."""
 
     running: int = 0
     waiting: deque[Callable[[], bool]] = field(default_factory=deque)
@@ -75,7 +75,7 @@ class RateLimiter:
     # -- connections
 
     def enter(self, network: str) -> bool:
-        """Whether a connection may stay; if so, `leave` must follow."""
+        """Whether a connection may stay; if so, call `leave` at its end."""
         self._count(network, 1)
         caps = self.caps
         every = self.refresh()
@@ -110,7 +110,8 @@ class RateLimiter:
 
     @property
     def is_crowded(self) -> bool:
-        """So many connections, as of the last refresh, that slow clients must make room."""
+        """Whether there were so many connections at the last refresh that slow clients must make
+        room."""
         caps = self.caps
         return (
             self._all > caps.connections * limits.CROWDED
@@ -119,7 +120,7 @@ class RateLimiter:
 
     @property
     def share_above(self) -> float:
-        """The share of all connections, as of the last refresh, that is above what may be idle."""
+        """The share of all connections, at the last refresh, above the number that may be idle."""
         caps = self.caps
         of_hub = 1 - caps.connections * limits.CROWDED / self._all if self._all else 0.0
         own = self.connections
@@ -127,13 +128,14 @@ class RateLimiter:
         return max(of_hub, of_worker, 0.0)
 
     def has_room(self, protocol: Cell) -> bool:
-        """Whether a protocol (its cell of open connections) may have one connection more."""
+        """Whether a protocol (its cell of open connections) may have one more connection."""
         if not self.is_crowded:
             return True
         return self._shared.total(protocol) < self.caps.connections * limits.PROTOCOL_SHARE
 
     def is_too_slow(self, octets: int, seconds: float) -> bool:
-        """Whether a transaction of `seconds`, whose message has `octets` so far, takes too long."""
+        """Whether a transaction of `seconds`, with `octets` of its message so far, takes too
+        long."""
         grace = limits.CROWDED_GRACE if self.is_crowded else limits.TRANSACTION_GRACE
         return seconds > grace + octets / limits.MIN_DATA_RATE
 
@@ -149,7 +151,7 @@ class RateLimiter:
         if network not in self._sent and len(self._sent) >= limits.NETWORKS_REMEMBERED:
             del self._sent[next(iter(self._sent))]
         sent = self._sent[network] = self._sent.get(network, 0) + 1
-        # A worker without messages in this minute still shows its counts of an earlier one.
+        # A worker without messages in this minute still publishes its counts for an earlier one.
         name = f"{network} {minute}"
         self._shared.publish(Tally.MESSAGES, name, sent)
         others = self._shared.of_others(Tally.MESSAGES, name)
@@ -173,24 +175,24 @@ class RateLimiter:
         self._shared.publish_failures(network, past.failures, now)
 
     def login_delay(self, network: str, now: float) -> float:
-        """Seconds before the network's next password may be checked: by any worker's failures."""
+        """Seconds before the network's next password may be checked, from all workers' failures."""
         failures = self._shared.failures_of_others(network, now)
         past = self._past.get(network)
         if past is not None and now - past.failed <= limits.LOGIN_FAILURE_MEMORY:
             failures += past.failures
         if not failures:
             return 0.0
-        # Bounded before the power is taken: failures may go into the millions.
+        # Bounded before the exponentiation: there may be millions of failures.
         delay: float = limits.LOGIN_FAILURE_DELAY * 2 ** min(failures - 1, 10)
         return min(delay, limits.MAX_LOGIN_FAILURE_DELAY)
 
     def note_check(self, seconds: float) -> None:
-        """A password check took so much CPU time."""
+        """Record the CPU time of a password check."""
         self._slowest = max(self._slowest, seconds)
 
     @property
     def answer_after(self) -> float:
-        """Seconds from the begin of a check to the answer if it fails: above any check's time.
+        """Seconds from the start of a check to the answer if it fails: longer than any check.
 
         Whole seconds, so that the answer does not reveal which kind of hash was checked.
         """
@@ -198,9 +200,9 @@ class RateLimiter:
         return min(seconds, limits.MAX_LOGIN_FAILURE_DELAY)
 
     def check(self, network: str, start: Callable[[], bool]) -> None:
-        """Call `start` now or when it is this network's turn; `checked` must follow.
+        """Call `start` now or when the network's turn comes; `checked` must follow.
 
-        `start` returns False if the login is over: its turn is the next one's.
+        `start` returns False if the login is over: then the next one gets the turn.
         """
         checks = self._checks.setdefault(network, _Checks())
         if checks.running >= limits.LOGIN_CHECKS:
@@ -211,7 +213,7 @@ class RateLimiter:
             self.checked(network)
 
     def checked(self, network: str) -> None:
-        """A check is done: the network's next one begins."""
+        """A check is done: begin the network's next one."""
         checks = self._checks[network]
         while checks.waiting:
             if checks.waiting.popleft()():

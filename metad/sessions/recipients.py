@@ -5,7 +5,7 @@ Rules of this file:
 * An alias is checked as a whole and gets the worst reply of its members: a permanent refusal
   before a temporary one.
 * Recipients beyond the first few count against the memory budget while the transaction lasts.
-* After the data a message is refused as over quota only if that holds for all its recipients.
+* After the data, a message is refused as over quota only if all its recipients are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from metad.sessions.context import WorkerContext
 from metad.users.account import Account
 from metad.users.policy import Quota
 
-# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+# Makes a NamedTuple from a complete tuple: half the cost of calling its class.
 _new = tuple.__new__
 
 
@@ -39,14 +39,14 @@ class Recipients:
     __slots__ = ("_lease", "entries", "quotas", "size")
 
     def __init__(self, size: int = 0) -> None:
-        """`size`: as MAIL announced it, 0 if it did not."""
+        """`size`: as announced by MAIL; 0: not announced."""
         self.size = size
         self.entries: dict[int, Recipient] = {}
         self.quotas: dict[int, Quota] = {}
         self._lease: Lease | None = None
 
     def accept(self, context: WorkerContext, address: str) -> None:
-        """Take one RCPT.  Raises RefusedError; then no entry was added."""
+        """Accept one RCPT.  Raises RefusedError; then no entry was added."""
         try:
             accounts = context.users.expand(address)
         except (UnknownUserError, ForeignDomainError, UsersLostError):
@@ -82,7 +82,8 @@ class Recipients:
             raise NoSpaceError("no memory for more recipients")
 
     def check_room(self, context: WorkerContext, octets: int) -> None:
-        """Once the size is known.  Raises OverQuotaError if no recipient has room for it."""
+        """Check quotas once the size is known.  Raises OverQuotaError if no recipient has room for
+        it."""
         if len(self.quotas) == len(self.entries) and self.quotas:
             _check_room(context, self.quotas, octets)
 

@@ -5,11 +5,11 @@ a table of its own: buckets of eight cells, each the network's 44-bit hash and a
 
 Rules of this file:
 
-* Each worker writes only its own cells, and whole values: a cell that was overwritten by accident
-  is right again with the next connection.
+* Each worker writes only its own cells, and complete values: an overwritten cell is corrected by
+  the next connection.
 * Hashes are Python's own, salted by the master from which all workers were forked: no outsider can
   choose networks that fall into one bucket.
-* A network whose bucket is full is not published; each worker then counts it alone.
+* A network whose bucket is full is not published; then each worker counts it separately.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FAILURE_SECONDS = 10  # the unit of their times
 
 
 class SharedCounts:
-    """The counts of one hub, as one of its workers sees them."""
+    """The counts of one hub, as seen by one of its workers."""
 
     def __init__(self, area: SharedArea, row: ProcessRow) -> None:
         self._area = area
@@ -35,18 +35,18 @@ class SharedCounts:
         self._open = area.column(Cell.CONNECTIONS)
         self._roles = area.column(Cell.ROLE)
         self._tables = {which: row.tally(which) for which in Tally}
-        self._seen: list[int] = []  # the roles of all rows when `_others` was made of them
+        self._seen: list[int] = []  # the roles of all rows when `_others` was made
         self._others: dict[Tally, list[memoryview]] = {}
 
     def publish_connections(self, count: int) -> None:
         self._row[Cell.CONNECTIONS] = count
 
     def connections(self) -> int:
-        """Of all workers.  An impossible value is not a count: the cell was overwritten."""
+        """The sum over all workers.  An impossible value is ignored: the cell was overwritten."""
         return _sum(self._open)
 
     def total(self, cell: Cell) -> int:
-        """Of all workers, of a counter of connections."""
+        """The sum over all workers, for a counter of connections."""
         return _sum(self._area.column(cell))
 
     def publish(self, which: Tally, network: str, count: int) -> None:
@@ -135,7 +135,7 @@ def _clock(now: float) -> int:
 
 
 def _failures(cell: int, now: float) -> int:
-    """The failures in a cell, if the last of them is not forgotten."""
+    """The failures in a cell, unless the last one has expired."""
     age = (_clock(now) - (cell >> _FAILURE_BITS & _MOST_FAILURES)) & _MOST_FAILURES
     return cell & _MOST_FAILURES if age * _FAILURE_SECONDS <= limits.LOGIN_FAILURE_MEMORY else 0
 

@@ -1,11 +1,12 @@
-"""An SMTP session on the loop: octets to the machine, its events to users, filter and layer.
+"""An SMTP session on the loop: feeds octets to the machine, and passes its events to users, filters
+and layer.
 
 Rules of this file:
 
 * One write per group of replies; the transport buffers, Nagle is off.
-* Nothing that a client sends can end the worker: every failure becomes a reply.
-* Deadlines are checked about once a second (`expire`).  Progress is what the machine has processed
-  since the last check: so octets cost nothing extra, and half a command does not count as progress.
+* No input can end the worker: every failure becomes a reply.
+* Deadlines are checked about once a second (`expire`).  Progress is input processed by the machine
+  since the last check, so counting octets costs nothing, and half a command is not progress.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from metad.sessions.unfinished import Room
 from metad.system.refusals import count_refusal
 from metad.system.shared_memory import Cell
 
-# A NamedTuple of a tuple that is complete: half the cost of calling its class.
+# Makes a NamedTuple from a complete tuple: half the cost of calling its class.
 _new = tuple.__new__
 _MESSAGES = int(Cell.MESSAGES)
 _OCTETS = int(Cell.MESSAGE_OCTETS)
@@ -75,17 +76,17 @@ class SmtpSession(Connection):
         self._committing: Envelope | None = None
         self._sender = ""
         self._room = Room(self._context.unfinished)
-        self._arrived = 0.0  # when MAIL came
+        self._arrived = 0.0  # when MAIL arrived
         self._head = b""  # the first octets of a message in chunks
         self._message_id = ""
         self._incoming: Incoming | None = None
-        self._greeting = 0  # the EHLO of which `_origin` was made, counted
+        self._greeting = 0  # number of the EHLO from which `_origin` was made
         self._helo_text = ""
         self._helo_shown = ""  # the same, fit for the log
         self._origin = b""
-        self._in_layer = False  # within the call that hands a message to the layer
-        # As of the last check of the deadlines: the machine's progress and the time of the last
-        # change of it; the transaction that is open and the time of its begin.
+        self._in_layer = False  # during the call that passes a message to the layer
+        # As of the last check of the deadlines: the machine's progress and when it last changed;
+        # the open transaction and when it began.
         self._progress = (0, 0, 0)
         self._last = self._context.now
         self._transaction = 0
@@ -153,20 +154,20 @@ class SmtpSession(Connection):
             self._flush()
 
     def _advance(self, event: Event | None) -> None:
-        """Carry out `event` and those that follow, then write all replies at once.
+        """Process `event` and those that follow, then write all replies at once.
 
         A handler returns whether the machine may have another event before more octets arrive.
         """
         machine = self._machine
         while event is not None or machine.full:
             try:
-                if event is None:  # so many replies are queued that they are written first
+                if event is None:  # write queued replies first if there are many
                     self._flush()
                 elif not self._handlers[event.__class__](self, event):
                     break
             except RefusedError as error:
                 self._refused(error, event)
-            except Exception as error:  # of a layer or a filter: costs only this message
+            except Exception as error:  # from a layer or filter: it affects only this message
                 self._refused(RefusedError(f"{error!r}"), event)
             if self._busy or self._paused:
                 break
@@ -175,7 +176,7 @@ class SmtpSession(Connection):
             smtp_log.log_refused_commands(self)
         if self._busy or self._holds or self._paused or machine.closed:
             self._flush()
-        elif machine.output:  # nearly always
+        elif machine.output:  # the usual case
             self._transport.write(machine.take_output())
 
     def _flush(self) -> None:
@@ -188,7 +189,7 @@ class SmtpSession(Connection):
             self._count_held()
 
     def _refused(self, error: RefusedError, event: Event | None = None) -> None:
-        """Answer an event that users, layer or filter refused."""
+        """Answer an event refused by users, layer or filter."""
         count_refusal(self._context.row, error.smtp)
         smtp_log.log_refusal(self, error.smtp, event, clean(str(error)) if error.args else "")
         self._forget_message()
@@ -196,7 +197,7 @@ class SmtpSession(Connection):
         self._slow_down()
 
     def _slow_down(self) -> None:
-        """Do nothing for as long as the machine asks; what was answered is sent at once."""
+        """Pause for as long as the machine requests; replies so far are sent at once."""
         delay = self._machine.take_delay()
         if delay and not self._machine.closed:
             self._busy = True
@@ -212,7 +213,7 @@ class SmtpSession(Connection):
 
     @property
     def helo(self) -> str:
-        """What the client calls itself, fit for the log."""
+        """The client's HELO name, escaped for the log."""
         return clean(self._machine.helo.decode("utf-8", "replace"))
 
     def _mail_from(self, event: MailFrom) -> bool:
@@ -267,7 +268,7 @@ class SmtpSession(Connection):
         return self._store(envelope, event.rest)
 
     def _store(self, envelope: Envelope, rest: bytes) -> bool:
-        """Hand a message to the layer.  Raises RefusedError, and what a layer may raise."""
+        """Pass a message to the layer.  Raises RefusedError, and any exception of a layer."""
         context = self._context
         if self._recipients.quotas:
             self._recipients.check_room(context, envelope.octets)
@@ -328,7 +329,7 @@ class SmtpSession(Connection):
         self._origin = origin(machine.helo, address, hostname, machine.with_protocol)
 
     def _committed(self, envelope: Envelope, error: RefusedError | None) -> None:
-        """The layer has answered: reply, count, log, and go on with the input that waited."""
+        """The layer has answered: reply, count, log, and continue with waiting input."""
         if self._committing is not envelope:  # answered already
             return
         self._committing = None
@@ -355,7 +356,7 @@ class SmtpSession(Connection):
         if context.draining:
             machine.fail(DrainingError.smtp)
             more = True
-        if self._in_layer or self._ended:  # `_advance` goes on; or the client is gone
+        if self._in_layer or self._ended:  # `_advance` continues, or the client is gone
             return
         if more:
             self._go_on()
@@ -369,7 +370,7 @@ class SmtpSession(Connection):
             return True
         count_refusal(self._context.row, reply)
         detail = ""
-        if reply.enhanced == "5.5.2":  # mostly appliances, which their operators must find
+        if reply.enhanced == "5.5.2":  # mostly appliances, which their operators must identify
             count = self._context.limiter.count_bare(self._network)
             detail = f"{count} so far from {self._network}"
         smtp_log.log_refusal(self, reply, event, detail)
@@ -382,7 +383,7 @@ class SmtpSession(Connection):
         return False
 
     def _forget_message(self) -> None:
-        """Abort a message that was not handed over yet; the layer ends the others."""
+        """Abort a message not yet passed to the layer; the layer ends the others."""
         if self._incoming is not None and not self._busy:
             incoming_mail.abort(self._incoming)
             self._incoming = None

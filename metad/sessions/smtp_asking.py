@@ -2,9 +2,8 @@
 
 Rules of this file:
 
-* While a filter is asked the session is busy, as during a commit: nothing else of it is carried
-  out.
-* A client that goes away takes its question back.
+* While a filter is being asked, the session is busy, as during a commit: it processes nothing else.
+* If the client disconnects, the question is cancelled.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from metad.system.shared_memory import Cell
 
 
 class _Secured(Protocol):
-    """An ssl.SSLObject, as far as it tells what was agreed."""
+    """The part of an ssl.SSLObject that shows the negotiated parameters."""
 
     def version(self) -> str | None: ...
     def cipher(self) -> tuple[str, str, int] | None: ...
@@ -44,7 +43,7 @@ class AskingSmtpSession(SmtpSession):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._asking: asyncio.Task[Any] | None = None
-        self._greeted = 0  # which greeting the filters have been asked about, and their refusal
+        self._greeted = 0  # the greeting about which the filters were asked, and their refusal
         self._helo_refusal: Reply | None = None
         self._prefers: list[Preferences] = []
 
@@ -55,7 +54,7 @@ class AskingSmtpSession(SmtpSession):
     # -- asking
 
     def _ask(self, question: Coroutine[Any, Any, Any], then: Callable[[Any], bool]) -> bool:
-        """`then` gets the answer, later; what it returns is what a handler returns."""
+        """`then` gets the answer later; it returns the same as a handler."""
         self._busy = True
         task = self._asking = self._context.loop.create_task(question)
         task.add_done_callback(partial(self._answered, then))
@@ -101,7 +100,7 @@ class AskingSmtpSession(SmtpSession):
         self._ask(self._chain.ask_connected(self._session()), self._connected)
 
     def _connected(self, refusal: Reply | None) -> bool:
-        if self._machine.closed:  # the hub shuts down
+        if self._machine.closed:  # the hub is shutting down
             return True
         if refusal is None:
             super()._start()
@@ -123,7 +122,7 @@ class AskingSmtpSession(SmtpSession):
         return self._ask(self._ask_sender(), partial(self._sender_judged, event))
 
     async def _ask_sender(self) -> Reply | None:
-        """What was refused at HELO stays refused until the next one."""
+        """A client refused at HELO stays refused until the next HELO."""
         chain, session = self._chain, self._session()
         if self._greeted != self._machine.greetings:
             self._greeted = self._machine.greetings

@@ -1,7 +1,7 @@
-"""The session of a hub that has filters.  A hub without has none of this.
+"""The session of a hub with filters.  A hub without filters loads none of this.
 
-LMTP has one reply for each recipient, so recipients whose verdicts differ get messages of their
-own; the rest is in the two classes that this one extends.
+LMTP has one reply per recipient, so recipients with different verdicts get separate messages.
+Everything else is in the two base classes.
 
     connect, HELO, MAIL, RCPT: smtp_asking    the message: smtp_judged    verdicts apart: here
 """
@@ -30,7 +30,7 @@ from metad.system.shared_memory import Cell
 
 
 class FilteredSmtpSession(JudgedSmtpSession):
-    """One connection.  `_groups`: of each kind of recipients the reply, once it is known."""
+    """One connection.  `_groups`: the reply for each group of recipients, once known."""
 
     __slots__ = ("_groups",)
 
@@ -41,11 +41,11 @@ class FilteredSmtpSession(JudgedSmtpSession):
     # -- LMTP: verdicts that differ
 
     def _judged_apart(self, event: EndOfMessage, verdicts: dict[Preferences, Verdict]) -> bool:
-        """Each group of recipients with the same verdict gets a message of its own."""
+        """Each group of recipients with the same verdict gets its own message."""
         return self._ask(self._copies(verdicts), partial(self._deliver_apart, event, verdicts))
 
     async def _copies(self, verdicts: dict[Preferences, Verdict]) -> list[Incoming | None]:
-        """A copy of the layer's part for every group that accepts."""
+        """Make a copy of the layer's part for every accepting group."""
         accepting = sum(verdict.refusal is None for verdict in verdicts.values())
         incoming = self._incoming
         if incoming is None:
@@ -159,12 +159,12 @@ class FilteredSmtpSession(JudgedSmtpSession):
             count_refusal(self._context.row, reply)
         status = "stored" if error is None else f"deferred ({clean(str(error))})"
         log_message(self, envelope, status)
-        # While `_deliver_apart` is at work it answers.
+        # `_deliver_apart` answers while it is running.
         if self._asking is None and self._busy and self._answer_groups() and not self._ended:
             self._go_on()
 
     def _answer_groups(self) -> bool:
-        """Answer once every group is decided; whether there is more to do."""
+        """Answer once every group is decided.  Returns whether there is more to do."""
         if not self._busy or any(reply is None for reply in self._groups.values()):
             return False
         replies = [self._groups[wish] for wish in self._prefers]

@@ -1,12 +1,12 @@
-"""A session that asks filters about whole messages, and gives the layer what they made of them.
+"""A session that asks filters about whole messages, and passes the result to the layer.
 
     arrival -> header split off, forged fields removed -> judged -> fields added -> layer
 
 Rules of this file:
 
-* While a filter is asked no log is held, and the message counts in the worker's budget.
+* While a filter is being asked, no log is held, and the message counts in the worker's budget.
 * The header is held here until the verdict and goes to the layer in `Envelope.trace`, in wire
-  format; the layer's part of the message is the rest.  So every change to it comes before the
+  format; the layer's part of the message is the rest.  So every change to it is made before the
   checksum of the record.
 """
 
@@ -41,17 +41,18 @@ from metad.sessions.message_id import find_message_id
 from metad.sessions.smtp_asking import AskingSmtpSession
 from metad.system.shared_memory import Cell
 
-# What only a filter of ours may say.
+# Fields that only our own filters may add.
 _RESULTS = RESULTS.lower().encode()
 _OURS = frozenset(name.lower().encode() for name in (SPAM_FIELD, SCORE_FIELD, UNCHECKED_FIELD))
-# Of recipients that have different preferences in one message: marked, not refused, by its score.
+# If the recipients of one message have different preferences: it is marked by its score, not
+# refused.
 NEVER_REFUSED = Preferences(refuse=1e9)
 
 
 class JudgedSmtpSession(AskingSmtpSession):
-    """`_header` and `_tail`: of a complete message its header, and the last octets of the rest, or
-    all of it where there is no `_incoming`.  `_is_header`: not text that stands where a header
-    should, and is body for every reader."""
+    """`_header` and `_tail`: the header of a complete message, and the last octets of the rest, or
+    all of it if there is no `_incoming`.  `_is_header`: False for text in place of a header, which
+    every reader takes for body."""
 
     __slots__ = ("_header", "_is_header", "_lease", "_splitter", "_stored", "_tail")
 
@@ -87,7 +88,7 @@ class JudgedSmtpSession(AskingSmtpSession):
         return KeptIncoming(incoming, str(context.config.data), context.budget)
 
     def _split(self, data: bytes) -> bytes:
-        """Hold the header back; it counts."""
+        """Hold the header back; it counts in the budget."""
         splitter = self._splitter
         if splitter is None:
             splitter = self._splitter = HeaderSplitter()
@@ -125,7 +126,7 @@ class JudgedSmtpSession(AskingSmtpSession):
         return self._ask(self._chain.judge(message), partial(self._judged, event, envelope))
 
     def _clean_header(self, event: EndOfMessage, header: bytes) -> EndOfMessage:
-        """Take out what claims to be ours (RFC 8601 section 5)."""
+        """Remove fields that claim to be ours (RFC 8601 section 5)."""
         self._header = header
         self._message_id = find_message_id(header)
         if not event.starts_with_header:
@@ -145,7 +146,7 @@ class JudgedSmtpSession(AskingSmtpSession):
         )
 
     def _keep_tail(self) -> None:
-        """The last octets: with the others of a message in pieces, or counted in memory."""
+        """The last octets: appended to a message in pieces, or counted in memory."""
         lease = self._lease
         if self._incoming is None:
             if lease is not None and lease.take(len(self._tail)):
@@ -197,7 +198,8 @@ class JudgedSmtpSession(AskingSmtpSession):
             self._context.log.line("filter", f"{envelope.id.hex()}: {clean(verdict.note)}")
 
     def _changed(self, envelope: Envelope, verdict: Verdict) -> Envelope:
-        """As it goes to the layer: the header in the trace, the octets those of the rest."""
+        """The envelope for the layer: the header is in the trace, and the octets are those of the
+        rest."""
         header = self._header
         octets = envelope.octets - len(header)
         trace = envelope.trace
@@ -222,7 +224,7 @@ class JudgedSmtpSession(AskingSmtpSession):
 
     def _hand_over(self, envelope: Envelope, rest: bytes) -> None:
         stored = self._stored or envelope
-        self._lease = None  # from now on the layer counts it
+        self._lease = None  # the layer counts it from now on
         done = partial(self._committed, envelope)
         incoming = self._incoming
         if incoming is None:
@@ -231,7 +233,7 @@ class JudgedSmtpSession(AskingSmtpSession):
             incoming.commit(stored, done)
 
     def _judged_apart(self, event: EndOfMessage, verdicts: dict[Preferences, Verdict]) -> bool:
-        """Verdicts that differ: LMTP has a reply for each recipient."""
+        """Different verdicts: LMTP has one reply per recipient."""
         raise NotImplementedError
 
     def _forget_message(self) -> None:

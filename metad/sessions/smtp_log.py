@@ -14,15 +14,15 @@ from metad.sessions.recipients import Recipients
 from metad.sessions.smtp_service import SmtpService
 from metad.system.refusals import count_refusal
 
-# Recipients of a message that its line names; `nrcpt` is the number of all.
+# Recipients of a message named in its line; `nrcpt` is the total number.
 RECIPIENTS_LOGGED = 100
-# A session that ends so needs no line beside those of its messages.
+# A session that ends like this needs no line besides those of its messages.
 PROPER_ENDS = ("quit", "client hung up")
 _COMMANDS: dict[type, str] = {MailFrom: "MAIL", RcptTo: "RCPT"}
 
 
 class Logged(Protocol):
-    """What the lines need of a session."""
+    """What the lines need from a session."""
 
     _context: WorkerContext
     _client: str
@@ -45,9 +45,9 @@ class Logged(Protocol):
 
 
 def log_message(session: Logged, envelope: Envelope, status: str) -> None:
-    """A message was handed to the layer, and this became of it.
+    """Log the result of passing a message to the layer.
 
-    The text is put together here: as fields it would cost a fifth of all that a message costs.
+    The text is composed here: as fields it would add a fifth to the cost of a message.
     """
     context = session._context
     log = context.log
@@ -95,7 +95,7 @@ def log_refusal(session: Logged, reply: Reply, event: Event | None, detail: str 
 
 
 def log_refused_commands(session: Logged) -> None:
-    """Commands that the machine refused by itself: a wrong syntax, a wrong order, unknown ones."""
+    """Commands that the machine itself refused: a wrong syntax, a wrong order, unknown ones."""
     machine = session._machine
     refusals, machine.refusals = machine.refusals, []
     is_open = machine.in_transaction
@@ -106,7 +106,7 @@ def log_refused_commands(session: Logged) -> None:
 
 
 def log_session(session: Logged) -> None:
-    """A session ends.  Its line is left out if those of its messages tell all about it."""
+    """A session ends.  Its line is left out if those of its messages say everything."""
     machine = session._machine
     was_cut_off = (machine.in_transaction or machine.cut_off) and session._committing is None
     if session._has_logged and not was_cut_off and session._reason in PROPER_ENDS:
@@ -136,7 +136,7 @@ def why_ended(machine: Smtp, error: Exception | None) -> str:
 def _log_reject(
     session: Logged, command: dict[str, str], between: tuple[str, list[str]], reply: str
 ) -> None:
-    """Equal lines of a network are summed up."""
+    """Equal lines of a network are combined."""
     sender, addresses = between
     fields = {
         **command,
@@ -151,8 +151,8 @@ def _log_reject(
 
 
 def _command(line: bytes) -> dict[str, str]:
-    """The verb, and what names an address.  No other argument: a client that takes us for a
-    submission server sends a password."""
+    """The verb, and an argument that is an address.  No other argument: a client that mistakes us
+    for a submission server sends a password."""
     word, _, argument = line.partition(b" ")
     verb = word.upper()
     if verb not in VERBS:

@@ -22,7 +22,7 @@ NOT_LISTED = Reply(554, "5.7.1", "Error: this client may not connect here")
 class SmtpService(Service):
     """A listener for SMTP or LMTP.  `repairing`: the settings for `repair_networks`.
 
-    `session`: the class of its sessions, another one where there are filters.
+    `session`: the class of its sessions; a different one with filters.
     """
 
     settings: SmtpSettings

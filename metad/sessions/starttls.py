@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* A failed handshake costs that connection and one line in the log.
-* During the handshake a stand-in takes the session's place on the transport and drops what it
-  receives: nothing sent in the clear can take effect under TLS.  The session learns of the end of
-  the connection exactly once.
+* A failed handshake ends only its connection, with one line in the log.
+* During the handshake a stand-in replaces the session on the transport and drops its input: nothing
+  sent in the clear can take effect under TLS.  The session is notified of the end of the connection
+  exactly once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def log_failed_handshake(context: WorkerContext, client: Client, error: OSError)
 
 
 class Handshake(asyncio.Protocol):
-    """A TLS handshake, the worker being the server.
+    """A TLS handshake with the worker as server.
 
     Calls `secured` with the new transport, or `lost` when the connection is gone.
     """
@@ -51,7 +51,7 @@ class Handshake(asyncio.Protocol):
         self._secured = secured
         self._lost = lost
         context.sessions.add(self)
-        # From here on nothing is read in the clear.
+        # Nothing is read in the clear from here on.
         transport.pause_reading()
         self._task = context.loop.create_task(self._run())
 

@@ -1,11 +1,11 @@
-"""How much of messages that are still arriving a worker keeps, in memory and on disk.
+"""The amount of incomplete messages that a worker keeps, in memory and on disk.
 
 A client may send a message as slowly as it likes, so unfinished messages are bounded: for a worker,
 and by the free space of the disk (half of what is free).  A client network gets half of what the
-others leave, so that no two or three of them take it all.  A size that MAIL announces counts from
-MAIL on.
+others leave, so that two or three of them cannot take everything.  A size that MAIL announces
+counts from MAIL on.
 
-Rule of this file: only octets are counted here; where they lie is the layer's business.
+Rule of this file: only octets are counted here; the layer decides where to keep them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Unfinished:
         self._of_network: dict[str, int] = {}
 
     def refresh(self, directory: str) -> None:
-        """Look at the free space of the disk with this directory."""
+        """Check the free space of the disk with this directory."""
         with suppress(OSError):
             found = os.statvfs(directory)
             free = found.f_bavail * found.f_frsize
             self.limit = min(self._limit, self.used + free // 2)
 
     def take(self, network: str, octets: int) -> bool:
-        """Count so many more, unless that is too many."""
+        """Count more octets, unless that exceeds the bound."""
         before = self._of_network.get(network, 0)
         held = before + octets
         left = self.limit - (self.used - before)  # by the others
@@ -57,7 +57,7 @@ class Unfinished:
 
 
 class Room:
-    """What one session's message holds of it: `held` octets."""
+    """The share of one session's message: `held` octets."""
 
     __slots__ = ("_unfinished", "held", "network")
 
@@ -67,7 +67,7 @@ class Room:
         self.network = LOCAL
 
     def hold(self, octets: int) -> None:
-        """The message has so many octets, or will have them.  Raises NoSpaceError."""
+        """The message has this number of octets, or will have it.  Raises NoSpaceError."""
         more = octets - self.held
         if more > 0:
             if not self._unfinished.take(self.network, more):
@@ -75,7 +75,7 @@ class Room:
             self.held = octets
 
     def release(self) -> None:
-        """The message is finished, or forgotten."""
+        """The message is complete, or discarded."""
         if self.held:
             self._unfinished.give_back(self.network, self.held)
             self.held = 0

@@ -5,10 +5,10 @@
 
 Rules of this file:
 
-* Nothing of it is in the way when no command follows: a session tests one attribute when it begins.
-* The session decides as without it: the tap passes on what it sees, and passes it on first.
-* A command that does not read loses lines, which are counted, and costs no session anything.
-* An open session is tapped between two commands, so that no dialog begins within a message.
+* Without a following command it costs nothing: a session tests one attribute when it begins.
+* The session behaves as without a tap, which first forwards data and then looks at it.
+* A command that does not read loses lines, which are counted, and slows down no session.
+* An open session is tapped between two commands, so that no dialogue begins inside a message.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from metad.sessions.facts import connections, name_of
 from metad.sessions.pop3 import Pop3Session
 from metad.system.osio import Buffer
 
-# Lines of a session that are kept until one of them says that it is followed.
+# Lines of a session kept until one shows that it is to be followed.
 KEPT = 40
 RETRY_SECONDS = 0.05
-# Sessions after whose begin those that have ended are looked for.
+# After this many new sessions, ended ones are removed.
 SWEEP = 64
-_WITHIN = ("data", "chunks", "challenge")  # stages that are no place to begin
+_WITHIN = ("data", "chunks", "challenge")  # stages at which a tap cannot begin
 
 Line = dict[str, Any]
 
 
 class Follower:
-    """What one command follows: a network of clients, or a user or address.
+    """The target of one command: a client network, or a user or address.
 
-    `send` takes a line; it returns whether the command keeps up.
+    `send` takes a line, and returns whether the command keeps up.
     """
 
     def __init__(self, request: dict[str, Any], send: Callable[[Line], bool]) -> None:
@@ -100,7 +100,7 @@ class Follower:
 
 
 class Tap(asyncio.Protocol):
-    """Takes the session's place on its transport, and the transport's in the session."""
+    """Replaces the session on its transport, and the transport in the session."""
 
     def __init__(self, watch: Watch, session: Connection) -> None:
         self.session = session
@@ -116,7 +116,7 @@ class Tap(asyncio.Protocol):
         inner.set_protocol(self)
 
     def detach(self) -> None:
-        """As it was before.  What lingers has its own protocol by now."""
+        """Restore both.  A lingering connection has its own protocol by now."""
         tapped = cast(Any, self.session._transport)
         if isinstance(tapped, TappedTransport):
             self.session._transport = tapped.inner
@@ -124,7 +124,7 @@ class Tap(asyncio.Protocol):
                 tapped.inner.set_protocol(self.session)
 
     def tell(self, side: str, text: str) -> None:
-        """`side`: C, S, or - for what happens to the connection."""
+        """`side`: C, S, or - for events of the connection."""
         line = {
             "time": round(time.time(), 3),
             "session": self._name,
@@ -135,7 +135,7 @@ class Tap(asyncio.Protocol):
         for one in self._watch.followers:
             one.take(self, line)
 
-    # -- the transport's side
+    # -- for the transport
 
     def data_received(self, data: bytes) -> None:
         for text in self._dialog.client(data):
@@ -157,20 +157,20 @@ class Tap(asyncio.Protocol):
         self.tell("-", f"closed: {self.session._reason or 'connection lost'}")
         self._watch.forget(self)
 
-    # -- the session's side
+    # -- for the session
 
     def written(self, data: bytes) -> None:
         for side, text in self._dialog.server(data):
             self.tell(side, text)
 
     def left(self) -> None:
-        """Another protocol reads from now on, as the client lingers after the last reply."""
+        """Another protocol reads from now on, while the connection lingers after the last reply."""
         self.tell("-", f"closing: {self.session._reason or 'the last reply is given'}")
         self._watch.forget(self)
 
 
 class TappedTransport:
-    """A transport that shows what is written to it; everything else is the inner one's."""
+    """A transport that reports writes; everything else is passed to the inner one."""
 
     def __init__(self, inner: asyncio.Transport, tap: Tap) -> None:
         self.inner = inner
@@ -220,7 +220,7 @@ class Watch:
             self._taps.clear()
 
     def begin(self, session: Connection) -> None:
-        """A session begins, in the clear or once more under TLS."""
+        """A session begins, in the clear or again under TLS."""
         tap = self._taps.get(session)
         if tap is not None:
             tap.attach()
@@ -231,14 +231,14 @@ class Watch:
         self._tap(session, self.followers)
 
     def _sweep(self) -> None:
-        """Forget sessions that have ended in a handshake, of which no tap hears."""
+        """Remove sessions that ended in a handshake, of which no tap is notified."""
         for tap in [tap for session, tap in self._taps.items() if session._lost]:
             tap.tell("-", "closed within the TLS handshake")
             self.forget(tap)
 
     def _tap(self, session: Connection, followers: list[Follower]) -> None:
         tap = Tap(self, session)
-        followed = [one.begin(tap) for one in followers]  # each has to hear of it
+        followed = [one.begin(tap) for one in followers]  # each one must be notified
         if any(followed):
             self._taps[session] = tap
             tap.tell("-", f"followed since its begin {_ago(self._context, session)}")

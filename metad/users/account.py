@@ -1,16 +1,16 @@
-"""What the database keeps under an address: an account or an alias; and an account's record.
+"""What the database stores under an address: an account or an alias; and an account's record.
 
 Rules of this file:
 
 * An *entry* is what RCPT and a login need, under the folded address: one look-up, no parsing.
-* A *record* is a msgpack map of everything, under the id; what we do not know in it stays in it.
+* A *record* is a msgpack map of everything, under the id; unknown fields are kept.
 
 Entry, big-endian, 20 octets: kind (1), flags (1), zero (2), id (8), password version (4), zero (4).
 Then, of an account, its policy, 20 octets: quota in octets (8), in messages (4), expiry (4) and
-login delay (4) in seconds, all bits set where the defaults apply; it is left out if they all do.
+login delay (4) in seconds, all bits set where the defaults apply; it is left out if all of them do.
 For filters 12 more follow if any is set: whether on (4), scores to mark and to refuse (4 each).
 Then, of an alias, its members, a msgpack list.  A later format may make an entry longer; readers
-ignore what follows.
+ignore the rest.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from metad.errors import DataError
 
 POSTMASTER = "postmaster"
 POSTMASTER_ID = 1
-# The store counts mailboxes in four octets.
+# The store numbers mailboxes in four octets.
 MAX_ID = (1 << 32) - 1
 
 DISABLED = 1
 HAS_PASSWORD = 2
-# SCRAM keys: there from the start, or since the first plain login with an imported password.
+# SCRAM keys: present from the start, or since the first plain login with an imported password.
 HAS_KEYS = 4
 
 KIND_ACCOUNT = 1
 KIND_ALIAS = 2
 _ENTRY = struct.Struct(">BBxxQLxxxx")
 _POLICY = struct.Struct(">QLLLLLL")
-# An entry without scores ends here, as all did before there were filters.
+# An entry without scores ends here, like all entries before filters existed.
 _WITHOUT_SCORES = 20
 _UNSET = (1 << 64) - 1, *[MAX_ID] * 6
 MAX_QUOTA = (1 << 64) - 2
@@ -45,7 +45,7 @@ MAX_SCORE = 100_000
 
 
 class Policy(NamedTuple):
-    """What is set for one account.  None: the default applies.  0: no bound, never, no delay.
+    """The settings of one account.  None: the default applies.  0: no limit, never, no delay.
 
     `quota` in octets, `messages`, `expiry` (of mail, by age) and `login_delay` in seconds.
     `spam_filter`: 0 turns filters off; `spam_mark` and `spam_refuse`: scores, in hundredths.
@@ -65,7 +65,7 @@ _MOST = Policy(MAX_QUOTA, MAX_COUNT, MAX_COUNT, MAX_COUNT, 1, MAX_SCORE, MAX_SCO
 
 
 class Account(NamedTuple):
-    """A mailbox: `id` is its number for ever, `address` its folded address."""
+    """A mailbox: `id` is its permanent number, `address` its folded address."""
 
     id: int
     address: str
@@ -93,7 +93,7 @@ class Account(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What is left of an account that was removed.  `time`: when, in Unix seconds."""
+    """What remains of a removed account.  `time`: when, in Unix seconds."""
 
     address: str
     time: int
@@ -106,11 +106,11 @@ _FULL_END = _ENTRY.size + _POLICY.size
 _POLICIES = 1024
 _policies: dict[bytes, Policy] = {}
 _NO_SCORES = b"\xff" * (_POLICY.size - _WITHOUT_SCORES)
-_new = tuple.__new__  # without the defaults of Account's own, which take as long again
+_new = tuple.__new__  # Account's own defaults would double the time
 
 
 class Alias(NamedTuple):
-    """An address that is others'.  "@domain" is the catch-all of a domain."""
+    """An address that stands for others.  "@domain" is the catch-all of a domain."""
 
     address: str
     members: tuple[str, ...]
@@ -126,19 +126,19 @@ def pack_entry(account: Account) -> bytes:
 
 
 def unpack_entry(key: bytes, raw: bytes) -> Account | None:
-    """The account of an entry; None for one of another kind."""
+    """The account of an entry; None for other kinds."""
     return unpack_account(key.decode(), raw)
 
 
 def unpack_account(address: str, raw: bytes) -> Account | None:
-    """The same for an address that is text already: at every RCPT, so it must be quick."""
+    """The same for an address that is text already: called at every RCPT, so it must be fast."""
     kind, flags, number, version = _unpack_head(raw)
     if kind != KIND_ACCOUNT:
         return None
     policy = DEFAULT
     if len(raw) >= _END:
         packed = raw[_HEAD:_FULL_END]
-        # Few policies are many users'; taking one apart costs as much as all the rest.
+        # A few policies serve most users, and unpacking one costs as much as everything else.
         policy = _policies.get(packed) or _unpack_policy(packed)
     return _new(Account, (number, address, flags, version, policy))
 
@@ -159,7 +159,7 @@ def pack_alias(members: tuple[str, ...]) -> bytes:
 
 
 def unpack_alias(raw: bytes) -> tuple[str, ...] | None:
-    """The members of an alias's entry; None for one of another kind.  Raises DataError."""
+    """The members of an alias's entry; None for other kinds.  Raises DataError."""
     if raw[0] != KIND_ALIAS:
         return None
     try:
@@ -200,7 +200,7 @@ def from_record(number: int, record: dict[str, Any]) -> Account:
 
 
 def checked_policy(policy: Policy) -> Policy:
-    """`policy`, if the database can hold it.  Raises DataError."""
+    """`policy`, checked to fit in the database.  Raises DataError."""
     for name, value, most in zip(Policy._fields, policy, _MOST, strict=True):
         if value is not None and not 0 <= value <= (most or 0):
             raise DataError(f"{name.replace('_', ' ')} must be from 0 to {most:,}")
@@ -208,7 +208,7 @@ def checked_policy(policy: Policy) -> Policy:
 
 
 def login_name(user: str, default_domain: str | None) -> str:
-    """The address that a POP3 user name stands for; one without "@" is of `default_domain`."""
+    """The address that a POP3 user name stands for; a name without "@" is in `default_domain`."""
     if "@" in user or default_domain is None or user.lower() == POSTMASTER:
         return user
     return f"{user}@{default_domain}"

@@ -3,9 +3,9 @@
 Rules of this file:
 
 * A member must be an address that is accepted when the alias is made; metad relays nothing.
-* A loop is refused when it would be made.  Only a new alias can close one, because an account that
-  an alias names cannot be removed without the alias.
-* The table "members" leads back, from the entry that a member means to the aliases that name it.
+* A change that would make a loop is refused.  Only a new alias can close one, because an account
+  named by an alias cannot be removed without the alias.
+* The table "members" maps back from the entry of a member to the aliases that name it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from metad.users.lookup import Lookup, alias_key, alias_name, key_of
 
 
 class AliasTable(Lookup):
-    """The users database, with aliases that can be changed."""
+    """The users database, with methods that change aliases."""
 
     def set_alias(self, address: str, members: Sequence[str]) -> Alias:
         """Make an alias, or replace its members, in one transaction.
 
-        Raises DataError: a bad or foreign address, a user of that name, a loop, no member.
+        Raises DataError: a bad or foreign address, a user of that name, a loop, no members.
         """
         with self._translated, self._env.begin(write=True) as txn:
             return self.put_alias(txn, address, members)
 
     def put_alias(self, txn: Any, address: str, members: Sequence[str]) -> Alias:
-        """The same within a transaction, which is as it was if this raises DataError."""
+        """The same within a transaction, which is unchanged if this raises DataError."""
         key = alias_key(address)
         keys = [_member_key(key, member) for member in dict.fromkeys(members)]
         if not keys or len(keys) > limits.ALIAS_MEMBERS:
@@ -41,7 +41,7 @@ class AliasTable(Lookup):
         old = txn.get(key, db=self._addresses)
         if old is not None and old[0] != KIND_ALIAS:
             raise DataError(f"{alias.address}: a user has this address already")
-        # Loops show only with the new alias in its place.
+        # Loops can be found only with the new alias in place.
         txn.put(key, pack_alias(alias.members), db=self._addresses)
         try:
             self._check_loop(txn, key)
@@ -79,7 +79,7 @@ class AliasTable(Lookup):
     # -- within a transaction
 
     def _check_loop(self, txn: Any, key: bytes) -> None:
-        """Follow everything that the new alias leads to; it must not lead back."""
+        """Follow everything that the new alias leads to: it must not lead back."""
         waiting = list(unpack_alias(txn.get(key, db=self._addresses)) or ())
         seen: set[bytes] = set()
         while waiting:
@@ -118,7 +118,7 @@ class AliasTable(Lookup):
                 txn.delete(one, key, db=self._members)
 
     def _named_by(self, txn: Any, key: bytes) -> list[bytes]:
-        """The aliases that name `key` now; what the table says is looked at again."""
+        """The aliases that name `key` now; the table's answers are verified."""
         cursor = txn.cursor(self._members)
         if not cursor.set_key(key):
             return []
@@ -135,7 +135,7 @@ class AliasTable(Lookup):
         return False
 
     def _leave_aliases(self, txn: Any, key: bytes, *, force: bool) -> None:
-        """Refuse to remove what an alias names; with `force`, take it out of its aliases."""
+        """Refuse to remove a member of an alias; with `force`, remove it from its aliases."""
         named = self._named_by(txn, key)
         if named and not force:
             names = ", ".join(alias_name(one) for one in named[:3])
@@ -155,7 +155,7 @@ class AliasTable(Lookup):
                 self._drop(txn, alias, raw)
 
     def _follow(self, txn: Any, old: bytes, new: bytes) -> None:
-        """Let the aliases that name the account `old` name `new`, which exists already."""
+        """Replace the account `old` by `new`, which exists already, in all aliases."""
         for alias in self._named_by(txn, old):
             raw = txn.get(alias, db=self._addresses)
             members = unpack_alias(raw) or ()
@@ -187,14 +187,14 @@ class AliasTable(Lookup):
 
 
 def _renamed(member: str, old: bytes, new: bytes) -> str:
-    """A member that means `old`, as one that means `new`; its tag stays."""
+    """Rewrite a member that means `old` to mean `new`; its tag is kept."""
     local, _, domain = new.decode().rpartition("@")
     tag = member.rpartition("@")[0].removeprefix(old.decode().rpartition("@")[0])
     return f"{local}{tag}@{domain}" if tag.startswith("+") else new.decode()
 
 
 def _member_key(alias: bytes, member: str) -> bytes:
-    """The key of a member, which is one address.  Raises DataError."""
+    """The key of a member, which must be one address.  Raises DataError."""
     try:
         return key_of(member)
     except UnknownUserError:

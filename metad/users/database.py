@@ -4,8 +4,8 @@ Rules of this file:
 
 * Opened after the fork only; several processes read while one writes; no transaction outlives a
   call, and no hashing is done within one.
-* An id is never given twice, not even by a database restored from an earlier day: the next one is
-  in the database and in a file beside it (metad.users.id_allocator), and the greater counts.
+* An id is never assigned twice, not even by a database restored from an earlier day: the next one
+  is in the database and in a file beside it (metad.users.id_allocator), and the greater counts.
   Removal leaves a dated tombstone under the id; only mail of tombstones is ever deleted.
 * Unknown fields of an account's record are kept when the record is changed.
 * A change is one transaction, durable when the call returns.
@@ -61,7 +61,7 @@ from metad.users.lookup import found_account, key_of
 __all__ = ["Account", "UserDatabase", "login_name"]
 
 BATCH = 1000
-# What a tombstone does not keep.
+# The fields that a tombstone does not keep.
 _SECRETS = ("scram", "hash", "imported")
 
 
@@ -76,7 +76,7 @@ class UserDatabase(AliasTable):
     def verify(self, address: str, password: bytes) -> Account | None:
         """The account that `password` opens, or None.  Blocks about a millisecond.
 
-        A disabled user costs the same work; an unknown one the work of some account's kind
+        A disabled user costs the same work; an unknown user costs the work of some account's kind
         (login_kinds.py).  Aliases and tags are not login names.  If an account has only an imported
         hash, its first correct password adds SCRAM keys beside the hash.
         """
@@ -97,7 +97,7 @@ class UserDatabase(AliasTable):
         return account
 
     def _add_keys(self, account: Account, source: str, keys: passwords.ScramKeys) -> None:
-        """Store the keys of a verified password, unless it has been changed since."""
+        """Store the keys of a verified password, unless the password has been changed since."""
         with self._translated, self._env.begin(write=True) as txn:
             raw = txn.get(ID.pack(account.id), db=self._accounts)
             record = {} if raw is None else unpack_record(raw)
@@ -118,8 +118,8 @@ class UserDatabase(AliasTable):
     ) -> Iterator[Account | MetadError]:
         """Add accounts, `batch` to a transaction; one result for each entry, in order.
 
-        An entry that cannot be added gives its error and does not affect others.  A result comes
-        when its batch is durable; entries that the caller does not draw are not added.
+        An entry that cannot be added yields its error and does not affect others.  A result is
+        yielded when its batch is durable; entries that the caller does not consume are not added.
         """
         source = iter(entries)
         while piece := list(islice(source, batch)):
@@ -134,7 +134,8 @@ class UserDatabase(AliasTable):
     def _prepared(
         self, address: str, password: bytes | None
     ) -> tuple[str, dict[str, Any]] | MetadError:
-        """The folded address and the record's password of one entry, or why it cannot be."""
+        """The folded address and the record's password of one entry, or the reason why it is
+        invalid."""
         try:
             folded = account_address(address)
             if password is None:
@@ -159,10 +160,10 @@ class UserDatabase(AliasTable):
 
     @contextmanager
     def _giving(self) -> Iterator[Any]:
-        """A write transaction that may give numbers to new accounts."""
+        """A write transaction that may number new accounts."""
         with self._translated, self._env.begin(write=True) as txn:
             before, known = _number(txn, self._meta), self._numbers.next()
-            if known > before:  # this database is older than others that were here
+            if known > before:  # this database is older than another that was used here
                 txn.put(b"next", ID.pack(known), db=self._meta)
             yield txn
             after = _number(txn, self._meta)
@@ -170,15 +171,15 @@ class UserDatabase(AliasTable):
                 self._numbers.raise_to(after)
 
     def accept_loss(self) -> bool:
-        """From now on users whom this database does not have are unknown.  False: they were."""
+        """From now on, users missing from this database are unknown.  False: they already were."""
         with self._translated, self._env.begin(self._meta, write=True) as txn:
             return bool(txn.delete(LOST))
 
     def reserve(self, greatest: int) -> None:
-        """Give no number up to `greatest`, which has mail, to a new account.
+        """Assign no number up to `greatest`, which has mail, to a new account.
 
         Call it once at a start, before users can be added: it makes the file of numbers if that is
-        missing or bad.
+        missing or damaged.
         """
         with self._translated, self._env.begin(write=True) as txn:
             try:
@@ -189,7 +190,7 @@ class UserDatabase(AliasTable):
             txn.put(b"next", ID.pack(number), db=self._meta)
             if number != known:
                 self._numbers.raise_to(number)
-            if txn.get(KINDS, db=self._meta) is None:  # made by a release that did not count them
+            if txn.get(KINDS, db=self._meta) is None:  # made by a release without these counts
                 self._count_all_kinds(txn)
 
     def _count_all_kinds(self, txn: Any) -> None:
@@ -201,8 +202,8 @@ class UserDatabase(AliasTable):
     def remove(self, address: str, *, force: bool = False) -> Account:
         """Remove an account; its mail goes with the next collection.
 
-        Raises NoSuchUserError, and DataError while aliases name it, unless `force` takes it out
-        of them.
+        Raises NoSuchUserError, and DataError while aliases name it, unless `force` removes it from
+        them.
         """
         with self._translated, self._env.begin(write=True) as txn:
             account, record = self._existing(txn, address)
@@ -224,7 +225,8 @@ class UserDatabase(AliasTable):
         self._count_kind(txn, login_kinds.kind_of(record), "")
 
     def rename(self, address: str, new: str) -> Account:
-        """Give an account another address: its mail, password and policy stay, aliases follow.
+        """Give an account another address: it keeps its mail, password and policy, and aliases
+        follow.
 
         Raises NoSuchUserError; DataError: a bad or used address, or postmaster.
         """
@@ -251,7 +253,7 @@ class UserDatabase(AliasTable):
     # -- changing
 
     def set_password(self, address: str, password: bytes) -> Account:
-        """Give a new password, which ends remembered logins at once, in every process.
+        """Set a new password, which invalidates remembered logins at once in every process.
 
         An imported hash is dropped, because it belongs to the old password.
         """
@@ -307,14 +309,15 @@ class UserDatabase(AliasTable):
             txn.put(b"unkeyed", ID.pack(max(0, count)), db=self._meta)
 
     def _count_kind(self, txn: Any, before: str, after: str) -> None:
-        """The kind of an account's password changes; the first start counts them all."""
+        """The kind of an account's password changes: update the counts; the first start counts all
+        accounts."""
         raw = txn.get(KINDS, db=self._meta) if before != after else None
         if raw is not None:
             kinds = login_kinds.recounted(login_kinds.unpacked(raw), before, after)
             txn.put(KINDS, msgpack.packb(kinds), db=self._meta)
 
     def _note_extremes(self, txn: Any, policy: Policy) -> None:
-        """For POP3's CAPA before a login; they only grow, which errs on the safe side."""
+        """For POP3's CAPA before login.  They only grow, which is the safe direction."""
         least, most = self._extremes(txn)
         if policy.expiry and (not least or policy.expiry < least):
             txn.put(b"least expiry", ID.pack(policy.expiry), db=self._meta)
@@ -323,7 +326,7 @@ class UserDatabase(AliasTable):
 
     # -- importing
 
-    # What `transfer` does within transactions of its own.
+    # Used by `import_apply` within its own transactions.
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[Any]:
@@ -353,12 +356,12 @@ class UserDatabase(AliasTable):
         return self._put(txn, number, record)
 
     def fingerprint(self, source: str) -> bytes:
-        """What is kept of an imported hash, to see whether it changed."""
+        """A fingerprint of an imported hash, to detect changes."""
         return hmac.digest(self._secret, b"source " + source.encode(), "sha256")[:16]
 
 
 def _number(txn: Any, meta: Any) -> int:
-    """The next number that the database would give."""
+    """The next number that the database would assign."""
     number: int = ID.unpack(txn.get(b"next", db=meta))[0]
     return number
 

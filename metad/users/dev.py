@@ -1,6 +1,6 @@
-"""Users of a test inbox: mailboxes that make themselves, and any password.
+"""Users of a test inbox: mailboxes created on demand, and any password.
 
-Only [dev] in the configuration selects this.
+Only [dev] in the configuration enables this.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class DevUsers(UserDatabase):
             return False
         try:
             self.add(address)
-        except DataError:  # another worker was quicker, or it cannot be an address
+        except DataError:  # another worker was faster, or it cannot be an address
             return self._account(address) is not None
         return True
 
 
 def open_users(config: Config) -> UserDatabase:
-    """The users database of a hub, made if it is not there."""
+    """The users database of a hub, created if missing."""
     path, iterations = config.data / "users", config.users.scram_iterations
     if config.dev.accept or config.dev.any_password:
         return DevUsers(path, config.dev, iterations)

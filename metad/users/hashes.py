@@ -1,11 +1,11 @@
-"""Password hashes of other programs: argon2, Dovecot's, and what crypt(3) of this system knows.
+"""Password hashes of other programs: argon2, Dovecot's, and those of this system's crypt(3).
 
 Rules of this file:
 
-* Only checked, never made: a password that is given to us becomes SCRAM keys (passwords.py).
-* libxcrypt and argon2 are loaded by `preload`, before a chroot; both let go of the interpreter
-  lock while they work.
-* A hash may ask for any amount of work and memory, so what it asks for is bounded when it comes.
+* They are only checked, never made: a password that we learn becomes SCRAM keys (passwords.py).
+* libxcrypt and argon2 are loaded by `preload`, before a chroot; both release the interpreter lock
+  while they work.
+* A hash may require any amount of work and memory, so both are limited when it is imported.
 * No hash and no password is ever part of an error, a repr or a log line.
 """
 
@@ -41,7 +41,7 @@ _ARGON2 = re.compile(
     r"\$argon2(?P<kind>id|i|d)\$v=(?:16|19)\$m=(?P<memory>[0-9]{1,9}),t=(?P<time>[0-9]{1,6}),"
     r"p=(?P<lanes>[0-9]{1,3})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{16,171}"
 )
-# What stands in front of the salt.
+# The part before the salt.
 _WORK = {
     "yescrypt": re.compile(rf"\$g?y\${_B64}{{1,32}}\$"),
     "scrypt": re.compile(rf"\$7\${_B64}{{11}}"),
@@ -80,15 +80,15 @@ def scheme_of(source: str) -> str:
 
 
 def is_weak(source: str) -> bool:
-    """Whether brute force takes a hash in hours.  Such are taken, because users must not lose
-    their mail, and are counted where they come in."""
+    """Whether brute force breaks a hash in hours.  Such hashes are accepted, because users must not
+    lose their mail, and are counted at import."""
     if source.startswith("{PBKDF2}"):
         return False
     return source.startswith("$1$") or not source.startswith("$")
 
 
 def check(password: bytes, source: str) -> bool:
-    """Whether `password` is the one of a hash that `scheme_of` took; blocks for the hashing.
+    """Whether `password` matches a hash that `scheme_of` accepted; blocks for the hashing.
 
     Raises MetadError if this system cannot check such a hash.
     """
@@ -103,7 +103,8 @@ def check(password: bytes, source: str) -> bool:
 
 
 def work_of(source: str) -> str:
-    """What decides how long the check of a hash takes: for `imitate`.  Raises DataError."""
+    """The parameters that determine how long checking a hash takes, for `imitate`.  Raises
+    DataError."""
     if source.startswith("{"):
         return salted_hashes.work_of(source)
     scheme = scheme_of(source)
@@ -124,7 +125,7 @@ def imitate(password: bytes, work: str) -> None:
 
 
 def preload() -> None:
-    """Load what checks hashes, if it is here; before a chroot."""
+    """Load the libraries that check hashes, if installed; before a chroot."""
     _library()
     _argon2()
 
@@ -154,7 +155,7 @@ def _check_with_argon2(password: bytes, source: str) -> bool:
 
 
 def _crypt(password: bytes, setting: bytes) -> bytes:
-    """crypt(3) in a buffer of our own: several threads may be at it."""
+    """crypt(3) with its own buffer: several threads may call it."""
     library = _library()
     if library is None:
         raise MetadError("password hashes of crypt(3) cannot be checked: libcrypt is missing")
@@ -162,7 +163,7 @@ def _crypt(password: bytes, setting: bytes) -> bytes:
     try:
         found = library.crypt_rn(password, setting, buffer, _CRYPT_DATA)
     finally:
-        # crypt(3) leaves the password in it.
+        # crypt(3) leaves the password in the buffer.
         result = buffer.raw[: buffer.raw.find(b"\0")]
         ctypes.memset(buffer, 0, _CRYPT_DATA)
     # "*0" and "*1" are crypt's failure tokens.

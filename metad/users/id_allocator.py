@@ -1,13 +1,13 @@
-"""Which numbers of mailboxes were ever given: DATA/numbers, a file beside the users database.
+"""Which mailbox numbers were ever assigned: DATA/numbers, a file beside the users database.
 
-A database that is lost, or restored from an earlier day, would give a number a second time, and
+A database that is lost, or restored from an earlier day, would assign a number a second time, and
 with it another user's mail.  So the next number is also stored outside the database.
 
 Rules of this file:
 
-* The number is durable before the transaction that gives it, and never goes down.
-* If the file is missing and there is mail, no number is given, because the free ones are unknown.
-  The next start of a hub checks the mail and makes a new file (`UserDatabase.reserve`).
+* The number is durable before the transaction that assigns it, and never decreases.
+* If the file is missing and there is mail, no number is assigned, because the free ones are
+  unknown. The next start of a hub checks the mail and makes a new file (`UserDatabase.reserve`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class IdAllocator:
         self._logs = users.parent / "logs"
 
     def next(self) -> int:
-        """The least number that was never given, as far as the file knows.
+        """The least number that was never assigned, according to the file.
 
-        Raises DataError if it knows nothing and should, OsError.
+        Raises DataError if the file should exist and does not; OsError.
         """
         try:
             text = read_file(self._osio, str(self._path), 64)
@@ -50,7 +50,7 @@ class IdAllocator:
         return int(text)
 
     def raise_to(self, number: int) -> None:
-        """`number` is the next one that may be given.  Raises OsError."""
+        """Set the next number that may be assigned.  Raises OsError."""
         try:
             write_file(self._osio, str(self._path), b"%d\n" % number)
         except OSError as error:

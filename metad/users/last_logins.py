@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* It is for people and for LOGIN-DELAY, and no mail depends on it: it is never synced.
+* It is for people and for LOGIN-DELAY.  No mail depends on it, so it is never synced.
 * A cell is Unix seconds, big-endian, at 8 × the account's number; a hole reads as never.  Cells
   are aligned and written whole, so several processes need no lock.
-* Written at once if a login delay needs it, otherwise in batches, off the loop.
+* Cells are written at once if a login delay needs them, otherwise in batches, off the loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CELL = struct.Struct(">Q")
 
 
 class LastLogins:
-    """The file below the users database's directory `users`; made unless `readonly`."""
+    """The file below the users database's directory `users`; created unless `readonly`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class LastLogins:
             self._fd = -1
 
     def last(self, account: int) -> int | None:
-        """Unix seconds of the last login, None if there was none."""
+        """Unix seconds of the last login; None if there was none."""
         seconds = self._pending.get(account) or self._read(account)
         return seconds or None
 
@@ -77,7 +77,7 @@ class LastLogins:
         return bool(self._pending)
 
     def flush(self) -> None:
-        """Write what was recorded.  A full disk loses these facts and nothing else."""
+        """Write the recorded logins.  A full disk loses only these."""
         pending, self._pending = self._pending, {}
         with suppress(OSError):
             for account, seconds in pending.items():

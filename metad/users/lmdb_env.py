@@ -3,8 +3,9 @@
 Rules of this file:
 
 * One object per process and path (LMDB's rule), opened after the fork only.
-* Creating it is one transaction: two commands at once make one database, and a crash makes none.
-* The format number is checked first; a database of a newer format is refused and left alone.
+* Creating it is one transaction: two simultaneous commands make one database, and a crash makes
+  none.
+* The format number is checked first; a database of a newer format is refused and not changed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lmdb
-import lmdb._envid  # it is imported late, when a checkout below /root is out of reach
+import lmdb._envid  # a late import would fail when a checkout below /root is out of reach
 import msgpack
 
 from metad import limits
@@ -35,7 +36,7 @@ MAX_KEY = 511
 ID = struct.Struct(">Q")
 # In the table "meta": how many accounts have passwords of each kind (login_kinds.py).
 KINDS = b"kinds"
-# There once were users, and this database was made without them: in "meta" until it is accepted.
+# Users existed once, and this database was made without them: in "meta" until the loss is accepted.
 LOST = b"lost"
 META = b"meta"
 TABLES = (META, b"addresses", b"accounts", b"domains", b"removed")
@@ -123,7 +124,7 @@ class Environment:
             )
 
     def _initialise(self) -> None:
-        """All tables and the postmaster, in one transaction; nothing if they are there."""
+        """Create all tables and the postmaster, in one transaction, unless they exist."""
         with self._env.begin(write=True) as txn:
             meta = self._env.open_db(META, txn)
             if txn.get(b"format", db=meta) is not None:
@@ -144,8 +145,8 @@ class Environment:
             osio.fsync_directory(str(directory))
 
     def _had_users(self) -> bool:
-        """Whether numbers were given before this database was made, or nothing tells, and there may
-        be mail."""
+        """Whether numbers were assigned before this database was made, or whether that is unknown
+        and there may be mail."""
         try:
             return self._numbers.next() > POSTMASTER_ID + 1
         except DataError:

@@ -3,9 +3,9 @@
 Rules of this file:
 
 * It stores a keyed hash of address and password, under a random key that never leaves this process:
-  the cache is worth nothing elsewhere.
-* A cached login is valid only while the account has the same id and password version: one look-up
-  in the database, so a change invalidates it at once in every process.
+  the cache is worthless elsewhere.
+* A cached login is valid only while the account has the same id and password version: one database
+  look-up, so a change invalidates it at once in every process.
 * Bounded: the oldest entry is dropped first.  Used by one thread.
 """
 
@@ -22,7 +22,7 @@ from metad.users.account import Account
 
 
 class Accounts(Protocol):
-    """What the cache needs of the users database."""
+    """What the cache needs from the users database."""
 
     def account(self, address: str) -> Account | None: ...
 
@@ -34,7 +34,7 @@ class _Remembered(NamedTuple):
 
 
 class LoginMemory:
-    """Verified logins for `seconds`, at most `entries` of them; `clock` is monotonic."""
+    """Remembers verified logins for `seconds`, at most `entries` of them; `clock` is monotonic."""
 
     def __init__(
         self,
@@ -54,7 +54,8 @@ class LoginMemory:
         return len(self._logins)
 
     def recall(self, address: str, password: bytes) -> Account | None:
-        """The account, if this login was verified recently and is still valid; microseconds."""
+        """The account, if this login was verified recently and is still valid; takes
+        microseconds."""
         digest = self._digest(address, password)
         login = self._logins.get(digest)
         if login is None:
@@ -66,7 +67,8 @@ class LoginMemory:
         return account
 
     def remember(self, address: str, password: bytes, account: Account) -> None:
-        """After `UserDatabase.verify` gave `account` for exactly this address and password."""
+        """Call this after `UserDatabase.verify` returned `account` for exactly this address and
+        password."""
         digest = self._digest(address, password)
         self._logins.pop(digest, None)
         if len(self._logins) >= self._entries:
@@ -75,7 +77,7 @@ class LoginMemory:
         self._logins[digest] = _Remembered(account.id, account.password_version, until)
 
     def _digest(self, address: str, password: bytes) -> bytes:
-        # The length tells "ab" + "c" from "a" + "bc", whatever the parts contain.
+        # The length distinguishes "ab" + "c" from "a" + "bc", whatever the parts contain.
         name = address.encode("utf-8", "surrogateescape")
         text = len(name).to_bytes(4, "big") + name + password
         return blake2b(text, key=self._key, digest_size=32).digest()

@@ -1,13 +1,13 @@
-"""The kinds of passwords that a database holds, and which of them an unknown user seems to have.
+"""The kinds of passwords in a database, and the kind that an unknown user appears to have.
 
 Rules of this file:
 
-* A kind is all that a client can observe of a password while it is checked: the iterations and the
-  length of the salt that SCRAM shows, or what makes an imported hash take its time.
-* An unknown name draws a kind, each as often as accounts have it, by a keyed hash of the name.  So
-  neither the answer nor its time reveals whether a name is an account's.
-* A name keeps its kind while the counts change: of all names only as many change theirs as
-  accounts did.
+* A kind is everything that a client can observe while a password is checked: the iterations and
+  salt length that SCRAM shows, or the parameters that determine the time of an imported hash.
+* An unknown name is assigned a kind by a keyed hash of the name, each kind as often as accounts
+  have it.  So neither the answer nor its time reveals whether a name is an account's.
+* A name keeps its kind while the counts change: only as large a share of names changes kind as of
+  accounts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from metad import limits
 from metad.errors import DataError
 from metad.users import hashes, passwords
 
-# Kinds that are counted; an account of yet another one is not imitated.
+# Kinds that are counted; accounts of any further kind are not imitated.
 MOST_KINDS = 32
 _SCRAM = "scram"
 
 
 class ScramKind(NamedTuple):
-    """What SCRAM shows of an account before its password is checked."""
+    """What SCRAM reveals about an account before its password is checked."""
 
     iterations: int
     salt_octets: int
@@ -52,7 +52,7 @@ def kind_of(record: Mapping[str, Any]) -> str:
 
 
 def scram_kind(name: str) -> ScramKind | None:
-    """What a kind's name says, if it is one of SCRAM's."""
+    """The parameters in a kind's name, if it is a SCRAM kind."""
     if not name.startswith(_SCRAM):
         return None
     _, iterations, salt_octets = name.split()
@@ -60,7 +60,7 @@ def scram_kind(name: str) -> ScramKind | None:
 
 
 def unpacked(raw: bytes | None) -> dict[str, int]:
-    """How many accounts have each kind, from the table "meta"; nothing if it is unreadable."""
+    """How many accounts have each kind, from the table "meta"; empty if it is unreadable."""
     try:
         found = msgpack.unpackb(raw or b"\x80")
     except (ValueError, msgpack.UnpackException):
@@ -69,7 +69,7 @@ def unpacked(raw: bytes | None) -> dict[str, int]:
 
 
 def recounted(kinds: dict[str, int], before: str, after: str) -> dict[str, int]:
-    """The counts once an account's kind has changed."""
+    """The counts after an account's kind has changed."""
     changed = dict(kinds)
     if before in changed:
         changed[before] -= 1
@@ -81,10 +81,10 @@ def recounted(kinds: dict[str, int], before: str, after: str) -> dict[str, int]:
 
 
 def drawn(kinds: Mapping[str, int], secret: bytes, name: bytes, *, only_scram: bool) -> str:
-    """The kind that an unknown name seems to have; empty: there are none to draw from.
+    """The kind that an unknown name appears to have; empty: there are no kinds.
 
-    A race of the kinds: each takes a time that the name decides, the shorter the more accounts
-    have it.  The winner of all kinds also wins among SCRAM's, if it is one of them.
+    A race of the kinds: the name determines the time of each, which is shorter the more accounts
+    have it.  If the winner is a SCRAM kind, it also wins among those.
     """
     best, least = "", math.inf
     for kind, count in kinds.items():

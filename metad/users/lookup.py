@@ -1,10 +1,10 @@
-"""Reading the users database: which accounts an address means, and which may log in.
+"""Reads the users database: which accounts an address stands for, and which may log in.
 
 Rules of this file:
 
 * No transaction outlives a call, and no hashing is done within one.
 * The order at RCPT: the address itself (account or alias), the base of its +tag, postmaster, the
-  catch-all of its domain.  A disabled account falls through to nothing.
+  catch-all of its domain.  A disabled account does not fall through.
 * An alias is checked as a whole, by the worst of its members.
 * Results of RCPT are cached as of one transaction of the database, whose number each look-up
   checks: a change by any process invalidates the cache at once.
@@ -48,25 +48,25 @@ from metad.users.passwords import ScramKeys
 
 BATCH = 1000
 _POSTMASTER = POSTMASTER.encode()
-# Where an alias for the bare <postmaster> is kept: its account's entry stays what it is.
+# The key of an alias for the bare <postmaster>: its account's entry stays unchanged.
 POSTMASTER_ALIAS = b"postmaster@"
 _BUILTIN = (POSTMASTER_ALIAS, _POSTMASTER)
 
 
-# Addresses whose accounts are remembered.
+# Addresses whose accounts are cached.
 KNOWN = 512
 
 
 class Known(NamedTuple):
-    """What the addresses asked for are, as of a transaction: never changed to be of another, so
-    that threads cannot mix two."""
+    """Cached results as of one transaction.  The object is replaced, never moved to another
+    transaction, so that threads cannot mix two."""
 
     transaction: int
     accounts: dict[str, tuple[Account, ...]]
 
 
 class Lookup(Environment):
-    """An open users database, as far as it is read."""
+    """An open users database, for reading."""
 
     _known = Known(-1, {})
     _known_kinds: tuple[bytes | None, dict[str, int]] = (None, {})
@@ -74,11 +74,11 @@ class Lookup(Environment):
     # -- recipients
 
     def expand(self, address: str) -> tuple[Account, ...]:
-        """The accounts that mail for `address` goes to; a few microseconds for one of them.
+        """The accounts that receive mail for `address`; a few microseconds if it is one.
 
-        Raises UnknownUserError, ForeignDomainError (nothing here has that domain),
-        UsersLostError instead of those while `lost`, and DisabledUserError; for an alias, if one of
-        its members would.
+        Raises UnknownUserError, ForeignDomainError (no address has that domain), UsersLostError
+        instead of those while `lost`, and DisabledUserError; for an alias, if one of its members
+        would raise it.
         """
         try:
             txn = self._env.begin(self._addresses)
@@ -102,15 +102,21 @@ class Lookup(Environment):
             raise self._translated.ours(error) from None
 
     @property
+<<<<<<< HEAD
     def lost(self) -> int:
         """Since when (Unix time) there may be users whom this database does not have, because it
         had to be made again; 0: there are none."""
+=======
+    def lost(self) -> bool:
+        """Whether users existed once that are missing from this database and may come back."""
+>>>>>>> 9da7e9c (Comments of the users database read once more as an editor would)
         with self._translated, self._env.begin(self._meta) as txn:
             return int(txn.get(LOST, b"0"))
 
     def _find(self, txn: Any, address: str) -> tuple[Account, ...]:
-        """As `expand`, in a transaction whose database is that of the addresses."""
-        # Keys are folded already: an address that is one except for its case needs no syntax check.
+        """Like `expand`, in a transaction on the table of addresses."""
+        # Keys are folded already: an address that differs from one only in case needs no syntax
+        # check.
         if len(address) <= LOCAL_LIMIT and address.isascii() and "@" in address:
             folded = address.lower()
             raw = txn.get(folded.encode())
@@ -129,7 +135,7 @@ class Lookup(Environment):
         return found[0]
 
     def _expand(self, txn: Any, key: bytes) -> tuple[Account, ...]:
-        """All that an address leads to, over aliases of aliases."""
+        """Everything that an address leads to, through aliases of aliases."""
         found: dict[int, Account] = {}
         seen: set[bytes] = set()
         waiting = [key]
@@ -152,14 +158,14 @@ class Lookup(Environment):
         return tuple(found.values())
 
     def _entry(self, txn: Any, key: bytes) -> tuple[bytes, bytes]:
-        """Key and entry of the account or alias that `key` means, by the order of the rules."""
+        """Key and entry of the account or alias for `key`, in the order of the rules."""
         local, at, domain = key.rpartition(b"@")
         exact = txn.get(key, db=self._addresses) if at else None
         if exact is None and at and txn.get(domain, db=self._domains) is None:
             raise ForeignDomainError(key.decode())
         others = _fallbacks(local, domain) if at else _BUILTIN
         found = (key, exact) if exact is not None else self._first(txn, others)
-        # An entry of an unknown kind (of a newer metad) has no account, and hides the catch-all.
+        # An entry of an unknown kind (from a newer metad) has no account, and hides the catch-all.
         if found is None or found[1][0] not in (KIND_ACCOUNT, KIND_ALIAS):
             raise UnknownUserError(key.decode())
         return found
@@ -174,7 +180,8 @@ class Lookup(Environment):
     # -- accounts and aliases
 
     def account(self, address: str) -> Account | None:
-        """The account with exactly this address, disabled or not; None also for what is none."""
+        """The account with exactly this address, disabled or not; None if there is none or it is
+        not an address."""
         try:
             key = key_of(address)
         except UnknownUserError:
@@ -193,7 +200,8 @@ class Lookup(Environment):
         return None if account is None else account.address
 
     def record(self, address: str) -> dict[str, Any]:
-        """Everything that is kept of an account, what only `passwords` understands too."""
+        """Everything stored about an account, including the fields that only `passwords`
+        understands."""
         account = self.account(address)
         if account is None:
             return {}
@@ -202,7 +210,7 @@ class Lookup(Environment):
             return {} if raw is None else unpack_record(raw)
 
     def accounts(self, *, builtin: bool = False) -> Iterator[Account]:
-        """All accounts by address, read in pieces: no transaction stays open between two."""
+        """All accounts by address, read in pieces: no transaction stays open between pieces."""
         for key, raw in self._entries():
             account = unpack_entry(key, raw)
             if account is not None and (builtin or account.id != POSTMASTER_ID):
@@ -248,7 +256,7 @@ class Lookup(Environment):
     def owners(self, numbers: Iterable[int]) -> list[Account | Removed | None]:
         """Who owns or owned each of these mailboxes, as of one moment.
 
-        None: this database does not know an owner, or its record cannot be read.
+        None: this database knows no owner, or the record cannot be read.
         """
         with self._translated, self._env.begin() as txn:
             return [self._owner(txn, ID.pack(number)) for number in numbers]
@@ -266,8 +274,8 @@ class Lookup(Environment):
         return None
 
     def extremes(self) -> tuple[int, int]:
-        """The least expiry and the greatest login delay, in seconds, that any account has had of
-        its own; 0: none has."""
+        """The least expiry and the greatest login delay, in seconds, ever set for any account; 0:
+        none."""
         with self._translated, self._env.begin() as txn:
             return self._extremes(txn)
 
@@ -279,13 +287,15 @@ class Lookup(Environment):
     # -- SCRAM
 
     def scram_keys(self, address: str) -> tuple[Account | None, ScramKeys]:
-        """What a SCRAM exchange for `address` needs: the account if it may log in, and keys.
+        """The data for a SCRAM exchange for `address`: the account if it may log in, and keys.
 
-        For an unknown user, or one that may not log in: keys that fit no password, always the
+        For an unknown user, or one that may not log in: keys that match no password, always the
         same, and of a kind that accounts of this database have.
         """
         account, record = self._login_record(address)
-        fake = self._fake_keys(spelled(address))  # always made: its time would reveal it
+        fake = self._fake_keys(
+            spelled(address)
+        )  # always computed: its time would reveal the difference
         keys = passwords.unpacked(record.get("scram"))
         if account is None or keys is None or account.disabled:
             return None, fake
@@ -297,7 +307,7 @@ class Lookup(Environment):
         return passwords.fake(self._secret, name, wanted.iterations, wanted.salt_octets)
 
     def imitate_check(self, address: str, password: bytes) -> None:
-        """Do the work of checking a password for a name without one; blocks for the hashing."""
+        """Do the work of a password check for a name without a password; blocks for the hashing."""
         name = spelled(address)
         kind = login_kinds.drawn(self._kinds(), self._secret, name, only_scram=False)
         if kind and login_kinds.scram_kind(kind) is None:
@@ -332,7 +342,7 @@ class Lookup(Environment):
 
 
 def _fallbacks(local: bytes, domain: bytes) -> Iterator[bytes]:
-    """Look up an address that has no entry itself; its domain is served."""
+    """Look up an address that has no entry of its own; its domain is served."""
     # RFC 5233: what follows the "+" is detail; a quoted local part has none.
     base = local if local.startswith(b'"') else local.partition(b"+")[0]
     if base and base != local:
@@ -343,7 +353,7 @@ def _fallbacks(local: bytes, domain: bytes) -> Iterator[bytes]:
 
 
 def key_of(address: str) -> bytes:
-    """What `address` is stored under.  Raises UnknownUserError if it is none that could be."""
+    """The key of `address`.  Raises UnknownUserError if it cannot be an address."""
     try:
         key = fold(address).encode()
     except ValueError:
@@ -357,8 +367,8 @@ def key_of(address: str) -> bytes:
 
 
 def spelled(address: str) -> bytes:
-    """The one spelling of a login name: all spellings of an unknown name get the same answers,
-    as those of an account do."""
+    """The canonical spelling of a login name: all spellings of an unknown name get the same
+    answers, like those of an account."""
     try:
         return key_of(address)
     except UnknownUserError:
@@ -366,7 +376,7 @@ def spelled(address: str) -> bytes:
 
 
 def alias_key(address: str) -> bytes:
-    """As `key_of`, of an alias: "@domain" is one too.  Raises DataError."""
+    """Like `key_of`, for an alias: "@domain" is one too.  Raises DataError."""
     try:
         if address.startswith("@"):
             fold(f"x{address}")
@@ -387,7 +397,7 @@ def found_account(txn: Any, key: bytes, table: Any = None) -> Account | None:
 
 
 def _entries_after(txn: Any, last: bytes) -> list[tuple[bytes, bytes]]:
-    """Up to BATCH entries whose key is above `last`."""
+    """Up to BATCH entries whose key is greater than `last`."""
     cursor = txn.cursor()
     if not cursor.set_range(last + b"\0"):
         return []

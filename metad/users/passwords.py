@@ -3,9 +3,9 @@
 Rules of this file:
 
 * We make SCRAM-SHA-256 keys (RFC 5802, RFC 7677): a password can be checked against them, but
-  a thief cannot log in with them.  Hashes of other programs: hashes.py.
+  stolen keys do not permit a login.  Hashes of other programs: hashes.py.
 * A check costs the same whether or not the user exists: `fake` keys replace missing ones
-  (login_kinds.py says of which kind), and are always the same for a name.
+  (login_kinds.py chooses the kind), and are always the same for a name.
 * No password is ever part of an error, a repr or a log line.
 """
 
@@ -35,7 +35,7 @@ _PROHIBITED = (
 
 @dataclass(frozen=True, slots=True)
 class ScramKeys:
-    """What a server stores according to RFC 5802 section 3."""
+    """The values that a server stores according to RFC 5802 section 3."""
 
     iterations: int
     salt: bytes = field(repr=False)
@@ -47,7 +47,7 @@ class ScramKeys:
 
 
 def unpacked(value: object) -> ScramKeys | None:
-    """The keys that `packed` made; None if `value` cannot be checked."""
+    """The keys from the result of `packed`; None if `value` cannot be checked."""
     if not isinstance(value, list) or len(value) < 4:
         return None
     iterations, salt, stored, server = value[:4]
@@ -85,14 +85,14 @@ def fake(
     iterations: int = limits.SCRAM_ITERATIONS,
     salt_octets: int = SALT_OCTETS,
 ) -> ScramKeys:
-    """Keys that fit no password; always the same for a `name` and a `secret`."""
+    """Keys that match no password; always the same for a `name` and a `secret`."""
     salt = hashlib.shake_256(hmac.digest(secret, b"salt " + name, _HASH)).digest(salt_octets)
     stored, server = (hmac.digest(secret, kind + name, _HASH) for kind in (b"stored ", b"server "))
     return ScramKeys(iterations, salt, stored[:_KEY_OCTETS], server[:_KEY_OCTETS])
 
 
 def acceptable(password: bytes) -> bytes:
-    """`password`, if a POP3 client could send it.  Raises DataError with the reason."""
+    """`password`, if a POP3 client can send it.  Raises DataError with the reason."""
     if not password:
         raise DataError("the password is empty")
     if len(password) > limits.PASSWORD:
@@ -103,11 +103,11 @@ def acceptable(password: bytes) -> bytes:
 
 
 def prepare(password: bytes) -> bytes:
-    """SASLprep (RFC 4013), as RFC 5802 requires, where it applies; else the bytes unchanged.
+    """SASLprep (RFC 4013), as RFC 5802 requires, if it applies; otherwise the bytes unchanged.
 
-    A client that sends its password plain may send any bytes: those that are no UTF-8, or that
-    SASLprep forbids, still make keys that a PLAIN login or PASS fits.  So do those that NFKC makes
-    longer than a password may be: one character can become 18, and each is checked.
+    A client that sends its password in plain may send any bytes.  Those that are not UTF-8, or that
+    SASLprep forbids, still make keys that a PLAIN login or PASS matches.  So do those that NFKC
+    makes longer than a password may be: one character can become 18, and each is checked.
     """
     if password.isascii():
         return password
@@ -116,7 +116,7 @@ def prepare(password: bytes) -> bytes:
     except UnicodeDecodeError:
         return password
     mapped = "".join(_mapped(char) for char in text)
-    # RFC 3454 is of Unicode 3.2; normalising by that table keeps keys the same over the years.
+    # RFC 3454 uses Unicode 3.2; normalising by that table keeps keys the same over the years.
     normal = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
     if not normal or len(normal) > limits.PASSWORD or _forbidden(normal):
         return password
@@ -124,7 +124,8 @@ def prepare(password: bytes) -> bytes:
 
 
 def _mapped(char: str) -> str:
-    """RFC 4013 section 2.1: blanks become a space, what is commonly mapped to nothing goes."""
+    """RFC 4013 section 2.1: blanks become a space, and characters "commonly mapped to nothing" are
+    removed."""
     if stringprep.in_table_c12(char):
         return " "
     return "" if stringprep.in_table_b1(char) else char
@@ -133,7 +134,8 @@ def _mapped(char: str) -> str:
 def _forbidden(text: str) -> bool:
     if any(within(char) for char in set(text) for within in _PROHIBITED):
         return True
-    # RFC 3454 section 6: right-to-left text begins and ends so and has nothing left-to-right.
+    # RFC 3454 section 6: right-to-left text begins and ends with such characters, and has no
+    # left-to-right ones.
     if not any(map(stringprep.in_table_d1, text)):
         return False
     ends = stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])

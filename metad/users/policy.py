@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* Quota is decided at RCPT, by usage and the announced SIZE; and again after the data, if every
+* Quota is checked at RCPT, by usage and the announced SIZE, and again after the data if every
   recipient has one.
 * Mail is never deleted here: `expiry` is the age at which the collector deletes it.
 """
@@ -20,7 +20,7 @@ from metad.users.account import DEFAULT, POSTMASTER_ID, Account, Policy
 
 
 class Usage(Protocol):
-    """What a mailbox holds (metad.layers.base.Usage)."""
+    """The usage of a mailbox (metad.layers.base.Usage)."""
 
     @property
     def octets(self) -> int: ...
@@ -29,7 +29,7 @@ class Usage(Protocol):
 
 
 class Quota(NamedTuple):
-    """Octets and messages; 0: no limit.  `refuse`: the sender must not retry (552)."""
+    """Octets and messages; 0: no limit.  `refuse`: permanently (552), not temporarily."""
 
     octets: int
     messages: int
@@ -71,7 +71,7 @@ class Policies:
         return policy if account.policy == DEFAULT else _over(account.policy, policy)
 
     def quota(self, account: Account) -> Quota | None:
-        """The quota of an account, None if it has none; most have none, so that is quick."""
+        """The quota of an account, None if it has none; most have none, so that case is fast."""
         if not self._quotas and account.policy is DEFAULT:
             return None
         policy = self.of(account)
@@ -79,7 +79,7 @@ class Policies:
         return Quota(octets, messages, self._refuse) if octets or messages else None
 
     def preferences(self, accounts: tuple[Account, ...]) -> Preferences:
-        """What filters are to do for an address that stands for these accounts.
+        """The filter preferences of an address that stands for these accounts.
 
         If the members of an alias differ, the defaults apply.
         """
@@ -131,6 +131,6 @@ def _preferences(policy: Policy) -> Preferences:
 
 
 def _over(policy: Policy, defaults: Policy) -> Policy:
-    """`policy`, with `defaults` for what is not set."""
+    """`policy`, with `defaults` for unset fields."""
     pairs = zip(policy, defaults, strict=True)
     return Policy(*(default if one is None else one for one, default in pairs))

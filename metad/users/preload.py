@@ -1,5 +1,5 @@
-"""Load now what Python and the system load at first use: before a chroot, or before root becomes a
-user who cannot read our code."""
+"""Loads what Python and the system would load at first use: before a chroot, or before root becomes
+a user that cannot read our code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metad.users import hashes, passwords
 
 
 def preload() -> None:
-    """Libraries of password hashes, the tables of IDNA and of SASLprep."""
+    """Load libraries for password hashes, and the tables of IDNA and SASLprep."""
     hashes.preload()
     fold_domain("bücher.example")
     passwords.prepare("bücher".encode())

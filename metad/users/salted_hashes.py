@@ -1,4 +1,4 @@
-"""Password hashes of Dovecot that are a digest and a salt, and its PBKDF2: checked with hashlib.
+"""Dovecot's password hashes made of a digest and a salt, and its PBKDF2; checked with hashlib.
 
     {SSHA256}BASE64(digest + salt)          {SHA1}BASE64(digest)
     {PBKDF2}$1$SALT$ROUNDS$HEX              HMAC-SHA1, 20 bytes
@@ -20,7 +20,7 @@ from metad.errors import DataError
 
 
 class Scheme(NamedTuple):
-    """A digest of hashlib, and whether a salt follows it."""
+    """A digest from hashlib, and whether a salt follows it."""
 
     digest: str
     salted: bool
@@ -46,7 +46,7 @@ _MOST_SALT = 128
 
 
 def normalised(name: str, encoding: str | None, value: str) -> str:
-    """The one form that is kept of a hash: {SCHEME}BASE64.  Raises DataError."""
+    """The canonical form of a hash: {SCHEME}BASE64.  Raises DataError."""
     if name == "PBKDF2":
         text = f"{{PBKDF2}}{value}"
     else:
@@ -76,7 +76,7 @@ def scheme_of(source: str) -> str:
 
 
 def check(password: bytes, source: str) -> bool:
-    """Whether it is the password of a hash that `scheme_of` took."""
+    """Whether it is the password of a hash that `scheme_of` accepted."""
     name, _, value = source[1:].partition("}")
     if name == "PBKDF2":
         _, _, salt, rounds, wanted = value.split("$")
@@ -90,14 +90,14 @@ def check(password: bytes, source: str) -> bool:
 
 
 def work_of(source: str) -> str:
-    """What decides how long a check takes.  Raises DataError."""
+    """The parameters that determine how long a check takes.  Raises DataError."""
     scheme_of(source)
     name, _, value = source[1:].partition("}")
     return f"{{PBKDF2}}{value.split('$')[3]}" if name == "PBKDF2" else f"{{{name}}}"
 
 
 def imitate(password: bytes, work: str) -> None:
-    """Spend the time of a check of this `work`."""
+    """Spend the time that a check with this `work` takes."""
     name, _, rounds = work[1:].partition("}")
     if name == "PBKDF2":
         hashlib.pbkdf2_hmac("sha1", password, b"", int(rounds), 20)

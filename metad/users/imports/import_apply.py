@@ -1,13 +1,13 @@
-"""Entries of a file into the users database: added, changed, or left as they are.
+"""Imports entries of a file into the users database: added, changed or unchanged.
 
 Rules of this file:
 
-* Doing it again changes nothing.  A password is touched only when its source in the file is not
-  what it was at the last import; never is one replaced by a weaker hash.
-* A batch is one transaction, so each entry is there whole or not at all.  Accounts go first: an
-  alias may name one of a later line.
-* Nothing is removed while any line is bad: a line that cannot be read may be a user's mailbox.
-* `--dry-run` takes the same way but for the writing.
+* Repeating an import changes nothing.  A password is changed only if its source in the file differs
+  from the last import, and is never replaced by a weaker hash.
+* A batch is one transaction, so each entry is imported completely or not at all.  Accounts come
+  first: an alias may name one of a later line.
+* Nothing is removed while any line is bad: an unreadable line may be a user's mailbox.
+* `--dry-run` does the same except writing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ BATCH = 20_000
 
 
 class Prepared(NamedTuple):
-    """An entry whose slow part is done: `password` are the record's fields, None to leave them."""
+    """An entry whose slow part is done.  `password`: the record's fields; None leaves them
+    unchanged."""
 
     entry: Entry
     address: str
@@ -82,7 +83,7 @@ class Transfer:
     # -- adding and changing
 
     def run(self, found: Iterable[Entry | BadLine]) -> None:
-        """Take every entry.  Raises NoSpaceError and such; what came before is there."""
+        """Import every entry.  Raises errors such as NoSpaceError; earlier batches stay."""
         aliases: list[Entry] = []
         source = iter(found)
         while piece := list(islice(source, BATCH)):
@@ -125,7 +126,7 @@ class Transfer:
         return Prepared(entry, address, password)
 
     def _of_readable(self, address: str, plain: bytes) -> dict[str, Any] | None:
-        """Hashing, and so outside of the transaction."""
+        """Hashing is slow, so it happens outside the transaction."""
         record = self._users.record(address)
         known = (passwords.unpacked(record.get(name)) for name in ("scram", "imported"))
         if any(keys is not None and passwords.check(plain, keys) for keys in known):
@@ -143,7 +144,7 @@ class Transfer:
         return fields | ({"scram": keys} if keys else {})
 
     def _accounts(self, prepared: Iterable[Prepared]) -> None:
-        # In the order of the keys, a batch changes each page of the database once.
+        # In key order, a batch changes each page of the database once.
         ready = sorted(prepared, key=lambda one: one.address)
         users = self._users
         results: list[str | MetadError] = []
@@ -152,7 +153,7 @@ class Transfer:
         self._count([one.entry for one in ready], results)
 
     def _count(self, entries: list[Entry], results: list[str | MetadError]) -> None:
-        """Only once they are durable."""
+        """Report them only when they are durable."""
         for entry, result in zip(entries, results, strict=True):
             if isinstance(result, MetadError):
                 self._is_bad(entry, result)
@@ -206,7 +207,7 @@ class Transfer:
         raw = txn.get(alias_key(address), db=self._users.addresses_table)
         old = None if raw is None else unpack_alias(raw)
         if raw is not None and folded == {name} and old is None:
-            # Postfix's way to say that a catch-all does not catch a user.
+            # Postfix's way of exempting a user from a catch-all.
             return "unchanged"
         if old is not None and set(old) == folded:
             return "unchanged"
@@ -221,7 +222,7 @@ class Transfer:
         return "added" if old is None else "changed"
 
     def _check_members(self, name: str, members: set[str]) -> None:
-        """What the file itself brings is not in the database in a dry run."""
+        """In a dry run, the file's own entries are not in the database."""
         for member in members - self._seen - self._seen_aliases:
             try:
                 self._users.expand(member)
@@ -233,7 +234,7 @@ class Transfer:
     # -- removing
 
     def sync(self, covers: Callable[[str], bool], *, accounts: bool, aliases: bool) -> None:
-        """Remove what the file did not name, as far as it `covers` an address.
+        """Remove addresses that the file did not name but `covers`.
 
         Raises DataError if a line was bad, or none was good; then nothing is removed.
         """
@@ -256,13 +257,13 @@ class Transfer:
 
     def _remove(self, remove: Callable[[], object]) -> None:
         if not self._dry:
-            with suppress(NoSuchUserError):  # it went with the last that it named
+            with suppress(NoSuchUserError):  # it was removed with the last address that it named
                 remove()
         self.outcome.removed += 1
 
 
 def _is_new_password(record: dict[str, Any], fields: dict[str, Any]) -> bool:
-    """Whether the file's password is another one than at the last import, and not a weaker one."""
+    """Whether the file's password differs from the last import, and is not weaker."""
     if record.get("imported") == fields["imported"]:
         return False
     source = fields.get("hash")

@@ -1,8 +1,8 @@
-"""One line of an import: an account or an alias as a file describes it; and its secret.
+"""One line of an import: an account or an alias as described by a file, and its secret.
 
 Rules of this file:
 
-* What a file does not mention is not in `fields`, and stays unchanged in the database.
+* Values that a file does not mention are not in `fields`, and stay unchanged in the database.
 * A secret's text is never part of an error or a repr.
 """
 
@@ -22,7 +22,7 @@ from metad.users.passwords import ScramKeys
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A password as it came: readable, as another program's hash, as SCRAM keys, or none."""
+    """A password in its imported form: plain text, another program's hash, SCRAM keys, or none."""
 
     plain: bytes | None = field(default=None, repr=False)
     hash: str | None = field(default=None, repr=False)
@@ -38,8 +38,8 @@ NO_SECRET = Secret()
 
 class Entry(NamedTuple):
     """`place` is file:line.  `members` None: an account.  `secret` None: the file has none.
-    `no_login`: why its password cannot be used; the account is made all the same, so that no mail
-    is refused because a hash is odd."""
+    `no_login`: why its password cannot be used; the account is made nevertheless, so that no mail
+    is refused because of an unusual hash."""
 
     place: str
     address: str
@@ -66,7 +66,8 @@ _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def hashed(text: str) -> Secret:
-    """What stands in a shadow file: a hash; empty or locked: no password.  Raises DataError."""
+    """The password field of a shadow file: a hash; empty or locked: no password.  Raises
+    DataError."""
     if not text or text.startswith(("!", "*")):
         return NO_SECRET
     hashes.scheme_of(text)
@@ -74,7 +75,7 @@ def hashed(text: str) -> Secret:
 
 
 def dovecot(text: str, default: str = "CRYPT") -> Secret:
-    """A password of Dovecot's, "{SCHEME}...".  Raises DataError: a scheme not known here."""
+    """A password in Dovecot's form, "{SCHEME}...".  Raises DataError: an unknown scheme."""
     match = _SCHEME.fullmatch(text)
     scheme, encoding, value = match.groups() if match else (default, None, text)
     name = scheme.upper()
@@ -92,7 +93,7 @@ def dovecot(text: str, default: str = "CRYPT") -> Secret:
 
 
 def readable(text: str) -> Secret:
-    """A password as it is.  Raises DataError."""
+    """A password in plain text.  Raises DataError."""
     return Secret(plain=passwords.acceptable(text.encode("utf-8", "surrogateescape")))
 
 
@@ -112,6 +113,6 @@ def scram(text: str) -> Secret:
 
 
 def show_scram(keys: ScramKeys) -> str:
-    """The form that `scram` reads."""
+    """The text that `scram` reads."""
     octets = (keys.salt, keys.stored_key, keys.server_key)
     return ",".join([str(keys.iterations), *(base64.b64encode(one).decode() for one in octets)])

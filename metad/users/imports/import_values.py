@@ -1,4 +1,4 @@
-"""The values in a row of CSV, as a record holds them.  They raise DataError or ValueError."""
+"""Converts the values in a row of CSV to those of a record.  Raises DataError or ValueError."""
 
 from __future__ import annotations
 

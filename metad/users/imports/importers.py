@@ -4,9 +4,9 @@ virtual maps.
 Rules of this file:
 
 * Every line gives an Entry, a BadLine that names file and line, or nothing (comments, system
-  users).  No line ends the reading, and nothing of a line that is bad is used.
-* Lines end in LF alone, whatever Unicode thinks; one longer than LINE is bad.
-* A name without a domain is of the domain that was given, else it is bad.
+  users).  No line stops the import, and no part of a bad line is used.
+* Lines end only in LF, not in Unicode's other separators; one longer than LINE is bad.
+* A name without a domain is in the given domain; without one it is bad.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Found = Iterator[Entry | BadLine]
 
 
 class Text(NamedTuple):
-    """An open file: the hub's owner may not be allowed to open it."""
+    """An open file, because the hub's owner may not be allowed to open it."""
 
     name: str
     file: IO[bytes]
 
 
 class Source(NamedTuple):
-    """What is to be read, and how."""
+    """The file to be read, and how to read it."""
 
     text: Text
     domain: str | None = None
@@ -46,7 +46,7 @@ class Source(NamedTuple):
 
 
 def read(kind: str, source: Source) -> Found:
-    """All entries of a file of the format `kind`.  Raises OsError, DataError (no such header)."""
+    """All entries of a file in the format `kind`.  Raises OsError, DataError (no such header)."""
     return FORMATS[kind].read(source)
 
 
@@ -100,7 +100,7 @@ def _full(name: str, domain: str | None) -> str:
 
 
 def _usable(read: Callable[[str], Secret], text: str) -> tuple[Secret | None, str]:
-    """A secret; or none, and why it cannot be used: its account is made without a login."""
+    """A secret; or none, and why it cannot be used: then the account is made without a login."""
     try:
         return read(text), ""
     except DataError as error:
@@ -112,7 +112,7 @@ _ADDRESS = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^\s,"])+')
 
 
 def split_addresses(text: str) -> list[str]:
-    """Addresses between blanks and commas."""
+    """Addresses separated by blanks and commas."""
     return _ADDRESS.findall(text)
 
 
@@ -241,7 +241,7 @@ def _virtual_line(place: str, line: str, domain: str | None) -> Entry | None:
     if not members:
         raise DataError("an address without members")
     if "@" not in name and "." in name and not any("@" in member for member in members):
-        return None  # the declaration of a domain: here a domain is served if it has addresses
+        return None  # the declaration of a domain: metad serves a domain if it has addresses
     for member in members:
         if member.startswith(("|", "/", ":", '"|', '"/')):
             raise DataError(f"{member!a}: metad delivers to mailboxes, not to programs and files")
@@ -278,7 +278,7 @@ def _read_csv(source: Source) -> Found:
     def lines() -> Iterator[str]:
         for place, line in _lines(source.text):
             texts[:] = [place]
-            # What is not to be read becomes what no column can hold.
+            # A field that cannot be read becomes a value that no column can hold.
             yield "\0\n" if isinstance(line, BadLine) else f"{line}\n"
 
     rows = csv.reader(lines(), strict=True)
@@ -341,7 +341,7 @@ def _csv_secret(row: dict[str, str]) -> tuple[Secret | None, str]:
 
 
 class Format(NamedTuple):
-    """How a file is read, and what it holds: accounts, aliases or both."""
+    """How a file is read, and what it contains: accounts, aliases or both."""
 
     read: Callable[[Source], Found]
     accounts: bool
