@@ -1,5 +1,4 @@
-"""An SMTP session on the loop: feeds octets to the machine, and passes its events to users, filters
-and layer.
+"""An SMTP session on the loop: octets to the machine, its events to users, filters and layer.
 
 Rules of this file:
 

@@ -102,14 +102,9 @@ class Lookup(Environment):
             raise self._translated.ours(error) from None
 
     @property
-<<<<<<< HEAD
     def lost(self) -> int:
-        """Since when (Unix time) there may be users whom this database does not have, because it
-        had to be made again; 0: there are none."""
-=======
-    def lost(self) -> bool:
-        """Whether users existed once that are missing from this database and may come back."""
->>>>>>> 9da7e9c (Comments of the users database read once more as an editor would)
+        """Since when (Unix time) users may be missing because the database was made again; 0: none
+        are."""
         with self._translated, self._env.begin(self._meta) as txn:
             return int(txn.get(LOST, b"0"))
 
