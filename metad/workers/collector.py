@@ -121,7 +121,7 @@ class CollectorWorker:
         self._began = time.monotonic()
         self._load = Load(setup.area, config.collector.idle_load, time.monotonic)
         self._avoid: dict[int, float] = {}
-        self._checked = self._space_checked = time.monotonic()
+        self._checked = self._space_checked = self._tidied = time.monotonic()
         self._free = 100.0  # per cent of the space for logs, when last measured
 
     def _make_source(self, osio: Osio, generation: int) -> LogAllocator:
@@ -213,11 +213,22 @@ class CollectorWorker:
     def _idle_round(self) -> None:
         """While the hub is idle, collect every log that is worth it."""
         self._row[Cell.WORK] = Work.IDLE
+        self._tidy_now_and_then()
         while self._load.is_low and self._not_asked():
             row = self._best(self._policy())
             if row is None:
                 return
             self._collect(row)
+
+    def _tidy_now_and_then(self) -> None:
+        """Finish what recoveries leave to the collector: it takes too long for a start."""
+        if time.monotonic() - self._tidied < AVOID_SECONDS:
+            return
+        self._tidied = time.monotonic()
+        try:
+            self._drive(self._collector.tidy())
+        except (MetadError, OSError, lmdb.Error) as error:
+            self._report(f"warning: a log that was being freed is left as it is: {error}")
 
     def _short_round(self) -> None:
         """Until there is enough space, collect every log that gives any."""

@@ -70,6 +70,9 @@ class Recovery:
         self._report = report
         self.damaged = 0  # ranges of logs that were quarantined
         self._failed: dict[int, OSError] = {}  # logs that could not be recovered
+        # Free logs whose places only a search of the whole index finds, and their lives: the
+        # collector does that.
+        self._unforgotten: dict[int, int] = {}
 
     # -- the whole hub
 
@@ -109,6 +112,7 @@ class Recovery:
             if (origin := self._origin()) is not None:
                 keep_tombstones(index, origin)
             logs = dict(plan.logs)
+            self._unforgotten.clear()
             if done is None:
                 self._drop_free(index, logs, plan.unreadable)
                 done = self.recover_logs(index, plan._replace(logs=logs))
@@ -118,6 +122,8 @@ class Recovery:
             for stale in table.rows():  # from before, if an index is rebuilt in a running hub
                 if stale.number not in logs:
                     table.restore(stale._replace(state=State.NONE, owner=0, tail=0))
+            for number in self._unforgotten:
+                table.restore(self._left_to_collector(table.row(number)))
             for number in plan.unreadable | self._failed.keys():
                 # Its number is not reused, it is not freed, and no collection waits for it.
                 known = logs.get(number)
@@ -181,14 +187,19 @@ class Recovery:
             log = logs.get(number)
             if number in unreadable:
                 continue
-            if log is None or log.life != counts.life:
+            if log is None:
+                self._forget(index, number, counts.life, None)
+            elif log.life != counts.life:
                 drop_log(index, number, counts.life)
             elif log.state == FREE and not self._free_again(index, log):
                 del logs[number]
 
     def _free_again(self, index: Index, log: LogHeader) -> bool:
         """A log was just being freed, and its free header may not be durable yet.  True if the file
-        exists."""
+        exists.
+
+        If damage may hide what was in it, its places are left to the collector.
+        """
         try:
             fd = log_files.lock_log(self._osio, self._store.logs, log.number)
         except log_files.LogBusyError:
@@ -206,8 +217,15 @@ class Recovery:
                 there = log_files.free(self._osio, self._store.logs, fd, now)
         finally:
             self._osio.close(fd)
-        drop_log(index, log.number, log.life, ids)
+        self._forget(index, log.number, log.life, ids)
         return there
+
+    def _forget(self, index: Index, number: int, life: int, ids: list[bytes] | None) -> None:
+        """Drop the places in a log that is gone or free; `ids`: what was in it, if known."""
+        if ids is None and index.log_counts(number).life == life:
+            self._unforgotten[number] = life
+        else:
+            drop_log(index, number, life, ids)
 
     # -- the logs of one dead process
 
@@ -216,6 +234,7 @@ class Recovery:
 
         Raises OSError, lmdb.Error, TableBusyError; then it must be repeated.
         """
+        self._unforgotten.clear()
         owned = {row.number: row for row in table.owned_by(dead)}
         plan = self._plan_process(table, dead, owned)
         owned = {n: row for n, row in owned.items() if _is_still(table.row(n), row)}
@@ -248,7 +267,7 @@ class Recovery:
         for number, row in owned.items():
             log = logs.get(number)
             if log is None:  # a poisoned one that the collector unlinked, or one never made
-                drop_log(index, number, row.life)
+                self._forget(index, number, row.life, None)
             elif log.state == FREE and not self._free_again(index, log):
                 del logs[number]
             if number not in logs:
@@ -260,7 +279,12 @@ class Recovery:
             for number, log in logs.items()
             if number in done or log.state == FREE
         ]
-        return rows
+        return [self._left_to_collector(row) for row in rows]
+
+    def _left_to_collector(self, row: Row) -> Row:
+        if row.number not in self._unforgotten:
+            return row
+        return row._replace(state=State.COLLECTING, life=self._unforgotten[row.number])
 
     # -- logs
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from metad.store.index import relocation
 from metad.store.index.index import Index
 from metad.store.log import files as log_files
 from metad.store.log import header, record
@@ -20,6 +21,7 @@ from metad.store.log.scan import find_seal
 from metad.store.log_table import State
 from metad.store.recovery import rebuild
 from metad.store.recovery.hub import Recovery
+from tests.support.collector_kit import ROW, collect, fill_log, make_collector, sealed
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import StoreKit
 
@@ -269,12 +271,60 @@ def test_the_places_in_a_log_that_a_dead_collector_unlinked_are_dropped(kit: Sto
         path.unlink()
     kit.index.close()
     Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, 0)
-    index = Index(kit.store.index)
-    assert index.places(sent.id) == []
-    assert number not in index.logs()
-    index.close()
-    kit._open = False
+    assert kit.table.row(number)[:2] == (number, State.COLLECTING)  # nothing was searched
+    kit.open_index()
+    assert list(make_collector(kit).tidy())
+    assert kit.index.places(sent.id) == []
+    assert number not in kit.index.logs()
     assert kit.table.row(number).state == State.NONE
+
+
+@pytest.mark.parametrize("what", ["damaged", "unlinked"])
+@pytest.mark.parametrize("who", ["recovery of the hub", "recovery of the process"])
+def test_a_log_whose_contents_do_not_show_any_more_holds_up_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, who: str
+) -> None:
+    """All places of the index were read for it, 170 seconds of 100 million, before the first worker
+    started."""
+    with StoreKit(tmp_path, KitOsio()) as kit:
+        kit.start()
+        ids = fill_log(kit)
+        kit.delete(1, ids[::2])
+        fill_log(kit, mailbox=2)
+        (victim, *_) = sealed(kit)
+        path = Path(log_path(kit.store.logs, victim))
+        if what == "damaged":
+            place = kit.index.places(ids[3])[0]
+            with path.open("r+b") as file:
+                file.seek(place.offset)
+                file.write(b"\xff" * place.size)
+
+        def stop(name: str) -> None:
+            if name == "freed":
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            collect(make_collector(kit, stop), [victim])
+        if what == "unlinked":
+            path.unlink()
+        kit.crash()
+        with monkeypatch.context() as patch:
+            patch.setattr(relocation, "ids_in", None)
+            if who == "recovery of the hub":
+                kit.recover()
+            else:
+                Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, ROW)
+        assert kit.table.row(victim).state == State.COLLECTING
+        kit.open()
+        collector = make_collector(kit)
+        list(collector.tidy())
+        collector.close()
+        assert kit.table.row(victim).state == (State.FREE if what == "damaged" else State.NONE)
+        with kit.index.reading() as txn:
+            rows = [bytes(row) for _, row in txn.cursor(kit.index.tables.places)]
+        assert rows and not any(relocation._unpack_row(row).is_in(victim) for row in rows)
+        if what == "unlinked":
+            kit.check()
 
 
 # -- the second process of a rebuild
