@@ -7,26 +7,34 @@ Rules of this file:
 * The list is the union of what was heard, without the tombstones that were heard.
 * If too many members did not answer, there is no list: a short one is never shown.
 * A listing that took longer than `LISTING_S` is discarded.
+* A request for the lock that got no answer may be carried out later, so the lock is released then
+  too.  A token of the session's keeps that from another session's lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple, Protocol
 
 import msgpack
 
 from metad.cluster import rules
-from metad.cluster.answers import Answer, Answered, LinkFailed, Refused
+from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
 
 PATIENCE_S = 1.0
 LISTING_S = 2.0
+UNLOCK_TRIES = 3  # each under another epoch
+TOKEN_SIZE = 8
 ID_SIZE = 16
 ENTRY_SIZE = ID_SIZE + 4
+
+
+_tokens = count(1)
 
 
 class Listed(NamedTuple):
@@ -59,11 +67,12 @@ def unpack_listed(body: bytes) -> Listed:
 class Opened:
     """A mailbox for one session.  `holders`: who else has a message that is not here.
 
-    `lock`: the member that keeps the mailbox's lock.
+    `lock`: the member that keeps the mailbox's lock, for this `token`.
     """
 
     lock: int
     entries: list[bytes]
+    token: bytes = b""
     holders: dict[bytes, list[int]] = field(default_factory=dict)
     uids: dict[bytes, str] = field(default_factory=dict)
 
@@ -94,6 +103,7 @@ class Opening:
         self._view = peers.view()
         self._began = 0.0
         self._lock = 0
+        self._token = next(_tokens).to_bytes(TOKEN_SIZE, "big")
         self._heard: dict[int, Listed] = {}
         self._entering: set[int] = set()
         self._waiting: set[int] = set()
@@ -124,14 +134,18 @@ class Opening:
         def answered(answer: Answer) -> None:
             if isinstance(answer, Answered):
                 self._locked(member)
-            elif isinstance(answer, Refused):
+                return
+            if isinstance(answer, Refused):
                 self._fail(MailboxInUseError())
-            elif isinstance(answer, LinkFailed) and rest:
+                return
+            unlock(self._peers, self._own, member, self._mailbox, self._token)
+            if isinstance(answer, LinkFailed) and rest:
                 self._lock_at(rest)
             else:
                 self._fail(RefusedError("the cluster's view changes"))
 
-        self._peers.request(member, Kind.LOCK, self._body, answered, PATIENCE_S)
+        body = [*self._body, self._token]
+        self._peers.request(member, Kind.LOCK, body, answered, PATIENCE_S)
 
     def _locked(self, member: int) -> None:
         self._lock = member
@@ -182,7 +196,7 @@ class Opening:
     def _union(self) -> Opened:
         own = self._heard[self._peers.number]
         gone = {one for each in self._heard.values() for one in _split(each.tombstones, ID_SIZE)}
-        opened = Opened(self._lock, [], {}, {})
+        opened = Opened(self._lock, [], self._token)
         others = [each for number, each in self._heard.items() if number != self._peers.number]
         if not gone and all(each.entries == own.entries for each in others):
             opened.entries = _split(own.entries, ENTRY_SIZE)
@@ -209,7 +223,7 @@ class Opening:
         if self._over:
             return
         if self._lock:
-            unlock(self._peers, self._own, self._lock, self._mailbox)
+            unlock(self._peers, self._own, self._lock, self._mailbox, self._token)
         self._over = True
         self._done(error)
 
@@ -218,13 +232,23 @@ class Opening:
         self._done(opened)
 
 
-def unlock(peers: Peers, own: OwnMailbox, lock: int, mailbox: int) -> None:
-    """Release the lock of a mailbox at the member that keeps it."""
+def unlock(
+    peers: Peers, own: OwnMailbox, lock: int, mailbox: int, token: bytes, tries: int = UNLOCK_TRIES
+) -> None:
+    """Release the lock of a mailbox at the member that keeps it.
+
+    Where the request is lost, so is its link, and the lock with it.
+    """
     if lock == peers.number:
         own.unlock()
-    else:
-        body = [mailbox.to_bytes(4, "big")]
-        peers.request(lock, Kind.UNLOCK, body, lambda answer: None, PATIENCE_S)
+        return
+
+    def answered(answer: Answer) -> None:
+        if isinstance(answer, EpochChanged) and tries > 1:  # it was not carried out
+            unlock(peers, own, lock, mailbox, token, tries - 1)
+
+    body = [mailbox.to_bytes(4, "big"), token]
+    peers.request(lock, Kind.UNLOCK, body, answered, PATIENCE_S)
 
 
 def _split(packed: bytes, size: int) -> list[bytes]:

@@ -61,7 +61,9 @@ class MergedListing(Listing):
 class MergedMaildrop(LogMaildrop):
     """One session's mailbox."""
 
-    __slots__ = ("_brought", "_cluster", "_holders", "_lock", "_own", "_uids", "_waiting")
+    __slots__ = (
+        "_brought", "_cluster", "_holders", "_lock", "_own", "_token", "_uids", "_waiting",
+    )  # fmt: skip
 
     def __init__(
         self, cluster: ClusterStore, mailbox: int, own: OwnMailbox, opened: Opened
@@ -70,6 +72,7 @@ class MergedMaildrop(LogMaildrop):
         self._cluster = cluster
         self._own = own
         self._lock = opened.lock
+        self._token = opened.token
         self._holders = opened.holders
         self._uids = opened.uids
         self._brought: dict[int, bytes] = {}
@@ -165,7 +168,8 @@ class MergedMaildrop(LogMaildrop):
             for number in waiting:
                 for done in waiting[number]:
                     self._layer.loop.call_soon(_call(done, RefusedError("closed")))
-            unlock(self._cluster.peers, self._own, self._lock, self._mailbox)
+            peers = self._cluster.peers
+            unlock(peers, self._own, self._lock, self._mailbox, self._token)
 
 
 def _verified(answer: Answer) -> bytes | None:

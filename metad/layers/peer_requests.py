@@ -67,7 +67,7 @@ class PeerRequests:
         self._layer = layer
         self._log = layer.log
         self._thread = thread
-        self._locks: dict[Asker, set[int]] = {}
+        self._locks: dict[Asker, dict[int, bytes]] = {}  # mailbox, token of the session
         self._handlers = {
             Kind.COPY: self._copy,
             Kind.LIST: self._list,
@@ -134,18 +134,18 @@ class PeerRequests:
     # -- mail out
 
     def _lock(self, body: bytes, reply: Reply) -> None:
-        mailbox, _ = _mailbox_and_rest(body)
+        mailbox, token = _mailbox_and_rest(body)
         if not self._log.locks.acquire(mailbox):
             reply(IN_USE)
             return
-        self._locks.setdefault(reply.link, set()).add(mailbox)
+        self._locks.setdefault(reply.link, {})[mailbox] = token
         reply(())
 
     def _unlock(self, body: bytes, reply: Reply) -> None:
-        mailbox, _ = _mailbox_and_rest(body)
-        held = self._locks.get(reply.link, set())
-        if mailbox in held:
-            held.discard(mailbox)
+        mailbox, token = _mailbox_and_rest(body)
+        held = self._locks.get(reply.link, {})
+        if held.get(mailbox) == token:
+            del held[mailbox]
             self._log.locks.release(mailbox)
         reply(())
 

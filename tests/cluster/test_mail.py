@@ -421,3 +421,28 @@ def test_a_list_that_fails_gives_the_lock_back_at_the_home() -> None:
     read.answer(3, LOST)
     assert isinstance(read.error, RefusedError)
     assert [one[:2] for one in read.peers.asked] == [(2, Kind.UNLOCK)]
+
+
+@pytest.mark.parametrize("answer", [LOST, EpochChanged()])
+def test_a_lock_that_was_not_confirmed_is_given_back(answer: Answer) -> None:
+    """It may be taken after the asker lost its patience, or under the epoch before."""
+    read = Read(TWO, Listed(entry(1)), home=2)
+    (lock,) = (one[2] for one in read.peers.asked)
+    read.answer(2, answer, Kind.LOCK)
+    unlocks = [one[2] for one in read.peers.asked if one[1] == Kind.UNLOCK]
+    assert unlocks == [lock]
+
+
+def test_a_lock_is_given_back_again_if_the_epoch_changed() -> None:
+    read = Read(THREE, Listed(entry(1)), home=2)
+    read.answer(2, DONE, Kind.LOCK)
+    read.answer(2, LOST, Kind.LIST)
+    read.answer(3, LOST, Kind.LIST)
+    for _ in range(3):
+        read.answer(2, EpochChanged(), Kind.UNLOCK)
+    assert not read.peers.asked
+
+
+def test_each_session_has_a_token_of_its_own() -> None:
+    reads = [Read(TWO, Listed(entry(1)), home=2) for _ in range(2)]
+    assert len({read.peers.asked[0][2] for read in reads}) == 2
