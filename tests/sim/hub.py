@@ -19,7 +19,14 @@ from metad.store import hub_time
 from metad.store.index import state as index_state
 from metad.store.log_table import LogTable
 from metad.system.osio import Osio
-from metad.system.shared_memory import PENDING, PENDING_CELLS, PROCESS_CELLS, ProcessRow
+from metad.system.shared_memory import (
+    PENDING,
+    PENDING_CELLS,
+    PROCESS_CELLS,
+    UNENTERED,
+    UNENTERED_SINCE,
+    ProcessRow,
+)
 from tests.sim.collector import CollectorProcess
 from tests.sim.master import Master
 from tests.sim.process import KILLED, Process
@@ -122,8 +129,13 @@ class Hub:
         start = 32
         for at in range(start, start + ROWS * PROCESS_CELLS):
             cells[at] = 0
-        for at in range(PENDING, PENDING + ROWS * PENDING_CELLS):
-            cells[at] = 0
+        for first, count in (
+            (PENDING, ROWS * PENDING_CELLS),
+            (UNENTERED_SINCE, ROWS),
+            (UNENTERED, ROWS * PENDING_CELLS),
+        ):
+            for at in range(first, first + count):
+                cells[at] = 0
 
     def make_layer(self, worker: Worker) -> Any:
         """What that worker serves mail with."""

@@ -154,12 +154,15 @@ class Faults:
         self.planned: dict[tuple[str, str, int], int | str] = {}
         self.counts: dict[tuple[str, str], int] = {}
         self.hits = 0
+        self.struck: set[str] = set()  # the kinds of calls that failed
         self.off = False
 
     def strike(self, role: str, kind: str) -> int | str | None:
         count = self.counts[role, kind] = self.counts.get((role, kind), 0) + 1
         fault = None if self.off else self.planned.get((role, kind, count))
-        self.hits += fault is not None
+        if fault is not None:
+            self.hits += 1
+            self.struck.add(kind)
         return fault
 
 

@@ -1,0 +1,61 @@
+"""Clusters that lack a rule, each of which some seed of CI's must catch.
+
+`seed` is where it was seen last, so that it need not be looked for; any seed of CI's will do.
+What two nodes alone cannot show, the protocol's model shows (tests/cluster/cluster_model.py).
+"""
+
+from __future__ import annotations
+
+from tests.sim.mutants import Mutant
+
+COPYING = "metad.cluster.copying:Copying."
+LAYER = "metad.layers.cluster:ClusterLayer."
+REQUESTS = "metad.layers.peer_requests:PeerRequests."
+PULL = "metad.layers.tombstone_pull:TombstonePull."
+
+MUTANTS = (
+    # -- rule Write
+    Mutant("mail is acknowledged after one copy", (
+        ("metad.cluster.rules:enough", "return need <=", "return 1 <="),
+    )),
+    Mutant("the own copy counts before it is durable", (
+        (COPYING + "_settle", "if self._own else set()", ""),
+        (COPYING + "_go_on", "if self._own is not None:", "if True:"),
+    ), 2),
+    Mutant("a peer that has no space confirms", (
+        (REQUESTS + "_copy", "reply(NO_SPACE)", "reply(())"),
+    ), 11),
+    Mutant("a peer that does not answer counts", (
+        (COPYING + "_on_answer", "(group.got if stored else group.failed)", "group.got"),
+    )),
+    # -- rule Tombstone
+    Mutant("refused mail gets no tombstone", (
+        (LAYER + "refuse",
+         "self.entomb(mailbox, envelope.id, entombed)\n        self._tell(mailbox, envelope.id)",
+         "entombed(None)"),
+    )),
+    Mutant("refused mail gets no tombstone here", (
+        (LAYER + "refuse", "self.entomb(mailbox, envelope.id, entombed)", "entombed(None)"),
+    )),
+    Mutant("tombstones are not pulled", (
+        (PULL + "tick", "self._ask(member)", "pass"),
+    ), 5),
+    # -- rule Delete
+    Mutant("a deletion is confirmed after one node", (
+        ("metad.cluster.rules:deletion_confirmed",
+         "return is_durable(view, got) and missing < view.read_copies and", "return "),
+    )),
+    # -- rule Read
+    Mutant("a session shows what its own node has", (
+        ("metad.cluster.opening:Opening._add_others", "here = set(found)",
+         "return\n    here = set(found)"),
+        ("metad.cluster.opening:Opening._union", "if not gone and all(", "if False and all("),
+    ), 1),
+    # -- the lock
+    Mutant("locks of a link that ended are kept", (
+        (REQUESTS + "link_ended", "self._log.locks.release(mailbox)", "pass"),
+    ), 6),
+    Mutant("a lock that was not confirmed is kept", (
+        ("metad.cluster.opening:unlock", "peers.request(", "tries or peers.request("),
+    )),
+)  # fmt: skip

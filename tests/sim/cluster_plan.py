@@ -1,0 +1,91 @@
+"""What a seed makes of a cluster: mail and sessions at any node, and what breaks meanwhile."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+from tests.sim.plan import BOXES, WAIT, Kill, Op, Plan, Stall
+from tests.sim.system import EIO, ENOSPC
+
+
+class Mixture(NamedTuple):
+    """Weights of the kinds of operations; see tests.sim.cluster_clients."""
+
+    put: float = 8
+    session: float = 6
+    part: float = 0.6  # links are cut, both ways or one
+    mend: float = 0.8
+    hold: float = 0.3  # what is under way is late
+    freeze: float = 0.3  # a process stands still
+    view: float = 0.3  # a node has a newer view than the other
+    crash: float = 0.2
+    power: float = 0.2
+    stop: float = 0.1
+    down: float = 0.2  # a node is away for some seconds
+    collect: float = 0.5
+
+
+def make_plan(seed: int) -> Plan:
+    rng = random.Random(f"cluster plan {seed}")
+    return Plan(
+        seed,
+        tuple(_ops(rng, _mixture(rng))),
+        _kills(rng),
+        _failures(rng),
+        clock_step=rng.choice((1_000, 20_000)),
+        stay=rng.choice((1.0, 4.0, 15.0)),
+        moody=rng.choice((0.0, 0.02)),
+        log_size=16 * 1024,
+        recovery_delay=rng.choice((0.0, 0.0, 1.0)),
+        stalls=_stalls(rng),
+    )
+
+
+def _mixture(rng: random.Random) -> Mixture:
+    """A swarm: each seed does without something."""
+    calm = Mixture()
+    return Mixture(
+        *(
+            weight if kind in ("put", "session") else weight * rng.choice((0, 1, 1, 3))
+            for kind, weight in zip(calm._fields, calm, strict=True)
+        )
+    )
+
+
+def _ops(rng: random.Random, mixture: Mixture) -> list[Op]:
+    kinds, weights = mixture._fields, tuple(mixture)
+    hurry = rng.choice((0.2, 0.6, 0.9))
+    return [
+        Op(
+            rng.choices(kinds, weights)[0],
+            rng.randrange(2),
+            rng.randrange(1, 1 << BOXES),
+            rng.randrange(1 << 30),
+            rng.choice((0, 3, 20, 60)) if rng.random() < hurry else WAIT,
+        )
+        for _ in range(rng.choice((20, 40, 70)))
+    ]
+
+
+def _kills(rng: random.Random) -> tuple[Kill, ...]:
+    most = rng.choice((0, 0, 1, 3))
+    return tuple(("worker", "", 1 + int(rng.random() ** 2 * 4000)) for _ in range(most))
+
+
+def _stalls(rng: random.Random) -> tuple[Stall, ...]:
+    if rng.random() < 0.7:
+        return ()
+    return (("worker", 1 + rng.randrange(3000), rng.choice((0.5, 2.0, 8.0))),)
+
+
+def _failures(rng: random.Random) -> tuple[tuple[str, str, int, int | str], ...]:
+    """Of both nodes' workers together: each node's own disk fails now and then."""
+    found: list[tuple[str, str, int, int | str]] = []
+    for kind, most, ordinals, error in (
+        ("group", rng.choice((0, 0, 0, 2)), 60, EIO),
+        ("write", rng.choice((0, 0, 0, 1)), 60, rng.choice((EIO, ENOSPC, "short"))),
+        ("index", rng.choice((0, 0, 0, 2)), 80, ENOSPC),
+    ):
+        found += [("worker", kind, 1 + rng.randrange(ordinals), error) for _ in range(most)]
+    return tuple(found)

@@ -1,0 +1,95 @@
+"""Two nodes, two copies: whole hubs over a network that is cut, stalls and breaks.
+
+The real layer, links, view file, store, index, recovery and collector.  Nodes are killed, lose
+their power and stand still, disks fail, indexes refuse, epochs change on either node first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sim.cluster_mutants import MUTANTS
+from tests.sim.cluster_plan import make_plan
+from tests.sim.cluster_run import ClusterRun
+from tests.sim.mutants import Mutant
+from tests.support import power_campaign
+from tests.support.sizes import SEED, reached, sized
+
+COUNT = 60  # seeds of CI
+MUTANT_SEEDS = 100
+FIRST = (SEED - 1999) * 1_000_000
+JOBS = 2
+
+
+def run(seed: int) -> ClusterRun:
+    """Raises AssertionError with the seed and the last notes."""
+    made = ClusterRun(make_plan(seed))
+    try:
+        made.go()
+    except Exception as error:
+        notes = "\n".join(made.notes[-30:])
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}\n{notes}") from error
+    return made
+
+
+def campaign(seeds: range) -> tuple[int, ...]:
+    """How often each kind of answer was given."""
+    runs = [run(seed) for seed in seeds]
+    counts = [sum(one.counts[kind] for one in runs) for kind in runs[0].counts]
+    return tuple(counts)
+
+
+def test_no_order_of_steps_loses_or_revives_mail_of_two_nodes() -> None:
+    count = sized(6, COUNT)
+    seeds = range(FIRST, FIRST + count)
+    answers = power_campaign.spread(lambda job: sum(campaign(seeds[job::JOBS])), JOBS)
+    reached("cluster of two nodes in one process: seeds", count)
+    reached("cluster of two nodes in one process: answers judged", answers)
+
+
+def test_every_kind_of_answer_is_met() -> None:
+    assert all(campaign(range(4)))
+
+
+def test_a_seed_is_the_same_run_each_time() -> None:
+    assert run(3).notes == run(3).notes
+
+
+def seeds(mutant: Mutant) -> Iterator[int]:
+    """All that may be tried, beginning with the one that caught it last."""
+    yield mutant.seed
+    yield from (seed for seed in range(MUTANT_SEEDS) if seed != mutant.seed)
+
+
+def catch(mutant: Mutant) -> str:
+    """Runs in a child, which has the bug."""
+    try:
+        mutant.apply()
+    except LookupError as error:
+        return f"the text is not there: {error}"
+    for seed in seeds(mutant):
+        try:
+            run(seed)
+        except AssertionError as error:
+            return f"caught by seed {seed}: {error}"
+    return "no seed sees it"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_a_cluster_that_lacks_a_rule_is_caught(mutant: Mutant) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, catch(mutant).encode()[:4000])
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        verdict = pipe.read().decode()
+    os.waitpid(child, 0)
+    assert verdict.startswith("caught by seed"), verdict
+    reached("cluster of two nodes, seeded bugs: caught", 1)
