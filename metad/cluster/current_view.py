@@ -34,6 +34,11 @@ class CurrentView:
             self._view = self._load()
         return self._view
 
+    def look(self) -> None:
+        """Use a view that a command has stored, if there is one.  Raises ClusterError, OSError."""
+        if self._file.has_changed() and self._file.epoch() > self.get().epoch:
+            self._view = self._load()
+
     def adopt(self, view: View) -> None:
         """Make a view durable and current.  An older one than ours changes nothing.
 

@@ -16,7 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,12 +73,22 @@ def with_entering(view: View, number: int, address: str, fingerprint: str) -> Vi
         if (there.fingerprint, there.address) == (fingerprint, address):
             return view
         raise ClusterError("another node has joined meanwhile; use another token")
-    left = [one for one in view.members if one.state is not State.REMOVED]
+    others = [_replaced(one) if one.address == address else one for one in view.members]
+    left = [one for one in others if one.state is not State.REMOVED]
     if len(left) >= MOST_MEMBERS:
         raise ClusterError(f"a cluster without etcd has {MOST_MEMBERS} nodes, and they are there")
-    if any(one.address == address for one in left):
-        raise ClusterError(f"{address} is the address of another member")
-    return view.changed(members=tuple(sorted((*view.members, member), key=lambda one: one.number)))
+    return view.changed(members=tuple(sorted((*others, member), key=lambda one: one.number)))
+
+
+def _replaced(member: Member) -> Member:
+    """A member whose address a new node has.  It was absent, so the operator has decided that the
+    others go on without it: what it had is on them.  Raises ClusterError."""
+    if member.state is State.ABSENT or member.state is State.REMOVED:
+        return replace(member, state=State.REMOVED, healed=True)
+    raise ClusterError(
+        f"{member.address} is the address of node {member.number}, which is {member.state}; "
+        "if that node is lost, use `metad cluster alone` first"
+    )
 
 
 class JoinExchange:

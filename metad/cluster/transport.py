@@ -228,13 +228,18 @@ class Links:
         member = self._node.current_view().member(number)
         if member is None or member.state is State.REMOVED or number == self._node.number:
             return f"node {number} is not a member"
-        if self._node.clock() < self._not_before.get(number, 0.0):
+        is_soon = self._node.clock() < self._not_before.get(number, 0.0)
+        if is_soon and not self._has_dialed_us(number):
             return f"node {number} cannot be reached"
         link = Link(self._node, self._ended, number, member.address)
         self._dialed[number] = link
         self._open.add(link)
         self._start(link, self._connect(link, member.address))
         return link
+
+    def _has_dialed_us(self, number: int) -> bool:
+        """Whether it is back, whatever came of our last attempt."""
+        return any(link.peer == number and link.is_ready for link in self._open)
 
     async def _connect(self, link: Link, address: str) -> None:
         try:

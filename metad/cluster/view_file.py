@@ -34,6 +34,7 @@ class ViewFile:
     def __init__(self, osio: Osio, path: str) -> None:
         self._osio = osio
         self._path = path
+        self._stamp = (0, 0)
         self._durable = b""  # the digest of the view that this object made durable
 
     def load(self, switch: Switch = _leave) -> View | None:
@@ -62,6 +63,18 @@ class ViewFile:
             if old is None or not old.digest == view.digest == self._durable:
                 self._write(view)
             switch(view)
+
+    def has_changed(self) -> bool:
+        """Whether the file is another one than at the call before."""
+        found = self._osio.stat(self._path)
+        stamp = (found.st_ino, found.st_mtime_ns)
+        is_new, self._stamp = stamp != self._stamp, stamp
+        return is_new
+
+    def epoch(self) -> int:
+        """Of the view in the file, 0 if there is none.  Raises ClusterError, OSError."""
+        view = self._read()
+        return view.epoch if view is not None else 0
 
     def _refuse_backwards(self, view: View, old: View | None) -> None:
         if old is None:

@@ -119,6 +119,7 @@ class ClusterLayer(Layer):
     def tick(self) -> None:
         self.log.tick()
         if self._pull is not None and self._steward is not None:
+            self._current.look()
             self._pull.tick()
             self._steward.tick()
 

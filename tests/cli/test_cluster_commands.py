@@ -1,10 +1,11 @@
-"""metad cluster init, token, join, status: on stopped hubs, with a member that takes nodes in."""
+"""metad cluster init, token, join, status, alone: on stopped hubs, and a member that serves."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from metad.cluster import alone as going
 from metad.cluster import identity, tokens
 from metad.cluster.identity import MEMBER, load_contexts, own_fingerprint
 from metad.cluster.joining import JoinService
@@ -29,11 +31,13 @@ from metad.errors import (
     EX_PROTOCOL,
     EX_UNAVAILABLE,
     EX_USAGE,
+    ClusterError,
 )
 from metad.master.datadir import take_lock
 from metad.store.identity import open_store
 from metad.system.osio import Osio
 from tests.cluster.link_kit import Clock, Station
+from tests.cluster.views import make_member, make_view
 
 HOUR = 3_600
 
@@ -57,8 +61,8 @@ class Computer:
             f'data = "{self.data}"\n[cluster]\naddress = "{own}"\npeers = ["{other}"]\n'
         )
 
-    def run(self, *words: str) -> tuple[int, str, str]:
-        code, out, err = self._run("cluster", *words, "--config", self.config)
+    def run(self, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        code, out, err = self._run("cluster", *words, "--config", self.config, stdin=stdin)
         return code, out, err
 
     def facts(self, *words: str) -> dict[str, Any]:
@@ -496,3 +500,111 @@ def test_a_directory_with_another_nodes_view(computers: tuple[Computer, Computer
     code, _, err = one.run("status")
     assert code == EX_PROTOCOL
     assert "the view has no member with the certificate of this node" in err
+
+
+# -- alone
+
+
+def pair(computers: tuple[Computer, Computer], serving: Serving, read_copies: int = 2) -> None:
+    """Two active nodes; the first one's links are served."""
+    one, two = computers
+    two.run("join", make_token(one))
+    view = both_active(two.view(), read_copies)
+    for computer in computers:
+        ViewFile(Osio(), str(computer.directory / identity.VIEW)).keep(view)
+    serving.station.view = view
+
+
+def test_a_node_goes_on_alone(computers: tuple[Computer, Computer], serving: Serving) -> None:
+    one, _ = computers
+    pair(computers, serving)
+    facts = one.facts("alone", "--yes")
+    assert facts == {"node": 1, "epoch": 4, "copies": 1}
+    view = one.view()
+    assert [member.state for member in view.members] == [State.ACTIVE, State.ABSENT]
+    assert (view.alone, view.unhealed) == ("accept", (2,))
+    outlook = one.facts("status")["outlook"][0]
+    assert outlook == {"when": "now", "mail_in": True, "mail_out": True, "deletions": True}
+
+
+def test_alone_asks_first(computers: tuple[Computer, Computer], serving: Serving) -> None:
+    one, _ = computers
+    pair(computers, serving)
+    code, _, err = one.run("alone", stdin=b"n\n")
+    assert code != EX_OK
+    assert "Is node 2 off?" in err
+    assert one.view().epoch == 3
+    assert one.run("alone", stdin=b"y\n")[0] == EX_OK
+    assert one.view().epoch == 4
+
+
+def test_a_node_that_answers_is_not_off(
+    computers: tuple[Computer, Computer], serving: Serving
+) -> None:
+    one, two = computers
+    pair(computers, serving)
+    code, _, err = two.run("alone", "--yes")
+    assert code == EX_PROTOCOL
+    assert f"node 1 answers at {one.address}: it is not off" in err
+    assert two.view().epoch == 3
+
+
+def test_a_node_that_answers_with_a_newer_view_is_not_off(
+    computers: tuple[Computer, Computer], serving: Serving
+) -> None:
+    pair(computers, serving)
+    serving.station.view = serving.station.view.changed()
+    code, _, err = computers[1].run("alone", "--yes")
+    assert (code, "it is not off" in err) == (EX_PROTOCOL, True)
+
+
+def test_both_alone_and_once_more(computers: tuple[Computer, Computer], serving: Serving) -> None:
+    """Two views of one epoch: neither is taken, until one of the nodes makes a later one."""
+    one, two = computers
+    pair(computers, serving)
+    one.run("alone", "--yes")
+    serving.station.view = one.view()
+    assert one.view().epoch == 4
+    ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(going.alone(two.view(), 2))
+    assert "two views of epoch 4" in two.facts("status")["members"][0]["link"]
+    two.run("alone", "--yes")
+    assert two.view().epoch == 5
+    assert two.facts("status")["members"][0]["link"] == "up"
+    assert serving.station.view == two.view()
+    assert [one.state for one in two.view().members] == [State.ABSENT, State.ACTIVE]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"read_copies": 1}, "not all mail is on both nodes yet"),
+        ({"copies": 1, "read_copies": 1}, "goes on without the other already"),
+        ({"one": State.ENTERING}, "node 1 is not active and may lack mail"),
+        ({"one": State.ABSENT}, "node 1 is not active and may lack mail"),
+        ({"two": State.REMOVED}, "there is no other node"),
+    ],
+)
+def test_who_cannot_go_on_alone(change: dict[str, Any], text: str) -> None:
+    states = {"one": State.ACTIVE, "two": State.ACTIVE, **change}
+    members = make_member(1, states.pop("one")), make_member(2, states.pop("two"))
+    view = replace(make_view(*members), **states)
+    with pytest.raises(ClusterError, match=text):
+        going.alone(view, 1)
+
+
+def test_a_lost_node_is_replaced_by_an_empty_one(
+    computers: tuple[Computer, Computer], serving: Serving
+) -> None:
+    one, two = computers
+    pair(computers, serving)
+    shutil.rmtree(two.data)
+    code, _, err = two.run("join", make_token(one))
+    assert code == EX_PROTOCOL
+    assert "the address of node 2, which is active; if that node is lost, use" in err
+    assert one.run("alone", "--yes")[0] == EX_OK
+    serving.station.view = one.view()
+    assert two.facts("join", make_token(one))["node"] == 3
+    states = {member.number: member.state for member in two.view().members}
+    assert states == {1: State.ACTIVE, 2: State.REMOVED, 3: State.ENTERING}
+    assert two.view().unhealed == ()
+    assert open_store(Osio(), two.data).node == 3

@@ -131,9 +131,10 @@ class Two:
         self.loop.run_until_complete(asyncio.sleep(0.01))
 
 
-def listening(host: str) -> socket.socket:
+def listening(host: str, port: int = 0) -> socket.socket:
     sock = socket.socket()
-    sock.bind((host, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
@@ -231,6 +232,18 @@ def test_attempts_become_rarer_up_to_two_seconds(two: Two) -> None:
     assert waits == sorted(waits)
     assert waits[0] < 0.3
     assert waits[-1] == 2.0
+
+
+def test_a_member_that_dials_us_is_dialed_at_once(two: Two) -> None:
+    address = two.sockets[0].getsockname()
+    two.sockets[0].close()
+    two.b.node.clock = lambda: 1000.0  # its pause after a failure never ends
+    assert failure(two.ask(two.b, member=1)) == "connection refused"
+    assert failure(two.ask(two.b, member=1)) == "node 1 cannot be reached"
+    two.sockets[0] = listening(*address)
+    two.a.links.serve(two.sockets[0])
+    two.ask(two.a)
+    assert two.ask(two.b, member=1) == Answered(b"16:mail")
 
 
 def test_no_link_to_a_node_that_is_no_member(two: Two) -> None:

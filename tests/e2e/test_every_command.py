@@ -80,6 +80,7 @@ STEPS = [
 STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fsck", "--repair")]
 # What goes on until it is interrupted, needs rspamd or another node: its JSON is read there.
 ELSEWHERE = {
+    "cluster alone": "tests/cli/test_cluster_commands.py",
     "cluster init": "tests/cli/test_cluster_commands.py",
     "cluster join": "tests/cli/test_cluster_commands.py",
     "cluster status": "tests/cli/test_cluster_commands.py",

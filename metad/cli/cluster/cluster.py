@@ -22,9 +22,11 @@ from metad.cli.cluster.join_client import JoinClient
 from metad.cli.cluster.status import Prospect, found, prospects
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.locked import check_unlocked
+from metad.cluster import alone as going
 from metad.cluster import identity, tokens
 from metad.cluster.tokens import Token, Tokens
-from metad.errors import ConfigError, OsError, UnavailableError
+from metad.cluster.view import State
+from metad.errors import ClusterError, ConfigError, OsError, UnavailableError
 from metad.system.osio import Osio
 
 
@@ -158,6 +160,39 @@ def status(place: HubLocation, as_json: bool) -> None:
     tables.show_table("members", [one.row() for one in members])
     click.echo("")
     tables.show_table("outlook", [_shown(one) for one in outlook])
+
+
+@group.command()
+@hub_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def alone(place: HubLocation, yes: bool, as_json: bool) -> None:
+    """Let this node go on without the other, which must be off.
+
+    This node then accepts mail again, in one copy.  When the other node is back, it gets what it
+    lacks before it takes part again.  If both nodes go on alone, mail of both is kept, but users
+    see one half of it until the nodes are connected and this command is given on one of them once
+    more.
+
+    \b
+    Example:
+      metad cluster alone
+    """
+    data = place.enter()
+    view, number, members = found(data, __version__)
+    for one in members:
+        if one.number != number and one.epoch:
+            raise ClusterError(f"node {one.number} answers at {one.address}: it is not off")
+    changed = going.alone(view, number)
+    if not yes:
+        others = " and ".join(str(one) for one in changed.those(State.ABSENT))
+        click.confirm(f"Is node {others} off?", abort=True, err=True)
+    setup.keep(data, changed)
+    facts = {"node": number, "epoch": changed.epoch, "copies": len(changed.active)}
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        tables.show_facts(facts)
 
 
 def _shown(one: Prospect) -> dict[str, str]:

@@ -126,6 +126,17 @@ def write_certificates(data: Path, ca: Pair, member: Pair) -> str:
 
 def become_node(store: Store, number: int, view: View) -> None:
     """The store is clustered and has this number; then the view is there.  Raises OSError."""
-    osio = Osio()
-    write_identity(osio, replace(store, node=number, clustered=True))
-    ViewFile(osio, str(identity.directory(store.data) / VIEW)).keep(view)
+    write_identity(Osio(), replace(store, node=number, clustered=True))
+    keep(store.data, view)
+
+
+def keep(data: Path, view: View) -> None:
+    """Store a view; a hub that runs uses it within a second or two.
+
+    Raises ClusterError, OsError.
+    """
+    path = identity.directory(data) / VIEW
+    try:
+        ViewFile(Osio(), str(path)).keep(view)
+    except OSError as error:
+        raise OsError(f"{path}: {error.strerror}") from None
