@@ -36,6 +36,7 @@ from metad.errors import (
     DataError,
     MetadError,
     NoSuchUserError,
+    OsError,
     UnknownUserError,
 )
 from metad.protocol.address import AddressError, fold
@@ -184,7 +185,7 @@ class UserDatabase(AliasTable):
         with self._translated, self._env.begin(write=True) as txn:
             try:
                 known = self._numbers.next()
-            except DataError:
+            except (DataError, OsError):
                 known = 0
             number = max(_number(txn, self._meta), known, greatest + 1)
             txn.put(b"next", ID.pack(number), db=self._meta)

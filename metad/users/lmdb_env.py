@@ -149,7 +149,7 @@ class Environment:
         and there may be mail."""
         try:
             return self._numbers.next() > POSTMASTER_ID + 1
-        except DataError:
+        except (DataError, OsError):
             return True
 
 

@@ -112,6 +112,10 @@ class KitOsio(Osio):
         self.unreadable: dict[str, set[int]] = {}
         # Files that the disk cannot write to: EIO, over every restart.
         self.unwritable: set[str] = set()
+        # Files that cannot even be opened: EIO, over every restart, until they are replaced.
+        self.unopenable: dict[str, int] = {}
+        # Files of which the disk does not take what was written: EIO at each sync.
+        self.unsyncable: set[str] = set()
 
     def note(self, what: object) -> None:
         """Put a remark of the test among the recorded changes."""
@@ -142,6 +146,8 @@ class KitOsio(Osio):
 
     def open(self, path: str, flags: int, mode: int = 0o600) -> int:
         self._strike("open", path)
+        if path in self.unopenable and _inode(path) == self.unopenable[path]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         new = bool(flags & os.O_CREAT) and not os.path.exists(path)
         fd = super().open(path, flags, mode)
         self.names[fd] = path
@@ -164,6 +170,14 @@ class KitOsio(Osio):
     def spoil(self, path: str, offset: int) -> None:
         """The block at `offset` cannot be read any more."""
         self.unreadable.setdefault(path, set()).add(offset // BLOCK)
+
+    def make_unopenable(self, path: str) -> None:
+        self.unopenable[path] = _inode(path)
+
+    def _forget_damage(self, path: str) -> None:
+        """The name has another file now, or none: what lay under it is not reached any more."""
+        self.unreadable.pop(path, None)
+        self.unopenable.pop(path, None)
 
     def _reach(self, path: str, offset: int, count: int) -> None:
         """Raises OSError if a read meets a block that cannot be read."""
@@ -204,6 +218,10 @@ class KitOsio(Osio):
         self._record("write", path, offset, data[:written])
         return written
 
+    def copy_range(self, source: int, target: int, count: int, offset: int) -> int:
+        self._reach(self._path(source), offset, count)
+        return super().copy_range(source, target, count, offset)
+
     # -- synchronisation
 
     def fdatasync(self, fd: int) -> None:
@@ -220,6 +238,8 @@ class KitOsio(Osio):
             self.retried.append(path)
         try:
             self._strike(kind, path)
+            if path in self.unsyncable:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         except OSError:
             self.syncs.append((path, False))
             if not directory:
@@ -239,6 +259,9 @@ class KitOsio(Osio):
     def rename(self, old: str, new: str) -> None:
         self._strike("rename", new)
         super().rename(old, new)
+        self._forget_damage(new)
+        if (spoiled := self.unreadable.pop(old, None)) is not None:
+            self.unreadable[new] = spoiled
         for fd, path in self.names.items():
             if path == old:
                 self.names[fd] = new
@@ -247,6 +270,7 @@ class KitOsio(Osio):
     def unlink(self, path: str) -> None:
         self._strike("unlink", path)
         super().unlink(path)
+        self._forget_damage(path)
         self.failed.discard(path)
         self._record("unlink", path)
 
@@ -263,6 +287,14 @@ class KitOsio(Osio):
 
     def time_ns(self) -> int:
         return self.clock.time_ns() if self.clock else super().time_ns()
+
+
+def _inode(path: str) -> int:
+    """0: there is no such file."""
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return 0
 
 
 class QuietOsio(KitOsio):

@@ -177,9 +177,18 @@ class Backup:
 
     def _copy_small(self) -> None:
         """The identity and the quarantined files."""
-        names = [f"quarantine/{name}" for name in self._osio.listdir(self._store.quarantine)]
-        for name in ("store.json", *sorted(names)):
-            fd = self._osio.open(str(self._store.data / name), os.O_RDONLY)
+        store = self._store  # as it was read: the file may be unreadable meanwhile
+        write_identity(
+            self._osio, make_store(self._target, store.store_id, store.secret, store.node)
+        )
+        self._enter_file("store.json")
+        names = (f"quarantine/{name}" for name in self._osio.listdir(store.quarantine))
+        for name in sorted(names):
+            try:
+                fd = self._osio.open(str(store.data / name), os.O_RDONLY)
+            except OSError as error:
+                self._bad(f"{name}: {error.strerror}")
+                continue
             try:
                 size = self._osio.fstat(fd).st_size
                 self._copy(fd, Entry(name, size, size))
@@ -329,6 +338,8 @@ def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
         source = osio.open(str(backup / entry.name), os.O_RDONLY)
     except FileNotFoundError:
         raise DataError(f"{backup / entry.name}: missing") from None
+    except OSError as error:
+        raise DataError(f"{backup / entry.name}: cannot be read: {error.strerror}") from None
     try:
         size = osio.fstat(source).st_size
         if size != entry.size:

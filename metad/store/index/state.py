@@ -117,6 +117,20 @@ def mark(osio: Osio, directory: str, boot: str, *, clean: bool) -> None:
     write_file(osio, os.path.join(directory, STATE_FILE), json.dumps(fields).encode())
 
 
+def mark_dirty(osio: Osio, directory: str, boot: str) -> str | None:
+    """As `mark`, before the first write.  Where the disk does not take it, the note is removed, so
+    that the next start rebuilds; returns the disk's reason.  Raises OSError if that fails too.
+    """
+    try:
+        mark(osio, directory, boot, clean=False)
+        return None
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            osio.unlink(os.path.join(directory, STATE_FILE))
+        osio.fsync_directory(directory)
+        return f"its state cannot be noted, so the next start rebuilds it: {error}"
+
+
 def why_unusable(osio: Osio, directory: str, boot: str) -> str | None:
     """None if the index may be opened and trusted, otherwise the reason for a rebuild."""
     if (reason := suspicion(osio, directory)) is not None:

@@ -108,7 +108,8 @@ class Recovery:
     ) -> int:
         index = self._open_index(self._store.index)
         try:
-            index_state.mark(self._osio, self._store.index, boot, clean=False)
+            if told := index_state.mark_dirty(self._osio, self._store.index, boot):
+                self._report(f"warning: index: {told}")
             if (origin := self._origin()) is not None:
                 keep_tombstones(index, origin)
             logs = dict(plan.logs)
