@@ -1,9 +1,9 @@
-"""Filters: what decides whether a message is taken, between its arrival and the layer.
+"""Filters: they decide whether a message is accepted, between its arrival and the layer.
 
 Rules of this file:
 
 * A filter is found by its name, an entry point of the group "metad.filters" (docs/filters.md);
-  "rspamd" is ours.
+  "rspamd" is built in.
 * Nothing is imported unless it is configured.
 """
 
@@ -26,13 +26,13 @@ RSPAMD = "rspamd"
 
 
 def configured(config: Config) -> bool:
-    """Whether there is any filter."""
+    """Whether any filter is configured."""
     return bool(config.filter.rspamd or config.filter.use)
 
 
 @cache
 def find(name: str) -> type[Filter]:
-    """The class of a filter.  Raises ConfigError: there is none, or it cannot be loaded.
+    """The class of a filter.  Raises ConfigError if there is none or it cannot be loaded.
 
     Cached, because nothing can be found after a chroot.
     """
@@ -57,12 +57,12 @@ def find(name: str) -> type[Filter]:
 
 
 def names() -> list[str]:
-    """Every filter that is installed."""
+    """The names of all installed filters."""
     return sorted({RSPAMD, *(one.name for one in entry_points(group=GROUP))})
 
 
 def check(config: Config) -> dict[str, dict[str, Any]]:
-    """The filters of a configuration, in order, with their options complete.
+    """The filters of a configuration, in order, with complete options.
 
     Raises ConfigError.
     """

@@ -1,11 +1,11 @@
-"""Authentication-Results (RFC 8601): made of rspamd's symbols; forged ones recognized.
+"""Authentication-Results (RFC 8601): made from rspamd's symbols; recognises forged ones.
 
 Sans-IO.  Rules of this file:
 
 * Only what rspamd found is stated; a method that it did not check is not named.
 * A property is copied only if its syntax is that of a domain or an address.
-* A field claims to be ours if its authserv-id is, behind any comments, in any case; one that
-  cannot be read is taken for such a claim (RFC 8601 section 5 wants those removed).
+* A field claims to be ours if its authserv-id is ours, after any comments, in any case.  An
+  unparseable one counts as such a claim (RFC 8601 section 5 demands the removal of those).
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _ARC: Final = {
     "ARC_DNSFAIL": "fail",
     "ARC_NA": "none",
 }
-# DKIM signatures of one message that are named.
+# DKIM signatures reported per message.
 MOST_SIGNATURES: Final = 5
 
 _DOMAIN: Final = re.compile(r"(?=.{1,253}(?![\w.-]))[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
 _SIGNATURE: Final = re.compile(rf"({_DOMAIN.pattern})(?::s=({_DOMAIN.pattern}))?(?::.*)?")
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]{1,320}")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
-# An authserv-id behind blanks and comments, which may hold comments (RFC 5322 section 3.2.2).
+# An authserv-id after blanks and comments, which may be nested (RFC 5322 section 3.2.2).
 _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ID: Final = re.compile(rb"[^\s;()\"]+")
 _ENDS: Final = re.compile(rb"[\s;(]|\Z")
@@ -81,7 +81,7 @@ def results(
 
 
 def is_ours(value: bytes, authserv_id: str) -> bool:
-    """Whether an Authentication-Results field with this value claims to be of `authserv_id`."""
+    """Whether an Authentication-Results field with this value claims to be from `authserv_id`."""
     rest = _behind_comments(value)
     if rest is None:
         return True
@@ -95,7 +95,7 @@ def is_ours(value: bytes, authserv_id: str) -> bool:
 
 
 def _behind_comments(value: bytes) -> bytes | None:
-    """What stands behind the comments in front; None if one does not end."""
+    """The text after leading comments; None if one does not end."""
     at = depth = 0
     while at < len(value):
         one = value[at : at + 1]

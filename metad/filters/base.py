@@ -1,7 +1,7 @@
 """The interface of a filter.  It is public: docs/filters.md.
 
-A worker has one object of each filter that is configured.  Everything is called on the worker's
-loop and must not block there: a method returns its answer, or an awaitable of it.
+A worker has one object of each configured filter.  Every method is called on the worker's loop and
+must not block it: a method returns its answer, or an awaitable of it.
 
     connected -> greeted -> sender -> recipient ... -> message
 
@@ -9,9 +9,9 @@ Rules of this file:
 
 * A filter refuses or accepts; it never delivers, and it never drops mail that was accepted.
 * A method that a filter does not override is never called, and costs nothing.
-* An answer that is late or raises is a failure of the filter: what becomes of the message then is
-  decided by the setting filter.failure, not by the filter.
-* Later additions have defaults: a filter for an older metad keeps working.
+* A late answer or an exception is a failure of the filter: then the setting filter.failure decides
+  on the message, not the filter.
+* New methods have defaults, so a filter written for an older metad keeps working.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Session(NamedTuple):
-    """What is known of a session so far.
+    """What is known about a session so far.
 
     `client`: an IP address, or "local" for a Unix socket.  `protocol`: "smtp" or "lmtp".  `tls` and
     `cipher`: such as "TLSv1.3", "" without TLS.  `recipients`: the addresses accepted so far, as
@@ -58,7 +58,7 @@ class Session(NamedTuple):
 
 
 class Preferences(NamedTuple):
-    """What a recipient has set for filters.  None: the filter's own value applies.
+    """A recipient's settings for filters.  None: the filter's own value applies.
 
     `off`: no message is refused or marked for this recipient.  `mark` and `refuse`: the scores at
     which a message is marked as spam and refused.
@@ -73,12 +73,12 @@ DEFAULT = Preferences()
 
 
 class Verdict(NamedTuple):
-    """What a filter decides on a message.
+    """A filter's decision on a message.
 
     `refusal`: a reply of class 4 or 5; None accepts.  `add`: header fields, name and value, put in
-    front of the message, the first one at the top.  `remove`: header fields to be taken out, name
-    and number: 0 is every field of this name, 1 the first, -1 the last.  `junk`: the message goes
-    to the second mailbox of its recipients (filter.junk).  `note`: for the log.
+    front of the message, the first one at the top.  `remove`: header fields to be removed, name and
+    number: 0 is every field of this name, 1 the first, -1 the last.  `junk`: the message goes to
+    the second mailbox of its recipients (filter.junk).  `note`: for the log.
     """
 
     refusal: Reply | None = None
@@ -100,8 +100,8 @@ class Message(NamedTuple):
     """A complete message.
 
     `id` is the name under which it is logged.  `size`: its bytes, without dot stuffing.
-    `preferences`: those of its recipients, each once.  In SMTP there is one only, because
-    recipients of others come in a transaction of their own.
+    `preferences`: those of its recipients, without duplicates.  In SMTP there is only one, because
+    recipients with different preferences get separate transactions.
     """
 
     session: Session
@@ -113,7 +113,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FilterContext:
-    """What the hub gives to a filter, after the fork.
+    """What the hub gives to a filter after the fork.
 
     `options` is what `check_options` returned.  `report` takes a line for the log.
     """
@@ -125,7 +125,7 @@ class FilterContext:
 
 
 class Filter:
-    """A filter as one worker has it."""
+    """A filter, as one worker uses it."""
 
     name: ClassVar[str]
 
@@ -133,7 +133,7 @@ class Filter:
     def check_options(cls, options: Mapping[str, Any], data: Path) -> dict[str, Any]:
         """The table [filter.NAME], checked and with its defaults.  Raises ValueError.
 
-        Called before there is a hub, by any command; must touch nothing.
+        Called by any command, before a hub exists; must have no side effects.
         """
         if options:
             raise ValueError(f"{cls.name} knows no setting {next(iter(options))}")
@@ -149,7 +149,7 @@ class Filter:
 
     @classmethod
     def connects(cls, options: Mapping[str, Any]) -> bool:
-        """Whether it makes TCP connections: a confined worker cannot otherwise."""
+        """Whether it makes TCP connections: a confined worker cannot unless it says so."""
         return False
 
     def start(self, context: FilterContext) -> None:
@@ -162,7 +162,7 @@ class Filter:
         """Called about once a second."""
 
     def connected(self, session: Session) -> Answer:
-        """A client has connected and was not greeted yet.  A refusal ends the connection."""
+        """A client has connected and has not been greeted yet.  A refusal ends the connection."""
         return None
 
     def greeted(self, session: Session) -> Answer:

@@ -1,4 +1,4 @@
-"""The body of a message as a filter reads it: as the sender meant it, without dot stuffing.
+"""The body of a message as a filter reads it: as the sender wrote it, without dot stuffing.
 
 Rules of this file:
 
@@ -23,8 +23,8 @@ _END = len(b".\r\n")
 class Body:
     """`size` bytes.  `read` gives the wire octets of the message from the start, at each call.
 
-    `stuffed`: how many dots are doubled in them.  `threads`: where `read` may wait for a disk; None
-    if it never does.
+    `stuffed`: the number of stuffed dots in them.  `threads`: where `read` may wait for a disk;
+    None if it never does.
     """
 
     __slots__ = ("_read", "_stuffed", "_threads", "size")
@@ -51,11 +51,11 @@ class Body:
         return _first(_unstuffed(chunks) if self._stuffed else chunks, self.size)
 
     def first(self, size: int) -> Body:
-        """The first `size` bytes of it; they are read when the new body is."""
+        """The first `size` bytes as a body; they are read only when it is."""
         return Body(self._read, min(size, self.size), self._stuffed, self._threads)
 
     async def pieces(self) -> AsyncIterator[Buffer]:
-        """All pieces, without holding up the loop."""
+        """All pieces, without blocking the loop."""
         parts = self.parts()
         if self._threads is None:
             for part in parts:
@@ -79,12 +79,13 @@ class Body:
 
 
 def of_bytes(message: bytes) -> Body:
-    """The body of a message that is given as the sender meant it."""
+    """The body of a message given without dot stuffing."""
     return Body(lambda: (message + b".\r\n",), len(message))
 
 
 def _first(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
-    """The first `size` octets: all of a message that stuffs no dot, but for its final dot line."""
+    """The first `size` octets: a whole message without stuffed dots, except for its final dot
+    line."""
     left = size
     for chunk in chunks:
         length = len(chunk)

@@ -1,6 +1,6 @@
-"""Circuit breaker: a filter that fails again and again is not asked for a while.
+"""Circuit breaker: a filter that fails repeatedly is not asked for a while.
 
-Without it every message of an outage waits for the deadline, and a hub that answers late looks
+Without it, every message during an outage waits for the deadline, and a hub that answers late looks
 like one that is down.
 
     closed --- `failures` in a row ---> open --- after a pause ---> half open: one call at a time
@@ -18,7 +18,7 @@ MAX_PAUSE = 30.0
 
 
 class Breaker:
-    """`is_open`: calls are refused at once."""
+    """`is_open`: calls are refused immediately."""
 
     __slots__ = ("_failures", "_pause", "_probing", "_until")
 
@@ -33,8 +33,8 @@ class Breaker:
         return self._until > 0
 
     def allows(self, now: float) -> bool:
-        """Whether to call.  Then `succeeded`, `failed` or `abandoned` follows, which must be told
-        whether this call is the one that tries again: `is_open` right after this."""
+        """Whether to call.  Then call `succeeded`, `failed` or `abandoned` with whether this call
+        is the trial: the value of `is_open` right after this."""
         if not self._until:
             return True
         if now < self._until or self._probing:
@@ -43,7 +43,7 @@ class Breaker:
         return True
 
     def succeeded(self) -> bool:
-        """Whether this closes it."""
+        """Returns whether this closes it."""
         was_open = self.is_open
         self._failures = 0
         self._until = 0.0
@@ -52,7 +52,8 @@ class Breaker:
         return was_open
 
     def failed(self, now: float, *, probe: bool = False) -> bool:
-        """Whether this opens it.  A call from before it opened does not lengthen the pause."""
+        """Returns whether this opens it.  A call begun before it opened does not lengthen the
+        pause."""
         self._failures += 1
         if self._until:
             if probe:
@@ -66,6 +67,6 @@ class Breaker:
         return True
 
     def abandoned(self, *, probe: bool = False) -> None:
-        """The caller has gone before there was an answer: neither a success nor a failure."""
+        """The caller left before the answer: neither a success nor a failure."""
         if probe:
             self._probing = False

@@ -1,11 +1,12 @@
-"""All filters of a worker as its sessions see them: in order, with a deadline, failures handled.
+"""All filters of a worker, as its sessions see them: in order, with a deadline and failures
+handled.
 
 Rules of this file:
 
-* The first refusal wins, and the filters behind it are not asked.
-* A filter that fails never decides: filter.failure does, and its breaker keeps it from being asked
-  again and again.
-* Nothing that a filter raises leaves this file, but for CancelledError: the client has gone.
+* The first refusal wins, and later filters are not asked.
+* A failing filter never decides: filter.failure does, and its circuit breaker stops further
+  requests.
+* No exception of a filter leaves this file, except CancelledError: the client has gone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _NOTHING: Verdict = Verdict()
 
 
 class Rules(NamedTuple):
-    """Of the table [filter]: `deadline` in seconds; `defer`: what could not be checked is 451."""
+    """Of the table [filter]: `deadline` in seconds; `defer`: an unchecked message gets a 451."""
 
     deadline: float
     defer: bool
@@ -52,7 +53,7 @@ class FailedError(Exception):
 
 
 class Guarded:
-    """One filter behind its deadline and its breaker."""
+    """One filter with its deadline and its breaker."""
 
     def __init__(self, filter_: Filter, chain: FilterChain) -> None:
         self.filter = filter_
@@ -92,8 +93,8 @@ class Guarded:
 
 
 class FilterChain:
-    """The filters of one worker.  `connected`, `greeted`, `sender`, `recipient`: the filters that
-    want to be asked then; `message`: at the end of a message."""
+    """The filters of one worker.  `connected`, `greeted`, `sender`, `recipient`: the filters to be
+    asked then; `message`: at the end of a message."""
 
     def __init__(
         self,
@@ -193,8 +194,8 @@ class FilterChain:
 
 
 def _is_cancelled() -> bool:
-    """Whether the client has gone; else the filter raised CancelledError by itself, and a session
-    that took that for its own would wait for ever."""
+    """Whether the client has gone.  Otherwise the filter itself raised CancelledError, and a
+    session that took it for its own would wait forever."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

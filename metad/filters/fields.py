@@ -1,11 +1,11 @@
-"""Header fields of a message on the wire: split off, removed, and made to be put in front.
+"""Header fields of a message on the wire: split off, removed, and created to be prepended.
 
 Sans-IO.  Rules of this file:
 
-* The header ends at the first empty line, or with the message, and nowhere else: what a reader
-  might still take for a field is looked at.
+* The header ends at the first empty line, or with the message, and nowhere else: everything that a
+  reader might take for a field is examined.
 * A field is removed with its continuation lines, in any case and with any blanks before its colon.
-* A header above the limit is refused, not parsed in part: a field could hide behind it.
+* A header above the limit is refused, not partly parsed: a field could be hidden beyond the limit.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _FIELD: Final = re.compile(
 # The end of the header: an empty line, or the final dot line without one before it.
 _END: Final = re.compile(rb"(?:\A|(?<=\r\n))(?:(\r\n)|\.\r\n)")
 
-# Gives whether to remove a field: its name in lower case, its value.
+# Returns whether to remove a field, given its name in lower case and its value.
 Test = Callable[[bytes, bytes], bool]
 
 
 class FieldError(ValueError):
-    """A field that may not stand in a header."""
+    """A field that is not allowed in a header."""
 
 
 def make_field(name: str, value: str) -> bytes:
@@ -54,7 +54,7 @@ def make_field(name: str, value: str) -> bytes:
 
 
 def _folded(text: str) -> list[bytes]:
-    """Lines of at most 78 octets where there is a blank to fold at."""
+    """Folds into lines of at most 78 octets where there are blanks."""
     lines: list[bytes] = []
     line = b""
     for number, word in enumerate(text.encode("utf-8", "replace").replace(b"\t", b" ").split(b" ")):
@@ -70,7 +70,7 @@ class HeaderSplitter:
     """Splits the wire octets of one message, fed in pieces, into header and rest.
 
     `header`: complete with the empty line, once `feed` has returned something or `done`.
-    `too_large`: it is above the limit; then nothing is kept any more.
+    `too_large`: it is above the limit; then no more is kept.
     """
 
     __slots__ = ("_held", "_searched", "done", "header", "too_large")
@@ -84,11 +84,11 @@ class HeaderSplitter:
 
     @property
     def held(self) -> int:
-        """Octets that are kept."""
+        """Octets held."""
         return len(self._held) + len(self.header)
 
     def feed(self, piece: bytes) -> bytes:
-        """What of the piece lies behind the header."""
+        """The part of the piece after the header."""
         if self.done:
             return piece
         held = self._held
@@ -99,7 +99,7 @@ class HeaderSplitter:
             return b""
         # An empty line is the header's; the final dot line is the body's.
         end = len(held) if found is None else found.end() if found[1] else found.end() - 3
-        del found  # it holds the buffer
+        del found  # it exports the buffer
         text = bytes(held)
         held.clear()
         self.done = True

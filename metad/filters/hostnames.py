@@ -1,10 +1,10 @@
-"""The name of a client, by its address: looked up in DNS both ways, and remembered for a while.
+"""The name of a client, from its address: looked up in DNS in both directions, and cached.
 
 Rules of this file:
 
-* The system's resolver is asked, in threads of the loop; a slow one costs a message the name, and
-  `DEADLINE` seconds at most.
-* A name that does not lead back to the address is none (RFC 8601 section 2.7.3, "iprev").
+* The system's resolver is called in threads of the loop.  If it is slow, a message goes without a
+  name after `DEADLINE` seconds.
+* A name that does not resolve to the address does not count (RFC 8601 section 2.7.3, "iprev").
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Final
 DEADLINE: Final = 2.0
 REMEMBERED: Final = 1024
 SECONDS: Final = 300.0
-# What the C library reads: a confined process must be allowed to.
+# The files that the C library reads: a confined process needs access to them.
 FILES: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf")
 
 
 def files() -> list[Path]:
-    """Those that are there, links followed."""
+    """Those that exist, with links resolved."""
     return [Path(one).resolve() for one in FILES if Path(one).is_file()]
 
 
 class Hostnames:
-    """Of one worker."""
+    """The names cached by one worker."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -1,10 +1,11 @@
-"""The HTTP/1.1 client that filters use: one request at a time on a connection that is kept.
+"""The HTTP/1.1 client that filters use: one request at a time on a persistent connection.
 
-Sans-IO: `ResponseReader` takes octets and gives a response.  Why it is our own: docs/decisions.md.
+Sans-IO: `ResponseReader` takes octets and returns a response.  docs/decisions.md says why it is our
+own.
 
 Rules of this file:
 
-* The server is not trusted: every length has a limit, and what is not understood is an error.
+* The server is not trusted: every length has a limit, and anything unexpected is an error.
 * No chunked responses.  Servers that check mail send a length or close.
 """
 
@@ -18,18 +19,18 @@ from metad import limits
 # Octets: of a response's head, and of its body (rspamd: some KiB, with all symbols).
 HEAD_LIMIT: Final = 16 * limits.KIB
 BODY_LIMIT: Final = 512 * limits.KIB
-# Responses of class 1 before the one that counts.
+# 1xx responses before the final one.
 MOST_INTERIM: Final = 8
 
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
 _LENGTH: Final = re.compile(rb"[0-9]{1,10}")
-# What must not be copied into a header of a request.
+# Characters that must not be copied into a request header.
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class HttpError(Exception):
-    """The server does not speak HTTP, sends too much, or stops in the middle."""
+    """The server does not speak HTTP, sends too much, or stops halfway."""
 
 
 class Response(NamedTuple):
@@ -53,7 +54,7 @@ def request(target: str, fields: list[tuple[str, str]], size: int) -> bytes:
 
 
 class ResponseReader:
-    """One response.  `started`: some of it has come."""
+    """One response.  `started`: some of it has arrived."""
 
     __slots__ = ("_body", "_data", "_head", "_interim", "_left", "started")
 
@@ -63,7 +64,7 @@ class ResponseReader:
         self._head: tuple[int, bool] | None = None
         self._body = bytearray()
         self._interim = 0
-        self._left: int | None = None  # octets of the body still to come; None: until the end
+        self._left: int | None = None  # octets of the body that have not arrived yet; None: until the end
 
     def feed(self, data: bytes) -> Response | None:
         """The response, once it is complete.  Raises HttpError."""

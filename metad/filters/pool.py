@@ -1,11 +1,11 @@
-"""Kept connections to one HTTP server, on the loop of a worker.
+"""Persistent connections to one HTTP server, on the loop of a worker.
 
 Rules of this file:
 
 * At most `connections` at once; a check that finds none free waits in a queue.
-* A request whose kept connection turns out to be closed, before an octet of the response, is sent
-  once more on a new one: the server has closed an idle connection, which is its right.
-* A connection with an answer missing, or one that was given up, is never used again.
+* If a persistent connection turns out to be closed before the first octet of the response, the
+  request is repeated on a new one: a server may close an idle connection.
+* A connection with a missing answer, or one that was given up, is never reused.
 * No deadline here: the caller has one and cancels.  Whatever goes wrong is an HttpError or OSError.
 """
 
@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 from metad.filters.body import Body
 from metad.filters.http import HttpError, Response, ResponseReader
 
-# Octets of a request that may lie unsent in a connection.
+# Octets of a request that may be queued in a connection.
 UNSENT = 128 * 1024
 
 
@@ -51,7 +51,7 @@ class _Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=UNSENT)
 
     def data_received(self, data: bytes) -> None:
-        if self._response is None:  # nothing was asked
+        if self._response is None:  # there is no request
             self.close()
             return
         try:
@@ -108,7 +108,8 @@ class _Connection(asyncio.Protocol):
             self._response = None
 
     async def _write(self, head: bytes, body: Body, response: asyncio.Future[Response]) -> None:
-        """Stops when the server has answered before it read all, as it may do with an error."""
+        """Stops when the server has answered before reading everything, as it may do with an
+        error."""
         self.transport.write(head)
         async for piece in body.pieces():
             if response.done():

@@ -1,7 +1,7 @@
-"""What rspamd answers, checked: a JSON object of /checkv2 to a `Report`.
+"""rspamd's answer, checked: from the JSON object of /checkv2 to a `Report`.
 
-Rule of this file: rspamd is not trusted.  A field that is not what it should be is an error; text
-that goes to clients or into headers is bounded and has no control characters.
+Rule of this file: rspamd is not trusted.  A malformed field is an error; text for clients or
+headers is bounded and has no control characters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENHANCED: Final = re.compile(r"(?:[245][0-9]{2} +)?(?:[245]\.[0-9]{1,3}\.[0-9]{
 
 
 class ReportError(ValueError):
-    """rspamd's answer is not one."""
+    """rspamd's answer is invalid."""
 
 
 class Symbol(NamedTuple):
@@ -43,8 +43,8 @@ class Symbol(NamedTuple):
 
 
 class Report(NamedTuple):
-    """`forced`: the action does not follow from the score (a rule decided it).  `text`: what rspamd
-    wants the client to see."""
+    """`forced`: the action does not follow from the score (a rule decided it).  `text`: rspamd's
+    message to the client."""
 
     action: str
     score: float
@@ -103,7 +103,7 @@ def _table(tree: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _is_forced(tree: dict[str, Any], action: str, score: float) -> bool:
-    """Whether some rule set the action: then scores of a recipient do not change it."""
+    """Whether some rule set the action: then a recipient's scores do not change it."""
     if tree.get("passthrough_module") or action == "soft reject":
         return True
     required = tree.get("required_score")
@@ -123,7 +123,7 @@ def _symbols(tree: dict[str, Any]) -> dict[str, Symbol]:
 
 
 def _added(tree: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Fields in the order that they stand in from the top."""
+    """Fields in their order from the top."""
     found: list[tuple[int, str, str]] = []
     for name, given in tree.items():
         for one in given if isinstance(given, list) else [given]:
@@ -155,6 +155,6 @@ def _text(value: object) -> str:
 
 
 def _line(text: str) -> str:
-    """One printable ASCII line, without codes in front: those are ours."""
+    """One printable ASCII line, without leading codes: we add those."""
     clean = "".join(one if " " <= one <= "~" else " " for one in text[:REPLY_TEXT])
     return _ENHANCED.sub("", clean.strip(), count=1)

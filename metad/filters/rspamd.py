@@ -1,10 +1,11 @@
-"""rspamd as a filter: each message goes to /checkv2 of its worker, by HTTP on a kept connection.
+"""rspamd as a filter: each message goes to /checkv2 of its worker, by HTTP on a persistent
+connection.
 
 Rules of this file:
 
-* rspamd decides the score and may force an action; what its action means for a mail hub is the
-  table in `_judge`.
-* A field that rspamd or we add is first taken out of the message, so that no sender forges it.
+* rspamd decides the score and may force an action; the table in `_judge` maps its action to a mail
+  hub's.
+* A field that rspamd or we add is first removed from the message, so that no sender can forge it.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ OK = 200
 
 
 class RspamdError(Exception):
-    """rspamd has answered, and not what it should."""
+    """rspamd has answered with something invalid."""
 
 
 class RspamdFilter(Filter):
     """The filter "rspamd", made of the settings in [filter].
 
-    Options: `address` (an Address), `connections`, `authserv_id`, `size` (bytes that are checked of
-    a message), `oversize` ("skip" or "partial"), `spam` ("mark" or "junk"), `hostname` (whether the
-    client's name is looked up).
+    Options: `address` (an Address), `connections`, `authserv_id`, `size` (bytes of a message that
+    are checked), `oversize` ("skip" or "partial"), `spam` ("mark" or "junk"), `hostname` (whether
+    the client's name is looked up).
     """
 
     name = "rspamd"
@@ -53,7 +54,7 @@ class RspamdFilter(Filter):
 
     @classmethod
     def connects(cls, options: Mapping[str, Any]) -> bool:
-        # Landlock does not keep a process from a Unix socket that has a path.
+        # Landlock does not restrict Unix sockets that have a path.
         return options["address"].path is None
 
     def start(self, context: FilterContext) -> None:
@@ -91,13 +92,13 @@ class RspamdFilter(Filter):
         return {one: self._judge(report, one, common) for one in message.preferences}
 
     def _judge(self, report: Report, wishes: Preferences, common: _Common) -> Verdict:
-        """What rspamd's action is for recipients with these preferences."""
+        """The verdict on rspamd's action for recipients with these preferences."""
         if wishes.off:
             return Verdict()
         action = action_for(report, wishes)
         note = f"rspamd: {action}, score {report.score:.2f}"
         if action in ("reject", "discard"):
-            # A hub does not drop mail: what rspamd would discard is refused.
+            # A hub does not drop mail: a message that rspamd would discard is refused.
             return Verdict(Reply(550, "5.7.1", report.text or REFUSED), note=note)
         if action in ("soft reject", "greylist"):
             return Verdict(Reply(451, "4.7.1", report.text or TRY_LATER), note=note)
@@ -114,11 +115,11 @@ class RspamdFilter(Filter):
     def _spam_fields(
         self, report: Report, common: _Common, *, marked: bool
     ) -> tuple[tuple[str, str], ...]:
-        """rspamd's own, and those that it is not configured to add."""
+        """rspamd's own fields, and those that it is not configured to add."""
         own = [(SPAM_FIELD, "Yes")] if marked else []
         own.append((SCORE_FIELD, f"{report.score:.2f}"))
         given = {name.lower() for name, _ in common.add}
-        # rspamd marks by its thresholds; the recipients may have others.
+        # rspamd marks by its own thresholds; the recipients may have different ones.
         theirs = [one for one in common.add if one[0].lower() != SPAM_FIELD.lower() or marked]
         return (*(one for one in own if one[0].lower() not in given), *theirs)
 
@@ -129,7 +130,7 @@ class RspamdFilter(Filter):
         )
         add: list[tuple[str, str]] = []
         for name, value in report.add:
-            # Ours says the same under the name that we vouch for.
+            # Our field says the same under our own name.
             if name.lower() == authentication.NAME.lower():
                 continue
             try:
@@ -146,7 +147,7 @@ class RspamdFilter(Filter):
 
 
 class _Common:
-    """What does not depend on the recipients."""
+    """The part that does not depend on the recipients."""
 
     __slots__ = ("add", "remove", "results")
 
@@ -170,7 +171,7 @@ def unchecked(reason: str) -> tuple[str, str]:
 
 
 def action_for(report: Report, wishes: Preferences) -> str:
-    """rspamd's action, or that of the recipients' own scores where no rule forced it."""
+    """rspamd's action, or the one from the recipients' own scores if no rule forced it."""
     if report.forced or (wishes.mark is None and wishes.refuse is None):
         return report.action
     action, score = report.action, report.score

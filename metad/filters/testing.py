@@ -5,12 +5,12 @@
     class TestMine(Conformance):
         filter = MyFilter
 
-pytest runs that as it is; with unittest: `class TestMine(Conformance, unittest.TestCase)`.
+pytest runs this as it is; with unittest: `class TestMine(Conformance, unittest.TestCase)`.
 
 Rules of this file:
 
-* Nothing but the interface is used: what passes here works in a worker.
-* Every test has a loop and a filter of its own.
+* Only the interface is used: a filter that passes here works in a worker.
+* Every test has its own loop and filter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from metad.filters.base import Filter, FilterContext, Message, Preferences, Sess
 from metad.filters.body import Body, of_bytes
 from metad.filters.fields import make_field
 
-# Seconds that a call may hold the loop, and that an answer may take.
+# Seconds for which a call may block the loop, and that an answer may take.
 LOOP_SECONDS = 0.5
 SECONDS = 10.0
 SESSION = Session(
@@ -40,7 +40,7 @@ TEXT = b"From: <sender@example.net>\r\nSubject: a test\r\n\r\nText\r\n.\r\n..dot
 
 
 def demand(condition: bool, text: str) -> None:
-    """An assertion that -O keeps."""
+    """An assertion that -O does not remove."""
     if not condition:
         raise AssertionError(text)
 
@@ -63,7 +63,7 @@ class Conformance:
                 one.stop()
 
     def ask(self, *questions: Callable[[Filter], Any]) -> list[Any]:
-        """The answers of one filter; AssertionError if the loop is held up meanwhile."""
+        """The answers of one filter; AssertionError if it blocks the loop."""
 
         async def all_of_them() -> list[Any]:
             async with self.running() as one:

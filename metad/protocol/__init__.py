@@ -1,4 +1,4 @@
 """The wire protocols, sans-IO: octets in, events and replies out; no sockets, no clocks.
 
-Nothing here knows of the store, the configuration or the event loop.
+Nothing here knows the store, the configuration or the event loop.
 """

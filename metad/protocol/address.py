@@ -3,13 +3,13 @@
 Rules of this file:
 
 * Text in, text out; decoding the octets is the caller's.
-* No address that is accepted here has a control character, a line end, or a blank outside quotes,
-  so it can stand in a header as it is.
-* Whether an address exists is not checked here, only whether it can.
+* No address accepted here has a control character, a line end, or a blank outside quotes, so it can
+  be copied into a header.
+* Only the syntax of an address is checked here, not whether it exists.
 
-Limits, in octets of UTF-8.  RFC 5321 section 4.5.3.1 asks for 64 and 255 at least; bounce
-addresses of mailing lists (VERP, SRS) are known to go well beyond 64 in the local part, and
-Postfix takes them.  Together they stay below the 511 octets of an LMDB key.
+Limits, in octets of UTF-8.  RFC 5321 section 4.5.3.1 requires at least 64 and 255; bounce addresses
+of mailing lists (VERP, SRS) often exceed 64 in the local part, and Postfix accepts them.  Together
+they stay below the 511 octets of an LMDB key.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LOCAL_LIMIT: Final = 192
 DOMAIN_LIMIT: Final = limits.DOMAIN
 LABEL_LIMIT: Final = 63  # RFC 1035 section 2.3.4
 
-# A quick way for nearly all addresses: plain ASCII, no quotes, no literal.
+# A fast path for nearly all addresses: plain ASCII, no quotes, no literal.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _PLAIN: Final = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)")
 
-# The whole grammar.  Above U+007F everything passes here and is checked afterwards.  The classes
-# list what is not in them: one that runs up to U+10FFFF takes Python 20 ms to compile, at each
-# start of each command.
+# The whole grammar.  Characters above U+007F pass here and are checked afterwards.  The classes are
+# negated: Python needs 20 ms to compile one that extends to U+10FFFF, at each start of each
+# command.
 _TEXT: Final = r'[^\0-\x20"(),.:;<>@\[\\\]\x7f]+'  # atext, RFC 5322 section 3.2.3
 _DOT_STRING: Final = re.compile(rf"{_TEXT}(?:\.{_TEXT})*")
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~\x80-\U0010FFFF]|\\[ -~])*)"')
@@ -91,7 +91,7 @@ def parse_local(text: str) -> str:
 
 
 def quote_local(local: str) -> str:
-    """The local part as it is written, in quotes only if it needs them."""
+    """The local part in its written form, in quotes only if needed."""
     if _DOT_STRING.fullmatch(local):
         return local
     escaped = local.replace("\\", "\\\\").replace('"', '\\"')
@@ -99,7 +99,7 @@ def quote_local(local: str) -> str:
 
 
 def fold(text: str) -> str:
-    """The one spelling under which an address is looked up; raises AddressError.
+    """The canonical spelling under which an address is looked up; raises AddressError.
 
     Both parts in lower case, the local part in Unicode's NFC, the domain in A-labels (RFC 5890),
     quotes and escapes only where they are needed: `"Jo.Doe"@Example.ORG` is `jo.doe@example.org`,
@@ -107,7 +107,7 @@ def fold(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         folded = text.lower()
-        if len(folded) <= LOCAL_LIMIT:  # so both parts are in their limits
+        if len(folded) <= LOCAL_LIMIT:  # so both parts are within their limits
             return folded
     local, domain = parse_mailbox(text)
     mailbox = Mailbox(_fold_part(local), fold_domain(domain))
@@ -130,9 +130,9 @@ def _fold_part(text: str) -> str:
 
 
 def fold_domain(domain: str) -> str:
-    """The one spelling of a domain: lower case, and U-labels as A-labels; raises AddressError.
+    """The canonical spelling of a domain: lower case, U-labels as A-labels; raises AddressError.
 
-    An A-label that stands for nothing stays as it is: it was a name like any other.
+    An A-label that does not decode stays as it is, like any other name.
     """
     if domain.isascii():
         return domain.lower()
@@ -161,12 +161,13 @@ def _check_domain(domain: str) -> None:
 
 
 def _check_unicode(text: str) -> None:
-    """Refuse controls, odd blanks, line and paragraph separators, lone surrogates and such."""
+    """Refuse control characters, unusual blanks, line and paragraph separators, lone surrogates and
+    the like."""
     if not (text.isascii() or text.translate(_JOINERS).isprintable()):
         raise AddressError("a character that no address can have")
 
 
 def _check_length(text: str, limit: int, what: str) -> None:
-    # A character is at most four octets: most are short enough whatever they hold.
+    # A character has at most four octets, so most addresses are short enough in any case.
     if len(text) * 4 > limit and len(text.encode()) > limit:
         raise AddressError(f"{what} too long (over {limit} bytes)")

@@ -1,10 +1,10 @@
-"""Message bodies on the wire: where they end, what they count, how dots are stuffed.
+"""Message bodies on the wire: where they end, how they are counted, how dots are stuffed.
 
 Rules of this file:
 
-* Everything takes a message in pieces of any size and gives the same result for every cut.
-  At most four octets are held back or remembered, and Python code looks at no single octet: only
-  find, count and replace over whole pieces.
+* Every class takes a message in pieces of any size, and the result does not depend on the cuts. At
+  most four octets are held back or remembered, and no Python loop runs over octets: only find,
+  count and replace over whole pieces.
 * Only CR LF . CR LF ends a message (RFC 5321 section 4.1.1.4); `LooseEndFinder` is for the few
   clients that may do otherwise.
 * "Wire octets" are those of RFC 5321 section 4.5.2 and RFC 1939 section 3: an extra dot precedes
@@ -25,7 +25,7 @@ _CRLF: Final = b"\r\n"
 
 
 class EndFinder:
-    """Finds the final dot line of a message that comes in pieces."""
+    """Finds the final dot line of a message that arrives in pieces."""
 
     __slots__ = ("_tail",)
 
@@ -49,8 +49,8 @@ class EndFinder:
 class LooseEndFinder:
     """Finds a line of a single dot, whether it and the line before end in CR LF or in LF alone.
 
-    Only for a client that ended its DATA command in LF alone: from any other, such a line is
-    how mail is smuggled.
+    Only for a client that ended its DATA command in LF alone: from any other, such a line is used
+    to smuggle mail.
     """
 
     __slots__ = ("_tail",)
@@ -103,7 +103,7 @@ class Counter:
 
     @property
     def fault(self) -> str | None:
-        """Which octet makes the message a bad one, if any: a bare LF, a bare CR, a NUL.
+        """Which octet makes the message invalid, if any: a bare LF, a bare CR, a NUL.
 
         A CR that is the last octet so far is not yet a bare one.
         """
@@ -119,7 +119,7 @@ class Counter:
 
 
 class Stuffer:
-    """Stuffs dots into octets that come without (BDAT, RFC 3030)."""
+    """Stuffs dots into octets that arrive without (BDAT, RFC 3030)."""
 
     __slots__ = ("_tail",)
 
@@ -130,15 +130,15 @@ class Stuffer:
         tail = self._tail
         text = tail + piece
         self._tail = text[-2:]
-        # The tail is shorter than what is replaced, so that itself never changes.
+        # The tail is shorter than any pattern, so it never changes.
         return text.replace(b"\r\n.", b"\r\n..")[len(tail) :]
 
 
 class DotRemover:
-    """Deletes the dot of every line that begins with a single dot and goes on.
+    """Deletes the dot of every line that begins with a single dot followed by more.
 
-    The sender of such a line did not stuff its dots, and RFC 5321 section 4.5.2 has the receiver
-    delete the first dot of any line but the final one.  A POP3 client would show it instead: it
+    The sender of such a line did not stuff its dots, and RFC 5321 section 4.5.2 tells the receiver
+    to delete the first dot of any line but the final one.  A POP3 client would show it instead: it
     deletes the first of two dots only (RFC 1939 section 3).
     """
 
@@ -150,7 +150,7 @@ class DotRemover:
         self._held = b""  # a dot, or a dot and a CR, whose meaning the next octet decides
 
     def feed(self, piece: bytes, *, final: bool) -> bytes:
-        """Wire octets in and out; `final`: the message ends with them."""
+        """Wire octets in and out; `final`: the message ends here."""
         text = self._tail + self._held + piece
         keep = 0
         if not final:
@@ -162,11 +162,11 @@ class DotRemover:
 
 
 class Repairer:
-    """Makes CR LF of every bare CR and bare LF.
+    """Replaces every bare CR and bare LF by CR LF.
 
     `double_lone_dots`: a line of a single dot, which only such a repair can have made, gets a
-    second dot, so that it does not end the message where the sender did not.  Feed it only what
-    comes before the final dot line.
+    second dot, so that it does not end the message where the sender did not end it.  Feed it only
+    the part before the final dot line.
     """
 
     __slots__ = ("_at_line_start", "_double", "_held")

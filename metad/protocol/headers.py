@@ -1,12 +1,11 @@
-"""What the hub must know of a message's header, found while the message arrives.
+"""What the hub must know about a message's header, found while the message arrives.
 
 Rules of this file:
 
-* The same result for every cut; what is remembered is bounded.
-* Wire octets are read as they are: a stuffed dot cannot make or break a field name that matters
-  here.
+* The result does not depend on the cuts; memory is bounded.
+* Wire octets are read as they are: a stuffed dot cannot make or break a relevant field name.
 
-The first line (RFC 5322 section 2.2) tells whether a trace header can stand right before it; the
+The first line (RFC 5322 section 2.2) tells whether a trace header can be put right before it; the
 number of Received: fields tells whether the message is in a loop (RFC 5321 section 6.3).
 """
 
@@ -28,7 +27,7 @@ _UNDECIDED: Final = re.compile(rb"[!-9;-~]*+[ \t]*+|\r")
 
 
 def look_at(body: bytes) -> tuple[bool, int]:
-    """Of a complete message: whether its first line is a header field or the empty line, and the
+    """For a complete message: whether its first line is a header field or the empty line, and the
     number of Received: fields in its header."""
     starts_with_header = _FIELD.match(body, 0, _FIRST_LIMIT) is not None
     end = body.find(_END)
@@ -40,10 +39,10 @@ def look_at(body: bytes) -> tuple[bool, int]:
 
 
 class MboxLine:
-    """Makes a header field of an mbox separator ("From alice@… Sat Nov …") that begins a message.
+    """Turns an mbox separator ("From alice@… Sat Nov …") that begins a message into a header field.
 
-    Careless programs send an mbox entry unchanged.  Its first line is not a header field, so all
-    that follows would become body.  The field is the one that Postfix makes of it.
+    Careless programs send an mbox entry unchanged.  Its first line is not a header field, so
+    everything after it would become body.  The field is the one that Postfix makes.
     """
 
     __slots__ = ("_decided", "_held")
@@ -53,7 +52,7 @@ class MboxLine:
         self._decided = False
 
     def feed(self, piece: bytes, *, final: bool) -> bytes:
-        """The octets of the message, held back until it is certain how it begins."""
+        """The octets of the message, held back until its beginning is certain."""
         if self._decided:
             return piece
         text = self._held + piece
@@ -65,7 +64,7 @@ class MboxLine:
 
 
 class HeaderScanner:
-    """Does what `look_at` does, for a message that arrives in pieces."""
+    """Does the same as `look_at` for a message that arrives in pieces."""
 
     __slots__ = ("_done", "_first", "_tail", "received")
 

@@ -1,14 +1,14 @@
-"""Lines out of a stream of octets, however it is cut; bounded, and O(n) in all.
+"""Lines from a stream of octets, however it is cut; bounded, and O(n) in total.
 
 Rules of this file:
 
-* Only CR LF ends a line (RFC 5321 section 2.3.8).  A CR, LF or NUL anywhere else spoils its line:
-  nothing before or after it on that line is ever taken for a line.
-* How far the buffer was searched is remembered: a slow sender never makes us search twice.
-* A bad line is reported once, as soon as that is certain, and its rest is dropped unseen.
-  So a client that ends its lines with a bare LF learns it at once instead of waiting.
+* Only CR LF ends a line (RFC 5321 section 2.3.8).  A CR, LF or NUL anywhere else makes its line
+  invalid: no part of it is ever taken for a line.
+* The search position is remembered: a slow sender never makes us search twice.
+* A bad line is reported once, as soon as it is certainly bad, and its rest is dropped.  So a client
+  that ends its lines with a bare LF gets an error at once instead of waiting.
 
-`LooseLineBuffer` also takes LF alone for a line end, for clients that the operator lists.
+`LooseLineBuffer` also accepts LF alone as a line end, for clients that the operator lists.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CR: Final = 13
 _LF: Final = 10
 _NUL: Final = 0
 
-# Octets of one bad line that are dropped before it counts as a flood.  No client needs as much: it
-# is what one read of a socket may bring.
+# Octets of one bad line that are dropped before it counts as a flood: as much as one read of a
+# socket may bring.
 DISCARD_LIMIT: Final = 262_144
 
 
@@ -35,9 +35,9 @@ class Fault(enum.Enum):
 
 
 class LineBuffer:
-    """Octets received; `data[position:end]` are those that are not used yet.
+    """Octets received; `data[position:end]` are not used yet.
 
-    `limit`: the longest line, in octets without its CR LF.  `dropping`: `position` is within a line
+    `limit`: the longest line, in octets without its CR LF.  `dropping`: `position` is inside a line
     already reported, whose rest is dropped.  `searched`: no line end begins before this offset.
     """
 
@@ -74,7 +74,7 @@ class LineBuffer:
         self.position = self.end = self.searched = 0
 
     def compact(self) -> None:
-        """Copy what is not used yet out of its buffer, which may be large."""
+        """Copy the unused part out of its buffer, which may be large."""
         if self.position:
             self.data = self.data[self.position : self.end]
             self.searched = max(0, self.searched - self.position)
@@ -82,7 +82,7 @@ class LineBuffer:
             self.end = len(self.data)
 
     def line(self) -> bytes | Fault | None:
-        """The next line without its CR LF; None: it is not complete."""
+        """The next line without its CR LF; None: it is incomplete."""
         data, start = self.data, self.position
         searched = self.searched
         end = data.find(_CRLF, start if start > searched else searched)
@@ -100,7 +100,7 @@ class LineBuffer:
             return self._drop(end)
         data, start = self.data, self.position
         searched = max(start, self.searched)
-        # No CR LF begins this early, so an LF here is a bare one.
+        # No CR LF begins this early, so an LF here is bare.
         if data.find(b"\n", searched, start + self._limit + 1) >= 0:
             self.dropping = True
             return Fault.BARE
@@ -111,7 +111,7 @@ class LineBuffer:
         return None
 
     def _drop(self, end: int) -> bytes | Fault | None:
-        """Drop the rest of a bad line, then go on with the next one."""
+        """Drop the rest of a bad line, then continue with the next one."""
         data, start = self.data, self.position
         stop = end
         if end < 0:  # keep the last octet if it may be the CR of the CR LF
@@ -129,13 +129,13 @@ class LineBuffer:
 
 
 class LooseLineBuffer(LineBuffer):
-    """Takes LF alone for a line end too."""
+    """Accepts LF alone as a line end too."""
 
     __slots__ = ()
     _END = b"\n"
 
     def line(self) -> bytes | Fault | None:
-        """The next line without its line end; None: it is not complete."""
+        """The next line without its line end; None: it is incomplete."""
         data, start = self.data, self.position
         end = data.find(b"\n", max(start, self.searched))
         length = (end if end >= 0 else len(data)) - start - (end > start and data[end - 1] == _CR)

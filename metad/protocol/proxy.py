@@ -2,9 +2,11 @@
 
 Rules of this file:
 
-* `parse` takes all octets so far and gives a header, None for "more is needed", or ProxyError.
-* The same answer for every cut of the input; nothing is read beyond the header's own length.
-* Strict: what does not follow the letter of the specification is an error.  The address goes into
+* `parse` takes all octets so far and returns a header, or None for "more is needed", or raises
+  ProxyError.
+* The result does not depend on how the input is cut; nothing is read beyond the header's own
+  length.
+* Strict: any deviation from the letter of the specification is an error.  The address goes into
   trace fields and logs and decides what a client may do, so it must not be forgeable.
 
 The specification is HAProxy's "The PROXY protocol, versions 1 & 2" (sections 2.1 and 2.2).
@@ -18,8 +20,8 @@ from typing import Final, NamedTuple
 
 # Section 2.1: the longest line of version 1, with its CR LF, has 107 octets.
 V1_LIMIT: Final = 107
-# Section 2.2: a receiver must take what fits 536 octets; type-length-values may be more.
-# HAProxy itself takes a buffer, 16 KiB; no proxy sends a quarter of that.
+# Section 2.2: a receiver must take what fits 536 octets; type-length-values may be longer.  HAProxy
+# itself accepts a buffer, 16 KiB; no proxy sends a quarter of that.
 V2_LIMIT: Final = 4_096
 
 _V1: Final = b"PROXY "
@@ -46,7 +48,7 @@ class Header(NamedTuple):
     """`length` octets are the header; `client`: the address it names, in its usual form.
 
     None as the client: the connection is the proxy's own (LOCAL, a health check) or of a kind
-    without an IP address (UNKNOWN, unix); the socket's address stands.
+    without an IP address (UNKNOWN, unix); then the socket's address counts.
     """
 
     length: int
@@ -106,7 +108,7 @@ def _version_2(data: bytes) -> Header | None:
 
 
 def _family_size(family: int, length: int) -> int | None:
-    """Octets of an address of `family`; checks that the header has room for what it announces."""
+    """Octets of an address of `family`; checks that the header is long enough for it."""
     if family not in _FAMILIES:
         raise ProxyError(f"address family and transport {family:#04x}")
     size = _FAMILIES[family]
@@ -123,5 +125,5 @@ def _packed(octets: bytes) -> str:
 
 
 def _plain(address: ipaddress.IPv6Address) -> str:
-    """An IPv4-mapped IPv6 address is that IPv4 address: one client has one name."""
+    """An IPv4-mapped IPv6 address becomes the IPv4 address: one client has one name."""
     return str(address.ipv4_mapped or address)

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Pure functions over octets; passwords are checked elsewhere.
-* Strict: base64 without foreign octets or missing padding, PLAIN with exactly two NULs.
+* Strict: no foreign octets or missing padding in base64, exactly two NULs in PLAIN.
 
 RFC 4422 (SASL), RFC 4616 (PLAIN), RFC 5034 section 4 (the exchange in POP3).
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 import binascii
 
 CANCEL = b"*"  # RFC 5034 section 4: the client gives up
-# Characters of a user name: no address has as many.
+# Maximum characters in a user name: no address has as many.
 NAME_LIMIT = 512
-NO_OCTETS = b"="  # RFC 5034 section 4: an initial response that is there, and empty
+NO_OCTETS = b"="  # RFC 5034 section 4: an initial response that is present and empty
 
 
 class SaslError(ValueError):
@@ -23,7 +23,7 @@ class SaslError(ValueError):
 
 
 def decode(line: bytes) -> bytes:
-    """One response line without its CR LF, out of base64."""
+    """One response line without its CR LF, decoded from base64."""
     if line == CANCEL:
         raise SaslError("authentication cancelled")
     try:
@@ -33,17 +33,17 @@ def decode(line: bytes) -> bytes:
 
 
 def encode(message: bytes) -> bytes:
-    """A message of ours as base64, for a line behind "+ "."""
+    """A message of ours in base64, for a line after "+ "."""
     return binascii.b2a_base64(message, newline=False)
 
 
 def decode_initial(text: bytes) -> bytes:
-    """The initial response that stands in the AUTH command."""
+    """The initial response in the AUTH command."""
     return b"" if text == NO_OCTETS else decode(text)
 
 
 def plain(response: bytes) -> tuple[str, str, bytes]:
-    """(user to act as, user whose password it is, password) of a PLAIN message:
+    """The user to act as, the user whose password it is, and the password, from a PLAIN message:
     [authzid] NUL authcid NUL passwd."""
     parts = response.split(b"\0")
     if len(parts) != 3 or not parts[1] or not parts[2]:

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* Pure: the keys and the random nonce are given, no octet comes from anywhere else.
-* Everything is compared as it came, octet by octet; a proof in constant time.
-* Without channel binding: Python's ssl offers none that a client could use (RFC 5802 section 6:
-  "n" and "y" are taken, "p=" is not).
+* Pure: the keys and the random nonce are arguments; there is no other input.
+* Everything is compared as received, octet by octet; a proof in constant time.
+* Without channel binding: Python's ssl offers none that a client could use (RFC 5802 section 6: "n"
+  and "y" are accepted, "p=" is not).
 
     client-first -> server-first -> client-final -> server-final
 """
@@ -34,7 +34,7 @@ _NAME: Final = re.compile(r"(?:[^=]|=2C|=3D)+")
 
 
 class Keys(Protocol):
-    """What the server knows of a password (RFC 5802 section 3)."""
+    """What the server knows about a password (RFC 5802 section 3)."""
 
     @property
     def iterations(self) -> int: ...
@@ -47,7 +47,7 @@ class Keys(Protocol):
 
 
 class Exchange:
-    """One exchange.  Its first message tells `user`, whose password it is, and `mailbox`, the user
+    """One exchange.  Its first message names `user`, whose password it is, and `mailbox`, the user
     to act as (RFC 5802 section 5.1, "a").  Raises SaslError."""
 
     __slots__ = (
@@ -75,7 +75,7 @@ class Exchange:
         self.mailbox = self.user if authzid is None else _name(authzid)
 
     def server_first(self, keys: Keys, nonce: bytes) -> bytes:
-        """The challenge; `nonce`: printable, without commas, and never given before."""
+        """The challenge; `nonce`: printable, without commas, and never used before."""
         self._keys = keys
         self._nonce += nonce
         salt = binascii.b2a_base64(keys.salt, newline=False)
@@ -117,7 +117,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def _xor(one: bytes, other: bytes) -> bytes:
-    """Octet by octet; if the lengths differ, a value that proves nothing."""
+    """XOR, octet by octet; if the lengths differ, a value that proves nothing."""
     if len(one) != len(other):
         return b""
     return bytes(a ^ b for a, b in zip(one, other, strict=True))

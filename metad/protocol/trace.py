@@ -1,13 +1,13 @@
-"""Trace headers: what the hub writes in front of a message (RFC 5321 section 4.4).
+"""Trace headers, which the hub puts before a message (RFC 5321 section 4.4).
 
 Rules of this file:
 
-* Octets out, each header complete with its CR LF, folded before 79 columns where it can be.
-* Nothing from a client is copied unless its syntax allows only what may stand in a header.
-* No DNS, no clock: addresses and seconds are given.
+* Octets out; each header ends in its CR LF, and is folded before column 79 if possible.
+* Nothing from a client is copied unless its syntax is safe in a header.
+* No DNS, no clock: addresses and seconds are arguments.
 
-`origin` is the same for a whole session between two EHLOs, `date` for a whole second: both are
-meant to be kept by the caller, so that a message costs only what differs.
+`origin` is the same for a whole session between two EHLOs, and `date` for a whole second: the
+caller should cache both, so that a message costs only the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def origin(helo: bytes, address: str, hostname: str, with_protocol: str) -> byte
     """The beginning of a Received: header, up to "id".
 
     `helo`: as the client sent it; one that is not a domain or address literal is replaced by the
-    literal of its address.  `address`: the client's IP address, "" on a unix socket.
+    literal of its address.  `address`: the client's IP address, "" on a Unix socket.
     """
     literal = _literal(address)
     name = helo if _HELO.fullmatch(helo) else literal or b"localhost"
@@ -74,7 +74,7 @@ def date(seconds: int) -> bytes:
 
 
 def return_path(sender: str) -> bytes:
-    """`Return-Path:`, which begins a message that is delivered; "" is the null path."""
+    """`Return-Path:`, which begins a delivered message; "" is the null path."""
     return b"Return-Path: <%b>\r\n" % _clean(sender)
 
 
@@ -84,7 +84,7 @@ def delivered_to(address: str) -> bytes:
 
 
 def in_front(sender: str, address: str) -> bytes:
-    """What is sent before the stored message."""
+    """The lines sent before the stored message."""
     return return_path(sender) + delivered_to(address)
 
 
@@ -97,12 +97,13 @@ def _literal(address: str) -> bytes:
 
 
 def _clean(address: str) -> bytes:
-    """An address from SMTP has no control characters; one from elsewhere loses them here."""
+    """An address from SMTP has no control characters; they are removed from any other address
+    here."""
     if not address.isprintable():
         address = address.translate(_CONTROLS)
     return address.encode("utf-8", "replace")
 
 
-# Octets of `in_front` but for those of its two addresses, whose UTF-8 is to be added.  Addresses in
-# the store are without control characters, which `in_front` would leave out.
+# Octets of `in_front` without its two addresses, whose UTF-8 must be added.  Addresses in the store
+# are without control characters, which `in_front` would leave out.
 IN_FRONT_SIZE: Final = len(in_front("", ""))

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* Which mechanism is spoken is one attribute, `_responder`: it takes the client's next message.
+* One attribute, `_responder`, holds the mechanism in use: it takes the client's next message.
 * Every refusal for wrong credentials is the same and does not reveal which of them is wrong.
 """
 
@@ -45,7 +45,7 @@ class Authentication(Pop3Base):
     def _auth(self, argument: tuple[bytes, bytes | None]) -> Event | None:
         mechanism, initial = argument
         settings = self._settings
-        if not mechanism:  # in no RFC, but many clients ask (answered as Dovecot does)
+        if not mechanism:  # in no RFC, but many clients send it (answered like Dovecot)
             names = "".join(f"{name}\r\n" for name in mechanisms(settings))
             self._say(b"+OK\r\n%b.\r\n" % names.encode())
             return None
@@ -67,7 +67,7 @@ class Authentication(Pop3Base):
         return self._exchange(line, sasl.decode)
 
     def _exchange(self, text: bytes, decode: Callable[[bytes], bytes]) -> Event | None:
-        """Hand the client's next message to the mechanism."""
+        """Pass the client's next message to the mechanism."""
         try:
             return self._responder(decode(text))
         except sasl.SaslError as error:
@@ -90,7 +90,7 @@ class Authentication(Pop3Base):
         return Login(mailbox, password, master)
 
     def _acting(self, mailbox: str, user: str) -> tuple[str, str | None]:
-        """(the mailbox to open, the master user who opens it or None).
+        """The mailbox to open, and the master user who opens it, or None.
 
         Only a master user may open the mailbox of another, and may write "mailbox*master" for both,
         as with Dovecot.
@@ -118,7 +118,7 @@ class Authentication(Pop3Base):
         return None
 
     def _scram_end(self, message: bytes) -> Event | None:
-        """RFC 5034 section 4: an empty line tells that the client has seen our proof."""
+        """RFC 5034 section 4: an empty line shows that the client has seen our proof."""
         if message:
             raise sasl.SaslError("not a SCRAM message")
         return self._scram_login(proven=True)
@@ -130,7 +130,7 @@ class Authentication(Pop3Base):
     def login_ok(self, drop: Drop, personal: Personal | None = None) -> None:
         """Answers Login and ScramLogin: the session has its maildrop.
 
-        `personal`: this user's own capabilities, if they are not those of all users.
+        `personal`: this user's own capabilities, if different from those of all users.
         """
         if self._answer(Login, ScramLogin):
             self._state = self._row.done

@@ -1,10 +1,9 @@
-"""What every part of the POP3 machine stands on: its state, its answers, its end.
+"""The base of every part of the POP3 machine: its state, its answers, its end.
 
 Rules of this file:
 
 * All of a session's state is declared here, with what it means.
-* The next state comes from the row of the command that is being done; only the end of the session
-  is in no row.
+* The next state comes from the row of the current command; only the end of the session has no row.
 """
 
 from __future__ import annotations
@@ -62,9 +61,9 @@ class Pop3Base:
         "tls",
     )
     _maildrop: Maildrop
-    _row: Row  # of the command or response that is being done
+    _row: Row  # of the current command or response
     _scram: scram.Exchange  # from ScramUser on
-    _responder: Callable[[bytes], Event | None]  # in state CHALLENGE: what takes the next line
+    _responder: Callable[[bytes], Event | None]  # in state CHALLENGE: takes the next line
 
     def __init__(self, settings: Pop3Settings, *, tls: bool = False) -> None:
         self.closed = False
@@ -73,13 +72,13 @@ class Pop3Base:
         self.tls = tls
         self._settings = settings
         self._state = State.AUTHORIZATION
-        self._due: Event | None = None  # the event that waits for its answer
-        self._streaming = False  # a multi-line answer has begun and is not complete
+        self._due: Event | None = None  # the event waiting for its answer
+        self._streaming = False  # a multi-line answer is incomplete
         self._cutter: TopCutter | None = None
         self._listing: Iterator[bytes] | None = None  # the rest of an answer to LIST or UIDL
-        # A command that waits for the listing: what to do, and its argument.
+        # A command that waits for the listing: its action and argument.
         self._waiting: tuple[Callable[[Any, Any], Event | None], Any] | None = None
-        self._user: str | None = None  # from USER, until a login is tried
+        self._user: str | None = None  # from USER, until a login attempt
         self._utf8 = False
         self._language = languages.ENGLISH
         self._personal: Personal | None = None  # once logged in
@@ -92,7 +91,7 @@ class Pop3Base:
     def fail(self, text: str) -> None:
         """End the session with `-ERR text` (deadline, shutdown).  Deletes nothing.
 
-        Within a multi-line answer there is no room for a reply: the client sees no final dot line.
+        Inside a multi-line answer no reply is possible: the client sees no final dot line.
         """
         if self.closed:
             return
@@ -107,8 +106,8 @@ class Pop3Base:
         return self._state.name.lower()
 
     def _answer(self, *kinds: type) -> bool:
-        """Whether to answer: not if the session was closed meanwhile.  An answer that no event
-        asked for raises."""
+        """Whether to answer: not if the session was closed meanwhile.  An answer without a pending
+        event raises."""
         if self._due.__class__ in kinds:
             self._due = None
             return True

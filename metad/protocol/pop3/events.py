@@ -1,8 +1,9 @@
-"""What the POP3 machine reports to its session, and what it must know about a maildrop.
+"""What the POP3 machine reports to its session, and what it needs to know about a maildrop.
 
 Rules of this file:
 
-* Cheap to make: a NamedTuple each.  Its docstring names the methods of Pop3 that answer it.
+* Each is a NamedTuple, which is cheap to make.  Its docstring names the methods of Pop3 that answer
+  it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Drop(Protocol):
 
     @property
     def is_listed(self) -> bool:
-        """Whether sizes and unique-ids are known; else `ListMessages` comes before their use."""
+        """Whether sizes and unique-ids are known; otherwise `ListMessages` precedes their use."""
 
     def size(self, number: int, /) -> int:
         """Octets as RFC 1939 section 11 counts: dots not stuffed, no final dot line."""
@@ -32,7 +33,7 @@ class Drop(Protocol):
 
 
 class ListMessages(NamedTuple):
-    """Make the drop's listing, for this command; answer with `listed` or `refused`."""
+    """Make the drop's listing for this command; answer with `listed` or `refused`."""
 
     verb: bytes
 
@@ -40,7 +41,7 @@ class ListMessages(NamedTuple):
 class Login(NamedTuple):
     """Answer with `login_ok` or `login_failed`.
 
-    `master`: the master user whose password it is, if it is not the user's own.
+    `master`: the master user whose password it is, if not the user's own.
     """
 
     user: str
@@ -49,7 +50,7 @@ class Login(NamedTuple):
 
 
 class ScramUser(NamedTuple):
-    """Answer with `scram_keys`: the user's, or made-up ones that stay the same."""
+    """Answer with `scram_keys`: the user's, or fake ones that stay the same."""
 
     user: str
 
@@ -57,7 +58,7 @@ class ScramUser(NamedTuple):
 class ScramLogin(NamedTuple):
     """Answer with `login_ok` or `login_failed`.
 
-    `proven`: the client knows the password, of `master` if that is not None, else of `user`.
+    `proven`: the client knows the password of `master`, or of `user` if that is None.
     """
 
     user: str
@@ -83,7 +84,8 @@ class Top(NamedTuple):
 
 
 class Quit(NamedTuple):
-    """Make the deletions durable, then `quit_done`; else `quit_failed`.  Numbers ascend."""
+    """Make the deletions durable, then answer with `quit_done`, or `quit_failed`.  Numbers
+    ascend."""
 
     deleted: Sequence[int]
 
@@ -91,7 +93,7 @@ class Quit(NamedTuple):
 class Personal(NamedTuple):
     """The capabilities that differ from user to user (RFC 2449 section 6).
 
-    `expire`: days for which mail is kept, None for ever; `login_delay`: seconds, 0 for none.
+    `expire`: days for which mail is kept, None: forever; `login_delay`: seconds, 0 for none.
     """
 
     expire: int | None = None

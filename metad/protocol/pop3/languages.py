@@ -3,9 +3,9 @@
 Rules of this file:
 
 * The English text is the key; a text without a translation is sent in English.
-* A response code ([AUTH], [IN-USE] …) stands in front in every language and is never translated:
+* A response code ([AUTH], [IN-USE] …) comes first in every language and is never translated:
   programs read it.
-* English is ASCII.  Others are UTF-8, and only a client that asked for one gets it.
+* English is ASCII.  Others are UTF-8, and are sent only to a client that requested one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _CODE: Final = re.compile(r"(\[[A-Z/-]+\] )?(.*)", re.DOTALL)
-# RFC 5646 section 2.1, as far as it tells a tag from something else.
+# RFC 5646 section 2.1, only to recognise a tag.
 _TAG: Final = re.compile(r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*")
 
 
@@ -32,7 +32,7 @@ class Language:
     texts: Mapping[str, str]
 
     def say(self, text: str) -> str:
-        """`text` in this language, its response code kept."""
+        """`text` in this language, with its response code."""
         if not self.texts:
             return text
         code, words = _CODE.fullmatch(text).groups("")  # type: ignore[union-attr]

@@ -1,10 +1,10 @@
-"""Command lines out of a stream of octets, bounded, O(n) however it is cut.
+"""Command lines from a stream of octets, bounded, and O(n) however it is cut.
 
 Rules of this file:
 
 * A line is returned without its line end; a bad line raises, once, and is skipped.
-* Where the search for a line end stopped is remembered; of a line that is too long no more is
-  kept than a good one could have.
+* The position where the search for a line end stopped is remembered.  Of an overlong line, no more
+  is kept than the maximum length.
 
 A line ends in CR LF or, as with Dovecot, in LF alone: docs/decisions.md argues why that is safe.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Final
 
-# A line that is too long is read to its end and answered, unless it is endless.
+# An overlong line is read to its end and answered, unless it is endless.
 DISCARD_LIMIT: Final = 65_536
-# Of a longer buffer, what is not used yet is copied out: a session that waits for its client keeps
+# From a longer buffer, the unused part is copied out, so a session that waits for its client keeps
 # little.
 KEPT: Final = 4_096
 
@@ -25,7 +25,7 @@ class LineError(ValueError):
 
 
 class EndlessLineError(LineError):
-    """A line longer than any client means; the stream is not worth reading on."""
+    """A line longer than any legitimate one; reading on is pointless."""
 
 
 class LineReader:
@@ -35,14 +35,14 @@ class LineReader:
 
     def __init__(self) -> None:
         self._input = b""
-        self._position = 0  # where the next line begins in _input
-        self._searched = 0  # up to where _input holds no line end
-        self._discarded = 0  # octets of the present line already thrown away
+        self._position = 0  # start of the next line in _input
+        self._searched = 0  # _input has no line end before this
+        self._discarded = 0  # octets of the present line already dropped
         self.is_empty = True  # everything fed was returned
 
     @property
     def buffered(self) -> int:
-        """Octets fed and not yet returned."""
+        """Octets fed but not yet returned."""
         return len(self._input) - self._position
 
     def feed(self, data: bytes) -> None:
@@ -95,7 +95,8 @@ class LineReader:
             raise _too_long(self._discarded + waiting)
 
     def _skip_to(self, end: int) -> None:
-        """What is before `end` is used.  A session that waits for its client keeps none of it."""
+        """Everything before `end` is used.  A session that waits for its client keeps none of
+        it."""
         if end == len(self._input):
             self._input = b""
             end = 0

@@ -5,16 +5,16 @@ Rules of this file:
 * No sockets, no clock, no store.  `receive` takes the client's octets, `next_event` gives what the
   session must do, the session answers with the method that the event names, and writes
   `take_output`.
-* One event waits for its answer at a time; pipelined commands behind it wait in order.
-* `next_event` is None when more input is needed, when an answer is due, when the session is over,
-  or when the queued output is `full`: take it, let the socket drain, ask again.
-* Nothing that a client sends raises.  An answer that no event asked for is a bug and raises.
-* However the input is cut, the same events and octets come out; O(n) in all.
+* One event waits for its answer at a time; pipelined commands after it wait in order.
+* `next_event` returns None when more input is needed, when an answer is pending, when the session
+  is over, or when the queued output is `full`: take it, let the socket drain, call again.
+* No input from a client raises.  An answer without a pending event is a bug and raises.
+* However the input is cut, the same events and octets result; O(n) in total.
 
 What each command does in each state, and which state follows, is data: table.py.
 
 The drop is frozen at login; messages are numbered from 1.  Deletion marks are kept here and leave
-only in Quit: a connection that drops, in whatever way, deletes nothing (RFC 1939 section 6).
+only in Quit: a dropped connection deletes nothing (RFC 1939 section 6).
 
 Octets above 127 in messages pass unchanged, with UTF8 and without it: RFC 6856 section 2.1 demands
 an error for a client without UTF8, and an old client would stop at its first such message.
@@ -79,8 +79,8 @@ class Pop3(Transaction):
     """One session.  `closed`: write the output, then close the connection; `abrupt`: we end it
     while the client may still be sending, so read on a little, or a reset destroys our last answer.
 
-    `commands`: lines answered so far, a measure of progress; `output`: what is queued to be
-    written; `tls`: TLS runs.
+    `commands`: lines answered so far, a measure of progress; `output`: queued octets; `tls`: TLS is
+    active.
     """
 
     __slots__ = ()
@@ -94,7 +94,7 @@ class Pop3(Transaction):
     def receive(self, data: bytes) -> None:
         """The next octets from the client; ignored when closed."""
         if self._due.__class__ is StartTls:
-            # RFC 2595 section 4: what came in the clear must have no effect under TLS.
+            # RFC 2595 section 4: input received in the clear must have no effect under TLS.
             self._due = None
             self.fail(AFTER_STLS)
         elif not self.closed:
@@ -123,7 +123,7 @@ class Pop3(Transaction):
 
     @property
     def full(self) -> bool:
-        """So much output is queued that the next command waits until it is taken."""
+        """So much output is queued that the next command waits until the output is taken."""
         return self._queued >= OUTPUT_LIMIT
 
     # -- events ---------------------------------------------------------------------------
@@ -238,9 +238,9 @@ class Pop3(Transaction):
         self._say("\r\n".join(lines).encode())
 
     def tls_started(self, settings: Pop3Settings) -> None:
-        """Answers StartTls: forget all that came before (RFC 2595 section 4).
+        """Answers StartTls: discard all earlier input (RFC 2595 section 4).
 
-        `settings`: those that hold under TLS.
+        `settings`: those under TLS.
         """
         if self._answer(StartTls):
             self._state = self._row.done

@@ -1,9 +1,9 @@
-"""The maildrop as one session sees it: the frozen listing, without what it marked as deleted.
+"""The maildrop as one session sees it: the frozen listing without the messages marked as deleted.
 
 Rules of this file:
 
-* Numbers never change; a marked message is skipped by listings and refused by number, and
-  comes back with RSET (RFC 1939 section 5).  The marks leave only with QUIT.
+* Numbers never change; a marked message is skipped in listings and refused by number, and returns
+  with RSET (RFC 1939 section 5).  The marks leave only with QUIT.
 * A listing is made in pieces, each when the client has taken the last: it may have millions of
   lines.
 """
@@ -15,12 +15,12 @@ from itertools import islice
 
 from metad.protocol.pop3.events import Drop
 
-# Lines of a piece of a listing: about a millisecond.
+# Lines per piece of a listing: about a millisecond.
 LINES = 1000
 
 
 class Maildrop:
-    """`drop` is the listing; the marks are here."""
+    """`drop` is the listing; the marks are kept here."""
 
     __slots__ = ("_deleted", "_deleted_octets", "drop")
 
@@ -30,7 +30,7 @@ class Maildrop:
         self._deleted_octets = 0
 
     def fault(self, number: int) -> str | None:
-        """Why this session cannot have the message; None: it can."""
+        """Why the message is not available to this session; None: it is."""
         if number in self._deleted:
             return "that message is deleted"
         return None if 1 <= number <= len(self.drop) else "no such message"

@@ -1,4 +1,4 @@
-"""What the POP3 sessions of a kind of connection have in common, and what CAPA announces of it.
+"""The settings shared by POP3 sessions of one kind of connection, and what CAPA announces of them.
 
 Rules of this file:
 
@@ -23,15 +23,14 @@ FOR_ALL: Final = Personal()
 
 @dataclass(frozen=True, slots=True)
 class Pop3Settings:
-    """What a session is allowed and called.  Make it once per kind of connection.
+    """What a session may do, and its name.  Make it once per kind of connection.
 
-    `plaintext`: whether a password may cross this connection readably (USER, SASL PLAIN).
-    `stls`, `scram`: whether these are offered.
-    `common`: what holds for every user; `expire_differs`: some keep mail longer;
-    `login_delay_differs`: some may log in more often.
+    `plaintext`: whether a password may cross this connection in plain text (USER, SASL PLAIN).
+    `stls`, `scram`: whether these are offered. `common`: capabilities that hold for every user;
+    `expire_differs`: some keep mail longer; `login_delay_differs`: some may log in more often.
     `errors`: unknown, misplaced or malformed commands that end the session (Dovecot: 20).
-    `login_commands`: commands allowed before a login.
-    `masters`: users who may open any mailbox, in lower case.
+    `login_commands`: commands allowed before a login. `masters`: users who may open any mailbox, in
+    lower case.
     """
 
     hostname: str

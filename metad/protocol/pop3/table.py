@@ -3,9 +3,9 @@
 Rules of this file:
 
 * Data and pure functions only; `Pop3` is the machine that walks this table.
-* A command that is not in the rows of a state does not exist there.  Each has a *check* (parses
-  its argument, or raises ArgumentError), a *proceed* (the method of Pop3 that does it, given what
-  the check returned) and the states that can follow.
+* A command that is not in a state's rows does not exist there.  Each has a *check* (parses its
+  argument, or raises ArgumentError), a *proceed* (the method of Pop3 that does it, given what the
+  check returned) and the states that can follow.
 * The machine takes every next state from here, and the diagram in docs/protocols.md is made from
   here (tools/diagrams).
 * A new command is a row here and a method there.
@@ -22,9 +22,9 @@ from typing import Any, Final, NamedTuple
 from metad.protocol.pop3.languages import is_tag
 
 # Octets of queued answers at which the machine waits until they are taken: otherwise 10,000
-# pipelined LISTs of a full maildrop, 60 kB of input, would ask for gigabytes at once.
+# pipelined LISTs of a full maildrop, 60 kB of input, would produce gigabytes at once.
 OUTPUT_LIMIT: Final = 262_144
-# Ten digits hold any message number or line count that RFC 1939 clients can mean.
+# Ten digits are enough for any message number or line count of RFC 1939.
 _DIGITS: Final = 10
 
 
@@ -41,11 +41,11 @@ class State(enum.Enum):
 
 
 class ArgumentError(ValueError):
-    """The argument is not what the command takes; `str()` is the text after `-ERR `."""
+    """The argument is invalid for the command; `str()` is the text after `-ERR `."""
 
 
 def nothing(argument: bytes) -> None:
-    """No argument.  Blanks at the end of a line are forgiven everywhere but in PASS."""
+    """No argument.  Blanks at the end of a line are ignored everywhere except in PASS."""
     if argument.strip(b" "):
         raise ArgumentError("this command takes no argument")
 

@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* Wire octets in (dots stuffed, in pieces of any size, with the final dot line), wire octets
-  out, complete with a final dot line.  Nothing is unstuffed: a lone dot is only ever the end.
-* Each octet is looked at once, whatever the pieces are; at most four are remembered.
+* Wire octets in (dots stuffed, in pieces of any size, with the final dot line), wire octets out,
+  complete with a final dot line.  Nothing is unstuffed: a lone dot is always the end.
+* Each octet is examined once, whatever the pieces are; at most four are remembered.
 
 RFC 1939 section 7, TOP: the header, the blank line, and n lines of the body.
 """
@@ -27,8 +27,8 @@ class TopCutter:
         self.done = False
         self._lines = lines
         self._in_header = True
-        # The last octets given out, for a pattern that two pieces share.  A message that begins
-        # with CR LF has an empty header, hence the line end before its first octet.
+        # The last octets returned, for a pattern that spans two pieces.  A message that begins with
+        # CR LF has an empty header, hence the line end before its first octet.
         self._tail = b"\r\n"
 
     def cut(self, piece: bytes) -> bytes:
@@ -40,7 +40,7 @@ class TopCutter:
         cut_short = not self._in_header and self._lines == 0
         given = piece[:end]
         self._tail = (self._tail + given[-len(_END) :])[-len(_END) :]
-        if self._tail == _END:  # the message's own end: fewer lines than asked for
+        if self._tail == _END:  # the message's own end: fewer lines than requested
             self.done = True
         elif cut_short:
             self.done = True
@@ -62,7 +62,7 @@ class TopCutter:
         return len(piece)
 
     def _body_end(self, piece: bytes, start: int) -> int:
-        """The offset behind the last line wanted, or the end of the piece."""
+        """The offset after the last requested line, or the end of the piece."""
         wanted = self._lines
         present = piece.count(b"\n", start)
         if present < wanted:

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * A message is streamed as wire octets; only TOP looks into it (top.py).
-* Answers to events that come after the session was closed are ignored.
+* Answers to events are ignored after the session was closed.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Transaction(Authentication):
 
     @property
     def top_done(self) -> bool:
-        """No more octets are needed for the TOP that was begun."""
+        """No more octets are needed for the TOP that is under way."""
         return self._cutter is None
 
     def listed(self) -> None:

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* Octets in; a value, or the Reply that the command deserves.  Nothing raises.
-* A pattern for what most clients send comes first, the whole grammar only when it fails.
+* Octets in; a value out, or the Reply to the bad command.  Nothing raises.
+* A pattern for the usual form is tried first, the whole grammar only if it fails.
 * Of the obsolete forms, RFC 5321 requires source routes (appendix C).  Beyond it, as Postfix does:
   a sender without a domain and, unless `strict`, blanks after the colon and no angle brackets.
 """
@@ -33,7 +33,7 @@ _ADDRESS: Final = (
     rb"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*+"
 )
 _REST: Final = rb"(?: ++(.++))?+"
-# Whole lines as most senders write them: one look frames and checks them (see `Smtp`).
+# Whole lines in the usual form: one match frames and checks them (see `Smtp`).
 QUICK_MAIL: Final = re.compile(
     rb"(?:MAIL FROM|mail FROM):<(" + _ADDRESS + rb"|)>"
     rb"(?: (?:SIZE|size)=([0-9]{1,20}))?+(?: BODY=(?:8BITMIME|7BIT))?+\r\n"
@@ -41,7 +41,7 @@ QUICK_MAIL: Final = re.compile(
 QUICK_RCPT: Final = re.compile(rb"(?:RCPT TO|rcpt TO):<(" + _ADDRESS + rb")>\r\n")
 _PLAIN_MAIL: Final = re.compile(rb"(?i:FROM): *+<(" + _ADDRESS + rb"|)>" + _REST)
 _PLAIN_RCPT: Final = re.compile(rb"(?i:TO): *+<(" + _ADDRESS + rb")>" + _REST)
-# Longer ones go the long way, where the limit of each part is checked.
+# Longer ones take the slow path, which checks the limit of each part.
 PLAIN_LIMIT: Final = LOCAL_LIMIT
 
 # A path ends at the first ">" outside quotes.
@@ -60,7 +60,7 @@ _BDAT: Final = re.compile(rb"([0-9]{1,20})(?: ++((?i:LAST)))?+")
 
 
 class Chunk(NamedTuple):
-    """BDAT: how many octets follow, and whether the message ends with them."""
+    """BDAT: the number of octets that follow, and whether they are the last of the message."""
 
     octets: int
     last: bool

@@ -1,11 +1,11 @@
-"""What every part of the SMTP machine stands on: its state, its replies, its end.
+"""The base of every part of the SMTP machine: its state, its replies, its end.
 
 Rules of this file:
 
 * All of a session's state is declared here, with what it means.
-* Replies are only queued here; the limits on errors and idle commands, and the closing of a
-  session, are nowhere else.
-* The next state comes from a row of the table; only the end of the session is not one.
+* Replies are queued only here; so are the limits on errors and idle commands, and the closing of a
+  session.
+* The next state comes from a row of the table; only the end of the session does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metad.protocol.smtp.events import Aborted, Event, RcptTo
 from metad.protocol.smtp.settings import SmtpSettings
 from metad.protocol.smtp.table import CLOSED, START, State
 
-# Indexed by whether the session accepted what it was asked, then by the state it was asked in.
+# Indexed by whether the session accepted, then by the state in which it was asked.
 ANSWERED: Final = (states.answered(accepted=False), states.answered(accepted=True))
 
 
@@ -101,28 +101,28 @@ class SmtpBase:
         self.full = False
         self._errors = 0
         self._commands = 0  # command lines read so far
-        self._line = b""  # the last one that was not read the quick way
-        # Commands that were refused without asking the session, and the replies: for the log.
+        self._line = b""  # the last one that did not take the fast path
+        # Commands refused without asking the session, and the replies: for the log.
         self.refusals: list[tuple[bytes, Reply]] = []
         self.farewell: Reply | None = None  # the reply that ended the session
-        self.cut_off = False  # and it cut a transaction off
-        self._idle = 0  # commands since a message was stored that led to none
-        self._refused = 0  # recipients refused since a message was stored
-        self._excess = 0  # recipients beyond the limit since a message was stored
-        self._delay = 0.0  # seconds that the session is to wait, until it takes them
-        self._due: Event | None = None  # the event that waits for its answer
+        self.cut_off = False  # and it interrupted a transaction
+        self._idle = 0  # commands since the last stored message
+        self._refused = 0  # recipients refused since the last stored message
+        self._excess = 0  # recipients beyond the limit since the last stored message
+        self._delay = 0.0  # seconds for which the session must pause, until it takes them
+        self._due: Event | None = None  # the event waiting for its answer
         self._next: Event | None = None  # the event that comes next, whatever happens
-        self._failing: Reply | None = None  # the session ends with this after the answer due
+        self._failing: Reply | None = None  # the session ends with this after the pending answer
         kind = LooseLineBuffer if settings.bare_line_ends == "repair" else LineBuffer
         self._lines = kind(settings.command_line - 2)
         self._longest = settings.command_line  # octets of a command line
-        self._later = bytearray()  # octets that came while an answer was due
+        self._later = bytearray()  # octets received while an answer was pending
         self.output: list[bytes] = []
         self._eof = False
-        # What reads a message or a chunk; None: lines are commands.
+        # The reader of a message or a chunk; None: lines are commands.
         self._reading: Callable[[Any], Event | None] | None = None
-        self._body: DataBody | None = None  # of a message by DATA that does not come whole
-        self._left = 0  # octets of the chunk that are still to come
+        self._body: DataBody | None = None  # of a message by DATA that arrives in pieces
+        self._left = 0  # octets of the chunk that have not arrived yet
         self._last = False  # the message ends with this chunk
         self._refusal = states.OK  # the reply to a chunk that is skipped
 
@@ -130,7 +130,8 @@ class SmtpBase:
         self.output.append(reply.wire)
 
     def _refuse(self, reply: Reply) -> None:
-        """Refuse a command.  Codes that mean a client's error count as errors, others as idle."""
+        """Refuse a command.  Codes for a client's error count as errors, others as idle
+        commands."""
         self.output.append(reply.wire)
         self.refusals.append((self._line, reply))
         if not 500 <= reply.code <= 504:
@@ -141,15 +142,16 @@ class SmtpBase:
             self._end(states.TOO_MANY_ERRORS)
 
     def _idles(self) -> bool:
-        """Count a command that leads to no message.  True: it was one too many, and the session
-        has ended."""
+        """Count a command that leads to no message.  True: one too many, and the session has
+        ended."""
         self._idle += 1
         if self._idle > self._settings.idle_commands:
             self._end(states.TOO_MANY_IDLE)
         return self.closed
 
     def _not_accepted(self, due: Event | None) -> None:
-        """A refusal leads to no message.  A client of LMTP asks for whatever recipients it has."""
+        """Count a refusal, which leads to no message.  An LMTP client asks for whatever recipients
+        it has."""
         if due.__class__ is RcptTo:
             if self._settings.lmtp:
                 return
@@ -161,8 +163,8 @@ class SmtpBase:
         self._idles()
 
     def take_delay(self) -> float:
-        """Seconds for which the session does nothing, because the client seems to guess addresses;
-        nearly always 0."""
+        """Seconds for which the session pauses because the client seems to guess addresses; nearly
+        always 0."""
         delay, self._delay = self._delay, 0.0
         return delay
 
@@ -187,7 +189,8 @@ class SmtpBase:
             self.abrupt = reply is not states.BYE
 
     def _close(self) -> None:
-        """No more input is read and no more replies are given; a message begun is aborted."""
+        """No more input is read and no more replies are sent; a message that has begun is
+        aborted."""
         self.closed = True
         self.cut_off = self._state.transaction
         if self._state.message:

@@ -1,17 +1,17 @@
-"""A message on its way in, piece by piece: by DATA, or in chunks by BDAT.
+"""An incoming message, piece by piece: by DATA, or in chunks by BDAT.
 
 Rules of this file:
 
 * Raw octets in, wire octets out (see dots.py); the counts and the refusal, if any, at the end.
-* The same for every cut.  A message that will be refused is still read and counted to its end, so
-  that the reply cannot depend on where it was cut.
-* What comes out is canonical: each line that begins with a dot begins with two, and the message
-  ends in a line of one.
-* A message that lies complete in the input and has nothing odd goes the short way, `whole`.
+* The result does not depend on the cuts.  A message that will be refused is still read and counted
+  to its end, so that the reply cannot depend on them.
+* The output is canonical: each line that begins with a dot begins with two, and the message ends in
+  a line of one.
+* A message that is complete in the input and has nothing unusual takes the fast path, `whole`.
 
 `refusal` is "too large" before "bare line end", because beyond the limit nothing is checked.  RFC
-5321 section 2.3.8 forbids bare CR and LF, RFC 5322 section 4.1 NUL; bare line ends that pass are
-how mail is smuggled.
+5321 section 2.3.8 forbids bare CR and LF, RFC 5322 section 4.1 NUL; bare line ends, if accepted,
+are used to smuggle mail.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from metad.protocol.headers import MBOX_SEPARATORS, HeaderScanner, MboxLine, loo
 from metad.protocol.smtp.events import EndOfMessage
 from metad.protocol.smtp.table import TOO_LARGE
 
-# A developer who sees this has lines that end in LF; an operator has an appliance that sends them.
+# A developer who sees this sends lines that end in LF; an operator has an appliance that does.
 _ADVICE: Final = (
     "the client sends lines as a text file has them; end them in <CR><LF>, or list the client in "
     "smtp.repair_networks"
@@ -43,7 +43,7 @@ _BARE: Final = {
     "<CR>": Reply(550, "5.5.2", f"bare <CR> received; {_ADVICE}"),
     "<NUL>": Reply(550, "5.5.2", "bare <NUL> received"),
 }
-# Builds a NamedTuple from a complete tuple, at half the cost of calling its class.
+# Makes a NamedTuple from a complete tuple, at half the cost of calling its class.
 _new: Final = tuple.__new__
 _CRLF: Final = b"\r\n"
 _LINE_WITH_DOT: Final = b"\r\n."
@@ -60,10 +60,10 @@ def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
     None if it does not end there, or has anything that needs a closer look.  `limit`: octets.
     """
     end = data.find(_LINE_WITH_DOT, start)
-    if end < 0 or data[start] == _DOT:  # incomplete, or a first line that begins with a dot
+    if end < 0 or data[start] == _DOT:  # incomplete, or the first line begins with a dot
         return None
     dots = 0
-    if not data.startswith(_CRLF, end + 3):  # not the final line: that one then, and count
+    if not data.startswith(_CRLF, end + 3):  # not the final line: search on, and count
         end = data.find(TERMINATOR, end)
         if end < 0:
             return None
@@ -82,7 +82,7 @@ def whole(data: bytes, start: int, limit: int) -> EndOfMessage | None:
 
 
 class _Body:
-    """What DATA and BDAT have in common."""
+    """The common part of DATA and BDAT."""
 
     __slots__ = ("_counter", "_headers", "_opening")
 
@@ -93,13 +93,13 @@ class _Body:
 
     @property
     def octets(self) -> int:
-        """Of the message so far, unstuffed, at least."""
+        """A lower bound of the message so far, unstuffed."""
         # The final line has three octets, of which one counts among the dots.
         return self._counter.octets - self._counter.dots - 2
 
     @property
     def refusal(self) -> Reply | None:
-        """Why the message is refused, as far as is known."""
+        """Why the message is refused, as far as known."""
         fault = self._counter.fault
         return None if fault is None else _BARE[fault]
 
@@ -132,14 +132,15 @@ class DataBody(_Body):
         self._finder = LooseEndFinder() if loose else EndFinder()
         self._dots = DotRemover()
         self._repairer = Repairer(double_lone_dots=True) if repair else None
-        self._held = b""  # raw octets that may belong to the final dot line; only for repair
+        self._held = b""  # raw octets that may be part of the final dot line; only for repair
 
     @property
     def refusal(self) -> Reply | None:
         return TOO_LARGE if self.octets > self._limit else super().refusal
 
     def take(self, data: bytes, start: int) -> tuple[bytes, int, bool]:
-        """Read from `data[start:]`: wire octets, the offset behind what was read, the end."""
+        """Read from `data[start:]`.  Returns wire octets, the offset after the input used, and
+        whether it ended."""
         end = self._finder.find(data, start)
         stop = end if end >= 0 else len(data)
         piece = data[start:stop]
@@ -158,7 +159,7 @@ class DataBody(_Body):
 
 
 class ChunkedBody(_Body):
-    """A message by BDAT.  `received`: octets of its chunks, as they came.
+    """A message by BDAT.  `received`: octets of its chunks, as received.
 
     Its size is checked as each chunk is announced, before it is read.
     """
@@ -172,7 +173,7 @@ class ChunkedBody(_Body):
         self._repairer = Repairer(double_lone_dots=False) if repair else None
 
     def take(self, piece: bytes, *, final: bool) -> bytes:
-        """The next octets; `final`: the message ends with them.  Gives wire octets."""
+        """The next octets; `final`: the message ends with them.  Returns wire octets."""
         self.received += len(piece)
         if self._repairer is not None:
             piece = self._repairer.feed(piece, final=final)

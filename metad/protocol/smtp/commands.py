@@ -1,8 +1,8 @@
-"""The actions of the SMTP commands, but for those that lead to a message (message.py).
+"""The actions of the SMTP commands, except those that lead to a message (message.py).
 
 Rules of this file:
 
-* `argument` comes without blanks around it, `row` is the table's: the state that follows is in it.
+* `argument` has no surrounding blanks; `row` is the table's, with the state that follows.
 * A handler gives the event that the session must handle, or None.
 """
 
@@ -98,7 +98,7 @@ class Commands(MessageIntake):
         return rcpt
 
     def _refuse_excess(self) -> None:
-        """A client may send a long list in one group; only a much longer one counts."""
+        """A client may send a long list in one group; only an excessive one counts."""
         self._excess += 1
         self._say(states.TOO_MANY_RECIPIENTS)
         self.refusals.append((self._line, states.TOO_MANY_RECIPIENTS))

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Events are tuples: cheap to make, compared by value.  Every event is true in a condition.
-* Addresses come without angle brackets and source route, otherwise as the client sent them.
+* Addresses have no angle brackets or source route; otherwise they are as sent by the client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RcptTo(NamedTuple):
 
 
 class BodyChunk(NamedTuple):
-    """Wire octets to store as they are: dots stuffed.  There will be more."""
+    """Wire octets to store as they are: dots stuffed.  More will follow."""
 
     data: bytes
 
@@ -38,10 +38,10 @@ class EndOfMessage(NamedTuple):
 
     `octets`: its size as SIZE counts it (RFC 1870: unstuffed, without the final dot line).
     `stuffed_dots`: octets that are in the chunks but not in `octets`, except for the final line.
-    `starts_with_header`: the first line is a header field or empty, so that a trace header can
-    stand right before it; otherwise an empty line is needed between them.
-    `received`: the number of Received: fields in its header.
-    `rest`: its last octets, after those of the chunks before; they end in the final dot line.
+    `starts_with_header`: the first line is a header field or empty, so that a trace header can be
+    put right before it; otherwise an empty line is needed between them. `received`: the number of
+    Received: fields in its header. `rest`: its last octets, after those of the chunks before; they
+    end in the final dot line.
     """
 
     octets: int
@@ -52,7 +52,7 @@ class EndOfMessage(NamedTuple):
 
 
 class Aborted(NamedTuple):
-    """The message that has begun must be forgotten; needs no answer.
+    """The message that has begun must be discarded; needs no answer.
 
     `reply` is the machine's refusal, None if the client gave the message up or disconnected.
     """

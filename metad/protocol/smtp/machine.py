@@ -2,18 +2,18 @@
 
 Rules of this file:
 
-* No sockets, no clock, no store.  `receive` takes the client's octets, `next_event` gives what the
-  session must do, the session answers the events that ask, and writes `take_output` at once.
-* One event waits for its answer at a time; pipelined commands behind it wait in order, and the
-  answers to a group of them leave together (RFC 2920 section 3.2).
-* `next_event` is None when more input is needed, when an answer is due, when the session is over,
-  or when the queued output is `full`: take it, let the socket drain, ask again.
-* Nothing that a client sends raises.  An answer that no event asked for is a bug and raises.
-* However the input is cut, the same events (body chunks joined) and octets come out; O(n) in
-  all.  Chunks before an Aborted mean nothing, and how many there are depends on the cut.
-* The lines of a message as most senders write them go a quick way: one pattern that frames and
-  checks them at once.  Other lines go the long way, with the same result: feeding any session
-  octet by octet shows it, because half a line never matches.
+* No sockets, no clock, no store.  `receive` takes the client's octets, `next_event` returns what
+  the session must do, the session answers events that need it, and writes `take_output` at once.
+* One event waits for its answer at a time; pipelined commands after it wait in order, and the
+  answers to a group of them are sent together (RFC 2920 section 3.2).
+* `next_event` returns None when more input is needed, when an answer is pending, when the session
+  is over, or when the queued output is `full`: take it, let the socket drain, call again.
+* No input from a client raises.  An answer without a pending event is a bug and raises.
+* However the input is cut, the same events (body chunks joined) and octets result; O(n) in total.
+  Chunks before an Aborted mean nothing, and their number depends on the cuts.
+* Command lines in the usual form take a fast path: one pattern frames and checks them at once.
+  Other lines take the slow path, with the same result: feeding any session octet by octet shows it,
+  because half a line never matches.
 
 What each verb does in each state, and which state follows, is data: table.py.
 """
@@ -58,7 +58,7 @@ __all__ = [
     "StartTls",
 ]
 
-# A session that waits for its client keeps at most this many octets that it has used.
+# A session that waits for its client keeps at most this many used octets.
 KEPT: Final = 4_096
 _FAULTS: Final = {
     Fault.BARE: states.BARE_IN_COMMAND,
@@ -87,7 +87,7 @@ class Smtp(Commands):
     # -- octets in, octets out ------------------------------------------------------------
 
     def start(self, *, early: bool = False) -> None:
-        """Queue the greeting.  A client that sent something before it (`early`) is turned away."""
+        """Queue the greeting.  A client that sent something before it (`early`) is refused."""
         if early or len(self._lines):
             self._end(states.EARLY_TALK)
         else:
@@ -100,7 +100,7 @@ class Smtp(Commands):
         if self._due is None:
             self._lines.push(data)
         elif self._due.__class__ is StartTls:
-            # RFC 3207 section 4: what came in the clear must have no effect under TLS.
+            # RFC 3207 section 4: input received in the clear must have no effect under TLS.
             self._end(states.AFTER_START_TLS)
         else:
             self._later += data
@@ -111,7 +111,7 @@ class Smtp(Commands):
         if self._due is not None or lines.position != lines.end or self.closed or self.output:
             self.receive(data)
             return self.next_event()
-        lines.data = data  # as `push` does it
+        lines.data = data  # like `push`
         lines.end = len(data)
         lines.position = lines.searched = 0
         event: Event | None = (self._reading or _READERS[self._state])(self)
@@ -133,13 +133,13 @@ class Smtp(Commands):
         return b"".join(output)
 
     def fail(self, reply: Reply) -> None:
-        """End the session with `reply` (421: deadline, shutdown), after the answer due if any.
+        """End the session with `reply` (421: deadline, shutdown), after the pending answer, if any.
 
         An incomplete message is aborted; `next_event` gives Aborted.
         """
         refusal = None if self._body is None else self._body.refusal
         if reply.enhanced == states.TIMEOUT_CODE and refusal is not None:
-            # Perhaps the client waits because it ended its message in LF . LF: it learns why.
+            # Perhaps the client waits because it ended its message in LF . LF: tell it why.
             reply = Reply(reply.code, reply.enhanced, f"{reply.text}; {refusal.text}")
         if self._due is None or self._due.__class__ is StartTls:
             self._end(reply)
@@ -164,7 +164,7 @@ class Smtp(Commands):
 
     @property
     def message_octets(self) -> int:
-        """Octets that have arrived of the message that is being read; 0 if there is none."""
+        """Octets received of the message being read; 0 if there is none."""
         if self._state is CHUNKS:
             return self._chunked.received
         return self._body.octets if self._body is not None else 0
@@ -198,8 +198,8 @@ class Smtp(Commands):
         """Answer the last MailFrom, RcptTo or EndOfMessage.
 
         None: accept, with the machine's own reply (not for EndOfMessage).  LMTP repeats the reply
-        to an EndOfMessage for each recipient.  A 421 ends the session.  True: ask `next_event`
-        before more octets come.
+        to an EndOfMessage for each recipient.  A 421 ends the session.  True: call `next_event`
+        before feeding more octets.
         """
         due = self._due
         kind = due.__class__
@@ -253,7 +253,7 @@ class Smtp(Commands):
         self._answered(None, best)
 
     def tls_started(self) -> None:
-        """The handshake is done: forget all that came before (RFC 3207 section 4.2)."""
+        """The handshake is done: discard all earlier input (RFC 3207 section 4.2)."""
         if self._due.__class__ is not StartTls:
             raise RuntimeError(f"TLS started without {StartTls.__name__}")
         self._due = None
@@ -263,7 +263,7 @@ class Smtp(Commands):
         self._state = self._table[self._state][b"STARTTLS"].done
         self._table = _bound(self._settings.lmtp, self._settings.starttls, True)
 
-    # -- commands: the quick way first, where there is one --------------------------------
+    # -- commands: the fast path first, where there is one --------------------------------
 
     def _read_command(self) -> Event | None:
         line = self._lines.line()
@@ -343,7 +343,7 @@ class Smtp(Commands):
         return None
 
     def _answered(self, due: Event | None, reply: Reply | None) -> None:
-        """What may follow an answer: octets that waited for it, the end of the session."""
+        """After an answer: process octets that waited for it, or end the session."""
         if self._later:
             self._lines.push(bytes(self._later))
             self._later.clear()
@@ -355,7 +355,7 @@ class Smtp(Commands):
             self._not_accepted(due)
 
     def _out_of_input(self) -> Event | None:
-        """All input is used; that is the end if no more can come."""
+        """All input is used; that is the end if no more can arrive."""
         if self._eof:
             self._close()
         lines = self._lines
@@ -367,7 +367,7 @@ class Smtp(Commands):
 
 @functools.cache
 def _bound(lmtp: bool, starttls: bool, tls: bool) -> Table:
-    """The table, its actions' names replaced by the methods."""
+    """The table, with the names of actions replaced by methods."""
     return {
         state: {
             verb: Row(
@@ -384,12 +384,12 @@ def _bound(lmtp: bool, starttls: bool, tls: bool) -> Table:
     }
 
 
-# Builds a NamedTuple from a complete tuple, at half the cost of calling its class.
+# Makes a NamedTuple from a complete tuple, at half the cost of calling its class.
 _new: Final = tuple.__new__
 _DATA_LINE: Final = b"DATA\r\n"
 # The same in every session.
 _DATA_ROW: Final = _bound(False, False, False)[RCPT][b"DATA"]
-# Stands for "there is no complete line".
+# Means "there is no complete line".
 _STARVED: Final = Aborted(None)
 _READERS: Final[dict[State, Callable[[Smtp], Event | None]]] = {
     **dict.fromkeys(states.STATES, Smtp._read_command),

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* A chunk that is refused is still read to its last octet, and answered then.
-* A refused message is one Aborted, whatever part of it was passed on before.
+* A refused chunk is still read to its last octet, and answered then.
+* A refused message yields one Aborted, whatever part of it was passed on before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CR: Final = 13
 
 
 class MessageIntake(SmtpBase):
-    """The actions that lead to a message, and what reads it."""
+    """The actions that lead to a message, and its readers."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class MessageIntake(SmtpBase):
         return self._begin_data(row, loose=lines.data[lines.position - 2] != _CR)
 
     def _begin_data(self, row: Row, *, loose: bool) -> Event | None:
-        """`loose`: DATA itself ended in LF alone, and so may the final dot line."""
+        """`loose`: DATA itself ended in LF alone, so the final dot line may too."""
         self._loose = loose
         self.output.append(states.GO_AHEAD.wire)
         self._state = row.done
@@ -64,7 +64,7 @@ class MessageIntake(SmtpBase):
         return None if chunk.octets else self._reading(self)
 
     def _read_data(self) -> Event | None:
-        """Read what has arrived of the message by DATA."""
+        """Read the input available for the message by DATA."""
         lines = self._lines
         body = self._body
         if body is None:
@@ -88,7 +88,7 @@ class MessageIntake(SmtpBase):
         return BodyChunk(wire) if wire and refusal is None else None
 
     def _read_chunk(self) -> Event | None:
-        """Read what has arrived of the chunk by BDAT."""
+        """Read the input available for the chunk by BDAT."""
         body = self._chunked
         piece = self._take_of_chunk()
         ended = self._left == 0
@@ -104,7 +104,7 @@ class MessageIntake(SmtpBase):
         return BodyChunk(wire) if wire and refusal is None else None
 
     def _skip_chunk(self) -> Event | None:
-        """Read and discard what has arrived of a chunk that is refused."""
+        """Read and discard the input available for a refused chunk."""
         self._take_of_chunk()
         if self._left:
             return None
@@ -117,7 +117,7 @@ class MessageIntake(SmtpBase):
     def _expect_chunk(self, argument: bytes, reply: Reply) -> Chunk | None:
         chunk = parse_bdat(argument)
         if chunk is None:
-            # The end of the chunk is unknown, so nothing after this line can be understood.
+            # The end of the chunk is unknown, so nothing after this line can be interpreted.
             self._end(reply)
         elif chunk.octets > limits.REFUSED_OCTETS:
             self._end(states.TOO_LARGE)

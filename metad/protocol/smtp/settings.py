@@ -1,8 +1,8 @@
-"""What the SMTP sessions of a listener have in common, made once.
+"""The settings shared by the SMTP sessions of a listener, made once.
 
 Rules of this file:
 
-* Replies that every session gives are encoded here, not in each session.
+* Replies common to all sessions are encoded here, not in each session.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from metad.errors import Reply
 
 @dataclass(frozen=True, slots=True)
 class SmtpSettings:
-    """What a listener's sessions have in common.
+    """The settings shared by a listener's sessions.
 
-    `message_size` in octets; `recipients` per transaction; `errors`: replies 500 to 504 after
-    which the session ends; `idle_commands`: commands without a message, between two messages,
-    after which it ends; `command_line` in octets with its CR LF; `bare_line_ends`: "refuse" or
-    "repair"; `strict`: addresses must be in angle brackets, right after the colon.
+    `message_size` in octets; `recipients` per transaction; `errors`: replies 500 to 504 after which
+    the session ends; `idle_commands`: commands without a message in between, after which the
+    session ends; `command_line` in octets with its CR LF; `bare_line_ends`: "refuse" or "repair";
+    `strict`: addresses must be in angle brackets, right after the colon.
     """
 
     hostname: str

@@ -7,10 +7,10 @@ Rules of this file:
 * The machine takes every next state from here, and the diagram in docs/protocols.md is made from
   here (tools/diagrams).
 * `refuse` is an action too: its reply names the command that is missing.
-* Replies are worded as Postfix words them, because people and programs know them.
+* Replies use Postfix's wording, because people and programs know it.
 * No code that moves the machine: an action `x` is the method `_do_x` of commands.py or message.py.
 
-RFC 5321 section 4.1.4 is the order of commands; RFC 3030 adds BDAT to it; RFC 2033 is LMTP.
+RFC 5321 section 4.1.4 defines the order of commands; RFC 3030 adds BDAT to it; RFC 2033 is LMTP.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Final, NamedTuple
 from metad.errors import Reply
 from metad.protocol.smtp.arguments import BDAT_SYNTAX, MAIL_SYNTAX, RCPT_SYNTAX
 
-# RFC 3463: bad connection, which is what the session's timeouts have.
+# RFC 3463: bad connection, as in the session's timeouts.
 TIMEOUT_CODE: Final = "4.4.2"
 # Replies queued before the machine waits until they are taken: a client that pipelines and never
 # reads must not fill our memory with replies.  A group of RFC 2920 with some thousand recipients
-# stays within it; so many replies to EHLO, the longest, are a megabyte.
+# stays within it; this many replies to EHLO, the longest, are a megabyte.
 REPLY_LIMIT: Final = 4_096
 
 
 class State:
-    """Where a session is.
+    """The state of a session.
 
-    `transaction`: a sender is accepted, and its message is not answered yet; `message`: some of
-    the message has arrived or may arrive.
+    `transaction`: a sender is accepted, and its message is not yet answered; `message`: some of the
+    message has arrived or may arrive.
     """
 
     __slots__ = ("message", "name", "transaction")
@@ -126,7 +126,8 @@ _EHLO: Final = {
 _LHLO: Final = {b"LHLO": Rule(True, "ehlo", _LHLO_SYNTAX, IDLE)}
 
 _HTTP: Final = (b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH")
-# RFC 5321 (section 3.5.3, appendix F), RFC 1985 and RFC 4954 define these; we do not have them.
+# RFC 5321 (section 3.5.3, appendix F), RFC 1985 and RFC 4954 define these; they are not
+# implemented.
 _ABSENT: Final = (b"EXPN", b"TURN", b"SEND", b"SOML", b"SAML", b"ETRN", b"AUTH")
 
 
@@ -135,7 +136,8 @@ def _refuse(reply: Reply) -> Rule:
 
 
 def _skip(reply: Reply) -> Rule:
-    """BDAT out of order: its octets come anyway (RFC 3030 section 2), then the refusal."""
+    """BDAT out of order: its octets arrive anyway (RFC 3030 section 2), then the refusal is
+    sent."""
     return Rule(True, "skip_chunk", reply)
 
 
@@ -200,7 +202,7 @@ _TRANSACTION: Final[dict[State, dict[bytes, Rule]]] = {
         END: _END,
     },
 }
-# Every line is the message's in DATA, and none is read in CLOSED.
+# In DATA every line belongs to the message, and in CLOSED none is read.
 _SILENT: Final[dict[State, dict[bytes, Rule]]] = {DATA: {END: _END}, CLOSED: {}}
 
 
@@ -216,7 +218,7 @@ def _for_lmtp(rule: Rule) -> Rule:
 def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, Rule]]:
     """The rows of a session, without a None among the states that follow.
 
-    `starttls`: it is offered; `tls`: it runs already.
+    `starttls`: it is offered; `tls`: it is active already.
     """
     no_tls = {b"STARTTLS": _refuse(_TLS_ACTIVE if tls else NOT_IMPLEMENTED)}
     found = dict(_SILENT)
@@ -227,10 +229,10 @@ def table(*, lmtp: bool, starttls: bool, tls: bool) -> dict[State, dict[bytes, R
     return found
 
 
-# All that are known in some state of some protocol.
+# All verbs known in any state of any protocol.
 VERBS: Final = frozenset((b"LHLO", *_EHLO, *_ALWAYS, *_TRANSACTION[IDLE]))
 
-# Rows whose action asks the session; it answers yes or no.
+# Rows whose action asks the session, which answers yes or no.
 ASKING: Final = frozenset({"mail", "rcpt", "end"})
 
 
