@@ -64,7 +64,9 @@ class ResponseReader:
         self._head: tuple[int, bool] | None = None
         self._body = bytearray()
         self._interim = 0
-        self._left: int | None = None  # octets of the body that have not arrived yet; None: until the end
+        self._left: int | None = (
+            None  # octets of the body that have not arrived yet; None: until the end
+        )
 
     def feed(self, data: bytes) -> Response | None:
         """The response, once it is complete.  Raises HttpError."""
