@@ -28,7 +28,7 @@ class AliasTable(Lookup):
 
         Raises DataError: a bad or foreign address, a user of that name, a loop, no members.
         """
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             return self.put_alias(txn, address, members)
 
     def put_alias(self, txn: Any, address: str, members: Sequence[str]) -> Alias:
@@ -62,7 +62,7 @@ class AliasTable(Lookup):
     def remove_alias(self, address: str, *, force: bool = False) -> Alias:
         """Remove an alias.  Raises NoSuchUserError; DataError while others name it."""
         key = alias_key(address)
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             raw = txn.get(key, db=self._addresses)
             members = None if raw is None else unpack_alias(raw)
             if raw is None or members is None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -56,6 +56,7 @@ from metad.users.account import (
     unpack_record,
 )
 from metad.users.aliases import AliasTable
+from metad.users.journal import MirrorError
 from metad.users.lmdb_env import ID, KINDS, LOST, MAX_KEY
 from metad.users.lookup import found_account, key_of
 
@@ -98,8 +99,11 @@ class UserDatabase(AliasTable):
         return account
 
     def _add_keys(self, account: Account, source: str, keys: passwords.ScramKeys) -> None:
-        """Store the keys of a verified password, unless the password has been changed since."""
-        with self._translated, self._env.begin(write=True) as txn:
+        """Store the keys of a verified password, unless the password has been changed since.
+
+        A copy of another node's users leaves that to the node.
+        """
+        with suppress(MirrorError), self._writing() as txn:
             raw = txn.get(ID.pack(account.id), db=self._accounts)
             record = {} if raw is None else unpack_record(raw)
             if record.get("hash") == source and "scram" not in record:
@@ -162,7 +166,7 @@ class UserDatabase(AliasTable):
     @contextmanager
     def _giving(self) -> Iterator[Any]:
         """A write transaction that may number new accounts."""
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             before, known = _number(txn, self._meta), self._numbers.next()
             if known > before:  # this database is older than another that was used here
                 txn.put(b"next", ID.pack(known), db=self._meta)
@@ -173,8 +177,8 @@ class UserDatabase(AliasTable):
 
     def accept_loss(self) -> bool:
         """From now on, users missing from this database are unknown.  False: they already were."""
-        with self._translated, self._env.begin(self._meta, write=True) as txn:
-            return bool(txn.delete(LOST))
+        with self._writing() as txn:
+            return bool(txn.delete(LOST, db=self._meta))
 
     def reserve(self, greatest: int) -> None:
         """Assign no number up to `greatest`, which has mail, to a new account.
@@ -206,7 +210,7 @@ class UserDatabase(AliasTable):
         Raises NoSuchUserError, and DataError while aliases name it, unless `force` removes it from
         them.
         """
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             account, record = self._existing(txn, address)
             if account.id == POSTMASTER_ID:
                 raise DataError("postmaster is built in and cannot be removed (RFC 5321 4.5.1)")
@@ -232,7 +236,7 @@ class UserDatabase(AliasTable):
         Raises NoSuchUserError; DataError: a bad or used address, or postmaster.
         """
         folded = account_address(new)
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             account, record = self._existing(txn, address)
             if account.id == POSTMASTER_ID:
                 raise DataError("postmaster is built in and cannot be renamed (RFC 5321 4.5.1)")
@@ -259,7 +263,7 @@ class UserDatabase(AliasTable):
         An imported hash is dropped, because it belongs to the old password.
         """
         keys = passwords.make(passwords.acceptable(password), self.iterations)
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             account, record = self._existing(txn, address)
             record.pop("hash", None)
             version = account.password_version + 1
@@ -275,7 +279,7 @@ class UserDatabase(AliasTable):
         return self._change(address, checked_policy(policy)._asdict())
 
     def _change(self, address: str, fields: dict[str, Any]) -> Account:
-        with self._translated, self._env.begin(write=True) as txn:
+        with self._writing() as txn:
             account, record = self._existing(txn, address)
             return self._put(txn, account.id, _without_none(record | fields))
 
@@ -324,6 +328,11 @@ class UserDatabase(AliasTable):
             txn.put(b"least expiry", ID.pack(policy.expiry), db=self._meta)
         if policy.login_delay and policy.login_delay > most:
             txn.put(b"most login delay", ID.pack(policy.login_delay), db=self._meta)
+
+    def raise_numbers(self, number: int) -> None:
+        """Give no number below this one to a new account, whatever becomes of the database."""
+        if number > self._numbers.next():
+            self._numbers.raise_to(number)
 
     # -- importing
 

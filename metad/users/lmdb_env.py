@@ -13,6 +13,8 @@ from __future__ import annotations
 import secrets
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +27,7 @@ from metad.errors import DataError, MetadError, NoSpaceError, OsError, Unavailab
 from metad.system.osio import Osio
 from metad.users.account import POSTMASTER, POSTMASTER_ID, Account, pack_entry, pack_record
 from metad.users.id_allocator import IdAllocator
+from metad.users.journal import CHANGES, JournaledTransaction
 
 FORMAT = 1
 # One constant for all processes: address space, not memory; room for some 30 million accounts.
@@ -103,6 +106,47 @@ class Environment:
             self._members = self._env.open_db(MEMBERS, dupsort=True, create=False)
         except lmdb.NotFoundError:
             self._members = self._env.open_db(MEMBERS, dupsort=True)
+        # Where the users are those of a cluster (metad.users.journal).
+        self.changes_table: Any = None
+        with suppress(lmdb.NotFoundError):
+            self.changes_table = self._env.open_db(CHANGES, create=False)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """A write transaction for a change of users.  Raises MirrorError."""
+        with self._translated, self._env.begin(write=True) as txn:
+            if self.changes_table is None:
+                yield txn
+                return
+            numbers = {id(table): number for number, table in self.numbered_tables.items()}
+            journal = JournaledTransaction(txn, numbers, self._meta, self.changes_table)
+            yield journal
+            journal.finish()
+
+    # What a cluster's mirror (metad.users.mirror) works with.
+
+    @property
+    def env(self) -> lmdb.Environment:
+        return self._env
+
+    @property
+    def translated(self) -> Translated:
+        return self._translated
+
+    @property
+    def numbered_tables(self) -> dict[int, Any]:
+        """The tables as a journal numbers them; 0 is "meta"."""
+        tables = (
+            self._meta, self._addresses, self._accounts, self._domains, self._removed,
+            self._members,
+        )  # fmt: skip
+        return dict(enumerate(tables))
+
+    def keep_changes(self) -> None:
+        """Have a table of changes, for this process and those that open the database later."""
+        if self.changes_table is None:
+            with self._translated:
+                self.changes_table = self._env.open_db(CHANGES)
 
     def _table(self, name: bytes) -> Any:
         try:

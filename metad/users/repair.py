@@ -116,7 +116,7 @@ def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
             whole &= _copy_table(users, env, name, table)
         with env.begin(tables[META], write=True) as txn:
             has_format = txn.get(b"format") is not None
-            txn.put(LOST, b"1")
+            txn.put(LOST, b"%d" % time.time())
             accounts = txn.stat(tables[b"accounts"])["entries"]
         env.sync(True)
     kept = _set_aside(osio, users, quarantine)
@@ -174,4 +174,4 @@ def _mark_lost(users: Path) -> None:
     with _open(users) as env:
         meta = env.open_db(META, create=False)
         with env.begin(meta, write=True) as txn:
-            txn.put(LOST, b"1")
+            txn.put(LOST, b"%d" % time.time())

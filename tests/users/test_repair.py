@@ -86,7 +86,7 @@ def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
             lost = everyone - addresses(data)
             assert lmdb_pages.why_wrong(Osio(), str(data / "users" / "data.mdb")) is None
             with UserDatabase(data / "users") as users:
-                assert users.lost is bool(told)
+                assert bool(users.lost) is bool(told)
                 for address in lost:
                     with pytest.raises(UsersLostError):
                         users.resolve(address)

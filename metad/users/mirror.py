@@ -1,0 +1,189 @@
+"""The users database as other nodes of a cluster have it: given out, and taken over.
+
+    directory: the node that takes changes          changes, page
+    mirror: every other                              apply, replacing
+
+Rules of this file:
+
+* A mirror is at a revision of its source, or still at the one before: nothing is half done.
+* Until a mirror has its first copy, its database counts as lost: unknown users get 451, not 550.
+* Missing is not removed: a user whom a new copy lacks leaves no tombstone, so no mail is deleted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from metad.users import journal
+from metad.users.database import UserDatabase
+from metad.users.journal import REVISION, Lineage
+from metad.users.lmdb_env import ID, LOST
+
+# Octets of one answer, about.
+MOST = 200_000
+Row = tuple[int, bytes, bytes]
+
+
+class Position(NamedTuple):
+    """Behind which row of which table a copy goes on."""
+
+    table: int = 0
+    key: bytes = b""
+    value: bytes = b""
+
+
+class UserMirror:
+    """What a cluster needs of an open users database."""
+
+    def __init__(self, users: UserDatabase) -> None:
+        self._users = users
+        self._env = users.env
+        self._tables = users.numbered_tables
+
+    # -- what this database is
+
+    def lineage(self) -> tuple[Lineage, int]:
+        """Its lineage, and the node whose copy it is, 0 if changes are made here."""
+        with self._users.translated, self._env.begin() as txn:
+            meta = self._tables[0]
+            return journal.lineage(txn, meta), journal.source(txn, meta)
+
+    def lead(self, epoch: int) -> None:
+        """Take changes here, from this epoch of the view on."""
+        with self._changing() as txn:
+            journal.put_source(txn, self._tables[0], 0)
+            journal.put_lineage(txn, self._tables[0], Lineage(epoch, 0))
+            txn.drop(self._users.changes_table, delete=False)
+
+    def follow(self, node: int, *, empty: bool = False) -> None:
+        """Be a copy of that node's users.  `empty`: there has been no user here."""
+        with self._changing() as txn:
+            journal.put_source(txn, self._tables[0], node)
+            if empty:
+                journal.put_lineage(txn, self._tables[0], Lineage())
+                txn.put(LOST, b"%d" % time.time(), db=self._tables[0])
+
+    @contextmanager
+    def _changing(self) -> Iterator[Any]:
+        self._users.keep_changes()
+        with self._users.translated, self._env.begin(write=True) as txn:
+            yield txn
+
+    # -- given out
+
+    def changes(self, revision: int) -> list[tuple[int, bytes]] | None:
+        """Revisions greater than that, in order, some; None if they are not all kept."""
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        with self._users.translated, self._env.begin(self._users.changes_table) as txn:
+            last = journal.lineage(txn, self._tables[0]).revision
+            with txn.cursor() as cursor:
+                there = cursor.set_range(REVISION.pack(revision + 1))
+                while there and size < MOST:
+                    found.append((REVISION.unpack(cursor.key())[0], bytes(cursor.value())))
+                    size += len(found[-1][1])
+                    there = cursor.next()
+        first = found[0][0] if found else last + 1
+        return found if first == revision + 1 else None
+
+    def page(self, position: Position) -> tuple[Lineage, list[Row], Position | None]:
+        """The lineage now, some rows behind `position`, and where to go on; None: that is all."""
+        rows: list[Row] = []
+        size = 0
+        with self._users.translated, self._env.begin() as txn:
+            here = journal.lineage(txn, self._tables[0])
+            for number in sorted(self._tables):
+                if number < position.table:
+                    continue
+                behind = position if number == position.table else Position(number)
+                for key, value in _behind(txn, self._tables[number], behind):
+                    rows.append((number, key, value))
+                    size += len(key) + len(value)
+                    if size >= MOST:
+                        return here, rows, Position(number, key, value)
+        return here, rows, None
+
+    # -- taken over
+
+    def apply(self, changes: Iterable[tuple[int, bytes]]) -> None:
+        """Make changes of the source: those that follow the last one that was made."""
+        with self._changing() as txn:
+            meta = self._tables[0]
+            epoch, last = journal.lineage(txn, meta)
+            for revision, packed in changes:
+                if revision == last + 1:
+                    journal.carry_out(txn, self._tables, packed)
+                    last = revision
+            journal.put_lineage(txn, meta, Lineage(epoch, last))
+        self._raise_numbers()
+
+    @contextmanager
+    def replacing(self, node: int) -> Iterator[Replacement]:
+        """Take over a whole copy: `add` rows, `finish`; without the latter nothing changes."""
+        self._users.keep_changes()
+        txn = self._env.begin(write=True)
+        try:
+            for table in self._tables.values():
+                txn.drop(table, delete=False)
+            txn.drop(self._users.changes_table, delete=False)
+            replacement = Replacement(txn, self._tables, node)
+            yield replacement
+            if replacement.is_whole:
+                txn.commit()
+                self._raise_numbers()
+        finally:
+            txn.abort()  # nothing, once it is committed
+
+    def _raise_numbers(self) -> None:
+        """No number that the source gave is given here, should this node take changes one day."""
+        with self._users.translated, self._env.begin(self._tables[0]) as txn:
+            self._users.raise_numbers(ID.unpack(txn.get(b"next", ID.pack(0)))[0])
+
+
+class Replacement:
+    """A copy that is taken over."""
+
+    def __init__(self, txn: Any, tables: dict[int, Any], node: int) -> None:
+        self._txn = txn
+        self._tables = tables
+        self._node = node
+        self.is_whole = False
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for number, key, value in rows:
+            self._txn.put(key, value, db=self._tables[number])
+
+    def finish(self, first: Lineage, changes: Iterable[tuple[int, bytes]]) -> None:
+        """`first`: the source's lineage when the copy began; `changes` since then."""
+        meta, revision = self._tables[0], first.revision
+        for revision, packed in changes:  # noqa: B007 - the last one is needed
+            journal.carry_out(self._txn, self._tables, packed)
+        journal.put_source(self._txn, meta, self._node)
+        journal.put_lineage(self._txn, meta, Lineage(first.epoch, revision))
+        self.is_whole = True
+
+
+def _behind(txn: Any, table: Any, position: Position) -> Iterator[tuple[bytes, bytes]]:
+    with txn.cursor(table) as cursor:
+        if position.key:
+            if not cursor.set_range(position.key):
+                return
+            there = _skip(cursor, position) if bytes(cursor.key()) == position.key else True
+        else:
+            there = cursor.first()
+        while there:
+            yield bytes(cursor.key()), bytes(cursor.value())
+            there = cursor.next()
+
+
+def _skip(cursor: Any, position: Position) -> bool:
+    """Go on behind a row that is still there; of a table of pairs, behind the pair."""
+    while bytes(cursor.key()) == position.key:
+        if bytes(cursor.value()) > position.value:
+            return True
+        if not cursor.next():
+            return False
+    return True
