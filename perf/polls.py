@@ -1,28 +1,32 @@
 """What a poll costs by the number of messages in the mailbox: it should not depend on it.
 
-A mailbox of each size is put into one index.  Polls (open the mailbox, totals, close) of all of
-them are timed in turns; the least of many rounds counts.  The index is a real one on a RAM disk;
-sessions and sockets are left out, because they cost the same for every mailbox.
+A mailbox of each size is put into the index of a worker without sockets (perf.session).  Polls,
+that is sessions that log in, ask STAT and quit, go to all of the mailboxes in turns; the least of
+many rounds counts.
 
-    python -m perf.polls [--sizes 10 1000 1000000] [--rounds 50]
+    sh tools/perf polls [--sizes 10 1000 1000000] [--rounds 50]
 
-Prints microseconds per poll and the ratio to the first size; with `--list` what a listing takes, in
-steps, and the longest step.
+Prints microseconds per poll and the ratio to the first size; the same of what the index alone does
+for a poll; with `--list` what a listing takes, in steps, and the longest step.  All is CPU time.
+Exits with 1 if a poll costs more than 1.2 times that of the first size.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from metad.layers.listing import Listing
 from metad.store.index.index import Index
+from perf import session
 
 RAM_DISK = "/dev/shm"
 POLLS = 200
 PIECE = 50_000
+MOST = 1.2
 
 
 def fill(index: Index, mailbox: int, count: int) -> None:
@@ -41,8 +45,8 @@ def fill(index: Index, mailbox: int, count: int) -> None:
             index._levels.add(txn, rows)
 
 
-def polls(index: Index, mailbox: int) -> float:
-    """Seconds of CPU of one poll."""
+def lookups(index: Index, mailbox: int) -> float:
+    """Seconds of CPU of what the index does for a poll."""
     began = time.process_time()
     for _ in range(POLLS):
         listing = Listing(index, mailbox)
@@ -51,53 +55,71 @@ def polls(index: Index, mailbox: int) -> float:
     return (time.process_time() - began) / POLLS
 
 
+def sessions(bench: session.Polls, user: str, size: int) -> float:
+    """Seconds of CPU of a poll, session and all."""
+    found = bench.poll(user)
+    if not any(answer.startswith(b"+OK %d " % size) for answer in found):
+        raise ValueError(f"STAT was answered otherwise: {found!r}")
+    began = time.process_time()
+    for _ in range(POLLS):
+        bench.poll(user)
+    return (time.process_time() - began) / POLLS
+
+
 def longest_step(index: Index, mailbox: int) -> tuple[int, float, float]:
     """Steps of a listing, its seconds, and those of its longest step."""
     steps, longest, total = iter(Listing(index, mailbox).steps()), 0.0, 0.0
     count = 0
     while True:
-        began = time.perf_counter()
+        began = time.thread_time()
         more = next(steps, steps)
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         total, longest, count = total + took, max(longest, took), count + 1
         if more is steps:
             return count, total, longest
 
 
-def main() -> None:
+def measure(bench: session.Polls, sizes: list[int], rounds: int) -> list[tuple[float, float]]:
+    """The least CPU seconds for each size: of a poll, and of the index's part in it."""
+    index = bench.index
+    users = session.USERS[: len(sizes)]
+    mailboxes = [bench.mailbox(user) for user in users]
+    for mailbox, size in zip(mailboxes, sizes, strict=True):
+        fill(index, mailbox, size)
+    found: list[list[tuple[float, float]]] = [[] for _ in sizes]
+    for _ in range(rounds):
+        for times, user, mailbox, size in zip(found, users, mailboxes, sizes, strict=True):
+            times.append((sessions(bench, user, size), lookups(index, mailbox)))
+    return [(min(one for one, _ in times), min(two for _, two in times)) for times in found]
+
+
+def line(size: int, times: tuple[float, float], first: tuple[float, float]) -> str:
+    (poll, lookup), (first_poll, first_lookup) = times, first
+    return (
+        f"{size:>10,} messages: {poll * 1e6:6.2f} us a poll, {poll / first_poll:.2f} x; "
+        f"index {lookup * 1e6:.2f} us, {lookup / first_lookup:.2f} x"
+    )
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description="What a poll costs by the size of the mailbox.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 1000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=RAM_DISK) as directory:
-        path = Path(directory) / "index"
-        path.mkdir()
-        index = Index(str(path))
-        for mailbox, size in enumerate(given.sizes, 1):
-            fill(index, mailbox, size)
-        least = [
-            min(times)
-            for times in zip(
-                *(
-                    [polls(index, mailbox) for mailbox in range(1, len(given.sizes) + 1)]
-                    for _ in range(given.rounds)
-                ),
-                strict=True,
-            )
-        ]
-        for mailbox, (size, seconds) in enumerate(zip(given.sizes, least, strict=True), 1):
-            line = (
-                f"{size:>10,} messages: {seconds * 1e6:6.2f} us a poll, {seconds / least[0]:.2f} x"
-            )
+    session.silence()
+    with tempfile.TemporaryDirectory(prefix="metad-perf-", dir=RAM_DISK) as directory:
+        bench = session.made(session.Polls, "log", len(session.USERS), Path(directory))
+        found = measure(bench, given.sizes, given.rounds)
+        for user, size, times in zip(session.USERS, given.sizes, found, strict=False):
+            print(line(size, times, found[0]))
             if given.list:
-                count, total, longest = longest_step(index, mailbox)
-                line += (
-                    f"; listing: {count} steps, {total * 1e3:.1f} ms, at most {longest * 1e3:.1f}"
-                )
-            print(line)
-        index.close()
+                count, total, longest = longest_step(bench.index, bench.mailbox(user))
+                took = f"{total * 1e3:.1f} ms, at most {longest * 1e3:.1f}"
+                print(f"{'':>10} listing: {count} steps, {took}")
+        bench.close()
+    return int(any(poll > MOST * found[0][0] for poll, _ in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

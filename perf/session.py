@@ -26,15 +26,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import posix_ipc
 
 from metad.config.model import Config
 from metad.config.parse import parse
+from metad.layers.logs import LogLayer
 from metad.sessions import listeners
 from metad.store import hub_time
 from metad.store.identity import open_or_make_store
+from metad.store.index.index import Index
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, Role, SharedArea
 from metad.users.database import UserDatabase
@@ -74,6 +76,20 @@ class Transport:
 
     def abort(self) -> None:
         pass
+
+
+class Answers(Transport):
+    """Keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.answers: list[bytes] = []
+
+    def write(self, octets: bytes) -> None:
+        self.answers.append(octets)
+
+    def writelines(self, octets: Sequence[bytes]) -> None:
+        self.answers += octets
 
 
 class Bench:
@@ -151,18 +167,46 @@ class Polls(Bench):
             context.logins.remember(user, PASSWORD, account)
 
     def round(self) -> None:
-        """Every poll, one after the other."""
+        """Every poll; as many at a time as there are users, because a mailbox takes one session."""
         transport = cast(asyncio.Transport, Transport(lambda: None))
-        for number in range(self.each):
+        for start in range(0, self.each, len(USERS)):
+            users = self._users[: self.each - start]
+            self._together([(transport, user) for user in users])
+
+    def _together(self, polls: Sequence[tuple[asyncio.Transport, bytes]]) -> None:
+        """Polls whose QUIT is answered within the same turn of the loop, with their log lines."""
+        sessions = []
+        for transport, user in polls:
             session = self._service.make()
             session.connection_made(transport)
-            session.data_received(self._users[number % len(USERS)])
+            session.data_received(user)
             session.data_received(b"PASS " + PASSWORD + b"\r\n")
             session.data_received(b"STAT\r\n")
             session.data_received(b"QUIT\r\n")
+            sessions.append(session)
+        self._turn()
+        for session in sessions:
             session.connection_lost(None)
+        self._turn()
+
+    def _turn(self) -> None:
         self._loop.call_soon(self._loop.stop)
-        self._loop.run_forever()  # what they left to be done, log lines for one
+        self._loop.run_forever()
+
+    def poll(self, user: str) -> list[bytes]:
+        """One poll of this mailbox; its answers."""
+        transport = Answers()
+        self._together([(cast(asyncio.Transport, transport), b"USER %s\r\n" % user.encode())])
+        return transport.answers
+
+    def mailbox(self, user: str) -> int:
+        account = self._worker._context.users.account(user)
+        assert account is not None
+        return account.id
+
+    @property
+    def index(self) -> Index:
+        return cast(LogLayer, self._worker._context.layer).index
 
 
 class Downloads(Bench):
@@ -269,7 +313,10 @@ def place(make: type[Bench]) -> str | None:
     return RAM_DISK if Path(RAM_DISK).is_dir() and not make.on_disk else None
 
 
-def made(make: type[Bench], layer: str, each: int, where: Path) -> Bench:
+B = TypeVar("B", bound=Bench)
+
+
+def made(make: type[B], layer: str, each: int, where: Path) -> B:
     """A warm worker on an empty store in `where`."""
     data = where / "data"
     for part in ("users", "logs", "run"):
@@ -306,6 +353,12 @@ def run(options: argparse.Namespace, where: Path) -> None:
     bench.close()
 
 
+def silence() -> None:
+    """Log lines are part of the cost, and of no interest; what goes wrong here is."""
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--polls", action="store_true")
@@ -315,9 +368,7 @@ def main() -> int:
     parser.add_argument("--layer", default="log", choices=("log", "null"))
     parser.add_argument("--calls", action="store_true")
     options = parser.parse_args()
-    # Log lines are part of the cost, and of no interest; what goes wrong here is.
-    sys.stderr = os.fdopen(os.dup(2), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    silence()
     with tempfile.TemporaryDirectory(prefix="metad-perf-", dir=place(kind(options))) as where:
         run(options, Path(where))
     return 0
