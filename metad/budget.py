@@ -1,6 +1,7 @@
 """The memory budget of a worker for messages that are arriving.
 
-Rule of this file: counting costs an addition and a comparison, because every message pays for it.
+Rule of this file: counting costs only an addition and a comparison, because every message pays for
+it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Budget:
         self.used = 0
 
     def take(self, octets: int) -> bool:
-        """Take `octets`, if there are so many."""
+        """Take `octets`, if available."""
         if self.used + octets > self.limit:
             return False
         self.used += octets
@@ -34,7 +35,7 @@ class Budget:
 
 
 class Lease:
-    """A part of a budget that is given back when the lease is garbage."""
+    """A part of a budget that is returned when the lease is garbage-collected."""
 
     __slots__ = ("_budget", "_octets")
 
@@ -43,7 +44,7 @@ class Lease:
         self._octets = 0
 
     def take(self, octets: int) -> bool:
-        """Take `octets` more, if there are so many."""
+        """Take `octets` more, if available."""
         taken = self._budget.take(octets)
         if taken:
             self._octets += octets

@@ -1,14 +1,14 @@
-"""The control socket DATA/run/control, by which commands make a running hub act.
+"""The control socket DATA/run/control, through which commands control a running hub.
 
 Rules of this file:
 
 * One request and one reply are one line of JSON each: {"command": "stop", "now": false} and
   {"ok": true, …} or {"ok": false, "error": "…", "exit_code": 64}.
-* The peer is the hub's owner or root, by SO_PEERCRED, and not a process of the hub itself: one that
-  was taken over must not reconfigure the hub.  Other connections are closed at once.
-* The hub's half never blocks: sockets are non-blocking, lines and clients are bounded, and a client
+* The peer is the hub's owner or root, by SO_PEERCRED, and not a process of the hub itself: a
+  compromised one must not reconfigure the hub.  Other connections are closed at once.
+* The hub's side never blocks: sockets are non-blocking, lines and clients are bounded, and a client
   that does not read its reply is dropped.
-* When the hub exits, its clients see the connection close: so `stop` knows that the hub is gone.
+* When the hub exits, its clients see the connection close; this tells `stop` that the hub is gone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def socket_path(data: Path) -> Path:
     return data / "run" / "control"
 
 
-# --- The hub's half -------------------------------------------------------------------------------
+# --- The hub's side -------------------------------------------------------------------------------
 
 
 class Connection:
@@ -157,8 +157,8 @@ class ControlServer:
     """The listening socket and its clients, for a poll loop of one thread.
 
     Poll `filenos()` for reading and those of `writers()` for writing.  When the listener is
-    readable call `accept()`; when a client is, `feed()` of `connection(fd)`.  `sweep()` forgets
-    the closed ones, once per turn.
+    readable call `accept()`; when a client is, `feed()` of `connection(fd)`.  Call `sweep()` once
+    per turn to remove the closed ones.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ def peer_uid(sock: socket.socket) -> int:
     return peer(sock)[1]
 
 
-# --- The command's half ---------------------------------------------------------------------------
+# --- The command's side ---------------------------------------------------------------------------
 
 
 class Client:
@@ -324,7 +324,7 @@ class Client:
         return self._sock.recv(_READ)
 
     def _line(self, deadline: float) -> bytes:
-        """One line, in all by `deadline` (monotonic seconds)."""
+        """One line, complete by `deadline` (monotonic seconds)."""
         while b"\n" not in self._input:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -356,7 +356,7 @@ def _refusal(reply: dict[str, Any]) -> MetadError:
 
 
 def _decoded(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None if it is none."""
+    """The JSON object of a line; None if it is not one."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -366,7 +366,7 @@ def _decoded(line: bytes) -> dict[str, Any] | None:
 
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
-    """`path` in a form of at most 107 octets, which is what a socket's address holds (unix(7))."""
+    """`path` in a form of at most 107 octets, the capacity of a socket's address (unix(7))."""
     if len(os.fsencode(path)) <= _SUN_PATH:
         yield str(path)
         return

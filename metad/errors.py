@@ -1,4 +1,4 @@
-"""The one error tree, and the SMTP and POP3 reply of each error.
+"""The error tree, and the SMTP and POP3 reply of each error.
 
 Rules of this file:
 
@@ -31,7 +31,7 @@ EX_CONFIG = 78
 
 
 class Reply:
-    """One SMTP reply of one line, encoded once: `wire` is what goes to the socket."""
+    """An SMTP reply of one line, encoded once: `wire` is sent to the socket."""
 
     __slots__ = ("code", "enhanced", "text", "wire")
 
@@ -57,7 +57,8 @@ class Reply:
 
 
 class QueuedReply(Reply):
-    """The reply to a stored message.  One is made per message, so it skips the general way."""
+    """The reply to a stored message.  One is made per message, so it avoids the general
+    constructor."""
 
     __slots__ = ()
 
@@ -105,7 +106,7 @@ class UnavailableError(MetadError):
 
 
 class TemporaryError(MetadError):
-    """Not now; the same may succeed later (exit 75)."""
+    """Not possible now; a retry may succeed (exit 75)."""
 
     exit_code = EX_TEMPFAIL
 
@@ -185,7 +186,7 @@ class MailboxFullError(OverQuotaError):
 
 
 class MixedRecipientsError(RefusedError):
-    """Filters treat this recipient differently from those before it: it needs its own message."""
+    """Filters treat this recipient differently from earlier ones: it needs its own message."""
 
     smtp = Reply(452, "4.5.3", "Recipient needs a transaction of its own")
     ours = False
@@ -240,7 +241,7 @@ class MailboxInUseError(RefusedError):
 
 
 class BehindError(RefusedError):
-    """Mail of this mailbox is acknowledged and not listed yet: its worker died or hangs."""
+    """Mail of this mailbox is acknowledged but not yet listed: its worker died or hangs."""
 
     pop3 = "[SYS/TEMP] new mail is not ready yet, try again"
 
@@ -248,7 +249,7 @@ class BehindError(RefusedError):
 class DamagedError(RefusedError):
     """A stored message does not verify: it is quarantined and reported, never served.
 
-    `log`: the number of a log that has it, 0 if none has.
+    `log`: the number of a log that contains it; 0: none.
     """
 
     log = 0

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* A limit is a number with its unit in the comment.  What an operator may change is the default of
-  a setting (metad.config.settings); the rest is fixed here.
+* A limit is a number with its unit in the comment.  Those that an operator may change are defaults
+  of settings (metad.config.settings); the others are fixed.
 * No limit affects an honest client: each is at or above what the standard requires of a server.
 """
 
@@ -34,15 +34,15 @@ SMTP_ERRORS = 20
 SMTP_IDLE_COMMANDS = 100
 # Recipients refused since the last stored message before each further one delays the session
 # (Postfix: smtpd_soft_error_limit, 10); seconds of that delay, doubled with every ten more
-# (Postfix: smtpd_error_sleep_time, 1); the longest.  To try 100 addresses takes five minutes.
+# (Postfix: smtpd_error_sleep_time, 1); the longest.  Trying 100 addresses takes five minutes.
 HARVEST_FREE = 10
 HARVEST_DELAY = 0.5
 MAX_HARVEST_DELAY = 4.0
 # Recipients beyond the limit of a transaction that do not count as refused (Postfix:
 # smtpd_recipient_overshoot_limit): a client may send all of a long list in one group.
 RECIPIENT_OVERSHOOT = 1000
-# Octets of a message or a chunk that is refused, up to which it is read to its end: a client that
-# announces no SIZE hears why.  Postfix reads on without a limit.
+# Octets up to which a refused message or chunk is read to its end, so that a client without SIZE
+# learns the reason.  Postfix reads on without a limit.
 REFUSED_OCTETS = 1 * GIB
 # Received: fields above which a message is in a loop: RFC 5321 6.3 says at least 100.
 RECEIVED_HOPS = 100
@@ -56,12 +56,12 @@ CONNECTIONS = 10_000
 # Simultaneous connections of one client (IPv4 address, IPv6 /64): Postfix allows 50, but a relay
 # in front of a hub has a single address.
 NETWORK_CONNECTIONS = 1_000
-# A worker publishes the count of a network only above this number, which most never reach.
+# A worker publishes the count of a network only above this number, which most networks never reach.
 UNPUBLISHED_CONNECTIONS = 4
 # Above this share of the connection cap, slow senders must keep a minimum rate.
 CROWDED = 0.8
-# Seconds for which a client may be idle all the same before it has to give way to new ones, above
-# that share; and the part of all connections that one protocol may have.
+# Seconds for which a client may be idle nevertheless, above that share, before it must give way to
+# new ones; and the part of all connections that one protocol may have.
 IDLE_GRACE = 5
 PROTOCOL_SHARE = 0.9
 # That rate in octets per second, averaged over the message: Postfix's smtpd_min_data_rate.
@@ -77,9 +77,9 @@ TLS_SHUTDOWN = 5
 # reply on its way: seconds, and octets (nginx lingering_close: 30 s).
 LINGER = 5
 LINGER_OCTETS = 1 * MIB
-# Seconds after the begin of its check at which a failed login is answered; the same number of
-# seconds, doubled with each further failure of the client's network, before its next check; how
-# long failures count (Dovecot: 2 to 15 s, 60 s).  How many networks are remembered.
+# Seconds from the start of its check until a failed login is answered; the same number of seconds,
+# doubled with each further failure of the client's network, before its next check; how long
+# failures count (Dovecot: 2 to 15 s, 60 s).  How many networks are remembered.
 LOGIN_FAILURE_DELAY = 1.0
 MAX_LOGIN_FAILURE_DELAY = 15.0
 LOGIN_FAILURE_MEMORY = 300
@@ -94,8 +94,8 @@ LOGIN_CHECKS = 4
 MEMORY = 128 * MIB
 MIN_MEMORY = 8 * MIB
 MAX_MEMORY = 64 * GIB
-# Octets of one message in memory; the rest goes to its file.  Up to which size a message is small:
-# half of the memory is reserved for those.  Python's overhead for each received piece.
+# Octets of one message in memory; the rest goes to its file.  The size up to which a message is
+# small: half of the memory is reserved for small ones.  Python's overhead for each received piece.
 MESSAGE_MEMORY = 512 * KIB
 SMALL_MESSAGE = 64 * KIB
 CHUNK_MEMORY = 64
@@ -128,9 +128,9 @@ NETWORK_OCTETS = 320
 # --- Filters --------------------------------------------------------------------------------------
 # Connections of one worker to rspamd: its own workers each check several messages at once.
 FILTER_CONNECTIONS = 32
-# Octets of each check under way, besides its message: unsent, a piece of a file, the answer.
+# Octets of each pending check, besides its message: unsent data, a piece of a file, the answer.
 FILTER_MEMORY = 128 * KIB + 1 * MIB + 2 * 512 * KIB
-# Octets of one answer of rspamd as Python's objects, the worst one; they are made one at a time.
+# Octets of one answer of rspamd as Python objects, in the worst case; only one is parsed at a time.
 FILTER_ANSWER_MEMORY = 24 * MIB
 
 # --- POP3 ---------------------------------------------------------------------------------------
@@ -139,17 +139,17 @@ POP3_COMMAND_LINE = 255
 # Octets of a SASL response: RFC 4954 section 4 says that 12,288 suffice; RFC 5034 section 4 exempts
 # such lines from the limit of commands without setting another.
 SASL_RESPONSE = 12_288
-# Seconds without input, before and after login: RFC 1939 section 3 requires 600 of a session;
+# Seconds without input, before and after login: RFC 1939 section 3 requires 600 for a session;
 # before login there is nothing to lose (Dovecot: 60).
 POP3_LOGIN_IDLE = 60
 POP3_IDLE = 600
 
-# Seconds for which a login waits for a mailbox that another session has open, and between two
-# tries: two devices of one person poll at the same time, and a poll is over within a second.
+# Seconds for which a login waits for a mailbox that another session has open, and between retries:
+# two devices of one person may poll at the same time, and a poll takes less than a second.
 IN_USE_PATIENCE = 5.0
 IN_USE_RETRY = 0.25
-# The same for mail that was just acknowledged and is not in the index yet: five milliseconds if
-# all goes well, the time of a recovery if its worker was killed.  Tries come ever more slowly.
+# The same for mail that was just acknowledged and is not in the index yet: five milliseconds if all
+# goes well, the time of a recovery if its worker was killed.  Retries become less frequent.
 BEHIND_PATIENCE = 10.0
 BEHIND_RETRY = 0.001
 BEHIND_RETRY_MOST = 0.1
@@ -157,15 +157,16 @@ BEHIND_RETRY_MOST = 0.1
 POP3_LOGIN_COMMANDS = 100
 
 # --- Users and passwords --------------------------------------------------------------------------
-# Octets of a password: PBKDF2 takes any length, so an attacker must not choose it.  RFC 4616
+# Octets of a password: PBKDF2 accepts any length, which must not be left to an attacker.  RFC 4616
 # speaks of 255 octets for PLAIN; 1,024 leaves room for tokens.
 PASSWORD = 1024
 # Passes of PBKDF2 for a password: RFC 7677 section 4 requires 4,096, the default of Postgres too.
 # The first login of every mailbox after a restart costs this much.
 SCRAM_ITERATIONS = 4096
 MAX_SCRAM_ITERATIONS = 1_000_000
-# What an imported hash may cost at each check: argon2 memory in octets and passes at that much,
-# the rounds of SHA-crypt (its own most is 999,999,999), the cost of bcrypt (each one doubles it).
+# Limits on the cost of checking an imported hash: argon2 memory in octets and passes with that
+# much, the rounds of SHA-crypt (at most 999,999,999 by its own definition), the cost of bcrypt
+# (each step doubles it).
 ARGON2_MEMORY = 1 * GIB
 ARGON2_PASSES = 8
 CRYPT_ROUNDS = 10_000_000
@@ -179,7 +180,7 @@ POSTMASTER_EXPIRY = 90 * 86_400
 # Addresses that one alias expands to, nested aliases included: Postfix stops at 1,000
 # (virtual_alias_expansion_limit).
 ALIAS_MEMBERS = 1000
-# Seconds for which a verified login is remembered, and how many logins are.
+# Seconds for which a verified login is remembered, and the number of remembered logins.
 LOGIN_MEMORY = 600
 LOGIN_MEMORY_ENTRIES = 65_536
 
@@ -243,10 +244,11 @@ CONTROL_REPLY = 4 * MIB
 # Simultaneous clients, and octets buffered for one that does not read.
 CONTROL_CLIENTS = 32
 CONTROL_OUTPUT = 8 * MIB
-# Seconds that a command waits for the reply; a reload's comes when the new workers are ready.
+# Seconds that a command waits for the reply; that to a reload is sent when the new workers are
+# ready.
 CONTROL_TIMEOUT = 10.0
 RELOAD_TIMEOUT = 90.0
 
 # --- Configuration --------------------------------------------------------------------------------
-# Octets of a configuration file: it is read whole.
+# Octets of a configuration file, which is read whole.
 CONFIG_FILE = 1 * MIB

@@ -4,7 +4,7 @@ With SO_REUSEPORT the kernel spreads connections evenly over the slots.  When a 
 slot's queue waits for the successor; closing one of two sockets would reset half of the queue.
 
 The master binds them, or the nanny or systemd passes them as descriptors from 3 on.  A passed
-socket is recognised by its address, or by its name where a listener's address is "fd:NAME".
+socket is recognised by its address, or by its name if a listener's address is "fd:NAME".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from metad.system import sockets
 from metad.system.sockets import BACKLOG
 from metad.system.systemd import Passed
 
-# The name of sockets that the hub has bound itself and passes to the next release.
+# The name of sockets that the hub itself bound and passes to the next release.
 OWN = "metad-own"
 
 
@@ -62,7 +62,7 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
     try:
         for listener in config.listeners:
             bound.append(_claim(listener, left) or bind(listener, config.store.workers))  # noqa: PERF401
-        # Those of the release before, which a changed configuration no longer has.
+        # Sockets of the previous release that a changed configuration no longer has.
         close_passed([one for one in left if one.name == OWN])
         left = [one for one in left if one.name != OWN]
         if left:
@@ -74,7 +74,7 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
 
 
 def listen_all(bound: Sequence[Bound]) -> None:
-    """Start to accept connections.  Raises OsError."""
+    """Start accepting connections.  Raises OsError."""
     for one in bound:
         for sock in one.sockets:
             try:
@@ -141,12 +141,12 @@ def rebind(old: Sequence[Bound], config: Config) -> tuple[list[Bound], list[Boun
 
 
 def _key(listener: Listener) -> tuple[str, str]:
-    """What distinguishes the listeners of a hub; on port 0 each protocol has a port of its own."""
+    """What distinguishes the listeners of a hub; on port 0 each protocol has its own port."""
     return listener.address, listener.protocol if listener.port == 0 else ""
 
 
 def _claim(listener: Listener, left: list[Passed]) -> Bound | None:
-    """Take the sockets passed for this listener out of `left`."""
+    """Remove the sockets passed for this listener from `left`."""
     mine = [one for one in left if _is_for(one, listener)]
     if not mine:
         return None
@@ -176,7 +176,7 @@ def _cannot(listener: Listener, error: OSError) -> OsError:
 
 
 def unix_socket(path: str) -> socket.socket:
-    """A bound unix socket; one that a dead server left is replaced.  Raises OSError."""
+    """A bound Unix socket; one left by a dead server is replaced.  Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if Path(path).is_socket() and not _answers(path):

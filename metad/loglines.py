@@ -6,12 +6,12 @@ docs/logging.md has every field.
 
 Rules of this file:
 
-* A log that is not read stops nothing: what does not fit at once is dropped, counted, and reported
-  once there is room again.
-* Nothing that a client sent is written with a control character in it.
-* Equal lines, and many lines of one client network, are summed up: no client can fill a disk.
+* A log that is not read blocks nothing: lines that do not fit at once are dropped, counted, and
+  reported when there is room again.
+* No client input is logged with a control character in it.
+* Equal lines, and many lines of one client network, are combined: no client can fill a disk.
 * In the journal the time is left out, and warnings carry their priority (sd-daemon(3)).  Syslog has
-  a form of its own.
+  its own form.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from metad.system import syslog
 from metad.system.log_output import LogOutput
 from metad.system.systemd import priority, to_journal
 
-# Seconds over which repeated lines are summed up, the lines of one source that are written in that
-# time, and the lines remembered.
+# Seconds over which repeated lines are combined, the lines of one source written in that time, and
+# the lines remembered.
 INTERVAL = 10.0
 LINES_OF_SOURCE = 200
 REMEMBERED = 10_000
 
 
 def clean(text: str, most: int = 256) -> str:
-    """`text` of a client, fit for a log line: bounded, without control characters, those of
-    Unicode included: U+009B steers a terminal, U+202E turns what follows, U+2028 ends a line."""
+    """A client's `text`, escaped for a log line: bounded, without control characters, including
+    Unicode's: U+009B controls a terminal, U+202E reverses text, U+2028 ends a line."""
     if len(text) <= most and text.isprintable():
         return text
     return "".join([one if one.isprintable() else "?" for one in text[:most]])
@@ -78,14 +78,14 @@ class LogLines:
         self._stamp = ""
         self._in_journal = to_journal(fd)
         self._in_syslog = syslog.is_syslog(fd)
-        self._rest = b""  # of a line that was written in part
+        self._rest = b""  # of a partly written line
         self._unreported = 0
         self._summaries = _Summaries()
         self.as_json = as_json
         self.dropped = 0
 
     def line(self, service: str, text: str) -> None:
-        """Queue one line of `service` (smtp, pop3, master, …).  Repeated warnings are summed up."""
+        """Queue one line of `service` (smtp, pop3, master, …).  Repeated warnings are combined."""
         if not text.startswith("warning:") or self._is_new("", service, text):
             self._queue(service, text, None)
 
@@ -128,7 +128,7 @@ class LogLines:
             self._queue(service, f"{text} (repeated {count} times in {INTERVAL:g} s)", None)
 
     def tick(self) -> None:
-        """To be called now and then: report what was summed up, and what was dropped."""
+        """Call this now and then: report combined and dropped lines."""
         now = time.monotonic()
         if self._summaries.is_due(now):
             self._report_repeated(now)
@@ -174,7 +174,7 @@ class LogLines:
             self._write(lines)
 
     def _write(self, lines: list[str]) -> None:
-        stamp = self._time()  # of the turn: a line is queued for no longer
+        stamp = self._time()  # of this turn: a line is not queued for longer
         data = (stamp + stamp.join(lines)).encode("utf-8", "replace")
         written = self._output.write(data)
         if written == len(data):
@@ -185,7 +185,8 @@ class LogLines:
         self._drop(data.count(b"\n", written))
 
     def _catch_up(self) -> bool:
-        """Write the rest of a line, then how many were dropped.  Whether all that fitted."""
+        """Write the rest of a line, then how many were dropped.  Returns whether all of it
+        fitted."""
         self._rest = self._rest[self._output.write(self._rest) :]
         if self._rest or not self._unreported:
             return not self._rest
@@ -218,7 +219,7 @@ class _Summaries:
         return now >= self._until
 
     def note(self, source: str, service: str, text: str) -> bool:
-        """Whether a line is to be written: a new one, and not too many of its source."""
+        """Whether to write a line: it is new, and its source has not too many."""
         key = (source, service, text)
         seen = self._seen
         if key in seen:

@@ -4,8 +4,8 @@
 
 Rules of this file:
 
-* It imports next to nothing, parses nothing but its own specification, and never reads a byte
-  from a client, a message or a socket.
+* It imports almost nothing, parses only its own specification, and never reads a byte from a
+  client, a message or a socket.
 * Signals are blocked and waited for: no handler ever runs.  They stay blocked across the exec, so
   that the master receives an early one as soon as it listens for signals.
 * It exits when its master exits deliberately, and when the first master reports by its exit code
@@ -51,9 +51,9 @@ class Spec(NamedTuple):
 
 
 def bind(spec: Spec) -> int:
-    """Bind the addresses to descriptors from 3 on; how many there are.  Raises OsError."""
+    """Bind the addresses to descriptors from 3 on.  Returns their number.  Raises OsError."""
     wanted = range(FIRST_SOCKET, FIRST_SOCKET + len(spec.listen) * spec.slots)
-    os.closerange(wanted.start, wanted.stop)  # whatever the caller left open
+    os.closerange(wanted.start, wanted.stop)  # descriptors that the caller left open
     for host, port in spec.listen:
         try:
             for sock in sockets.bind_slots(host, port, spec.slots):
@@ -64,7 +64,7 @@ def bind(spec: Spec) -> int:
 
 
 def start(spec: Spec, count: int) -> int:
-    """Fork a master that has `count` sockets; its pid.  Raises OSError."""
+    """Fork a master with `count` sockets.  Returns its pid.  Raises OSError."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -80,10 +80,10 @@ def start(spec: Spec, count: int) -> int:
 
 
 def wait_child(master: int, spec: Spec) -> tuple[int, bool]:
-    """Wait for the master to end and pass signals on to it.  After a rotation of the log SIGHUP
-    comes; the file's old self would take room for as long as it is open.
+    """Wait for the master to end and pass signals on to it.  After a rotation of the log, SIGHUP
+    arrives; the old file would take space as long as it is open.
 
-    Its exit code or negative signal, and whether it was asked to stop.
+    Returns its exit code or negative signal, and whether it was asked to stop.
     """
     told = False
     while True:
@@ -98,7 +98,7 @@ def wait_child(master: int, spec: Spec) -> tuple[int, bool]:
 
 
 def supervise(spec: Spec, count: int) -> int:
-    """One master after another; the exit code of the last."""
+    """Run one master after another.  Returns the exit code of the last."""
     failures, first = 0, True
     delay = 0.0
     while (found := signal.sigtimedwait(WAITED, delay)) is None or found.si_signo not in STOPS:
@@ -112,13 +112,13 @@ def supervise(spec: Spec, count: int) -> int:
         lived, first = time.monotonic() - started, False
         failures = 1 if lived > LONG_LIFE_SECONDS else failures + 1
         delay = BACKOFF.delay(failures)
-        reopen_log(spec)  # a reload by command has signalled the master alone
+        reopen_log(spec)  # a reload by command has signalled only the master
         say(f"warning: the master died ({code}); starting another in {delay:.1f} s")
     return EX_OK
 
 
 def reopen_log(spec: Spec) -> None:
-    """Go on in the file that has the log's name now."""
+    """Continue in the file that has the log's name now."""
     if not spec.log:
         return
     try:
@@ -128,7 +128,7 @@ def reopen_log(spec: Spec) -> None:
 
 
 def say(text: str) -> None:
-    """A log that is not read must not stop the nanny: what does not fit is lost."""
+    """A log that is not read must not block the nanny: lines that do not fit are lost."""
     mark = systemd.priority(text) if systemd.to_journal() else ""
     log_output.LogOutput().write(f"{mark}metad: {text}\n".encode("utf-8", "replace"))
 

@@ -23,7 +23,7 @@ from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
 from metad.system.systemd import priority, to_journal
 
 COMPLETE = "_METAD_COMPLETE"
-EX_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EX_INTERRUPTED = 130  # 128 + SIGINT, like shells
 COMMANDS = {
     "cluster": "cluster.cluster:group",
     "config": "config:config",
@@ -74,7 +74,7 @@ def version(as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code.  Bad arguments never raise."""
+    """Run one command.  Returns the exit code.  Bad arguments never raise."""
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> object:
-    """What the command returned.  Not click's own `main`, which exits by its own codes."""
+    """Returns the command's result.  Click's own `main` would exit with its own codes."""
     if instruction := os.environ.get(COMPLETE):
         return _complete(instruction)
     try:
@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> object:
 
 
 def _complete(instruction: str) -> int:
-    """What a shell asks for when the user types a tab (packaging/completion)."""
+    """Answers the shell when the user presses Tab (packaging/completion)."""
     from click.shell_completion import shell_complete
 
     return shell_complete(command, {}, "metad", COMPLETE, instruction)

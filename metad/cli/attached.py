@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* No worker is waited for longer than the command allows: what the others answered is shown, and
+* A command waits for a worker no longer than it allows: the other workers' answers are shown, and
   those that did not answer are named.
 """
 
@@ -31,7 +31,7 @@ ENDS_WITHIN = 2.0
 
 
 class _Attaching(Client):
-    """A control connection that keeps the descriptors that come with the reply."""
+    """A control connection that keeps the descriptors received with the reply."""
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
@@ -45,7 +45,7 @@ class _Attaching(Client):
 
 @dataclass
 class Worker:
-    """A worker and the connection with it."""
+    """A worker and the connection to it."""
 
     slot: int
     pid: int
@@ -101,14 +101,14 @@ class Workers:
 
     def _send(self, one: Worker, line: bytes) -> None:
         one.sock.settimeout(ANSWER_SECONDS)
-        with suppress(OSError):  # it has ended; its reading says so
+        with suppress(OSError):  # it has ended; reading will show that
             one.sock.sendall(line)
         one.sock.setblocking(False)
         self._selector.register(one.sock, selectors.EVENT_READ, one)
 
     def look_again(self, request: dict[str, Any]) -> None:
-        """Send the request to workers that have started since; a hub that does not answer now is
-        asked the next time."""
+        """Send the request to workers that have started since; if the hub does not answer now, the
+        next call asks again."""
         known = {key.data.pid for key in self._selector.get_map().values()}
         with suppress(UnavailableError):
             for one in _attach(self._data):
@@ -119,7 +119,7 @@ class Workers:
                 self._send(one, json.dumps(request).encode() + b"\n")
 
     def hear(self, seconds: float) -> Iterator[tuple[Worker, dict[str, Any] | None]]:
-        """What comes within `seconds`; None: that worker has ended its answer."""
+        """Answers that arrive within `seconds`; None: that worker has finished its answer."""
         for key, _ in self._selector.select(max(0.0, seconds)):
             worker: Worker = key.data
             try:
@@ -136,7 +136,7 @@ class Workers:
 
     @property
     def open(self) -> bool:
-        """Whether a worker has not ended its answer."""
+        """Whether any worker has not finished its answer."""
         return bool(self._selector.get_map())
 
 
@@ -146,9 +146,10 @@ def ask_all(
     took: Callable[[dict[str, Any]], None],
     seconds: float = ANSWER_SECONDS,
 ) -> list[str]:
-    """Send a request to every worker, pass on the answers; the workers that were too slow.
+    """Send a request to every worker and pass on the answers.  Returns the workers that were too
+    slow.
 
-    One that ends meanwhile, as those of an old generation do after a reload, has no sessions.
+    A worker that ends meanwhile, as old ones do after a reload, has no sessions.
     """
     with Workers(data) as workers:
         workers.send(request)
@@ -169,7 +170,7 @@ def ask_all(
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a process that has closed its socket has ended, or does so in a moment."""
+    """Whether a process that has closed its socket has ended, or ends in a moment."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -86,7 +86,7 @@ def restore_command(place: HubLocation, backup: Path, partial: bool, as_json: bo
 
 
 def copy_users(users: Path, target: Path) -> None:
-    """A consistent copy of the users database, also of a running hub.  Raises OsError."""
+    """A consistent copy of the users database, even of a running hub.  Raises OsError."""
     try:
         env = lmdb.open(str(users), readonly=True, create=False)
         try:

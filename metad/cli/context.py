@@ -1,10 +1,11 @@
-"""What every command needs first: the data directory, the configuration, the right user.
+"""The first steps of every command: data directory, configuration, the right user.
 
 Rules of this file:
 
-* A command run as root becomes the owner of DATA before it opens anything in it; run as any other
-  user than the owner it refuses (77).  This is done here and nowhere else.
-* The configuration is read before that, as the caller: the hub's user may not read it.
+* A command run as root becomes the owner of DATA before it opens anything in it; run as a user
+  other than the owner, it refuses (77).  This is done only here.
+* The configuration is read before that, as the caller: the hub's user may not be allowed to read
+  it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from metad.testing import Hub, HubError
 
 
 def run(accept: tuple[str, ...], smtp_port: int, pop3_port: int, data: Path | None) -> int:
-    """Start a hub that takes any mail, print the mail as it arrives; the exit code."""
+    """Start a hub that takes any mail, and print the mail as it arrives.  Returns the exit code."""
     hub = Hub(accept=accept or ("*@*",), ports=(smtp_port, pop3_port), data=data)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -34,7 +34,7 @@ def run(accept: tuple[str, ...], smtp_port: int, pop3_port: int, data: Path | No
 
 
 def _print_mail(hub: Hub) -> None:
-    """`metad mail tail` in a process of its own: it may have to become the hub's user."""
+    """`metad mail tail` in a separate process: it may have to become the hub's user."""
     command = [sys.executable, "-m", "metad", "mail", "tail", "--all", "--config", str(hub.config)]
     with subprocess.Popen(command) as tail:
         try:

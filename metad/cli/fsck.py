@@ -138,7 +138,7 @@ def rebuilding(work: Callable[[], object]) -> None:
 @contextmanager
 def exclusive(place: HubLocation) -> Iterator[Store]:
     """The store, locked.  Raises DataError, and UnavailableError if a hub is running."""
-    # Imported here, because most commands do not need the master's modules; and before this process
+    # Imported here, because most commands do not need the master's modules, and before this process
     # becomes the owner of DATA, who may not be allowed to read them.
     from metad.master.datadir import take_lock
 

@@ -25,7 +25,7 @@ from metad.control import Client, request
 from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError, UsageError
 
 STOP_SECONDS = 120
-# A hub that starts, reloads or stops needs no person.
+# A hub that is starting, reloading or stopping needs no attention.
 _NAGIOS_CODES = {
     "serving": 0, "reloading": 0, "draining": 1, "recovering": 1, "starting": 1, "degraded": 1,
     "refusing": 2,
@@ -123,7 +123,7 @@ def reload(place: HubLocation, execute: bool, as_json: bool) -> None:
 
 
 def _source(place: HubLocation) -> Path | None:
-    """The file given by --config, or the one that the hub was started with."""
+    """The file given by --config, or the one with which the hub was started."""
     if place.file is not None:
         return place.file
     named = request(place.data, "status").get("config")
@@ -234,7 +234,7 @@ def show_status(facts: dict[str, Any]) -> None:
 
 
 def _for_people(row: dict[str, Any]) -> dict[str, Any]:
-    """On a terminal without what the facts say already, so that 80 columns are enough."""
+    """On a terminal, without columns that repeat the facts, so that 80 columns are enough."""
     left_out = ("landlock",) if tables.terminal() else ()
     return {key: value for key, value in row.items() if key not in left_out}
 
@@ -253,7 +253,7 @@ def _is_table(value: object) -> bool:
 
 
 def wait_unlocked(path: Path, seconds: float) -> bool:
-    """Wait up to `seconds` for the lock on `path` to be released; whether it was.
+    """Wait up to `seconds` for the lock on `path` to be released.  Returns whether it was.
 
     The hub's processes hold it until the last of them exits.  The kernel wakes us; an alarm ends
     the wait.

@@ -41,7 +41,7 @@ class Launch(NamedTuple):
     log_file: Path | None = None
 
     def absolute(self) -> Launch:
-        """The same wherever the process goes: a detached hub leaves the current directory."""
+        """Independent of the current directory, which a detached hub leaves."""
         files = (path and path.absolute() for path in (self.pid_file, self.log_file))
         return Launch(self.place, self.detach, *files)
 
@@ -53,7 +53,7 @@ def launch(spec: Launch) -> int:
     spec = spec.absolute()
     if spec.detach and spec.log_file is None and os.isatty(2):
         raise UsageError("--detach on a terminal needs --log-file FILE")
-    # Before standard error goes to the log, and before a nanny finds the ports in use.
+    # Before standard error is redirected to the log, and before a nanny finds the ports in use.
     check_unlocked(spec.place.config.data)
     if spec.detach:
         return _detached(lambda: _run(spec))
@@ -70,15 +70,15 @@ def _run(spec: Launch) -> int:
     own_terminal()
     if needs_nanny(config):
         _become_nanny(config, spec, pid_file)
-    # Imported here: what only the hub needs must not slow down every other command.
+    # Imported here, because modules that only the hub needs must not slow down other commands.
     from metad import master
 
     return master.start(config, master.Options(pid_file=pid_file, log_file=log_file))
 
 
 def _undo_inherited() -> None:
-    """Undo what a careless parent left: SIGCHLD ignored, so that waiting for children fails, and
-    closed standard streams, so that log lines would go to whichever file gets their number."""
+    """Undo a careless parent's settings: ignored SIGCHLD, which makes waiting for children fail,
+    and closed standard streams, which would send log lines to another file with the same number."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
@@ -95,7 +95,7 @@ def close_inherited() -> None:
 
 
 def _log_owner(config: Config) -> tuple[int, int] | None:
-    """Give the log file to the hub's user, who reopens it after a rotation."""
+    """Give the log file to the hub's user, which reopens it after a rotation."""
     if os.geteuid() != 0 or config.user is None:
         return None
     user = privileges.find_user(config.user)
@@ -128,7 +128,7 @@ def _detached(run: Callable[[], int]) -> int:
 
 
 def _relay(reader: int) -> bool:
-    """Copy the hub's standard output until it is ready; whether it became ready."""
+    """Copy the hub's standard output until it is ready.  Returns whether it became ready."""
     with os.fdopen(reader, "rb") as lines:
         for line in lines:
             os.write(1, line)
@@ -191,7 +191,8 @@ def _moved(fd: int, above: int) -> int:
 
 
 def _can_read(user: Identity) -> bool:
-    """Whether that user can read Python and its modules.  A fork that becomes it tries."""
+    """Whether that user can read Python and its modules.  A forked child becomes that user and
+    tries."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(nanny.__file__)))
     needed = [sys.executable, package, *filter(os.path.isdir, sys.path)]
     pid = os.fork()

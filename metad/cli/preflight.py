@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def preflight(config: Config) -> Iterator[Finding]:
-    """Everything that a start would stumble over, and what its author may not want."""
+    """Everything that would stop a start, and settings that their author may not want."""
     yield from _user(config)
     yield from _directory(config)
     yield from _certificates(config)
@@ -95,7 +95,7 @@ def _certificates(config: Config) -> Iterator[Finding]:
 
 
 def _ports(config: Config) -> Iterator[Finding]:
-    """Whether each address can be bound; a running hub of this directory has them already."""
+    """Whether each address can be bound; a hub running on this directory has bound them already."""
     try:
         check_unlocked(config.data)
     except UnavailableError:

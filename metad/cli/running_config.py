@@ -1,4 +1,4 @@
-"""`metad config show --running`: what a hub uses, and what its file says by now."""
+"""`metad config show --running`: what a hub uses, and what its file says now."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _NONE = object()
 
 def show(place: HubLocation, *, as_json: bool) -> None:
     """Print it.  Raises UnavailableError if no hub is running."""
-    # As the caller, as a reload does: the file may be root's.
-    data = place.given or place.data  # a bad file must not hide what runs
+    # As the caller, like a reload: the file may be root's.
+    data = place.given or place.data  # a bad file must not hide the running configuration
     reply = request(data, "config")
     source = reply["source"]
     running: dict[str, Any] = tomllib.loads(reply["toml"])
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def compare(running: Any, file: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each setting that differs: its key, both values; `_NONE` where one has none."""
+    """Each setting that differs: its key and both values; `_NONE` if one has none."""
     if isinstance(running, dict) and isinstance(file, dict):
         for name in dict.fromkeys([*running, *file]):
             inner = f"{key}.{name}" if key else name

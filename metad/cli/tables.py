@@ -91,7 +91,7 @@ def write_lines(lines: Iterable[str]) -> None:
 
 
 def print_array(items: Any) -> None:
-    """One JSON array, written as it is made: a million users need no memory."""
+    """One JSON array, written piece by piece: a million users need no memory."""
     separator = "[\n"
     source = iter(items)
     while piece := list(islice(source, LINES)):

@@ -13,13 +13,13 @@ from metad import __version__
 from metad.control import request
 from metad.errors import UnavailableError
 
-# States of a hub that does not serve yet, or no longer.
+# States of a hub that is not serving yet, or no longer.
 _BETWEEN = ("recovering", "starting", "draining", "closing", "ended")
 LOOK_SECONDS = 0.1
 
 
 def wait(data: Path, since: float, seconds: float) -> None:
-    """Wait for the hub that has started after `since` (monotonic) to serve.
+    """Wait until the hub that started after `since` (monotonic) serves.
 
     Raises UnavailableError.
     """

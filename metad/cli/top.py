@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* What is shown is the difference of two looks; the hub keeps nothing for it.
-* It fits 80 columns and the height of the terminal: of the logs those that are written come first.
+* It shows the difference between two samples; the hub stores nothing for it.
+* It fits 80 columns and the height of the terminal: active logs come first.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _live(data: Path, interval: float) -> None:
-    """Until ^C; a hub that restarts is waited for."""
+    """Run until ^C; wait for a hub that restarts."""
     # Imported here: importing rich takes longer than most commands run.
     from rich.console import Console
     from rich.live import Live
@@ -101,7 +101,7 @@ def _live(data: Path, interval: float) -> None:
 
 
 def _coloured(lines: list[str]) -> Any:
-    """The bars in colours, as far as the terminal and NO_COLOR want them."""
+    """The bars in colours, if the terminal and NO_COLOR permit."""
     from rich.text import Text
 
     text = Text("\n".join(lines), no_wrap=True, overflow="crop")
@@ -115,7 +115,7 @@ def _coloured(lines: list[str]) -> Any:
 
 
 def figures(before: Facts, now: Facts) -> Facts:
-    """What is shown, of two looks."""
+    """The figures shown, from two samples."""
     seconds = max(now["at"] - before["at"], 0.001)
     grown = {name: now["totals"][name] - before["totals"][name] for name in _RATES}
     rates = {name: round(max(value, 0) / seconds, 1) for name, value in grown.items()}
@@ -189,7 +189,7 @@ def _head(facts: Facts) -> Iterator[str]:
 
 
 def _bar(one: Facts, size: int) -> str:
-    """A log: what is live, dead and free of it."""
+    """A log: its live, dead and free parts."""
     live = round(BAR * one["live"] / size) if size else 0
     used = max(round(BAR * one["tail"] / size) if size else 0, live)
     bar = LIVE * live + DEAD * (used - live) + FREE * (BAR - used)

@@ -16,9 +16,9 @@ from metad.cli.context import HubLocation, hub_options
 from metad.cli.tables import cell
 from metad.errors import EX_OK, UnavailableError, UsageError
 
-# How often workers that have started since are looked for.
+# How often to look for workers that have started since.
 LOOK_SECONDS = 2.0
-# A worker may be replaced; without any for so long, the hub is gone.
+# A worker may be replaced; without any for this long, the hub is gone.
 GONE_SECONDS = 10.0
 
 
@@ -66,7 +66,7 @@ def _wanted(what: str) -> dict[str, str]:
 
 
 def follow(data: Path, request: dict[str, Any], seconds: float | None) -> Iterator[dict[str, Any]]:
-    """The lines of all workers, of those that start later too.  Raises UnavailableError."""
+    """The lines of all workers, including those that start later.  Raises UnavailableError."""
     end = time.monotonic() + seconds if seconds else float("inf")
     with Workers(data) as workers:
         workers.send(request)

@@ -1,4 +1,4 @@
-"""What a valid configuration would do that its author probably does not want."""
+"""Effects of a valid configuration that its author probably does not want."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metad.config.model import Config, Listener
 
 
 def advice(config: Config) -> Iterator[str]:
-    """One line each; a hub starts all the same."""
+    """One line each; a hub starts nevertheless."""
     for listener in config.listen:
         if listener.protocol == "pop3" and listener.tls == "none" and _is_public(listener):
             yield from _plain_pop3(config, listener)
@@ -38,7 +38,8 @@ def _plain_pop3(config: Config, listener: Listener) -> Iterator[str]:
 
 
 def _only_ipv6(config: Config, listener: Listener) -> Iterator[str]:
-    """The two families are bound apart, so that each address has its own line and its own port."""
+    """The two families are bound separately, so that each address has its own line and its own
+    port."""
     of_ipv4 = ((one.protocol, one.host, one.port) for one in config.listen if one.path is None)
     if (listener.protocol, "0.0.0.0", listener.port) not in of_ipv4:  # noqa: S104
         yield (

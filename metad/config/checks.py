@@ -1,10 +1,10 @@
-"""The checks of settings: from what TOML gave to the value that the program uses.
+"""The checks of settings: from TOML's value to the one that the program uses.
 
 Rules of this file:
 
-* A check takes what TOML gave (str, int, bool, list …) and returns the value, or raises ValueError
-  with the reason alone: the caller adds file, line and key.
-* A check never guesses: `true` is no number, "1_000" is no size, a name is no address.
+* A check takes TOML's value (str, int, bool, list …) and returns the program's, or raises
+  ValueError with only the reason: the caller adds file, line and key.
+* A check never guesses: `true` is not a number, "1_000" is not a size, a name is not an address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from metad import limits
 
 Check = Callable[[object], Any]
-# Checks whose values are written in another form than the program uses: sizes and durations.
+# Checks whose values have a different form in the file: sizes and durations.
 _SHOWN: dict[Check, Callable[[Any], object]] = {}
 
 _UNITS = {"": 1, "KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB, "TiB": 1024 * limits.GIB}
@@ -31,7 +31,7 @@ _LAYER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
 # A FileDescriptorName of systemd.socket(5).
 _PASSED = re.compile(r"fd:[A-Za-z0-9_.@-]{1,255}", re.ASCII)
-# What sun_path holds, less its final NUL (unix(7)).
+# The capacity of sun_path without its final NUL (unix(7)).
 _SUN_PATH = 107
 
 
@@ -111,7 +111,7 @@ _DURATION = re.compile(r"([0-9]{1,9}) ?(s|min|h|d|w)", re.ASCII)
 
 
 def duration(low: int, high: int) -> Check:
-    """Seconds, of a string of a number and s, min, h, d or w; 0 is 0 without a unit."""
+    """Seconds, from a string of a number and s, min, h, d or w; 0 needs no unit."""
 
     def check(value: object) -> int:
         found = _DURATION.fullmatch(value) if isinstance(value, str) else None
@@ -136,12 +136,12 @@ def show_duration(seconds: int) -> str:
 
 
 def shown(check: Check, value: Any) -> object:
-    """A value of a setting as the file has it: 134217728 is "128MiB"."""
+    """A value of a setting in the form of the file: 134217728 is "128MiB"."""
     return _SHOWN[check](value) if check in _SHOWN else value
 
 
 def show_value(value: object) -> str:
-    """A string, number, truth or list of them as TOML writes it."""
+    """A string, number, boolean, or a list of these, in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -161,7 +161,7 @@ def domain(value: object) -> str:
 
 
 def user(value: object) -> str:
-    """A name of a system user; whether it exists is asked when it is needed."""
+    """A name of a system user; its existence is checked when it is needed."""
     name = text(value)
     if not _USER.fullmatch(name):
         raise ValueError("must be the name of a system user")
@@ -169,7 +169,7 @@ def user(value: object) -> str:
 
 
 def path(value: object) -> Path:
-    """An absolute path: a daemon has no current directory that would mean anything."""
+    """An absolute path: a daemon has no meaningful current directory."""
     name = text(value)
     if not name.startswith("/"):
         raise ValueError("must be an absolute path")
@@ -185,7 +185,7 @@ def network(value: object) -> str:
 
 
 def mail_address(value: object) -> str:
-    """A mail address in lower case, as far as its form can tell."""
+    """A mail address in lower case; only its form is checked."""
     local, _, name = text(value).lower().rpartition("@")
     if not local or "*" in local:
         raise ValueError("must be a mail address such as admin@example.org")
@@ -193,7 +193,7 @@ def mail_address(value: object) -> str:
 
 
 def address_pattern(value: object) -> str:
-    """A pattern of addresses as a shell has it: "*@*", "*@example.test"."""
+    """A shell pattern for addresses: "*@*", "*@example.test"."""
     pattern = text(value).lower()
     if pattern.count("@") != 1 or not _PATTERN.fullmatch(pattern):
         raise ValueError('must be a pattern such as "*@example.test"')
@@ -217,7 +217,7 @@ def peer_address(value: object) -> str:
 
 
 def layer_name(value: object) -> str:
-    """The name of a layer, ours or an entry point's; whether it is there is asked later."""
+    """The name of a layer, built in or an entry point's; its existence is checked later."""
     name = text(value)
     if not _LAYER.fullmatch(name):
         raise ValueError("must be the name of a layer")
@@ -266,8 +266,8 @@ def list_of(check: Check) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: host and port, or the path of a unix socket, or neither: sockets handed
-    over under a name.  `text` is as given."""
+    """Where to listen: host and port, or the path of a Unix socket, or neither: sockets passed
+    under a name.  `text` is as given."""
 
     text: str
     host: str
@@ -276,7 +276,7 @@ class Address:
 
 
 def address(value: object) -> Address:
-    """ "0.0.0.0:25", "[::]:25", "unix:/run/metad/lmtp", or "fd:NAME" for a socket of systemd's."""
+    """ "0.0.0.0:25", "[::]:25", "unix:/run/metad/lmtp", or "fd:NAME" for a socket from systemd."""
     given = text(value)
     if _PASSED.fullmatch(given):
         return Address(given, "", None, None)
@@ -298,7 +298,7 @@ def _unix_address(given: str) -> Address:
 
 
 def _ip(host: str) -> str:
-    """The address alone.  Names are not looked up: a hub must start without a resolver."""
+    """Only the address.  Names are not resolved: a hub must start without a resolver."""
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         found = ipaddress.ip_address(host[1:-1] if bracketed else host)

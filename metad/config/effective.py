@@ -1,4 +1,4 @@
-"""A configuration as a TOML file that means the same."""
+"""A configuration as an equivalent TOML file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from metad.config.model import Config
 from metad.config.settings import SETTINGS, TABLES
 
 HIDDEN = "(hidden)"
-# Options of layers and filters whose values are for the hub alone.
+# Options of layers and filters whose values only the hub may see.
 _SECRET = re.compile(r"pass(word|wd|phrase)?$|secret|token|credential|(^|_)key$", re.IGNORECASE)
 
 
 def effective(loaded: Config, *, hide: bool = False) -> Iterator[str]:
-    """The lines of a TOML file that means `loaded`.  `hide`: without passwords and the like."""
+    """The lines of a TOML file equivalent to `loaded`.  `hide`: without passwords and the like."""
     yield from _table("", loaded)
     for listener in loaded.listen:
         yield from ("", "[[listen]]", *_table("listen", listener))

@@ -1,9 +1,9 @@
-"""The line of a key in a TOML file, for errors: tomllib gives it only for syntax errors.
+"""The line of a key in a TOML file, for errors: tomllib reports it only for syntax errors.
 
 Rules of this file:
 
 * A small scan, not a parser: it runs only on a file that tomllib has read without an error.
-* A key that it does not find has the line of its table, or none.
+* A key that it does not find gets the line of its table, or none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def find_line(content: str, key: str) -> int | None:
 
 
 def _lines(content: str) -> dict[str, int]:
-    """The first line of every key, table and, as listen[1], listen[2], table of a list."""
+    """The first line of every key and table; tables of a list are listen[1], listen[2]."""
     lines: dict[str, int] = {}
     numbers: dict[str, int] = {}
     table = ""

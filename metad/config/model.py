@@ -1,10 +1,10 @@
-"""The configuration as the program has it: one frozen object.
+"""The configuration as the program uses it: one frozen object.
 
 Rules of this file:
 
-* A configuration read by one process and passed to another is the same: no field looks up
-  anything when it is used.
-* Defaults stand in metad.config.settings alone.
+* A configuration is the same in the process that read it and in those that it is passed to: no
+  field looks up anything when used.
+* Defaults are only in metad.config.settings.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Mixed = Literal["defer", "mark"]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One [[listen]] table, or what [cluster] listens on ("peer").  `path` is that of a unix
-    socket; then `port` is None."""
+    """One [[listen]] table, or what [cluster] listens on ("peer").  `path`: that of a Unix socket;
+    then `port` is None."""
 
     protocol: Protocol
     address: str
@@ -74,7 +74,7 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session or message may cost: octets and counts."""
+    """Limits of one session or message: octets and counts."""
 
     message_size: int = _LIMITS["message_size"]
     recipients: int = _LIMITS["recipients"]
@@ -95,7 +95,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SmtpConfig:
-    """Networks in CIDR form; `clients` empty: everybody may connect."""
+    """Networks in CIDR form; `clients` empty: all clients may connect."""
 
     bare_line_ends: BareLineEnds = _SMTP["bare_line_ends"]
     repair_networks: tuple[str, ...] = _SMTP["repair_networks"]
@@ -116,7 +116,7 @@ class Pop3Config:
 
 @dataclass(frozen=True, slots=True)
 class UsersConfig:
-    """Of every account that does not have its own: `expiry` of mail in seconds, 0 for never."""
+    """For every account without its own: `expiry` of mail in seconds, 0 for never."""
 
     scram_iterations: int = _USERS["scram_iterations"]
     expiry: int = _USERS["expiry"]
@@ -124,7 +124,7 @@ class UsersConfig:
 
 @dataclass(frozen=True, slots=True)
 class QuotaConfig:
-    """Of every account that does not have its own: octets, messages; 0 for no bound."""
+    """For every account without its own: octets, messages; 0 for no limit."""
 
     size: int = _QUOTA["size"]
     messages: int = _QUOTA["messages"]
@@ -133,14 +133,14 @@ class QuotaConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """Where the monitor listens; None: there is none."""
+    """Where the monitor listens; None: there is no monitor."""
 
     address: Address | None = _METRICS["address"]
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """Where this node and the other are reached.  `address` None: the hub is alone."""
+    """The addresses of this node and the other.  `address` None: the hub is not in a cluster."""
 
     address: str | None = _CLUSTER["address"]
     peers: tuple[str, ...] = _CLUSTER["peers"]
@@ -168,7 +168,8 @@ class CollectorConfig:
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """One [[domain]] table: what goes before the defaults for its accounts; None: they apply."""
+    """One [[domain]] table: values for its accounts instead of the defaults; None: the defaults
+    apply."""
 
     name: str
     quota: int | None = None
@@ -182,8 +183,8 @@ class DomainConfig:
 
 @dataclass(frozen=True, slots=True)
 class FilterConfig:
-    """What messages are judged by.  `deadline` in seconds, `size` in octets; `options`: the tables
-    [filter.NAME] of the filters in `use`."""
+    """The filters that check messages.  `deadline` in seconds, `size` in octets; `options`: the
+    tables [filter.NAME] of the filters in `use`."""
 
     rspamd: str | None = _FILTER["rspamd"]
     use: tuple[str, ...] = _FILTER["use"]
@@ -228,14 +229,15 @@ class Config:
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
-        """All that the hub listens on: the [[listen]] tables, and for the other nodes."""
+        """Everything that the hub listens on: the [[listen]] tables, and the one for other
+        nodes."""
         if self.cluster.address is None:
             return self.listen
         own = address(self.cluster.address)
         return (*self.listen, Listener("peer", own.text, own.host, own.port, own.path))
 
 
-# Table of the file -> its class.  [filter] has tables within, so the parser makes it.
+# Table of the file -> its class.  [filter] has nested tables, so the parser makes it.
 SECTIONS: Mapping[str, Callable[..., Any]] = {
     "store": StoreConfig,
     "limits": Limits,

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* Nothing is guessed and nothing is ignored: an unknown key and a value of the wrong kind are
-  refused with file, line where known, key and reason (exit 78).
+* Nothing is guessed and nothing is ignored: an unknown key or a value of the wrong kind is refused
+  with file, line if known, key and reason (exit 78).
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def load(
     data: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The configuration from `path`, else from the system's file if there is one.
+    """The configuration from `path`, otherwise from the system's file if it exists.
 
-    `data` goes before METAD_DATA, that before the file.  Raises ConfigError.
+    `data` overrides METAD_DATA, which overrides the file.  Raises ConfigError.
     """
     source, content = read(path)
     return parse(content, source, data, environ)
 
 
 def read(path: Path | None = None) -> tuple[Path | None, str]:
-    """The file of `load` and its text; none and nothing if there is none.  Raises ConfigError."""
+    """The file of `load` and its text; None and "" if there is none.  Raises ConfigError."""
     source = path or (SYSTEM_FILE if SYSTEM_FILE.exists() else None)
     return source, _read(source) if source else ""
 
@@ -57,7 +57,7 @@ def parse(
     data: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """As `load`, of the text of a file.  Raises ConfigError."""
+    """Like `load`, from the text of a file.  Raises ConfigError."""
     try:
         tree = tomllib.loads(content)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
@@ -97,7 +97,7 @@ def _tables(tree: dict[str, Any], fail: Fail) -> tuple[dict[str, Any], dict[str,
 
 
 def machine_name() -> str:
-    """The machine's own name if it can stand in a greeting; no resolver is asked."""
+    """The machine's own name if it is valid in a greeting; no resolver is used."""
     try:
         return str(checks.domain(socket.gethostname()))
     except ValueError:
@@ -114,7 +114,7 @@ def data_directory(given: Path | None, in_file: Path | None, environ: Mapping[st
     if os.geteuid() == 0:
         return SYSTEM_DATA
     state = environ.get("XDG_STATE_HOME", "")
-    # The XDG base directory specification: a relative path in it is to be ignored.
+    # The XDG base directory specification says to ignore a relative path.
     return Path(state if state.startswith("/") else f"{_home(environ)}/.local/state") / "metad"
 
 
@@ -224,13 +224,14 @@ def _domains(tables: list[dict[str, Any]], fail: Fail) -> tuple[DomainConfig, ..
 def _same_place(one: Listener, other: Listener) -> bool:
     if one.port is None and one.path is None:  # passed under a name
         return one.address == other.address
-    if one.port == 0:  # each protocol gets a free port of its own
+    if one.port == 0:  # each protocol gets its own free port
         return (one.host, one.port, one.protocol) == (other.host, other.port, other.protocol)
     return (one.host, one.port, one.path) == (other.host, other.port, other.path)
 
 
 def _bound_message_size(tables: dict[str, Any], tree: dict[str, Any], fail: Fail) -> None:
-    """A message may be a quarter of a log: the default gives way to that, a wish does not."""
+    """A message may be a quarter of a log: the default is reduced to that, an explicit value is
+    not."""
     quarter = tables["store"]["log_size"] // 4
     if tables["limits"]["message_size"] <= quarter:
         return
@@ -269,16 +270,17 @@ def _check_cluster(tables: dict[str, Any], fail: Fail) -> None:
         raise fail("limits.message_size", f"at most {most} in a cluster")
 
 
-# --- Errors with their place ----------------------------------------------------------------------
+# --- Errors with their position
+# ----------------------------------------------------------------------
 
 
 def _failure(source: Path | None, content: str) -> Fail:
-    """What makes the error for a key, with the file and the line where the key stands."""
+    """Makes the error for a key, with the file and the line of the key."""
 
     def fail(key: str, reason: str) -> ConfigError:
         line = find_line(content, key)
         place = f"{source or 'configuration'}" + (f":{line}" if line else "")
-        # A key may hold anything, a newline too: an error is one line.
+        # A key may contain anything, even a newline; an error is one line.
         shown = key if key.isprintable() else repr(key)
         return ConfigError(f"{place}: {shown}: {reason}")
 

@@ -19,7 +19,7 @@ from metad.config.checks import Check
 class Setting:
     """One key of the file: `table` is "" for the top, "listen" for each [[listen]].
 
-    `default` is as it would stand in the file; None means that the key is not set.
+    `default` has the form of the file; None means that the key is not set.
     """
 
     table: str
@@ -378,7 +378,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )  # fmt: skip
 
-# What each setting is where the file does not have it, as the program uses it; "" for the top.
+# The value of each setting that is not in the file, as the program uses it; "" for the top.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     table: {
         one.name: None if one.default is None else one.check(one.default)

@@ -1,1 +1,1 @@
-"""What a hub shows of itself: health, Prometheus metrics, a status page."""
+"""What a hub shows about itself: health, Prometheus metrics, a status page."""

@@ -1,6 +1,6 @@
-"""The figures of a hub at one moment, from shared memory alone.
+"""The figures of a hub at one moment, only from shared memory.
 
-Rule of this file: it reads; a wrong cell costs a wrong figure and nothing else.
+Rule of this file: it only reads; a wrong cell causes a wrong figure and nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from metad.system.histograms import Counts
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
 
 MASTER_ROW = 0
-# The status page draws a bar per log: no more than a browser draws at once.
+# The status page draws a bar per log, and no more than a browser draws instantly.
 MOST_LOGS = 400
 _ROLES: dict[int, str] = {int(one): one.name.lower() for one in Role}
 
@@ -23,7 +23,7 @@ class Facts(NamedTuple):
     """`totals`: counters since the start; `now`: present values; `workers`: their process rows;
     `collector`: its counters; `logs`: rows of the log table that exist; `labelled`: totals by name
     and label; `histograms`: by name; `owners`: processes by row; `clock_suspect`: the wall clock is
-    not believed; `damaged_logs`: where each process last found a damaged record."""
+    not trusted; `damaged_logs`: where each process last found a damaged record."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -91,7 +91,7 @@ def as_json(facts: Facts, log_size: int) -> dict[str, Any]:
 
 
 def _place(one: Row) -> tuple[bool, int, int]:
-    """Logs that are written to come first, then the young ones."""
+    """Active logs come first, then the young ones."""
     return (one.state is not State.ACTIVE, one.generation, one.number)
 
 

@@ -4,8 +4,8 @@
     degraded    mail is taken and served, but something needs a person
     refusing    new mail is refused or deferred
 
-Rule of this file: a problem is reported by the same words as long as it lasts, so that it keeps the
-time since when it is there.
+Rule of this file: a problem is reported in the same words as long as it lasts, so that it keeps the
+time of its beginning.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from metad.tls import store as tls_store
 from metad.workers.load import space
 
 SERVING, DEGRADED, REFUSING = "serving", "degraded", "refusing"
-# Certificates are read from the disk: no more often than this.
+# Certificates are read from the disk, no more often than this.
 CERTIFICATE_SECONDS = 60.0
 MOST_NAMED = 5  # logs in one problem
 
 
 class Problem(NamedTuple):
-    """`refuses`: new mail is refused because of it; `since`: Unix time, 0 if it is not known."""
+    """`refuses`: new mail is refused because of it; `since`: Unix time, 0 if unknown."""
 
     text: str
     remedy: str
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The state, and each problem with the Unix time since when it lasts."""
+    """The state, and each problem with the Unix time of its beginning."""
 
     state: str
     problems: list[tuple[Problem, int]]
@@ -55,7 +55,7 @@ class Report(NamedTuple):
 
 
 class Health:
-    """Looks again at each call; remembers since when each problem lasts."""
+    """Checks again at each call, and remembers when each problem began."""
 
     def __init__(
         self,
@@ -127,7 +127,8 @@ class Health:
         return self._certificates
 
 
-# What workers note of themselves: the cell, the problem, the remedy, whether it stops new mail.
+# What workers report about themselves: the cell, the problem, the remedy, whether it stops new
+# mail.
 _NOTED = (
     (
         Cell.INDEX_BEHIND,
@@ -159,7 +160,7 @@ _NOTED = (
 
 
 def _writing(facts: Facts) -> Iterator[Problem]:
-    """What workers say of their own logs; new mail stops only if all of them say so."""
+    """What workers report about their own logs; new mail stops only if all of them report it."""
     for cell, text, remedy, stops in _NOTED:
         begun = [row[cell] for row in facts.workers if row[cell]]
         if begun:

@@ -12,7 +12,7 @@ from metad.system.histograms import COMMIT_TIME, Counts, quantile
 SAMPLE_SECONDS = 10.0
 SAMPLES = 360
 COUNTED = ("messages", "bytes", "retrieved", "logins", "refused")
-# Shares of the commits that took no longer than what is shown.
+# Shares of the commits that took at most the time shown.
 SHARES = {"half": 0.5, "most": 0.99}
 
 
@@ -38,7 +38,7 @@ class History:
             self._samples.append(Sample(now, counts, commits))
 
     def rates(self) -> dict[str, list[float]]:
-        """Per second, oldest first; a counter that ran back (a restart) counts as zero."""
+        """Per second, oldest first; a counter that decreased (a restart) counts as zero."""
         found: dict[str, list[float]] = {name: [] for name in COUNTED}
         samples = list(self._samples)
         for before, after in itertools.pairwise(samples):
@@ -48,8 +48,8 @@ class History:
         return found
 
     def latencies(self) -> dict[str, list[float | None]]:
-        """Milliseconds within which half and 99 % of the commits ended, oldest first; None where
-        there were none.  Upper bounds: those of the histogram's buckets."""
+        """Milliseconds within which half and 99 % of the commits ended, oldest first; None if there
+        were none.  These are upper bounds: those of the histogram's buckets."""
         found: dict[str, list[float | None]] = {name: [] for name in SHARES}
         for before, after in itertools.pairwise(list(self._samples)):
             for name, share in SHARES.items():

@@ -1,7 +1,7 @@
 """Prometheus metrics of the whole hub, on one page.
 
-Rule of this file: every counter of metad.system.counters appears here by itself; labels are few and
-bounded (protocol, reason, result, process, state, generation, certificate).
+Rule of this file: every counter of metad.system.counters appears here automatically; labels are few
+and bounded (protocol, reason, result, process, state, generation, certificate).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from metad.system.histograms import HISTOGRAMS
 from metad.tls import store as tls_store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Names where the one of the table would not say its unit to Prometheus.
+# Names for counters whose own name would not tell Prometheus the unit.
 _NAMES = {
     "bytes": "message_bytes",
     "retrieved_bytes": "retrieved_bytes",

@@ -30,7 +30,7 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class MonitorSetup:
-    """What the process is given.  `started`: the hub's start, Unix time."""
+    """The parameters of the process.  `started`: the hub's start, Unix time."""
 
     config: Config
     sock: socket.socket

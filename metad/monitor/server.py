@@ -6,8 +6,8 @@
 
 Rules of this file:
 
-* It is for this machine: loopback or a unix socket, and the Host header must name it, so that no
-  foreign web page reads it through a browser (DNS rebinding).
+* It serves only this machine: loopback or a Unix socket, and the Host header must name it, so that
+  no foreign web page can read it through a browser (DNS rebinding).
 * It shows counts and logs, no addresses and no users.
 * Requests are answered one at a time, each once it is complete (visitors.py).
 """
@@ -45,14 +45,14 @@ def as_json(facts: dict[str, Any]) -> Answer:
 
 
 def as_health(good: bool, text: str) -> Answer:
-    """What a load balancer or a container runtime asks."""
+    """The answer for a load balancer or a container runtime."""
     return "200 OK" if good else "503 Service Unavailable", "text/plain", f"{text}\n".encode()
 
 
 def application(
     routes: dict[str, Route], *, any_host: bool
 ) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
-    """`any_host`: on a unix socket the Host header means nothing."""
+    """`any_host`: on a Unix socket the Host header means nothing."""
 
     def answer(environ: WSGIEnvironment) -> Answer:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
@@ -77,7 +77,7 @@ def application(
 
 
 class MonitorServer(WSGIServer):
-    """Serves on a socket that is listening already."""
+    """Serves on a listening socket."""
 
     def __init__(self, sock: socket.socket, app: Any) -> None:
         super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
@@ -96,7 +96,7 @@ class MonitorServer(WSGIServer):
             self.shutdown_request(client)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up or says nothing costs nothing."""
+        """A client that hangs up or sends nothing causes no error."""
 
 
 class _Handler(WSGIRequestHandler):

@@ -1,11 +1,11 @@
-"""Connections to the monitor whose request is not complete yet.
+"""Connections to the monitor whose request is incomplete.
 
 Rules of this file:
 
-* A request is answered only once its head is there, so answering never waits for a client: a
-  silent or slow one holds up no scrape and no heartbeat.
-* The head is looked at in the kernel's buffer and stays there for the server.
-* A connection has ten seconds; of too many, the one that has waited for longest is closed.
+* A request is answered only when its head has arrived, so answering never waits for a client: a
+  silent or slow one delays no scrape and no heartbeat.
+* The head is examined in the kernel's buffer, and stays there for the server.
+* A connection has ten seconds; if there are too many, the one that has waited longest is closed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from metad.monitor.server import TIMEOUT_SECONDS, MonitorServer
 MOST = 64
 # Bytes of a request's head, its first line included.
 HEAD = 16_384
-# An answer fits into the socket's buffer, so that a client that does not read it is not waited for.
+# An answer fits in the socket's buffer, so that the server never waits for a client that does not
+# read it.
 ANSWER = 1 << 20
 _EDGE = select.EPOLLIN | select.EPOLLET | select.EPOLLRDHUP
 
 
 class Visitors:
-    """Those of one listening socket, which does not block."""
+    """The visitors of one non-blocking listening socket."""
 
     def __init__(self, listening: socket.socket, server: MonitorServer) -> None:
         self._listening = listening
@@ -49,7 +50,7 @@ class Visitors:
         self._epoll.close()
 
     def accept(self) -> None:
-        """Take all connections that are there."""
+        """Accept all pending connections."""
         for _ in range(MOST):
             try:
                 client, peer = self._listening.accept()

@@ -32,7 +32,7 @@ class HubError(RuntimeError):
 
 
 class Address(NamedTuple):
-    """What a client connects to: `smtplib.SMTP(*hub.smtp)`."""
+    """The address for a client: `smtplib.SMTP(*hub.smtp)`."""
 
     host: str
     port: int
@@ -40,8 +40,8 @@ class Address(NamedTuple):
 
 class Hub:
     """`accept`: patterns of addresses that get a mailbox at their first message or login; empty:
-    only users that were added.  `any_password`: every password opens every mailbox.  `ports`: of
-    SMTP and POP3, 0 for free ones.  `settings`: more TOML.  `data`: where to keep the mail.
+    only added users.  `any_password`: every password opens every mailbox.  `ports`: of SMTP and
+    POP3, 0 for free ones.  `settings`: more TOML.  `data`: where to keep the mail.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Hub:
             select.select([], [], [], POLL_SECONDS)
 
     def clear(self, user: str) -> int:
-        """Delete every message of `user`; how many there were."""
+        """Delete every message of `user`.  Returns their number."""
         with self._session(user) as session:
             count: int = session.stat()[0]
             for number in range(1, count + 1):

@@ -1,1 +1,1 @@
-"""TLS keys and certificates: the store in DATA/tls, and what a certificate says."""
+"""TLS keys and certificates: the store in DATA/tls, and a reader of certificates."""

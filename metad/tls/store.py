@@ -1,13 +1,13 @@
-"""TLS keys and certificates in DATA/tls: install, list, remove, and make contexts of them.
+"""TLS keys and certificates in DATA/tls: install, list, remove, and make contexts from them.
 
-    DATA/tls/NAME.pem    a private key, its certificate, the chain: one file, so that the pair is
-                         replaced at once or not at all (by rename)
+    DATA/tls/NAME.pem    a private key, its certificate, the chain: one file, so that the pair is replaced atomically (by rename)
 
 Rules of this file:
 
 * TLS 1.2 and later (RFC 8996), ciphers and curves by the library's defaults.
 * A pair that does not match never gets its name: it is loaded before the rename.
-* One bad file costs its own names: the other certificates are used, and the bad one is reported.
+* One bad file affects only its own names: the other certificates are used, and the bad one is
+  reported.
 * SNI selects the certificate (RFC 6066 section 3).  Without a name, or for an unknown one, it is
   the default: the one for the hub's own name, otherwise the first by file name.
 * No error ever contains a private key.
@@ -32,7 +32,7 @@ from metad.tls import x509
 from metad.tls.x509 import Facts
 
 DIRECTORY: Final = "tls"
-# A chain of a dozen certificates with RSA keys of 8,192 bits is a quarter of it.
+# A chain of a dozen certificates with RSA keys of 8,192 bits takes a quarter of it.
 MOST_OCTETS: Final = 256 * 1024
 # Let's Encrypt renews at 30 days: with 14 left, the renewal has failed for two weeks.
 EXPIRES_SOON: Final = timedelta(days=14)
@@ -153,7 +153,7 @@ def _load(path: Path) -> Certificate:
 
 
 def _context(path: Path) -> ssl.SSLContext:
-    """A server's context with the pair in `path`.  Raises OSError (SSLError is one)."""
+    """A server context with the pair in `path`.  Raises OSError (SSLError is one)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # RFC 8446 has no renegotiation; in TLS 1.2 a client could demand this work at will.
@@ -268,7 +268,7 @@ def file_name(name: str) -> str:
 
 
 def _write(path: Path, pem: str) -> ssl.SSLContext:
-    """Write aside, sync, load as the hub will; only then rename."""
+    """Write to a temporary file, sync, load it as the hub will; only then rename."""
     osio = Osio()
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     fd = osio.open(str(aside), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -1,9 +1,9 @@
-"""What a hub wants to know of a certificate: the names it is for, and when it is valid.
+"""What a hub needs to know about a certificate: its names and its validity.
 
 Rules of this file:
 
-* A reader of DER, not a judge: chains and signatures are OpenSSL's business.
-* Bounded by the octets it is given; whatever they are, facts or ValueError come out.
+* It only reads DER: OpenSSL checks chains and signatures.
+* Bounded by its input; any input yields facts or ValueError.
 
 RFC 5280 section 4.1 (Certificate, Validity), 4.2.1.6 (subjectAltName); X.690 for DER.
 """
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
-# Not by strptime, which Python loads lazily: from behind a chroot, say, where it is not there.
+# Not by strptime, which Python loads lazily, for example in a chroot, where it is missing.
 _STAMP: Final = re.compile(r"([0-9]{4})" + r"([0-9]{2})" * 5 + "Z")
 _SUBJECT_ALT_NAME: Final = bytes.fromhex("551d11")  # 2.5.29.17
 _COMMON_NAME: Final = bytes.fromhex("550403")  # 2.5.4.3
@@ -47,7 +47,7 @@ class _Node(NamedTuple):
 
 
 def read_pem(pem: str) -> Facts:
-    """Of the first certificate in `pem`, which is the server's own.  Raises ValueError."""
+    """Read the first certificate in `pem`, which is the server's own.  Raises ValueError."""
     start, end = pem.find(_BEGIN), pem.find(_END)
     if start < 0 or end < start:
         raise ValueError("there is no certificate in it")
@@ -64,7 +64,7 @@ def read_der(der: bytes) -> Facts:
         fields = next(_nodes(der)).children()[0].children()
         if fields[0].tag == _VERSION:
             fields = fields[1:]
-        # serial number, algorithm, issuer, validity, subject, key, then what is optional.
+        # serial number, algorithm, issuer, validity, subject, key, then optional fields.
         before, after = (_time(node) for node in fields[3].children())
         names = _alternative_names(fields[6:]) or _common_names(fields[4])
         return Facts(tuple(names), before, after)

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* Every check looks, none changes anything; a check that fails itself is a warning, not a crash.
-* What the caller alone may see (the configuration, ports below 1024) is looked at before the
+* Checks only look, and change nothing; a check that itself fails is a warning, not a crash.
+* Things that only the caller may see (the configuration, ports below 1024) are examined before the
   command becomes the owner of the data.
 """
 
@@ -116,7 +116,7 @@ def _of_machine(config: Config, data: Path, facts: dict[str, Any] | None) -> Ite
 
 
 def _done(name: str, check: Check) -> list[Result]:
-    """What a check finds; one that fails is a finding itself."""
+    """The findings of a check; one that fails is itself a finding."""
     try:
         return list(check())
     except Exception as problem:
@@ -125,7 +125,7 @@ def _done(name: str, check: Check) -> list[Result]:
 
 
 def check_configuration(config: Config) -> Iterator[Result]:
-    """What `metad config check` says."""
+    """The findings of `metad config check`."""
     found = list(preflight(config))
     for one in found:
         make = error if one.fatal else warning
@@ -142,7 +142,7 @@ def _ask(data: Path, command: str) -> dict[str, Any] | None:
 
 
 def _is_mx(listener: Listener) -> bool:
-    """Whether mail servers of others connect to it: SMTP on port 25."""
+    """Whether other mail servers connect to it: SMTP on port 25."""
     return listener.protocol == "smtp" and listener.port == 25
 
 

@@ -19,7 +19,7 @@ from metad.system.osio import Osio
 
 SHARED = Path("/dev/shm")  # noqa: S108
 MOUNTS = Path("/proc/self/mounts")
-# File systems on which a lock or a sync may not mean what they say.
+# File systems on which locks or syncs may not be reliable.
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph"}
 _VOLATILE = {"tmpfs", "ramfs"}
 _FEW_INODES = 1000
@@ -33,7 +33,7 @@ _STATUS = 40  # its offset on 64-bit Linux
 
 
 def check_permissions(data: Path) -> Iterator[Result]:
-    """Nothing in DATA is for others to read or to write."""
+    """Checks that nothing in DATA is readable or writable for others."""
     bad = [path for path in _guarded(data) if _is_open(path)]
     for path in bad:
         yield error("permissions", f"{path} is open to other users", f"chmod go= {path}")
@@ -59,7 +59,7 @@ def _guarded(data: Path) -> list[Path]:
 
 def _is_open(path: Path) -> bool:
     found = path.lstat()
-    # A directory may be passed through; what is in it is looked at by itself.
+    # A directory may be searchable; its contents are checked separately.
     closed = stat.S_IRWXG | stat.S_IRWXO if not stat.S_ISDIR(found.st_mode) else 0o066
     return bool(found.st_mode & closed)
 
@@ -92,7 +92,7 @@ def check_disk(config: Config, data: Path) -> Iterator[Result]:
 
 
 def file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
-    """The type of the file system of a path; None if it is not known."""
+    """The type of the file system of a path; None if unknown."""
     try:
         lines = [line.split() for line in mounts.read_text("utf-8", "replace").splitlines()]
     except OSError:
@@ -107,7 +107,7 @@ def file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
 def check_clock(
     hub_time: dict[str, int | bool] | None, status: int | None = None
 ) -> Iterator[Result]:
-    """`hub_time`: what a running hub answers; `status`: of adjtimex, if not this machine's."""
+    """`hub_time`: from a running hub; `status`: of adjtimex, if not this machine's."""
     found = clock_status() if status is None else status
     if hub_time is not None and hub_time["suspect"]:
         yield error(
@@ -123,7 +123,7 @@ def check_clock(
 
 
 def clock_status() -> int | None:
-    """The status word of adjtimex(2), which reading changes nothing of; None if not known."""
+    """The status word of adjtimex(2), read without changing anything; None if unknown."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         buffer = ctypes.create_string_buffer(_SIZE_OF_TIMEX)
@@ -138,7 +138,7 @@ def clock_status() -> int | None:
 
 
 def check_leftovers(store: Store, *, running: bool, shared: Path = SHARED) -> Iterator[Result]:
-    """What a hub that was killed leaves.  The next start removes all of it."""
+    """Leftovers of a killed hub.  The next start removes all of them."""
     if running:
         yield ok("leftovers", "not looked for while the hub runs")
         return

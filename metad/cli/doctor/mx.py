@@ -1,6 +1,6 @@
-"""The MX records of a domain, asked of the name servers in /etc/resolv.conf.
+"""The MX records of a domain, from the name servers in /etc/resolv.conf.
 
-Rule of this file: whatever comes back, facts or DnsError come out.
+Rule of this file: any answer yields facts or DnsError.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Exchangers = Callable[[str], list[tuple[int, str]]]
 
 
 def check_names(config: Config, domains: Iterable[str], *, is_mx: bool) -> Iterator[Result]:
-    """`is_mx`: mail from other machines comes here directly, so names matter."""
+    """`is_mx`: other machines send mail here directly, so names matter."""
     host = config.hostname.rstrip(".").lower()
     if not is_mx:
         yield ok("names", "no listener for mail from other machines: DNS is not looked at")
@@ -32,7 +32,7 @@ def check_names(config: Config, domains: Iterable[str], *, is_mx: bool) -> Itera
 
 
 def check_host(host: str) -> Iterator[Result]:
-    """Its addresses, whether they are this machine's, and whether they lead back."""
+    """Its addresses, whether they are this machine's, and whether they resolve back."""
     addresses = addresses_of(host)
     if not addresses:
         yield error(
@@ -62,7 +62,7 @@ def check_host(host: str) -> Iterator[Result]:
 
 
 def check_mx(host: str, domains: Iterable[str], exchangers: Exchangers) -> Iterator[Result]:
-    """Whether mail for each domain comes here."""
+    """Whether mail for each domain is sent here."""
     left = sorted(domains)
     good = 0
     for domain in left[:MOST_DOMAINS]:

@@ -1,4 +1,4 @@
-"""Checks of the service: does the hub run, do its ports answer, are its certificates right."""
+"""Checks of the service: does the hub run, do its ports answer, are its certificates valid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_hub(facts: Mapping[str, Any] | None) -> Iterator[Result]:
 
 
 def check_ports(config: Config, facts: Mapping[str, Any]) -> Iterator[Result]:
-    """Whether each port of a running hub greets as it should."""
+    """Whether each port of a running hub sends a correct greeting."""
     for given in facts.get("listen", []):
         listener = next((one for one in config.listen if _is_of(one, given)), None)
         name = f"{given['protocol']} {given['address']}"
@@ -66,7 +66,7 @@ def _greeting(address: str, listener: Listener | None) -> bytes:
         sock.settimeout(SECONDS)
         if listener is not None and listener.tls == "implicit":
             context = ssl.create_default_context()
-            context.check_hostname = False  # the certificate is another check's
+            context.check_hostname = False  # another check examines the certificate
             context.verify_mode = ssl.CERT_NONE
             with context.wrap_socket(sock) as secure:
                 return secure.recv(512)
@@ -74,7 +74,7 @@ def _greeting(address: str, listener: Listener | None) -> bytes:
 
 
 def _connected(address: str) -> socket.socket:
-    """Connect to what a listener names; "any address" means this machine."""
+    """Connect to a listener's address; "any address" means this machine."""
     if address.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX)
         try:

@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* Mail is changed by a worker only, as POP3 and `metad mail import` do it: where no hub runs, one
-  without listeners does it.  So deletions are durable, and usage and quotas are right.
-* Messages are chosen first and named by their unique ids then: numbers change, ids do not.
+* Only a worker changes mail, as for POP3 and `metad mail import`; if no hub runs, one without
+  listeners is started.  So deletions are durable, and usage and quotas are right.
+* Messages are selected first and then named by their unique ids: numbers change, ids do not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from metad.users.account import Account
 from metad.users.policy import Policies
 
 ANSWER_SECONDS = 60.0
-# How long a mailbox that is in use is waited for, and between two tries.
+# How long to wait for a mailbox in use, and between retries.
 IN_USE_SECONDS = 5.0
 RETRY_SECONDS = 0.25
 dry_run_option = click.option(
@@ -50,7 +50,7 @@ force_option = click.option("--force", is_flag=True, help="Beyond the mailbox's 
 
 @contextmanager
 def changing(place: HubLocation) -> Iterator[Path]:
-    """The data directory while a hub runs on it: the one that runs, or one for this command."""
+    """The data directory while a hub runs on it: the running one, or one for this command."""
     config = place.config
     if os.geteuid() == 0 and not hub_runs(place.data):
         prepare()  # while this is root: its code may be below /root
@@ -62,9 +62,9 @@ def changing(place: HubLocation) -> Iterator[Path]:
 def choose(
     entries: Sequence[ListedMail], messages: Sequence[str], address: str
 ) -> list[ListedMail]:
-    """The messages named by number (7), range (3-5) or unique id, each once, in their order.
+    """The messages named by number (7), range (3-5) or unique id, each once, in order.
 
-    Raises DataError, naming what is not there.
+    Raises DataError, which names the missing ones.
     """
     by_uid = {one.uid: one.number for one in entries}
     chosen: set[int] = set()
@@ -218,7 +218,7 @@ def store_again(
 ) -> tuple[list[str], list[str]]:
     """Store messages, given by a name and their id, as new ones of `account`.
 
-    The names of those that are stored durably, and what is wrong with the others.
+    Returns the names of those stored durably, and the errors of the others.
     """
     with closing(ImportClient(data)) as client:
         failed: list[str] = []

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* The index is read again only when it has changed: a look at its transaction number costs a
+* The index is read again only when it has changed: reading its transaction number costs a
   microsecond.
 * A message is printed once, in the order of its mailbox.
 """
@@ -82,7 +82,7 @@ def _accounts(data: Path, address: str | None) -> list[Account]:
 
 
 def _fresh(store: MailStore, accounts: list[Account], last: dict[int, bytes]) -> Iterator[Arrival]:
-    """The messages behind the last one seen in each mailbox."""
+    """The messages after the last one seen in each mailbox."""
     for account in accounts:
         for one in entries_of(store, account.id):
             if one.id > last.get(account.id, b""):
@@ -139,7 +139,7 @@ def wait(place: HubLocation, address: str, count: int, timeout: float, as_json: 
 
 
 def summary(one: Arrival) -> dict[str, Any]:
-    """What a person wants to see of a message."""
+    """What a person wants to know about a message."""
     try:
         head = b""
         for piece in unstuffed(wire_of(one.store, one.account.id, one.id), lf=False):

@@ -2,11 +2,11 @@
 
 Rules of this file:
 
-* A message is prepared as it will be stored: CR LF, whole lines, no NUL.  Nothing is changed but
+* A message is prepared as it will be stored: CR LF, whole lines, no NUL.  Nothing is changed except
   what POP3 cannot carry.  Return-Path and Delivered-To at its head become its envelope, from which
   every RETR restores them.
-* One bad item never ends an import: its reader yields a `BadItem` and goes on.
-* What was left out on purpose is a `Note`: an import drops nothing silently.
+* One bad item never ends an import: its reader yields a `BadItem` and continues.
+* An intentional omission is a `Note`: an import drops nothing silently.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lines of the hub's log about messages: only they tell which session deleted one.
+"""The lines of the hub's log about messages: only they show which session deleted one.
 
     --log FILE …           those files
     a running hub          the file that it writes (and the one before it), or the journal
@@ -6,7 +6,7 @@
 Rules of this file:
 
 * The caller's rights reach the files that it names, and the journal; the path that the hub names is
-  opened with the rights of the hub's own user, which are all that it has at `about`.
+  opened with the rights of the hub's own user, the only ones left at `about`.
 * No file is read whole into memory, and the journal is asked only once the ids are known.
 """
 
@@ -25,9 +25,9 @@ from metad.control import request
 from metad.errors import MetadError, OsError
 
 JOURNAL = "journal"
-# Of a hub that logs to /dev/log: syslog's facility mail.
+# For a hub that logs to /dev/log: syslog's facility mail.
 _FACILITY = ("SYSLOG_FACILITY=2",)
-# The ids come on standard input when they are known: then the caller's rights are gone.
+# The ids are passed on standard input when they are known: the caller's rights are gone by then.
 _JOURNALCTL = (
     'IFS= read -r ids; [ -n "$ids" ] && '
     'exec journalctl --quiet --no-pager -o short-iso "$@" -g "$ids"'
@@ -47,7 +47,7 @@ class HubLog:
         self._journal = _journalctl(journal) if journal else None
 
     def about(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """By id, the lines that name it; to be called once."""
+        """The lines that name each id.  Call this once."""
         found: dict[str, list[str]] = {one: [] for one in ids}
         wanted = re.compile("|".join(ids) or "$^")
         for line in self._lines(ids):
@@ -66,7 +66,7 @@ class HubLog:
 
 
 def _own(path: Path) -> Iterator[TextIO]:
-    """The hub's log, and in front what logrotate has put aside."""
+    """The hub's log, preceded by the files that logrotate renamed."""
     for one in (path.with_name(f"{path.name}.1"), path):
         if one.is_file():
             with suppress(OsError):

@@ -3,7 +3,7 @@
 Rules of this file:
 
 * Without a running hub, one without listeners is started and stopped again: there is one way into a
-  log, and one way a log recovers.
+  log, and one way to recover a log.
 * A message counts as stored only when its reply has arrived.
 """
 
@@ -130,7 +130,7 @@ def some_hub(config: Config, data: Path) -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Load what a hub needs, while its code is readable (it may be below /root)."""
+    """Load the modules of a hub while they are readable (they may be below /root)."""
     from metad.master.preload import preload
 
     preload()

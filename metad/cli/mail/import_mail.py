@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* One bad item never ends an import: it is named, the rest goes on, and the exit code is 65.
-* An import can be repeated: what is in the mailbox already, by its unique id, is skipped.
-* A source that ends early is never taken for complete: the error is the exit code.
+* One bad item never ends an import: it is reported, the import continues, and the exit code is 65.
+* An import can be repeated: messages already in the mailbox, by unique id, are skipped.
+* A source that ends early is never considered complete: its error determines the exit code.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from metad.errors import EX_DATAERR, EX_OK, MetadError, UnavailableError, UsageE
 from metad.users.account import Account
 from metad.users.database import UserDatabase
 
-# Mailboxes in a row for which a server does not answer, before the others are not tried.
+# After this many mailboxes in a row without an answer from the server, the others are not tried.
 MOST_SILENT = 3
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of one mailbox.  `error`: why its source ended early."""
+    """The result for one mailbox.  `error`: why its source ended early."""
 
     address: str
     imported: int = 0
@@ -115,7 +115,7 @@ def import_mail(
     results: list[Result] = []
     try:
         results.extend(_run(place, opened, address, quiet=as_json))
-    except MetadError:  # the hub ended: what came before is there, and is reported
+    except MetadError:  # the hub ended: earlier messages are stored, and reported
         if everyone:
             _report(results, everyone, as_json)
         raise
@@ -126,7 +126,7 @@ def _open_source(
     text: str, everyone: bool, *, uidl_format: str, master: str | None, password_stdin: bool,
     insecure: bool,
 ) -> Source:  # fmt: skip
-    """Everything that the options can get wrong shows here, before anything is imported."""
+    """Check all options here, before anything is imported."""
     check_format(uidl_format)
     if not is_server(text):
         return file_source(text, uidl_format, template=everyone)
@@ -142,7 +142,7 @@ def _run(
     reading = None
     read: Callable[[str], Iterator[Item]] = source.read
     if os.geteuid() == 0:
-        # While this is root: what its modules and the files need root for.
+        # While this process is root: load modules and open files that need root.
         if not hub_runs(place.data):
             prepare()
         if source.path is not None:
@@ -162,7 +162,7 @@ def _run(
 def _each(
     accounts: list[Account], one: Callable[[Account, Progress], Result], progress: Progress
 ) -> Iterator[Result]:
-    """Import mailbox after mailbox, until a server does not answer any more."""
+    """Import mailbox after mailbox, until a server stops answering."""
     silent = 0
     for account in accounts:
         if silent >= MOST_SILENT:
@@ -203,7 +203,8 @@ def _one(
 
 
 def _until_error(read: Callable[[str], Iterator[Item]], result: Result) -> Iterator[Item]:
-    """What a source gives until it fails; that costs this mailbox.  A hub that fails costs all."""
+    """The items of a source until it fails, which ends only this mailbox.  A failing hub ends
+    everything."""
     try:
         yield from read(result.address)
     except MetadError as error:
@@ -222,8 +223,8 @@ def _known(data: Path, mailbox: int) -> set[str]:
 def _new_messages(items: Iterable[Item], known: set[str], result: Result) -> Iterator[Foreign]:
     """The messages to store, each with its unique id; the other items go to the result.
 
-    A source may give two messages the same id, as copied X-UIDL fields do.  The second one then
-    gets an id made from its content, the same in every run.
+    A source may have two messages with the same id, for example from copied X-UIDL fields.  The
+    second one then gets an id made from its content, the same in every run.
     """
     seen: set[str] = set()
     twins: Counter[str] = Counter()
@@ -250,7 +251,7 @@ def made_uid(message: Foreign, twins: Counter[str]) -> str:
 
 
 def _report(results: list[Result], everyone: bool, as_json: bool) -> int:
-    """Print what became of each mailbox; the exit code is the first that is not 0."""
+    """Print the result for each mailbox.  The exit code is the first one that is not 0."""
     if as_json:
         facts = [one.facts() for one in results]
         click.echo(json.dumps(facts if everyone else facts[0]))

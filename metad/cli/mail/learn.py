@@ -81,7 +81,7 @@ def _texts(place: HubLocation, address: str, wanted: tuple[str, ...]) -> dict[st
 
 
 async def _teach(target: Address, kind: str, octets: bytes, password: str) -> str:
-    """What rspamd made of it.  Raises UnavailableError, DataError."""
+    """rspamd's answer.  Raises UnavailableError, DataError."""
     pool = HttpPool(asyncio.get_running_loop(), target, 1)
     fields = [("Password", password)] if password else []
     try:

@@ -27,7 +27,7 @@ from metad.errors import CannotCreateError, DataError, OsError
 from metad.system.directories import make_directory
 
 _PARTS = ("cur", "new")
-# What a decompressed message may be at most: a log takes a quarter of itself.
+# Maximum size of a decompressed message: a quarter of a log.
 _LARGEST = limits.MAX_LOG_SIZE // 4
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # zlib and bz2 plugins of Dovecot, and its other formats, which Python cannot read.
@@ -100,7 +100,7 @@ def _message(part: Part, name: str, known: Known | None) -> Iterator[Item]:
 
 
 class Decompressor(Protocol):
-    """What zlib, bz2 and lzma have in common."""
+    """The common interface of zlib, bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -144,7 +144,7 @@ def _inflate(decompressor: Decompressor, octets: bytes) -> bytes:
 
 
 def _subfolders(top: int, path: Path) -> Iterator[Note]:
-    """POP3 has one folder, the inbox: the others are named, not imported."""
+    """POP3 has one folder, the inbox: the others are reported, not imported."""
     names = []
     for name in sorted(os.listdir(top)):
         if name.startswith(".") and name not in (".", ".."):
@@ -183,7 +183,7 @@ class MaildirWriter:
             raise CannotCreateError(f"{self._path}: {error.strerror}") from None
 
     def _directory(self, name: str) -> int:
-        """Made at the first message, when the command is the owner already."""
+        """Created at the first message, when the command has become the owner."""
         if name not in self._fds:
             os.mkdir(name, 0o700, dir_fd=self._top)
             self._fds[name] = os.open(name, _DIRECTORY, dir_fd=self._top)

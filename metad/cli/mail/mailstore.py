@@ -1,8 +1,8 @@
-"""Reading the log store from a command, beside a hub or without one.
+"""Reads the log store from a command, with or without a running hub.
 
 Rules of this file:
 
-* Only read, and only through the index and the verifying reader.
+* It only reads, and only through the index and the verifying reader.
 * Without a hub the index is used only if the next hub would use it: otherwise the contents of a
   mailbox are unknown until recovery.
 """
@@ -94,7 +94,7 @@ def _recovers(data: Path) -> bool:
 
 
 def usage_of(data: Path, mailbox: int) -> Usage | None:
-    """What a mailbox holds; None if that is not known now."""
+    """The usage of a mailbox; None if it is unknown now."""
     try:
         with mail_store(data) as store:
             return store.index.usage(mailbox)

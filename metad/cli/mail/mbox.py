@@ -3,7 +3,7 @@
 Rules of this file:
 
 * A message begins at a whole separator line, "From ADDRESS DATE", at the beginning of the file or
-  after an empty line.  A line of text such as "From now on we meet at ten." is none.
+  after an empty line.  A line of text such as "From now on we meet at ten." is not one.
 * The internal message that UW-IMAP and Alpine put first in a folder is left out.
 """
 

@@ -25,8 +25,8 @@ from metad.errors import DataError, MetadError, UnavailableError, UsageError
 
 SECONDS = 60.0
 LINE = 1 << 20
-# What a message may be at most, as in a Maildir, and beyond which the server is given up; and the
-# lines of other replies.
+# Maximum size of a message, as in a Maildir; the size beyond which the server is given up; and the
+# maximum lines of other replies.
 LARGEST = limits.MAX_LOG_SIZE // 4
 ENDLESS = 2 * LARGEST
 LINES = 10_000_000
@@ -238,8 +238,8 @@ class PopClient:
     def _lines(self) -> Iterator[bytes]:
         """The lines of a reply, dots unstuffed; a long line comes in pieces.
 
-        Only CR LF . CR LF ends it (RFC 1939 section 3): a message may hold LF . CR LF.  A server
-        that ends its own greeting with LF alone ends everything so.
+        Only CR LF . CR LF ends it (RFC 1939 section 3): a message may contain LF . CR LF.  A server
+        that ends its own greeting with LF alone does so everywhere.
         """
         begins = True
         while True:

@@ -1,4 +1,4 @@
-"""Reading files that only root can reach, while the command goes on as the hub's owner.
+"""Reads files that only root can reach, while the command continues as the hub's owner.
 
 A command that root runs permanently becomes the owner of the data directory.  Before that it forks
 a helper that stays root.  For each mailbox the helper forks a reader, which becomes the owner of
@@ -35,7 +35,7 @@ _MOST_ADDRESS = 1024
 
 
 class Reading:
-    """The helper, from now on; made while the command is root."""
+    """Start the helper, while the command is root."""
 
     def __init__(self, source: Source) -> None:
         requests, self._requests = os.pipe2(os.O_CLOEXEC)

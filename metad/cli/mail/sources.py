@@ -1,11 +1,11 @@
-"""Where an import reads from: mbox files, Maildirs, POP3 servers; one mailbox or all.
+"""The sources of an import: mbox files, Maildirs, POP3 servers; one mailbox or all.
 
 Rules of this file:
 
-* Root reads the files of a mailbox as their owner, never as root: that owner may have put a link to
-  a file of root's there.  See metad.cli.mail.privileged_read.
-* A POP3 server is read after the command has become the hub's owner: root never parses what a
-  network sends.
+* Root reads the files of a mailbox as their owner, never as root: the owner may have placed a link
+  to one of root's files there.  See metad.cli.mail.privileged_read.
+* A POP3 server is read after the command has become the hub's owner: root never parses data from a
+  network.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* What it says of now comes from the index, what it says of the past from the records that still lie
-  in logs.  If neither does, it reports that.
-* The hub's log is opened while the command is still its caller: it may be root's.
+* Statements about the present come from the index, those about the past from records that still lie
+  in logs.  If neither knows anything, it reports that.
+* The hub's log is opened with the caller's rights: it may be root's.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _account(data: Path, address: str) -> Account | None:
 
 
 class Tracer:
-    """Finds out about messages.  `notes` gets what could not be looked at."""
+    """Finds out about messages.  `notes` gets anything that could not be examined."""
 
     def __init__(self, store: MailStore, users: UserDatabase, notes: list[str]) -> None:
         self._store = store
@@ -108,7 +108,7 @@ class Tracer:
         return [self._message(one) for one in found]
 
     def mailbox(self, account: Account, last: int) -> list[Facts]:
-        """The latest messages of a mailbox, those that it deleted among them."""
+        """The latest messages of a mailbox, including those that it deleted."""
         rows = {
             one.id: self._row(one.id, "in the mailbox", 0)
             for one in entries_of(self._store, account.id)[-last:]
@@ -172,7 +172,7 @@ class Tracer:
         }
 
     def _head(self, message_id: bytes) -> Facts:
-        """What the record says; nothing if it cannot be read."""
+        """The contents of the record; empty if it cannot be read."""
         try:
             pieces = self._store.reader.stream(message_id)
             first = next(pieces)

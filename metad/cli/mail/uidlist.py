@@ -1,4 +1,4 @@
-"""Dovecot's dovecot-uidlist: which unique id a POP client knows each file of a Maildir by."""
+"""Dovecot's dovecot-uidlist: the unique id of each file of a Maildir, as POP clients know it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNIQUE = {"u", "f"}
 
 
 class Known(NamedTuple):
-    """What the list says of a file: its number in the mailbox, and its unique id."""
+    """An entry of the list: the file's number in the mailbox, and its unique id."""
 
     number: int
     uid: str

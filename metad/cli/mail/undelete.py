@@ -1,10 +1,10 @@
-"""`metad mail undelete`: deleted messages, brought back while their records still lie in a log.
+"""`metad mail undelete`: brings back deleted messages while their records still lie in a log.
 
 Rules of this file:
 
-* A deletion record wins over its message for ever, so what comes back is a new message with a new
+* A deletion record overrides its message forever, so the message comes back as a new one with a new
   unique id (docs/decisions.md).
-* What is in the mailbox again already, with the same content, is not brought back twice.
+* A message whose content is in the mailbox again already is not brought back twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.errors import DataError, RefusedError, UsageError
 from metad.store.history import Deletion, History
 
-# Octets that are read for a header; and at most in Return-Path and Delivered-To.
+# Octets read for a header, and the maximum in Return-Path and Delivered-To.
 HEAD = 65_536
 IN_FRONT_MOST = 1024
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -44,7 +44,8 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A deleted message that can still be read; `present`: the mailbox has its like again."""
+    """A deleted message that can still be read; `present`: the mailbox has an equal message
+    again."""
 
     deletion: Deletion
     received_us: int
@@ -121,7 +122,7 @@ def undelete(
 
 
 def candidates(store: MailStore, mailbox: int, report: Callable[[str], None]) -> list[Candidate]:
-    """What the mailbox has deleted and can be read, oldest first."""
+    """Readable messages that the mailbox has deleted, oldest first."""
     history = History(store.osio, store.store, store.index, report)
     found: list[tuple[Candidate, bytes]] = []
     for deletion in history.deleted_by(mailbox):
@@ -146,7 +147,7 @@ def _contents(store: MailStore, mailbox: int, sizes: set[int]) -> set[bytes]:
     """Digests of the messages in the mailbox that may have one of these sizes."""
     found = set()
     for one in entries_of(store, mailbox):
-        # What POP3 counts besides: Return-Path and Delivered-To.
+        # POP3 also counts Return-Path and Delivered-To.
         if not any(0 <= one.octets - size <= IN_FRONT_MOST for size in sizes):
             continue
         try:

@@ -52,7 +52,7 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _mail(data: Path, database: UserDatabase, policies: Policies, address: str) -> dict[str, Any]:
-    """The answer that RCPT would get now, as far as users and quotas decide it."""
+    """The answer that RCPT would get now from users and quotas."""
     try:
         accounts = database.expand(address)
         for account in accounts:

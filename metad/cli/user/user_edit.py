@@ -24,7 +24,7 @@ from metad.users.last_logins import LastLogins
 from metad.users.lookup import alias_key, alias_name
 from metad.users.policy import Policies
 
-# What stands for "no bound" and for "the default".
+# The words for "no limit" and "the default".
 _NONE = {"none", "never", "0"}
 _DEFAULT = "default"
 _SWITCH = {"on": 1, "off": 0}
@@ -157,7 +157,7 @@ def _alias(database: UserDatabase, address: str) -> Alias | None:
 def _facts(
     data: Path, database: UserDatabase, account: Account, policies: Policies
 ) -> dict[str, Any]:
-    """Sizes in octets, times in seconds and Unix time; 0 is no bound, null is not known."""
+    """Sizes in bytes, times in seconds and Unix time; 0: no limit, null: unknown."""
     record = database.record(account.address)
     usage = usage_of(data, account.id)
     logins = LastLogins(data / "users", readonly=True)
@@ -188,7 +188,7 @@ def _facts(
 
 
 def _password(record: dict[str, Any]) -> str | None:
-    """In what form there is one."""
+    """The form in which the password is stored."""
     kinds = [hashes.scheme_of(record["hash"])] if "hash" in record else []
     kinds += ["SCRAM-SHA-256"] if "scram" in record else []
     return ", ".join(kinds) or None
@@ -218,7 +218,7 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spam(facts: dict[str, Any]) -> str:
-    """What filters do with its mail."""
+    """The settings of filters for its mail."""
     if facts["spam_filter"] is False:
         return "filter off"
     own = [

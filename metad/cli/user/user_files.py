@@ -28,7 +28,7 @@ from metad.users.imports import import_entries, importers
 from metad.users.imports.import_apply import Outcome, Transfer
 
 PROGRESS_SECONDS = 1.0
-# Bad lines shown one by one; the others are counted.
+# Number of bad lines shown; the others are only counted.
 SHOWN = 1000
 
 
@@ -81,7 +81,7 @@ def import_users(place: HubLocation, **given: Any) -> int:
     domain = None if wish.domain is None else _domain(wish.domain)
     work = iterations(place)
     with ExitStack() as stack:
-        # The files first: they may be root's alone.
+        # Open the files first: only root may be allowed to read them.
         shadow = _open(stack, wish.shadow) if wish.shadow else None
         source = importers.Source(_open(stack, wish.file), domain, shadow, wish.least_uid)
         database = stack.enter_context(_database(stack, place, wish.dry_run, work))
@@ -111,7 +111,7 @@ def _open(stack: ExitStack, path: Path) -> importers.Text:
 
 
 def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) -> UserDatabase:
-    """The database; for a dry run without one, an empty one that is forgotten."""
+    """The database; for a dry run without one, a temporary empty one."""
     if not dry_run:
         return UserDatabase(place.make() / "users", create=True, iterations=work)
     if (place.data / "users" / "data.mdb").exists():
@@ -121,7 +121,7 @@ def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) ->
 
 
 def _progress(quiet: bool) -> Callable[[Outcome], None]:
-    """A line on a terminal that is written over, once a second."""
+    """A line on a terminal, rewritten once a second."""
     if quiet or not sys.stderr.isatty():
         return lambda outcome: None
     last = time.monotonic()

@@ -1,8 +1,8 @@
-"""`metad user list --long`: every mailbox with what it holds, its quota and its last login.
+"""`metad user list --long`: every mailbox with its usage, quota and last login.
 
-Rule of this file: a million mailboxes take seconds.  What is known of all of them is read at once,
-in the order in which it lies (usage by mailbox, logins by mailbox), and the list is made as it goes
-out; only a sorted one is held in memory, and with --first only its beginning.
+Rule of this file: a million mailboxes take seconds.  Facts about all of them are read at once, in
+their stored order (usage by mailbox, logins by mailbox), and the list is printed as it is made;
+only a sorted one is held in memory, and with --first only its beginning.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NAMES = ("address", "messages", "bytes", "quota", "used", "last_login", "notes"
 
 
 class Entry(NamedTuple):
-    """A mailbox.  `octets`, `messages`: None if not known now; a quota of 0 is none; `last_login`:
+    """A mailbox.  `octets`, `messages`: None if unknown now; a quota of 0 is none; `last_login`:
     Unix time, 0 if never."""
 
     address: str
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The part of its quota that is used, the greater one of two."""
+        """The used share of its quota, the greater one of two."""
         octets = (self.octets or 0) / self.quota if self.quota else 0.0
         messages = (self.messages or 0) / self.quota_messages if self.quota_messages else 0.0
         return max(octets, messages)
@@ -92,7 +92,7 @@ ORDERS: dict[str, Callable[[Entry], Any]] = {
 
 
 class Known:
-    """What is known of all mailboxes, by number."""
+    """Facts about all mailboxes, by number."""
 
     def __init__(self, data: Path) -> None:
         self.octets = self.messages = array("Q")
@@ -106,7 +106,7 @@ class Known:
                 size = store.index.greatest_mailbox() + 1
                 octets, messages = array("Q", bytes(8 * size)), array("Q", bytes(8 * size))
                 for mailbox, usage in store.index.usages():
-                    if mailbox < size:  # others came since
+                    if mailbox < size:  # others were added since
                         octets[mailbox], messages[mailbox] = usage
         except MetadError as error:
             click.echo(f"metad: warning: usage is not known: {error}", err=True)
@@ -154,7 +154,7 @@ def is_over(one: Entry) -> bool:
 
 
 def arranged(found: Iterable[Entry], order: str | None, first: int | None) -> Iterable[Entry]:
-    """In the order wanted; entries come by address."""
+    """In the requested order; entries come by address."""
     if order is None or order == "address":
         return islice(found, first)
     if first is not None:
@@ -177,7 +177,7 @@ def show(found: Iterable[Entry], *, as_json: bool) -> None:
 
 
 class Wanted(NamedTuple):
-    """What the command's options ask for."""
+    """The command's options."""
 
     builtin: bool
     over: bool

@@ -21,7 +21,7 @@ password_stdin = click.option(
 )
 
 
-# What is not in this file.
+# Commands in other files.
 _ELSEWHERE = {
     "accept-loss": "user.user_check:accept_loss",
     "alias": "user.user_edit:alias",
@@ -188,7 +188,7 @@ def _notes(account: Account) -> list[str]:
 
 
 def said(one: Any, text: str, as_json: bool) -> None:
-    """What was done, for people or programs."""
+    """Report what was done, for people or programs."""
     click.echo(json.dumps(facts_of(one), ensure_ascii=False) if as_json else text)
 
 
@@ -206,7 +206,7 @@ def iterations(place: HubLocation) -> int:
 
 
 def read_password(from_stdin: bool) -> bytes:
-    """One line of standard input without its end, or what is typed twice on a terminal."""
+    """One line of standard input without its end, or a password typed twice on a terminal."""
     if from_stdin:
         return _line(sys.stdin.buffer.readline(limits.PASSWORD + 3))
     if not terminal():
