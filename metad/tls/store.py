@@ -1,6 +1,7 @@
 """TLS keys and certificates in DATA/tls: install, list, remove, and make contexts from them.
 
-    DATA/tls/NAME.pem    a private key, its certificate, the chain: one file, so that the pair is replaced atomically (by rename)
+    DATA/tls/NAME.pem    a private key, its certificate, the chain: one file,
+                         so that the pair is replaced atomically (by rename)
 
 Rules of this file:
 
