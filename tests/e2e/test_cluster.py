@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.clients import Pop3Line, SmtpLine, bodies, message, stuffed, unique_ids
-from tests.support.cluster_hubs import ClusterOfHubs, NodeHub
-from tests.support.hub import address
+from tests.support.cluster_hubs import ClusterOfHubs
+from tests.support.hub import Hub, address
 from tests.support.live import settled_fetch
 
 NAMES = ["ann", "bob", "cat"]
@@ -20,7 +20,7 @@ def two() -> Iterator[ClusterOfHubs]:
         yield cluster
 
 
-def send(node: NodeHub, text: bytes, *names: str) -> bytes:
+def send(node: Hub, text: bytes, *names: str) -> bytes:
     """The reply to the end of one message."""
     with SmtpLine(node) as smtp:
         smtp.say("MAIL FROM:<sender@client.example.test>")
@@ -31,7 +31,7 @@ def send(node: NodeHub, text: bytes, *names: str) -> bytes:
         return smtp.line()
 
 
-def quit_with(node: NodeHub, name: str, *numbers: int) -> bytes:
+def quit_with(node: Hub, name: str, *numbers: int) -> bytes:
     """The reply to QUIT after DELE of these."""
     with Pop3Line(node) as pop:
         pop.log_in(name)
