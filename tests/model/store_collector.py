@@ -137,6 +137,8 @@ class Collector(Rules):
                 elsewhere = state.view.places[message] & ~(1 << number)
                 stays = bool(elsewhere) and self.on("needed deletions stay")
                 stays |= bool(state.view.notes[message] & UNFOUNDED) and self.on("copies are known")
+                is_untold = bool(state.view.tombs >> message & 1)
+                stays |= is_untold and self.on("tombstones keep records")
                 stays |= has_unread(state) and self.on("deletions outlast the unread")
             elif state.view.entries >> message & 1:
                 stays = not self._is_elsewhere(state, number, message)
@@ -291,7 +293,8 @@ def rest_entered(state: State, number: int) -> State:
     log = state.logs[number]
     end = end_of(log, stops(state.logs))
     rest = log.records[watermark(state, number) : end]
-    return state._replace(view=enter(state.view, number, log.life, rest, end))
+    index = enter(state.view, number, log.life, rest, end, buries=state.clustered)
+    return state._replace(view=index)
 
 
 def suspect(state: State) -> State:

@@ -33,11 +33,13 @@ from tests.model.store_state import (
     FREE,
     FREEING,
     FRESH,
+    GONE,
     HOLE,
     IDLE,
     KEPT,
     MESSAGES,
     NOTHING,
+    UNFOUNDED,
     Index,
     Log,
     Reader,
@@ -47,6 +49,7 @@ from tests.model.store_state import (
     enter,
     forget,
     found,
+    lags,
     put,
     readable,
     stops,
@@ -66,6 +69,7 @@ class Hub(Collector):
             yield from self.worker(state)
             yield from self.collector(state)
             yield from self.recover(state)
+            yield from self._forgets(state)
             if state.left.total:
                 yield from self._kills(state)
                 yield from self._flips(state)
@@ -145,7 +149,7 @@ class Hub(Collector):
         end = end_of(log, stops(state.logs))
         tail = log.records[watermark(state, number) : end]
         deletions = tuple(record for record in tail if record[0] == "D")
-        index = enter(state.view, number, log.life, deletions, end)
+        index = enter(state.view, number, log.life, deletions, end, buries=state.clustered)
         new = state._replace(view=index, recovery=mine._replace(step="entered"))
         yield f"recovery: applies the deletions of log {number}", new
 
@@ -255,11 +259,32 @@ class Hub(Collector):
                 index = enter(
                     index, number, log.life, some, end,
                     founded=state.view is None, remembers=self.on("deletions are remembered"),
+                    buries=state.clustered,
                 )  # fmt: skip
+        if state.view is None and not self.on("a rebuild makes tombstones"):
+            index = index._replace(tombs=0)
         rows = tuple(Row("free" if log.header == FREE else "sealed", log.life) for log in logs)
         if without != NOTHING:
             rows = put(rows, without, Row("active", logs[without].life))
         return state._replace(view=index, rows=rows)
+
+    # -- the other members of a cluster
+
+    def _forgets(self, state: State) -> Steps:
+        """All members have had a tombstone for long enough: no copy of its message comes any more.
+
+        It stays while a copy lies here, and while the index may lack one.
+        """
+        assert state.view is not None
+        for message in MESSAGES:
+            is_here = state.view.places[message] or lags(state, f"M{message}")
+            if not self.on("forgotten in quiet"):
+                is_here = state.view.places[message]
+            if state.view.tombs >> message & 1 and not is_here:
+                notes = put(state.view.notes, message, state.view.notes[message] & ~UNFOUNDED)
+                index = state.view._replace(notes=notes, tombs=state.view.tombs & ~(1 << message))
+                new = state._replace(view=index, messages=put(state.messages, message, GONE))
+                yield f"the cluster forgets the tombstone of M{message}", new
 
     # -- what fails
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from tests.model.store_collector import has_unread
 from tests.model.store_failures import Hub
 from tests.model.store_state import (
-    GONE,
+    DEAD,
     KEPT,
     LOST,
     MESSAGES,
@@ -30,10 +30,9 @@ from tests.model.store_state import (
     State,
     canonical,
     first_state,
+    lags,
     numbered,
-    readable,
     survives,
-    watermark,
 )
 
 
@@ -56,7 +55,7 @@ def search(hub: Hub, logs: int, left: Left, about: str = "") -> Found:
     `about`: what alone counts as wrong, as `wrong` says it; empty: everything.
     """
     with _no_cycles():
-        return _search(hub, canonical(first_state(logs, left)), about)
+        return _search(hub, canonical(first_state(logs, left, clustered=hub.clustered)), about)
 
 
 def _search(hub: Hub, start: State, about: str) -> Found:
@@ -94,7 +93,8 @@ def _trace(hub: Hub, came: dict[State, State | None], last: State) -> tuple[str,
     while at is not None:
         path.append(at)
         at = came[at]
-    now, steps = numbered(first_state(len(last.logs), path[-1].left)), []
+    first = first_state(len(last.logs), path[-1].left, clustered=hub.clustered)
+    now, steps = numbered(first), []
     for following in reversed(path[:-1]):
         did, raw = next(s for s in hub.successors(now) if canonical(s[1]) == following)
         now = numbered(raw)
@@ -118,7 +118,7 @@ def _wrongs(state: State) -> Iterator[str]:
         is_gone = all(copy not in perhaps or deletion in sure for sure, perhaps in after)
         if what == KEPT and not is_kept:
             yield f"M{message} is acknowledged, and a power cut may lose it"
-        if what == GONE and not is_gone:
+        if what in DEAD and not is_gone:
             yield f"M{message} is gone, and a power cut may bring it back"
         if state.view is not None and not state.view.wrong:
             yield from _wrong_listing(state, message, is_kept, is_gone)
@@ -141,14 +141,14 @@ def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> 
     if state.view.entries >> message & 1:
         if what == UNKNOWN and not is_kept:
             yield f"M{message} is listed, and a power cut may lose it"
-        if what == GONE and not (is_late and _lags(state, f"D{message}")):
+        if what in DEAD and not (is_late and lags(state, f"D{message}")):
             yield f"M{message} is gone, and the index lists it"
         if not state.view.places[message]:
             yield f"M{message} is listed without a place"
     else:
         if what == UNSURE and not is_gone and not has_unread(state):
             yield f"M{message} is not listed any more, and a power cut may bring it back"
-        if what == KEPT and not ((is_late or is_waited_for) and _lags(state, f"M{message}")):
+        if what == KEPT and not ((is_late or is_waited_for) and lags(state, f"M{message}")):
             yield f"M{message} is acknowledged, and the index does not list it"
 
 
@@ -158,13 +158,4 @@ def _is_in_place(state: State, message: int) -> bool:
         record[1:] == f"{message}{LOST}" and log.seal >= 0
         for log in state.logs
         for record in log.records
-    )
-
-
-def _lags(state: State, what: str) -> bool:
-    """Whether the index has still to enter such a record."""
-    return any(
-        record[:2] == what
-        for number in range(len(state.logs))
-        for record in readable(state.logs, number)[watermark(state, number) :]
     )

@@ -40,6 +40,7 @@ class Mutant(NamedTuple):
     way: str
     logs: int = 3
     is_slow: bool = False
+    clustered: bool = False
 
 
 GATE = ("gate when copying", "gate when freeing")
@@ -204,12 +205,31 @@ MUTANTS = (
         ("deletions come last", "deletions are remembered"),
         Left(1, cuts=1), 11, "the index lists it", "power cut",
     ),
+    # A member of a cluster.
+    Mutant(
+        "a deletion record is dropped while its tombstone stands",
+        ("tombstones keep records",), Left(), 13, BACK, "writes free", clustered=True,
+    ),
+    Mutant(
+        "a copy that comes late is entered over its tombstone",
+        ("deletions are remembered",), Left(), 18, "the index lists it", "enters what was answered",
+        clustered=True,
+    ),
+    Mutant(
+        "a rebuild knows of no tombstones",
+        ("a rebuild makes tombstones",), Left(1, cuts=1), 15, BACK, "power cut", clustered=True,
+    ),
+    Mutant(
+        "a tombstone is forgotten before a late copy is entered",
+        ("forgotten in quiet",), Left(), 20, BACK, "the cluster forgets", clustered=True,
+    ),
 )  # fmt: skip
 
 
 def find(mutant: Mutant) -> Found:
     """Search for the counterexample of a mutant."""
-    return search(Hub(frozenset(mutant.off)), mutant.logs, mutant.left, mutant.about)
+    hub = Hub(frozenset(mutant.off), clustered=mutant.clustered)
+    return search(hub, mutant.logs, mutant.left, mutant.about)
 
 
 def main() -> None:

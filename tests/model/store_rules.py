@@ -15,7 +15,10 @@ from collections.abc import Iterator
 
 from tests.model.store_state import (
     ACTIVE,
+    BURIED,
     CAPACITY,
+    COPIED,
+    DEAD,
     DIRTY,
     FREE,
     FRESH,
@@ -84,6 +87,9 @@ RULES = {
     "header read before copying": "the log for a last group is taken if its own header says free",
     "deletions come last": "a start enters the messages of all logs before any deletion",
     "deletions are remembered": "a message is not entered where its deletion is noted",
+    "tombstones keep records": "a deletion record is kept while its tombstone stands",
+    "a rebuild makes tombstones": "a rebuild makes a tombstone of every deletion record",
+    "forgotten in quiet": "a tombstone is forgotten when the index lacks no copy of its message",
     "survivors are cut": "where no log is to be had for it, the last group of survivors is cut",
 }
 
@@ -92,9 +98,15 @@ class Rules:
     """The rules, less those that a mutant lacks; and the steps that they allow."""
 
     def __init__(
-        self, off: frozenset[str] = frozenset(), deletable: tuple[int, ...] = (0,)
+        self,
+        off: frozenset[str] = frozenset(),
+        deletable: tuple[int, ...] = (0,),
+        *,
+        clustered: bool = False,
     ) -> None:
+        """`clustered`: a copy of a message may come, once, when it is deleted already."""
         assert off <= RULES.keys()
+        self.clustered = clustered
         self._off = off
         self._deletable = deletable
 
@@ -199,12 +211,16 @@ class Rules:
             yield f"worker: seals log {worker.log}", sealed(state, "W")
 
     def _requests(self, state: State) -> Iterator[str]:
-        """What clients may ask for: the next message, the deletion of one that is listed."""
+        """What clients may ask for: the next message, the deletion of one that is listed; and
+        another member: that a copy is taken."""
         assert state.view is not None
         for message in MESSAGES:
             if state.messages[message] == NEW:
                 yield f"M{message}"
                 break
+        for message in MESSAGES:
+            if state.messages[message] == BURIED:
+                yield f"M{message}"
         for message in self._deletable:
             is_listed = state.view.entries >> message & 1
             if is_listed and state.messages[message] in (KEPT, UNKNOWN, UNSURE):
@@ -215,7 +231,10 @@ class Rules:
         at = len(log.records) if self.on("a life is new") else worker.group
         records = (*log.records[:at], record + DIRTY, *log.records[at + 1 :])
         before = state.messages[int(record[1])]
-        state = answered(state, record, SENT if record[0] == "M" else GOING[before])
+        if record[0] == "M":
+            state = answered(state, record, SENT if before == NEW else COPIED)
+        else:
+            state = answered(state, record, GOING[before])
         worker = worker._replace(step="wrote", record=record, group=at + 1)
         state = with_log(state, worker.log, log._replace(records=records))._replace(worker=worker)
         return state if self.on("answer after sync") else acknowledged(state, record)
@@ -279,7 +298,10 @@ class Rules:
         end = (len(log.records) if self.on("a life is new") else worker.group) - under_way
         tail = log.records[watermark(state, worker.log) : end]
         mark = end + (not self.on("watermark is exact"))
-        index = enter(state.view, worker.log, log.life, tail, mark)
+        index = enter(
+            state.view, worker.log, log.life, tail, mark,
+            remembers=self.on("deletions are remembered"), buries=state.clustered,
+        )  # fmt: skip
         return without_late(state._replace(view=index, cells=state.cells._replace(living=0)))
 
     @staticmethod
@@ -288,7 +310,8 @@ class Rules:
         worker = state.worker
         what = state.messages[int(worker.record[1])]
         before = {going: before for before, going in GOING.items()}
-        state = answered(state, worker.record, before.get(what, GONE))
+        if what != COPIED:
+            state = answered(state, worker.record, before.get(what, GONE))
         return state._replace(worker=worker._replace(step="idle", record=""))
 
 
@@ -314,7 +337,11 @@ def answered(state: State, record: str, what: str) -> State:
 
 
 def acknowledged(state: State, record: str) -> State:
-    return answered(state, record, KEPT if record[0] == "M" else GONE)
+    if record[0] == "D":
+        return answered(state, record, BURIED if state.clustered else GONE)
+    if state.messages[int(record[1])] in DEAD:
+        return state
+    return answered(state, record, KEPT)
 
 
 def _raised(state: State, record: str) -> State:

@@ -32,6 +32,9 @@ FRESH = 99  # a life that no log has had; `canonical` gives it its number
 # What the client knows of a message, or its next session of its mailbox.
 NEW, SENT, KEPT, UNKNOWN = "new", "sent", "kept", "unknown"
 UNSURE, GONE = "unsure", "gone"  # its deletion was not answered; was
+# In a cluster: gone, and every member has to learn of it; the same, and a copy of it has come late.
+BURIED, COPIED = "gone, untold", "gone, untold, copied"
+DEAD = (GONE, BURIED, COPIED)
 GOING = {KEPT: "kept, going", UNKNOWN: "unknown, going", UNSURE: "unsure, going"}  # was sent
 
 
@@ -48,7 +51,7 @@ class Log(NamedTuple):
 
 class Index(NamedTuple):
     """The view.  `entries`, and each of `places` and `notes`, are bits: messages listed, logs with
-    a copy, logs with a deletion record.
+    a copy, logs with a deletion record.  `tombs`: messages whose tombstone stands, in a cluster.
 
     `marks`: life and watermark of each log.  `wrong`: a bit in it was flipped.
     """
@@ -58,6 +61,7 @@ class Index(NamedTuple):
     marks: tuple[tuple[int, int], ...]
     wrong: bool = False
     notes: tuple[int, ...] = (0,) * len(MESSAGES)
+    tombs: int = 0
 
 
 class Row(NamedTuple):
@@ -134,17 +138,19 @@ class State(NamedTuple):
     recovery: Reader | None
     left: Left
     cells: Cells = Cells()
+    clustered: bool = False
 
 
 IDLE = Process()
 
 
-def first_state(logs: int, left: Left) -> State:
+def first_state(logs: int, left: Left, *, clustered: bool = False) -> State:
     """A new store whose logs are free and whose hub runs."""
     files = tuple(Log(FREE, number + 1) for number in range(logs))
     rows = tuple(Row("free", number + 1) for number in range(logs))
     index = Index(0, (0,) * len(MESSAGES), ((0, 0),) * logs)
-    return State((NEW,) * len(MESSAGES), files, index, rows, IDLE, IDLE, None, left)
+    messages = (NEW,) * len(MESSAGES)
+    return State(messages, files, index, rows, IDLE, IDLE, None, left, clustered=clustered)
 
 
 def put(items: tuple[Item, ...], at: int, item: Item) -> tuple[Item, ...]:
@@ -225,14 +231,15 @@ def enter(
     *,
     founded: bool = False,
     remembers: bool = True,
+    buries: bool = False,
 ) -> Index:
     """Enter records of a log, messages before deletions.
 
     A message that has a place gets one more; one that has none is entered as new, unless a deletion
     record of it is noted.  `founded`: what has no row has no copy, because all logs are read;
-    `remembers`: not in a mutant.
+    `remembers`: not in a mutant.  `buries`: a deletion makes a tombstone.
     """
-    entries, places, notes = index.entries, index.places, index.notes
+    entries, places, notes, tombs = index.entries, index.places, index.notes, index.tombs
     for record in records:
         if record[0] == "M":
             message = int(record[1])
@@ -245,8 +252,18 @@ def enter(
             entries &= ~(1 << message)
             made = 0 if founded or places[message] or notes[message] else UNFOUNDED
             notes = put(notes, message, notes[message] | made | 1 << number)
+            tombs |= buries << message
     marks = put(index.marks, number, (life, mark))
-    return index._replace(entries=entries, places=places, marks=marks, notes=notes)
+    return Index(entries, places, marks, index.wrong, notes, tombs)
+
+
+def lags(state: State, what: str) -> bool:
+    """Whether the index has still to enter such a record."""
+    return any(
+        record[:2] == what
+        for number in range(len(state.logs))
+        for record in readable(state.logs, number)[watermark(state, number) :]
+    )
 
 
 def forget(index: Index, number: int) -> Index:
@@ -338,7 +355,8 @@ def numbered(state: State) -> State:
         life = names.get(reader.life, len(names))
         reader = reader._replace(row=_named(reader.row, names), life=life)
     worker, left, cells = state.worker, state.left, state.cells
-    return State(state.messages, logs, index, rows, worker, mine, reader, left, cells)
+    clustered = state.clustered
+    return State(state.messages, logs, index, rows, worker, mine, reader, left, cells, clustered)
 
 
 def _renamed(log: Log, names: dict[int, int], current: int) -> Log:

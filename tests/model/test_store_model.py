@@ -27,12 +27,26 @@ LONG = [
     (3, ANY_ONE, MESSAGES, 335_216),
     (3, Left(3, kills=1, cuts=1, unread=1), (0,), 235_438),
 ]
+# The same of a member of a cluster: a copy of the message comes when it is deleted already.
+CLUSTERED = [(Left(), 5_726), (Left(1, cuts=1), 29_677)]
+CLUSTERED_LONG = [(Left(1, kills=1), 238_560)]
 SEARCHES = SMALL + (WHOLE if SCALE else []) + (LONG if SCALE > 1 else [])
 
 
 @pytest.mark.parametrize(("logs", "left", "deleted", "states"), SEARCHES)
 def test_no_order_of_steps_and_failures_breaks_a_promise(logs, left, deleted, states):
     found = search(Hub(deletable=deleted), logs, left)
+    reached("store model: states", found.states)
+    assert not found.wrong, str(found)
+    assert found.states == states
+
+
+@pytest.mark.parametrize(
+    ("left", "states"),
+    CLUSTERED[:1] + (CLUSTERED[1:] if SCALE else []) + (CLUSTERED_LONG if SCALE > 1 else []),
+)
+def test_no_copy_that_comes_late_brings_a_message_back(left, states):
+    found = search(Hub(clustered=True), 3, left)
     reached("store model: states", found.states)
     assert not found.wrong, str(found)
     assert found.states == states
@@ -65,4 +79,6 @@ def test_the_page_names_each_mutant_and_the_length_of_its_counterexample():
     for mutant in MUTANTS:
         assert f"| {mutant.name} | {mutant.steps} |" in text
     for _, _, _, states in SMALL + WHOLE + LONG:
+        assert f"{states:,}" in text
+    for _, states in CLUSTERED + CLUSTERED_LONG:
         assert f"{states:,}" in text

@@ -11,6 +11,8 @@ WALKS = "workers/test_expiry_scan.py::test_"
 SUSPECT = "store/index/test_suspect.py::test_"
 DESTROY = "store/gc/test_what_may_destroy.py::test_"
 UNHEARD = "store/recovery/test_unheard_logs.py::test_"
+CLUSTERED = "store/test_clustered.py::test_"
+LATE = "store/index/test_tombstones.py::test_a_copy_that_comes_late_is_not_entered"
 BACKUP = "store/backup/test_backup.py::test_"
 
 COLLECTOR = [
@@ -62,6 +64,23 @@ COLLECTOR = [
     ("deletion records are kept for ever", "gc.evidence:Evidence.may_drop",
      "return self._may_drop[message_id]", "return False",
      TESTS + "only_the_ids_that_are_needed_are_kept"),
+    ("a deletion record is dropped while its tombstone stands",
+     "gc.copy:SurvivorCopy._needed", "if one in untold or one in needed", "if one in needed",
+     CLUSTERED + "a_deletion_record_is_kept_while_its_tombstone_stands"),
+    ("a late copy is entered over its tombstone", "index.change:Change._without_dead",
+     "if not rows.stands(one[:_KEY])", "", LATE + "[its record lost-apply]"),
+    ("a late copy is entered over the note of its deletion", "index.change:Change._add_again",
+     "if row[0][:4] not in gone]", "]",
+     "store/index/test_index.py::test_a_deletion_that_comes_before_its_message_is_remembered"),
+    ("a rebuild makes no tombstones", "recovery.rebuild:_prepare",
+     "if work.clustered else []", "if False else []",
+     CLUSTERED + "tombstones_survive_a_restart_and_a_rebuild[True]"),
+    ("recovery ignores the mailboxes of a second copy", "recovery.enter:enter_messages",
+     "relocation.merge", "relocation.move",
+     CLUSTERED + "a_copy_for_other_mailboxes_is_entered_for_them[recovered-False]"),
+    ("a tombstone is forgotten while a copy lies here",
+     "index.tombstones:Tombstones._let_go", "if value and copies_of(value):", "if False:",
+     "store/index/test_tombstones.py::test_a_tombstone_stays_while_its_message_lies_in_a_log"),
     ("a copy names recipients that deleted it", "gc.copy:SurvivorCopy._survivor",
      "if r.mailbox in message.mailboxes", "",
      TESTS + "a_moved_message_names_only_its_remaining_recipients"),

@@ -136,9 +136,10 @@ class Change:
         live[0] += sign
         live[1] += sign * place.size
 
-    def delete(self, deletion: record.Deletion, log: int) -> None:
+    def delete(self, deletion: record.Deletion, log: int, *, is_moved: bool = False) -> None:
         """Remove entries of one mailbox, and note the record in `log` that deletes them.
 
+        `is_moved`: the record was elsewhere before, and its tombstones may be forgotten by now.
         For an id that the mailbox does not have, only the note is entered.
         """
         mailbox = _MAILBOX.pack(deletion.mailbox)
@@ -152,7 +153,7 @@ class Change:
         if note is not None and len(removed) < len(ids):
             for message_id in set(ids).difference(removed):
                 self._note_deleted(message_id, note)
-        if self._tombstones is not None and note is not None:
+        if self._tombstones is not None and note is not None and not is_moved:
             self._tombstones.bury(deletion.mailbox, ids, deletion.told)
 
     def _without_dead(self, message: Message) -> Message:

@@ -132,7 +132,7 @@ def move(index: Index, batch: Batch, publish: Publish | None = None) -> None:
         for message in batch.messages:
             change.move(message)
         for deletion in batch.deletions:
-            change.delete(deletion, batch.log)
+            change.delete(deletion, batch.log, is_moved=True)
         rows = change.write_counts(batch)
         if publish is not None:
             publish(rows)

@@ -124,6 +124,8 @@ class Tombstones:
         """Drop tombstones (mailbox and id) that every member has had for long enough.
 
         One whose message still lies in a log here stays.  Those that are forgotten are returned.
+        Not to be called while the index lags or a log waits for its recovery: either may have a
+        copy that the index lacks.
         """
         gone = []
         with self._index.writing() as txn:
