@@ -1,4 +1,5 @@
-"""For every test: helpers can be imported, the longest come first, what was reached is shown."""
+"""For every test: helpers can be imported, the longest run first, and results of campaigns are
+shown."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import sizes
 
-# Directories by how long a test in them may take, the longest first: with several processes, none
-# is left with a long test at the end.  A campaign's tests go to any free process; those of any
-# other file share what is expensive to make, such as a hub, and stay together and in order.
+# Directories by the duration of their tests, the longest first, so that no process is left with a
+# long test at the end.  A campaign's tests go to any free process; those of any other file share
+# expensive fixtures, such as a hub, and stay together and in order.
 CAMPAIGNS = ("crash", "model", "sim", "fault", "mutants", "fuzz")
 FIRST = (*CAMPAIGNS, "processes", "e2e")
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks
 
 
-# A shell's background job ignores SIGINT, and so would every program that it starts.
+# A background job of a shell ignores SIGINT, and so would every program that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -39,7 +40,7 @@ def pytest_collection_finish() -> None:
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """What is given to a process at once: a test of a campaign, or another file."""
+    """The unit given to a process: a test of a campaign, or a whole other file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -53,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Schedulin
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> None:
-    """What a test reached goes with its report, from whatever process it ran in."""
+    """The results of a campaign are attached to its report, in whatever process it ran."""
     item.user_properties += sizes.taken()
 
 

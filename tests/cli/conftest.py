@@ -1,4 +1,4 @@
-"""Commands run in this process; and a hub that answers on a control socket."""
+"""Runs commands in this process, and a hub that answers on a control socket."""
 
 import io
 import os
@@ -16,7 +16,7 @@ def alone(monkeypatch, tmp_path):
     """No configuration of the machine, no METAD_DATA of the caller."""
     monkeypatch.setattr("metad.config.parse.SYSTEM_FILE", tmp_path / "no-system.toml")
     monkeypatch.delenv("METAD_DATA", raising=False)
-    monkeypatch.setattr("metad.cli.launch.close_inherited", lambda: None)  # they are pytest's
+    monkeypatch.setattr("metad.cli.launch.close_inherited", lambda: None)  # they belong to pytest
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def run(capsys, monkeypatch):
 
 
 class FakeHub:
-    """Answers every request with `replies[command]` and, told to stop, ends as a hub does."""
+    """Answers every request with `replies[command]`; after "stop" it ends like a hub."""
 
     def __init__(self, data, replies):
         data.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""metad config: what is shown can be read again and says the same."""
+"""metad config: its output can be read again and means the same."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Every command: its help fits a screen and shows an example, and facts can be had as JSON.
+"""Every command: its help fits a screen and shows an example, and facts are available as JSON.
 
 tests/e2e/test_every_command.py runs each of them.
 """
@@ -13,11 +13,11 @@ import pytest
 from tests.support.command_tree import COMMANDS, WITH_JSON
 from tests.test_docs import fault, words
 
-# A terminal of today has more lines than the old 24; a help that needs 36 is still seen at once.
+# Terminals today have more than 24 lines; a help of 36 lines still fits.
 LINES = 36
 COLUMNS = 79
 _EXAMPLE = re.compile(r"^  Examples?:\n((?:    metad [^\n]*\n)+)", re.MULTILINE)
-# Those without --json, because they print no facts.
+# Commands without --json, because they print no facts.
 SILENT = {
     "start": "it is the hub; its log is JSON with log.format",
     "stop": "prints nothing",

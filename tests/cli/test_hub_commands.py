@@ -1,4 +1,4 @@
-"""metad start, stop and status, against a hub that is only its control socket."""
+"""metad start, stop and status, against a hub that is only a control socket."""
 
 import fcntl
 import json
@@ -138,7 +138,7 @@ def test_a_timeout_that_is_none_is_a_usage_error(run, data, timeout):
 
 @pytest.fixture
 def master(monkeypatch):
-    """A stand-in for metad.master that keeps what it is given."""
+    """A stand-in for metad.master that keeps its arguments."""
     started = []
     module = types.ModuleType("metad.master")
     module.start = lambda config, options: started.append(config) or 5  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def test_start_as_another_than_the_configured_user_is_refused(run, tmp_path, mas
 
 @pytest.fixture
 def given_away():
-    """A data directory of a user with a number and no name, on a path that it can reach."""
+    """A data directory of a user with a number and no name, on a path accessible to it."""
     with tempfile.TemporaryDirectory() as top:
         os.chmod(top, 0o711)
         data = Path(top) / "data"
@@ -198,7 +198,7 @@ def test_a_command_of_root_is_done_as_the_owner_of_the_data(given_away):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be tricked")
 @pytest.mark.parametrize("how", ["a link to root's directory", "below a user's directory"])
 def test_a_users_link_leads_no_command_of_root_into_a_directory_of_roots(run, tmp_path, how):
-    """The command did its work there as root."""
+    """Regression: the command did its work there as root."""
     roots = tmp_path / "roots"
     roots.mkdir()
     home = tmp_path / "home"

@@ -1,4 +1,4 @@
-"""`metad config check` looks at the machine too: user, directory, certificates, ports."""
+"""`metad config check` examines the machine too: user, directory, certificates, ports."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def store(data):
 
 
 def spoil_log(store):
-    """Damage the first message; its id."""
+    """Damage the first message.  Returns its id."""
     with open(log_path(store.store.logs, 1), "r+b") as file:
         file.seek(512 + 80)
         file.write(b"\0\0\0\0")
@@ -114,7 +114,7 @@ def test_checksums_only_leaves_the_index_out(run, data, store):
 
 @pytest.fixture
 def hub_lock(data, store):
-    """What a living hub holds."""
+    """The locks of a running hub."""
     with (data / "lock").open("w") as lock:
         lock.write(f"{os.getpid()}\n")
         lock.flush()

@@ -1,4 +1,4 @@
-"""The screen of metad top, out of two looks at a hub."""
+"""The screen of metad top, from two samples of a hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration would do that its author probably does not want."""
+"""Effects of a configuration that its author probably does not want."""
 
 from __future__ import annotations
 

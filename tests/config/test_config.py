@@ -1,4 +1,4 @@
-"""The configuration: defaults, where it is read from, and the error for everything wrong."""
+"""The configuration: defaults, its sources, and the error for every fault."""
 
 import os
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Power cuts while the collector works: the campaign of this directory, with collections in it
-and mail that expires.
+"""Power cuts while the collector works: the campaign of this directory, with collections and
+expiring mail.
 
-What kill -9 cannot show: a log freed before its survivors are durable, a deletion dropped before
-the header that says "free".
+It covers what kill -9 cannot show: a log freed before its survivors are durable, a deletion dropped
+before the header that says "free".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.store_kit import StoreKit
 
 
 def record(seed: int, turns: int = 2, rounds: int = 4) -> tuple[list[Op], str]:
-    """Mail, deletions and collections over some lives of the hub, and the directory."""
+    """Mail, deletions and collections over several lives of the hub.  Returns the directory too."""
     rng = random.Random(seed)
     data = power_campaign.scratch()
     try:
@@ -86,7 +86,7 @@ def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
     kit.background()
     sealed = [row.number for row in kit.table.rows() if row.state == State.SEALED]
     for number in rng.sample(sealed, min(2, len(sealed))):
-        if rng.random() < 0.2:  # when it is freed, above all
+        if rng.random() < 0.2:  # especially when it is freed
             kit.osio.faults = Faults("sync", rng.choice([1, 1, 2]), only=f"{number:08d}")
         try:
             for _ in collector.collect(number):
@@ -101,7 +101,7 @@ def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
 
 
 def expire_some(kit: StoreKit, collector, rng: random.Random) -> None:
-    """The older part of each mailbox goes, now and then."""
+    """The older part of each mailbox is deleted now and then."""
     due: list[Due] = []
     pairs: list[tuple[int, bytes]] = []
     for box in range(3):
@@ -117,7 +117,7 @@ def expire_some(kit: StoreKit, collector, rng: random.Random) -> None:
 
 
 def cut(judge: power_campaign.Judge, seed: int, states: int) -> None:
-    """Judge about `states` states of the run `seed`."""
+    """Check about `states` states of the run `seed`."""
     ops, old = record(seed)
     rng = random.Random(seed + 1)
     count = sum(1 for _ in power_campaign.boundaries(ops, {}, Ledger()))
@@ -157,7 +157,7 @@ def test_after_every_life_logs_index_and_fsck_agree() -> None:
 
 
 def test_the_runs_collect_and_free_logs() -> None:
-    """Or the campaign would prove nothing."""
+    """Otherwise the campaign would prove nothing."""
     freed = 0
     for seed in range(SEED, SEED + 4):
         ops, _ = record(seed)
@@ -193,7 +193,7 @@ def recover_without_a_log(kit: StoreKit, dead: int | None = None) -> None:
 
 
 def make_dying(kit: StoreKit, collector: Collector) -> Collector:
-    """The same collector; the disk dies with what it copies next."""
+    """The same collector; the disk dies with its next copies."""
 
     def failpoint(name: str) -> None:
         if name == "copying":
@@ -203,8 +203,8 @@ def make_dying(kit: StoreKit, collector: Collector) -> Collector:
 
 
 def test_survivors_that_may_be_unsynced_free_no_log() -> None:
-    """Their copies could be read, in the page cache: a collection took them for living ones, freed
-    the log that had the mail, and a power cut took the rest."""
+    """Regression: their copies were readable in the page cache; a collection took them for live
+    ones and freed the log with the mail, and a power cut destroyed the copies."""
     data = power_campaign.scratch()
     judge = power_campaign.Judge()
     try:

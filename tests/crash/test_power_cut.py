@@ -1,6 +1,6 @@
 """Reliability row 1: no power cut loses acknowledged mail or brings deleted mail back.
 
-METAD_TEST_SEED makes other states, METAD_TEST_SCALE more.
+METAD_TEST_SEED selects other states, METAD_TEST_SCALE more of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def test_no_power_cut_loses_or_revives_mail() -> None:
 
 
 def test_no_power_cut_loses_what_a_filter_has_changed() -> None:
-    """The same, with messages whose header a filter added to and removed from."""
+    """The same, with messages whose header was changed by a filter."""
     jobs = 2
     runs = sized(1, 12)
 
@@ -53,7 +53,7 @@ def test_a_recorded_run_is_the_same_each_time() -> None:
 
 
 def test_the_runs_go_through_all_that_the_store_does() -> None:
-    """Or the campaign would prove little: seals, new lives, deletions, failed syncs."""
+    """Otherwise the campaign would prove little: seals, new lives, deletions, failed syncs."""
     kinds: set[str] = set()
     notes: set[str] = set()
     reused = 0
@@ -70,8 +70,8 @@ def test_the_runs_go_through_all_that_the_store_does() -> None:
 
 
 def test_a_refused_message_that_recovery_keeps_is_durable() -> None:
-    """After a failed sync the kernel takes the pages for clean, and the sync in recovery succeeds
-    without writing them.  What recovery keeps of such a tail it has to write again."""
+    """After a failed sync the kernel considers the pages clean, and the sync in recovery succeeds
+    without writing them.  Recovery must rewrite what it keeps of such a tail."""
     data = power_campaign.scratch()
     judge = power_campaign.Judge()
     try:
@@ -81,7 +81,7 @@ def test_a_refused_message_that_recovery_keeps_is_durable() -> None:
             assert kit.put([1], b"good").acked
             osio.faults = Faults("sync", 1, dead=True)
             assert kit.put([1], b"refused").error is not None
-            kit.crash()  # no other log could say where that one ends
+            kit.crash()  # no other log could record where that one ends
             osio.faults = None
             kit.recover()
             kit.open_index()

@@ -1,5 +1,5 @@
-"""Row 22: the page cache is lost, with a boot, a mount or nothing that tells, and the disk has the
-index in pieces."""
+"""Row 22: the page cache is lost, by a boot, a mount or without notice, and the disk has the index
+in pieces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTANCES = {
 
 
 def run(seeds: range) -> int:
-    """The states judged."""
+    """Returns the number of states checked."""
     states = 0
     for seed in seeds:
         base = power_campaign.scratch()

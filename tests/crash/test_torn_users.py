@@ -25,7 +25,7 @@ def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(seeds: range) -> int:
-    """The states judged."""
+    """Returns the number of states checked."""
     states = 0
     for seed in seeds:
         base = power_campaign.scratch()
@@ -52,7 +52,8 @@ def test_a_change_of_users_is_whole_or_did_not_happen() -> None:
 
 
 def test_a_spoiled_meta_page_needs_the_repair() -> None:
-    """Or the campaign would prove nothing of it: LMDB opens no file that has one meta page."""
+    """Otherwise the campaign would prove nothing about it: LMDB opens no file with only one meta
+    page."""
     base = power_campaign.scratch()
     try:
         *_, change = torn_users.changes(base / "data", 1, 3)

@@ -1,4 +1,5 @@
-"""For the end-to-end tests: one hub for all that leave it as it was, a mailbox for each test."""
+"""For the end-to-end tests: one hub for all tests that leave it unchanged, a mailbox for each
+test."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 from tests.support.clients import MANY
 from tests.support.hub import Hub
 
-_BOXES = [f"box{number:03}" for number in range(200)]  # for a worker that gets all tests, too
+_BOXES = [f"box{number:03}" for number in range(200)]  # even for a process that runs all tests
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def shared_hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(shared_hub: Hub) -> Hub:
-    """A running hub.  A test that stops it starts it again."""
+    """A running hub.  A test that stops it must start it again."""
     return shared_hub
 
 
@@ -34,7 +35,7 @@ def boxes() -> Iterator[str]:
 
 @pytest.fixture
 def mailbox(boxes: Iterator[str]) -> str:
-    """The name of an empty mailbox of the shared hub, this test's alone."""
+    """The name of an empty mailbox of the shared hub, for this test only."""
     return next(boxes)
 
 
@@ -45,7 +46,7 @@ def dice() -> random.Random:
 
 @pytest.fixture
 def program():
-    """The path of a program, or the test skips with a word."""
+    """The path of a program; without it, the test is skipped with a reason."""
 
     def find(name: str) -> str:
         path = shutil.which(name)

@@ -1,4 +1,4 @@
-"""A real hub among clients that mean no good, or are slow: honest ones are served all the while.
+"""A real hub among malicious or slow clients: honest ones are served throughout.
 
 Sizes grow with METAD_TEST_SCALE.
 """
@@ -87,7 +87,7 @@ def test_a_network_over_its_cap_hears_421_and_others_are_served(strict: WideHub)
 
 
 def wait_for_room(hub: WideHub) -> Smtp:
-    """The place of a connection that has ended is free when the worker has seen its end."""
+    """The slot of a closed connection is free once the worker has noticed the end."""
     deadline = time.monotonic() + DEADLINE
     while True:
         client = Smtp(connect(hub.places["smtp"], "127.0.0.2"))
@@ -98,7 +98,7 @@ def wait_for_room(hub: WideHub) -> Smtp:
 
 
 def test_over_the_cap_in_all_everybody_hears_421_and_the_worker_lives(strict: WideHub) -> None:
-    """Nine tenths are all that POP3 can take; SMTP keeps the rest."""
+    """POP3 can take at most nine tenths; SMTP keeps the rest."""
     with contextlib.ExitStack() as stack:
         for number in range(90):
             source = f"127.0.1.{number + 1}"
@@ -137,7 +137,7 @@ def test_one_relay_has_its_thousand_connections_however_they_spread_over_the_wor
 
 @contextlib.contextmanager
 def many_files() -> Iterator[None]:
-    """As many open files as this process may have."""
+    """Open as many files as this process may have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
     try:
@@ -228,7 +228,8 @@ def test_the_last_answer_of_pop3_arrives_too(hub: WideHub) -> None:
 
 
 def test_who_speaks_before_the_greeting_is_shown_out(hub: WideHub) -> None:
-    """The worker is stopped while the client connects and talks, so that it is surely early."""
+    """The worker is stopped while the client connects and sends, so that the client is certainly
+    early."""
     (worker,) = serving(hub)
     os.kill(worker, signal.SIGSTOP)
     try:
@@ -248,7 +249,8 @@ def serving(hub: WideHub) -> list[int]:
 
 
 def test_guessing_waits_and_a_remembered_login_does_not(hub: WideHub, mailbox: str) -> None:
-    """By order, not by the clock: the known login overtakes the wrong ones of its own network."""
+    """Checked by order, not by the clock: the known login overtakes wrong ones of its own
+    network."""
     source = "127.0.3.1"
     with pop3(hub, "pop3", source) as right:
         right.log_in(mailbox)
@@ -273,7 +275,7 @@ def test_guessing_waits_and_a_remembered_login_does_not(hub: WideHub, mailbox: s
 
 
 def served_in(hub: WideHub, mailbox: str, rounds: int) -> list[float]:
-    """Honest clients, one after the other: each delivers and fetches.  Seconds, ascending."""
+    """Honest clients, one after another: each delivers and fetches.  Returns seconds, ascending."""
     took = []
     for _ in range(rounds):
         began = time.monotonic()
@@ -296,7 +298,7 @@ def shown(took: list[float]) -> str:
 
 TO_MAIL = b"EHLO c\r\nMAIL FROM:<a@client.example.test>\r\n"
 TO_RCPT = TO_MAIL + b"RCPT TO:<%b>\r\n"
-# The listener, and what a client has sent when it becomes slow.
+# The listener, and what a client has sent before it becomes slow.
 PHASES = {
     "connected": ("smtp", b""),
     "half a command": ("smtp", b"EHL"),
@@ -323,7 +325,7 @@ def become_slow(hub: WideHub, number: int, mailbox: str) -> socket.socket:
 
 
 class Trickle:
-    """An octet of each client now and then, as long as this is open."""
+    """Send an octet of each client now and then, as long as this is open."""
 
     def __init__(self, clients: list[socket.socket]) -> None:
         self._clients = clients
@@ -346,7 +348,7 @@ class Trickle:
 
 
 def test_slow_clients_in_every_phase_hold_up_no_other_client(hub: WideHub, mailbox: str) -> None:
-    """One octet of each in nine seconds, and honest clients among them."""
+    """One octet of each client every nine seconds, and honest clients among them."""
     count = sized(200, 1000)
     (worker,) = serving(hub)
     idle = served_in(hub, mailbox, 100)
@@ -400,7 +402,7 @@ def test_a_storm_of_connections_leaves_honest_clients_served(hub: WideHub, mailb
 
 
 def resident(pid: int, name: str = "RssAnon") -> int:
-    """Octets of memory that a process has for itself now; or another line of its status."""
+    """Octets of private memory of a process; or another line of its status."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
@@ -408,7 +410,7 @@ def resident(pid: int, name: str = "RssAnon") -> int:
 
 
 class Watched:
-    """The most memory that a process had while this was open, looked at all the time."""
+    """The peak memory of a process while this was open, sampled continuously."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -434,15 +436,15 @@ class Watched:
 
 
 def declared(hub: WideHub) -> MemoryBound:
-    """What `metad config show` says of the hub's memory."""
+    """The hub's memory according to `metad config show`."""
     shown = json.loads(hub.run("config", "show", "--json").stdout)["memory"]
     return MemoryBound(**{name: shown[name] for name in MemoryBound._fields})
 
 
 @contextlib.contextmanager
 def capped(mailbox: str, *kinds: str, **store: object) -> Iterator[WideHub]:
-    """A hub none of whose processes gets more private memory than one worker is declared to take,
-    and what its threads' stacks may grow to."""
+    """A hub whose processes are limited to the private memory declared for one worker, and the
+    possible size of its threads' stacks."""
     memory = '[limits]\nmemory = "16MiB"'
     hub = WideHub(["smtp", "pop3", *kinds], [mailbox], memory, workers=1, **store)
     limit = resource.getrlimit(resource.RLIMIT_DATA)
@@ -458,7 +460,7 @@ def capped(mailbox: str, *kinds: str, **store: object) -> Iterator[WideHub]:
 
 
 def within(hub: WideHub, watched: Watched, connections: int) -> None:
-    """What a worker had is less than declared, in all and for what clients made it take."""
+    """A worker used less memory than declared, in total and for clients."""
     most = declared(hub)
     allowed = most.clients + most.group + most.reading + connections * most.connection
     figures = f"{watched.more >> 10} KiB at most, of {allowed >> 10} KiB declared"
@@ -468,7 +470,7 @@ def within(hub: WideHub, watched: Watched, connections: int) -> None:
 
 
 def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared() -> None:
-    """Fifty that are all but complete, then all complete, under a cap at what is declared."""
+    """Fifty almost complete messages, then all complete, under a cap at the declared memory."""
     count, size = 50, 2 * MEBIBYTE
     with capped("big", log_size="8MiB") as hub:
         (worker,) = serving(hub)
@@ -497,7 +499,8 @@ def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared()
 
 
 def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -> None:
-    """The first 64 KiB of each were free once: with 10,000 connections 640 MB beyond the budget."""
+    """Regression: the first 64 KiB of each were not counted: with 10,000 connections, 640 MB beyond
+    the budget."""
     count, size = sized(400, 400), 60_000
     with capped("small") as hub, many_files():
         (worker,) = serving(hub)
@@ -525,7 +528,8 @@ def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -
 
 
 def test_a_remainder_after_a_large_chunk_keeps_no_more_than_itself() -> None:
-    """300 connections with a chunk and one byte more kept 163 KiB each where 24 are declared."""
+    """Regression: 300 connections with a chunk and one more byte kept 163 KiB each, where 24 are
+    declared."""
     count, size = 300, 250_000
     with capped("rest") as hub, many_files():
         (worker,) = serving(hub)
@@ -546,7 +550,7 @@ def test_a_remainder_after_a_large_chunk_keeps_no_more_than_itself() -> None:
                 client.send(b"\r\n")
                 client.reply(b"500")
         within(hub, watched, count)
-        # Nearly all of each message is in its file: what is left is half of `memory`, at most.
+        # Nearly all of each message is in its file: the rest is at most half of `memory`.
         assert watched.more < count * 24 * 1024 + 8 * MEBIBYTE
 
 
@@ -574,7 +578,7 @@ def test_who_pipelines_and_never_reads_is_not_answered_without_end(
     with pop3(hub, "pop3", "127.0.5.1") as client:
         client.log_in(mailbox)
         client.socket.setblocking(False)
-        # Until the hub reads no more: its answers fill the way back.
+        # Until the hub stops reading: its answers fill the return path.
         while select.select([], [client.socket], [], 0.3)[1]:
             with contextlib.suppress(BlockingIOError):
                 client.socket.send(b"CAPA\r\n" * 1000)

@@ -1,4 +1,4 @@
-"""Which addresses a listener serves, and what a start says of them."""
+"""Which addresses a listener serves, and what a start reports about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.wide_hub import Smtp, WideHub, connect, log_lines
 
 
 class AnyHub(WideHub):
-    """Listeners on the addresses given, all for SMTP on one port."""
+    """Listeners on the given addresses, all for SMTP on one port."""
 
     def __init__(self, *hosts: str) -> None:
         self.hosts = hosts
@@ -65,7 +65,7 @@ def test_port_0_takes_free_ports_and_the_start_prints_them() -> None:
 
 
 def announced(hub: Hub) -> list[str]:
-    """What it says: the ports that it has taken are those of the sockets that listen."""
+    """The ports that it reports are those of the listening sockets."""
     status = hub.status()
     ports = {one["protocol"]: int(one["address"].rpartition(":")[2]) for one in status["listen"]}
     hub.smtp_port, hub.pop3_port = ports["smtp"], ports["pop3"]

@@ -17,7 +17,7 @@ from tests.e2e.test_gc import NAMES, check, delete_some, fill
 from tests.support.hub import DEADLINE, Hub
 
 SETTINGS = "[collector]\nidle_seconds = 86400\nbackup_lease = 1\n"
-# The real command, stopped by a signal when it has the lock.
+# The real command, stopped by a signal once it has the lock.
 STOPPED = """
 import os, signal, sys
 from metad import cli
@@ -62,7 +62,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def test_a_backup_that_hangs_loses_its_lease_and_says_so(own_hub: Hub, dice: random.Random) -> None:
-    """It held the lock that keeps logs from being freed for ever."""
+    """Regression: it held the lock that keeps logs from being freed forever."""
     sent = fill(own_hub, dice, 60)
     delete_some(own_hub, sent)
     target = own_hub.home / "backup"

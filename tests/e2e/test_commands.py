@@ -1,4 +1,4 @@
-"""Commands with a hub that runs and with one that does not; starts that must be refused."""
+"""Commands with a running hub and with a stopped one; starts that must be refused."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`metad status` names the damage that was found while serving, and says what to do."""
+"""`metad status` names damage found while serving, and says what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def problems(hub: Hub) -> list[str]:
 
 
 def test_a_record_that_does_not_verify_is_named_by_its_log() -> None:
-    """It was counted, and the status did not tell where."""
+    """Regression: it was counted, but the status did not say where."""
     with Hub(["alice"]) as hub:
         sent = [message(b"one\r\n"), message(b"two\r\n")]
         for each in sent:

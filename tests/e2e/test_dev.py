@@ -1,4 +1,4 @@
-"""`metad start --dev`, `metad mail tail` and `metad mail wait`, as a developer uses them."""
+"""`metad start --dev`, `metad mail tail` and `metad mail wait`, as used by a developer."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_tail_prints_mail_as_it_arrives_and_not_what_was_there(hub):
     printed = threading.Event()
 
     def sender() -> None:
-        """Nothing tells when a tail has begun, so mail keeps coming until it prints some."""
+        """There is no notice when a tail has begun, so mail is sent until it prints some."""
         while not printed.is_set():
             deliver(hub, message(), "bob")
             deliver(hub, message(), "ann")

@@ -1,6 +1,6 @@
-r"""Dialogues as data files, one directory per theme in tests/dialogs, each spoken with a real hub.
+r"""Dialogues as data files, one directory per theme in tests/dialogs, each run against a real hub.
 
-A file is what is sent and what must come back, line by line:
+A file lists what is sent and what must come back, line by line:
 
     # a comment: what the dialogue shows, with its RFC clause
     connect KIND          a new connection to that listener (wide_hub.KINDS)
@@ -77,7 +77,7 @@ def pattern(line: str) -> re.Pattern[bytes]:
 
 
 class Dialog:
-    """One file, being spoken."""
+    """One file, while it runs."""
 
     def __init__(self, hub: WideHub) -> None:
         self.hub = hub

@@ -1,4 +1,4 @@
-"""A full disk: new mail is deferred with 452, existing mail is served, and new room is noticed."""
+"""A full disk: new mail is deferred with 452, existing mail is served, and new space is noticed."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ SIZE = "64m"
 
 
 def private_mounts() -> bool:
-    """Whether this is root with the right to mount in a namespace of its own."""
+    """Whether this is root with the right to mount in its own namespace."""
     if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("nsenter") is None:
         return False
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
@@ -40,7 +40,7 @@ class SmallDisk(Hub):
         ]
 
     def inside(self, *command: str, given: bytes = b"") -> bytes:
-        """Run a command where the hub's disk is to be seen."""
+        """Run a command where the hub's disk is visible."""
         pid = str(self.process.pid)
         whole = ["nsenter", "--mount", "--target", pid, *command]
         done = subprocess.run(whole, input=given, capture_output=True, check=False)
@@ -80,7 +80,7 @@ class KeptDisk(SmallDisk):
         return ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{self.namespace}"]
 
     def fill_all(self) -> None:
-        """Take every free block, whether the hub runs or not."""
+        """Take every free block, whether or not the hub runs."""
         script = """fallocate -l $(($(stat -f -c '%a*%S' "$0"))) "$0/filler\""""
         subprocess.run([*self.wrapper(), "sh", "-c", script, str(self.data)], check=True)
 
@@ -91,7 +91,7 @@ class KeptDisk(SmallDisk):
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_hub_starts_on_a_disk_without_a_free_block(end: str) -> None:
-    """It was: "shared memory: No space left on device", and after that no log for worker 1."""
+    """Regression: "shared memory: No space left on device", and then no log for worker 1."""
     if not private_mounts():
         pytest.skip("needs root and a mount namespace")
     with KeptDisk([], log_size="8MiB") as hub:
@@ -132,7 +132,7 @@ def test_mail_that_fills_the_disk_is_deferred_in_time_and_all_is_served(small_di
     accepted = deliver_until_refused(small_disk)
 
     def refuses_for_good() -> bool:
-        """One deferred message may be one of a moment, with room for others after it."""
+        """One message may be deferred only for a moment, with room for others after it."""
         accepted.extend(deliver_until_refused(small_disk))
         return small_disk.facts()["state"] == "refusing"
 
@@ -173,7 +173,8 @@ def test_a_disk_that_others_fill_at_once_does_not_stop_what_is_there(small_disk)
 
 
 def test_a_disk_that_mail_has_filled_takes_mail_again_when_most_is_deleted(small_disk):
-    """It was: nine tenths deleted, 24 of 27 logs freed, and still 452, for good."""
+    """Regression: nine tenths were deleted and 24 of 27 logs freed, but the reply was still 452,
+    permanently."""
     small_disk.fill(leave=16 << 20)
     accepted = deliver_until_refused(small_disk)
     kept = accepted[9::10]
@@ -200,8 +201,8 @@ def default_disk():
 
 
 def test_a_small_disk_with_default_sizes_survives_dead_workers(default_disk):
-    """It was: the start took 513 MB, each dead worker left up to two logs of 128 MiB, and after
-    three of them every message was deferred for good."""
+    """Regression: the start took 513 MB, each dead worker left up to two logs of 128 MiB, and after
+    three of them every message was deferred permanently."""
     hub = default_disk
     before: set[int] = set()
 
@@ -229,7 +230,7 @@ def deliver_until_refused(hub):
 
 
 def taken_again(hub):
-    """Whether mail is taken, once the hub has noticed that there is room."""
+    """Whether mail is accepted once the hub has noticed free space."""
 
     def taken():
         with SmtpLine(hub) as smtp:
@@ -239,7 +240,7 @@ def taken_again(hub):
 
 
 def put(smtp, octets):
-    """One message; the code of the first reply that is no success, or of its end."""
+    """Send one message.  Returns the code of the first failure reply, or of the final one."""
     for command in (f"MAIL FROM:<{SENDER}>", f"RCPT TO:<{address('alice')}>", "DATA"):
         smtp.send(command.encode() + b"\r\n")
         line = smtp.line()

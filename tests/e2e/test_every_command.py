@@ -1,4 +1,4 @@
-"""Every command is run: what it prints with --json is JSON, and NO_COLOR leaves no colour.
+"""Runs every command: with --json it prints JSON, and with NO_COLOR no colours.
 
 tests/cli/test_every_command.py reads the help of each.
 """
@@ -78,7 +78,7 @@ STEPS = [
     Step("store restore", "{home}/out/backup{turn} --data {home}/out/restored{turn}"),
 ]
 STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fsck", "--repair")]
-# What goes on until it is interrupted, needs rspamd or another node: its JSON is read there.
+# Commands that run until interrupted, or need rspamd or another node: their JSON is tested there.
 ELSEWHERE = {
     "cluster alone": "tests/cli/test_cluster_commands.py",
     "cluster init": "tests/cli/test_cluster_commands.py",
@@ -137,7 +137,7 @@ def test_every_command_with_json_prints_json(hub: Hub) -> None:
 
 
 def shown(hub: Hub, step: Step, turn: int, *, no_color: bool = False) -> str:
-    """What a terminal gets."""
+    """The output on a terminal."""
     line = words(hub, step, turn)
     if step.given:  # its password is not read from the terminal
         return metad(hub, *line, given=step.given).stdout

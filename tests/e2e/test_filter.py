@@ -1,4 +1,4 @@
-"""A hub with rspamd, which here is a stand-in that does what each test wants."""
+"""A hub with rspamd, here a stand-in that does what each test wants."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_authentication_results_are_ours_alone(hub: WideHub, rspamd: FakeRspamd,
 
 
 def test_a_message_whose_first_field_is_removed_keeps_its_shape(hub: WideHub, box: str) -> None:
-    """What follows is no field, so an empty line must come in front of it."""
+    """The following line is not a field, so an empty line must precede it."""
     deliver(hub, b"X-Spam: No\r\nno field at all\r\n\r\ntext\r\n", box)
     (got,) = drop(hub, box)
     assert got.endswith(b"\r\n\r\nno field at all\r\n\r\ntext\r\n")

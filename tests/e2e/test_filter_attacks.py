@@ -1,4 +1,4 @@
-"""A filter that hangs under a crowd, and one that is taken away while a message waits for it."""
+"""A filter that hangs under load, and one that is removed while a message waits for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rspamd() -> Iterator[FakeRspamd]:
 
 
 def begin(client: Smtp | SmtpLine, name: str) -> None:
-    """A whole message, whose reply is not waited for."""
+    """Send a whole message without waiting for the reply."""
     client.say(f"MAIL FROM:<{SENDER}>")
     client.say(f"RCPT TO:<{address(name)}>")
     client.say("DATA", b"354")
@@ -61,7 +61,7 @@ def test_a_crowd_waits_for_a_filter_that_hangs_and_other_clients_are_served(
             assert hub.status()["state"] == "serving"
             for client in clients:
                 client.reply(b"250")
-            # Now the filter is not asked, but once in a while.
+            # Now the filter is asked only once in a while.
             before = hub.status()["filter_failures"]
             assert before >= waiting
             deliver(hub, message(), "bob")

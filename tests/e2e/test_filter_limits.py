@@ -27,7 +27,7 @@ def rspamd() -> Iterator[FakeRspamd]:
 
 
 def own_memory(hub: Hub) -> int:
-    """Bytes that the one worker has for itself alone."""
+    """Bytes of private memory of the worker."""
     (worker,) = [one["pid"] for one in hub.status()["workers"]]
     lines = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()
     kinds = ("Private_Clean:", "Private_Dirty:")
@@ -55,7 +55,7 @@ def test_messages_that_wait_for_a_filter_stay_within_the_declared_memory(
                 rspamd.wait()
             used = own_memory(hub)
             assert used < shown["worker"]
-            # What the messages alone would take, if they were all in memory.
+            # The memory of the messages alone, if all of them were in memory.
             assert used < WAITING * SIZE + (8 << 20)
             rspamd.mode = "answer"
             rspamd.down()
@@ -149,7 +149,7 @@ def other_ways(rspamd: FakeRspamd) -> Iterator[WideHub]:
 
 def test_the_settings_that_are_not_the_defaults(rspamd: FakeRspamd, other_ways: WideHub) -> None:
     hub = other_ways
-    # A large message is checked in part.
+    # A large message is partly checked.
     sent = message(b"line\r\n.dot\r\n" * 1000)
     deliver(hub, sent, "alice")
     assert rspamd.requests[0].body == sent[:1000]
@@ -162,7 +162,7 @@ def test_the_settings_that_are_not_the_defaults(rspamd: FakeRspamd, other_ways: 
     (got,) = fetch(hub, "quarantine", delete=True)
     assert b"\r\nX-Spam: Yes\r\n" in got
     assert b"Authentication-Results: mail.example.test; spf=pass" in got
-    # Recipients of different kinds share a transaction, and their spam is marked only.
+    # Recipients of different kinds share a transaction, and their spam is only marked.
     rspamd.answer = REJECT
     with SmtpLine(hub) as client:
         client.deliver(message(), "strict", code=b"550")

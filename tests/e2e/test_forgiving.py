@@ -1,4 +1,5 @@
-"""What senders and readers of every kind do, and a real hub takes or refuses as its manual says."""
+"""Behaviour of all kinds of senders and readers, accepted or refused by a real hub as its manual
+says."""
 
 from __future__ import annotations
 
@@ -125,7 +126,7 @@ def test_a_master_user_opens_any_mailbox_and_the_log_says_so(hub: WideHub) -> No
         client.say("QUIT")
     (line,) = wait_for_lines(hub, "opened by a master user")
     assert f"user=<{address('dan')}>, master=<{address('master')}>" in line
-    with pop3(hub, "pop3", "127.0.72.2") as client:  # others are no master users
+    with pop3(hub, "pop3", "127.0.72.2") as client:  # the others are not master users
         client.say(f"USER {address('dan')}*{address('ann')}")
         client.say(f"PASS {PASSWORD}", b"-ERR [AUTH]")
 
@@ -148,7 +149,8 @@ def test_lines_in_lf_alone_are_taken_by_pop3(hub: WideHub) -> None:
 def test_a_name_that_is_no_address_is_refused_counted_and_logged_like_any_other(
     hub: WideHub, name: str
 ) -> None:
-    """It was never answered, and so guesses at such names were neither slow nor counted."""
+    """Regression: it was never answered, so guesses at such names were neither delayed nor
+    counted."""
     with pop3(hub, "pop3", stranger()) as client:
         before = hub.status()["login_failures"]
         client.say(f"USER {name}")

@@ -1,4 +1,4 @@
-"""The collector of a running hub: asked by `metad gc`, idle, short of space, killed."""
+"""The collector of a running hub: requested by `metad gc`, idle, short of space, killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.clients import Pop3Line, SmtpLine, bodies, deliver, digest, f
 from tests.support.hub import Hub
 
 NAMES = ["alice", "bob", "carol"]
-# Never by itself: these tests ask for what they want.
+# Never automatic: these tests request what they want.
 QUIET = "[collector]\nidle_seconds = 86400\n"
 SMALL = {"log_size": "1MiB", "workers": 1}
 
@@ -29,13 +29,13 @@ def own_hub() -> Iterator[Hub]:
 
 
 def text(dice: random.Random, size: int) -> bytes:
-    """Lines of about `size` octets in all."""
+    """Lines of about `size` octets in total."""
     lines = (dice.randbytes(400).hex().encode() for _ in range(size // 800 + 1))
     return b"\r\n".join(lines) + b"\r\n"
 
 
 def fill(hub: Hub, dice: random.Random, messages: int = 110) -> dict[str, list[str]]:
-    """Some MiB of mail for one to three each; digests by mailbox."""
+    """Some MiB of mail for one to three mailboxes each.  Returns digests by mailbox."""
     sent: dict[str, list[str]] = {name: [] for name in NAMES}
     with SmtpLine(hub) as one, SmtpLine(hub) as other:
         for number in range(messages):
@@ -48,7 +48,7 @@ def fill(hub: Hub, dice: random.Random, messages: int = 110) -> dict[str, list[s
 
 
 def delete_some(hub: Hub, sent: dict[str, list[str]], every: int = 2) -> None:
-    """All but every n-th message of each mailbox go."""
+    """Delete all but every n-th message of each mailbox."""
     for name in NAMES:
         with Pop3Line(hub) as pop:
             pop.log_in(name)
@@ -71,7 +71,7 @@ def states(hub: Hub) -> dict[int, str]:
 
 
 def collector(hub: Hub) -> int:
-    """Its pid; it is started with the workers."""
+    """Its pid; it starts together with the workers."""
     (found,) = [
         one["pid"] for one in request(hub.data, "status")["processes"] if one["role"] == "collector"
     ]
@@ -145,7 +145,7 @@ def replaced(hub: Hub, pid: int) -> bool:
 
 
 def test_senders_and_readers_do_not_notice(own_hub: Hub, dice: random.Random) -> None:
-    """Collections all the while that mail comes and goes."""
+    """Collections while mail comes and goes."""
     done = threading.Event()
     failed: list[BaseException] = []
 
@@ -193,7 +193,7 @@ def test_at_the_limit_mail_is_deferred_until_the_collector_made_room(dice: rando
 
 
 def fill_to_the_limit(hub: Hub, octets: bytes) -> int:
-    """Until 452; how many were taken."""
+    """Send until 452.  Returns how many were accepted."""
     count = 0
     while takes(hub, octets):
         count += 1
@@ -223,7 +223,7 @@ def test_gc_without_a_hub_says_so(own_hub: Hub) -> None:
 def test_a_log_that_cannot_be_collected_is_counted_and_the_exit_code_tells(
     own_hub: Hub, dice: random.Random
 ) -> None:
-    """It was: nothing freed, and exit code 0."""
+    """Regression: nothing was freed, and the exit code was 0."""
     sent = fill(own_hub, dice)
     delete_some(own_hub, sent)
     logs = json.loads(own_hub.run("store", "logs", "--json").stdout)["logs"]

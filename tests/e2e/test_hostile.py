@@ -1,4 +1,4 @@
-"""A real hub and clients that guess, flood and never finish: what they cost is bounded."""
+"""A real hub and clients that guess, flood and never finish: their cost is bounded."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def hub() -> Iterator[WideHub]:
 
 
 def guess(hub: WideHub, password: str, source: str) -> bytes:
-    """USER and PASS in one packet, a short wait, RST; what was answered in that time."""
+    """USER and PASS in one packet, a short wait, RST.  Returns the answers in that time."""
     one = connect(hub.places["pop3"], source)
     answered = b""
     with contextlib.suppress(OSError):
@@ -70,10 +70,10 @@ def failures(hub: WideHub) -> int:
 
 
 def test_pipelined_guesses_with_a_reset_are_slow_counted_and_logged(hub: WideHub) -> None:
-    """340 checked guesses a second came so, and none was counted or logged."""
+    """Regression: 340 guesses a second were checked this way, and none was counted or logged."""
     source = "127.0.20.1"
     answers = [guess(hub, f"wrong{number}", source) for number in range(GUESSES)]
-    # The right password is not known by now from an answer in time, in any worker.
+    # By now, no answer in time reveals the right password, in any worker.
     answers += [guess(hub, PASSWORD, source) for _ in range(10)]
     assert not any(b"authentication failed" in answer for answer in answers)
     assert not any(answer.count(b"+OK") > 2 for answer in answers)
@@ -85,7 +85,7 @@ def test_pipelined_guesses_with_a_reset_are_slow_counted_and_logged(hub: WideHub
     assert any("reason=the client hung up" in line for line in lines)
     workers = {re.findall(r"metad/pop3\[(\d+)\]", line)[0] for line in lines}
     assert len(workers) == 2
-    # And the sum of equal ones, once their ten seconds are over.
+    # And the sum of equal ones, after their ten seconds.
     summed = wait_for_lines(hub, "reason=the client hung up (repeated ")
     repeated = sum(int(re.findall(r"repeated (\d+) times", line)[0]) for line in summed)
     assert repeated > GUESSES / 4
@@ -110,7 +110,7 @@ def test_what_one_worker_counted_slows_down_the_other(hub: WideHub) -> None:
 
 
 def test_the_time_and_the_text_of_an_answer_tell_nothing(hub: WideHub) -> None:
-    """Unknown, disabled, wrong, an imported hash that takes long: one second, the same words."""
+    """Unknown, disabled, wrong, a slow imported hash: one second, the same words."""
     hub.run("user", "add", address("off"), "--password-stdin", given="x\n")
     hub.run("user", "set", address("off"), "--disable")
     took = {}
@@ -121,7 +121,7 @@ def test_the_time_and_the_text_of_an_answer_tell_nothing(hub: WideHub) -> None:
             client.say("PASS wrong", b"-ERR [AUTH] authentication failed")
             took[name] = time.monotonic() - began
     assert min(took.values()) > 0.99
-    assert max(took.values()) < 2.5  # a busy machine; never early
+    assert max(took.values()) < 2.5  # later on a busy machine; never early
     reasons = wait_for_lines(hub, "login failed: client=127.0.21.", 3)
     assert {line.rpartition("reason=")[2] for line in reasons} == {
         "wrong password", "user disabled", "unknown user",
@@ -132,7 +132,7 @@ def test_the_time_and_the_text_of_an_answer_tell_nothing(hub: WideHub) -> None:
 
 
 def nameless(pid: int) -> int:
-    """Octets on disk of files that a process has open and that have no name."""
+    """Octets on disk of unlinked files that a process has open."""
     octets = 0
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -151,7 +151,8 @@ def send_unfinished(hub: WideHub, source: str, octets: int) -> Smtp:
 
 
 def test_messages_that_do_not_end_are_bounded_on_disk() -> None:
-    """Twelve connections held 348 MB in nameless files; here forty try for as many mebibytes."""
+    """Regression: twelve connections held 348 MB in unlinked files; here forty try to get as many
+    mebibytes."""
     settings = '[limits]\nmemory = "8MiB"\nunfinished = "64MiB"\n'
     with contextlib.ExitStack() as stack:
         hub = stack.enter_context(
@@ -187,7 +188,7 @@ LESS = 20_000
 
 
 def fill(hub: WideHub, counts: dict[str, int]) -> None:
-    """Rows of the index for so many messages of each mailbox, made as the hub's user."""
+    """Rows of the index for many messages of each mailbox, made as the hub's user."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -220,7 +221,8 @@ def _fill(data: Path, counts: dict[str, int]) -> None:
 
 
 def test_long_listings_in_little_memory_drop_no_client() -> None:
-    """`memory = "8MiB"`, UIDL of 213,000 messages: the client was dropped, and five others too."""
+    """Regression: with `memory = "8MiB"`, UIDL of 213,000 messages dropped the client and five
+    others."""
     counts = {"large": LARGE, **{f"less{number}": LESS for number in range(5)}}
     hub = WideHub(["smtp", "pop3"], list(counts), '[limits]\nmemory = "8MiB"\n', workers=1)
     with hub:
@@ -306,7 +308,7 @@ def test_a_flood_of_resets_in_every_phase_leaves_nothing_behind(hub: WideHub) ->
 
 
 def test_silent_smtp_clients_do_not_lock_pop3_out() -> None:
-    """A hundred of them did, for the 300 seconds that each could say nothing."""
+    """Regression: a hundred of them did, for the 300 seconds for which each could be silent."""
     settings = "[limits]\nconnections = 100\n"
     with contextlib.ExitStack() as stack:
         hub = stack.enter_context(WideHub(["smtp", "pop3"], ["ann"], settings, workers=1))

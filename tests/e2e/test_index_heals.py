@@ -31,7 +31,7 @@ def fill(hub: Hub) -> list[bytes]:
 
 
 def healed(hub: Hub, sent: list[bytes]) -> bool:
-    """The hub serves, and serves everything."""
+    """The hub serves all mail."""
     with suppress(OSError, AssertionError):
         found = bodies(hub, "alice")
         return hub.status()["state"] == "serving" and found[: len(sent)] == sent
@@ -57,7 +57,7 @@ def spoil(hub: Hub, how: str) -> None:
     "how", ["zeroed meta pages", "cut short", "garbage", "garbage behind the meta pages"]
 )
 def test_a_start_rebuilds_an_index_that_was_damaged(hub: Hub, how: str) -> None:
-    """It ended with exit code 74, at every start."""
+    """Regression: it ended with exit code 74, at every start."""
     sent = fill(hub)
     hub.stop()
     spoil(hub, how)
@@ -68,13 +68,13 @@ def test_a_start_rebuilds_an_index_that_was_damaged(hub: Hub, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["noted as suspect", "garbage behind the meta pages", "cut short"])
 def test_a_running_hub_rebuilds_an_index_that_was_damaged(hub: Hub, how: str) -> None:
-    """It went on with 452 for most mail, and "serving" in its status."""
+    """Regression: it continued with 452 for most mail, and "serving" in its status."""
     sent = fill(hub)
     if how == "noted as suspect":
         (hub.data / "index" / "suspect").write_text("by hand")
     else:
         spoil(hub, how)
-        with suppress(OSError, AssertionError):  # a client has to use it
+        with suppress(OSError, AssertionError):  # a client must use it
             deliver(hub, message(b"after\r\n"), "alice")
     noticed = in_time(lambda: "the index is rebuilt:" in hub.log.read_text())
     assert noticed, hub.log.read_text()

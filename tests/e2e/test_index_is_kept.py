@@ -12,7 +12,8 @@ from tests.support.hub import Hub
 
 
 def test_a_restart_does_not_rebuild_a_sound_index() -> None:
-    """A recovery under Landlock could not open /dev/null, and every start rebuilt the index."""
+    """Regression: a recovery under Landlock could not open /dev/null, and every start rebuilt the
+    index."""
     sent = message()
     with Hub(["alice"]) as hub:
         deliver(hub, sent, "alice")
@@ -26,7 +27,7 @@ def test_a_restart_does_not_rebuild_a_sound_index() -> None:
 
 
 def test_a_killed_hub_s_index_is_rebuilt_after_a_remount() -> None:
-    """The confined recovery could not read which mount it was, and noted none."""
+    """Regression: the confined recovery could not identify the mount, and recorded none."""
     sent = message()
     with Hub(["alice"]) as hub:
         instance = index_state.instance(str(hub.data))

@@ -37,7 +37,7 @@ def lmtp(hub: WideHub, kind: str = "lmtp") -> Smtp:
 
 
 def verdicts(client: Smtp, octets: bytes, count: int) -> list[bytes]:
-    """Send a message after the 354; the answers, as many as there were recipients."""
+    """Send a message after the 354.  Returns the answers, one per recipient."""
     client.say("DATA", b"354")
     client.send(stuffed(octets))
     return [client.reply(b"") for _ in range(count)]
@@ -53,7 +53,7 @@ def test_mail_comes_in_by_lmtp(hub: WideHub, mailbox: str, kind: str) -> None:
 
 
 def test_there_is_one_verdict_for_each_accepted_recipient(hub: WideHub, mailbox: str) -> None:
-    """Duplicates and tags included (they are one mailbox); refused ones not; in order."""
+    """Including duplicates and tags (they are one mailbox), without refused ones, in order."""
     sent = message()
     with lmtp(hub) as client:
         client.say(f"MAIL FROM:<{SENDER}>")
@@ -115,14 +115,14 @@ def test_the_library_of_python_speaks_lmtp_with_it(hub: WideHub, mailbox: str) -
 
 
 def test_the_unix_socket_is_for_every_user_and_goes_with_the_hub() -> None:
-    """An MTA runs as another user than the hub."""
+    """An MTA runs as a different user than the hub."""
     with WideHub(["lmtp-unix", "pop3"]) as hub:
         path = Path(str(hub.places["lmtp-unix"]))
         assert path.stat().st_mode & 0o777 == 0o666
         hub.restart()
         with lmtp(hub, "lmtp-unix") as client:
             client.say("QUIT", b"221")
-        # Left by a hub that was killed, it is in no one's way.
+        # A socket left by a killed hub does no harm.
         hub.kill()
         assert path.exists()
         hub.start()

@@ -26,7 +26,7 @@ from tests.support.hub import Hub, address
 
 
 class LoggingHub(Hub):
-    """It writes its log to a file of its own, `its_log`, which its user may replace."""
+    """It writes its log to its own file, `its_log`, which its user may replace."""
 
     def __init__(self, mailboxes: list[str]) -> None:
         super().__init__(mailboxes)
@@ -61,7 +61,7 @@ def fill(hub: Hub, name: str, count: int) -> list[bytes]:
 
 @pytest.fixture(params=["running", "stopped"])
 def either(request, hub):
-    """The hub, running while the commands run or not; running again for what is looked at."""
+    """The hub, running or stopped during the commands, and running again for the checks."""
     if request.param == "running":
         yield hub, lambda: hub
         return
@@ -190,14 +190,14 @@ def test_undelete_brings_back_what_a_client_deleted(either, mailbox, request):
     ]  # fmt: skip
     assert ids[1].encode() not in unique_ids(hub, mailbox)
     assert usage(hub, mailbox) == (2, sum(map(len, fetch(hub, mailbox))))
-    # It is there again, so it does not come a second time.
+    # It is there again, so it is not restored a second time.
     done = facts(hub, "mail", "undelete", address(mailbox), "--all")
     assert [one["id"] for one in done if one["restored"]] == [ids[0]]
     assert len(fetch(hub, mailbox)) == 3
 
 
 def test_undelete_survives_a_rebuild_of_the_index(hub, mailbox):
-    """The deletion record stays right, and what came back stays."""
+    """The deletion record stays valid, and restored messages stay."""
     fill(hub, mailbox, 1)
     command(hub, "mail", "delete", address(mailbox), "1")
     command(hub, "mail", "undelete", address(mailbox), "--all")
@@ -229,7 +229,7 @@ def test_undelete_says_when_the_collector_was_quicker():
         done = command(hub, "mail", "undelete", address("alice"), name, code=EX_DATAERR)
         assert "metad mail trace" in done.stderr
         assert "no log holds" in command(hub, "mail", "undelete", address("alice")).stderr
-        traced = metad(hub, "mail", "trace", name, check=False)  # its deletion may be left, or not
+        traced = metad(hub, "mail", "trace", name, check=False)  # its deletion may or may not be left
         assert "collected" in traced.stdout + traced.stderr
 
 
@@ -274,15 +274,15 @@ def test_trace_finds_the_session_that_deleted_a_message_in_the_hubs_own_log():
         text = command(hub, "mail", "trace", name).stdout
         wanted = rf"^log: .* deleted: client=127\.0\.0\.1, .*user=<{address('ann')}>.*{name}"
         assert re.search(wanted, text, re.MULTILINE)
-        # After a rotation the lines of before are in the file beside it.
+        # After a rotation the earlier lines are in the file beside it.
         hub.its_log.rename(hub.its_log.with_name("metad.log.1"))
         command(hub, "reload")
         assert hub.its_log.exists()
         assert seen() == ["smtp", "pop3"]
-        # A log that is named takes the place of the hub's.
+        # A named log replaces the hub's.
         assert facts(hub, "mail", "trace", name, "--log", str(hub.config))[0]["log"] == []
         command(hub, "mail", "trace", name, "--log", "/nowhere", code=EX_OSERR)
-        # Of a mailbox no log is read.
+        # For a mailbox, no log is read.
         assert len(facts(hub, "mail", "trace", address("ann"))) == 1
 
 

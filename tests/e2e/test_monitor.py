@@ -140,7 +140,7 @@ def test_handshakes_are_counted_by_version_and_the_certificate_by_its_end(
     wanted = f'metad_tls_handshakes_total{{result="{label}"}}'
     after = metrics(port)
     deadline = time.monotonic() + DEADLINE
-    while after[wanted] == before[wanted]:  # a failed one is counted when the hub has read it
+    while after[wanted] == before[wanted]:  # a failed handshake is counted when the hub has read it
         assert time.monotonic() < deadline
         after = metrics(port)
     counted = [name for name in after if name.startswith("metad_tls_handshakes_total{")]
@@ -164,7 +164,7 @@ def test_the_page_and_its_figures_name_no_user_and_no_address(live, port):
 
 
 def test_clients_that_do_not_finish_hold_up_no_scrape(live, port):
-    """Each was waited for, ten seconds for every byte, and no heartbeat came."""
+    """Regression: the server waited for each, ten seconds per byte, without a heartbeat."""
     with contextlib.ExitStack() as stack:
         for number in range(100):
             client = socket.create_connection(("127.0.0.1", port), DEADLINE)

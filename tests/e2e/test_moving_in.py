@@ -1,4 +1,4 @@
-"""A whole server moves in; and root, who moves it, is not tricked by its users."""
+"""A whole server moves in; and root, which moves it, is not tricked by its users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hub():
 
 @pytest.fixture
 def tmp_path():
-    """A directory that other users may enter, which pytest's own is not."""
+    """A directory that other users may enter, unlike pytest's own."""
     top = Path(tempfile.mkdtemp(prefix="metad-mail-"))
     top.chmod(0o755)
     yield top
@@ -85,13 +85,14 @@ def test_nothing_is_imported_where_ids_would_be_duplicates(hub, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be tricked")
 def test_a_link_to_a_file_of_roots_is_not_delivered(hub, tmp_path):
-    """A user's Maildir held a link to a file that only root may read: it came as mail."""
+    """Regression: a user's Maildir had a link to a file that only root may read, and the file was
+    imported as mail."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"Subject: secret\n\nroot only\n")
     secret.chmod(0o600)
     path = maildir(tmp_path, "eve", {"1.a.host": MESSAGE})
     (path / "new" / "2.b.host").symlink_to(secret)
-    os.link(secret, path / "new" / "3.c.host")  # a hard link is a file of root's too
+    os.link(secret, path / "new" / "3.c.host")  # a hard link to a file of root's too
     for one in (path, path / "new", path / "cur", path / "new" / "1.a.host"):
         os.chown(one, 54321, 54321)
     done = metad(hub, "mail", "import", address("eve"), "--from", f"maildir:{path}", "--json",

@@ -1,4 +1,4 @@
-"""POP3 sessions against a real hub: one per mailbox, and what deletes and what does not."""
+"""POP3 sessions against a real hub: one per mailbox, and which ones delete."""
 
 from contextlib import ExitStack
 
@@ -63,7 +63,7 @@ def test_what_comes_during_a_session_is_seen_in_the_next(hub, mailbox):
 
 
 def test_one_session_per_mailbox_across_all_workers(hub, mailbox):
-    """Connections enough that both workers have some: the kernel spreads them."""
+    """Enough connections for both workers to have some: the kernel distributes them."""
     with ExitStack() as stack:
         holder = stack.enter_context(Pop3Line(hub))
         holder.log_in(mailbox)

@@ -1,6 +1,7 @@
-"""The programs that people use, against a real hub.  Each that is missing skips with a word.
+"""Common programs, against a real hub.  A test is skipped, with a reason, if its program is
+missing.
 
-What a program may change of a message is its own: line ends on disk are LF with most of them.
+Each program changes messages in its own way: most have LF line ends on disk.
 """
 
 import subprocess
@@ -12,7 +13,7 @@ from tests.support.clients import SENDER, bodies, deliver, digest, fetch, messag
 from tests.support.hub import DEADLINE, PASSWORD, address
 
 TEST = Path(__file__).parents[2] / ".test"
-# Lines that no program has a reason to touch: no trailing blanks, no octets above 127.
+# Lines that no program should change: no trailing blanks, no octets above 127.
 PLAIN = b".\r\n..two dots\r\n.one\r\nsome text\r\n\r\nlast line\r\n"
 
 
@@ -26,7 +27,7 @@ def run(*command, given=b"", status=0, **options):
 
 @pytest.fixture
 def home(tmp_path):
-    """A home directory for a program's own files; those with a password are ours alone."""
+    """A home directory for a program's own files; those with a password are private."""
 
     def write(name: str, *lines: str) -> str:
         path = tmp_path / name
@@ -175,7 +176,7 @@ def test_mpop_fetches_what_is_new(hub, mailbox, program, home):
         *(f"user {address(mailbox)}", f"password {PASSWORD}", "keep on", "received_header off"),
         *(f"uidls_file {home.path}/uidls", f"delivery mda \"cat >>'{into}'\""),
     )
-    for _ in range(2):  # the second time there is nothing new, as the UIDLs say
+    for _ in range(2):  # the second time there is nothing new, according to the UIDLs
         run(mpop, "-q", "-C", rc)
     found = into.read_bytes().replace(b"\n", b"\r\n")
     assert digest(without_trace(found, recipient=mailbox)) == digest(sent)

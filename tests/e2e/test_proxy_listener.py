@@ -1,4 +1,4 @@
-"""PROXY headers on real listeners: who the client is, who may say so, and what is no error."""
+"""PROXY headers on real listeners: the client's identity, who may set it, and harmless cases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mailbox(boxes: Iterator[str]) -> str:
 
 
 def proxied(hub: WideHub, kind: str, *pieces: bytes) -> Smtp:
-    """A connection on which the header has come, in pieces; TLS if the listener has it."""
+    """A connection on which the header has arrived, in pieces; with TLS if the listener has it."""
     client = Smtp(connect(hub.places[kind]))
     for piece in pieces:
         client.send(piece)
@@ -76,8 +76,8 @@ def test_a_header_that_comes_byte_by_byte_is_the_same(hub: WideHub, header: byte
 
 
 def test_what_comes_right_behind_the_header_belongs_to_the_session(hub: WideHub) -> None:
-    """A proxy hands over what the client has sent already: to SMTP that is early talk, to POP3
-    the first command, to TLS the handshake (which the parametrised test above sends so)."""
+    """A proxy passes on what the client has sent already: for SMTP that is early talk, for POP3 the
+    first command, for TLS the handshake (as in the parametrised test above)."""
     with Smtp(connect(hub.places["proxied"])) as client:
         client.send(V1 + b"EHLO client\r\n")
         assert client.rest() == b"554 5.5.0 Error: you sent data before the greeting\r\n"
@@ -97,7 +97,7 @@ def test_starttls_works_behind_a_proxy(hub: WideHub, mailbox: str) -> None:
     with pop3(hub, "pop3") as reader:
         reader.log_in(mailbox)
         found = reader.retrieve(1)
-    # TLS forgets what the client sent, not what the proxy sent.
+    # TLS discards what the client sent, not what the proxy sent.
     assert b"([192.0.2.7])" in found
     assert found.endswith(sent)
 
@@ -119,7 +119,7 @@ def test_health_checks_are_no_lines_in_the_log(hub: WideHub) -> None:
             with connect(hub.places[kind]) as check:
                 if octets:
                     check.sendall(octets)
-    # A session that is served proves that those before it were looked at.
+    # A served session proves that those before it were processed.
     with proxied(hub, "proxied", V1) as client:
         client.say("QUIT", b"221")
     settle(hub)
@@ -127,7 +127,7 @@ def test_health_checks_are_no_lines_in_the_log(hub: WideHub) -> None:
 
 
 def complaints(hub: WideHub) -> list[str]:
-    """What the log says of connections, rather than of mail."""
+    """Log lines about connections, not about mail."""
     of_sessions = log_lines(hub, "client hung up")
     return log_lines(hub, "metad/connect") + log_lines(hub, "metad/tls") + of_sessions
 

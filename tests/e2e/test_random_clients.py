@@ -1,7 +1,7 @@
-"""Clients that send anything, in any order, to a real hub: none of it makes the hub fail.
+"""Clients that send anything, in any order, to a real hub: nothing makes the hub fail.
 
-A machine alone shows that no input raises; only the hub shows what lies behind it: users, layer,
-log.  A login as "admin" was an error there for a while, and never answered.
+A protocol machine alone shows that no input raises; only the hub tests the rest: users, layer, log.
+A login as "admin" used to be an error there, and was never answered.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def talk(hub: WideHub, dice: random.Random) -> socket.socket:
     source = f"127.0.{80 + dice.randrange(3)}.{dice.randrange(250) + 1}"
     client = connect(hub.places[kind], source)
     if dice.random() < 0.8:
-        client.recv(200)  # the others speak too early
+        client.recv(200)  # the others send too early
     client.setblocking(False)
     octets = to_pop3(dice) if kind in ("pop3", "stls") else to_smtp(dice)
     cut = dice.randint(0, len(octets))

@@ -1,4 +1,4 @@
-"""Postfix in front of the hub, as its relay: by SMTP with STARTTLS and by LMTP on a unix socket."""
+"""Postfix in front of the hub, as its relay: by SMTP with STARTTLS and by LMTP on a Unix socket."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_what_postfix_relays_arrives(hub: WideHub, kind, transport, word, mailbo
         while len(found := fetch(hub, mailbox)) < len(sent):
             assert time.monotonic() < deadline, server.log()
     assert all(word in one for one in found)
-    # Postfix writes its own Received in front; what follows is what was sent.
+    # Postfix prepends its own Received; the rest is as sent.
     bodies = {digest(one[one.index(b"From: Sender") :]) for one in found}
     assert bodies == {digest(one) for one in sent}

@@ -113,7 +113,7 @@ def test_shared_memory_of_a_killed_hub_is_removed_by_the_next(own_hub):
 @pytest.mark.parametrize("turn", range(sized(1, 4)))
 @pytest.mark.parametrize("victim", ["everything", "master", "worker"])
 def test_kill_9_during_delivery_loses_nothing_acknowledged(own_hub, dice, victim, turn):
-    """Several senders and a reader at work; then kill; all that was promised must hold."""
+    """Several senders and a reader; then kill; all promises must hold."""
     record = Record()
     for _ in range(2):
         work = [Sender(own_hub, record, random.Random(dice.random())) for _ in range(4)]
@@ -160,7 +160,7 @@ def check(hub: Hub, record: "Record") -> None:
 
 
 class Record:
-    """What was sent, what was acknowledged, what was deleted and what is anybody's guess."""
+    """What was sent, acknowledged, deleted, and what is undecided."""
 
     def __init__(self) -> None:
         self.sent: set[str] = set()
@@ -181,7 +181,7 @@ class Record:
 
 
 class Sender(threading.Thread):
-    """Sends to one, two or three mailboxes until its connection breaks or it is told to end."""
+    """Sends to one, two or three mailboxes until its connection breaks or it must end."""
 
     def __init__(self, hub: Hub, record: Record, dice: random.Random) -> None:
         super().__init__()
@@ -199,8 +199,8 @@ class Sender(threading.Thread):
 
 
 class Reader(threading.Thread):
-    """Fetches and deletes the half of one mailbox, again and again.  A deletion whose QUIT was
-    not answered may have happened or not."""
+    """Fetches and deletes half of one mailbox, repeatedly.  A deletion whose QUIT was not answered
+    may or may not have happened."""
 
     def __init__(self, hub: Hub, record: Record) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class Reader(threading.Thread):
 
 
 def fill(hub: Hub) -> dict[str, list[bytes]]:
-    """A few messages for each, some for all; what each mailbox then holds."""
+    """A few messages for each, some for all.  Returns the contents of each mailbox."""
     sent: dict[str, list[bytes]] = {name: [] for name in NAMES}
     for names in (("alice",), NAMES, ("bob",), ("alice", "carol"), NAMES):
         octets = message()

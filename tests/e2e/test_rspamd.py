@@ -1,4 +1,4 @@
-"""rspamd itself, with Redis, configured as docs/spam.md says: what a hub makes of its verdicts."""
+"""The real rspamd, with Redis, configured as in docs/spam.md: how a hub handles its verdicts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ DOMAIN = "good.example.test"
 SOFT = "soft.example.test"
 STRICT = "strict.example.test"
 NEW = "new.example.test"
-# Messages of each kind that the classifier is taught: min_learns of docs/spam.md.
+# Messages of each kind for the classifier to learn: min_learns of docs/spam.md.
 LEARNED = 20
-# Seconds that a greylisted sender has to wait; by default it is five minutes.
+# Seconds that a greylisted sender must wait; the default is five minutes.
 PAUSE = 2.0
 
 
@@ -84,7 +84,7 @@ def rspamd(signer: Signer) -> Iterator[RealRspamd]:
         (STRICT, "txt", "v=spf1 ip4:192.0.2.77 -all"),
         (STRICT, "a", "192.0.2.10"),
         (f"_dmarc.{STRICT}", "txt", "v=DMARC1; p=reject"),
-        # The score of a new sender rests on these: without them it hangs on timeouts of DNS.
+        # The score of a new sender depends on these: without them it depends on DNS timeouts.
         *((NEW, kind, "") for kind in ("a", "aaaa", "mx", "txt")),
         ("9.113.0.203.in-addr.arpa", "ptr", ""),
         (f"_dmarc.{NEW}", "txt", ""),
@@ -107,7 +107,7 @@ def hub(rspamd: RealRspamd) -> Iterator[WideHub]:
 
 
 def client(hub: WideHub, source: str = "192.0.2.10") -> Smtp:
-    """From elsewhere: rspamd spares clients of local networks."""
+    """From another network: rspamd exempts clients of local networks."""
     line = Smtp(connect(hub.places["proxied"]))
     line.send(f"PROXY TCP4 {source} 192.0.2.1 40000 25\r\n".encode())
     line.reply(b"220")
@@ -179,7 +179,7 @@ def test_a_sender_whom_spf_and_dmarc_disown(hub: WideHub) -> None:
 
 
 def test_greylisting_is_seen_and_the_message_accepted_after_the_pause(hub: WideHub) -> None:
-    """A score between greylist and reject, from a sender that is new."""
+    """A score between greylist and reject, from a new sender."""
     message = mail("BUY cheap watches now!!! http://192.0.2.99/x.exe CLICK HERE", domain=NEW)
     with client(hub, "203.0.113.9") as line:
         first = time.monotonic()
@@ -195,7 +195,7 @@ def test_greylisting_is_seen_and_the_message_accepted_after_the_pause(hub: WideH
 
 
 def accepted_in_time(hub: WideHub, line: Smtp, message: bytes, name: str, sender: str) -> bytes:
-    """The first reply that is not 451, of as many tries as greylisting takes."""
+    """The first reply that is not 451, after as many tries as greylisting takes."""
     replies: list[bytes] = []
 
     def is_answered() -> bool:
@@ -279,7 +279,7 @@ def test_rspamd_killed_at_work_costs_no_message(hub: WideHub, rspamd: RealRspamd
             line.say(f"RCPT TO:<{address('ivy')}>")
             line.say("DATA", b"354")
             line.send(stuffed(mail("Good morning " * 1000, number=number)))
-        lines[0].reply(b"")  # it is at work
+        lines[0].reply(b"")  # it is running
         assert rspamd.kill_workers() > 0
         replies = [line.reply(b"")[:3] for line in lines[1:]]
     assert set(replies) <= {b"250", b"451"}
@@ -287,7 +287,7 @@ def test_rspamd_killed_at_work_costs_no_message(hub: WideHub, rspamd: RealRspamd
     with client(hub) as line:
         reply = accepted_in_time(hub, line, mail("Here again"), "joe", f"ann@{DOMAIN}")
     assert reply.startswith(b"250"), reply
-    # What was acknowledged, and nothing besides.
+    # The acknowledged messages and nothing else.
     kept = len(fetch(hub, "ivy"))
     assert kept - replies.count(b"250") in (0, 1)  # the first one, whose reply is not counted
 

@@ -1,4 +1,4 @@
-"""metad config show --running: what a hub uses, and what its file says by now."""
+"""metad config show --running: what a hub uses, and what its file says now."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_differs_is_named_until_a_reload_applies_it():
         text = live.run("config", "show", "--running").stdout
         assert "# the file says the same" in text
         assert tomllib.loads(text)["limits"]["heartbeat"] == 31
-        # What cannot be read does not hide what the hub uses.
+        # An unreadable file does not hide what the hub uses.
         live.config.write_text(before + "nonsense = 1\n")
         found = json.loads(
             live.run("config", "show", "--running", "--json", "--data", str(live.data)).stdout

@@ -24,7 +24,7 @@ def test_status_and_who_fit_80_columns_and_obey_no_color(hub: Hub, mailbox: str)
 def test_top_on_a_terminal_goes_on_until_ctrl_c(hub: Hub) -> None:
     text = on_terminal("top", "--interval", "0.1", "--config", str(hub.config), until=b"% live")
     assert "messages/s" in text
-    assert "\x1b[?1049l" in text  # the screen that was there before is back
+    assert "\x1b[?1049l" in text  # the previous screen is back
 
 
 def test_top_into_a_pipe_is_one_screen_and_json(hub: Hub, mailbox: str) -> None:

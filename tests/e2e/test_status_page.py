@@ -1,4 +1,5 @@
-"""The status page in a real browser: what it shows is true, on a desk, on a phone, in the dark."""
+"""The status page in a real browser: its figures are right, on a desktop, on a phone, in dark
+mode."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from tests.support.live import LiveHub
 # Of a message that fills a good part of a log of 1 MiB.
 BULK = b"%b\r\n" % (b"x" * 70) * 1200
 LOGS = "document.querySelectorAll('#logs .log').length"
-# The contrast of every kind of text with the page's ground, as WCAG computes it.
+# The contrast of every kind of text with the background, as computed by WCAG.
 CONTRASTS = """
 (() => {
   const part = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -70,7 +71,7 @@ def facts(port: int) -> dict[str, Any]:
 
 
 def shown(browser: Browser) -> list[list[Any]]:
-    """Of each log: its texts, and the shares of its bar that are used, live, and where it ends."""
+    """For each log: its texts, the used and live shares of its bar, and where it ends."""
     found: list[list[Any]] = browser.evaluate(
         "[...document.querySelectorAll('#logs .log')].map(e => [e.children[0].textContent,"
         " e.children[2].textContent, ...[...e.querySelectorAll('.bar i')].map(i =>"
@@ -94,7 +95,7 @@ def expected(port: int) -> list[list[Any]]:
 
 def test_each_log_is_a_bar_of_what_is_live_dead_and_unused_with_its_owner(browser, port):
     browser.until(LOGS, lambda count: count == len(facts(port)["logs"]))
-    for _ in range(10):  # the collector may be at work between two looks
+    for _ in range(10):  # the collector may run between two looks
         if shown(browser) == expected(port):
             break
         browser.call("Runtime.evaluate", expression="look()", awaitPromise=True)
@@ -102,7 +103,7 @@ def test_each_log_is_a_bar_of_what_is_live_dead_and_unused_with_its_owner(browse
     assert logs == expected(port)
     assert len(logs) >= 4
     assert {"worker 0", "worker 1"} <= {about.split(", ")[1] for _, about, *_ in logs}
-    assert any(used > live + 10 for *_, used, live, _ in logs)  # dead mail is seen
+    assert any(used > live + 10 for *_, used, live, _ in logs)  # dead mail is visible
 
 
 def test_rates_and_latencies_of_the_last_hour_are_drawn(browser, live):

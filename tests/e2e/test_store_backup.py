@@ -1,4 +1,4 @@
-"""`metad store backup` of a hub at work, and what a hub makes of the restored store."""
+"""`metad store backup` of a running hub, and a hub on the restored store."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_hub_at_work_is_backed_up_and_restored(own_hub: Hub, dice: random.Rand
     own_hub.run("fsck", "--data", str(own_hub.home / "rehearsal"))
     put_in_place(own_hub, target)
     after = contents(own_hub)
-    for name in NAMES:  # what was sent meanwhile may be there or not
+    for name in NAMES:  # mail sent meanwhile may or may not be there
         assert after[name][: len(before[name])] == before[name]
     assert json.loads((own_hub.data / "store.json").read_text())["node"] != node
     deliver(own_hub, message(), "alice")
@@ -127,7 +127,7 @@ def test_bad_places_are_refused_with_one_line(own_hub: Hub) -> None:
 
 
 class sending:
-    """Mail goes in as long as this lasts."""
+    """Mail is sent as long as this lasts."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub

@@ -1,4 +1,5 @@
-"""TLS: STARTTLS, STLS, implicit; certificates by name and renewed; nothing of before survives."""
+"""TLS: STARTTLS, STLS, implicit; certificates by name and renewed; nothing sent before TLS
+survives."""
 
 from __future__ import annotations
 
@@ -138,7 +139,7 @@ def test_stls_forgets_the_user(hub: WideHub, mailbox: str) -> None:
 @pytest.mark.parametrize("rest", [b"RSET\r\n", b"EHLO evil.example\r\n", b"X", b"\0"])
 @pytest.mark.parametrize("kind", ["starttls", "lmtp-starttls"])
 def test_smtp_in_the_clear_behind_starttls_has_no_effect(hub, kind: str, rest: bytes) -> None:
-    """One segment with both: the session ends, nothing of it is carried out behind TLS."""
+    """One segment with both: the session ends, and no command in it takes effect under TLS."""
     with smtp(hub, kind, hello="EHLO" if kind == "starttls" else "LHLO") as client:
         client.send(b"STARTTLS\r\n" + rest)
         assert client.rest() == b"554 5.5.0 Error: data before the TLS handshake\r\n"
@@ -153,7 +154,8 @@ def test_pop3_in_the_clear_behind_stls_has_no_effect(hub: WideHub, rest: bytes) 
 
 @pytest.mark.parametrize("kind", ["starttls", "lmtp-starttls", "stls"])
 def test_commands_in_the_clear_before_the_handshake_have_no_effect(hub, kind: str) -> None:
-    """After the 220 was read, before the handshake: it is no handshake, and that is the end."""
+    """After the 220 was read, before the handshake: it is not a handshake, which ends the
+    session."""
     hello = "LHLO" if kind == "lmtp-starttls" else "EHLO"
     client = pop3(hub, kind) if kind == "stls" else smtp(hub, kind, hello=hello)
     with client:
@@ -163,7 +165,7 @@ def test_commands_in_the_clear_before_the_handshake_have_no_effect(hub, kind: st
 
 
 def injected(place: tuple[str, int] | str, hello: bytes, command: bytes, evil: bytes) -> bytes:
-    """What a victim receives under TLS when an attacker put `evil` in front of its handshake.
+    """What a victim receives under TLS if an attacker inserted `evil` before its handshake.
 
     The man in the middle of CVE-2011-0411: he holds back the client's first octets, sends his own
     command in the clear, and lets the handshake through.
@@ -202,7 +204,7 @@ def test_an_injected_command_is_never_answered_behind_tls(hub, kind, hello, comm
     assert heard.endswith(b"|"), heard
 
 
-# --- handshakes that are none ---
+# --- input that is no handshake ---
 
 
 @pytest.mark.parametrize("kind", ["smtps", "pop3s"])
@@ -215,7 +217,7 @@ def test_what_is_no_handshake_ends_the_connection(hub: WideHub, kind: str, octet
         client.send(octets)
         client.socket.shutdown(socket.SHUT_WR)
         assert b"220" not in client.rest()
-    # The worker is still there.
+    # The worker is still alive.
     with pop3(hub, "pop3s") as other:
         other.say("CAPA")
 
@@ -290,7 +292,7 @@ def client_hello(name: bytes) -> bytes:
 
 
 def served(hub: WideHub, name: str) -> bytes:
-    """The certificate that a client gets who asks for `name`."""
+    """The certificate that a client gets when it asks for `name`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -355,7 +357,7 @@ def test_one_command_makes_a_certificate_to_try_tls_out(mailbox: str) -> None:
             with Smtp(connect(hub.places["smtps"])) as client:
                 client.secure(context, name)
                 client.reply(b"220")
-        # For the hub's own name if none is given: what it had goes.
+        # For the hub's own name if none is given: it replaces the previous one.
         hub.run("tls", "self-signed")
         wait_for_other(hub, HOSTNAME, of(HOSTNAME))
 

@@ -1,4 +1,4 @@
-"""The programs that people use, over TLS.  Each that is missing skips with a word."""
+"""Common programs, over TLS.  A test is skipped, with a reason, if its program is missing."""
 
 from __future__ import annotations
 

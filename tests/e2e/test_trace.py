@@ -1,4 +1,4 @@
-"""metad trace on a real hub: live, across workers and TLS, and gone without a trace."""
+"""metad trace on a real hub: live, across workers and TLS, and leaving nothing behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trace:
 
 @contextmanager
 def tracing(hub: Hub, what: str, *options: str) -> Iterator[Trace]:
-    """A trace that has begun: every worker has heard of it."""
+    """A trace that has begun: every worker has received the request."""
     command = [METAD, "trace", what, "--json", *options, "--config", str(hub.config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -142,7 +142,7 @@ def test_an_open_session_is_followed_between_two_commands(hub, mailbox):
                 pop3.say("NOOP")
                 trace.until("NOOP", "C")
         assert "within a message" not in "".join(trace.texts())
-        smtp.say("NOOP")  # goes on without the tap
+        smtp.say("NOOP")  # continues without the tap
         pop3.say("NOOP")
 
 

@@ -1,4 +1,4 @@
-"""Users over the wire: aliases, quotas, passwords, delays, and an administrator meanwhile."""
+"""Users over the wire: aliases, quotas, passwords, delays, and changes by an administrator."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_whom_an_alias_names_is_not_removed_unless_by_force(hub):
 
 
 def wait_until_usage_counts_it(hub, one):
-    """A quota does not count mail that another worker answered within the last milliseconds.  A
-    login waits until the index has all that was acknowledged."""
+    """A quota does not count mail that another worker acknowledged in the last milliseconds.  A
+    login waits until the index has all acknowledged mail."""
     with Pop3Line(hub) as pop:
         pop.say(f"USER {one}")
         pop.say(f"PASS {PASSWORD}")
@@ -170,7 +170,7 @@ def crypt(password: bytes, setting: bytes) -> str:
 
 
 def log_in(hub, name, password, *, workers=1):
-    """The answers of several connections, which the kernel spreads over the workers."""
+    """The answers on several connections, which the kernel distributes over the workers."""
     answers = []
     for _ in range(workers):
         with Pop3Line(hub) as pop:
@@ -202,7 +202,7 @@ def test_a_user_with_an_imported_hash_logs_in_and_then_has_scram_keys(hub, tmp_p
     assert log_in(hub, "imp", "imported") == [b"+OK"]
     facts = json.loads(user(hub, "show", address("imp"), "--json").stdout)
     assert facts["password"] == "sha512-crypt, SCRAM-SHA-256"
-    deadline = time.monotonic() + DEADLINE  # workers look now and then
+    deadline = time.monotonic() + DEADLINE  # workers check now and then
     while True:
         with Pop3Line(hub) as pop:
             if b"SASL SCRAM-SHA-256 PLAIN" in pop.listing("CAPA"):
@@ -292,7 +292,7 @@ def lost_users(hub):
 
 
 def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
-    """All mail was refused with 550, and its senders gave up."""
+    """Regression: all mail was refused with 550, and its senders gave up."""
     with Hub(["ann", "bob"]) as hub:
         sent = message()
         deliver(hub, sent, "ann")
@@ -315,7 +315,7 @@ def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
         assert user(hub, "accept-loss").stdout == "accepted\n"
         assert rcpt(hub, address("ann"))[0].startswith("550 5.1.1")
         deadline = time.monotonic() + DEADLINE
-        while metad(hub, "status", "--check", check=False).returncode:  # workers look once a second
+        while metad(hub, "status", "--check", check=False).returncode:  # workers check once a second
             assert time.monotonic() < deadline
         assert user(hub, "accept-loss").stdout == "nothing was lost\n"
         hub.stop()

@@ -1,4 +1,5 @@
-"""Beside Dovecot: it serves what `sort` puts down, and its POP clients move here unnoticed."""
+"""With Dovecot: it serves the mail stored by `sort`, and its POP clients move to metad without
+noticing."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def old_mail(tmp_path_factory):
 
 
 def pop_session(server, user, *, delete=()):
-    """Unique ids and messages, as a POP client has them."""
+    """Unique ids and messages, as a POP client sees them."""
     client = poplib.POP3("127.0.0.1", server.pop3_port)
     client.user(user)
     client.pass_(PASSWORD)
@@ -116,7 +117,7 @@ def test_what_was_exported_is_served_by_dovecot_with_the_same_unique_ids():
 
 
 def test_an_installed_dovecot_without_its_imap_package_is_none(monkeypatch):
-    """It was: the tests of IMAP failed on a machine with Dovecot's POP3 package alone."""
+    """Regression: the IMAP tests failed on a machine with only Dovecot's POP3 package."""
     monkeypatch.setattr("tests.support.dovecot.PROGRAM", Path(sys.executable))
     with (
         pytest.raises(pytest.skip.Exception, match="no Dovecot with NOSUCH"),

@@ -1,4 +1,4 @@
-"""Mail that expires, and that of users who are removed, on a running hub."""
+"""Expiring mail, and mail of removed users, on a running hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metad.users.database import UserDatabase
 from tests.support.clients import Pop3Line, bodies, deliver, fetch, in_time, message
 from tests.support.hub import Hub, address
 
-# Never by itself: these tests ask for what they want.
+# Never automatic: these tests request what they want.
 QUIET = "[collector]\nidle_seconds = 86400\n"
 SMALL = {"log_size": "1MiB", "workers": 2}
 
@@ -29,7 +29,7 @@ def hub() -> Iterator[Hub]:
 
 
 def as_owner(hub: Hub, work: Callable[[UserDatabase], object]) -> None:
-    """Do something to the users in a process of the hub's user."""
+    """Change users in a process of the hub's user."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -46,7 +46,7 @@ def as_owner(hub: Hub, work: Callable[[UserDatabase], object]) -> None:
 
 
 def expire_within(hub: Hub, name: str, seconds: int) -> None:
-    """Less than the command would give."""
+    """Less than the command allows."""
     as_owner(hub, lambda users: users.set_policy(address(name), Policy(expiry=seconds)))
 
 
@@ -109,7 +109,7 @@ def test_gc_expires_what_is_too_old_and_says_so(hub: Hub) -> None:
 
 
 def test_a_quit_that_deletes_what_has_expired_is_ok(hub: Hub) -> None:
-    """RFC 1939 section 6 would let it be an error; but the client has what it wanted."""
+    """RFC 1939 section 6 permits an error, but the client has what it wanted."""
     for _ in range(2):
         deliver(hub, message(), "ann")
     with Pop3Line(hub) as pop:

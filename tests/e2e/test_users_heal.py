@@ -1,4 +1,4 @@
-"""A damaged users database does not stop a hub: at a start, and in a running one."""
+"""A damaged users database stops no hub: neither at a start nor while running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hub() -> Iterator[Hub]:
 
 
 def leaves(path: Path) -> list[int]:
-    """The pages whose rows speak of users in the middle of the alphabet and of the numbers."""
+    """The pages with rows of users in the middle of the alphabet and of the numbers."""
     data = path.read_bytes()
     return [at for at in range(2 * PAGE, len(data), PAGE)
             if data[at + 10] == 2 and data.count(b"user7", at, at + PAGE) > 1]  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_start_keeps_the_users_that_can_be_read(hub: Hub) -> None:
 
 
 def test_a_running_hub_goes_on_with_the_users_that_can_be_read(hub: Hub) -> None:
-    """A worker that met the page was killed by a signal, and so was its successor."""
+    """Regression: a worker that read the page was killed by a signal, and so was its successor."""
     sent = message()
     deliver(hub, sent, "alice")
     path = hub.data / "users" / "data.mdb"

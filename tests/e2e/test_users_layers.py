@@ -30,8 +30,8 @@ _spec = importlib.util.spec_from_file_location(
 example = importlib.util.module_from_spec(_spec)  # type: ignore[arg-type]
 _spec.loader.exec_module(example)
 
-# Fails where the mailbox's number says: 2 verdict, 3 write, 4 commit, 5 done with nonsense, 6 done
-# twice, 7 open_mailbox, 8 fetch, 9 delete; 10 works.
+# Fails at the point given by the mailbox's number: 2 verdict, 3 write, 4 commit, 5 done with
+# nonsense, 6 done twice, 7 open_mailbox, 8 fetch, 9 delete; 10 works.
 FAILING = """
 from metad.layers.base import Incoming, Layer, Maildrop
 from metad.store.ids import HubClock, IdMaker

@@ -214,7 +214,7 @@ def test_who_is_not_there_has_no_mail(hub):
 
 
 class OldServer:
-    """Another POP3 server, of one mailbox; notes what it was told."""
+    """Another POP3 server, with one mailbox; records what it receives."""
 
     def __init__(self, *, capabilities=(), uids=("a1", "b2"), sizes=False):
         self.said = []
@@ -337,6 +337,6 @@ def test_the_import_socket_takes_nothing_that_is_not_one_message(hub, said):
         sock.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert "error" in json.loads(answer.partition(b"\n")[0])
-    wait_for_login(hub, "box0")  # the session of the one before may just be ending
+    wait_for_login(hub, "box0")  # the previous session may just be ending
     assert unique_ids(hub, "box0") is not None
     assert (hub.data / "run" / "import-0").stat().st_mode & 0o077 == 0

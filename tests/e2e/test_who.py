@@ -147,7 +147,7 @@ def test_without_a_hub_there_are_no_sessions(tmp_path):
 
 
 def test_a_worker_that_hangs_does_not_hang_the_command():
-    """The others' sessions are shown, and the exit code says that some are missing."""
+    """Sessions of the other workers are shown, and the exit code shows that some are missing."""
     with LiveHub() as live, contextlib.ExitStack() as lines:
         for _ in range(20):
             lines.enter_context(SmtpLine(live))
@@ -173,7 +173,7 @@ def test_a_worker_of_an_old_generation_is_asked_too():
 
 
 def test_a_worker_that_ends_while_it_is_asked_is_not_silent(monkeypatch):
-    """It was: exit code 75 right after a reload, for an old worker that had just retired."""
+    """Regression: exit code 75 right after a reload, because an old worker had just retired."""
     with LiveHub() as live:
         [victim, _] = live.workers()
         send = Workers.send

@@ -1,7 +1,7 @@
 """Reliability row 8: any bit flipped, any truncation, in logs and index.
 
-Of the logs: a flipped bit costs at most its record, and a wrong body is never handed out.  Of the
-index: never a wrong body, and nothing is lost once it is rebuilt.
+Of the logs: a flipped bit loses at most its record, and a wrong body is never returned.  Of the
+index: never a wrong body, and nothing is lost after a rebuild.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.sizes import reached, sized
 from tests.support.store_kit import StoreKit
 
 SIZE = 8 * 1024
-EVERY = 1 << 30  # more than there are
+EVERY = 1 << 30  # more than exist
 
 
 class Piece(NamedTuple):
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
 
 class Small:
-    """A small store with sealed, unsealed and free logs, as files; and what it holds."""
+    """A small store with sealed, unsealed and free logs, as files; and its contents."""
 
     def __init__(self, data: Path) -> None:
         rng = random.Random(SEED)
@@ -92,7 +92,8 @@ class Small:
             osio.close(fd)
 
     def judge(self, changed: dict[str, bytes], touched: frozenset[bytes]) -> set[bytes]:
-        """Recover without an index.  What is lost or damaged; raises if more than `touched`."""
+        """Recover without an index.  Returns what is lost or damaged; raises if it is more than
+        `touched`."""
         power_campaign.lay_out({**self.logs, **changed}, self.store.logs, self.store.logs)
         with StoreKit(self.data, KitOsio(clock=FakeClock()), size=SIZE) as kit:
             kit.drop_index()
@@ -109,7 +110,7 @@ class Small:
             return lost
 
     def good(self, kit: StoreKit, message_id: bytes) -> bool:
-        """False: damaged, and known to be.  A wrong body raises."""
+        """False: damaged, and detected as such.  A wrong body raises."""
         try:
             stored = kit.stored(message_id)
         except DamagedError:
@@ -133,7 +134,7 @@ def touched(small: Small, path: str, at: int) -> frozenset[bytes]:
 
 
 def positions(small: Small, count: int) -> list[tuple[str, int]]:
-    """Octets to spoil: of every structure in its turn, and anywhere."""
+    """Octets to damage: in each structure in turn, and anywhere."""
     rng = random.Random(SEED)
     every = [(path, at) for path in small.logs for at in range(len(small.logs[path]))]
     if count >= len(every):
@@ -187,7 +188,7 @@ def test_the_good_store_is_whole(small: Small) -> None:
 
 
 def read_all(small: Small, directory: Path) -> None:
-    """In a child: everything that a spoiled index leads to.  Wrong mail is exit code 3."""
+    """In a child: read everything that a damaged index leads to.  Wrong mail is exit code 3."""
     index = Index(str(directory))
     reader = Reader(KitOsio(), small.store, index)
     for mailbox in (1, 2, 3):
@@ -206,7 +207,7 @@ def read_all(small: Small, directory: Path) -> None:
 
 def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -> None:
     """The index may be unreadable, or may lose entries until it is rebuilt; LMDB may even end the
-    process on a damaged page.  It may not lie about a body."""
+    process on a damaged page.  It must not return a wrong body."""
     rng = random.Random(SEED)
     power_campaign.lay_out(small.logs, small.store.logs, small.store.logs)
     directory = power_campaign.scratch()

@@ -1,7 +1,7 @@
-"""Reliability rows 4 to 7: every call to the operating system fails once, and from then on.
+"""Reliability rows 4 to 7: every call to the operating system fails once, or permanently.
 
-Whatever fails, and whenever: each message gets one answer, what was acknowledged is there (now,
-after a restart, after a power cut), and no file whose sync failed is synced or trusted again.
+Whatever fails, and whenever: each message gets one answer, all acknowledged mail exists (now, after
+a restart, after a power cut), and no file whose sync failed is synced or trusted again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ KINDS = ("open", "pread", "write", "sync", "dir-sync", "allocate", "rename", "un
 
 
 def run(kit: StoreKit, seed: int) -> None:
-    """Two lives with log changes, deletions, group commits.  What cannot start does not."""
+    """Two lives with log changes, deletions, group commits.  A life that cannot start is
+    skipped."""
     rng = random.Random(seed)
     for end in (kit.crash, kit.stop):
         try:
@@ -75,7 +76,7 @@ def attempt(
     name: str,
     shape: power_campaign.Shape = None,
 ) -> KitOsio:
-    """One run with its faults, then the verdicts."""
+    """One run with its faults, then the checks."""
     shutil.rmtree(data, ignore_errors=True)
     osio = KitOsio(str(data / "logs"), record=True, faults=faults, clock=FakeClock())
     with power_campaign.blame(name), StoreKit(data, osio, size=power_campaign.SIZE) as kit:
@@ -97,7 +98,8 @@ def attempt(
 
 
 def cut(osio: KitOsio, place: str, judge: power_campaign.Judge) -> None:
-    """The power goes at the end of the run: nothing under way, or all of it, or some."""
+    """The power fails at the end of the run: pending writes reach the disk not at all, completely,
+    or partly."""
     disk, ledger = Disk(), Ledger()
     for op in osio.ops:
         if op.kind == "note":
@@ -180,7 +182,7 @@ def test_a_failed_sync_is_the_last_of_its_file(data: Path) -> None:
             path = osio.faults.hit_paths[0]
             at = next(n for n, op in enumerate(osio.ops) if op.kind == "bad-sync")
             later = [op.kind for op in osio.ops[at + 1 :] if op.path == path]
-            # A log that could not be made is removed; the next of its name is another file.
+            # A log that could not be made is removed; the next with its name is a different file.
             assert later[:1] in ([], ["unlink"])
             kit.check()
 
@@ -192,7 +194,7 @@ def mixed_one(kit: StoreKit, rng: random.Random) -> None:
 
 
 def test_with_a_full_disk_the_mail_is_served_and_refused(data: Path) -> None:
-    """Row 7: no space for a new log, later there is."""
+    """Row 7: no space for a new log, but later there is."""
     osio = KitOsio(str(data / "logs"), clock=FakeClock())
     with StoreKit(data, osio, size=power_campaign.SIZE) as kit:
         kit.start(1)

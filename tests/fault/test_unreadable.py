@@ -1,4 +1,4 @@
-"""An unreadable sector costs what lies in it: reliability row 19, over restarts."""
+"""An unreadable sector loses only its own data: reliability row 19, over restarts."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_collection_loses_nothing_that_can_be_read(kit: StoreKit, where: str) 
     place = kit.index.places(ids[1])[0]
     spoil(kit, number, where, place.offset)
     collector = make_collector(kit)
-    if where == "record":  # it may be readable another day
+    if where == "record":  # it may become readable later
         with pytest.raises(OSError, match="error"):
             collect(collector, [number])
         assert kit.table.row(number).state == State.SEALED

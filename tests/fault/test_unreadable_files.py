@@ -1,6 +1,7 @@
 """Small files that the disk cannot read, write or sync, over restarts: rows 19 and 20.
 
-Each life is what a hub does at a start, in its order, with everything but LMDB behind one door.
+Each life does what a hub does at a start, in the same order, with everything but LMDB through one
+`Osio`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def start(kit: StoreKit) -> None:
 
 
 def serve(kit: StoreKit) -> None:
-    """Mail in and out, old and new; and the collector's look at the disk."""
+    """Mail in and out, old and new; and the collector's check of the disk."""
     assert kit.put([1], b"more").acked
     kit.check()
     if listing := kit.listing(1):
@@ -121,7 +122,7 @@ def test_a_hub_starts_and_serves(filled: StoreKit, name: str, fault: str, end: s
             assert users.verify("alice@x.test", b"secret") is not None
         kit.crash()
         reached("row 19, small files with a fault: started and served", 1)
-    start(kit)  # what a stop leaves, where it can note it
+    start(kit)  # what a stop leaves, if it can record it
     kit.crash()
     lines: list[str] = []
     Fsck(kit.osio, kit.store, Plan(kit.boot), lines.append).run()
@@ -132,7 +133,8 @@ def test_a_hub_starts_and_serves(filled: StoreKit, name: str, fault: str, end: s
 def test_an_index_that_cannot_be_noted_as_dirty_is_rebuilt_by_the_next_start(
     filled: StoreKit,
 ) -> None:
-    """It stopped the start; with the note "clean" left there, a later boot would believe it."""
+    """Regression: it stopped the start; with the note "clean" left there, a later boot would have
+    trusted it."""
     kit = filled
     kit.stop()
     spoil(kit, "index/state", "unwritable")
@@ -151,7 +153,7 @@ def test_an_index_that_cannot_be_noted_as_dirty_is_rebuilt_by_the_next_start(
 def test_numbers_that_cannot_be_read_are_written_again_and_given_once(
     filled: StoreKit, fault: str
 ) -> None:
-    """It stopped every start."""
+    """Regression: it stopped every start."""
     kit = filled
     with UserDatabase(kit.data / "users") as users:
         first = users.add("bob@x.test").id
@@ -184,7 +186,7 @@ def test_a_backup_goes_on_past_small_files(
 def test_a_restore_goes_on_past_bad_files_of_the_backup(
     filled: StoreKit, tmp_path: Path, fault: str
 ) -> None:
-    """A file that could not be opened ended it, with --partial too."""
+    """Regression: a file that could not be opened ended it, even with --partial."""
     kit = filled
     found = Backup(kit.osio, kit.store, tmp_path / "backup").run()
     (name,) = [name for name, entry in found.files.items() if entry.sealed]
@@ -200,7 +202,8 @@ def test_a_restore_goes_on_past_bad_files_of_the_backup(
 
 @pytest.mark.parametrize("kind", ["write", "allocate", "sync", "rename", "open"])
 def test_no_space_anywhere_at_a_start_and_in_service(filled: StoreKit, kind: str) -> None:
-    """ENOSPC at calls of a start, from one on: the life ends or goes on, the next one serves."""
+    """ENOSPC at calls of a start, from one on: the life ends or continues, and the next one
+    serves."""
     kit = filled
     kit.crash()
     kit.osio.faults = Faults(only=str(kit.data))

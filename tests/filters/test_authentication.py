@@ -1,4 +1,4 @@
-"""Authentication-Results: what is ours, and what rspamd's symbols make of it."""
+"""Authentication-Results: which fields are ours, and those made from rspamd's symbols."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metad.filters.results import Symbol
         b"(a)(b (c \\) d)) mx.example.org; x\r\n", b' "mx.\\example.org"; x\r\n',
         b" mx.example.org.; x\r\n", b" mx.example.org(x); y\r\n",
         b'(c) "mx.example.org"(d); x\r\n', b"\tmx.example.org\t;x\r\n", b"\r\n MX.example.org\r\n",
-        # What cannot be read is taken for ours.
+        # An unparseable field counts as ours.
         b' "mx.example.org"x; y\r\n', b' mx."example.org"; x\r\n', b' "never ends; x\r\n',
         b" mx.example.org); x\r\n",
         b" (never ends mx.other.example; x\r\n", b" ; x\r\n", b"\r\n", b"",

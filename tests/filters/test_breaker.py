@@ -92,7 +92,7 @@ class Never(Fixed):
 
 
 class Cancelled(Fixed):
-    """Awaits something that is cancelled: the client has not gone."""
+    """Awaits something that is cancelled; the client has not gone."""
 
     async def message(self, message: Message) -> Any:
         found: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -61,7 +61,7 @@ def test_a_header_of_the_limit_is_taken() -> None:
 
 
 def test_a_header_in_small_pieces_costs_no_square() -> None:
-    """131,072 octets, two at a time: a copy of all of them each time would take seconds."""
+    """131,072 octets, two at a time: copying all of them each time would take seconds."""
     header = b"X: y\r\n" * 21_000
     splitter = HeaderSplitter()
     for at in range(0, len(header), 2):

@@ -1,4 +1,4 @@
-"""A client's name, by its address: it must lead back, it is remembered, and it never waits long."""
+"""A client's name, from its address: it must resolve back, it is cached, and the wait is short."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metad.filters.hostnames import SECONDS, Hostnames
 
 
 class Resolver:
-    """The part of a loop that looks up; `names` and `addresses` are its DNS."""
+    """The resolver part of a loop; `names` and `addresses` are its DNS."""
 
     def __init__(self, names: dict[str, str], addresses: dict[str, list[str]]) -> None:
         self.names = names

@@ -95,7 +95,7 @@ def test_any_bytes_are_a_response_or_an_error() -> None:
 
 
 def test_a_body_in_single_bytes_costs_no_square() -> None:
-    """Half a megabyte: to add up all pieces at each would take hours."""
+    """Half a megabyte: adding up all pieces each time would take hours."""
     reader = ResponseReader()
     reader.feed(b"HTTP/1.1 200 OK\r\n\r\n")
     for _ in range(BODY_LIMIT):

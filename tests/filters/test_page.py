@@ -1,4 +1,4 @@
-"""docs/filters.md is followed: its filter is made of its blocks, installed, tested and run."""
+"""Follows docs/filters.md: its filter is assembled from its blocks, installed, tested and run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool of kept connections, with a server that answers when and what the test wants."""
+"""The pool of persistent connections, with a server that answers as the test wants."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def echo(number: int, body: bytes) -> bytes | None:
 
 
 def test_a_request_that_was_given_up_is_answered_to_no_caller() -> None:
-    """Its late answer must not become the next one's."""
+    """Its late answer must not become that of the next request."""
 
     async def main() -> None:
         asked, late = asyncio.Event(), asyncio.Event()
@@ -161,7 +161,7 @@ def test_a_server_that_dies_in_mid_answer_is_an_error_and_is_not_asked_twice() -
 
         async with pool_of(answer) as (pool, server):
             assert await ask(pool, b"one") == b"one"
-            # On the kept connection nothing came: once more on a new one, and no further.
+            # Nothing arrived on the persistent connection: one retry on a new one, and no more.
             with pytest.raises(HttpError, match="closed the connection"):
                 await ask(pool, b"two")
             assert server.requests == 3
@@ -180,7 +180,7 @@ def test_no_server_listens(tmp_path: Path) -> None:
 
 
 def test_an_error_before_the_message_was_read_ends_the_writing() -> None:
-    """A server may answer early; the rest of a large message is not written into its face."""
+    """A server may answer early; then the rest of a large message is not sent."""
 
     async def main() -> None:
         with tempfile.TemporaryDirectory(prefix="metad-pool-") as directory:

@@ -1,4 +1,4 @@
-"""What rspamd's answers mean for a hub, without rspamd: its report is the test's."""
+"""How a hub handles rspamd's answers, without rspamd: the test makes its report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report(action: str, score: float, **more: Any) -> dict[str, Any]:
 
 
 class Asked:
-    """Takes the place of the pool; `heads` and `bodies` are what was asked."""
+    """Replaces the pool; `heads` and `bodies` are the requests."""
 
     def __init__(self, answer: dict[str, Any], status: int = 200) -> None:
         self._response = Response(status, json.dumps(answer).encode(), True)
@@ -161,7 +161,7 @@ def test_a_users_scores_decide(action: str, score: float, wishes: Preferences, f
 def test_what_a_rule_forced_no_score_changes() -> None:
     forced = json.dumps(report("reject", 0.5, passthrough_module="antivirus")).encode()
     assert action_for(read_report(forced), CALM) == "reject"
-    low = json.dumps(report("reject", 3)).encode()  # below required_score: some rule did it
+    low = json.dumps(report("reject", 3)).encode()  # below required_score: some rule forced it
     assert action_for(read_report(low), CALM) == "reject"
     soft = json.dumps(report("soft reject", 5)).encode()
     assert action_for(read_report(soft), STRICT) == "soft reject"
@@ -201,7 +201,7 @@ def test_the_worst_answer_takes_no_more_memory_than_is_declared(one: bytes) -> N
 
 
 def test_a_part_of_a_message_is_read_no_sooner_than_it_is_sent() -> None:
-    """Of the messages that wait for a connection nothing is in memory but what is in memory."""
+    """Messages that wait for a connection use no memory beyond their own buffers."""
     read: list[int] = []
 
     def pieces() -> Iterator[bytes]:

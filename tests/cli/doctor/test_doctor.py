@@ -1,4 +1,4 @@
-"""Each check of metad doctor: what is well, what is not, and that nothing crashes it."""
+"""Each check of metad doctor: good and bad findings, and that nothing crashes it."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def test_what_a_killed_hub_left_is_named(data, store, tmp_path):
 
 
 def note(store, monkeypatch, tmp_path, name, machine_id):
-    """What a start on a machine of that name and id does."""
+    """The effect of a start on a machine with that name and id."""
     pretend(monkeypatch, tmp_path, name, machine_id)
     return machine_note.note(Osio(), store, machine_note.this_machine(store))
 

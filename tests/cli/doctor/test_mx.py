@@ -1,4 +1,4 @@
-"""MX records, asked of a name server on the loopback."""
+"""MX records, from a name server on loopback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def packed(name):
 
 
 def reply(question, records, *, flags=0x8180, code=0):
-    """An answer with MX records whose owner is a pointer to the question's name."""
+    """An answer with MX records whose owner is a pointer to the name in the question."""
     answers = b""
     for kind, preference, name in records:
         data = struct.pack(">H", preference) + packed(name) if kind == MX else bytes(4)
@@ -38,7 +38,7 @@ def server():
         def start(make, make_tcp=None):
             udp = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             tcp = opened.enter_context(socket.socket())
-            place = ("127.0.0.1", free_ports(1)[0])  # of both kinds, and no other test's
+            place = ("127.0.0.1", free_ports(1)[0])  # for both kinds, used by no other test
             udp.bind(place)
             udp.settimeout(30)
             tcp.bind(place)

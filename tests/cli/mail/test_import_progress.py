@@ -1,4 +1,4 @@
-"""What an import shows while it runs, and what becomes of mailboxes whose server is gone."""
+"""The progress shown by an import, and mailboxes whose server is gone."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(errors: dict[int, MetadError]) -> list[Result]:
 
 
 def test_a_server_that_refuses_one_mailbox_is_asked_for_the_others() -> None:
-    """The first mailbox whose connection the server closed ended the import of all."""
+    """Regression: the first mailbox whose connection the server closed ended the whole import."""
     results = run({3: UnavailableError("closed"), 5: DataError("bad"), 6: UnavailableError("x")})
     assert [str(one.error or "") for one in results] == [
         "", "closed", "", "bad", "x", "", "", "", "", "",

@@ -1,4 +1,4 @@
-"""Maildirs: what other servers leave in them, and what their owners may put there."""
+"""Maildirs: files left by other servers, and files placed by their owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mbox files: where messages begin, and what is not one."""
+"""mbox files: where messages begin, and lines that begin none."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ ONE = b"Subject: 1\r\n\r\nbody\r\n"
 
 @contextlib.contextmanager
 def server(script: Script, end: bytes = b"\r\n") -> Iterator[int]:
-    """Answers each command by the longest beginning of it that the script has; else +OK."""
+    """Answers each command by its longest prefix in the script; otherwise +OK."""
 
     def serve() -> None:
         client, _ = sock.accept()
@@ -124,7 +124,7 @@ def test_a_connection_that_ends_early_is_not_taken_for_complete(cut: bytes) -> N
 def test_a_message_that_is_too_large_is_named_and_the_rest_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It was read into memory, however large."""
+    """Regression: it was read into memory, however large."""
     monkeypatch.setattr(popclient, "LARGEST", 1000)
     monkeypatch.setattr(popclient, "ENDLESS", 100_000)
     large = b"+OK\r\n" + (b"x" * 78 + b"\r\n") * 100 + b".\r\n"

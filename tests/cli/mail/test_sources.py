@@ -50,7 +50,7 @@ def stored(items: list[Item], known: set[str]) -> tuple[list[str], Result]:
 
 
 def test_two_messages_under_one_unique_id_are_both_imported_once() -> None:
-    """Copied X-UIDL fields: the second one was dropped with exit code 0."""
+    """Regression: with copied X-UIDL fields, the second message was dropped with exit code 0."""
     items: list[Item] = [Foreign("1", b"one", "same"), Foreign("2", b"two", "same")]
     known: set[str] = set()
     first, _ = stored(items, known)

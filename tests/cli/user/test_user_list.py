@@ -15,7 +15,7 @@ from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 
 NAMES = ["ann@x.org", "bob@x.org", "cid@y.org", "dan@y.org"]
-# Messages of so many octets each, per mailbox.
+# Sizes of the messages in octets, per mailbox.
 MAIL = {"ann@x.org": [500, 600], "bob@x.org": [9_000], "cid@y.org": [10, 10, 10]}
 LOGINS = {"ann@x.org": 1_700_000_000, "cid@y.org": 1_600_000_000}
 CONFIG = """
@@ -31,7 +31,7 @@ messages = 3
 
 @pytest.fixture
 def numbers(data):
-    """A store whose index says what MAIL does."""
+    """A store whose index has the mail in MAIL."""
     data.mkdir(mode=0o700)
     osio = Osio()
     store = open_or_make_store(osio, data)

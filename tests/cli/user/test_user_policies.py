@@ -1,4 +1,5 @@
-"""metad user set, show, alias, import and export: what they take, say, and leave alone."""
+"""metad user set, show, alias, import and export: their input, output, and what they leave
+unchanged."""
 
 import io
 import json
