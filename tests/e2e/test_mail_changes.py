@@ -229,7 +229,9 @@ def test_undelete_says_when_the_collector_was_quicker():
         done = command(hub, "mail", "undelete", address("alice"), name, code=EX_DATAERR)
         assert "metad mail trace" in done.stderr
         assert "no log holds" in command(hub, "mail", "undelete", address("alice")).stderr
-        traced = metad(hub, "mail", "trace", name, check=False)  # its deletion may or may not be left
+        traced = metad(
+            hub, "mail", "trace", name, check=False
+        )  # its deletion may or may not be left
         assert "collected" in traced.stdout + traced.stderr
 
 

@@ -315,7 +315,9 @@ def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
         assert user(hub, "accept-loss").stdout == "accepted\n"
         assert rcpt(hub, address("ann"))[0].startswith("550 5.1.1")
         deadline = time.monotonic() + DEADLINE
-        while metad(hub, "status", "--check", check=False).returncode:  # workers check once a second
+        while metad(
+            hub, "status", "--check", check=False
+        ).returncode:  # workers check once a second
             assert time.monotonic() < deadline
         assert user(hub, "accept-loss").stdout == "nothing was lost\n"
         hub.stop()

@@ -38,7 +38,9 @@ def test_ids_are_unique_and_in_order_whatever_the_clocks_do(data: Path, turn: in
         for _ in range(12):
             clock.real += rng.choice([0, 0, -400 * DAY, -DAY, 10**9, 30 * DAY])
             clock.real = max(clock.real, 0)
-            clock.monotonic = rng.choice([0, 10**9, clock.monotonic, 10**15])  # with or without a boot
+            clock.monotonic = rng.choice(
+                [0, 10**9, clock.monotonic, 10**15]
+            )  # with or without a boot
             clock.step = rng.choice([0, 1, 1000, 10**6])
             kit.start(2)
             for row in kit.table.rows():
