@@ -13,7 +13,8 @@ What is modelled, and from where:
   connections  a new one for every mail.  Assumed, as the dearest case.
   polls        --polls sessions for each mail; a half of the users leave their mail on the server
                (UIDL and what is new), a half takes and deletes it.  Assumed.
-Quotas, expiry and the collector are on.  A filter is not part of it.
+Quotas, expiry and the collector are on.  The day is run without a filter and with one, a stand-in
+for rspamd that answers at once: what is measured is the hub.  perf.filter measures a real one.
 
     sh tools/perf day [--minutes 5] [--users 2000] [--rates 100,200,400]
 
@@ -31,11 +32,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from perf import generator, harness
 from perf.docs import put
+from perf.filter import at_once
 from perf.generator import GeneratorError, Report
 from perf.harness import PASSWORD, HarnessError, HubOptions, Server
 from perf.peers.account import Account
@@ -46,6 +49,7 @@ MEAN, SIGMA, SMALLEST, LARGEST = 4_700, 1.3, 200, 1_000_000
 BURST, BURST_SECONDS = 20, 0.2
 TARGET_MS = 100.0
 POLL, FETCH, DRAIN = 0, 1, 2
+TITLES = {"off": "Without a filter", "on": "With a filter that answers at once"}
 OPTIONS = '[quota]\nsize = "100MiB"\n\n[users]\nexpiry = "30d"\n\n[collector]\nidle_seconds = 1\n'
 
 
@@ -172,24 +176,49 @@ def sustained(steps: list[dict[str, Any]]) -> float:
     return max((one["rate"] for one in steps if one["mail_ms"]["p99"] <= TARGET_MS), default=0.0)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    day = Day(options)
-    seconds = options.minutes * 60 / len(options.rates)
-    hub_options = HubOptions(2, users=tuple(day.users), more=OPTIONS)
+def measure(options: argparse.Namespace, day: Day, where: Path, more: str) -> list[dict[str, Any]]:
+    """The steps of a hub of its own; `more`: lines of its configuration."""
+    seconds = options.minutes * 60 / len(options.rates) / len(options.filter)
+    hub_options = HubOptions(2, users=tuple(day.users), more=OPTIONS + more)
     account = Account("day")
     try:
-        with (
-            harness.directory(options.directory) as where,
-            harness.hub(where, hub_options) as hub,
-        ):
+        with harness.hub(where, hub_options) as hub:
             account.adopt(hub)
-            facts: dict[str, Any] = {"machine": harness.machine(where)}
             step(hub, account, day, options.rates[0], 2.0)  # warm
-            steps = climb(lambda rate: step(hub, account, day, rate, seconds), options.rates)
+            return climb(lambda rate: step(hub, account, day, rate, seconds), options.rates)
     finally:
         account.close()
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = {name: getattr(options, name) for name in ("users", "skew", "polls", "burst_every")}
-    return facts | {"settings": settings, "steps": steps, "sustained": sustained(steps)}
+    with ExitStack() as stack:
+        where = stack.enter_context(harness.directory(options.directory))
+        facts: dict[str, Any] = {"machine": harness.machine(where), "settings": settings}
+        for name in options.filter:
+            place = where / name
+            place.mkdir(mode=0o755)
+            more = ""
+            if name == "on":
+                address = stack.enter_context(at_once(place))
+                more = f'\n[filter]\nrspamd = "{address}"\nhostname = false\n'
+            print(f"{TITLES[name]}:", flush=True)
+            steps = measure(options, Day(options), place, more)
+            facts[name] = {"steps": steps, "sustained": sustained(steps)}
+    return facts
+
+
+def tables(facts: dict[str, Any]) -> str:
+    """What each of the two hubs did."""
+    parts = [harness.conditions(facts["machine"])]
+    for name, title in TITLES.items():
+        if name in facts:
+            parts += [f"{title}:", text(facts[name]["steps"])]
+            best = facts[name]["sustained"]
+            parts.append(
+                f"Sustained with a p99 of at most {TARGET_MS:.0f} ms: {best:,.0f} mails/s."
+            )
+    return "\n\n".join(parts)
 
 
 def rates(argument: str) -> list[float]:
@@ -204,6 +233,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--skew", type=float, default=1.0, help="Zipf's exponent")
     parser.add_argument("--polls", type=float, default=0.5, help="sessions for each mail")
     parser.add_argument("--burst-every", type=int, default=100, help="arrivals")
+    parser.add_argument(
+        "--filter", type=lambda text: text.split(","), default=list(TITLES), help="off,on"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -220,19 +252,14 @@ def main() -> int:
     except (HarnessError, GeneratorError) as error:
         print(f"day: {error}", file=sys.stderr)
         return 1
-    print(f"\n{harness.conditions(facts['machine'])}\n")
-    print(text(facts["steps"]))
-    print(
-        f"\nsustained with a p99 of at most {TARGET_MS:.0f} ms: {facts['sustained']:,.0f} mails/s"
-    )
+    print(f"\n{tables(facts)}")
     facts["minutes"] = round((time.monotonic() - began) / 60, 1)
     options.results.mkdir(parents=True, exist_ok=True)
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"day-{stamp}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
     if options.docs:
-        best = f"Sustained with a p99 of {TARGET_MS:.0f} ms: {facts['sustained']:,.0f} mails/s."
-        put("day", "\n\n".join([harness.conditions(facts["machine"]), text(facts["steps"]), best]))
+        put("day", tables(facts))
     return 0
 
 

@@ -35,7 +35,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     store = ["--stored", str(options.stored), "--mailboxes", str(options.mailboxes)]
     own = {
         "peers": ["--only", PEERS, "--left", str(left)],
-        "breadth": ["--only", "half,idle,disks,filled", *store],
+        "breadth": ["--only", "half,idle,disks,workers,filled", *store],
         "paper": ["--rounds", "3", "--numbers", "500,1000,2000,4000"],
         "day": ["--rates", "400,800,1600,3200"],
     }
