@@ -115,7 +115,7 @@ def _of_copies(view: View, states: Mapping[int, MemberState]) -> View | None:
 
 
 def _healed(view: View, states: Mapping[int, MemberState]) -> View | None:
-    if not view.unhealed or len(view.unhealed) >= view.copies or view.short:
+    if not view.unhealed or len(view.unhealed) >= view.read_copies or view.short:
         return None
     active = [states[number] for number in view.active]
     if not all(one.covers(other) for one in active for other in active):

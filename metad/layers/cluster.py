@@ -144,6 +144,8 @@ class ClusterLayer(Layer):
         return self.log.usage(mailbox)
 
     def check_space(self) -> None:
+        if self.peers.number not in self.peers.view().active:
+            raise RefusedError("this node is not an active member of its cluster")
         try:
             self.log.check_space()
         except NoSpaceError:

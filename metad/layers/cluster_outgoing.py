@@ -57,11 +57,12 @@ class Outgoing:
     def start(self) -> None:
         """Submit the own record, and send the copies."""
         log = self._layer.log
-        if log.committer.blocked or not log.source.has_space:
-            self._copying.own_done(stored=False)
-        else:
+        is_taken = not log.committer.blocked and log.source.has_space
+        if is_taken:
             log.committer.submit(self.item)
         self._copying.start()
+        if not is_taken:
+            self._copying.own_done(stored=False)
 
     def _own_done(self, error: RefusedError | None) -> None:
         self._copying.own_done(stored=error is None)

@@ -110,6 +110,7 @@ class LogLayer(Layer):
         self.feed = IndexFeed(
             self.index, self._publish, context.report, self.pending.publish, self.unentered
         )
+        self.feed.lists_all = self.store.clustered
         chain, thread = LogChain(self.source, FOR_DELETIONS), runtime.start_thread("commit")
         self.committer = Committer(
             context.loop, chain, self.feed, context.budget, thread, runtime.now

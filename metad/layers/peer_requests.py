@@ -107,7 +107,6 @@ class PeerRequests:
         item = Append(copy.id, copy.packed, (copy.body,), size, done, copy.envelope.recipients)
         item.uid = copy.uid
         item.held = size + CHUNK_MEMORY
-        log.budget.used += item.held
         log.committer.submit(item)
 
     def _delete(self, body: bytes, reply: Reply) -> None:

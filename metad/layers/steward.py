@@ -60,6 +60,8 @@ class Steward:
         self._thread = thread
         self._report = report
         self._walk: Walk | None = None
+        self._seen: View | None = None
+        self._seen_ns = 0  # when that view was first seen here
         self._asked: View | None = None
         self._states: dict[int, MemberState] = {}
         self._waiting = 0
@@ -69,12 +71,20 @@ class Steward:
         view = peers.view()
         if peers.number not in view.active:
             return
-        if self._walk is None and self._layer.walked[0] != view.epoch:
+        if self._walk is None and self._layer.walked[0] != view.epoch and self._has_entered(view):
             self._begin_walk()
         if entering.decides(view, peers.number) and not self._waiting:
             self._ask(view)
 
     # -- walking
+
+    def _has_entered(self, view: View) -> bool:
+        """Whether the index has all mail that was acknowledged before this view, by any process:
+        the walk finds only what the index has."""
+        log = self._layer.log
+        if view is not self._seen:
+            self._seen, self._seen_ns = view, log.osio.monotonic_ns()
+        return not log.unentered.is_any_older(self._seen_ns)
 
     def _begin_walk(self) -> None:
         epoch = self._layer.peers.view().epoch

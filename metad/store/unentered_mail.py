@@ -64,6 +64,10 @@ class UnenteredMail:
         """Whether this process itself may have such mail for the mailbox."""
         return bool(self._mask & _BIT[mailbox % _BITS])
 
+    def is_any_older(self, asked_ns: int) -> bool:
+        """Whether the index may lack mail of any mailbox that was acknowledged before then."""
+        return any(0 < since <= asked_ns for since in self._since)
+
     def may_have(self, mailbox: int, asked_ns: int) -> bool:
         """Whether the index may lack mail of this mailbox that was acknowledged before
         `asked_ns`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from metad.cluster.entering import MemberState, decides, next_view, unpack_state
@@ -75,6 +77,12 @@ def test_none_is_healed_before_a_walk_or_while_too_many_are_away() -> None:
     assert next_view(view, {number: state(view) for number in (1, 2)}) is None
     view = view_of(State.ACTIVE, State.ABSENT, alone="accept")
     assert next_view(view, {1: state(view)}) is None
+
+
+def test_none_is_healed_while_readers_count_on_fewer_copies_than_are_written() -> None:
+    """Mail of before the change may be on the absent member alone."""
+    view = replace(view_of(State.ACTIVE, State.ACTIVE, State.ABSENT), read_copies=1)
+    assert next_view(view, {number: state(view) for number in (1, 2)}) is None
 
 
 def test_copies_are_written_at_once_and_counted_by_readers_after_a_walk() -> None:

@@ -230,3 +230,27 @@ def test_a_node_that_was_away_lists_what_came_meanwhile(
     counts = [here(node) for node in three.nodes]
     assert all(count >= 10 for count in counts[:2])
     assert [len(node.listing(BOX)) for node in three.nodes] == [11, 11, 11]
+
+
+def test_a_copy_takes_no_memory_once_it_is_stored(two: ClusterBench) -> None:
+    a, b = two.nodes
+    for _ in range(3):
+        assert a.send([BOX], TEXT) is None
+    assert [node.layer.log.budget.used for node in (a, b)] == [0, 0]
+
+
+def test_a_node_that_takes_no_mail_leaves_it_to_two_others(three: ClusterBench) -> None:
+    a, b, c = three.nodes
+    a.layer.log.committer.blocked = True
+    assert a.send([BOX], TEXT) is None
+    a.layer.log.committer.blocked = False
+    assert (here(a), here(b), here(c)) == (0, 1, 1)
+    assert len(a.listing(BOX)) == 1
+
+
+def test_a_node_that_enters_takes_no_mail() -> None:
+    with ClusterBench(2, copies=1, entering=2) as bench:
+        a, b = bench.nodes
+        with pytest.raises(RefusedError, match="not an active member"):
+            b.send([BOX], TEXT)
+        assert (here(a), here(b)) == (0, 0)

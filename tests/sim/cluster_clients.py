@@ -135,28 +135,21 @@ class ClusterClients(Owner):
     # -- views
 
     def _view(self, op: Op) -> None:
-        """A node has the next view first, as if the operator had changed something there."""
-        worker = self._worker(op)
+        """The member that decides about views makes another one, as if the operator had asked."""
+        worker = self._worker(op._replace(slot=0))
         if worker is None:
             return
         number = 1 + op.number % 200
 
         def change() -> None:
             view = worker.layer.peers.view()
-            newest = max((self._known(hub) for hub in self.hubs), default=0)
-            if view.epoch >= newest:
-                worker.layer._current.adopt(
-                    view.changed(members=view.with_member(1, weight=number))
-                )
+            if view.epoch >= max(hub.durable_view().epoch for hub in self.hubs):
+                worker.layer.adopt(view.changed(members=view.with_member(1, weight=number)))
 
         try:
             worker.call(change)
         except (LostError, ClusterError, OSError):
             return
-
-    def _known(self, hub: ClusterHub) -> int:
-        """The greatest epoch that a node has durably, alive or not."""
-        return hub.durable_epoch()
 
     # -- starts and ends
 

@@ -62,6 +62,6 @@ class ClusterHub(Hub):
     def name(self) -> str:
         return f"node {self.node}"
 
-    def durable_epoch(self) -> int:
-        """The epoch of the view on the disk."""
-        return View.decode((self.data / "cluster" / "view").read_bytes()).epoch
+    def durable_view(self) -> View:
+        """The view on the disk."""
+        return View.decode((self.data / "cluster" / "view").read_bytes())

@@ -8,6 +8,7 @@ Rules of this file:
   the index in one transaction.  `unentered` is informed before the answer, and again after the
   entry.  Deletions are entered before they are acknowledged.
 * Once the index has refused a batch, the missing mail appears later, as after a lag.
+  Not in a cluster (`lists_all`): there another node may list it, so sessions wait.
 * `pending` learns which mailboxes have lagging deletions before any client learns that they are
   deleted, and again once they are entered.
 * The caller of `enter` holds the index's write lock, and releases it.
@@ -49,6 +50,7 @@ class IndexFeed:
         self._report = report
         self._pending = pending
         self._unentered = unentered
+        self.lists_all = False
         self.lagging: list[Batch] = []
         self.answered: list[Batch] = []
         self.rows = 0  # of the batches in `answered`
@@ -88,7 +90,10 @@ class IndexFeed:
                 self._pending({one.mailbox for batch in waiting for one in batch.deletions})
             self.lagging = waiting
             if self._unentered is not None:
-                self._unentered.settle()
+                if waiting and self.lists_all:
+                    self._unentered.add([one for batch in waiting for one in batch.messages])
+                else:
+                    self._unentered.settle()
 
     def usage(self, mailbox: int) -> tuple[int, int]:
         """Bytes and messages that `answered` adds to a mailbox."""

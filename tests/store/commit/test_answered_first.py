@@ -326,6 +326,31 @@ def test_a_dead_workers_mail_is_waited_for_until_recovery_has_entered_it(
     assert kit.check() == 1
 
 
+@pytest.mark.parametrize("lists_all", [False, True])
+def test_in_a_cluster_sessions_wait_for_mail_that_the_index_refused(
+    kit: StoreKit, later: Later, monkeypatch: pytest.MonkeyPatch, lists_all: bool
+) -> None:
+    writer = kit.writers[0]
+    writer.feed.lists_all = lists_all
+    assert kit.put([1], b"one").acked
+    asked = now(kit)
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.index, "apply", _refuse)
+        go_off(kit, later)
+    assert listed(kit, 1) == 0
+    assert elsewhere(kit).may_have(1, asked) is lists_all
+    assert elsewhere(kit).is_any_older(asked) is lists_all
+    writer.committer.catch_up()
+    kit.run()
+    assert listed(kit, 1) == 1
+    assert not elsewhere(kit).may_have(1, now(kit))
+    assert not elsewhere(kit).is_any_older(now(kit))
+
+
+def _refuse(*_: object) -> None:
+    raise lmdb.DiskError("no space left")
+
+
 def test_the_next_process_in_a_row_is_not_taken_for_the_last(kit: StoreKit, later: Later) -> None:
     kit.put([1], b"one")
     asked = now(kit)
