@@ -10,6 +10,7 @@ KILLS = "store/gc/test_collector_kills.py::test_killed_at_a_failpoint"
 WALKS = "workers/test_expiry_scan.py::test_"
 SUSPECT = "store/index/test_suspect.py::test_"
 DESTROY = "store/gc/test_what_may_destroy.py::test_"
+LEASE = "store/backup/test_backup_lock.py::test_"
 UNHEARD = "store/recovery/test_unheard_logs.py::test_"
 CLUSTERED = "store/test_clustered.py::test_"
 LATE = "store/index/test_tombstones.py::test_a_copy_that_comes_late_is_not_entered"
@@ -112,6 +113,23 @@ COLLECTOR = [
     ("a backup is no reason to wait", "backup_lock:FreeLock.acquire",
      "return False", "return True",
      TESTS + "while_a_backup_reads_no_log_is_freed"),
+    ("a backup does not notice that it has lost its lease", "backup_lock:Pin.check",
+     "if not _is_in_place", "if False and not _is_in_place",
+     LEASE + "a_backup_without_its_lease_is_none"),
+    ("a check does not notice that it has lost its lease", "fsck.fsck:Fsck.run",
+     "self._pin.check()", "pass", LEASE + "a_check_without_its_lease_is_none"),
+    ("a backup that gets on loses its lease", "backup_lock:FreeLock.acquire",
+     "if touched != self._seen[0]:", "if not self._seen[0]:",
+     LEASE + "a_holder_that_gets_on_keeps_the_lock_for_ever"),
+    ("a recovery takes a log that another process had meanwhile", "recovery.hub:_is_still",
+     "return (now.owner, now.life) == (was.owner, was.life)", "return True",
+     "store/recovery/test_slow_recovery.py::"
+     "test_a_recovery_that_was_stopped_after_the_rows_takes_no_other_processes_log"),
+    ("a start searches the whole index", "recovery.hub:Recovery._forget",
+     "if ids is None and", "if False and",
+     "store/recovery/test_recovery_thrift.py::"
+     "test_a_log_whose_contents_do_not_show_any_more_holds_up_no_start"
+     "[recovery of the hub-damaged]"),
     # -- what may destroy
     ("the index alone says that a message is dead", "gc.copy:SurvivorCopy._must_be_proven",
      "if not lacking or", "if True or",

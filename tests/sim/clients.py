@@ -16,6 +16,7 @@ from metad import limits
 from metad.errors import BehindError, RefusedError
 from metad.layers.base import Envelope, Recipient
 from metad.store.backup.backup import Backup
+from metad.store.backup_lock import LeaseLostError
 from metad.store.gc.expiry import Due
 from metad.store.index.index import LISTING_ENTRY
 from tests.sim.collector import CollectorProcess
@@ -300,7 +301,7 @@ class BackupProcess(Process):
         self.gone = set(self._judge.ledger.deleted)
         try:
             Backup(self.osio, self.hub.store, self.target).run()
-        except OSError as error:
+        except (OSError, LeaseLostError) as error:
             self.report(f"backup: {error}")
             return 1
         deleting = self._judge.ledger.deleting

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Job = Callable[["CollectorProcess"], None]
 REST_SECONDS = 0.25
+BACKUP_LEASE = 2.0  # seconds: shorter than some stalls of a backup
 
 
 class CollectorProcess(Process):
@@ -84,6 +85,7 @@ class CollectorProcess(Process):
             next_id=IdMaker(clock, hub.store.node).next,
             report=self.report,
             failpoint=self._failpoint,
+            backup_lease=BACKUP_LEASE,
         )
         self.collector = Collector(self.tools)
         self.expiry_locks = MailboxLocks(self.osio, hub.store.locks)

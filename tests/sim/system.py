@@ -98,6 +98,12 @@ class SimOsio(KitOsio):
     def make_lock(self) -> AbstractContextManager[object]:
         return Lock(self._scheduler)
 
+    def touch(self, fd: int) -> None:
+        """By the simulated clock."""
+        self._scheduler.point("touch")
+        now = self.monotonic_ns()
+        os.utime(fd, ns=(now, now))
+
     def lock_shared(self, fd: int) -> None:
         self._scheduler.point("lock shared")
         take = KitOsio.try_lock

@@ -100,6 +100,24 @@ def test_a_rebuild_of_a_store_that_crashed_has_its_tails(kit: StoreKit) -> None:
     assert kit.check() > 0
 
 
+def test_a_rebuild_that_copies_a_last_group_takes_a_number_that_no_log_has(
+    kit: StoreKit,
+) -> None:
+    """It knew of no numbers: the new log had that of another one, and EEXIST ended the repair."""
+    kit.start(2)
+    for writer in (0, 1):
+        assert kit.put([1], b"x", writer).acked
+    kit.crash()
+    before = set(log_check.log_numbers(Osio(), kit.store))
+    rebuild_index(Osio(), kit.store, kit.boot, kit.reports.append)
+    made = set(log_check.log_numbers(Osio(), kit.store)) - before
+    assert len(made) == 2  # one for each last group, of which nothing tells that it is synced
+    assert not [line for line in kit.reports if "stays where it is" in line]
+    assert assert_clean(kit).compared
+    kit.open_index()
+    assert kit.check() == 2
+
+
 def test_a_poisoned_log_is_not_written_to(kit: StoreKit) -> None:
     kit.start()
     kit.put([1], b"good")
