@@ -51,6 +51,7 @@ class Kind(IntEnum):
     JOIN = 23
     STATE = 24
     LACKS = 25
+    USERS = 26
     ANSWER = 32
     REFUSED = 33
     STALE = 34

@@ -17,7 +17,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -68,7 +68,7 @@ class PeerRequests:
         self._log = layer.log
         self._thread = thread
         self._locks: dict[Asker, dict[int, bytes]] = {}  # mailbox, token of the session
-        self._handlers = {
+        self._handlers: dict[Kind, Callable[[bytes, Reply], None]] = {
             Kind.COPY: self._copy,
             Kind.LIST: self._list,
             Kind.LOCK: self._lock,
@@ -79,6 +79,10 @@ class PeerRequests:
             Kind.STATE: self._state,
             Kind.LACKS: self._lacks,
         }
+
+    def register(self, kind: Kind, handler: Callable[[bytes, Reply], None]) -> None:
+        """Let another part of the worker answer requests of a kind."""
+        self._handlers[kind] = handler
 
     def handle(self, kind: int, body: bytes, reply: Reply) -> None:
         """Answer one request, now or later."""

@@ -66,14 +66,19 @@ def put_source(txn: Any, meta: Any, node: int) -> None:
         txn.delete(MIRROR, db=meta)
 
 
+def refuse_mirror(txn: Any, meta: Any) -> None:
+    """Raises MirrorError if this database is a copy."""
+    node = source(txn, meta)
+    if node:
+        raise MirrorError(f"users are changed on node {node} of the cluster; here is its copy")
+
+
 class JournaledTransaction:
     """A write transaction that notes what it does.  `finish` enters it before the commit."""
 
     def __init__(self, txn: Any, tables: Mapping[int, int], meta: Any, changes: Any) -> None:
         """`tables`: id() of each table -> its number.  Raises MirrorError."""
-        node = source(txn, meta)
-        if node:
-            raise MirrorError(f"users are changed on node {node} of the cluster; here is its copy")
+        refuse_mirror(txn, meta)
         self._txn = txn
         self._tables = tables
         self._meta = meta

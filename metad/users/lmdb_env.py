@@ -27,7 +27,7 @@ from metad.errors import DataError, MetadError, NoSpaceError, OsError, Unavailab
 from metad.system.osio import Osio
 from metad.users.account import POSTMASTER, POSTMASTER_ID, Account, pack_entry, pack_record
 from metad.users.id_allocator import IdAllocator
-from metad.users.journal import CHANGES, JournaledTransaction
+from metad.users.journal import CHANGES, JournaledTransaction, refuse_mirror
 
 FORMAT = 1
 # One constant for all processes: address space, not memory; room for some 30 million accounts.
@@ -114,6 +114,9 @@ class Environment:
     @contextmanager
     def _writing(self) -> Iterator[Any]:
         """A write transaction for a change of users.  Raises MirrorError."""
+        if self.changes_table is not None:  # not after waiting for a copy that is taken over
+            with self._translated, self._env.begin(self._meta) as txn:
+                refuse_mirror(txn, self._meta)
         with self._translated, self._env.begin(write=True) as txn:
             if self.changes_table is None:
                 yield txn

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -43,6 +44,9 @@ from metad.users.dev import open_users
 from metad.users.last_logins import LastLogins
 from metad.users.login_cache import LoginMemory
 from metad.users.policy import Policies
+
+if TYPE_CHECKING:
+    from metad.workers.user_mirror import UserMirroring
 
 TICK_SECONDS = 0.25
 NULL = Path(os.devnull)
@@ -109,7 +113,14 @@ class MailWorker:
         )
         self._start_layer(context)
         context.filters = make_chain(config, loop, setup.row, self._log)
+        self._user_mirroring = self._mirror_users(context) if config.cluster.address else None
         return context
+
+    def _mirror_users(self, context: WorkerContext) -> UserMirroring:
+        from metad.workers.user_mirror import UserMirroring
+
+        asks = self._setup.row[Cell.SLOT] == 0
+        return UserMirroring(context.layer, context.users, self._report, asks=asks)
 
     def _start_layer(self, context: WorkerContext) -> None:
         """Whatever a layer raises here is the reason why this worker cannot boot."""
@@ -193,6 +204,8 @@ class MailWorker:
         """Deadlines, last logins, the layer, and certificates that were installed."""
         context = self._context
         self._tick_layer()
+        if self._user_mirroring is not None:
+            self._user_mirroring.tick()
         self._note_lost_users()
         if context.last_logins.pending:
             context.threads.submit(context.last_logins.flush)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from metad.cluster.certificates import Pair, make_ca, make_member
@@ -15,7 +15,8 @@ from metad.cluster.view import Member, State, View
 from metad.cluster.view_file import ViewFile
 from metad.store import identity
 from metad.system.osio import Osio
-from tests.support.hub import Hub, free_ports
+from tests.support.clients import in_time
+from tests.support.hub import Hub, HubError, free_ports
 
 CLUSTER = "d" * 32
 
@@ -99,3 +100,34 @@ class ClusterOfHubs:
                 with suppress(OSError):
                     node.kill()
             shutil.rmtree(node.home)
+
+
+@contextmanager
+def join_two(mailboxes: Iterable[str]) -> Iterator[tuple[NodeHub, NodeHub]]:
+    """Two nodes made by the commands; the first has the mailboxes, the other joins with nothing."""
+    ports = free_ports(2)
+    peers = [f"127.0.0.{number + 1}:{port}" for number, port in enumerate(ports, 1)]
+    a, b = NodeHub(1, mailboxes, peers, ports[0]), NodeHub(2, [], peers, ports[1])
+    try:
+        a.run("cluster", "init")
+        a.start()
+        token = a.run("cluster", "token").stdout.strip()
+        b.run("cluster", "join", token)
+        b.start()
+        if not in_time(lambda: _copies(a) == (2, 2)):
+            raise HubError(f"there are no two copies:\n{a.log.read_text()}{b.log.read_text()}")
+        yield a, b
+        a.close()
+        b.close()
+    finally:
+        for node in (a, b):
+            if node.process is not None:
+                print(f"the log of node {node.number}:\n{node.log.read_text()}")
+                with suppress(OSError):
+                    node.kill()
+            shutil.rmtree(node.home)
+
+
+def _copies(node: NodeHub) -> tuple[int, int]:
+    facts = json.loads(node.run("cluster", "status", "--json").stdout)
+    return facts["copies"], facts["copies_of_old_mail"]

@@ -187,7 +187,7 @@ def alone(place: HubLocation, yes: bool, as_json: bool) -> None:
     if not yes:
         others = " and ".join(str(one) for one in changed.those(State.ABSENT))
         click.confirm(f"Is node {others} off?", abort=True, err=True)
-    setup.keep(data, changed)
+    setup.go_on_alone(data, changed)
     facts = {"node": number, "epoch": changed.epoch, "copies": len(changed.active)}
     if as_json:
         click.echo(json.dumps(facts, indent=2))

@@ -17,10 +17,12 @@ from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW
 from metad.cluster.view import Member, State, View
 from metad.cluster.view_file import ViewFile
 from metad.config.model import Config
-from metad.errors import CannotCreateError, ConfigError, OsError, UnavailableError
+from metad.errors import CannotCreateError, ClusterError, ConfigError, OsError, UnavailableError
 from metad.master.datadir import take_lock
 from metad.store.identity import Store, open_or_make_store, write_identity
 from metad.system.osio import Osio, write_file
+from metad.users.database import UserDatabase
+from metad.users.mirror import UserMirror
 
 CLUSTER_ID_SIZE = 16
 
@@ -68,6 +70,8 @@ def init(store: Store, address: str) -> View:
     fingerprint = write_certificates(store.data, ca, make_member(ca, store.node))
     member = Member(store.node, address, fingerprint, State.ACTIVE, healed=False)
     view = View(cluster, 1, (member,), copies=1, read_copies=1, alone="refuse")
+    with _users(store.data) as users:
+        UserMirror(users).lead(view.epoch)
     become_node(store, store.node, view)
     return view
 
@@ -88,8 +92,26 @@ def join(store: Store, client: JoinClient, address: str) -> tuple[int, View]:
     member = view.member(answer.number)
     if view.cluster != answer.cluster or member is None or member.fingerprint != earlier:
         raise UnavailableError("the other node answered with a view in which this node is not")
+    with _users(store.data) as users:
+        UserMirror(users).follow(view.active[0], empty=True)
     become_node(store, answer.number, view)
     return answer.number, view
+
+
+def go_on_alone(data: Path, view: View) -> None:
+    """Store the view of a node that goes on alone; it takes changes of users from now on.
+
+    Raises ClusterError, OsError, DataError.
+    """
+    with _users(data) as users:
+        if users.lost:
+            raise ClusterError("not all users are on this node yet; it cannot go on alone")
+        UserMirror(users).lead(view.epoch)
+    keep(data, view)
+
+
+def _users(data: Path) -> UserDatabase:
+    return UserDatabase(data / "users", create=True)
 
 
 def check_empty(store: Store) -> None:

@@ -1,0 +1,157 @@
+"""Workers of two nodes keep the users of one: what they ask, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgpack
+import pytest
+
+from metad.cluster.answers import Answer, Answered, LinkFailed, Refused
+from metad.errors import ClusterError
+from metad.users.database import UserDatabase
+from metad.users.mirror import UserMirror
+from metad.workers.user_mirror import UserMirroring
+from tests.cluster.test_mail import TWO
+
+Hook = Callable[[list[Any]], Answer | None]
+
+
+class Worker:
+    """One worker; what it asks, the other node's worker answers at once."""
+
+    def __init__(self, number: int, place: Path, *, asks: bool = True) -> None:
+        self.number = number
+        place.mkdir()
+        self.users = UserDatabase(place / "users", create=True, iterations=4096)
+        self.mirror = UserMirror(self.users)
+        self.lines: list[str] = []
+        self.asked: list[str] = []
+        self.other: Worker
+        self.hook: Hook = lambda request: None
+        layer: Any = SimpleNamespace(peers=self, requests=self)
+        self.mirroring = UserMirroring(layer, self.users, self.lines.append, asks=asks)
+
+    def view(self) -> Any:
+        return TWO
+
+    def register(self, kind: int, handler: Callable[..., None]) -> None:
+        self.handler = handler
+
+    def request(
+        self,
+        member: int,
+        kind: int,
+        parts: Sequence[bytes],
+        answered: Callable[[Answer], None],
+        patience_s: float,
+    ) -> None:
+        body = b"".join(parts)
+        request = msgpack.unpackb(body)
+        self.asked.append(request[0])
+        answer = self.hook(request)
+        if answer is not None:
+            answered(answer)
+            return
+
+        def reply(outcome: Any) -> None:
+            answered(outcome if isinstance(outcome, Refused) else Answered(b"".join(outcome)))
+
+        self.other.handler(body, reply)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
+    one, two = Worker(1, tmp_path / "one"), Worker(2, tmp_path / "two")
+    one.other, two.other = two, one
+    list(one.users.add_many((f"user{number}@example.test", None) for number in range(5000)))
+    one.mirror.lead(1)
+    two.mirror.follow(1, empty=True)
+    yield one, two
+    one.users.close()
+    two.users.close()
+
+
+def test_first_a_whole_copy_then_what_changes(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    two.mirroring.tick()
+    assert two.asked.count("page") > 1
+    assert two.users.account("user4999@example.test")
+    two.asked.clear()
+    two.mirroring.tick()
+    assert two.asked == ["lineage"]
+    one.users.add("new@example.test")
+    two.mirroring.tick()
+    assert two.asked[1:] == ["lineage", "changes"]
+    assert two.users.account("new@example.test") == one.users.account("new@example.test")
+    one.mirroring.tick()  # it takes changes: nothing is newer elsewhere
+    assert one.asked == ["lineage"]
+
+
+def test_another_worker_of_the_node_only_answers(tmp_path: Path) -> None:
+    worker = Worker(1, tmp_path / "one", asks=False)
+    worker.mirroring.tick()
+    assert not worker.asked
+    worker.users.close()
+
+
+@pytest.mark.parametrize("answer", [LinkFailed("cut"), Refused("no"), Answered(b"\xc1")])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_copy_that_breaks_off_is_begun_again(
+    pair: tuple[Worker, Worker], answer: Answer, at: int
+) -> None:
+    _, two = pair
+    two.hook = lambda request: answer if len(two.asked) > at else None
+    two.mirroring.tick()
+    assert two.users.lost
+    assert not two.users.account("user1@example.test")
+    two.hook = lambda request: None
+    two.mirroring.tick()
+    assert not two.users.lost
+    assert two.users.account("user1@example.test")
+
+
+def test_changes_that_are_not_kept_any_more_lead_to_a_whole_copy(
+    pair: tuple[Worker, Worker],
+) -> None:
+    one, two = pair
+    two.mirroring.tick()
+    for _ in range(3):
+        one.users.set_disabled("user1@example.test", disabled=True)
+    with one.users.env.begin(one.users.changes_table, write=True) as txn:
+        txn.delete((1).to_bytes(8, "big"))
+    two.asked.clear()
+    two.mirroring.tick()
+    assert two.asked[:3] == ["lineage", "changes", "page"]
+    assert two.mirror.lineage()[0] == one.mirror.lineage()[0]
+
+
+def test_the_node_that_took_over_later_wins(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    two.mirroring.tick()
+    two.mirror.lead(5)
+    two.users.add("new@example.test")
+    one.users.add("lost@example.test")
+    one.mirroring.tick()
+    assert one.users.account("new@example.test")
+    assert not one.users.account("lost@example.test")
+    two.asked.clear()
+    two.mirroring.tick()
+    assert two.asked == ["lineage"]
+
+
+def test_a_request_that_cannot_be_read_is_refused(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    for body in (b"", b"\xc1", msgpack.packb(["page"]), msgpack.packb(["page", [0, 1, 2]])):
+        with pytest.raises(ClusterError):
+            one.handler(body, lambda outcome: None)
+    refusals: list[Any] = []
+    one.handler(msgpack.packb(["nothing"]), refusals.append)
+    two.handler(msgpack.packb(["page", [0, b"", b""]]), refusals.append)
+    assert [one.text for one in refusals] == [
+        "users: an unknown request 'nothing'",
+        "the users here are a copy themselves",
+    ]
