@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from metad.store.fsck.grouping import Grouped, Rows
 from metad.store.fsck.index_snapshot import ENTRY as INDEX_ENTRY
-from metad.store.fsck.index_snapshot import PLACES, UID
+from metad.store.fsck.index_snapshot import PLACES, TOMBSTONE, UID
 from metad.store.fsck.log_check import Checked
 from metad.store.index.rows import (
     UNFOUNDED,
@@ -94,6 +94,7 @@ class _Message:
     deleted: list[Deleted] = field(default_factory=list)
     records: set[Deleted] = field(default_factory=set)  # that delete it
     noted: set[Deleted] = field(default_factory=set)  # those that the index must note
+    tombstones: set[int] = field(default_factory=set)  # mailboxes
     uid: bytes | None = None
     record_uids: set[bytes] = field(default_factory=set)
     loose: bool = False  # some of its places cannot be judged
@@ -125,6 +126,8 @@ def _message(message_id: bytes, rows: Iterable[tuple[int, bytes]]) -> _Message:
             made.records.add(Deleted(log, offset, mailbox))
             if certain:
                 made.noted.add(Deleted(log, offset, mailbox))
+        elif tag == TOMBSTONE:
+            made.tombstones.add(int.from_bytes(octets, "big"))
         elif tag == UID:
             made.uid = octets
         elif tag == RECORD_UID:
@@ -141,6 +144,9 @@ class Comparison:
         self._settled = settled
         # A missing message may have been deleted in a log that could not be read.
         self._blind = any(log.checked is None or log.checked.unreadable for log in known.values())
+        self._is_damaged = self._blind or any(
+            log.checked is not None and log.checked.damage for log in known.values()
+        )
         self._say_line = say
         self.live: dict[int, list[int]] = {}
         self.messages = 0
@@ -160,8 +166,18 @@ class Comparison:
         else:
             self._places(one, one.places)
         self._entries(one)
+        if one.tombstones:
+            self._tombstones(one)
         if one.uid is not None and one.uid not in one.record_uids:
             self._uid(one, one.uid)
+
+    def _tombstones(self, one: _Message) -> None:
+        """Each stands for a deletion record, which is kept as long as it does."""
+        if alive := one.tombstones & one.entries.keys():
+            self._say(one, f"is in {_mailboxes(alive)}, where its tombstone stands")
+        lacking = one.tombstones - one.gone - one.maybe_gone
+        if lacking and self._settled and not self._is_damaged:
+            self._say(one, f"has a tombstone in {_mailboxes(lacking)}, and no record deletes it")
 
     def _uid(self, one: _Message, uid: bytes) -> None:
         """The index may lack the unique id of an imported message, but not have another one."""

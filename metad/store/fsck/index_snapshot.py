@@ -30,8 +30,10 @@ from metad.store.ids import ID_SIZE
 from metad.store.index.index import MAP_SIZE, MAX_READERS
 from metad.store.index.lsm import BOUNDS, names
 from metad.store.index.rows import LogCounts
+from metad.store.index.tombstone_rows import TABLE as TOMBSTONES
+from metad.store.index.tombstone_rows import TombstoneSums
 
-PLACES, ENTRY, UID = 1, 2, 3  # tags of rows
+PLACES, ENTRY, UID, TOMBSTONE = 1, 2, 3, 7  # tags of rows
 MOST_FINDINGS = 10_000
 GET_ON_ROWS = 4096
 _USAGE = struct.Struct(">QI")
@@ -121,6 +123,8 @@ def _read(store: Store, rows: Rows | None, get_on: Callable[[], None]) -> Snapsh
             max_readers=MAX_READERS, readahead=False,
         ) as env:  # fmt: skip
             tables = {name: env.open_db(name, create=False) for name in _TABLES}
+            with suppress(lmdb.NotFoundError):  # only a clustered store has it
+                tables[TOMBSTONES] = env.open_db(TOMBSTONES, create=False)
             with env.begin() as txn:
                 _Reading(found, rows, get_on).run(txn, tables)
     except (lmdb.Error, OSError) as error:
@@ -146,6 +150,8 @@ class _Reading:
                 self._walk(txn, tables, level, self._mailboxes)
             self._walk(txn, tables, b"places", self._places)
             self._walk(txn, tables, b"uids", self._uids)
+            if TOMBSTONES in tables:
+                self._walk(txn, tables, TOMBSTONES, self._tombstones)
 
     def _say(self, text: str) -> None:
         if len(self._found.findings) < MOST_FINDINGS:
@@ -209,6 +215,19 @@ class _Reading:
                 self._add(UID, key, value)
             else:
                 self._say(f"a row of uids is damaged: {key.hex()}")
+
+    def _tombstones(self, pairs: Pairs) -> None:
+        sums = TombstoneSums()
+        for key, value in pairs:
+            try:
+                dead = sums.take(key, value)
+            except ValueError as error:
+                self._say(str(error))
+            else:
+                if dead:
+                    self._add(TOMBSTONE, dead[4:], dead[:4])
+        if not sums.agree:
+            self._say("its tombstones are not under their origins")
 
     def _add(self, tag: int, message_id: bytes, octets: bytes) -> None:
         if self._rows is not None:

@@ -28,6 +28,7 @@ from metad.store.index.rows import (
     unpack_places,
     unpack_references,
 )
+from metad.store.index.tombstone_rows import TombstoneSums
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
 from metad.system.trial import reason_in_child
@@ -84,6 +85,7 @@ class _Walk:
             or next(filter(None, map(self._walk_level, self._tables.mailboxes)), None)
             or ("its mailboxes do not have what it has of the messages"
                 if self._entries != self._references else None)
+            or self._walk_tombstones()
         )  # fmt: skip
 
     def _rows(self, table: Any) -> Iterator[tuple[bytes, bytes]]:
@@ -114,6 +116,13 @@ class _Walk:
             if live.pop(number, (0, 0)) != (counts.live_messages, counts.live_octets):
                 return f"its counts of log {number} are wrong"
         return f"its counts of logs {sorted(live)[:5]} are missing" if live else None
+
+    def _walk_tombstones(self) -> str | None:
+        sums = TombstoneSums()
+        if self._tables.tombstones is not None:
+            for key, value in self._rows(self._tables.tombstones):
+                sums.take(key, value)
+        return None if sums.agree else "its tombstones are not under their origins"
 
     def _walk_level(self, table: Any) -> str | None:
         """A level's entries, each mailbox's behind the row that has their sums."""

@@ -48,6 +48,34 @@ class Origin(NamedTuple):
     incarnation: int
 
 
+class TombstoneSums:
+    """Compares the two kinds of rows that each tombstone has, without keeping them."""
+
+    def __init__(self) -> None:
+        self._difference = 0
+
+    def take(self, key: bytes, value: bytes) -> bytes:
+        """A row of the table.  Mailbox and id, if it is a tombstone's.
+
+        Raises ValueError for one that cannot be.
+        """
+        kind, sizes = key[:1], (len(key), len(value))
+        if kind == _DEAD and len(key) == 1 + _KEY and value and not len(value) % TOLD_SIZE:
+            for at in range(0, len(value), TOLD_SIZE):
+                self._difference += int.from_bytes(value[at : at + TOLD_SIZE] + key[1:], "big")
+            return key[1:]
+        if kind == _BY_ORIGIN and sizes == (1 + TOLD_SIZE, _KEY):
+            self._difference -= int.from_bytes(key[1:] + value, "big")
+        elif (kind, *sizes) not in ((_VECTOR, 11, 8), (_MINE, 1, TOLD_SIZE)):
+            raise ValueError(f"a row of tombstones is damaged: {key.hex()}")
+        return b""
+
+    @property
+    def agree(self) -> bool:
+        """Whether each tombstone is under its origins, and nothing else is."""
+        return not self._difference
+
+
 class Tombstone(NamedTuple):
     """A mailbox deleted a message, as an origin told it."""
 
