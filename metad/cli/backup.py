@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import lmdb
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, become_owner, hub_options, json_option
+from metad.cli.progress import Progress
 from metad.config.checks import show_size
 from metad.errors import EX_DATAERR, CannotCreateError, OsError, UnavailableError
 from metad.store.backup.backup import Backup, Done, restore
@@ -19,6 +21,7 @@ from metad.store.identity import open_store
 from metad.system.directories import make_directory
 from metad.system.osio import Osio
 
+_STEP = re.compile(r"(?:log|file) (\d+) of (\d+)")
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
@@ -52,11 +55,11 @@ def backup_command(
     directory, incremental = directory.absolute(), incremental and incremental.absolute()
     _make_for_owner(directory, place.data)
     data = place.enter()
-    osio = Osio()
-    made = Backup(osio, open_store(osio, data), directory, incremental, _progress)
+    osio, steps = Osio(), Steps("logs", quiet=as_json)
+    made = Backup(osio, open_store(osio, data), directory, incremental, steps.report)
     users = data / "users"
     made.run(lambda target: copy_users(users, target) if users.exists() else None)
-    _end_progress()
+    steps.close()
     _show(made.done, as_json)
     if made.done.bad and not partial:
         sys.exit(EX_DATAERR)
@@ -80,8 +83,9 @@ def restore_command(place: HubLocation, backup: Path, partial: bool, as_json: bo
     source = backup.absolute()
     _must_be_empty(place.data)
     place.make()
-    done = restore(Osio(), source, place.data, _progress, partial=partial)
-    _end_progress()
+    steps = Steps("files", quiet=as_json)
+    done = restore(Osio(), source, place.data, steps.report, partial=partial)
+    steps.close()
     _show(done, as_json)
 
 
@@ -121,16 +125,15 @@ def _must_be_empty(data: Path) -> None:
             raise CannotCreateError(f"{data}: not empty; give a new directory with --data")
 
 
-def _progress(text: str) -> None:
-    if text.startswith("warning"):
-        click.echo(text, err=True)
-    elif sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", nl=False, err=True)
+class Steps(Progress):
+    """Progress from the reports of a backup: `log 3 of 40` means that the third begins."""
 
-
-def _end_progress() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
+    def report(self, text: str) -> None:
+        if found := _STEP.fullmatch(text):
+            self.show(int(found[1]) - 1, int(found[2]))
+        else:
+            self.close()
+            click.echo(text, err=True)
 
 
 def _show(done: Done, as_json: bool) -> None:

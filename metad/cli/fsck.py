@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -23,6 +22,7 @@ import lmdb
 
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mailstore import mail_store
+from metad.cli.progress import Progress
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
 from metad.store.backup_lock import Pin, pinned
 from metad.store.fsck.fsck import Fsck, Plan, Summary
@@ -73,8 +73,9 @@ def check(data: Path, *, compare: bool, as_json: bool) -> int:
 def _check(osio: Osio, store: Store, plan: Plan, as_json: bool, pin: Pin | None = None) -> int:
     lines: list[str] = []
     emit: Callable[[str], None] = lines.append if as_json else click.echo
-    summary = Fsck(osio, store, plan, emit, _progress, pin).run()
-    _clear_progress()
+    progress = Progress("logs", quiet=as_json)
+    summary = Fsck(osio, store, plan, emit, progress.show, pin).run()
+    progress.close()
     if summary.clean and summary.compared:
         _note_orphans(store.data, summary)
     if as_json:
@@ -104,8 +105,9 @@ def _repair(place: HubLocation, as_json: bool) -> int:
         plan = Plan(instance(str(store.data)))
         lines: list[str] = []
         emit: Callable[[str], None] = lines.append if as_json else click.echo
-        before = Fsck(osio, store, plan, emit, _progress).run()
-        _clear_progress()
+        progress = Progress("logs", quiet=as_json)
+        before = Fsck(osio, store, plan, emit, progress.show).run()
+        progress.close()
         if before.clean and before.compared:
             remain = before
         else:
@@ -196,13 +198,3 @@ def _show(summary: Summary) -> None:
         click.echo(f"clean: {what}; {index}")
     else:
         click.echo(f"damaged: {summary.findings} findings; {what}; {index}")
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[Klog {done} of {total}", nl=False, err=True)
-
-
-def _clear_progress() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)

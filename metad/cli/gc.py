@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.progress import Progress
 from metad.config.checks import show_size
 from metad.control import Client
 from metad.errors import OsError
@@ -42,12 +42,16 @@ def gc(place: HubLocation, full: bool, as_json: bool) -> None:
         before = client.request("gc", full=full)
         done = _sums(before)
         last = before
+        progress = Progress("logs", quiet=as_json)
+        most = 0
         while last["done"] < before["round"]:
             time.sleep(ASK_SECONDS)
             now = client.request("gc-progress")
             _add(done, last, now)
             last = now
-            _show_progress(now)
+            most = max(most, now["left"])
+            progress.show(most - now["left"], most, _moved(now))
+        progress.close()
     done["unknown"] = last["unknown"]
     if as_json:
         click.echo(json.dumps(done, indent=2))
@@ -68,11 +72,9 @@ def _add(sums: dict[str, int], last: dict[str, Any], now: dict[str, Any]) -> Non
         sums[name] += now[name] - (last[name] if same else 0)
 
 
-def _show_progress(now: dict[str, Any]) -> None:
-    if sys.stderr.isatty():
-        waits = ", waiting for a backup to end" if now["work"] == "waiting" else ""
-        text = f"{now['left']} logs left, {show_size(now['bytes_moved'])} moved{waits}"
-        click.echo(f"\r\033[K{text}", nl=now["left"] == 0, err=True)
+def _moved(now: dict[str, Any]) -> str:
+    waits = ", waiting for a backup to end" if now["work"] == "waiting" else ""
+    return f", {show_size(now['bytes_moved'])} moved{waits}"
 
 
 def _show(done: dict[str, int]) -> None:

@@ -47,8 +47,17 @@ def load(
 
 def read(path: Path | None = None) -> tuple[Path | None, str]:
     """The file of `load` and its text; None and "" if there is none.  Raises ConfigError."""
-    source = path or (SYSTEM_FILE if SYSTEM_FILE.exists() else None)
+    source = path or (SYSTEM_FILE if _is_there(SYSTEM_FILE) else None)
     return source, _read(source) if source else ""
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        raise ConfigError(
+            f"{path}: permission denied: run this as root, or give --config for a hub of your own"
+        ) from None
 
 
 def parse(

@@ -1,7 +1,7 @@
 """The configuration: defaults, its sources, and the error for every fault."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import pytest
 from hypothesis import given
@@ -312,3 +312,15 @@ def test_a_node_of_a_cluster_listens_for_the_other():
 )
 def test_a_cluster_that_cannot_be_is_refused(content: str, error: str) -> None:
     assert error in refused(content)
+
+
+def test_a_system_file_out_of_reach_is_told_with_what_to_do(monkeypatch):
+    """An ordinary user on a server: /etc/metad is root's and the hub's."""
+
+    class OutOfReach(PosixPath):
+        def exists(self, **_options: object) -> bool:
+            raise PermissionError
+
+    monkeypatch.setattr(config_parse, "SYSTEM_FILE", OutOfReach("/etc/metad/metad.toml"))
+    with pytest.raises(ConfigError, match="permission denied: run this as root, or give --config"):
+        config_parse.load(None, None, {})

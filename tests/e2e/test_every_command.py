@@ -6,6 +6,7 @@ tests/cli/test_every_command.py reads the help of each.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -143,6 +144,23 @@ def shown(hub: Hub, step: Step, turn: int, *, no_color: bool = False) -> str:
         return metad(hub, *line, given=step.given).stdout
     line += ["--config", str(hub.config)]
     return on_terminal(*line, run=cli.main, codes=step.codes, no_color=no_color)
+
+
+# What may take more than a second, and the unit of its progress.
+LONG = {
+    "fsck": "logs", "store check": "logs", "store backup": "logs", "store restore": "files",
+    "user import": "bytes", "mail export": "messages",
+}  # fmt: skip
+
+
+def test_every_long_command_shows_how_far_it_is(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metad.cli.progress.SECONDS", 0.0)
+    steps = [step for step in STEPS if step.path in LONG]
+    for step in [*steps, Step("mail trace", "<unknown@example.test>", (DATAERR,))]:
+        unit = LONG.get(step.path, "messages")
+        assert re.search(rf"\d+ of \d+ {unit}", shown(hub, step, 3)), step
+    # How much a collection will do is known only as it goes on.
+    assert " moved\r" in shown(hub, Step("gc"), 3)
 
 
 def live_top(hub: Hub, *, no_color: bool = False) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import click
 
+from metad.cli.progress import left
+
 PROGRESS_SECONDS = 1.0
 WIDTH = 30
 
@@ -64,7 +66,4 @@ class Progress:
 
     def _left(self) -> str:
         """The time that is left if the other mailboxes take as long as those before."""
-        if not self.done:
-            return ""
-        seconds = (self._clock() - self._began) / self.done * (self._total - self.done)
-        return f", {seconds / 60:.0f} min left" if seconds >= 60 else f", {seconds:.0f} s left"
+        return left(self._clock() - self._began, self.done, self._total)

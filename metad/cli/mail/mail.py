@@ -21,6 +21,7 @@ from metad.cli.mail.maildir import MaildirWriter
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.mail.mbox import MboxWriter
 from metad.cli.mail.sources import split_place
+from metad.cli.progress import Progress
 from metad.errors import (
     EX_DATAERR,
     EX_OK,
@@ -191,7 +192,7 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
     damaged: list[str] = []
     with mail_store(data, whole=True) as store:
         count = 0
-        for message in _messages(store, account.id, damaged):
+        for message in _messages(store, account.id, damaged, Progress("messages", quiet=as_json)):
             writer.write(message)
             count += 1
     writer.close()
@@ -204,8 +205,12 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
     return EX_DATAERR if damaged else EX_OK
 
 
-def _messages(store: MailStore, mailbox: int, damaged: list[str]) -> Iterator[Foreign]:
-    for one in entries_of(store, mailbox):
+def _messages(
+    store: MailStore, mailbox: int, damaged: list[str], progress: Progress
+) -> Iterator[Foreign]:
+    entries = entries_of(store, mailbox)
+    for one in entries:
+        progress.show(one.number, len(entries))
         try:
             octets = b"".join(unstuffed(wire_of(store, mailbox, one.id), lf=False))
             envelope = next(iter(store.reader.stream(one.id)))
@@ -215,3 +220,4 @@ def _messages(store: MailStore, mailbox: int, damaged: list[str]) -> Iterator[Fo
         if isinstance(envelope, bytes):
             continue
         yield Foreign("", octets, one.uid, envelope.envelope.time_us, envelope.envelope.sender)
+    progress.close()

@@ -25,7 +25,9 @@ from metad.cli.mail.hub_log import given, of_hub
 from metad.cli.mail.mail import account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.mail.undelete import HEAD
+from metad.cli.progress import Progress
 from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, RefusedError
+from metad.store.fsck.index_snapshot import read_snapshot
 from metad.store.history import Deletion, History
 from metad.store.ids import time_of
 from metad.store.index import relocation
@@ -102,9 +104,14 @@ class Tracer:
 
     def by_message_id(self, text: str) -> list[Facts]:
         wanted = text.strip().removeprefix("<").removesuffix(">")
-        found = [
-            one for one in self._history.messages() if self._head(one).get("message_id") == wanted
-        ]
+        progress = Progress("messages")
+        total = sum(row.live_messages for row in read_snapshot(self._store.store).logs.values())
+        found = []
+        for done, one in enumerate(self._history.messages(), 1):
+            progress.show(done, max(done, total))
+            if self._head(one).get("message_id") == wanted:
+                found.append(one)
+        progress.close()
         return [self._message(one) for one in found]
 
     def mailbox(self, account: Account, last: int) -> list[Facts]:

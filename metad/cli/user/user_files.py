@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.progress import Progress
 from metad.cli.user.users import iterations, open_users, user
 from metad.config import checks
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
@@ -27,7 +28,6 @@ from metad.users.database import UserDatabase, account_address
 from metad.users.imports import import_entries, importers
 from metad.users.imports.import_apply import Outcome, Transfer
 
-PROGRESS_SECONDS = 1.0
 # Number of bad lines shown; the others are only counted.
 SHOWN = 1000
 
@@ -85,9 +85,11 @@ def import_users(place: HubLocation, **given: Any) -> int:
         shadow = _open(stack, wish.shadow) if wish.shadow else None
         source = importers.Source(_open(stack, wish.file), domain, shadow, wish.least_uid)
         database = stack.enter_context(_database(stack, place, wish.dry_run, work))
-        progress = _progress(wish.as_json)
-        transfer = Transfer(database, dry_run=wish.dry_run, progress=progress)
+        progress = Progress("bytes", quiet=wish.as_json)
+        shown = _shown(progress, source.text)
+        transfer = Transfer(database, dry_run=wish.dry_run, progress=shown)
         transfer.run(importers.read(wish.kind, source))
+        progress.close()
         error = _sync(transfer, wish.kind, domain) if wish.sync else None
     _report(transfer.outcome, error, wish.dry_run, wish.as_json)
     outcome = transfer.outcome
@@ -120,17 +122,13 @@ def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) ->
     return UserDatabase(Path(empty) / "users", create=True, iterations=work)
 
 
-def _progress(quiet: bool) -> Callable[[Outcome], None]:
-    """A line on a terminal, rewritten once a second."""
-    if quiet or not sys.stderr.isatty():
-        return lambda outcome: None
-    last = time.monotonic()
+def _shown(progress: Progress, text: importers.Text) -> Callable[[Outcome], None]:
+    """Shows the place in the file; its size is not known if it is a pipe."""
+    size = 0 if text.name == "-" else os.fstat(text.file.fileno()).st_size
 
     def show(outcome: Outcome) -> None:
-        nonlocal last
-        if time.monotonic() - last > PROGRESS_SECONDS:
-            last = time.monotonic()
-            click.echo(f"\r{outcome.lines:,} lines", err=True, nl=False)
+        done = text.file.tell() if size else 0
+        progress.show(done, size, f", {outcome.lines:,} lines")
 
     return show
 

@@ -252,7 +252,7 @@ def _load(work: Work, loader: Loader, report: Report) -> None:
     for packed in _steps_of_child(work) if work.total >= FORK_FROM else _steps(work):
         kind, data, *more = msgpack.unpackb(packed, strict_map_key=False, use_list=False)
         if kind == _CUT:
-            progress.show(f"{data:,} of {work.total:,} entries sorted")
+            progress.show(f"{data:,} of {work.total:,} entries sorted", data / max(work.total, 1))
         elif kind == _PLACES:
             odd, counts, dead = more
             loader.places(data)
@@ -260,11 +260,13 @@ def _load(work: Work, loader: Loader, report: Report) -> None:
             loader.tombstones(dead)
             _add(live, counts)
             messages += len(data) // PLACE_ROW + len(odd)
-            progress.show(f"{messages:,} messages of about {work.total:,} entries loaded")
+            text = f"{messages:,} messages of about {work.total:,} entries loaded"
+            progress.show(text, messages / max(work.total, 1))
         elif kind == _ENTRIES:
             loader.entries(data)
             entries += len(data) // ENTRY_ROW
-            progress.show(f"{messages:,} messages, {entries:,} entries of mailboxes loaded")
+            text = f"{messages:,} messages, {entries:,} entries of mailboxes loaded"
+            progress.show(text, entries / max(work.total, 1))
         else:
             raise OSError(f"preparing the index failed: {data}")
     loader.finish(
@@ -320,13 +322,21 @@ def _be_child(work: Work, writer: int) -> None:
 
 
 class _Progress:
-    """Reports progress every two seconds."""
+    """Reports progress every two seconds, with the time that is left of a step."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._next = time.monotonic() + PROGRESS_SECONDS
+        self._began = time.monotonic()
+        self._next = self._began + PROGRESS_SECONDS
+        self._share = 0.0
 
-    def show(self, how_far: str) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_SECONDS
-            self._report(f"index: {how_far}")
+    def show(self, how_far: str, share: float = 0.0) -> None:
+        """`share` of the step is done; a smaller one than before begins another step."""
+        now = time.monotonic()
+        if share < self._share:
+            self._began = now
+        self._share = share
+        if now >= self._next:
+            self._next = now + PROGRESS_SECONDS
+            rest = (now - self._began) * (1 - share) / share if share else 0.0
+            self._report(f"index: {how_far}" + (f", {rest:.0f} s left" if rest >= 1 else ""))

@@ -1,0 +1,55 @@
+"""How far a command has come, and when it will end: a line on a terminal, rewritten once a second.
+
+    12 of 40 logs, 3 min left
+
+Rule of this file: a command of less than a second, one without a terminal, and one that prints JSON
+show nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+SECONDS = 1.0
+
+
+def left(seconds: float, done: float, total: float) -> str:
+    """The time that is left, after a comma, if the rest goes as what took `seconds`."""
+    if done <= 0 or done >= total:
+        return ""
+    rest = seconds / done * (total - done)
+    return f", {rest / 60:.0f} min left" if rest >= 60 else f", {rest:.0f} s left"
+
+
+class Progress:
+    """`unit`: what is counted, in the plural.  `clock`: monotonic seconds."""
+
+    def __init__(
+        self, unit: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._unit = unit
+        self._clock = clock
+        self._began = self._last = clock()
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._is_shown = False
+
+    def show(self, done: int, total: int, more: str = "") -> None:
+        """`done` of `total`, if that is known (not 0); `more` follows."""
+        now = self._clock()
+        if self._quiet or now - self._last < SECONDS:
+            return
+        self._last = now
+        self._is_shown = True
+        text = f"{done:,} of {total:,} {self._unit}{left(now - self._began, done, total)}"
+        shown = text + more if total else more.removeprefix(", ")
+        click.echo(f"\r\033[K{shown}", err=True, nl=False)
+
+    def close(self) -> None:
+        """Make room for what follows."""
+        if self._is_shown:
+            self._is_shown = False
+            click.echo("\r\033[K", err=True, nl=False)
