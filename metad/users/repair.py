@@ -17,6 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,10 +28,12 @@ from typing import Any, BinaryIO
 import lmdb
 import msgpack
 
+from metad.errors import DataError
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
 from metad.system.trial import in_child, reason_in_child
-from metad.users.lmdb_env import LOST, MAP_SIZE, MEMBERS, META, SPARE_TABLES, TABLES
+from metad.users.account import from_record, unpack_record
+from metad.users.lmdb_env import FORMAT, ID, LOST, MAP_SIZE, MEMBERS, META, SPARE_TABLES, TABLES
 
 SECONDS = 1.0  # for the trial; pages that it did not reach are found when they are used
 _LOOK_EVERY = 4096
@@ -115,9 +118,11 @@ def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
         for name, table in tables.items():
             whole &= _copy_table(users, env, name, table)
         with env.begin(tables[META], write=True) as txn:
-            has_format = txn.get(b"format") is not None
             txn.put(LOST, b"%d" % time.time())
             accounts = txn.stat(tables[b"accounts"])["entries"]
+            if accounts and txn.get(b"format") is None:
+                _remake_meta(txn, tables[b"accounts"])
+            has_format = txn.get(b"format") is not None
         env.sync(True)
     kept = _set_aside(osio, users, quarantine)
     if has_format:
@@ -127,10 +132,11 @@ def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
     shutil.rmtree(aside)
     with suppress(OSError):
         osio.unlink(str(users / "lock.mdb"))
-    found = f"{accounts} accounts" + ("" if whole else ", as far as they could be read,")
+    found = f"{accounts} accounts are" if has_format else "no accounts are"
     return (
-        f"the users database was damaged ({reason}): {found if has_format else 'nothing'} of it is "
-        f"kept, the damaged file is {kept.parent.name}/{kept.name}"
+        f"the users database was damaged ({reason}): {found} kept, "
+        f"{'all' if whole else 'as many as could be read'}; "
+        f"the damaged file is {kept.parent.name}/{kept.name}"
     )
 
 
@@ -146,6 +152,19 @@ def _set_aside(osio: Osio, users: Path, quarantine: Path) -> Path:
             if error.errno != errno.EXDEV:
                 raise
     raise OSError(errno.EXDEV, f"{users / _FILE} cannot be renamed")
+
+
+def _remake_meta(txn: Any, accounts: Any) -> None:
+    """The table "meta", in a transaction of its own, from the accounts."""
+    greatest = unkeyed = 0
+    for key, raw in txn.cursor(accounts):
+        greatest = max(greatest, ID.unpack(key)[0])
+        with suppress(DataError, KeyError):
+            unkeyed += from_record(greatest, unpack_record(raw)).unkeyed
+    txn.put(b"secret", secrets.token_bytes(32))
+    txn.put(b"next", ID.pack(greatest + 1))
+    txn.put(b"unkeyed", ID.pack(unkeyed))
+    txn.put(b"format", msgpack.packb(FORMAT))
 
 
 def _copy_table(users: Path, env: lmdb.Environment, name: bytes, table: Any) -> bool:

@@ -44,3 +44,22 @@ def test_an_index_in_pieces_heals() -> None:
     )
     reached("row 22, an index that the disk has in pieces: states", states)
     assert states == JOBS * runs * len(MODES)
+
+
+# Seeds of which a state was believed and served with mail missing: the list of free pages, then
+# the tables against each other.
+BELIEVED = (3009, 3070, 3028, 3037)
+
+
+def test_states_that_were_believed_are_noticed() -> None:
+    """Nothing tells that the page cache was lost: only the pages themselves."""
+    for seed in BELIEVED:
+        base = power_campaign.scratch()
+        try:
+            torn = torn_index.record(base, seed)
+            rng = random.Random(seed)
+            for mode in MODES:
+                with power_campaign.blame(f"seed {seed}, mode {mode}"):
+                    torn.judge(rng, mode, torn_index.BOOT)
+        finally:
+            shutil.rmtree(base)

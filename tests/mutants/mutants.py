@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tests.mutants.collector_mutants import COLLECTOR
 from tests.mutants.filter_mutants import FILTERS
+from tests.mutants.view_mutants import VIEWS
 
 POWER = "crash/test_power_cut.py::test_no_power_cut_loses_or_revives_mail"
 FAULTS = "fault/test_faults.py::test_every_call_fails"
@@ -284,4 +285,4 @@ MUTANTS = [
            "store/test_mailbox_locks.py::test_a_mailbox_has_one_session_in_the_hub"),
 ]  # fmt: skip
 
-MUTANTS += [Mutant(*each) for each in (*COLLECTOR, *FILTERS)]
+MUTANTS += [Mutant(*each) for each in (*COLLECTOR, *FILTERS, *VIEWS)]

@@ -164,7 +164,9 @@ class Hub:
 
     def free_row(self) -> ProcessRow:
         used = {process.row.index for process in self.processes}
-        kept = self.master.kept_rows if self.master is not None else set()
+        kept: set[int] = set()
+        if self.master is not None:  # it has not looked at all that died
+            kept = self.master.kept_rows | {dead.row.index for dead in self.master.deaths}
         index = next(at for at in range(1, ROWS) if at not in used and at not in kept)
         row: ProcessRow = self.area.process(index)
         row.clear()

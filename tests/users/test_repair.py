@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
     assert noticed
 
 
+def test_a_bad_leaf_costs_the_users_in_it_and_no_others(good: Path) -> None:
+    everyone = addresses(good)
+    octets = (good / "users" / "data.mdb").read_bytes()
+    leaves = {}
+    for at in range(0, len(octets), PAGE):
+        found = set(re.findall(r"u\d+@x\.test", octets[at : at + PAGE].decode("latin-1")))
+        if octets[at + 10] == 2 and len(found) > 5:
+            leaves[at // PAGE] = found
+    cost, tables = 0, []
+    for at, its in leaves.items():
+        data = damaged(good, at=at, page=bytes(PAGE))
+        told = start(data)
+        lost = everyone - addresses(data)
+        if lost == everyone:
+            tables.append(at)
+            continue
+        assert lost <= its
+        assert bool(told) >= bool(lost)
+        cost += len(lost)
+    assert cost
+    assert len(tables) <= 1  # the page that says where the tables are
+
+
 @pytest.mark.parametrize("pages", [1, 2, 5, 20])
 def test_a_database_that_is_cut_short_keeps_what_is_there(good: Path, pages: int) -> None:
     data = damaged(good, lambda octets: octets[: pages * PAGE])
@@ -115,7 +139,7 @@ def test_what_is_no_database_is_set_aside(good: Path, octets: bytes) -> None:
     told = start(data)
     with UserDatabase(data / "users", create=True) as users:
         if octets:
-            assert "nothing of it is kept" in told[0]
+            assert "no accounts are kept" in told[0]
             (kept,) = (data / "quarantine").glob("users-*.mdb")
             assert kept.read_bytes() == octets
         assert users.lost  # its numbers were given

@@ -67,10 +67,14 @@ class Numbers:
         self._life = max(self._life + 1, now)
         return Allocation(self._number, self._life, fresh=True)
 
-    def give_back(self, given: Allocation) -> None:
-        """The log was not made.  Its life is used up nevertheless."""
+    def give_back(self, given: Allocation, *, there: bool) -> None:
+        """The log was not made.  Its life is used up nevertheless.
+
+        `there`: its file still is; a free log was unlinked to be replaced.
+        """
         if self._dead is not None:
-            self._dead[0].put_back(given, State.NONE if given.fresh else State.FREE)
+            is_free = there and not given.fresh
+            self._dead[0].put_back(given, State.FREE if is_free else State.NONE)
 
 
 class Recovered(NamedTuple):
@@ -182,7 +186,8 @@ class LogRecovery:
         except (OSError, MetadError, log_files.LogBusyError) as error:
             self._report(_stays(one.log, error))
             if given is not None:
-                self._numbers.give_back(given)
+                there = log_files.is_there(self._osio, self._store.logs, given.number)
+                self._numbers.give_back(given, there=there)
             return []
         old = one._replace(tail=_in_front_of(ended.end, one.tail))
         return [old, Recovered(successor.log, State.SEALED, successor.log.align, successor.tail)]
