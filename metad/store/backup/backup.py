@@ -43,6 +43,9 @@ from metad.store.log.writer import round_up
 from metad.system.osio import Osio
 
 NODES = 1 << 16
+# Members of a cluster have numbers that follow each other, from the first one's: none that the
+# cluster of the backed-up store has had is as far from its number as this.
+APART = 256
 _CANNOT = {errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EBADF}
 _PIECE = 8 << 20
 
@@ -383,5 +386,6 @@ def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> 
         osio.close(fd)
     old = open_store(osio, backup)
     # Random, not the next number: two restores of one backup are two nodes.
-    node = secrets.choice([number for number in range(1, NODES) if number != old.node])
+    free = [number for number in range(1, NODES - APART) if abs(number - old.node) > APART]
+    node = secrets.choice(free)
     write_identity(osio, make_store(data, old.store_id, old.secret, node))

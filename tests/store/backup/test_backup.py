@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from metad.errors import CannotCreateError, DamagedError, DataError, Unavailable
 from metad.store.backup import backup, manifest
 from metad.store.backup.backup import Backup, Done, restore
 from metad.store.gc.copy import Step
-from metad.store.identity import open_store
+from metad.store.identity import open_store, write_identity
 from metad.store.log import header
 from metad.store.log.header import log_path
 from metad.store.log_table import State
@@ -87,6 +88,28 @@ def test_free_logs_are_left_out(kit: StoreKit, tmp_path: Path) -> None:
     found = Backup(Osio(), kit.store, tmp_path / "backup").run()
     assert f"logs/{victim:08d}.log" not in found.files
     restored(tmp_path / "backup", tmp_path / "new", kit.ledger)
+
+
+@pytest.mark.parametrize("number", [1, 300, (1 << 16) - 1])
+def test_a_restored_store_is_no_member_and_has_no_member_s_number(
+    kit: StoreKit, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster numbers its members one after the other, from the first one's number."""
+    store = replace(kit.store, node=number, clustered=True)
+    write_identity(Osio(), store)
+    kit.store = open_store(Osio(), kit.data)
+    taken = tmp_path / "backup"
+    given: list[int] = []
+    monkeypatch.setattr(
+        "metad.store.backup.backup.secrets.choice", lambda free: given.extend(free) or free[0]
+    )
+    Backup(Osio(), kit.store, taken).run()
+    restore(Osio(), taken, tmp_path / "again")
+    assert not set(range(number - 255, number + 256)) & set(given)
+    assert max(given) + 255 < 1 << 16
+    assert len(given) > 60_000
+    again = open_store(Osio(), tmp_path / "again")
+    assert (again.node, again.clustered) == (given[0], False)
 
 
 def test_a_restored_store_is_another_node(kit: StoreKit, tmp_path: Path) -> None:
