@@ -1,8 +1,9 @@
-"""Fuzz one target for as long as wanted: python tests/fuzz/campaign.py TARGET [SECONDS]
+"""Fuzz one target for any time: python tests/fuzz/campaign.py TARGET [SECONDS]
 
-With atheris installed (pip install '.[fuzz]') it is guided by coverage, and what finds new branches
-goes to the folder METAD_FUZZ_FOUND (else one in the temporary directory, which is named), to be
-looked at and kept.  Without it, by chance.  An input that fails is kept in the corpus at once.
+With atheris installed (pip install '.[fuzz]') it is guided by coverage, and inputs that reach new
+branches go to the folder METAD_FUZZ_FOUND (otherwise one in the temporary directory, which is
+printed), to be examined and kept.  Without it, inputs are random.  A failing input is added to the
+corpus at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Target = Callable[[bytes], None]
 
 
 def keeping(name: str, target: Target) -> Target:
-    """The target; an input that it fails on goes into the corpus, and raises."""
+    """The target; a failing input is added to the corpus, and raises."""
 
     def run(octets: bytes) -> None:
         try:
@@ -56,10 +57,10 @@ def by_chance(name: str, seconds: float) -> int:
 
 
 def by_coverage(name: str, seconds: float) -> None:
-    """Leaves the process when the time is over; its exit code is not 0 if an input failed."""
+    """Exits the process when the time is over; the exit code is not 0 if an input failed."""
     import atheris
 
-    # Ours alone: instrumenting the libraries too takes a minute, and finds their branches.
+    # Only our code: instrumenting the libraries too takes a minute, and finds their branches.
     with atheris.instrument_imports(include=["metad"], enable_loader_override=False):
         from tests.fuzz.targets import TARGETS
 

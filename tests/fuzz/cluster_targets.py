@@ -1,4 +1,4 @@
-"""What is fuzzed of the cluster: frames, and a link with a member that sends anything."""
+"""Fuzz targets of the cluster: frames, and a link with a member that sends anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINGERPRINT = VIEW.members[0].fingerprint
 
 
 def decoded(octets: bytes) -> None:
-    """Frames, then perhaps an error; what came out is what went in."""
+    """Frames, then perhaps an error; the output equals the input."""
 
     def run(pieces: list[bytes]) -> object:
         decoder = Decoder()

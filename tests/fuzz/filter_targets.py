@@ -1,6 +1,6 @@
-"""What is fuzzed of the filters: rspamd's answers, and the header that they change.
+"""Fuzz targets of the filters: rspamd's answers, and the header that they change.
 
-The oracles do not know the code: the email package, and a reading of a header line by line.
+The oracles are independent of the code: the email package, and a line-by-line parser of headers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.fuzz.cuts import same_for_every_cut
 HOSTNAME = "mx.example.org"
 WISHES = (Preferences(), Preferences(mark=5.0, refuse=9.0), Preferences(off=True))
 _COMMENT = re.compile(rb"\([^()]*\)")
-# A name of ours where a careless reader of Authentication-Results would see it.
+# Our name, where a careless reader of Authentication-Results would see it.
 _CLAIM = re.compile(rb'\s*"?mx\.example\.org\.?"?\s*(?:\d+\s*)?(?:;|\Z)', re.IGNORECASE)
 
 
 def is_one_field(field: bytes) -> bool:
-    """Whether a reader that goes line by line finds a single field."""
+    """Whether a line-by-line reader finds a single field."""
     lines = field.split(b"\r\n")
     return (
         lines.pop() == b""
@@ -49,7 +49,7 @@ def http(octets: bytes) -> None:
         try:
             for piece in pieces:
                 if found is not None and piece:
-                    return "refused"  # more than was announced
+                    return "refused"  # more than announced
                 found = reader.feed(piece)
             return found if found is not None else reader.eof()
         except HttpError as error:
@@ -137,7 +137,7 @@ def _split(pieces: list[bytes]) -> bytes:
 
 
 def _check_cleaned(header: bytes, cleaned: bytes) -> None:
-    """Nothing of ours is left for any reader, and nothing else is missing."""
+    """No field claiming to be ours is left for any reader, and nothing else is missing."""
     for value in email.message_from_bytes(cleaned).get_all(NAME, []):
         plain = str(value).encode("utf-8", "surrogateescape")
         while (shorter := _COMMENT.sub(b"", plain)) != plain:

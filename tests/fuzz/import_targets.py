@@ -1,7 +1,7 @@
-"""What is fuzzed of moving in: mbox files, Maildirs with Dovecot's list, POP3 servers.
+"""Fuzz targets of imports: mbox files, Maildirs with Dovecot's list, POP3 servers.
 
-What must hold for every input: each message of the source is imported or named; a source that ends
-early is never taken for complete; what is imported is as POP3 can send it.
+What must hold for every input: each message of the source is imported or reported; a source that
+ends early is never considered complete; POP3 can send every imported message.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check(item: Item) -> None:
 
 
 def mbox_file(octets: bytes) -> None:
-    """No more items than separator lines, and no line is lost but those."""
+    """No more items than separator lines, and only those lines are lost."""
     try:
         items = list(mbox._messages("box", io.BytesIO(octets)))
     except DataError as error:
@@ -107,7 +107,7 @@ class _Socket:
 
 
 class _Scripted(PopClient):
-    """A session with a server that says what it was going to say, whatever it is asked."""
+    """A session with a server that sends a fixed script, whatever the client sends."""
 
     def __init__(self, octets: bytes) -> None:
         self._account = Account("x", 110, tls=False, user="ann", password=b"pw")
@@ -120,7 +120,7 @@ class _Scripted(PopClient):
 
 
 def pop3_source(octets: bytes) -> None:
-    """What follows the login: STAT, UIDL, messages."""
+    """The part after the login: STAT, UIDL, messages."""
     items: list[Item] = []
     try:
         client = _Scripted(b"+OK\r\n+OK\r\n+OK\r\n" + octets)

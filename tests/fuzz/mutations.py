@@ -1,6 +1,6 @@
-"""New inputs out of known ones: a plain mutator, the same for the same seed.
+"""New inputs from known ones: a simple mutator, deterministic for a seed.
 
-For longer and cleverer runs there is campaign.py, which uses atheris where that is installed.
+For longer and smarter runs use campaign.py, with atheris if it is installed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-# What a random octet seldom hits on.
+# Values that random octets seldom produce.
 WORDS = (
     b"\r\n", b"\n", b"\r", b"\0", b".", b"\r\n.\r\n", b".\r\n", b"..", b" ", b"<", b">", b"@", b":",
     b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<c@d>\r\n", b"DATA\r\n", b"BDAT 3 LAST\r\n",
@@ -21,12 +21,12 @@ WORDS = (
 
 
 def corpus(target: str) -> list[bytes]:
-    """The kept inputs of a target, in the order of their names."""
+    """The corpus of a target, sorted by name."""
     return [path.read_bytes() for path in sorted((CORPUS / target).iterdir())]
 
 
 def mutants(target: str, seed: int, count: int) -> Iterator[bytes]:
-    """`count` inputs made of the target's corpus."""
+    """`count` inputs made from the target's corpus."""
     dice = random.Random(f"{target} {seed}")
     known = corpus(target)
     for _ in range(count):

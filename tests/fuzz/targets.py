@@ -1,9 +1,9 @@
-"""What is fuzzed, and what must hold for every input.
+"""The fuzz targets, and what must hold for every input.
 
 Rules of this file:
 
-* A target takes octets and returns; what it finds wrong it raises.
-* The same input whole, octet by octet, and cut by its own checksum gives the same.
+* A target takes octets and returns; it raises on any fault.
+* The same input whole, octet by octet, and cut by its own checksum gives the same result.
 * No target has a state that outlives a call.
 """
 
@@ -197,7 +197,7 @@ def pop3(octets: bytes) -> None:
 
 
 def proxy_header(octets: bytes) -> None:
-    """A verdict once given stays, whatever follows."""
+    """A verdict stays once given, whatever follows."""
     verdict: object = None
     for end in range(min(len(octets), 600) + 1):
         try:
@@ -247,9 +247,9 @@ def settings_file(octets: bytes) -> None:
 
 
 def stored_record(octets: bytes) -> None:
-    """As it lies in a log, and as if its checksums were right."""
+    """As it lies in a log, and as if its checksums were correct."""
     if record.parse_header(octets, 7, 9) is not None:
-        # Guided by coverage, which shows the check that was expected, a right one can be made.
+        # Coverage guidance reveals the expected check, so a correct one can be made.
         check = xxh3_64_intdigest(octets[: record.CHECKED_SIZE], 7)
         assert octets[record.CHECKED_SIZE : record.HEADER_SIZE] == check.to_bytes(8, "little")
     half = len(octets) // 2
@@ -278,7 +278,7 @@ def users_file(octets: bytes) -> None:
     source = importers.Source(importers.Text("file", io.BytesIO(text)), "x.org", shadow)
     try:
         found = list(importers.read(name, source))
-    except DataError as error:  # a header that is none
+    except DataError as error:  # an invalid header
         assert "\n" not in str(error)
         return
     for one in found:

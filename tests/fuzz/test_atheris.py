@@ -1,6 +1,6 @@
-"""The campaign itself, guided by coverage, a moment for each input of reliability.md's row 13.
+"""The campaign itself, guided by coverage, briefly for each target of reliability.md's row 13.
 
-Skips where atheris is not installed (`sh tools/test --full` brings it where there is a wheel).
+Skipped if atheris is not installed (`sh tools/test --full` installs it if there is a wheel).
 """
 
 from __future__ import annotations

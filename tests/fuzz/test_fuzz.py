@@ -1,7 +1,7 @@
 """Random and mutated input (reliability.md, row 13): nothing raises, and no cut matters.
 
-The corpus is kept: what once was a fault stays in it.  METAD_TEST_SEED repeats a run; campaign.py
-goes on for hours.
+The corpus is kept: every input that once failed stays in it.  METAD_TEST_SEED repeats a run;
+campaign.py runs for hours.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_mutants_are_the_same_for_the_same_seed() -> None:
 
 
 def test_a_fault_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that forgets its place when input is cut between CR and LF must not pass."""
+    """A machine that loses its position when input is cut between CR and LF must not pass."""
     from metad.protocol.lines import LineBuffer
 
     def forgetful(self: LineBuffer, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a worker from taking mail is in shared memory, with the time since when."""
+"""The conditions that keep a worker from accepting mail are in shared memory, with their begin."""
 
 from __future__ import annotations
 

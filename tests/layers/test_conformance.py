@@ -18,7 +18,7 @@ class TestLog(Conformance):
     layer = LogLayer
 
     def prepare(self, context):
-        """What the recovery child does."""
+        """Does the work of the recovery child."""
         osio = Osio()
         table = LogTable(context.area, context.semaphore, context.area.process(2))
         recovery = Recovery(osio, open_store(osio, context.data), context.report)
@@ -43,7 +43,7 @@ class TestSort(Conformance):
 
 
 def _order(path: Path):
-    """By the number within the process; after a restart the time has gone on."""
+    """By the number within the process; after a restart, time has passed."""
     seconds, rest = path.name.split(".")[:2]
     micro, number = rest[1:].split("P")[0], rest.split("Q")[1]
     return int(seconds), int(number), int(micro)

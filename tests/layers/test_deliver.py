@@ -1,4 +1,5 @@
-"""A message that came whole counts until it is committed; with little memory it goes to a file."""
+"""A message that arrived whole counts until it is committed; with little memory it goes to a
+file."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def bench(path: Path, budget: Budget) -> tuple[LogLayer, deque[Append]]:
     layer.store = SimpleNamespace(spool=str(path))  # type: ignore[assignment]
     layer.source = SimpleNamespace(has_space=True)  # type: ignore[assignment]
     committer = Committer(SimpleNamespace(), NO_CHAIN, NO_FEED, budget)  # type: ignore[arg-type]
-    committer._busy = True  # nothing is committed; `_waiting` is what was submitted
+    committer._busy = True  # nothing is committed; `_waiting` has the submitted records
     layer.committer = committer
     return layer, committer._waiting
 

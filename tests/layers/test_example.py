@@ -31,7 +31,7 @@ class TestFiles(Conformance):
 
 
 def install(target: Path) -> None:
-    """What pip makes of the example, without asking a registry for its build backend."""
+    """The example installed by pip, without fetching its build backend from a registry."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
     (target / "metad_files.py").write_bytes((EXAMPLE / "metad_files.py").read_bytes())
     info = target / "metad_files-1.0.dist-info"

@@ -1,4 +1,4 @@
-"""Unique ids of imported mail: a block at a time; from the records where the index lost them."""
+"""Unique ids of imported mail: in blocks; from the records if the index lost them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT = 3 * BLOCK + 7
 
 
 def message_id(number: int) -> bytes:
-    """Every third message did not come by an import."""
+    """Every third message was not imported."""
     return number.to_bytes(8, "big") + (bytes(8) if number % 3 else IMPORTED)
 
 
@@ -34,7 +34,7 @@ IMPORTED = _imported_tail()
 
 
 class Index:
-    """The unique ids that an index has, and how often it was asked."""
+    """The unique ids in an index, and how often it was queried."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, str] = {}
@@ -56,7 +56,7 @@ class Index:
 
 
 class Reader:
-    """Records; those of numbers that end in 9 came without an id, of 6 cannot be read."""
+    """Records; those with numbers ending in 9 have no id, those ending in 6 are unreadable."""
 
     def __init__(self) -> None:
         self.read_ids: list[bytes] = []
@@ -95,7 +95,7 @@ def expected() -> dict[int, str]:
 
 
 def test_an_index_without_them_is_completed_in_short_steps(store: Store) -> None:
-    """All were looked up, and read, at once: a worker stood still for as long as that took."""
+    """Regression: all were looked up and read at once, and a worker was blocked for that time."""
     ids = ImportedIds(store, LISTING, is_complete=False)
     before = 0
     for _ in ids.complete_index():
@@ -116,7 +116,7 @@ def test_a_complete_index_is_asked_block_by_block_and_no_record_is_read(store: S
     assert found(ids) == expected()
     assert store.reader.read_ids == []
     assert len(store.index.asked) == -(-COUNT // BLOCK)
-    assert len(ids._known) <= BLOCK  # of a mailbox of any length
+    assert len(ids._known) <= BLOCK  # for a mailbox of any length
 
 
 def test_a_lock_that_is_taken_leaves_them_to_the_records(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The listing of a mailbox as of its login, made later and in pieces."""
+"""The listing of a mailbox as of login, made later and in pieces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add(index: Index, us: int, octets: int, mailbox: int = BOX) -> None:
 
 
 def made(listing: Listing) -> list[tuple[int, int]]:
-    """The ids' times and sizes, once it is made; the steps that it took."""
+    """The times of the ids and the sizes, once it is made; the number of steps."""
     for _ in listing.steps():
         assert not listing.is_complete
     assert listing.is_complete
@@ -71,7 +71,7 @@ def test_what_came_after_the_login_is_for_the_next_session(index: Index) -> None
         add(index, NOW + 10 * number, 100 + number)
     listing = Listing(index, BOX)
     add(index, NOW + 1000, 7)
-    add(index, NOW + 25, 55)  # another worker numbered it before, and committed it now
+    add(index, NOW + 25, 55)  # another worker numbered it earlier, and commits it now
     assert (listing.messages, listing.octets) == (5, 510)
     assert made(listing) == [(NOW + 10 * n, 100 + n) for n in range(5)]
     assert Listing(index, BOX).messages == 7
@@ -87,7 +87,7 @@ def test_several_that_came_late_leave_the_number_that_stat_gave(index: Index) ->
 
 
 def test_a_usage_row_that_is_wrong_costs_no_message(index: Index) -> None:
-    """It is a view; what lies there counts."""
+    """It is a view; the entries count."""
     for number in range(3):
         add(index, NOW + 1_000_000 * LATE_SECONDS * 2 * number, 100)
     for wrong in (1, 9):

@@ -1,4 +1,4 @@
-"""A client that fetches one message after the other: their places are looked up together."""
+"""A client that fetches messages in order: their places are looked up together."""
 
 from __future__ import annotations
 

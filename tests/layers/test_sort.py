@@ -1,4 +1,4 @@
-"""The sort layer: where mail goes, and what becomes of it when the disk fails."""
+"""The sort layer: where mail goes, and what happens when the disk fails."""
 
 import errno
 import os
@@ -100,7 +100,7 @@ def test_an_address_without_a_directory_costs_that_recipient(bench):
 
 
 class FailingOsio(Osio):
-    """Fails the call with this number, of this kind; counts all of them."""
+    """Fails the call of this kind with this number; counts all of them."""
 
     def __init__(self, kind, number, error):
         self.kind, self.number, self.error, self.calls = kind, number, error, 0

@@ -1,4 +1,4 @@
-"""A message kept aside: what it holds is counted, and what has no room goes to a file."""
+"""A spooled message: its memory is counted, and it goes to a file if there is no room."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def whole(one: Spool) -> bytes:
 
 
 def test_a_small_message_counts_from_its_first_byte(tmp_path: Path) -> None:
-    """Ten thousand of 64 KiB, each below what once was free, were 640 MB beyond the budget."""
+    """Regression: ten thousand of 64 KiB, each below a size that was not counted, were 640 MB
+    beyond the budget."""
     budget = Budget()
     one, other = spool(tmp_path, budget), spool(tmp_path, budget)
     one.write(b"abc")
@@ -49,7 +50,7 @@ def test_what_exceeds_the_budget_goes_to_a_file_and_comes_back_the_same(tmp_path
     assert second.size == 201
     assert budget.used == 800 + CHUNK_MEMORY
     first.close()
-    # One that has begun its file stays with it.
+    # A message that has begun its file stays there.
     second.write(b"e")
     assert whole(second).endswith(b"de")
     assert budget.used == 0
@@ -59,7 +60,7 @@ def test_what_exceeds_the_budget_goes_to_a_file_and_comes_back_the_same(tmp_path
 
 
 def test_large_messages_leave_half_of_the_budget_to_small_ones(tmp_path: Path) -> None:
-    """Clients with half a large message each must not bring every small one to a file of its own:
+    """Clients with half a large message each must not force every small one into its own file:
     those are committed one by one."""
     budget = Budget()
     large = [spool(tmp_path, budget) for _ in range(200)]
@@ -90,7 +91,7 @@ def test_one_message_has_no_more_than_its_part(tmp_path: Path) -> None:
 
 
 def test_a_message_in_pieces_of_two_bytes_cannot_hold_more_than_the_budget(tmp_path: Path) -> None:
-    """Python needs thirty times as much for such a piece as is in it."""
+    """Python needs thirty times the size of such a piece."""
     budget = Budget(100_000)
     one = spool(tmp_path, budget)
     for _ in range(10_000):

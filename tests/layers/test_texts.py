@@ -1,4 +1,4 @@
-"""Messages out of the wire format: whole, cut anywhere, and bad ones."""
+"""Messages decoded from the wire format: whole, cut anywhere, and invalid."""
 
 import re
 from itertools import pairwise
@@ -22,7 +22,7 @@ def wire_of(lines):
 @given(lines=LINES, cuts=st.lists(st.integers(0, 60)), lf=st.booleans())
 def test_every_cut_gives_the_message(lines, cuts, lf):
     lines = [line for line in lines if b"\r" not in line] if lf else lines
-    # A line is what ends in LF: only the regular expression stuffs behind a bare CR.
+    # A line ends in LF: only the regular expression stuffs after a bare CR.
     message = b"".join(line + b"\r\n" for line in lines)
     wire = b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in lines)
     wire += b".\r\n"

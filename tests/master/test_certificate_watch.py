@@ -1,4 +1,4 @@
-"""Certificates that expire are reported when a hub is ready, and once a day from then on."""
+"""Expiring certificates are reported when a hub is ready, and then once a day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metad.master.certificate_watch import DAY_SECONDS, CertificateWatch
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> tuple[CertificateWatch, list[str]]:
-    """Of a hub with one certificate that has expired."""
+    """The watch of a hub with one expired certificate."""
     store = "metad.master.certificate_watch.tls_store"
     monkeypatch.setattr(f"{store}.wanted", lambda config: config.has_tls)
     monkeypatch.setattr(f"{store}.expiry_warnings", lambda config, now: [f"expired {now:%Z}"])

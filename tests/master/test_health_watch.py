@@ -1,4 +1,4 @@
-"""The master logs a problem when it begins and ends, and knows since when the state lasts."""
+"""The master logs the begin and end of a problem, and knows since when the state lasts."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def test_a_look_that_fails_is_logged_and_ends_nothing(
     watch.watch.look(begin + 1, "")
     assert len(watch.lines) == 1
     assert "77 is no state" in watch.lines[0]
-    with pytest.raises(ValueError, match="77"):  # a command that asks is told
+    with pytest.raises(ValueError, match="77"):  # a command gets the answer
         watch.watch.facts("")

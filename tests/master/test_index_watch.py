@@ -1,4 +1,4 @@
-"""The master's eye on the index: what makes it suspect."""
+"""The master's watch of the index: what makes it suspect."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from metad.store.index import state as index_state
 from metad.system.osio import Osio
 from metad.system.write_back import write_back_failed
 
-SMALL = 12  # MiB of the disk below the file system
+SMALL = 12  # MiB of the disk under the file system
 LARGE = 64
 
 
 def make(data: Path) -> tuple[IndexWatch, list[str]]:
-    """Of a hub whose index is one file, which is not read."""
+    """The watch of a hub whose index is one file, which is never read."""
     (data / "index").mkdir(exist_ok=True)
     (data / "index" / "data.mdb").write_bytes(b"x" * 4096)
     lines: list[str] = []
@@ -44,7 +44,7 @@ def child(*, aborted: float = 0.0) -> Any:
     [
         (-signal.SIGBUS, 0.0, True),
         (-signal.SIGSEGV, 0.0, True),
-        (-signal.SIGABRT, 0.0, True),  # LMDB, where it finds what cannot be
+        (-signal.SIGABRT, 0.0, True),  # LMDB, if it finds an impossible state
         (-signal.SIGABRT, 7.0, False),  # the watchdog
         (-signal.SIGKILL, 0.0, False),
         (74, 0.0, False),
@@ -63,7 +63,7 @@ def test_how_a_child_ends(tmp_path: Path, code: int, aborted: float, suspect: bo
 def test_a_failed_write_back_makes_it_suspect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The index of a running hub is never synced, so no process heard of it."""
+    """The index of a running hub is never synced, so no process noticed."""
     watch, lines = make(tmp_path)
     asked: list[int] = []
 
@@ -88,7 +88,7 @@ def test_a_failed_write_back_makes_it_suspect(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system whose disk takes less than it promised, until `grow`."""
+    """A file system whose disk is smaller than promised, until `grow`."""
     below, mounted = tmp_path / "below", tmp_path / "mounted"
     below.mkdir()
     mounted.mkdir()
@@ -123,9 +123,9 @@ def test_the_kernel_tells_of_a_real_failed_write_back(small_disk: Path) -> None:
         for at in range(0, 2 * SMALL, 4):
             os.pwrite(fd, os.urandom(4 << 20), at << 20)
         assert not write_back_failed(fd)
-        os.system("sync")  # as the kernel does by itself, and it tells no one
+        os.system("sync")  # as the kernel does by itself, without notice
         assert not write_back_failed(other)
-        assert not watch.is_suspect(1010.0)  # this disk does not even take the note
+        assert not watch.is_suspect(1010.0)  # this disk does not even accept the note
         (line,) = lines
         assert line.startswith("warning: cannot note that the index is suspect: ")
         grow = ["mount", "-o", f"remount,size={2 * LARGE}M", str(small_disk.parent / "below")]

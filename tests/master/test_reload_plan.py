@@ -1,4 +1,4 @@
-"""What a reload changes, and what it leaves and says."""
+"""What a reload changes, keeps and reports."""
 
 from __future__ import annotations
 

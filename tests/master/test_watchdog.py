@@ -1,4 +1,4 @@
-"""Who hangs and whom to kill, with a clock and children that are only numbers."""
+"""Which children hang and which to kill, with a clock and children that are only numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT = 30.0
 
 
 class Clock:
-    """Monotonic nanoseconds, turned by hand."""
+    """Monotonic nanoseconds, advanced by hand."""
 
     def __init__(self, start: float = 1000.0) -> None:
         self.seconds = start
@@ -26,7 +26,7 @@ class Clock:
 
 @dataclass
 class FakeChild:
-    """As metad.master.children.Child; signals are only noted."""
+    """Like metad.master.children.Child; signals are only recorded."""
 
     name: str = "worker 0 (pid 1)"
     role: Role = Role.WORKER
@@ -56,7 +56,7 @@ def watch(clock) -> Watchdog:
 
 
 def let_pass(watch, clock, seconds: float, *children: FakeChild, beating: tuple = ()) -> None:
-    """Time passes as in the master's loop: four looks a second."""
+    """Time passes as in the master's loop: four checks a second."""
     for _ in range(round(seconds * 4)):
         clock.seconds += 0.25
         for child in beating:

@@ -7,7 +7,7 @@ Rules of this file:
 
 * It takes any log that is sealed and indexed to its end; one of survivors only if anything in it
   does not stay, or there would be no end to it.
-* What it decides when it takes a victim, it carries out whatever happens meanwhile.
+* It carries out its decisions about a victim, whatever happens meanwhile.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Collector(Rules):
         yield from getattr(self, f"_when_{state.collector.step}")(state)
 
     def _when_failed(self, state: State) -> Steps:
-        """The next log states where the failed one ends."""
+        """The next log records where the failed one ends."""
         for did, new in self._next_log(state, "C"):
             mine = new.collector
             if mine.log not in (state.collector.log, NOTHING):
@@ -123,7 +123,8 @@ class Collector(Rules):
         )
 
     def _survivors(self, state: State, number: int) -> tuple[str, ...] | None:
-        """What has to be copied of a victim; None: the index says what no log proves."""
+        """The records of a victim to be copied; None: the index claims something that no log
+        proves."""
         assert state.view is not None
         group: list[str] = []
         for record in readable(state.logs, number):
@@ -246,7 +247,7 @@ class Collector(Rules):
             new = spend(state, "refusals")._replace(collector=idle)
             yield f"collector: the index refuses to forget log {number}", new
 
-    # -- what an earlier collector left
+    # -- leftovers of an earlier collector
 
     def _tidies(self, state: State, number: int) -> Steps:
         """A log entered as being collected, which no living process has."""
@@ -288,7 +289,7 @@ def given_back(state: State) -> State:
 
 
 def rest_entered(state: State, number: int) -> State:
-    """The index gets what it lacks of a sealed log."""
+    """The index gets the missing records of a sealed log."""
     assert state.view is not None
     log = state.logs[number]
     end = end_of(log, stops(state.logs))
@@ -298,7 +299,7 @@ def rest_entered(state: State, number: int) -> State:
 
 
 def suspect(state: State) -> State:
-    """The index is not believed any more: everything stops, and the next start rebuilds it."""
+    """The index is no longer trusted: everything stops, and the next start rebuilds it."""
     return down(state)._replace(view=None)
 
 
@@ -310,7 +311,7 @@ def down(state: State) -> State:
 
 
 def has_unread(state: State) -> bool:
-    """Whether there is a log which the start had to leave out."""
+    """Whether there is a log that the start had to leave out."""
     return any(row.state == "active" and not row.owner for row in state.rows or ())
 
 

@@ -1,4 +1,4 @@
-"""What fails, and what recovery does about it: of a dead process, and before a hub starts.
+"""Failures, and their recovery: for a dead process, and before a hub starts.
 
 Rules of this file:
 
@@ -62,7 +62,7 @@ class Hub(Collector):
     """All steps of the hub."""
 
     def successors(self, state: State) -> Steps:
-        """What may come next: a sentence, and the state then (see `canonical`)."""
+        """The possible next steps: a sentence, and the resulting state (see `canonical`)."""
         if state.rows is None:
             yield from self._start(state)
         else:
@@ -76,10 +76,10 @@ class Hub(Collector):
         if state.left.cuts:
             yield from self._cuts(state)
 
-    # -- recovery of what a dead process had
+    # -- recovery of a dead process's logs
 
     def recover(self, state: State) -> Steps:
-        """The steps of a recovery beside the living; one is at work at a time."""
+        """The steps of a recovery beside living processes; one runs at a time."""
         assert state.rows is not None
         if state.recovery is None:
             for number, row in enumerate(state.rows):
@@ -94,7 +94,7 @@ class Hub(Collector):
             yield from getattr(self, f"_recovery_{state.recovery.step}")(state, state.recovery)
 
     def _recovery_read(self, state: State, mine: Reader) -> Steps:
-        """Take the log's lock, if no living process has it, and go by the header read under it."""
+        """Take the log's lock, if no living process has it, and use the header read under it."""
         if not self.on("cell until entered"):
             state = state._replace(cells=state.cells._replace(dead=0))
         number, log = mine.log, state.logs[mine.log]
@@ -131,7 +131,7 @@ class Hub(Collector):
         yield f"recovery: the index forgets log {mine.log}", new
 
     def _recovery_ended(self, state: State, mine: Reader) -> Steps:
-        """Enter the messages; the watermark stays if deletions are still to come."""
+        """Enter the messages; the watermark stays if deletions follow."""
         assert state.view is not None
         number, log = mine.log, state.logs[mine.log]
         start, end = watermark(state, number), end_of(log, stops(state.logs))
@@ -170,7 +170,7 @@ class Hub(Collector):
     # -- the end of a log without a seal
 
     def _ended(self, state: State, number: int, owner: str) -> Steps:
-        """State where a log ends: by a seal, or by the log to which its last group is copied."""
+        """Record where a log ends: by a seal, or by the log to which its last group is copied."""
         log = state.logs[number]
         if log.seal != NOTHING or log.life in stops(state.logs):
             yield f"log {number} has an end", state
@@ -186,9 +186,9 @@ class Hub(Collector):
                 yield f"seals log {number}", with_log(state, number, new)
 
     def _in_place(self, state: State, number: int, start: int) -> tuple[str, State]:
-        """No log is to be had for the last group.  What was acknowledged is durable where it is.
+        """No log is available for the last group.  Acknowledged records are durable where they are.
 
-        Of survivors that the index does not know, the originals are still there.
+        The originals of survivors that the index does not know still exist.
         """
         log = state.logs[number]
         if log.survivors and state.view is not None and self.on("survivors are cut"):
@@ -286,7 +286,7 @@ class Hub(Collector):
                 new = state._replace(view=index, messages=put(state.messages, message, GONE))
                 yield f"the cluster forgets the tombstone of M{message}", new
 
-    # -- what fails
+    # -- failures
 
     def _kills(self, state: State) -> Steps:
         if state.left.kills:
@@ -346,7 +346,7 @@ class Hub(Collector):
 
 
 def _after_cut(log: Log) -> Iterator[Log]:
-    """A log as a power cut may leave it."""
+    """A log after a possible power cut."""
     if log.header == FREEING:
         yield Log(FREE, log.life)
     kinds = [(r,) if r[2] == DURABLE or r == HOLE else (r[:2] + DURABLE, HOLE) for r in log.records]
@@ -359,7 +359,7 @@ def _after_cut(log: Log) -> Iterator[Log]:
 
 
 def _last_group(state: State, number: int) -> int:
-    """Where the group begins of which nothing says that it is durable."""
+    """The beginning of the group that is not known to be durable."""
     records = state.logs[number].records
     if state.view is not None:
         return watermark(state, number)

@@ -1,13 +1,13 @@
-"""The protocol of the store, small enough to be searched to the end.
+"""The protocol of the store, small enough for an exhaustive search.
 
 Rules of this file:
 
 * The model says what the store promises to do (docs/store-model.md), not how metad does it: it
-  shares no code with metad, so that no mistake is on both sides.
+  shares no code with metad, so that no mistake is in both.
 * The search is breadth first and complete: the first counterexample is a shortest one, and no
   counterexample means that there is none within the bounds.
-* `wrong` looks at one state.  It asks what any power cut may leave at this moment, so a trace need
-  not go on to the cut.
+* `wrong` looks at one state.  It considers what any power cut may leave at this moment, so a trace
+  need not include the cut.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.model.store_state import (
 
 
 class Found(NamedTuple):
-    """What a search came to.  `wrong` is empty if every state is right."""
+    """The result of a search.  `wrong` is empty if every state is right."""
 
     states: int
     steps: int
@@ -50,9 +50,9 @@ class Found(NamedTuple):
 
 
 def search(hub: Hub, logs: int, left: Left, about: str = "") -> Found:
-    """Look at every state that a new store with so many logs can come to, nearest first.
+    """Visit every state that a new store with `logs` logs can reach, nearest first.
 
-    `about`: what alone counts as wrong, as `wrong` says it; empty: everything.
+    `about`: the only fault that counts, in the words of `wrong`; empty: all.
     """
     with _no_cycles():
         return _search(hub, canonical(first_state(logs, left, clustered=hub.clustered)), about)
@@ -78,7 +78,7 @@ def _search(hub: Hub, start: State, about: str) -> Found:
 
 @contextmanager
 def _no_cycles() -> Iterator[None]:
-    """Without the collection of cycles: there are none, and looking for them costs a fifth."""
+    """Without garbage collection: there are no cycles, and looking for them costs a fifth."""
     gc.disable()
     try:
         yield
@@ -87,7 +87,7 @@ def _no_cycles() -> Iterator[None]:
 
 
 def _trace(hub: Hub, came: dict[State, State | None], last: State) -> tuple[str, ...]:
-    """The steps that lead to a state, with one number for each log all the way."""
+    """The steps that lead to a state, with constant numbers for logs."""
     path = []
     at: State | None = last
     while at is not None:
@@ -129,7 +129,7 @@ def _wrongs(state: State) -> Iterator[str]:
 
 
 def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> Iterator[str]:
-    """What the index lists is durable, and differs from the logs only where it lags."""
+    """The contents of the index are durable, and differ from the logs only where it lags."""
     assert state.view is not None
     what = state.messages[message]
     cells = state.cells
@@ -153,7 +153,7 @@ def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> 
 
 
 def _is_in_place(state: State, message: int) -> bool:
-    """Whether no log was to be had for a last group that may not be durable."""
+    """Whether no log was available for a last group that may not be durable."""
     return any(
         record[1:] == f"{message}{LOST}" and log.seal >= 0
         for log in state.logs

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* A mutant gets only the failures that its counterexample needs: so it is caught by that way and not
-  by another one.
+* A mutant gets only the failures that its counterexample needs, so it is caught in that way and no
+  other.
 * `steps` is the length of the shortest counterexample; docs/store-model.md has the same figure.
-* Where a second rule would still catch the mistake, the mutant lacks that one too.
+* If a second rule would still catch the mistake, the mutant lacks that one too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Mutant(NamedTuple):
 GATE = ("gate when copying", "gate when freeing")
 
 MUTANTS = (
-    # Rule 2, its three ways, and what belongs to it.
+    # Rule 2, its three parts, and related rules.
     Mutant(
         "a later watermark moves past survivors that the index refused",
         ("refusal ends the log", "gate when copying"),
@@ -233,7 +233,7 @@ def find(mutant: Mutant) -> Found:
 
 
 def main() -> None:
-    """Print the shortest counterexample of each mutant whose name has the words given."""
+    """Print the shortest counterexample of each mutant whose name contains the given words."""
     words = " ".join(sys.argv[1:])
     for mutant in MUTANTS:
         if words in mutant.name:

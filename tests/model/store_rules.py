@@ -1,12 +1,12 @@
-"""What a worker and the collector do, step by step, by the rules of the store.
+"""The steps of a worker and the collector, by the rules of the store.
 
 Rules of this file:
 
 * A step is what happens between two moments at which a process may be killed: one write, one
   sync, one index transaction, one change of a row.
 * Every rule has a name, in RULES.  A mutant is the model with some of them switched off.
-* What a process reads, it reads in the step that uses it; only a recovery reads early, because it
-  may be stopped in between.
+* A process reads in the step that uses the data; only a recovery reads earlier, because it may be
+  stopped in between.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ RULES = {
 
 
 class Rules:
-    """The rules, less those that a mutant lacks; and the steps that they allow."""
+    """The rules, without those that a mutant lacks, and the steps that they allow."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Rules:
     def _begin(self, state: State, process: Process, who: str) -> tuple[str, State]:
         """Begin the log's next life, if its own header says that it is free.
 
-        The log of a process whose last one failed states where that one ends.
+        The next log of a process whose last one failed records where that one ends.
         """
         number, log = process.taking, state.logs[process.taking]
         done = process._replace(taking=NOTHING, named=0)
@@ -158,7 +158,7 @@ class Rules:
     # -- the worker
 
     def worker(self, state: State) -> Steps:
-        """Every step that the worker may take now, with what is left of its failures."""
+        """Every step that the worker may take now, with its remaining failures."""
         step = state.worker.step
         if state.cells.living and state.worker.log != NOTHING:
             yield from self._worker_enters_answered(state)
@@ -246,7 +246,7 @@ class Rules:
         if state.left.syncs:
             new = spend(state, "syncs")._replace(worker=worker._replace(step="failed"))
             if not self.on("failed sync is final"):
-                new = new._replace(worker=worker)  # and tries again
+                new = new._replace(worker=worker)  # and retries
             elif not self.on("end stated first"):
                 new = self._refused(new)
                 new = new._replace(worker=IDLE)
@@ -254,8 +254,8 @@ class Rules:
             yield f"worker: the sync of log {worker.log} fails", new
 
     def _worker_enters(self, state: State) -> Steps:
-        """The group is durable.  Mail is answered now; a deletion is entered first, with all that
-        was answered before it."""
+        """The group is durable.  Mail is acknowledged now; a deletion is entered first, with
+        everything acknowledged before it."""
         worker = state.worker
         if worker.record[0] == "M" or not self.on("deletions entered first"):
             new = acknowledged(state, worker.record)
@@ -274,7 +274,8 @@ class Rules:
             yield f"worker: the index refuses {worker.record}, which is answered", new
 
     def _worker_enters_answered(self, state: State) -> Steps:
-        """One transaction, at any moment after the answers, also while a group is under way."""
+        """One transaction, at any moment after the acknowledgements, even while a group is
+        pending."""
         worker = state.worker
         under_way = worker.step in ("wrote", "synced", "failed")
         yield "worker: enters what was answered", self._caught_up(state, int(under_way))
@@ -332,7 +333,7 @@ def with_process(state: State, who: str, process: Process) -> State:
 
 
 def answered(state: State, record: str, what: str) -> State:
-    """What the client knows now of the message that a record is about."""
+    """What the client knows now about the message of a record."""
     return state._replace(messages=put(state.messages, int(record[1]), what))
 
 
@@ -351,14 +352,14 @@ def _raised(state: State, record: str) -> State:
 
 
 def _refused_by_index(state: State) -> State:
-    """What the worker has not entered appears later."""
+    """Records that the worker has not entered appear later."""
     cells, record = state.cells, state.worker.record
     late = cells.late | cells.living | (1 << int(record[1]) if record else 0)
     return state._replace(cells=cells._replace(living=0, late=late))
 
 
 def spend(state: State, kind: str) -> State:
-    """One failure less that may still happen."""
+    """One fewer failure may still happen."""
     left = state.left
     less = {"total": left.total - 1, kind: getattr(left, kind) - 1}
     left = left._replace(**less)
@@ -379,7 +380,7 @@ def forgotten(state: State, number: int) -> State:
 
 
 def free_rows(state: State) -> list[int]:
-    """Logs that the table may give away: one of those that are alike."""
+    """Logs that the table may allocate: one of each equivalent group."""
     assert state.rows is not None
     alike: dict[tuple[Log, bool, bool], int] = {}
     reading = state.recovery.log if state.recovery is not None else NOTHING
@@ -393,7 +394,7 @@ def free_rows(state: State) -> list[int]:
 def killed(state: State, who: str, *, is_known: bool = True) -> State:
     """After kill -9 of a process: its rows wait for a recovery, its clients for an answer.
 
-    `is_known`: what a worker had not entered.
+    `is_known`: sessions know what the worker had not entered.
     """
     if who == "W":
         cells = state.cells
@@ -406,21 +407,21 @@ def killed(state: State, who: str, *, is_known: bool = True) -> State:
 
 
 def without_dead(state: State) -> State:
-    """A dead worker whose logs are recovered is forgotten, with what it had not entered."""
+    """A dead worker whose logs are recovered is removed, with its pending entries."""
     if any(row.owner == "w" for row in state.rows or ()):
         return state
     return without_late(state._replace(cells=state.cells._replace(dead=0)))
 
 
 def without_late(state: State) -> State:
-    """What the index refused is entered, unless a dead worker left it."""
+    """Records that the index refused are entered, unless a dead worker left them."""
     if any(row.owner == "w" for row in state.rows or ()) or state.worker.step == "behind":
         return state
     return state._replace(cells=state.cells._replace(late=0))
 
 
 def unanswered(state: State) -> State:
-    """The worker is gone: who waited for its answer will not get it."""
+    """The worker is gone: clients waiting for its answer will not get it."""
     changed = {SENT: UNKNOWN} | dict.fromkeys(GOING.values(), UNSURE)
     return state._replace(messages=tuple(changed.get(one, one) for one in state.messages))
 

@@ -2,14 +2,14 @@
 
 Rules of this file:
 
-* A state is a tuple of tuples, so that equal states are one in the search.
+* A state is a tuple of tuples, so that the search identifies equal states.
 * A record is written as kind, message, and where it is: `M0d`.  DURABLE; DIRTY in the page cache,
-  which the next sync makes durable; LOST in the page cache, clean by the kernel's word after a
-  failed sync, which no sync makes durable.  A place in a log whose record is gone is a HOLE.
-* What a power cut leaves is not known beforehand: `survives` has what every one leaves and what
-  some may.  Mail needs a copy, and a deletion a record, that every one leaves.
-* Lives are only compared.  `canonical` numbers them by the logs that have them, so that a store
-  that has lived long is no new state.
+  which the next sync makes durable; LOST in the page cache, marked clean by the kernel after a
+  failed sync, so that no sync makes it durable.  A place in a log whose record is gone is a HOLE.
+* The outcome of a power cut is unknown: `survives` gives what every cut leaves and what some may
+  leave.  Mail needs a copy, and a deletion a record, that every one leaves.
+* Lives are only compared.  `canonical` numbers them by the logs that have them, so that age alone
+  makes no new state.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MESSAGES = (0, 1)
 CAPACITY = 4  # records of a log
 
 DURABLE, DIRTY, LOST, HOLE = "d", "c", "x", "---"
-ACTIVE, FREEING, FREE = "active", "freeing", "free"  # FREEING: free in the page cache alone
+ACTIVE, FREEING, FREE = "active", "freeing", "free"  # FREEING: free only in the page cache
 NOTHING = -1
 UNFOUNDED = 1 << 9  # in the notes of a row that a deletion record made: it knows of no copies
 FRESH = 99  # a life that no log has had; `canonical` gives it its number
 
-# What the client knows of a message, or its next session of its mailbox.
+# What the client, or the next session of the mailbox, knows about a message.
 NEW, SENT, KEPT, UNKNOWN = "new", "sent", "kept", "unknown"
 UNSURE, GONE = "unsure", "gone"  # its deletion was not answered; was
 # In a cluster: gone, and every member has to learn of it; the same, and a copy of it has come late.
@@ -102,7 +102,7 @@ class Reader(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Failures that may still happen, all in all and of each kind."""
+    """Failures that may still happen, in total and of each kind."""
 
     total: int = 0
     kills: int = 0
@@ -115,7 +115,7 @@ class Left(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """What sessions know of records that the index lacks, as bits of messages.
+    """What sessions know about records that the index lacks, as bits of messages.
 
     `living`: acknowledged by the worker, which will enter them; `dead`: by one whose logs wait for
     recovery; `late`: records that the index refused, so they appear later.
@@ -188,7 +188,8 @@ def found(logs: tuple[Log, ...], number: int, what: str) -> bool:
 
 @lru_cache(1 << 16)
 def survives(logs: tuple[Log, ...]) -> list[tuple[set[str], set[str]]]:
-    """What every power cut leaves, and what some may; once for each that a freed log may turn to.
+    """What every power cut leaves, and what some may leave; one result for each possible outcome of
+    a log being freed.
 
     A log whose header says free in the page cache alone is there with all that it has, or is not.
     """
@@ -203,12 +204,12 @@ def survives(logs: tuple[Log, ...]) -> list[tuple[set[str], set[str]]]:
 
 
 def synced(log: Log) -> Log:
-    """After a sync that succeeded: what was dirty is durable, what was lost stays lost."""
+    """After a successful sync: dirty records are durable, lost ones stay lost."""
     return log._replace(records=tuple(r[:2] + DURABLE if r[2] == DIRTY else r for r in log.records))
 
 
 def unsynced(log: Log) -> Log:
-    """After a sync that failed."""
+    """After a failed sync."""
     return log._replace(records=tuple(r[:2] + LOST if r[2] == DIRTY else r for r in log.records))
 
 
@@ -273,7 +274,7 @@ def forget(index: Index, number: int) -> Index:
     return index._replace(places=places, notes=notes, marks=put(index.marks, number, (0, 0)))
 
 
-# -- one state for all that differ in numbers alone
+# -- one state for all that differ only in numbers
 
 
 def canonical(state: State) -> State:
@@ -360,7 +361,7 @@ def numbered(state: State) -> State:
 
 
 def _renamed(log: Log, names: dict[int, int], current: int) -> Log:
-    """A statement about a life that no log has any more says nothing."""
+    """A statement about a life that no log has any more is void."""
     life, ends = names[log.life], log.ends
     if ends is not None:
         its = names.get(ends[0], current)

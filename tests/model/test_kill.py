@@ -1,6 +1,6 @@
 """Reliability row 2: the store's process is killed at a random moment, and recovered.
 
-The child works with its real threads and says on a pipe what was acknowledged.
+The child runs real threads and reports on a pipe what was acknowledged.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class QueueLoop:
 
 
 class Victim:
-    """What runs in the child: mail in and out, without end."""
+    """Runs in the child: mail in and out, endlessly."""
 
     def __init__(self, kit: StoreKit, pipe: int, slot: int, seed: int) -> None:
         self.pipe = pipe
@@ -124,7 +124,7 @@ class Victim:
 
 
 def spawn(kit: StoreKit, slot: int, seed: int) -> tuple[int, int]:
-    """A victim; its pid and the pipe that it speaks on."""
+    """Start a victim.  Returns its pid and the pipe on which it reports."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -138,8 +138,8 @@ def spawn(kit: StoreKit, slot: int, seed: int) -> tuple[int, int]:
 
 
 def listen(pipes: list[int], seconds: float, *, working: bool) -> dict[int, bytes]:
-    """What the victims say until their time has come.  `working`: it counts from the first word
-    on, so that on a busy machine they are not all killed while they begin."""
+    """The victims' reports until they are killed.  `working`: time counts from the first report, so
+    that on a busy machine they are not all killed while starting."""
     heard = dict.fromkeys(pipes, b"")
     if working:
         first = select.select(pipes, [], [], BEGIN_SECONDS)[0]
@@ -152,7 +152,7 @@ def listen(pipes: list[int], seconds: float, *, working: bool) -> dict[int, byte
 
 
 def note_all(ledger: Ledger, heard: bytes) -> None:
-    """Whole words only: the last may be cut by the kill."""
+    """Complete words only: the kill may cut the last one."""
     at = 0
     while at + 4 <= len(heard):
         size = int.from_bytes(heard[at : at + 4], "big")
@@ -163,9 +163,9 @@ def note_all(ledger: Ledger, heard: bytes) -> None:
 
 
 def round_of_kills(kit: StoreKit, rng: random.Random) -> int:
-    """Two writers work side by side; both are killed; the store is recovered and judged.
+    """Two writers run side by side; both are killed; the store is recovered and checked.
 
-    The number of messages acknowledged so far.
+    Returns the number of messages acknowledged so far.
     """
     kit.recover()
     victims = [spawn(kit, slot, rng.randrange(1 << 30)) for slot in range(2)]
@@ -195,7 +195,7 @@ def round_of_kills(kit: StoreKit, rng: random.Random) -> int:
 
 
 def note_sent_first(ledger: Ledger, heard: bytes) -> None:
-    """One victim deletes what the other sent."""
+    """One victim deletes messages that the other sent."""
     sent = Ledger()
     note_all(sent, heard)
     ledger.sent.update(sent.sent)

@@ -1,6 +1,6 @@
 """Reliability row 12: random operations on the whole store against a dict.
 
-Hypothesis prints how to have a failure again.
+Hypothesis prints how to reproduce a failure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BODIES = st.one_of(st.binary(max_size=300), st.integers(0, 3000).map(lambda n: b
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The store, and beside it what it should hold: mailbox -> id -> body."""
+    """The store, and its expected contents: mailbox -> id -> body."""
 
     messages = Bundle("messages")
     steps = 0  # of all that ran
@@ -78,7 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(message=messages, box=st.integers(1, 4), slot=st.integers(0, 2))
     def delete(self, message: bytes, box: int, slot: int) -> None:
-        """Also of what the mailbox never had, or deleted before."""
+        """Including messages that the mailbox never had, or deleted before."""
         assert self.kit.delete(box, [message], slot % self.writers).acked
         self.model[box].pop(message, None)
 
@@ -104,7 +104,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["sync", "write"]), boxes=BOXES, body=BODIES, short=st.booleans())
     def fail(self, kind: str, boxes: list[int], body: bytes, short: bool) -> None:
-        """A write or sync fails: refused, and not in the mailbox until a restart decides."""
+        """A write or sync fails: the message is refused, and not in the mailbox until a restart
+        decides."""
         self.kit.osio.faults = Faults(kind, 1, short=short and kind == "write")
         sent = self.kit.put(boxes, body)
         self.kit.osio.faults = None
@@ -129,13 +130,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        """What was refused and undecided may have come with the restart: take it as it is."""
+        """Refused, undecided messages may appear with the restart: accept either."""
         for box, model in self.model.items():
             for message_id, _ in self.kit.listing(box):
                 if message_id not in model and message_id not in self.kit.ledger.acked:
                     model[message_id] = bytes(self.kit.stored(message_id).body)
 
-    # -- what always holds
+    # -- invariants
 
     @invariant()
     @precondition(lambda self: hasattr(self, "writers"))

@@ -1,4 +1,4 @@
-"""What is wrong with a hub, since when, and what to do."""
+"""Problems of a hub, since when they exist, and what to do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Hub:
         self.beats = [self.ticks, self.ticks]
         self.totals = {one.name: 0 for one in counters.HUB} | {"log_lines_dropped": 0}
         self.collector = {one.name: 0 for one in counters.COLLECTOR}
-        self.cells: list[dict[Cell, int]] = []  # what the workers note of themselves
+        self.cells: list[dict[Cell, int]] = []  # what the workers report about themselves
         self.clock_suspect = False
         self.logs: list[Row] = []
         self.damaged_logs: frozenset[int] = frozenset()
@@ -108,7 +108,7 @@ def test_no_space_refuses_and_little_degrades(hub: Hub, monkeypatch: pytest.Monk
         monkeypatch.setattr(health, "space", lambda *_, found=found: found)
         monkeypatch.setattr(health, "needed_space", lambda *_: 1 << 60)
         assert hub.look().state == state
-    # A log takes blocks as it grows: less than a whole one is not yet too little.
+    # A log allocates blocks as it grows: less free space than a whole log is not yet a problem.
     found = space([], hub.config.store, hub.config.data)._replace(total=100, free=0)
     monkeypatch.setattr(health, "space", lambda *_: found)
     monkeypatch.setattr(health, "needed_space", lambda *_: 0)

@@ -93,7 +93,7 @@ def test_the_dashboard_has_a_panel_for_each_place() -> None:
 
 
 def promtool(*arguments: str, given: str | None = None) -> str:
-    """Runs promtool; what it printed."""
+    """Runs promtool.  Returns its output."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not here (sh tools/test --full brings it)")
     done = subprocess.run(["promtool", *arguments], input=given, capture_output=True, text=True,

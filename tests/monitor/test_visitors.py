@@ -1,4 +1,4 @@
-"""Clients of the monitor that say nothing, drip, or do not read: others are answered meanwhile."""
+"""Clients of the monitor that are silent, slow, or do not read: others are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_a_request_is_answered_however_it_is_cut(monitor: Monitor) -> None:
 
 
 def test_silent_and_dripping_clients_hold_nothing_up(monitor: Monitor) -> None:
-    """Each was waited for, ten seconds for a byte: no scrape, and no heartbeat meanwhile."""
+    """Regression: the server waited for each, ten seconds per byte, without any scrape or heartbeat
+    meanwhile."""
     for number in range(MOST - 1):
         monitor.connect(b"" if number % 2 else b"GET /healthz HTTP/1.0\r\nX: ")
     began = time.monotonic()
@@ -99,7 +100,7 @@ def test_a_head_that_does_not_end_and_a_client_that_hangs_up_are_closed(monitor:
     monitor.turn()
     with pytest.raises(ConnectionResetError):
         endless.recv(1)
-    assert len(monitor.visitors) <= 1  # what is half closed goes at its deadline
+    assert len(monitor.visitors) <= 1  # a half-closed connection is closed at its deadline
 
 
 def test_time_runs_out(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ COLLECTOR = [
     ("copies in a log that failed are relied upon", "gc.evidence:Evidence.is_final",
      "log is not None and (", "log is not None or (",
      UNHEARD + "copies_in_a_log_that_failed_later_are_made_again"),
-    # -- what stays
+    # -- survivors
     ("deletion records are dropped early", "gc.evidence:Evidence.may_drop",
      "return self._may_drop[message_id]", "return True",
      TESTS + "a_deletion_lives_as_long_as_a_copy_of_what_it_deletes"),
@@ -97,7 +97,7 @@ COLLECTOR = [
     ("a damaged record is moved as it is", "gc.contents:RecordReader._verified",
      "if not record.payload_is_good(head, payload, self._seed):", "if False:",
      TESTS + "damaged_mail_is_set_aside_and_the_rest_moves"),
-    # -- what is collected
+    # -- choice of logs
     ("a log that is not indexed is collected", "gc.collector:Collector._contents",
      "if indexed < contents.end:", "if False:",
      TESTS + "a_log_that_the_index_does_not_have_whole_is_not_collected"),

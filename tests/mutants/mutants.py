@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* A mutant changes the text of one function; if the text is not there any more, the test of the
-  mutants fails: rewrite the bug, do not drop it.
-* `caught_by` is a pytest id below tests/.  The best witness is one that does not know the code:
-  power cuts, faults, bit flips, the model.
+* A mutant changes the text of one function; if the text no longer exists, the test of the mutants
+  fails: rewrite the bug, do not drop it.
+* `caught_by` is a pytest id below tests/.  The best witnesses are independent of the code: power
+  cuts, faults, bit flips, the model.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Mutant(NamedTuple):
     caught_by: str
 
     def apply(self) -> None:
-        """Put the bug into the running program.  Raises LookupError if the text is not there."""
+        """Put the bug into the running program.  Raises LookupError if the text is missing."""
         module_name, _, path = self.where.partition(":")
-        whole = module_name.startswith("metad.")  # elsewhere than in the store
+        whole = module_name.startswith("metad.")  # not in the store
         module = import_module(module_name if whole else f"metad.store.{module_name}")
         function = module
         for name in path.split("."):

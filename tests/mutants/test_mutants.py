@@ -1,5 +1,5 @@
-"""Reliability row 18: a fault test that has never failed is suspect.  Each seeded bug is put into
-a forked child, where the test named beside it has to fail."""
+"""Reliability row 18: a fault test that has never failed is suspect.  Each seeded bug is put into a
+forked child, where the test named with it must fail."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TESTS = Path(__file__).parent.parent
 CAUGHT, SURVIVED, NOT_THERE = 1, 0, 77
 WITNESS_SEED = "1999"
 
-# Each costs half a second of a processor: a developer tries a third, other ones with every seed.
+# Each costs half a second of CPU: a developer runs a third, different ones with each seed.
 TRIED = MUTANTS if SCALE else random.Random(SEED).sample(MUTANTS, len(MUTANTS) // 3)
 
 
 def kept(name: str) -> bool:
-    """Modules that did not take anything from the good program when they were imported."""
+    """Modules that took nothing from the good program at import."""
     return name.startswith("tests.mutants") or name.endswith("conftest")
 
 
 def verdict(mutant: Mutant | None, test: str) -> int:
-    """Run one test in a child that has the bug; pytest's exit code."""
+    """Run one test in a child with the bug.  Returns pytest's exit code."""
     child = os.fork()
     if not child:
         code = NOT_THERE
@@ -38,10 +38,10 @@ def verdict(mutant: Mutant | None, test: str) -> int:
                 os.dup2(null, fd)
             # The outer pytest's import hook would compile every test module again.
             sys.meta_path = [h for h in sys.meta_path if "Rewriting" not in type(h).__name__]
-            # Whether a campaign of a few seconds meets a bug is luck: here always the same.
+            # Whether a short campaign meets a bug is a matter of luck: use a fixed seed.
             os.environ["METAD_TEST_SEED"] = WITNESS_SEED
             os.environ.pop("METAD_TEST_SCALE", None)
-            # Caught is caught: there is no need for the smallest example.
+            # The smallest example is not needed.
             settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
             settings.load_profile("mutants")
             for name in [
@@ -75,7 +75,7 @@ def test_every_seeded_bug_is_caught(mutant: Mutant) -> None:
 
 
 def test_without_a_bug_the_witnesses_pass() -> None:
-    """Those that run nowhere else; the others are part of the suite."""
+    """Witnesses that run nowhere else; the others are part of the suite."""
     assert verdict(None, "mutants/witness.py") == 0
 
 

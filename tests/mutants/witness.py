@@ -1,4 +1,4 @@
-"""Tests that only mutants need: what they watch has another guard besides in the good program."""
+"""Tests that only mutants need: the good program has a second guard for what they check."""
 
 from __future__ import annotations
 

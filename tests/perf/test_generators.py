@@ -1,4 +1,4 @@
-"""The load generators: they count what a server acknowledged, and see every wrong reply."""
+"""The load generators: they count acknowledged messages, and notice every wrong reply."""
 
 import shutil
 import socket
@@ -24,7 +24,7 @@ USERS = ("a@perf.example", "b@perf.example")
 
 @pytest.fixture(autouse=True, scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled apart from those of a checkout, which another run may be using."""
+    """Compiled separately from those of the checkout, which another run may be using."""
     before, state.STATE = state.STATE, tmp_path_factory.mktemp("state")
     yield
     state.STATE = before
@@ -72,7 +72,7 @@ def serving() -> Iterator[Callable[[Callable[[socket.socket], None]], Server]]:
 
 
 class Sink:
-    """An SMTP server that keeps what it gets.  `stored`: its reply to a message."""
+    """An SMTP server that keeps its input.  `stored`: its reply to a message."""
 
     def __init__(self, stored: bytes = b"250 ok\r\n") -> None:
         self.stored = stored
@@ -124,7 +124,7 @@ def test_a_wrong_reply_is_an_error(serving, reply):
         Sink(reply)(connection)
 
     def ends_after_text(connection: socket.socket) -> None:
-        # An incomplete reply shows only when the server closes.
+        # An incomplete reply is noticed only when the server closes.
         threading.Timer(0.2, connection.shutdown, (socket.SHUT_RDWR,)).start()
         serve(connection)
 
@@ -215,7 +215,7 @@ def test_a_latency_of_a_plan_begins_when_the_mail_was_due(serving, tmp_path):
     command = [generator.program("smtp-load"), "--port", str(serving(slow).port)]
     command += ["--plan", str(plan), "--connections", "1", "--per-connection", "1"]
     report = generator.run(command)
-    # One after the other, each 10 ms: the last waited for all of them.
+    # One after another, each 10 ms: the last waited for all of them.
     assert report.count == 20
     assert report.latency_ms["max"] >= 200
 

@@ -1,4 +1,4 @@
-"""The aims: what is read from results, and the verdict on it."""
+"""The targets: figures read from results, and the verdict on them."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""For the tests of processes: the clients of the end-to-end tests, and a hub of one's own."""
+"""For the tests of processes: the clients of the end-to-end tests, and a separate hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sabotaged(monkeypatch):
 
 @pytest.fixture
 def notified(monkeypatch):
-    """What the hub tells the service manager: a function that gives the next datagram."""
+    """What the hub tells the service manager: a function that returns the next datagram."""
     with (
         tempfile.TemporaryDirectory() as top,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,

@@ -1,4 +1,4 @@
-"""A worker that was taken over cannot reconfigure the hub through its control socket."""
+"""A compromised worker cannot reconfigure the hub through its control socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metad.system import privileges
 
 @pytest.mark.parametrize("who", ["child", "orphan", "watcher"])
 def test_a_process_of_the_hub_is_refused(sabotaged, who):
-    """`landlock = false` was sent from inside, and the next workers ran unconfined."""
+    """Regression: `landlock = false` was sent from inside, and the next workers ran unconfined."""
     with sabotaged() as live:
         master = live.facts()["pid"]
         (live.data / f"intrude-{who}").write_text(str(live.worker_pids()[0]))

@@ -50,7 +50,7 @@ def test_a_hundred_kills_under_load_lose_and_double_nothing(live):
 
 
 def cycle(live: LiveHub, load: Load, times: dict[str, list[float]]) -> int:
-    """Each kind of child once, and a reload, which forgives the slots that they died so often."""
+    """Each kind of child once, and a reload, which resets the back-off of the slots."""
     pids = live.worker_pids()
     load.wait_for(20)
     with timed(times["a worker"]):
@@ -120,7 +120,7 @@ def test_a_stopped_recovery_is_killed_and_tried_again():
 
 
 def test_a_fork_that_fails_is_tried_again(live):
-    """As with a full process table: the master goes on, and the worker comes when it can."""
+    """As with a full process table: the master continues, and the worker starts when possible."""
     master, victim = live.process.pid, live.worker_pids()[0]
     limits = Path(f"/proc/{master}/limits").read_text()
     hard = re.search(r"^Max processes +\S+ +(\S+)", limits, re.M)[1]
@@ -147,7 +147,7 @@ def test_a_fork_that_fails_at_the_end_costs_the_next_start_a_recovery_and_no_mai
 
 
 def limit_processes(pid: int, limit: tuple[int, int]) -> None:
-    """As the user of that process, who alone may."""
+    """As the user of that process, the only one permitted."""
     status = Path(f"/proc/{pid}/status").read_text()
     uid, gid = (int(status.partition(key)[2].split()[0]) for key in ("Uid:", "Gid:"))
     child = os.fork()
@@ -181,7 +181,7 @@ def test_a_worker_that_cannot_begin_again_is_tried_until_it_can(sabotaged):
 
 
 def test_workers_that_die_again_and_again_come_later_each_time(live):
-    """A crash loop must not eat the machine: the fifth death in a row costs over a second."""
+    """A crash loop must not consume the machine: the fifth death in a row delays over a second."""
     gaps = []
     for _ in range(5):
         victim = live.until(lambda facts: facts["workers"][0]["pid"], "a worker")

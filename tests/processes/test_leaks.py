@@ -1,4 +1,4 @@
-"""Round after round of deaths and reloads: what the master holds stays what it was."""
+"""Many rounds of deaths and reloads: the master's resources stay constant."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Held(NamedTuple):
 
 
 def test_a_hundred_deaths_and_reloads_leak_nothing():
-    """A reload every second round: it makes every slot's last death forgotten, so that none of the
-    next ones has to wait."""
+    """A reload every second round: it resets every slot's back-off, so that the next deaths cause
+    no delay."""
     with LiveHub() as live:
-        for number in range(4):  # what Python allocates once
+        for number in range(4):  # allocated once by Python
             one_round(live, number)
         before, resident = held(live), memory(live.process.pid)
         for number in range(rounds := sized(10, 100)):
@@ -49,7 +49,8 @@ def test_a_hundred_deaths_and_reloads_leak_nothing():
 
 
 def test_a_worker_shares_what_the_master_imported():
-    """Its first look for garbage copied most of it, and took most of the time of its start."""
+    """Regression: its first garbage collection copied most of it, and took most of its start
+    time."""
     with LiveHub() as live:
         for pid in live.worker_pids():
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -76,7 +77,7 @@ def one_round(live: LiveHub, number: int) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a nanny")
 def test_masters_that_die_again_and_again_leak_nothing_of_their_nanny(tmp_path, monkeypatch):
-    """The nanny itself, with masters that only write down what it holds, and end."""
+    """The nanny itself, with masters that only record its resources, and end."""
     monkeypatch.setattr(nanny, "LONG_LIFE_SECONDS", 0.0)  # so that none waits for longer and longer
     noted = tmp_path / "noted"
     masters = sized(30, 102)
@@ -107,7 +108,7 @@ def held(live: LiveHub) -> Held:
     live.until(collector, "a collector")
     descriptors = []
     with Client(live.data) as line:
-        for _ in range(10):  # lines that others have just closed go meanwhile; a leak stays
+        for _ in range(10):  # connections just closed by others disappear; a leak stays
             line.request("status")
             select.select([], [], [], LOOK_SECONDS)
             descriptors.append(len(os.listdir(f"/proc/{master}/fd")))

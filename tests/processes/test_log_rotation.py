@@ -1,5 +1,5 @@
-"""A log file is rotated by rename and SIGHUP, while mail comes: every line is in one file or the
-other, and nothing of the hub keeps the old one open."""
+"""A log file is rotated by rename and SIGHUP, while mail comes: every line is in one of the files,
+and no process of the hub keeps the old one open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.live import LiveHub
 
 
 def log_directory(hub: Hub) -> Path:
-    """Where the hub's user may make files, as /var/log/metad is."""
+    """A directory in which the hub's user may create files, like /var/log/metad."""
     directory = hub.home / "logs"
     directory.mkdir(mode=0o755)
     if os.geteuid() == 0:
@@ -70,7 +70,7 @@ def test_after_a_rename_and_sighup_the_hub_goes_on_in_a_new_file() -> None:
 
 
 def read_all(daemon: socket.socket, until: bytes) -> bytes:
-    """What a daemon of syslog gets, up to the message with this."""
+    """What a syslog daemon gets, up to the message with this text."""
     daemon.settimeout(DEADLINE)
     got = b""
     while until not in got:

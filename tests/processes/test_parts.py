@@ -1,4 +1,5 @@
-"""The small parts: Landlock, sd_notify, the PID file, the nanny's order, words of children."""
+"""Small parts: Landlock, sd_notify, the PID file, the nanny's specification, messages of
+children."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from metad.workers.child import EXIT_BOOT, ChildHandle, describe
 
 
 def in_child(action: Callable[[], object]) -> str:
-    """What `action` returns or raises in a process of its own, as text."""
+    """What `action` returns or raises in a separate process, as text."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -46,7 +47,7 @@ def in_child(action: Callable[[], object]) -> str:
 
 @pytest.fixture
 def confined(tmp_path):
-    """Does something in a process that has only `tmp_path`/mine left."""
+    """Runs something in a process confined to `tmp_path`/mine."""
     if not landlock.version():
         pytest.skip("this kernel has no Landlock")
     (tmp_path / "mine").mkdir()
@@ -234,7 +235,7 @@ def test_a_pid_file_is_written_when_told_and_gone_at_the_end(tmp_path):
 
 
 def test_a_pid_file_that_was_never_ours_is_left_as_it_was(tmp_path):
-    """A second start that is refused must not wipe out the first one's."""
+    """A refused second start must not erase the first one's."""
     path = tmp_path / "pid"
     path.write_text("4711\n")
     PidFile(path).remove()
@@ -254,7 +255,7 @@ def test_a_pid_file_that_was_handed_over_is_emptied_and_stays(tmp_path):
 
 
 def test_a_pid_file_with_a_second_name_or_a_pipe_is_refused(tmp_path):
-    """Root would have truncated the file that another user had linked there."""
+    """Regression: root would have truncated the file that another user had linked there."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     os.link(victim, tmp_path / "pid")
@@ -290,7 +291,7 @@ def test_the_reason_of_a_child_is_logged_once():
 
 @pytest.mark.parametrize("word", [b"E", b"E\xff", b"E+1", b"Ex y", b"x", b"E71"])
 def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
-    """A child may be broken, or broken into."""
+    """A child may be faulty or compromised."""
 
     def main(row: object, handle: ChildHandle) -> int:
         os.write(handle.word_fd, word)
@@ -309,7 +310,7 @@ def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
 
 
 def test_a_lock_is_taken_even_where_no_pid_can_be_written(tmp_path):
-    """As on a full disk: the mail that is there is served."""
+    """As on a full disk: existing mail is served."""
 
     def take() -> object:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -38,7 +38,7 @@ def change(live: LiveHub, old: str, new: str) -> None:
 
 
 def greets_as(live: LiveHub, name: bytes) -> bool:
-    """An old worker may take one more connection in the moment in which it retires."""
+    """An old worker may accept one more connection at the moment of retiring."""
     with SmtpLine(live, greet=False) as smtp:
         return name in smtp.reply(b"220")
 

@@ -1,6 +1,6 @@
-"""A worker that retires serves the clients that it has accepted, however recently.
+"""A retiring worker serves all clients that it has accepted, however recently.
 
-Clients of a stopped worker connect meanwhile; when it continues, it learns of them and of its
+Clients of a stopped worker connect meanwhile; when it continues, it learns about them and its
 retirement at the same moment.
 """
 

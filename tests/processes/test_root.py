@@ -62,10 +62,10 @@ class NannyHub(LiveHub):
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{privileged}")
         self.smtp_port, self.pop3_port = 25, 110
         self.config.write_text(f'chroot = "{self.data}"\n{text}')
-        self.config.chmod(0o600)  # for root alone
+        self.config.chmod(0o600)  # for root only
 
     def wrapper(self) -> list[str]:
-        """As a shell does it whose limit on descriptors is a low one."""
+        """Like a shell with a low limit on descriptors."""
         return ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "-"]
 
     def master(self) -> int:
@@ -109,7 +109,7 @@ def test_only_the_nanny_is_root_and_the_rest_has_nothing(live):
 
 
 def test_a_second_start_says_which_hub_runs_not_that_the_port_is_in_use(live, tmp_path):
-    """On the terminal too, where the log goes to a file."""
+    """Even on the terminal, if the log goes to a file."""
     for more in ([], ["--log-file", str(live.home / "second.log")]):
         done = live.run("start", *more, check=False)
         assert done.returncode == 69
@@ -117,7 +117,7 @@ def test_a_second_start_says_which_hub_runs_not_that_the_port_is_in_use(live, tm
 
 
 def given_to_the_master(live: NannyHub) -> list[int]:
-    """The capabilities that it has over its exec, before it drops them."""
+    """The capabilities that it keeps over its exec, before it drops them."""
     assert "metad.master.entry" in command_of(live.master())
     order = json.loads(command_of(live.process.pid)[-1])
     return order[1]
@@ -150,7 +150,7 @@ def check_privileges(live: NannyHub) -> None:
 
 
 def test_no_child_can_write_what_the_next_master_will_be(live):
-    """Landlock takes no descriptor from them: the configuration's would be a way out."""
+    """Landlock closes no descriptors: the configuration's would be an escape."""
     assert "/memfd:metad configuration (deleted)" in descriptors(live.master())
     for pid in live.pids():
         if pid not in (live.process.pid, live.master()):
@@ -173,7 +173,8 @@ def run(command: list[str]) -> str:
 
 
 def test_every_command_works_in_the_chroot(live):
-    """What Python loads lazily would be missing there: each path once, and a clean log."""
+    """Lazily loaded Python modules would be missing there: take each path once, and check the
+    log."""
     with SmtpLine(live) as smtp:
         for command in ("HELP", "NOOP", "VRFY a@example.test", "RSET", "HELO x"):
             smtp.say(command)
@@ -216,7 +217,7 @@ def test_every_command_works_in_the_chroot(live):
     assert not re.search(r"ImportError|ModuleNotFound|LookupError|No such file", log), log
 
 
-# Two of each: of more masters that die in a row, the nanny lets the next ones wait for long.
+# Two of each: if more masters die in a row, the nanny delays the next ones for long.
 @pytest.mark.parametrize("turn", range(sized(1, 2)))
 def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live, turn):
     times = []
@@ -226,7 +227,7 @@ def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live,
             master = live.master()
             struck = time.monotonic()
             strike(master)
-            # Nothing accepts now, yet no client is refused: the nanny keeps the sockets.
+            # Nothing accepts now, but no client is refused: the nanny keeps the sockets.
             with SmtpLine(live) as waiting:
                 waiting.say("QUIT", b"221")
             live.next_master(master)
@@ -354,7 +355,7 @@ def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatc
 
 
 def test_a_nanny_follows_the_log_to_its_new_file(live):
-    """It kept the rotated file open, and with it its room on the disk."""
+    """Regression: it kept the rotated file open, and with it its disk space."""
     live.stop()  # its ports are wanted
     hub = NannyHub()
     hub.config.write_text(hub.config.read_text().replace("chroot", "# chroot", 1))
@@ -366,7 +367,7 @@ def test_a_nanny_follows_the_log_to_its_new_file(live):
         os.kill(hub.process.pid, signal.SIGHUP)
         wait_released(hub, old)
         assert hub.process.pid in holders(hub, log)
-        # A reload by command signals the master alone: the nanny looks before it logs something.
+        # A reload by command signals only the master: the nanny checks before it logs.
         newer = log.rename(log.with_name("metad.log.2"))
         hub.reload()
         master = hub.master()

@@ -1,4 +1,4 @@
-"""metad start: refused with one line and the right exit code, or ready; and who is told of it."""
+"""metad start: refused with one line and the right exit code, or ready; and who is notified."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refused(hub: Hub, *options: str) -> tuple[int, str]:
 
 @contextmanager
 def idle_hub(**given):
-    """A hub that is not started, nor looked at when it ends."""
+    """A hub that is neither started nor checked at its end."""
     hub = LiveHub(**given)
     try:
         yield hub
@@ -117,13 +117,13 @@ def test_a_worker_that_cannot_begin_stops_the_start_with_its_reason(sabotaged, f
 
 
 def hub_start(hub: Hub) -> subprocess.CompletedProcess[str]:
-    """A start that is to fail, tracebacks allowed."""
+    """A start that should fail; tracebacks are allowed."""
     command = [METAD, "start", "--config", str(hub.config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
 def test_a_recovery_that_a_bad_page_ends_is_begun_once_more(sabotaged):
-    """It stopped the start: the index was suspect for the next one."""
+    """Regression: it stopped the start, and the index was suspect for the next one."""
     with idle_hub() as hub:
         hub.start()
         sent = message()
@@ -238,7 +238,7 @@ def test_a_detached_start_that_is_killed_before_it_is_ready_has_failed(sabotaged
         hub.config.write_text(f"landlock = false\n{hub.config.read_text()}")  # else it could not
         (hub.data / "murder").touch()
         assert hub.run("start", "--detach", check=False).returncode == 70
-        # The dead could not take its shared memory away; the next one does.
+        # The dead hub could not remove its shared memory; the next one does.
         (hub.data / "murder").unlink()
         hub.start()
         hub.stop()
@@ -256,7 +256,7 @@ class CarelessHub(LiveHub):
 
 
 def test_a_hub_does_not_take_over_what_a_careless_parent_left_it():
-    """Log lines would go into a log of the store, if that had got the number 2."""
+    """Log lines would go into a log of the store if it got descriptor number 2."""
     with CarelessHub() as live:
         for pid in live.pids():
             for fd in (0, 2):
@@ -325,7 +325,7 @@ def test_systemd_is_told_of_ready_reload_watchdog_and_stop(notified):
 
 
 def test_sockets_handed_over_by_name_and_by_address_are_served():
-    """As systemd does it: descriptors from 3 on, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES."""
+    """Like systemd: descriptors from 3 on, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES."""
     with idle_hub() as hub:
         smtp, pop3 = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
         with smtp, pop3:
@@ -357,7 +357,7 @@ def test_a_socket_that_no_table_wants_is_refused():
 
 
 def test_systemds_own_activator_hands_sockets_over_by_name():
-    """It listens, and starts the hub in its own place when the first client comes."""
+    """It listens, and becomes the hub when the first client connects."""
     if (program := shutil.which("systemd-socket-activate")) is None:
         pytest.skip("systemd-socket-activate is not here")
     with idle_hub() as hub:

@@ -48,7 +48,7 @@ def test_a_stopped_collector_is_killed_and_replaced(live):
 
 
 def test_a_worker_that_hangs_is_aborted_with_its_trace(sabotaged):
-    """It runs, but its loop does not turn: what it was doing is in the log."""
+    """It runs, but its loop hangs: the log shows what it was doing."""
     with sabotaged(heartbeat=1) as live:
         victim = live.worker_pids()[1]
         (live.data / "hang").write_text(str(victim))
@@ -66,7 +66,7 @@ def test_a_stopped_and_continued_master_kills_no_process(live):
         os.kill(live.process.pid, signal.SIGSTOP)
         started = time.monotonic()
         while time.monotonic() - started < 2.5:
-            load.wait_for(10)  # the workers work on
+            load.wait_for(10)  # the workers continue
         os.kill(live.process.pid, signal.SIGCONT)
         load.wait_for(30)
         facts = live.facts()
@@ -76,7 +76,7 @@ def test_a_stopped_and_continued_master_kills_no_process(live):
 
 
 def test_workers_that_wait_for_the_index_are_not_hung(live):
-    """Another process holds it for longer than the limit: none is killed, the mail arrives."""
+    """Another process holds it longer than the limit: none is killed, and the mail arrives."""
     pids = live.worker_pids()
     sender = threading.Thread(target=deliver, args=(live, message(), "alice"))
     with index_locked(live.data):

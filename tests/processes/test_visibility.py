@@ -1,7 +1,7 @@
-"""A session that begins after a 250 has that mail, whichever workers the two are in.
+"""A session that begins after a 250 lists that mail, in whatever workers the two are.
 
-The answer comes before the entry in the index: while a test holds the index's lock, mail is
-acknowledged and not entered.
+The acknowledgement precedes the entry in the index: while a test holds the index's lock, mail is
+acknowledged but not entered.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_sessions_wait_for_mail_that_is_acknowledged(live):
         lock.enter_context(index_locked(live.data))
         acknowledge(smtp, "alice")
         with asking(live, "alice") as lines:
-            for _ in range(4):  # others do not wait
+            for _ in range(4):  # other sessions do not wait
                 with Pop3Line(live) as other:
                     other.log_in("bob")
                     assert other.count() == 1
@@ -88,7 +88,7 @@ def test_sessions_wait_for_mail_that_is_acknowledged(live):
 
 
 def test_mail_of_a_killed_worker_is_waited_for_until_its_recovery(live):
-    """kill -9 between the 250 and the entry: what was acknowledged is never left out silently."""
+    """kill -9 between the 250 and the entry: acknowledged mail is never silently left out."""
     before = taken(live)
     with SmtpLine(live) as smtp, ExitStack() as lock:
         lock.enter_context(index_locked(live.data))
@@ -134,7 +134,7 @@ def test_a_command_that_waited_for_long_enough_says_what_is_missing(live, capsys
 
 
 class Client(threading.Thread):
-    """Sends, and looks at once in another session, over and over; the mailbox is its own."""
+    """Sends, and checks at once in another session, repeatedly, in its own mailbox."""
 
     def __init__(self, live: LiveHub, name: str, ended: threading.Event) -> None:
         super().__init__(name=name)

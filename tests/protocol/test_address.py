@@ -1,4 +1,4 @@
-"""Addresses: what is one, what is not, and the one spelling they are looked up by."""
+"""Addresses: valid ones, invalid ones, and their canonical spelling."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ PIECES = st.lists(
 
 
 def cuts(octets: bytes) -> list[list[bytes]]:
-    """Whole, octet by octet, and in two at every place."""
+    """Whole, octet by octet, and in two at every position."""
     every = [[octets[:at], octets[at:]] for at in range(1, len(octets))]
     return [[octets], [octets[i : i + 1] for i in range(len(octets))], *every]
 

@@ -31,7 +31,7 @@ def lines_of(*pieces: bytes) -> list[bytes | Fault]:
         (b"a\r\n\r\nb\r\nc", [b"a", b"", b"b"]),
         (b"12345678\r\n", [b"12345678"]),
         (b"123456789\r\nb\r\n", [Fault.LONG, b"b"]),
-        (b"123456789", []),  # its next octets may be no line end, but one more may be a CR
+        (b"123456789", []),  # its next octets must not be a line end, but one more may be a CR
         (b"1234567890", [Fault.LONG]),
         (b"12345678\r", []),
         (b"a\rb\r\nc\r\n", [Fault.BARE, b"c"]),

@@ -1,7 +1,7 @@
-"""SMTP smuggling: no odd line end around a dot makes an end of message, in no way of cutting.
+"""SMTP smuggling: no unusual line end around a dot ends a message, however it is cut.
 
-The matrix: every pair of line ends around the dot, with commands of a second message behind it,
-at every split point, refused and repaired, by DATA, by BDAT, and in command lines.
+The matrix: every pair of line ends around the dot, followed by commands of a second message, at
+every split point, refused and repaired, by DATA, by BDAT, and in command lines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENDS = (
     *(b"\r", b"\n", b"\r\n", b"\n\r", b"\r\r\n", b"\r\n\r", b"\r\r", b"\n\n", b"\0", b""),
     *(b"\r\0\n", b"\r\n\0", b"\0\r\n", b"\n\r\n", b"\r\n\n", b"\x85", b"\x0b", b"\xe2\x80\xa8"),
 )
-# With each of them before the dot, every end behind it; the others where there is time.
+# Each of these before the dot is tried with every end after it; the others only in longer runs.
 BEFORE = [*ENDS[:3], *(pytest.param(end, marks=pytest.mark.slow) for end in ENDS[3:])]
 EVIL = b"MAIL FROM:<evil@example.org>\r\nRCPT TO:<c@example.org>\r\nDATA\r\nevil\r\n.\r\n"
 END = b"\r\n.\r\n"
@@ -32,7 +32,7 @@ def cuts(octets: bytes) -> list[list[bytes]]:
 
 
 def check_one_transaction(session: Session, *, stored: bool) -> None:
-    """The session saw one message and nothing behind or within it as a command."""
+    """The session saw one message, and nothing after or inside it as a command."""
     kinds = [type(event) for event in session.events]
     assert kinds.count(MailFrom) == 1
     assert kinds.count(RcptTo) == 1
@@ -44,7 +44,7 @@ def check_one_transaction(session: Session, *, stored: bool) -> None:
 
 
 def check_stored(message: bytes) -> None:
-    """What goes out over POP3 ends once, for a lenient reader too."""
+    """A message sent by POP3 ends once, even for a lenient reader."""
     assert (b"\r\n" + message).find(END) == len(message) - 3
     lines = message.count(b"\r\n")
     assert message.count(b"\r") == message.count(b"\n") == lines
@@ -61,7 +61,7 @@ def test_data_is_not_ended_by_an_odd_dot_line(before: bytes) -> None:
     for dot_line, settings in product(dot_lines, (PLAIN, REPAIR)):
         if END in dot_line:
             continue
-        # The true end is that of the second message's text, which is the first one's too.
+        # The real end is that of the second message's text, which also ends the first.
         octets = b"Subject: x\r\n\r\nhello" + dot_line + EVIL
         stored = is_clean(octets) or (settings is REPAIR and b"\0" not in octets)
         for pieces in cuts(octets):
@@ -76,7 +76,7 @@ def test_a_message_that_begins_with_an_odd_dot_line_is_not_empty(before: bytes) 
     openings = (b"." + after + before + b"." + after for after in ENDS)
     for opening, settings in product(openings, (PLAIN, REPAIR)):
         if END in b"\r\n" + opening:
-            continue  # a dot line right behind DATA ends an empty message, as it should
+            continue  # a dot line right after DATA ends an empty message, as it should
         octets = opening + EVIL
         stored = is_clean(octets) or (settings is REPAIR and b"\0" not in octets)
         for pieces in ([octets], single(octets)):

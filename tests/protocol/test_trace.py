@@ -1,4 +1,4 @@
-"""Trace headers: exact octets, and nothing of the client's that could break them."""
+"""Trace headers: exact octets, and no client input that could break them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accepting when the system has no descriptor left: it waits, and goes on."""
+"""Accepting when the system has no descriptor left: it waits and continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Loop:
 
 
 class Listening:
-    """A socket whose accepts end as they are told."""
+    """A socket with scripted results of accept()."""
 
     def __init__(self, *outcomes: OSError) -> None:
         self.outcomes = list(outcomes)

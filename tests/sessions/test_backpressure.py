@@ -1,4 +1,4 @@
-"""What clients send ahead, or do not read, is bounded for all of them together."""
+"""Input sent ahead and unread output are bounded for all clients together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_who_has_waited_longest_goes_when_memory_is_short() -> None:
     assert [first.dropped, second.dropped, third.dropped] == [1, 0, 0]
     assert backpressure.used == 90
     backpressure.hold(second, 0)
-    backpressure.hold(first, 0)  # it hears of its end later
+    backpressure.hold(first, 0)  # it is notified of its end later
     assert backpressure.used == 40
     assert not backpressure.is_short
 
@@ -49,7 +49,7 @@ def test_one_that_alone_is_too_much_goes_itself() -> None:
 
 
 def test_a_pop3_client_that_sends_on_while_its_login_waits_is_not_read_from() -> None:
-    """Nothing bounded it: for as long as the answer waited, all that came was kept."""
+    """Regression: it was unbounded: while the answer was pending, all input was kept."""
     world = World()
     client = world.pop3()
     client.send(b"USER ann\r\nPASS wrong\r\n")
@@ -61,7 +61,7 @@ def test_a_pop3_client_that_sends_on_while_its_login_waits_is_not_read_from() ->
     assert limits.READ_AHEAD < backpressure.used <= limits.READ_AHEAD + 100_000
     world.threads.run()
     world.pass_time(2)
-    # The answer went out, and what was sent ahead was looked at: an endless line.
+    # The answer was sent, and the input sent ahead was processed: an endless line.
     assert client.transport.take() == (
         b"-ERR [AUTH] authentication failed\r\n-ERR line too long\r\n"
     )
@@ -101,7 +101,8 @@ def test_a_pop3_client_that_does_not_read_counts_and_the_first_is_dropped() -> N
 
 
 def test_many_recipients_count_and_are_deferred_when_there_is_no_room() -> None:
-    """A thousand for each of ten thousand connections were more memory than all messages."""
+    """Regression: a thousand for each of ten thousand connections took more memory than all
+    messages."""
     world = World()
     context = world.context
     count = iter(range(10_000))
@@ -153,7 +154,8 @@ def test_an_smtp_client_that_does_not_read_counts_and_is_dropped_when_memory_is_
 
 
 def test_sessions_keep_next_to_nothing_of_what_they_have_understood() -> None:
-    """The last octets that came stayed until the next ones did: up to 256 KiB of each client."""
+    """Regression: the last octets received were kept until the next ones: up to 256 KiB for each
+    client."""
     world = World()
     client = world.smtp()
     to_data = b"EHLO c\r\nMAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nDATA\r\n"

@@ -1,4 +1,5 @@
-"""What metad trace shows of a dialog: everything but credentials and content, however it comes."""
+"""What metad trace shows of a dialogue: everything except credentials and content, however it is
+cut."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ SECRET = b"s3cr3t"
 
 
 def run(dialog, script, cut=None):
-    """Lines out of a script of (side, octets); `cut` gives pieces of the octets."""
+    """Lines from a script of (side, octets); `cut` splits the octets."""
     found = []
     for side, octets in script:
         for piece in cut(octets) if cut else [octets]:
@@ -92,7 +93,7 @@ def test_chunks_are_a_number_of_bytes():
 @pytest.mark.parametrize(
     "script",
     [
-        # Content that comes before the reply, and DATA is refused.
+        # Content that arrives before the reply, and DATA is refused.
         [("C", b"DATA\r\nHELP s3cr3t\r\n.\r\n"), ("S", b"503 no\r\n500 x\r\n500 y\r\n")],
         # ... and is accepted.
         [("C", b"DATA\r\ns3cr3t\r\n.\r\n"), ("S", b"354 go\r\n250 Ok\r\n")],

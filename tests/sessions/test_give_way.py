@@ -10,7 +10,7 @@ TO_DATA = b"EHLO c\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDA
 
 
 def tick(world: World) -> int:
-    """What a worker does once a second."""
+    """The once-a-second work of a worker."""
     world.pass_time(1)
     world.limiter.refresh()
     return give_way(world.context, world.loop.now)
@@ -21,10 +21,10 @@ def ended(clients: list[Connected]) -> list[bool]:
 
 
 def test_a_hundred_silent_smtp_clients_do_not_lock_pop3_out() -> None:
-    """They did, for 300 seconds."""
+    """Regression: they did, for 300 seconds."""
     world = World(connections=100, of_network=100)
     silent = [world.smtp() for _ in range(100)]
-    # Nine tenths are all that one protocol gets.
+    # One protocol gets at most nine tenths.
     other = world.pop3("192.0.2.2")
     assert other.transport.take().startswith(b"+OK")
     assert sum(one.transport.take() == b"421 too many\r\n" for one in silent) == 10

@@ -1,4 +1,5 @@
-"""The log answers a ticket: a line per message, per refusal, per POP3 session however it ended."""
+"""The log is enough for a support request: a line per message, refusal and POP3 session, however it
+ended."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ HELLO = b"EHLO c.example\r\n"
     ],
 )  # fmt: skip
 def test_a_line_for_each_refused_command(sent: bytes, command: str, reply: str) -> None:
-    """They were counted, and left no line.  No argument that may be a password is shown."""
+    """Regression: they were counted, but not logged.  No argument that may be a password is
+    shown."""
     world = World()
     client = world.smtp()
     client.send(HELLO + sent + b"\r\n")
@@ -162,7 +164,7 @@ SESSION = "session: client=192.0.2.1, user=<bob>, tls=no, mech=PLAIN, top=0, ret
     ],
 )
 def test_every_pop3_session_leaves_a_line_however_it_ends(end: str, reason: str) -> None:
-    """One that read a message and dropped left none."""
+    """Regression: a session that read a message and dropped was not logged."""
     world = World()
     world.context.logins.recall = lambda user, password: Account(2, user)  # type: ignore
     client = world.pop3()

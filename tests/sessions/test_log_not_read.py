@@ -30,7 +30,8 @@ def unread() -> Iterator[tuple[Hub, int]]:
 
 @pytest.mark.slow
 def test_a_log_that_is_not_read_stops_no_process(unread: tuple[Hub, int]) -> None:
-    """576 refused RCPTs later a worker and the master stood in write(), and all with them."""
+    """Regression: after 576 refused RCPTs, a worker and the master were blocked in write(), and
+    everything with them."""
     hub, reader = unread
     for number in range(25):
         with SmtpLine(hub) as smtp:

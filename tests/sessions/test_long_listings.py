@@ -1,4 +1,4 @@
-"""A long listing is made and sent in pieces: other sessions have their turn in between."""
+"""A long listing is made and sent in pieces: other sessions get their turn in between."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LongDrop(NullMaildrop):
 
 
 class Turns:
-    """The loop's turns, one after the other."""
+    """The loop's turns, one after another."""
 
     def __init__(self, world: World) -> None:
         self._calls: deque[Any] = deque()
@@ -48,7 +48,7 @@ class Turns:
         self._calls.append((call, arguments))
 
     def one(self) -> bool:
-        """Do what was asked for in the last turn; whether there was anything."""
+        """Run the callbacks requested in the last turn.  Returns whether there were any."""
         calls, self._calls = self._calls, deque()
         for call, arguments in calls:
             call(*arguments)
@@ -73,7 +73,7 @@ def logged_in(world: World) -> tuple[Connected, LongDrop]:
 
 @pytest.mark.parametrize("command", [b"UIDL\r\n", b"LIST\r\n"])
 def test_between_two_pieces_other_sessions_have_their_turn(world: World, command: bytes) -> None:
-    """As long as the client's socket took all, a worker did nothing else."""
+    """Regression: as long as the client's socket accepted everything, a worker did nothing else."""
     turns = Turns(world)
     client, _ = logged_in(world)
     other, _ = logged_in(world)

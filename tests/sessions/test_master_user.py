@@ -1,4 +1,4 @@
-"""A master user in a session: whose password counts, whose mailbox opens, what the log tells."""
+"""A master user in a session: whose password counts, whose mailbox opens, what is logged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Users:
 
 
 class Layer:
-    """Notes which mailboxes were opened."""
+    """Records which mailboxes were opened."""
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop

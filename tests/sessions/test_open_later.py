@@ -30,7 +30,7 @@ class Users:
 
 
 class FarDrop(Maildrop):
-    """One message, which must be brought first."""
+    """One message, which must be loaded first."""
 
     def __init__(self) -> None:
         self.bringing: list[Done] = []

@@ -1,4 +1,4 @@
-"""What one client network may have: connections, messages, failed logins, checks."""
+"""Limits of one client network: connections, messages, failed logins, checks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_one_relay_may_have_a_thousand_connections_to_one_worker_and_no_more_to_
     one, two = workers(caps)
     assert all(one.enter("relay") for _ in range(1000))
     assert not one.enter("relay")
-    # What the other worker does not show of its own is all that may come on top.
+    # Only the connections that the other worker does not publish may be added.
     more = sum(two.enter("relay") for _ in range(1000))
     assert more == 0
     for _ in range(500):
@@ -252,7 +252,7 @@ def test_few_checks_of_a_network_run_at_once_and_the_others_wait_in_order() -> N
 
 
 def test_a_thousand_clients_that_left_the_queue_are_skipped_and_hold_no_turn() -> None:
-    """Each called the next: more of them than Python's stack holds, and the turn was lost."""
+    """Regression: each called the next: with more than Python's stack holds, the turn was lost."""
     limiter = make_limiter(Caps(10, 10, 10))
     for _ in range(limits.LOGIN_CHECKS):
         limiter.check("a", lambda: True)
@@ -315,5 +315,5 @@ def test_what_is_near(client: str, near: bool) -> None:
     ],
 )
 def test_a_client_of_a_socket_for_both_families_is_the_ipv4_client_that_it_is(peer, name) -> None:
-    """Else all of IPv4 would be one network, with one cap."""
+    """Otherwise all of IPv4 would be one network, with one cap."""
     assert peer_name(peer) == name

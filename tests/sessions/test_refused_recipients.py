@@ -1,4 +1,5 @@
-"""A session whose recipients are refused: it is slowed down, and its postmaster is always there."""
+"""A session whose recipients are refused: it is slowed down, but the postmaster always accepts
+mail."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ def test_a_stop_ends_a_session_that_was_slowed_down_when_it_goes_on(world: World
     client.session.drain()
     assert client.transport.take() == b""
     world.loop.advance(0.5)
-    # A transaction is not cut short.
+    # A transaction is not interrupted.
     assert client.transport.take() == b"250 2.0.0 Ok\r\n"
 
 

@@ -1,4 +1,4 @@
-"""Sessions by the clock: deadlines, caps, delays, and ends in which the last words arrive."""
+"""Sessions by the clock: deadlines, caps, delays, and ends at which the last reply arrives."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_slow_message_that_keeps_the_rate_is_never_cut() -> None:
 
 
 def test_a_busy_sender_of_many_messages_is_not_one_long_transaction() -> None:
-    """At every look it is within one, yet each time another."""
+    """At every check it is in a transaction, but each time a different one."""
     world = World()
     client = world.smtp()
     client.send(EHLO)
@@ -90,7 +90,7 @@ def test_a_crowd_lets_slow_transactions_go_after_a_minute() -> None:
     assert not slow.transport.half_closed
     world.pass_time(10)
     assert slow.transport.take().endswith(b"421 4.4.2 Error: the message arrives too slowly\r\n")
-    # Those that are idle between transactions are not slow.
+    # Clients that are idle between transactions are not slow.
     assert not any(other.transport.half_closed for other in clients[1:])
 
 
@@ -242,7 +242,8 @@ def test_a_network_waits_longer_and_longer_before_its_passwords_are_checked() ->
 
 @pytest.mark.parametrize("stage", ["waiting for its turn", "waiting", "being checked", "checked"])
 def test_a_client_that_hangs_up_before_the_answer_has_failed(stage: str) -> None:
-    """USER and PASS pipelined and then a reset: 340 guesses a second, none of them counted."""
+    """Regression: USER and PASS pipelined and then a reset: 340 guesses a second, none of them
+    counted."""
     world = World()
     others = [world.pop3() for _ in range(limits.LOGIN_CHECKS)]
     if stage == "waiting for its turn":
@@ -266,7 +267,7 @@ def test_a_client_that_hangs_up_before_the_answer_has_failed(stage: str) -> None
 
 
 def test_a_password_that_is_checked_for_a_client_that_hung_up_keeps_its_turn() -> None:
-    """Else hanging up would put any number of checks into the threads."""
+    """Otherwise hanging up would put any number of checks into the threads."""
     world = World()
     for _ in range(3 * limits.LOGIN_CHECKS):
         client = world.pop3()
@@ -405,11 +406,11 @@ def test_a_retired_worker_waits_for_the_last_session_and_for_a_handshake_under_w
     context = world.context
     context.on_idle = lambda: ended.append("idle")
     client = world.smtp()
-    assert context.limiter.enter("192.0.2.9")  # let in, its handshake is under way
+    assert context.limiter.enter("192.0.2.9")  # admitted; its handshake is under way
     context.retired = True
     client.lose()
     assert not ended
-    context.draining = True  # the hub's last seconds: it waits for no handshake
+    context.draining = True  # in its last seconds the hub waits for no handshake
     context.check_idle()
     assert ended == ["idle"]
     context.draining = False
@@ -419,7 +420,7 @@ def test_a_retired_worker_waits_for_the_last_session_and_for_a_handshake_under_w
 
 
 def test_a_login_whose_outcome_fails_is_answered() -> None:
-    """The error went to the loop, and the client waited until its session timed out."""
+    """Regression: the error went to the loop, and the client waited until its session timed out."""
     world = World()
 
     def broken(address: str) -> Account:

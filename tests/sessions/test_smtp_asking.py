@@ -16,7 +16,7 @@ MESSAGE = b"Subject: x\r\n\r\ntext\r\n.\r\n"
 
 
 class Asked(Filter):
-    """Refuses at the moment in `refuses`; keeps what it was asked."""
+    """Refuses at the stage in `refuses`; records its questions."""
 
     name = "asked"
 
@@ -49,7 +49,7 @@ class AskingWorld(FilterWorld):
         context.filters = FilterChain([self.asked], RULES, self.lines.append)
 
     def open(self) -> Any:
-        """A client, and what it heard at once."""
+        """A client, and its immediate replies."""
         client = self.smtp()
         self.settle()
         return client

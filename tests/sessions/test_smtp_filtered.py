@@ -1,4 +1,4 @@
-"""A session with a filter, without sockets: what the layer is given, for every cut."""
+"""A session with a filter, without sockets: what the layer gets, for every cut."""
 
 from __future__ import annotations
 

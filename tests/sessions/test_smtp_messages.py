@@ -1,4 +1,4 @@
-"""What a session makes of a message, and of what its layer does with it."""
+"""How a session handles a message, and its layer's results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BODY = b"Subject: x\r\n\r\ntext\r\n.\r\n"
 
 
 class Taken:
-    """A layer that keeps what it is given."""
+    """A layer that keeps its input."""
 
     def __init__(self, world: World) -> None:
         self.envelopes: list[Envelope] = []
@@ -28,7 +28,7 @@ class Taken:
 
 
 def test_the_trace_names_the_protocol_of_the_last_greeting() -> None:
-    """One letter is the same object twice, so the words themselves tell nothing."""
+    """A one-letter string is always the same object, so identity of such words proves nothing."""
     world = World()
     taken = Taken(world)
     client = world.smtp()

@@ -26,7 +26,7 @@ def sending(world: World, octets: int, peer: str = "192.0.2.1") -> Connected:
 
 
 def test_a_network_cannot_fill_the_disk_with_messages_that_it_does_not_end() -> None:
-    """Twelve connections held 348 MB in nameless files, and had 18 hours each."""
+    """Regression: twelve connections held 348 MB in unlinked files, and had 18 hours each."""
     world = World(of_network=100)
     unfinished = world.context.unfinished = Unfinished(8 * MIB)
     clients = [sending(world, MIB) for _ in range(12)]
@@ -94,7 +94,8 @@ def test_unfinished_messages_take_at_most_half_of_what_is_free(
 
 
 def test_a_few_networks_cannot_take_all_by_announcing_sizes() -> None:
-    """Two of them could, with half each: no other client's large message was accepted then."""
+    """Regression: two of them could, with half each: then no other client's large message was
+    accepted."""
     unfinished = Unfinished(4096 * MIB)
     for number in range(5):
         network = f"192.0.2.{number}"

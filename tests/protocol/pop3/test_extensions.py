@@ -232,7 +232,7 @@ def test_a_session_in_swedish() -> None:
 
 
 def test_every_text_has_its_swedish() -> None:
-    """Every text in the sources of the machine, and every one that an error of ours brings."""
+    """Every text in the sources of the machine, and in our errors."""
     texts = {text for text in said_in_sources() if not text.startswith("Syntax")}
     kinds = [one for one in vars(errors).values() if isinstance(one, type)]
     brought = [kind.pop3 for kind in kinds if issubclass(kind, errors.RefusedError)]
@@ -268,7 +268,7 @@ def test_every_language_keeps_the_numbers_and_codes() -> None:
         assert language.say("not in the book") == "not in the book"
 
 
-# --- what CAPA says of users ---
+# --- what CAPA says about users ---
 
 DIFFERENT = Pop3Settings(
     "mx.example.org",

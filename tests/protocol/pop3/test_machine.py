@@ -51,7 +51,8 @@ def test_the_listings_say_numbers_sizes_and_uids() -> None:
 
 @pytest.mark.parametrize("command", [b"LIST\r\n", b"UIDL\r\n"])
 def test_a_listing_of_a_large_mailbox_comes_in_pieces(command: bytes) -> None:
-    """With memory = "8MiB" a UIDL of 213,000 messages had its client dropped, and others."""
+    """Regression: with memory = "8MiB", a UIDL of 213,000 messages dropped its client, and
+    others."""
     drop = Drop([MESSAGES[0]] * 213_000)
     machine = logged_in(drop=drop).machine
     machine.receive(command + b"NOOP\r\n")
@@ -142,7 +143,7 @@ def test_quit_carries_the_marks_in_order_and_none_that_rset_took_back() -> None:
 @pytest.mark.parametrize("end", ["eof", "fail", "drop"])
 def test_a_connection_that_drops_deletes_nothing(end: str) -> None:
     session = logged_in()
-    session.send(b"DELE 1\r\nQUIT")  # the line's end never comes
+    session.send(b"DELE 1\r\nQUIT")  # the line's end never arrives
     if end == "eof":
         session.eof()
         assert session.machine.closed

@@ -1,4 +1,4 @@
-"""A master user opens the mailbox of another user, where the settings name one."""
+"""A master user opens the mailbox of another user, if the settings name one."""
 
 from __future__ import annotations
 

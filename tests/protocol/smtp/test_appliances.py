@@ -1,4 +1,4 @@
-"""What careless programs and appliances send, and what is made of it."""
+"""Input from careless programs and appliances, and how it is handled."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_empty_message_in_lf_ends_too() -> None:
 
 
 def test_after_data_and_crlf_only_crlf_dot_crlf_ends_the_message() -> None:
-    """A relay that passes on what others wrote must not be led to a second message."""
+    """A relay that passes on others' text must not be tricked into a second message."""
     session = Session(REPAIR)
     smuggled = b"A: b\n\nx\n.\nMAIL FROM:<evil@example.org>\n"
     assert session.send(TO_DATA, smuggled).endswith(b"354 End data with <CR><LF>.<CR><LF>\r\n")
@@ -74,7 +74,7 @@ def test_other_clients_are_told_of_lf_at_once() -> None:
 
 
 def test_a_client_that_ended_its_message_in_lf_learns_why_it_waited() -> None:
-    """It heard "timeout exceeded" after five minutes, and nothing else."""
+    """Regression: it only got "timeout exceeded" after five minutes."""
     for octets, words in (
         (b"A: b\r\n\r\nx\n.\n", b"Error: timeout exceeded; bare <LF> received; the client"),
         (b"A: b\r\n\r\nx\r\n", b"Error: timeout exceeded\r\n"),

@@ -1,4 +1,4 @@
-"""Arguments of MAIL, RCPT and BDAT, the short way and the long way."""
+"""Arguments of MAIL, RCPT and BDAT, on the fast path and on the slow path."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_bdat_takes_a_count_and_last(argument: bytes, expected: Chunk | None) ->
 
 @pytest.mark.parametrize("address", ["a@b.example", "a.b@c", "bounce", '"ab"@c'])
 def test_an_address_without_brackets_was_refused(address: str) -> None:
-    """Scanners and scripts send such; Postfix takes it."""
+    """Scanners and scripts send these; Postfix accepts them."""
     naked = f"FROM:{address} SIZE=3".encode()
     assert parse_mail(naked) == MailFrom(address, 3, False)
     assert parse_mail(b"FROM:  " + address.encode()) == MailFrom(address, None, False)

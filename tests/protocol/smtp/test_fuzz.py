@@ -67,7 +67,7 @@ def test_any_input_gives_the_same_whole_and_cut(
 ) -> None:
     octets = opening + rest
     if which is TLS and b"STARTTLS" in octets.upper():
-        return  # octets in the clear behind STARTTLS are judged by when they come
+        return  # octets in the clear after STARTTLS are judged by when they arrive
     whole = run(which, octets)
     assert run(which, *single(octets)) == whole
     assert run(which, *(octets[i : i + step] for i in range(0, len(octets), step))) == whole

@@ -1,4 +1,4 @@
-"""SMTP's limits against clients that do not send mail, and what the worker asks of the machine."""
+"""SMTP's limits on clients that do not send mail, and the worker's queries to the machine."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_who_spoke_early_is_shown_out() -> None:
 def test_a_refused_message_is_not_read_without_end(
     cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was, as long as the client sent quickly enough: a session without an end."""
+    """Regression: as long as the client sent fast enough, the session never ended."""
     monkeypatch.setattr(limits, "REFUSED_OCTETS", 5_000)
     session = Session(PLAIN)  # 1,000 octets at most
     session.send(TO_DATA)
@@ -157,7 +157,7 @@ def test_a_refused_message_is_not_read_without_end(
 
 @pytest.mark.parametrize("before", [EHLO, TO_RCPT])
 def test_a_chunk_that_cannot_be_meant_ends_the_session(before: bytes) -> None:
-    """Ten to the eighteenth octets were read and thrown away, in or out of order."""
+    """Regression: ten to the eighteenth octets were read and discarded, in or out of order."""
     session = Session(PLAIN)
     session.send(before)
     assert session.send(b"BDAT 999999999999999999\r\n").startswith(b"552 5.3.4")

@@ -190,7 +190,7 @@ def test_a_bare_line_end_or_nul_is_refused_after_the_true_end(bad: bytes, name: 
 def test_repair_makes_line_ends_and_no_end_of_message(
     sent: bytes, stored: bytes, dots: int | None
 ) -> None:
-    if dots is None:  # the dot line follows a bare LF: it is no end, so a true one is needed
+    if dots is None:  # the dot line follows a bare LF: it is not an end, so a real one is needed
         sent, stored, dots = sent + b"\r\n.\r\n", b"..\r\n..\r\n\r\n.\r\n", 2
     for pieces in ([sent], single(sent), *([sent[:i], sent[i:]] for i in range(len(sent)))):
         session = Session(REPAIR)

@@ -1,4 +1,4 @@
-"""Refusals: each counts, guessing is slowed down, and nothing of a refused command stays."""
+"""Refusals: each counts, guessing is slowed down, and a refused command leaves no trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LMTP_IDLE = SmtpSettings(HOST, 1000, 3, errors=10_000, idle_commands=9, lmtp=Tru
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        (b"MAIL FROM:<bad@example.org>\r\n", b"550"),  # as the rate, the space, a filter
+        (b"MAIL FROM:<bad@example.org>\r\n", b"550"),  # such as the rate, the space, a filter
         (b"MAIL FROM:<a@example.org> SIZE=5000\r\n", b"552"),
         ("MAIL FROM:<\xfc@example.org>\r\n".encode(), b"553"),
         (b"MAIL FROM:<a@example.org> RET=HDRS\r\n", b"555"),
@@ -124,7 +124,7 @@ def test_lmtp_data_after_refused_recipients_only_is_503() -> None:
 
 
 def test_smtputf8_of_a_refused_mail_does_not_outlive_it() -> None:
-    """The next message was traced as UTF8SMTP, and its recipients might be UTF-8."""
+    """Regression: the next message was traced as UTF8SMTP, and its recipients could be UTF-8."""
     session = Session(PLAIN)
     session.send(EHLO + b"MAIL FROM:<bad@example.org> SMTPUTF8\r\n")
     assert not session.machine.utf8
@@ -157,7 +157,7 @@ def test_lmtp_is_never_slowed_down() -> None:
 
 
 def test_a_kept_remainder_is_copied_out_of_its_buffer() -> None:
-    """300 connections that sent a chunk and one octet more kept 163 KiB each."""
+    """Regression: 300 connections that sent a chunk and one more octet kept 163 KiB each."""
     machine = Smtp(SmtpSettings(HOST, 1_000_000, 3))
     machine.start()
     for octets in (EHLO, MAIL, RCPT):

@@ -121,7 +121,7 @@ def test_each_row_of_the_table_is_tried() -> None:
 
 
 def test_every_state_that_follows_is_the_one_of_the_row() -> None:
-    """What the rows above see is what the table says, so that its diagram is true."""
+    """The rows above agree with the table, so its diagram is correct."""
     rules = states.table(lmtp=False, starttls=False, tls=False)
     states_of = {state.name: state for state in rules}
     for before, command, answer, after in ((s, *row[1:]) for row in ROWS for s in row[0]):
