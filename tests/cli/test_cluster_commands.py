@@ -36,6 +36,7 @@ from metad.errors import (
 from metad.master.datadir import take_lock
 from metad.store.identity import open_store
 from metad.system.osio import Osio
+from metad.users.database import UserDatabase
 from tests.cluster.link_kit import Clock, Station
 from tests.cluster.views import make_member, make_view
 
@@ -558,7 +559,9 @@ def test_a_node_that_answers_with_a_newer_view_is_not_off(
     assert (code, "it is not off" in err) == (EX_PROTOCOL, True)
 
 
-def test_both_alone_and_once_more(computers: tuple[Computer, Computer], serving: Serving) -> None:
+def test_both_alone_and_once_more(
+    computers: tuple[Computer, Computer], serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two views of one epoch: neither is taken, until one of the nodes makes a later one."""
     one, two = computers
     pair(computers, serving)
@@ -567,7 +570,10 @@ def test_both_alone_and_once_more(computers: tuple[Computer, Computer], serving:
     assert one.view().epoch == 4
     ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(going.alone(two.view(), 2))
     assert "two views of epoch 4" in two.facts("status")["members"][0]["link"]
-    two.run("alone", "--yes")
+    code, _, err = two.run("alone", "--yes")
+    assert (code, "not all users are on this node yet" in err) == (EX_PROTOCOL, True)
+    monkeypatch.setattr(UserDatabase, "lost", False)  # as if it had them
+    assert two.run("alone", "--yes")[0] == EX_OK
     assert two.view().epoch == 5
     assert two.facts("status")["members"][0]["link"] == "up"
     assert serving.station.view == two.view()

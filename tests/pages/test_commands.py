@@ -26,6 +26,11 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         ". .venv/bin/activate": "tests/tools/test_venv.py",
         "pip install pre-commit": "none: it changes the checkout; tools/test runs the same checks",
     },
+    "cluster.md": {
+        "metad cluster": "tests/e2e/test_cluster_commands.py",
+        "metad stop": "tests/e2e/test_cluster_commands.py",
+        "metad start": "tests/e2e/test_cluster_commands.py",
+    },
     "testing.md": {"sh tools/test": "none: it runs these tests"},
     "store-model.md": {
         ".venv/bin/python -m pytest": "tests/model/test_store_model.py",
