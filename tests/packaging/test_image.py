@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.debian import ROOT, TREE, Debian, need_tree
+from tests.support.debian import TREE, Debian, need_tree
 from tests.support.guest import Guest, python, wait_until
 from tests.support.install_page import commands
 from tests.support.machine import prepare
 from tests.support.namespace import Namespace, need_namespaces
-from tests.support.packages import Built
+from tests.support.packages import Built, checkout, wheels_to_build
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("METAD_TEST_IMAGE") != "1", reason="METAD_TEST_IMAGE=1 is not set"
@@ -92,16 +90,8 @@ def guest(packages: Built) -> Iterator[Guest]:
 
 def stage(debian: Debian, packages: Built) -> None:
     """The source, the tree of the base image, and wheels for a pip without an index."""
-    files = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], check=True,
-                           capture_output=True).stdout.split(b"\0")  # fmt: skip
-    for name in (os.fsdecode(file) for file in files if file):
-        target = debian.hand / "source" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, target)
-    shutil.copytree(packages.wheels, debian.hand / "wheels")
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", "download", "--only-binary=:all:",
-                    "--dest", str(debian.hand / "wheels"), "setuptools>=77", "wheel"],
-                   check=True)  # fmt: skip
+    checkout(debian.hand / "source")
+    wheels_to_build(packages, debian.hand / "wheels")
     excluded = [f"--exclude=./{name}" for name in LEFT_OUT]
     subprocess.run(["tar", "-C", str(TREE), *excluded, "-cf", str(debian.hand / "base.tar"), "."],
                    check=True)  # fmt: skip

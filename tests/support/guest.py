@@ -14,6 +14,8 @@ from tests.support.install_page import SERVER
 class Guest(Protocol):
     """See `tests/support/namespace.py` and `tests/support/machine.py`."""
 
+    patience: float  # how many times as long everything may take
+
     def boot(self) -> None: ...
     def run(self, script: str, *, code: int | None = 0, seconds: float = ...) -> str: ...
     def reboot(self, *, cut: bool = False) -> None: ...
@@ -94,6 +96,7 @@ def drop_in(machine: Guest, *lines: str) -> None:
 
 def wait_until(machine: Guest, condition: str, seconds: float = 60) -> None:
     """Until a shell condition of the guest is true; the guest looks, every tenth of a second."""
+    seconds *= machine.patience
     script = f"until {condition}; do sleep 0.1; done"
     machine.run(f"timeout {seconds} sh -s <<'EOF'\n{script}\nEOF", seconds=seconds + 10)
 

@@ -91,6 +91,8 @@ def _cgroups() -> Path | None:
 class Namespace:
     """One booted Debian, from `boot` to `close`."""
 
+    patience = 1.0
+
     def __init__(self, debian: Debian) -> None:
         self._directory = debian.directory
         self._tree = debian.tree

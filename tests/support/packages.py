@@ -54,6 +54,25 @@ def built() -> Built:
     return _found()
 
 
+def checkout(target: Path) -> None:
+    """The files of this checkout, as git knows them."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], check=True, capture_output=True
+    )
+    for name in (os.fsdecode(file) for file in done.stdout.split(b"\0") if file):
+        if (ROOT / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+
+
+def wheels_to_build(packages: Built, target: Path, *more: str) -> None:
+    """What a pip without an index needs to build metad and to install it, and `more`."""
+    shutil.copytree(packages.wheels, target)
+    for wheel in target.glob("metad-*.whl"):
+        wheel.unlink()
+    _pip("download", "--only-binary=:all:", "--dest", str(target), "setuptools>=77", "wheel", *more)
+
+
 def _found() -> Built:
     debs = sorted(BUILT.glob("deb*/*.deb"))
     return Built(BUILT / "wheels", BUILT / "dist", debs[0], debs[1])
