@@ -8,6 +8,7 @@ from typing import Any
 
 import lmdb
 
+from metad.cluster.alone import alone
 from metad.errors import ClusterError, RefusedError
 from metad.layers.base import Envelope, NotAtHandError, Recipient
 from tests.sim.cluster_judge import SENDER, ClusterJudge, address
@@ -101,6 +102,8 @@ class ClusterClients(Owner):
         self, worker: Worker, hub: ClusterHub, box: int, rng: random.Random, *, quits: bool = True
     ) -> list[tuple[bytes, int]] | None:
         """What was listed; None if it was refused."""
+        if hub.durable_view().epoch < self.judge.alone_epoch:
+            return None  # see there
         try:
             return Session(self, worker, hub.name, box, rng).run(quits=quits)
         except (RefusedError, ClusterError, lmdb.Error) as error:
@@ -180,6 +183,33 @@ class ClusterClients(Owner):
         self.sim.scheduler.pause(DOWN_SECONDS[op.number // 2 % 2])
         self.start(hub)
 
+    def _alone(self, op: Op) -> None:
+        """One node is off, the other goes on by command; later the first comes back."""
+        hub = self.hub(op)
+        other = next(one for one in self.hubs if one is not hub)
+        worker = self._worker(op)
+        if worker is None or hub.is_off or other.is_off:
+            return
+        if hub.durable_view().epoch < max(one.durable_view().epoch for one in self.hubs):
+            return  # given here, the command would hide what the other has
+        other.is_off = True
+        self.sim.note(f"{other.name} is switched off")
+        other.crash()
+        try:
+            worker.call(lambda: self._go_on_alone(worker, hub))
+            self.sim.scheduler.pause((0.5, 4.0, 15.0)[op.number % 3])
+        except (ClusterError, OSError, LostError) as error:
+            self.sim.note(f"not alone: {error!r}")
+        other.is_off = False
+        self.start(other)
+
+    def _go_on_alone(self, worker: Worker, hub: ClusterHub) -> None:
+        """What `metad cluster alone` does."""
+        view = alone(worker.layer.peers.view(), hub.node)
+        worker.layer.adopt(view)
+        self.judge.alone_epoch = view.epoch
+        self.sim.note(f"{hub.name} goes on alone in epoch {view.epoch}")
+
     def _stop(self, op: Op) -> None:
         hub = self.hub(op)
         master = hub.master
@@ -193,8 +223,8 @@ class ClusterClients(Owner):
             self.start(hub)
 
     def start(self, hub: ClusterHub) -> None:
-        if hub.master is not None:
-            return  # another one did
+        if hub.master is not None or hub.is_off:
+            return
         hub.start()
         master = hub.master
         assert master is not None

@@ -38,6 +38,9 @@ class ClusterJudge:
         self.ledger = Ledger()
         self.bodies: dict[bytes, bytes] = {}
         self.refused: set[bytes] = set()
+        # The epoch of the last view in which a node went on alone: what a node of an older epoch
+        # lists is not judged, because the operator promised that it is off.
+        self.alone_epoch = 0
         self.counts = {"250": 0, "451": 0, "listed": 0, "-ERR": 0, "deleted": 0, "fetched": 0}
 
     # -- mail in

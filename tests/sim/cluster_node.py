@@ -50,6 +50,7 @@ class ClusterHub(Hub):
     def __init__(self, sim: Simulation, data: Path, node: int, view: View) -> None:
         super().__init__(sim, data, slots=1, node=node)
         self.network: Network
+        self.is_off = False  # and stays so until the operator switches it on
         rng = random.Random(f"clocks {sim.plan.seed} {node}")
         self.clock.ahead = rng.randrange(10**15)
         self.clock.real_ahead = rng.choice((0, 1, -1)) * rng.randrange(600 * 10**9)

@@ -24,6 +24,7 @@ class Mixture(NamedTuple):
     stop: float = 0.1
     down: float = 0.2  # a node is away for some seconds
     collect: float = 0.5
+    alone: float = 0.15  # a node is off, and the operator tells the other to go on
 
 
 def make_plan(seed: int) -> Plan:

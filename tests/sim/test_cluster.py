@@ -18,7 +18,7 @@ from tests.sim.mutants import Mutant
 from tests.support import power_campaign
 from tests.support.sizes import SEED, reached, sized
 
-COUNT = 60  # seeds of CI
+COUNT = 50  # seeds of CI
 MUTANT_SEEDS = 100
 FIRST = (SEED - 1999) * 1_000_000
 JOBS = 2
