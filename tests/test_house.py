@@ -1,4 +1,4 @@
-"""What holds for every file of the tree, whatever is in it."""
+"""Rules for every file of the tree."""
 
 import ast
 import os

@@ -141,7 +141,7 @@ def test_repeated_warnings_are_summed_up(unread, monkeypatch):
 
 
 def test_one_client_network_writes_a_bounded_number_of_lines(tmp_path, monkeypatch):
-    """MAIL over the message rate: 445,000 lines in five seconds."""
+    """Regression: MAIL over the message rate logged 445,000 lines in five seconds."""
     now = [100.0]
     monkeypatch.setattr("metad.loglines.time.monotonic", lambda: now[0])
     with (tmp_path / "log").open("ab") as file:
@@ -178,7 +178,7 @@ def test_fields_as_text_and_as_json(tmp_path):
 
 
 def test_a_flood_from_many_networks_fills_no_memory(tmp_path, monkeypatch):
-    """Each network beyond those remembered had an entry of its own, without a bound."""
+    """Regression: each network beyond those remembered got its own entry, without a bound."""
     monkeypatch.setattr("metad.loglines.REMEMBERED", 100)
     now = [100.0]
     monkeypatch.setattr("metad.loglines.time.monotonic", lambda: now[0])
@@ -207,6 +207,6 @@ def test_a_flood_from_many_networks_fills_no_memory(tmp_path, monkeypatch):
     ],
 )
 def test_nothing_that_a_client_sent_steers_a_terminal_or_ends_a_line(text, shown):
-    """Only the control characters of ASCII were taken out."""
+    """Regression: only ASCII's control characters were removed."""
     assert clean(text) == shown
     assert clean("x" * 300 + text) == "x" * 256

@@ -1,7 +1,7 @@
 """`_new(T, (…))` builds a NamedTuple from a complete tuple without checking it: this does.
 
-A field that is added to T and forgotten in a quick path would otherwise be a tuple that is too
-short, and fail far away.
+Otherwise a field added to T and forgotten in a fast path would make a tuple that is too short, and
+fail far away.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def tuples(tree: ast.AST, items: ast.expr) -> list[ast.Tuple]:
 
 
 def faults(tree: ast.AST, names: dict[str, Any]) -> list[str]:
-    """What is wrong with the calls of `_new` in a module whose globals are `names`."""
+    """The faults in calls of `_new` in a module whose globals are `names`."""
     wrong = []
     for call in constructions(tree):
         where = f"line {call.lineno}"

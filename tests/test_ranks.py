@@ -1,4 +1,4 @@
-"""Imports go downwards only, by the ranks drawn in docs/architecture.md; and never in a circle."""
+"""Imports only go down the ranks drawn in docs/architecture.md, and never form a cycle."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def imported(path: Path) -> set[str]:
 
 
 def fault(mine: str, other: str, ranks: Ranks = RANKS) -> str | None:
-    """What is wrong with module `mine` importing module `other`; None if it may."""
+    """The fault if module `mine` imports module `other`; None if it may."""
     own, foreign = mine.split(".")[1:], other.split(".")[1:]
     if not own or own == ["__main__"] or not foreign or mine == other:
         return None  # metad itself: its version
@@ -105,7 +105,7 @@ def test_a_module_imports_only_from_below(path: Path) -> None:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Modules that import each other round and round: strongly connected parts (Tarjan)."""
+    """Import cycles: strongly connected components (Tarjan)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []

@@ -1,7 +1,7 @@
-"""What goes on from outside: mail that comes in, POP3 sessions, and the operator.
+"""The outside world: incoming mail, POP3 sessions, and the operator.
 
-Each operation is a task of its own and ends by itself; a client whose worker dies has no answer.
-What is acknowledged, listed and deleted is told to the judge.
+Each operation is a separate task and ends by itself; a client whose worker dies gets no answer.
+The judge learns what is acknowledged, listed and deleted.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Clients(Owner):
         self.backups: list[BackupProcess] = []
 
     def begin(self, op: Op) -> Any:
-        """Start an operation; its task."""
+        """Start an operation.  Returns its task."""
         work = getattr(self, f"_{op.kind}")
         return self.sim.scheduler.spawn(op.kind, self, lambda: work(op))
 
     def _worker(self, slot: int) -> Worker | None:
-        """A worker, waited for a while."""
+        """A worker, after waiting for one for a while."""
         self.sim.scheduler.wait(lambda: self.hub.worker(slot) is not None, PATIENCE_SECONDS)
         return self.hub.worker(slot)
 
@@ -112,7 +112,7 @@ class Clients(Owner):
         self._ask_collector(lambda collector: collector.collect(op.number, most))
 
     def _expire(self, op: Op) -> None:
-        """Mail of one mailbox that is older than its middle."""
+        """The older half of the mail of one mailbox."""
         box = 1 + op.box % BOXES
         self._ask_collector(lambda collector: self._expire_now(collector, box, op.number))
 
@@ -122,7 +122,7 @@ class Clients(Owner):
             return
         before = int.from_bytes(ids[number % len(ids)][:8], "big")
         self.judge.expiring(box, before)
-        # The record's time counts too, and is that of the wall clock.
+        # The record's time counts too, and it comes from the wall clock.
         collector.expire([Due(box, before)])
 
     def _scan(self, _: Op) -> None:
@@ -164,7 +164,7 @@ class Clients(Owner):
         self.hub.clock.real += hours * 3600 * 10**9
 
     def _flip(self, op: Op) -> None:
-        """The index loses an entry by itself, as by a flipped bit in its key."""
+        """The index loses an entry spontaneously, as by a flipped bit in its key."""
         victims = sorted(self.judge.visible_entries())
         if not victims or not self.hub.serving:
             return

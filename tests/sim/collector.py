@@ -1,6 +1,6 @@
-"""The collector's process: the real Collector and Expiry, driven step by step as asked.
+"""The collector's process: the real Collector and Expiry, driven step by step on request.
 
-It does one job after the other: `jobs` has what operations of the plan want, in order.
+It runs one job after another: `jobs` has the requests of the plan's operations, in order.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* All who open a path share one real environment; the last one closes it.
-* There is one write transaction at a time.  Who wants another waits in the scheduler, as for LMDB's
-  mutex.  Begin and commit are switch points; a kill before the commit aborts.
-* Read transactions never reach over a switch point, so they are the real ones.
+* All openers of a path share one real environment; the last one closes it.
+* There is one write transaction at a time.  Others wait in the scheduler, as for LMDB's mutex.
+  Begin and commit are switch points; a kill before the commit aborts.
+* Read transactions never span a switch point, so they are real.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _real_open = lmdb.open
 
 
 class Shared:
-    """One real environment, and who has it open."""
+    """One real environment, and its openers."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -82,7 +82,7 @@ class WriteTxn:
 
 
 class Handle:
-    """An environment as one simulated process has it open."""
+    """An environment opened by one simulated process."""
 
     def __init__(self, sim: Simulation, shared: Shared, path: str) -> None:
         self._sim = sim
@@ -161,7 +161,7 @@ class Handle:
 
 
 def make_open(sim: Simulation) -> Callable[..., Handle]:
-    """What stands for `lmdb.open`."""
+    """Replaces `lmdb.open`."""
 
     def open_shared(path: str, **named: Any) -> Handle:
         shared = sim.environments.get(path)
@@ -175,8 +175,8 @@ def make_open(sim: Simulation) -> Callable[..., Handle]:
 
 @contextmanager
 def installed(sim: Simulation) -> Iterator[None]:
-    """While this lasts, metad's environments are those of the simulation; and the trial of an index
-    is no child's but the process's own."""
+    """While this lasts, metad's environments are simulated, and an index is tried in the process
+    itself, not in a child."""
     fork = probe.why_damaged
     lmdb.open = make_open(sim)  # type: ignore[assignment]
     probe.why_damaged = probe._why
@@ -220,5 +220,5 @@ class SimIndex(Index):
         super().close()
 
     def end(self) -> None:
-        """Close what a dead process left open, at the end of the simulation."""
+        """Close environments that a dead process left open, at the end of the simulation."""
         super().close()

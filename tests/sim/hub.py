@@ -1,11 +1,11 @@
-"""One node: its data, its shared memory, its disk, and the master that starts everything.
+"""One node: its data, its shared memory, its disk, and the master, which starts everything.
 
 Rules of this file:
 
-* A crash of the hub takes all processes; a power cut also what was not synced, and the page cache
-  with the index.
-* Shared memory is new at each start, as the master makes it.
-* A start that fails for no reason of the plan's is a failure of the simulation.
+* A crash of the hub kills all processes; a power cut also destroys unsynced data, and the page
+  cache with the index.
+* Shared memory is created at each start, as by the master.
+* A start that fails without a reason in the plan is a failure of the simulation.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Hub:
         self.cluster_disk = Disk()  # of DATA/cluster, whose names are synced by themselves
         self.boots = 1
         self.processes: list[Process] = []
-        # Acknowledged, and listed later: what a worker's index refused.
+        # Acknowledged but listed later: mail that a worker's index refused.
         self.refused_by_index: set[bytes] = set()
         self.master: Master | None = None
         self.judge: Judge
@@ -101,7 +101,7 @@ class Hub:
         self.master = None
 
     def cut_power(self, rng: random.Random, mode: str) -> None:
-        """A crash that takes the page cache: what was not synced is lost, in part or as a whole."""
+        """A crash that destroys the page cache: unsynced data is lost, partly or completely."""
         self.crash()
         state = self.disk.state(rng, mode)
         logs = self.store.logs
@@ -138,7 +138,7 @@ class Hub:
                 cells[at] = 0
 
     def make_layer(self, worker: Worker) -> Any:
-        """What that worker serves mail with."""
+        """The layer of that worker."""
         return LogLayer()
 
     # -- who is there

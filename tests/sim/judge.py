@@ -42,17 +42,17 @@ class Judge:
         self.ledger = Ledger()
         # Acknowledged: a session that begins now waits until the index has it.
         self.visible: set[bytes] = set()
-        # The index is wrong, for the moment; and how often it has become so.
+        # The index is wrong for the moment; and how often it became so.
         self.flipped = False
         self.flips = 0
-        # When each message was sent, by the wall clock in microseconds; mailboxes without a user.
+        # When each message was sent, in microseconds of the wall clock; mailboxes without a user.
         self.times: dict[bytes, int] = {}
         self.removed: set[int] = set()
         hub.judge = self
         self._looks = 0
         hub.sim.on_switch.append(self.look)
 
-    # -- what is told
+    # -- reports
 
     def sent(self, message_id: bytes, body: bytes, boxes: tuple[int, ...]) -> None:
         self.times[message_id] = self._hub.clock.real // 1000
@@ -74,13 +74,13 @@ class Judge:
         self.ledger.apply(("deleted", pairs))
 
     def expiring(self, box: int, before: int) -> None:
-        """Mail may go that is old enough by its id and by the clock when it came."""
+        """Mail may be deleted if it is old enough by its id and by the clock at its arrival."""
         limit = max(before, 0).to_bytes(8, "big")
         old = [one for one in self.known(box) if one[:8] < limit and self.times[one] < before]
         self.deleting([(box, one) for one in old])
 
     def remove(self, box: int) -> None:
-        """The user is gone, and so is all mail, some time; what still comes too."""
+        """The user is gone, and all mail will be, including later arrivals."""
         self.removed.add(box)
         self.deleting([(box, one) for one in self.known(box)])
 
@@ -90,7 +90,7 @@ class Judge:
         self.flips += 1
 
     def index_is_new(self) -> None:
-        """A power cut: the next start rebuilds it, and what was wrong with it is forgotten."""
+        """A power cut: the next start rebuilds it, so its faults no longer matter."""
         self.flipped = False
 
     # -- what is known
@@ -112,7 +112,7 @@ class Judge:
     # -- sessions
 
     def before_login(self, box: int) -> Seen:
-        """What a login that comes now must see, and must not."""
+        """What a login now must list, and must not."""
         self.visible -= self._hub.refused_by_index
         visible = {one for one in self.visible if box in self.ledger.sent[one][1]}
         return Seen(
@@ -120,8 +120,8 @@ class Judge:
         )
 
     def listed(self, box: int, ids: list[bytes], left: set[bytes], seen: Seen) -> None:
-        """`left`: what the index has and the session leaves for the next one, because something
-        came in between (metad.layers.listing)."""
+        """`left`: entries that the session leaves for the next one, because something arrived in
+        between (metad.layers.listing)."""
         assert ids == sorted(set(ids)), f"mailbox {box} is not in order: {show(ids)}"
         left = left | self._hub.refused_by_index  # maybe while this session waited for it
         back = [one for one in ids if (box, one) in seen.gone]
@@ -133,7 +133,7 @@ class Judge:
         }
         is_right = not self.flipped and self.flips == seen.flips
         assert not is_right or not missing, f"mailbox {box} lacks {show(missing)}"
-        # What a mailbox had, and lacks while a deletion is under way, is gone for good.
+        # A message that is missing while its deletion is under way is permanently gone.
         if is_right:
             lacking = seen.visible - set(ids) - left
             self.ledger.deleted |= self.ledger.deleting & {(box, one) for one in lacking}
@@ -144,7 +144,7 @@ class Judge:
     # -- every moment
 
     def look(self) -> None:
-        """Rows name their writers.  Not at every step: it costs too much."""
+        """Rows name their writers.  Not checked at every step, which would cost too much."""
         self._looks += 1
         if self._looks % 8:
             return
@@ -165,7 +165,7 @@ class Judge:
         )
 
     def look_at_table(self) -> None:
-        """At rest: each row says of its log what the log says of itself."""
+        """At rest: each row agrees with its log."""
         hub = self._hub
         owners = {process.row.index + 1 for process in hub.processes}
         for row in hub.table().rows():

@@ -1,4 +1,5 @@
-"""The master: recovery first, then workers and a collector; the dead are recovered and replaced.
+"""The master: recovery first, then workers and a collector; dead processes are recovered and
+replaced.
 
 The list of recoveries is the real one (metad.master.recovery_jobs), over simulated children; so are
 the repair of the semaphore and hub time.
@@ -77,7 +78,7 @@ class DeadRecovery(Process):
 
 
 class Master(Process):
-    """It stands for metad.master.master.  `deaths`: processes that it has not reaped yet."""
+    """It replaces metad.master.master.  `deaths`: processes that it has not reaped yet."""
 
     role = "master"
 

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* A mutant changes the text of functions (tests.mutants): if that is not there any more, the test
-  fails: rewrite the bug, do not drop it.
-* Where a second rule would still catch the mistake, the mutant lacks that one too.
-* `seed` is where it was seen last, so that it need not be looked for; any seed of CI's will do.
+* A mutant changes the text of functions (tests.mutants): if it no longer exists, the test fails:
+  rewrite the bug, do not drop it.
+* If a second rule would still catch the mistake, the mutant lacks that one too.
+* `seed` is where it was last caught, to avoid a search; any seed of CI will do.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Edit = tuple[str, str, str]
 
 
 class Mutant(NamedTuple):
-    """`edits`: module and function, what is there, and the bug."""
+    """`edits`: module and function, the present text, and the bug."""
 
     name: str
     edits: tuple[Edit, ...]
     seed: int = 0
 
     def apply(self) -> None:
-        """Put the bug into the running program.  Raises LookupError if the text is not there."""
+        """Put the bug into the running program.  Raises LookupError if the text is missing."""
         for where, old, new in self.edits:
             mutants.Mutant(self.name, where, old, new, "").apply()
 

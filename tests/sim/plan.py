@@ -1,10 +1,10 @@
-"""What a seed makes: operations, faults, and how the scheduler behaves.
+"""The plan of a seed: operations, faults, and how the scheduler behaves.
 
 Rules of this file:
 
 * A plan is plain data: an operation or a fault can be left out, and the rest is run again (shrink).
-* Each seed has its own mixture: a fault that is rare everywhere meets nothing, and one that is
-  frequent everywhere hides the others.
+* Each seed has its own mixture: a fault that is always rare hits nothing, and one that is always
+  frequent hides the others.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _focused(seed: int, rng: random.Random) -> Plan:
 
 
 def _stalls(rng: random.Random, roles: tuple[str, ...]) -> tuple[Stall, ...]:
-    """Processes that stop for a while, wherever they are, and are overtaken."""
+    """Processes that stop for a while, anywhere, and are overtaken."""
     return tuple(
         (role, 1 + rng.randrange(120 if role == "recovery" else 1500), rng.choice((0.5, 5.0, 30.0)))
         for role in roles
@@ -164,7 +164,7 @@ def _ops(rng: random.Random, mixture: Mixture, count: int = 0) -> list[Op]:
 
 
 def _kills(rng: random.Random) -> tuple[Kill, ...]:
-    """Of workers and recoveries anywhere, of collectors mostly at named places."""
+    """Kills of workers and recoveries anywhere, of collectors mostly at named places."""
     kills: list[Kill] = []
     for role, most, points in (
         ("worker", rng.choice((0, 0, 1, 3)), 2000),
@@ -182,7 +182,7 @@ def _kills(rng: random.Random) -> tuple[Kill, ...]:
 
 
 def _failures(rng: random.Random) -> tuple[Failure, ...]:
-    """Syncs and writes that fail, an index that refuses."""
+    """Failing syncs and writes, an index that refuses."""
     found: list[Failure] = []
     for role, kind, most, ordinals, error in (
         ("worker", "sync", rng.choice((0, 0, 0, 2)), 60, EIO),

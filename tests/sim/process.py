@@ -1,11 +1,11 @@
-"""One simulated process: its tasks, descriptors, locks and memory, and the end of them.
+"""One simulated process: its tasks, descriptors, locks and memory, and their end.
 
 Rules of this file:
 
 * A kill takes effect at a switch point.  The kernel then closes the descriptors and drops the
   locks; the semaphore stays as it was.
-* An exception that a real process would not survive is a failure of the simulation, unless the
-  process is one whose failure the master is told of (`work` returns the exit code).
+* An exception that would kill a real process is a failure of the simulation, unless the process
+  reports its failure to the master (`work` returns the exit code).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Process(Owner):
         self.end(code)
 
     def work(self) -> int:
-        """The whole life; the exit code."""
+        """The whole life.  Returns the exit code."""
         raise NotImplementedError
 
     def end(self, code: int) -> None:
@@ -95,7 +95,7 @@ class Process(Owner):
 
 
 class Thread:
-    """A thread that does one job after the other (metad.store.background.JobThread)."""
+    """A thread that runs one job after another (metad.store.background.JobThread)."""
 
     def __init__(
         self, process: Process, name: str, idle: Job = lambda: None, every: float | None = None

@@ -68,7 +68,7 @@ class Run:
 
 
 def direct(clients: Clients) -> None:
-    """The operations of the plan, one begun after the other."""
+    """The operations of the plan, begun one after another."""
     scheduler = clients.sim.scheduler
     hub = clients.hub
     scheduler.wait(lambda: hub.serving or (hub.master is None or hub.master.dead))
@@ -118,7 +118,7 @@ def at_rest(hub: Hub) -> bool:
 
 
 class View:
-    """What the oracle looks at."""
+    """What the oracle examines."""
 
     def __init__(self, index: Index, reader: Reader) -> None:
         self.index = index
@@ -152,7 +152,7 @@ class Verdict:
         self._judge.ledger.check(View(log.index, log.reader))
         self._judge.look_at_table()
         self._stop()
-        self._recover()  # what no seal could be written to is ended now, as at the next start
+        self._recover()  # logs that could not be sealed are ended now, as at the next start
         self._fsck()
         before = content(hub.store.index)
         rebuild_index(Osio(), hub.store, hub.boot, lambda text: None)
@@ -238,13 +238,13 @@ def content(path: str) -> tuple[dict, dict, dict]:
 
 
 def _any_order(found: tuple[dict, dict, dict]) -> tuple[dict, dict, dict]:
-    """The places of a message in any order; which of them its log counts as alive depends on it."""
+    """The places of a message in any order; the order determines which one counts as live."""
     entries, places, _ = found
     return entries, {one: (count, sorted(at)) for one, (count, at) in places.items()}, {}
 
 
 def difference(one: dict, other: dict) -> str:
-    """What is not the same, in short."""
+    """The differences, in short."""
 
     def parts() -> Iterator[str]:
         for key in sorted(one.keys() | other.keys()):

@@ -1,12 +1,12 @@
-"""Tasks of which exactly one runs, and a scheduler that decides by a seed who is next.
+"""Tasks of which exactly one runs, and a scheduler that picks the next one by a seed.
 
 Rules of this file:
 
 * A task gives way only at a switch point (`point`) or where it waits (`wait`).  Everything between
   two of them is one step, as a system call is.
 * Nothing here reads a real clock.  When every task waits, the time of the next deadline comes.
-* A task of a dead process never runs again.  What its stack holds is dropped at the end of the
-  simulation, when nothing that its `finally` clauses do has any effect.
+* A task of a dead process never runs again.  Its stack is dropped at the end of the simulation,
+  when its `finally` clauses no longer have any effect.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import greenlet
 
 from tests.support.osio_kit import FakeClock
 
-# So many steps are a simulation that does not come to rest.
+# After this many steps, a simulation does not come to rest.
 MOST_STEPS = 400_000
 # How often a task is chosen: some are slow.
 WEIGHTS = (1.0, 1.0, 1.0, 0.2, 0.01)
@@ -30,7 +30,7 @@ class KilledError(BaseException):
 
 
 class StuckError(AssertionError):
-    """Every task waits, and nothing will ever happen."""
+    """Every task waits, and nothing can ever happen."""
 
 
 class Owner:
@@ -59,8 +59,8 @@ class Task:
 
 
 class Scheduler:
-    """`stay`: how many switch points a task passes before it gives way, on the average; `moody`:
-    how probably it becomes quick or slow then, so that others overtake it in the middle."""
+    """`stay`: how many switch points a task passes on average before it gives way; `moody`: the
+    probability that it then becomes fast or slow, so that others overtake it."""
 
     def __init__(
         self, seed: object, clock: FakeClock, stay: float = 4.0, moody: float = 0.0
@@ -73,7 +73,7 @@ class Scheduler:
         self.current: Task | None = None
         self.steps = 0
         self.trace: list[str] | None = None
-        # Called at each switch point with the owner and what it is about to do.
+        # Called at each switch point with the owner and its next action.
         self.on_point: Callable[[Owner, str], None] = lambda owner, what: None
         # Called each time that another task is chosen.
         self.on_switch: Callable[[], None] = lambda: None
@@ -121,7 +121,7 @@ class Scheduler:
         if task is None:
             if self._closed:
                 raise KilledError
-            return  # outside of the simulation: before it, after it
+            return  # outside the simulation: before or after it
         if task.owner.dead:
             self._give_way(task)
         self.steps += 1
@@ -166,7 +166,7 @@ class Scheduler:
     # -- the main loop
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Run tasks until `until`.  Raises what a task raised."""
+        """Run tasks until `until`.  Re-raises exceptions of tasks."""
         while not until():
             runnable = [task for task in self.tasks if self._is_runnable(task)]
             if not runnable:

@@ -1,7 +1,7 @@
-"""A plan that fails, made as small as it can be while it fails: operations, kills, failures.
+"""Reduces a failing plan as far as it still fails: operations, kills, failures.
 
-Leaving something out changes what the scheduler does afterwards, so this is a search: first whole
-stretches go, then single things, until nothing more can go or enough has been tried.
+Leaving something out changes the scheduler's later decisions, so this is a search: first whole
+ranges are left out, then single items, until nothing more can be or enough has been tried.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def fails(plan: Plan) -> bool:
 
 
 def why(plan: Plan) -> str | None:
-    """What is wrong with a run of the plan; None: nothing."""
+    """The failure of a run of the plan; None: it passes."""
     try:
         Run(plan).go()
     except Exception as error:
@@ -30,7 +30,7 @@ def why(plan: Plan) -> str | None:
 
 
 def shrink(plan: Plan, is_bad: Fails = fails, most: int = MOST_TRIES) -> Plan:
-    """The smallest plan found that is bad too."""
+    """The smallest failing plan found."""
     left = [most]
 
     def tried(smaller: Plan) -> bool:
@@ -47,7 +47,7 @@ def shrink(plan: Plan, is_bad: Fails = fails, most: int = MOST_TRIES) -> Plan:
 
 
 def _without(plan: Plan, part: str, is_bad: Fails) -> Plan:
-    """Leave out stretches of one part, the longest first."""
+    """Leave out ranges of one part, the longest first."""
     size = max(len(getattr(plan, part)), 1)
     while size:
         at = 0

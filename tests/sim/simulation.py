@@ -1,4 +1,4 @@
-"""One run: the clock, the scheduler, the faults, the hubs, and what was noted on the way."""
+"""One run: the clock, the scheduler, the faults, the hubs, and notes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Simulation:
             self.reach(owner, "")
 
     def reach(self, process: Process, place: str) -> None:
-        """A process comes to a switch point, or to a named place: the plan may kill it there."""
+        """A process reaches a switch point or a named place: the plan may kill it there."""
         key = f"{process.role}/{place}"
         count = self.points[key] = self.points.get(key, 0) + 1
         if not self.faults.off and (process.role, place, count) in self.kills:

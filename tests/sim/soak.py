@@ -4,9 +4,9 @@
 
 Rules of this file:
 
-* What was done is in the state file after each batch, with the commit whose code ran: the same
-  command goes on where it was stopped.  Each shard has a state file of its own.
-* A batch runs in a child: a seed that ends the interpreter is a failure, and costs itself alone.
+* The state file records progress after each batch, with the commit that ran: the same command
+  continues where it was stopped.  Each shard has its own state file.
+* A batch runs in a child: a seed that ends the interpreter is a failure of that seed only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Progress:
-    """Which of a shard's seeds ran, and what they found.  `place`: the next one, from 0."""
+    """Which seeds of a shard ran, and their results.  `place`: the next one, from 0."""
 
     first: int
     count: int
@@ -63,7 +63,7 @@ def load(path: Path, first: int, count: int, shard: str) -> Progress:
 
 
 def run_batch(seeds: range) -> Iterator[tuple[int, str | None, int]]:
-    """Run these seeds in children; of each what is wrong with it, and its switch points."""
+    """Run these seeds in children.  Returns the failure of each, and its switch points."""
     while seeds:
         done = 0
         for seed, reason, steps in _in_child(seeds):

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* Every call is a switch point, then what the real one does, on real files.
-* Locks of files are real: each simulated process has descriptors of its own, and a kill closes
-  them.  What would block waits in the scheduler.
-* A process that is dead does nothing any more.
+* Every call is a switch point, followed by the real call on real files.
+* File locks are real: each simulated process has its own descriptors, and a kill closes them.  A
+  blocking call waits in the scheduler.
+* A dead process does nothing more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPACE = 1 << 34  # of the simulated disk
 
 
 class SimOsio(KitOsio):
-    """The operating system as one simulated process has it."""
+    """The operating system, as seen by one simulated process."""
 
     def __init__(self, process: Process) -> None:
         hub = process.hub

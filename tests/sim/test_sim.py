@@ -1,4 +1,4 @@
-"""Reliability row 21: whole hubs in one process, every order of steps a matter of the seed."""
+"""Reliability row 21: whole hubs in one process; the seed determines the order of steps."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ print(len(run.trace), hashlib.sha256("\\n".join(run.trace).encode()).hexdigest()
 
 
 def test_a_seed_is_the_same_run_each_time() -> None:
-    """In another process, whose sets of bytes have another order."""
+    """In another process, where sets of bytes have a different order."""
     found = {
         subprocess.run(
             [sys.executable, "-c", DIGEST, "3"],
@@ -97,7 +97,7 @@ def test_what_fails_is_shrunk_to_what_it_needs() -> None:
 
 
 def test_an_exception_of_a_task_is_a_failure() -> None:
-    """A plan whose operation does not exist, so silence is not taken for success."""
+    """A plan with an unknown operation, so that silence does not count as success."""
     assert "no_such_operation" in str(why(Plan(1, (Op("no_such_operation"),))))
 
 

@@ -1,4 +1,4 @@
-"""The soak of the simulator goes on where it stopped, and forgets no seed that failed."""
+"""The soak of the simulator continues where it stopped, and keeps every failed seed."""
 
 from __future__ import annotations
 

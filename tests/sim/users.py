@@ -1,7 +1,7 @@
-"""The users of a simulated hub, and the scan that deletes what is too old or left behind.
+"""The users of a simulated hub, and the scan that deletes old and orphaned mail.
 
 Mailboxes are accounts: number 1 is postmaster's, the others are made at first.  One account may be
-removed: its mail goes with the next scan, and what still arrives goes too.
+removed: the next scan deletes its mail, including later arrivals.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Worker(Process):
     # -- for clients
 
     def call(self, work: Callable[[], Answer]) -> Answer:
-        """Have the loop do something.  Raises LostError, and what it raises."""
+        """Run something on the loop.  Raises LostError, and its exceptions."""
         answers: list[tuple[Any, Exception | None]] = []
 
         def do() -> None:

@@ -1,4 +1,4 @@
-"""Blocks that are kept for the day on which the disk is full."""
+"""Blocks kept in reserve for a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a group waits for."""
+"""Which clients a group waits for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_no_client_is_waited_for_longer_than_twice_the_time() -> None:
     expected = CommitDelay(clock)
     expected.begun()
     clock.now += 1.5 * LATELY_SECONDS
-    assert expected.count() == 1  # he began in the time before
+    assert expected.count() == 1  # it began in the previous period
     expected.begun()
     clock.now += 1.5 * LATELY_SECONDS
     assert expected.count() == 1  # the first one is forgotten

@@ -1,4 +1,4 @@
-"""Hub time goes forward with the wall clock, and does not believe it blindly."""
+"""Hub time follows the wall clock forward, but does not trust it blindly."""
 
 from __future__ import annotations
 

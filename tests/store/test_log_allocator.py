@@ -1,4 +1,4 @@
-"""Where logs come from: prepared ahead, reused, set aside, sealed behind."""
+"""Allocation of logs: prepared in advance, reused, quarantined, sealed afterwards."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_change_of_the_log_size_starts(kit: StoreKit) -> None:
 
 
 def test_a_free_log_that_was_unlinked_and_not_replaced_is_none(kit: StoreKit) -> None:
-    """Else the next log that is needed is not to be had either."""
+    """Otherwise the next log would not be available either."""
     kit.crash()
     kit.start()
     kit.stop()  # its logs are free
@@ -154,7 +154,7 @@ def test_a_free_log_that_was_unlinked_and_not_replaced_is_none(kit: StoreKit) ->
 
 @pytest.mark.parametrize("kind", ["write", "sync"])
 def test_a_free_log_that_fails_is_set_aside_for_good(kit: StoreKit, kind: str) -> None:
-    """What failed once is not synced again; another log does."""
+    """A failed log is not synced again; another one replaces it."""
     kit.crash()
     kit.start()
     kit.put([1], b"x")

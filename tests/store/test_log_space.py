@@ -42,7 +42,7 @@ def blocks(kit: StoreKit) -> int:
 
 
 def test_a_new_hub_takes_a_small_share_of_the_disk(kit: StoreKit) -> None:
-    """513 MB it was, with the defaults."""
+    """Regression: it was 513 MB with the defaults."""
     kit.start(2)
     assert len(list(kit.log_files())) == 2
     assert blocks(kit) <= 2 * (log_allocator.FIRST + 16 * 4096)
@@ -70,7 +70,7 @@ def test_what_is_needed_fits_the_disk(kit: StoreKit, total: int) -> None:
 
 
 def test_a_full_disk_starts_serves_and_comes_back(kit: StoreKit) -> None:
-    """It was: worker 1 cannot start: No space left on device."""
+    """Regression: worker 1 could not start: No space left on device."""
     kit.start()
     sent = kit.put([1], b"x")
     kit.stop()
@@ -144,7 +144,7 @@ def test_a_few_blocks_are_enough_for_a_deletion(kit: StoreKit) -> None:
 
 
 def test_mail_leaves_blocks_for_deletions(kit: StoreKit) -> None:
-    """It was: mail and the collector took the last blocks of a disk, and QUIT got -ERR."""
+    """Regression: mail and the collector took the last blocks of a disk, and QUIT got -ERR."""
     kit.start()
     kit.eager = False
     kit.writers[0].chain._for_deletions = log_chain.FOR_DELETIONS
@@ -160,7 +160,8 @@ def test_mail_leaves_blocks_for_deletions(kit: StoreKit) -> None:
 
 
 def test_survivors_go_on_in_a_free_log_where_the_disk_has_no_blocks(kit: StoreKit) -> None:
-    """It was: "no blocks for log 6" with three free logs, and nothing was collected any more."""
+    """Regression: "no blocks for log 6" with three free logs, and nothing was collected any
+    more."""
     kit.start()
     kit.eager = False
     collector = make_collector(kit)
@@ -204,7 +205,7 @@ def test_free_logs_beyond_a_reserve_go_back_to_the_file_system(
 
 
 def test_free_logs_count_as_space(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was: 24 of 27 logs freed, and still 452."""
+    """Regression: 24 of 27 logs were freed, but the reply was still 452."""
     freed(kit, 6, monkeypatch)
     source = kit.writers[0].source
     needed = source._space.needed

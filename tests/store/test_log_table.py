@@ -86,7 +86,7 @@ def test_a_free_log_is_used_before_a_new_one(both: Shared) -> None:
 
 
 def test_the_number_of_a_log_that_could_not_be_made_is_used_again(both: Shared) -> None:
-    """A full disk must not use up the table, one number per attempt."""
+    """A full disk must not use up the table by one number per attempt."""
     table = both.table(0)
     for life in range(1000, 1050):
         assert table.allocate(0, 1000)[:3] == (1, life, True)

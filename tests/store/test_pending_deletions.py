@@ -1,4 +1,4 @@
-"""What QUIT acknowledged as deleted is seen by no later session, in any worker."""
+"""No later session, in any worker, sees messages whose deletion QUIT acknowledged."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_row_of_a_dead_worker_keeps_it_until_it_is_cleared(
     kit.area.process(0).clear()
     assert not other.may_have(7)
     assert other.may_have(8)
-    assert other.may_have(8 + 1024)  # shares its bit: the error is to the safe side
+    assert other.may_have(8 + 1024)  # shares its bit: the error is on the safe side
 
 
 def test_a_worker_that_ends_while_the_index_lags_leaves_its_log_to_recovery(

@@ -219,7 +219,8 @@ def test_a_stream_keeps_the_next_life_away(kit: StoreKit, monkeypatch: pytest.Mo
 
 
 def test_a_stream_does_not_read_a_log_that_begins_its_next_life(kit: StoreKit) -> None:
-    """Who reuses the file holds the lock: what is read now may be overwritten at any moment."""
+    """The process that reuses the file holds the lock: data read now may be overwritten at any
+    moment."""
     sent = kit.put([1], b"x" * 1000)
     other = os.open(header.log_path(kit.store.logs, kit.index.places(sent.id)[0].log), os.O_RDWR)
     assert log_files.try_reader_lock(other, exclusive=True)

@@ -1,4 +1,4 @@
-"""Whether logs, index and fsck agree: what the oracle does not see, because no client would.
+"""Whether logs, index and fsck agree: faults that the oracle does not see, because no client would.
 
 Rules of this file:
 

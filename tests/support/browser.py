@@ -3,7 +3,7 @@
 Rules of this file:
 
 * One page; every request, error and broken policy of it is kept, for a test to look at.
-* Nothing is fetched from elsewhere: no name but the loopback's can be resolved.
+* Nothing is fetched from the network: only the name of loopback resolves.
 """
 
 from __future__ import annotations

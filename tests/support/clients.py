@@ -1,9 +1,9 @@
-"""What the end-to-end tests say over a socket, and the messages they say it about.
+"""Clients and messages for the end-to-end tests.
 
 Rules of this file:
 
-* Raw sockets and raw octets: what is compared is what went over the wire, not what a library made
-  of it.  Libraries and programs are tested too, each in its own test.
+* Raw sockets and raw octets: tests compare what went over the wire, not a library's interpretation.
+  Libraries and programs are tested too, each in its own test.
 * The oracle is the digest of the whole message.
 """
 
@@ -43,7 +43,7 @@ AWKWARD = (
     + b"x" * 900
     + b"\r\ntabs\tand trailing blanks  \r\n.\r\n"
 )
-# The three fields that metad puts in front: RFC 5321 4.4; Received is folded.
+# The three fields that metad prepends: RFC 5321 4.4; Received is folded.
 TRACE = re.compile(
     rb"Return-Path: <([^>]*)>\r\n"
     rb"Delivered-To: ([^\r]*)\r\n"
@@ -120,7 +120,7 @@ class Line:
         return self.socket.fileno()
 
     def drop(self) -> None:
-        """Close without a word."""
+        """Close without QUIT."""
         self.input.close()
         self.socket.close()
 
@@ -244,7 +244,7 @@ def unique_ids(hub: Hub, name: str) -> list[bytes]:
 
 
 def in_time(condition: Callable[[], bool]) -> bool:
-    """Whether something becomes true of which there is no notice: polled up to a deadline."""
+    """Whether a condition without notification becomes true: polled up to a deadline."""
     deadline = time.monotonic() + DEADLINE
     pause = threading.Event()
     while not condition():

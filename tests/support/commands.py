@@ -1,4 +1,4 @@
-"""Commands of metad's without the price of a new interpreter: in a forked child, which becomes the
+"""Runs metad commands without the cost of a new interpreter: in a forked child, which becomes the
 owner of the data directory as the real one does."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* The tree itself is never changed: what a test writes lies in the overlay's upper directory.
+* The tree itself is never changed: a test's changes go to the overlay's upper directory.
 * Every command has its own mount and process namespaces, so nothing stays mounted and nothing runs
   on, however the test ends.
 """

@@ -134,7 +134,7 @@ namespace inbox {{
 
 @contextlib.contextmanager
 def dovecot(location: str, protocol: str) -> Iterator[Dovecot]:
-    """Serving `protocol` ("imap" or "pop3"), or the test skips with a word."""
+    """Serves `protocol` ("imap" or "pop3"), or skips the test with a reason."""
     if not _has(protocol):
         pytest.skip(f"no Dovecot with {protocol.upper()} here (sh tools/test --full brings it)")
     server = Dovecot(location, protocol)

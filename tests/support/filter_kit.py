@@ -1,4 +1,4 @@
-"""A session with a filter, without sockets or hub: what of a message it gives to its layer.
+"""A session with a filter, without sockets or hub: what it passes to its layer.
 
 Rules of this file: the session, the chain and the header are the hub's own; the filter answers at
 once, so that a few turns of a loop are enough.
@@ -20,7 +20,7 @@ MARKED = Verdict(
     add=(("X-Spam", "Yes"), ("X-Long", "word " * 60), ("X-Score", "7.5")), remove=(("X-Old", 0),)
 )
 ENVELOPE = b"EHLO x\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n"
-# What is forged, what a filter removes, and what stays.
+# Forged fields, fields that a filter removes, and fields that stay.
 HEADER = b"X-Spam: No\r\nX-Old: 1\r\nSubject: x\r\nx-old: 2\r\n folded\r\nDate: today\r\n\r\n"
 
 

@@ -2,10 +2,10 @@
 
 Rules of this file:
 
-* Nothing waits by sleeping: the ready line, a pidfd or a closed pipe says when something is so.
-* The hub's directory is its own, with a blank in its name, and open to the user it becomes when
-  the tests run as root (pytest's directories are not).
-* A test that ends a hub checks what it leaves: no process, no shared memory, no semaphore, and no
+* Nothing waits by sleeping: the ready line, a pidfd or a closed pipe signals each condition.
+* The hub has its own directory, with a blank in its name, accessible to the user that it becomes
+  when the tests run as root (pytest's directories are not).
+* A test that ends a hub checks that it leaves no process, no shared memory, no semaphore, and no
   traceback in its log.
 """
 
@@ -44,7 +44,7 @@ METAD = str(Path(sys.executable).with_name("metad"))
 
 
 class HubError(AssertionError):
-    """The hub did not do what a hub does; `str()` shows its log."""
+    """The hub failed; `str()` shows its log."""
 
 
 def address(name: str) -> str:
@@ -132,7 +132,7 @@ class Hub:
     # -- its life
 
     def announced(self) -> list[str]:
-        """What it says before it is ready."""
+        """Its output before it is ready."""
         ports = {"smtp": self.smtp_port, "pop3": self.pop3_port}
         return [f"listening {kind} 127.0.0.1:{port}" for kind, port in ports.items()]
 
@@ -181,7 +181,7 @@ class Hub:
         return self.finished()
 
     def kill(self) -> None:
-        """kill -9 of all of it at once, and wait until nothing of it runs."""
+        """kill -9 of all its processes at once; wait until none is left."""
         with watching(self.pids()) as gone:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -263,7 +263,7 @@ class Ports:
         raise HubError("no block of ports is free")
 
     def free(self) -> int:
-        """The next that no other process on the machine has."""
+        """The next port that no other process on the machine has."""
         for port in itertools.islice(self.numbers, self.BLOCK):
             with contextlib.suppress(OSError), socket.socket() as one:
                 one.bind(("127.0.0.1", port))
@@ -280,7 +280,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wrong_lines(log: str) -> str:
-    """What no input may bring into the log: tracebacks and panics, with what stands around them."""
+    """Log lines that no input may cause: tracebacks and panics, with their context."""
     lines = log.splitlines()
     wrong = [number for number, line in enumerate(lines) if re.search("Traceback|panic", line)]
     return "\n".join(line for one in wrong[:3] for line in lines[max(0, one - 2) : one + 25])

@@ -1,4 +1,4 @@
-"""Words that an engineer of the field would not write stay out of the whole tree.
+"""Keeps words that an engineer of the field would not write out of the whole tree.
 
 Checked is prose: all of a page, a manual page or a script; of a Python module its comments, its
 docstrings, its strings with a blank in them, and the names of its tests.  Each word has what to
@@ -16,7 +16,7 @@ from pathlib import Path
 
 Line = tuple[int, str]
 
-# What is not written -> what to write.
+# Word to avoid -> what to write.
 EVERYWHERE = {
     r"nobody": "no one, none; or the client, user or process that you mean",
     r"somebody": "another user, an attacker, a process",
@@ -36,11 +36,11 @@ EVERYWHERE = {
         "a client that, a process that"
     ),
 }
-# Where users read.  RFCs count octets: so may the pages of the wire and of the disk.
+# In texts for users.  RFCs count octets, so the pages about the wire and the disk may too.
 FOR_USERS = {r"octets?": "bytes"}
 OF_THE_WIRE = ("docs/log-format.md", "docs/protocols.md", "man/metad-log.5")
 
-# What is taken out before a line is checked -> why.
+# Removed before a line is checked -> the reason.
 EXCEPTIONS = {
     r"\{[^{}]*\}": "a name of a variable in an f-string",
     r"nobody\S*@": "an address in a test",
@@ -56,7 +56,7 @@ def pattern(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def may_hold(text: str, words: Iterable[str]) -> bool:
-    """Whether a closer look is worth its time: most files have none of the words anywhere."""
+    """Whether a closer check is needed: most files have none of the words."""
     bare = re.sub(r"""^[\s#"'*]+""", "", text.replace("_", " "), flags=re.MULTILINE)
     return pattern(words).search(bare) is not None
 
@@ -90,7 +90,7 @@ def prose(path: Path) -> Iterator[Line]:
 
 
 def for_users(path: Path, name: str) -> Iterator[Line]:
-    """What users read: pages, manual, help, log lines, errors; and what a run of tests prints."""
+    """Texts for users: pages, manual, help, log lines, errors; and the output of a test run."""
     text = path.read_text("utf-8")
     if not may_hold(text, FOR_USERS):
         return
@@ -111,14 +111,14 @@ def names_of_tests(text: str) -> Iterator[Line]:
 
 
 def labels(tree: ast.AST) -> Iterator[Line]:
-    """What a campaign reports that it reached."""
+    """The labels under which a campaign reports its results."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("reached", "noted"):
             yield node.lineno, ast.unparse(node)
 
 
 def texts(tree: ast.AST) -> Iterator[Line]:
-    """Strings with a blank in them: all but docstrings, but with the help of commands."""
+    """Strings with a blank in them: no docstrings, except the help of commands."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         id(node.body[0].value)

@@ -1,4 +1,5 @@
-"""What a disk may have of an LMDB file: LMDB writes it past `Osio`, so it is watched by snapshots.
+"""The possible states of an LMDB file on disk: LMDB bypasses `Osio`, so the file is observed by
+snapshots.
 
     pages = PageHistory(path)      the file as it is now is on the disk
     pages.look()                   which pages have changed; to be called often
@@ -32,7 +33,7 @@ class PageHistory:
         self.synced()
 
     def synced(self) -> None:
-        """All that was written is durable."""
+        """Everything written is durable."""
         self._now = self._pages()
         self._versions = {number: [page] for number, page in enumerate(self._now)}
         self._lengths = [len(self._now)]

@@ -1,9 +1,10 @@
-"""Several senders and POP clients at work, and the oracle: nothing acknowledged lost or doubled.
+"""Several senders and POP clients at work, and the oracle: nothing acknowledged is lost or
+duplicated.
 
 Rules of this file:
 
 * Digests decide.  A deletion whose QUIT was not answered may have happened or not.
-* A session that breaks is counted, and the client goes on with another, until told to end.
+* A broken session is counted, and the client continues with another, until told to end.
 """
 
 from __future__ import annotations

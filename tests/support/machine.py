@@ -144,7 +144,7 @@ class Machine:
         return str(answer["out"])
 
     def reboot(self, *, cut: bool = False) -> None:
-        """By systemd; or as if the power had been cut."""
+        """Reboot by systemd, or as by a power cut."""
         if cut:
             self.monitor("system_reset")
         else:

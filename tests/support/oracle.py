@@ -1,8 +1,8 @@
-"""The oracle: what a store must hold, whatever was done to it.
+"""The oracle: what a store must contain, whatever was done to it.
 
 Every acknowledged message is readable and its digest is equal; order within a mailbox is kept;
-nothing that was not sent appears; nothing deleted with an acknowledgement returns.  What was under
-way and got no answer may be there or not.  Counts and usage must agree with what is there.
+nothing that was not sent appears; nothing deleted with an acknowledgement returns.  Operations
+without an answer may or may not have happened.  Counts and usage must agree with what is there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from metad.store.reader import Stored
 
 
 class Readable(Protocol):
-    """What the oracle looks at: a `StoreKit`."""
+    """What the oracle examines: a `StoreKit`."""
 
     index: Index
 
@@ -64,10 +64,10 @@ class Ledger:
             if mailbox in self.sent[message_id][1] and (mailbox, message_id) not in self.deleting
         }
 
-    # -- the verdict
+    # -- the check
 
     def check(self, kit: Readable) -> int:
-        """Raises AssertionError with what is wrong.  The number of entries looked at."""
+        """Raises AssertionError with the fault.  Returns the number of entries checked."""
         entries = 0
         seen: dict[bytes, Stored] = {}
         for mailbox in sorted(self.mailboxes() | {0}):

@@ -1,10 +1,10 @@
-"""Doors to the operating system for tests: one that records, fails and lies about the time.
+"""Implementations of `Osio` for tests: recording, failing, and with false time.
 
 Rules of this file:
 
-* `KitOsio` does what the real one does, on real files (tests put them on a tmpfs), and besides:
-  it writes down every change (`ops`), asks `faults` whether a call may go through, and takes the
-  time from `clock` if it has one.
+* `KitOsio` does the same as the real one, on real files (tests put them on a tmpfs).  It also
+  records every change (`ops`), asks `faults` whether a call may succeed, and takes the time from
+  `clock` if it has one.
 * Faults are by ordinal: the n-th call of a kind fails, once or from then on.
 """
 
@@ -34,7 +34,7 @@ class Op(NamedTuple):
 
 
 class FakeClock:
-    """Clocks that do what the test says.  Nanoseconds."""
+    """Clocks controlled by the test.  Nanoseconds."""
 
     def __init__(self, monotonic: int = 10**12, real: int = 1_700_000_000 * 10**9) -> None:
         self.monotonic = monotonic
@@ -162,13 +162,13 @@ class KitOsio(Osio):
         super().close(fd)
 
     def close_all(self) -> None:
-        """What a dead process leaves open, the kernel closes."""
+        """The kernel closes what a dead process left open."""
         self.failed.clear()
         for fd in list(self.names):
             self.close(fd)
 
     def spoil(self, path: str, offset: int) -> None:
-        """The block at `offset` cannot be read any more."""
+        """The block at `offset` becomes unreadable."""
         self.unreadable.setdefault(path, set()).add(offset // BLOCK)
 
     def make_unopenable(self, path: str) -> None:
@@ -316,10 +316,10 @@ class QuietOsio(KitOsio):
         os.ftruncate(fd, max(os.fstat(fd).st_size, offset + size))
 
     def fsync_directory(self, path: str) -> None:
-        """Whatever is there is there."""
+        """Every existing file is readable."""
 
     def fdatasync(self, fd: int) -> None:
-        """Whatever is written is there."""
+        """Everything written is durable."""
 
     fsync = fdatasync
     pread, pwrite, pwritev = Osio.pread, Osio.pwrite, Osio.pwritev

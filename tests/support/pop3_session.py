@@ -1,4 +1,4 @@
-"""A maildrop and a session of the POP3 machine for the tests, answered as a worker would."""
+"""A maildrop and a session of the POP3 machine for tests, with answers like a worker's."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Drop:
 
 
 class Session:
-    """Feeds octets, answers every event, keeps what came out."""
+    """Feeds octets, answers every event, and keeps the output."""
 
     def __init__(self, settings: Pop3Settings = OPEN, drop: Drop | None = None) -> None:
         self.machine = Pop3(settings)
@@ -66,7 +66,7 @@ class Session:
         self.pump()
 
     def send(self, *pieces: bytes) -> bytes:
-        """Feed the pieces; what came out for them."""
+        """Feed the pieces.  Returns the output."""
         before = len(self.octets)
         for piece in pieces:
             self.machine.receive(piece)

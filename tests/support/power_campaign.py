@@ -1,12 +1,13 @@
-"""The power-cut campaign: a recorded run of the store, cut at every boundary, recovered, judged.
+"""The power-cut campaign: a recorded run of the store, cut at every boundary, recovered and
+checked.
 
 `python -m campaign SEED STATES` from this directory (with ../ on the path) runs one by hand.
 
 Rules of this file:
 
 * The index is absent in every state, because that is the rule after a cut.
-* In every AGREE-th state fsck has to be content too, and a second rebuild to change nothing.
-* A state that fails can be had again: the error names seed, boundary and mode.
+* In every AGREE-th state, fsck must find nothing, and a second rebuild must change nothing.
+* A failing state is reproducible: the error names seed, boundary and mode.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def again(
 
 
 class blame:
-    """Says with every error how to have it again."""
+    """Adds to every error how to reproduce it."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,14 +1,14 @@
 """Power cuts: from recorded changes to the states that a disk may be in afterwards.
 
-What a program wrote and did not sync may be on the disk or not, sector by sector and in any order;
-a sector that was under way may be trash.  A name is there for sure only after a sync of its
-directory.  After a *failed* sync the kernel takes the pages for clean: what was written then may
-never reach the disk, whatever is synced later.
+Unsynced data may or may not be on the disk, sector by sector and in any order; a sector being
+written may be garbage.  A name is certain only after a sync of its directory.  After a *failed*
+sync the kernel considers the pages clean: their data may never reach the disk, whatever is synced
+later.
 
 Rules of this file:
 
 * The sector is 512 octets, and the only unit that is whole or not.
-* Everything is chosen by the random source that is handed in: a state can be had again.
+* The given random source makes all choices, so a state is reproducible.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stand-in for rspamd on a Unix socket: answers what a test wants, or misbehaves as it wants.
+"""A stand-in for rspamd on a Unix socket: answers or misbehaves as a test wants.
 
 Rules of this file: one thread, no sleeping; `mode` is read when a request is complete.
 """

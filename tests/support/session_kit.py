@@ -1,4 +1,4 @@
-"""Sessions without sockets, hub or time: a transport, a clock, a worker's context to play with."""
+"""Sessions without sockets, hub or real time: a transport, a clock and a worker's context."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Threads:
 
 
 class Users:
-    """Everybody is there, and has the password "right"; "broken" finds a broken disk."""
+    """Every user exists, with the password "right"; "broken" meets a broken disk."""
 
     def expand(self, address: str) -> tuple[Account, ...]:
         return (Account(2, address),)

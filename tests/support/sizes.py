@@ -1,12 +1,12 @@
-"""How much the campaigns try, by what chance, and what a run of them reached.
+"""The sizes of campaigns, their random seed, and the results of a run.
 
 Rules of this file:
 
-* METAD_TEST_SCALE is the one switch.  Without it a campaign has the size that a developer waits
-  for; with a number, so many times the size that CI runs (docs/testing.md).
-* Chance comes from METAD_TEST_SEED and the test itself, never from the order of the tests nor from
-  the process that runs them.
-* A campaign reports what it reached; the end of the run shows the sums (conftest.py).
+* METAD_TEST_SCALE is the one switch.  Without it a campaign has a developer's size; with a number,
+  that multiple of CI's size (docs/testing.md).
+* Randomness depends on METAD_TEST_SEED and the test itself, never on the order of the tests or the
+  process that runs them.
+* A campaign reports its results; the end of the run shows the sums (conftest.py).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def sized(small: int, full: int) -> int:
 
 
 def scaled(count: int) -> int:
-    """As `sized`, for what has no size of its own in CI: ten times as much."""
+    """Like `sized`, for a campaign without its own size in CI: ten times as much."""
     return sized(count, 10 * count)
 
 
 def reached(what: str, count: int) -> None:
-    """`count` more of what a campaign tries ("power cut: states recovered and judged")."""
+    """Report `count` more results of a campaign ("power cut: states recovered and judged")."""
     _said.append((what, count))
 
 
 def noted(what: str, figure: str) -> None:
-    """A figure for people to look at, which nothing asserts."""
+    """Report a figure for people, which no test asserts."""
     _said.append((what, figure))
 
 
 def taken() -> list[tuple[str, int | str]]:
-    """What was reported since the last call."""
+    """The reports since the last call."""
     said = _said[:]
     _said.clear()
     return said

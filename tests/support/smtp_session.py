@@ -1,4 +1,4 @@
-"""A session of the SMTP machine for the tests, answered as a worker would."""
+"""A session of the SMTP machine for tests, with answers like a worker's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TO_DATA = TO_RCPT + b"DATA\r\n"
 
 
 class Session:
-    """Feeds octets, answers every event, keeps what came out.
+    """Feeds octets, answers every event, and keeps the output.
 
     Recipients that begin with "no" and senders that begin with "bad" are refused.  `events`:
     body chunks are joined, and those of an aborted message forgotten.
@@ -45,7 +45,7 @@ class Session:
         self.greeting, self.octets = self.octets, b""
 
     def send(self, *pieces: bytes) -> bytes:
-        """Feed the pieces; the octets that they were answered with."""
+        """Feed the pieces.  Returns the replies."""
         before = len(self.octets)
         for piece in pieces:
             self.machine.receive(piece)

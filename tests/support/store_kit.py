@@ -109,7 +109,7 @@ class StepLoop:
 
 
 class Steps:
-    """Stands for a thread: jobs are kept until they are wanted, or done at once."""
+    """Replaces a thread: jobs are kept until requested, or run at once."""
 
     def __init__(self, *, at_once: bool = False) -> None:
         self.kept: deque[Job] = deque()
@@ -133,7 +133,7 @@ class Steps:
 
 
 class Sent:
-    """What became of one append."""
+    """The outcome of one append."""
 
     def __init__(self, record_id: bytes) -> None:
         self.id = record_id
@@ -215,7 +215,7 @@ class StoreKit:
     # -- a life of the hub
 
     def recover(self) -> Recovery:
-        """What happens before the first worker: new shared memory, all logs recovered."""
+        """The steps before the first worker: new shared memory, all logs recovered."""
         self.area, self.semaphore = fresh_area()
         recovery = Recovery(self.osio, self.store, self.reports.append)
         self.table = LogTable(self.area, self.semaphore, self.area.process(7))
@@ -321,7 +321,7 @@ class StoreKit:
             self.osio.note((what, value))
 
     def run(self) -> None:
-        """Until everything submitted has its answer."""
+        """Run until everything submitted has its answer."""
         self.loop.run()
         if self.eager:
             self.background()

@@ -1,4 +1,4 @@
-"""An index that the disk has in pieces, and what a hub makes of it.
+"""An index that is partly on the disk, and a hub's reaction to it.
 
     run = Torn.record(seed)                 a store worked on, its index watched page by page
     run.judge(mode, instance)               one state of it: started, served, checked

@@ -1,4 +1,4 @@
-"""A directory that root makes for another user is not swapped for another one."""
+"""A directory that root makes for another user cannot be swapped."""
 
 from __future__ import annotations
 

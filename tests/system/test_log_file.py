@@ -27,7 +27,7 @@ def _umask() -> int:
 
 
 def test_a_link_does_not_create_its_target(tmp_path: Path) -> None:
-    """As root, `metad start --log-file` on a link made a file of root's anywhere."""
+    """Regression: as root, `metad start --log-file` on a link created a file of root's anywhere."""
     (tmp_path / "log").symlink_to(tmp_path / "target")
     with pytest.raises(CannotCreateError, match="symbolic link"):
         open_log(tmp_path / "log")

@@ -1,4 +1,4 @@
-"""What a log line is written to: it never waits, whether it is read or not."""
+"""Writing log lines never blocks, whether or not the log is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Certificates in DATA/tls: a bad one costs itself, the last one stays, expiry is reported."""
+"""Certificates in DATA/tls: a bad one affects only itself, the last one stays, expiry is
+reported."""
 
 from __future__ import annotations
 

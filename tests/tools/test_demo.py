@@ -1,4 +1,5 @@
-"""`sh tools/demo` as a newcomer uses it: what it prints works, and it ends without a trace."""
+"""`sh tools/demo` as used by a newcomer: the commands that it prints work, and it leaves nothing
+behind."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What campaigns reach is added up and shown at the end, from however many processes."""
+"""Results of campaigns are added up and shown at the end, from any number of processes."""
 
 import os
 import subprocess

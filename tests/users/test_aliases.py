@@ -1,4 +1,4 @@
-"""Aliases, catch-alls and what they lead to: never in a circle, never half."""
+"""Aliases, catch-alls and their targets: never in a loop, never partial."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,5 @@
-"""The users database: whose mail an address is, ids for ever, passwords, and bad databases."""
+"""The users database: whose mail an address receives, permanent ids, passwords, and bad
+databases."""
 
 import multiprocessing
 import os
@@ -486,5 +487,5 @@ def shared_users(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["admin", "a@b@c", "", "x" * 600 + "@y.org", "\udcff@x.org"])
 def test_what_is_no_address_has_no_account(users, name):
-    """A look-up that raised left a POP3 client without an answer."""
+    """Regression: a failing look-up left a POP3 client without an answer."""
     assert users.account(name) is None

@@ -1,4 +1,4 @@
-"""No number is given twice, whatever becomes of the database."""
+"""No number is assigned twice, whatever happens to the database."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_understood_is_nobodys(users, raw):
 
 
 def test_who_is_both_here_and_removed_is_here(users):
-    """It cannot be; but mail is what would pay for it."""
+    """It should be impossible, but mail would be at stake."""
     ann = users.add("ann@example.org")
     with users.transaction(write=True) as txn:
         txn.put(ID.pack(ann.id), b"\x82\xa7address\xa1x\xa4time\x01", db=users._removed)

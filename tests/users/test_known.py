@@ -1,4 +1,4 @@
-"""What RCPT found is remembered, as of one transaction of the database and not a moment longer."""
+"""Results of RCPT are cached for one transaction of the database, and no longer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metad.users.account import Policy, pack_entry, unpack_entry
 
 
 def elsewhere(path, *changes):
-    """Do something to `users` in another process, which must open the database itself."""
+    """Change `users` in another process, which must open the database itself."""
     code = (
         "import sys; from metad.users.database import UserDatabase;"
         "from metad.users.account import Policy; users = UserDatabase(sys.argv[1]);"
@@ -80,7 +80,7 @@ def test_what_is_remembered_is_bounded_and_refusals_are_not_kept(users):
 
 
 def test_no_read_transaction_outlives_a_look_up(users):
-    """Else the pages of before would never be used again, and the file grow."""
+    """Otherwise old pages would never be reused, and the file would grow."""
     users.add("ann@example.org")
     users.expand("ann@example.org")
     with pytest.raises(UnknownUserError):

@@ -1,4 +1,4 @@
-"""What an unknown name shows of a password that it does not have: nothing that accounts do not."""
+"""An unknown name behaves like an account with a password."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def test_a_password_that_no_hash_is_asked_for_costs_nothing_either(password, mon
 
 
 def test_an_unknown_name_shows_counts_of_iterations_as_accounts_do(users):
-    """Tried: accounts imported with another count could be told from names that do not exist."""
+    """Regression: accounts imported with another count could be distinguished from unknown
+    names."""
     for number in range(20):
         give(users, f"old{number}@example.org", **keys(2000, b"s" * 12))
         give(users, f"new{number}@example.org", **keys(3000))
@@ -146,7 +147,7 @@ def test_an_unknown_name_shows_counts_of_iterations_as_accounts_do(users):
 
 
 def test_all_spellings_of_an_unknown_name_show_one_salt(users):
-    """Those of an account do: two salts for ANN and ann meant that there is no ann."""
+    """Spellings of an account do: two salts for ANN and ann meant that ann did not exist."""
     users.add("ann@example.org", b"secret")
     for name in ("ann", "nobody"):
         spellings = (f"{name}@example.org", f"{name.upper()}@EXAMPLE.org", f'"{name}"@example.org')

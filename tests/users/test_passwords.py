@@ -111,7 +111,8 @@ def test_saslprep_is_applied_where_it_allows(given_text, prepared):
 
 
 def test_a_password_that_normalisation_makes_long_cost_twenty_times_as_much(monkeypatch):
-    """333 characters that become 5,994: each was looked up in nine tables, in every login."""
+    """Regression: 333 characters become 5,994, each of which was looked up in nine tables at every
+    login."""
     looked_up = []
     monkeypatch.setattr(
         passwords, "_PROHIBITED", (lambda character: looked_up.append(character) or False,)

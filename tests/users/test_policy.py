@@ -1,4 +1,4 @@
-"""Quota, expiry and login delay: whose, and what they lead to."""
+"""Quota, expiry and login delay: whose values apply, and their effects."""
 
 import pytest
 
@@ -265,7 +265,7 @@ def test_preferences_are_the_accounts_then_the_domains() -> None:
     assert of(opened) == Preferences(off=True)
     assert of(back) == Preferences()
     assert of(strict, strict._replace(id=9)) == Preferences(refuse=5.5)
-    assert of(strict, opened) == Preferences()  # an alias for both: what everybody gets
+    assert of(strict, opened) == Preferences()  # an alias for both: the defaults
 
 
 @pytest.mark.parametrize("value", ["true", '"5"', "-1", "1001", "nan"])

@@ -1,4 +1,4 @@
-"""A damaged users database costs what cannot be read, and the start goes on."""
+"""A damaged users database loses only what is unreadable, and the start continues."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_restored_and_compacted_database_is_good(good: Path) -> None:
 
 
 def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
-    """It was exit code 65 at every start, or a start that SIGBUS ended."""
+    """Regression: exit code 65 at every start, or a start killed by SIGBUS."""
     everyone = addresses(good)
     pages = (good / "users" / "data.mdb").stat().st_size // PAGE
     dice = random.Random(SEED)

@@ -1,4 +1,4 @@
-"""The collector's process expires mail by itself, when it is time, and whatever hinders it."""
+"""The collector's process expires mail by itself, on time, despite obstacles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def in_time(condition: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreKit]:
-    """Mail of some years ago for a user whose mail expires, and a hub's start since."""
+    """Mail some years old for a user with an expiry, and a later start of the hub."""
     monkeypatch.setattr(expiry_scan, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(expiry_scan, "AGAIN_SECONDS", 0.0)
     with UserDatabase(tmp_path / "users", create=True) as users:
@@ -60,7 +60,7 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreKit]:
 
 @contextmanager
 def running(kit: StoreKit) -> Iterator[ProcessRow]:
-    """The process at work, on a hub that is otherwise still; its row."""
+    """The running process, on an otherwise idle hub.  Returns its row."""
     file = kit.data / "metad.toml"
     file.write_text('hostname = "mx.org"\n[store]\nlog_size = "1MiB"\n')
     row, asked = kit.area.process(ROW), kit.area.process(ASKED)

@@ -1,4 +1,4 @@
-"""The collector's walks: whose mail goes, when, and whose never does."""
+"""The collector's scans: whose mail is deleted, when, and whose never is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPIRY = '[users]\nexpiry = "10d"\n[[domain]]\nname = "slow.org"\nexpiry = 0\n'
 
 
 class Hub:
-    """A store whose clocks stand where the test puts them, and users."""
+    """A store with clocks set by the test, and users."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -46,7 +46,7 @@ class Hub:
         return Policies(config_parse.load(file, None, {}))
 
     def wait(self, seconds: float) -> None:
-        """Time goes by, on both clocks."""
+        """Time passes, on both clocks."""
         self.clock.monotonic += int(seconds * 10**9)
         self.clock.real += int(seconds * 10**9)
 
@@ -318,7 +318,7 @@ def test_a_mailbox_in_use_is_looked_at_again_soon(hub: Hub) -> None:
 
 
 def test_a_walk_goes_in_small_steps(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many mailboxes there are of which nothing has to go."""
+    """However many mailboxes there are with nothing due."""
     monkeypatch.setattr(expiry_scan, "PIECE", 10)
     for mailbox in range(2, 97):
         hub.kit.submit([mailbox], b"mail")

@@ -108,7 +108,8 @@ def test_no_room_beyond_the_limit(tmp_path: Path) -> None:
 
 
 def test_free_logs_are_no_room_while_the_disk_has_none_for_the_index(tmp_path: Path) -> None:
-    """It was: 452 for new mail, and a collector that found enough free logs to rest."""
+    """Regression: 452 for new mail, and a collector that rested because it found enough free
+    logs."""
     config = StoreConfig(log_size=MIB)
     logs = rows(State.FREE, State.SEALED)
     disk = shutil.disk_usage(tmp_path).free

@@ -15,7 +15,7 @@ from tests.support.hub import Hub
 @pytest.mark.slow
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
 def test_a_confined_worker_has_its_spare_descriptor() -> None:
-    """Without it libuv tried to open two files at every accept, and Landlock denied both."""
+    """Regression: libuv tried to open two files at every accept, and Landlock denied both."""
     with Hub(["alice"], workers=1) as hub:
         with Pop3Line(hub) as pop:
             pop.say("NOOP", b"-ERR")

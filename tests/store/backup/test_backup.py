@@ -45,7 +45,7 @@ def kit(tmp_path: Path) -> Iterator[StoreKit]:
 
 
 def restored(source: Path, data: Path, ledger: Ledger) -> None:
-    """Restore a backup and look at every message."""
+    """Restore a backup and check every message."""
     restore(Osio(), source, data)
     with StoreKit(data) as copy:
         copy.ledger = ledger.copy()
@@ -74,7 +74,7 @@ def test_a_stopped_store_is_backed_up_and_restored(kit: StoreKit, tmp_path: Path
 def test_a_backup_has_no_index_and_shares_no_file_with_the_hub(
     kit: StoreKit, tmp_path: Path
 ) -> None:
-    """What a log's next life writes must not be written into the backup."""
+    """A log's next life must not overwrite the backup."""
     Backup(Osio(), kit.store, tmp_path / "backup").run()
     assert not (tmp_path / "backup" / "index").exists()
     files = [path for path in (tmp_path / "backup").rglob("*") if path.is_file()]
@@ -139,7 +139,7 @@ def test_mail_that_comes_meanwhile_does_no_harm(kit: StoreKit, tmp_path: Path) -
 
 
 def test_no_log_is_freed_meanwhile(kit: StoreKit, tmp_path: Path) -> None:
-    """The collector copies what it likes and waits with the freeing."""
+    """The collector may copy, and waits before freeing."""
     victim = sealed(kit)[0]
     collection = make_collector(kit).collect(victim)
     steps: list[Step] = []
@@ -156,7 +156,7 @@ def test_no_log_is_freed_meanwhile(kit: StoreKit, tmp_path: Path) -> None:
 
 
 def test_a_torn_tail_is_recovered_like_a_crash(kit: StoreKit, tmp_path: Path) -> None:
-    """The writer is in the middle of a group when its log is copied."""
+    """The writer is in the middle of a group while its log is copied."""
     writer = kit.writers[0].committer.writer
     assert writer is not None
     os.pwrite(writer.fd, b"mRec" + os.urandom(700), writer.end)
@@ -166,7 +166,7 @@ def test_a_torn_tail_is_recovered_like_a_crash(kit: StoreKit, tmp_path: Path) ->
 
 def test_a_log_that_is_sealed_while_it_is_copied(kit: StoreKit, tmp_path: Path) -> None:
     class Sealing(Osio):
-        """Seals the active log between the look at it and the copy."""
+        """Seals the active log between its examination and the copy."""
 
         def truncate(self, fd: int, size: int) -> None:
             super().truncate(fd, size)
@@ -309,7 +309,7 @@ def made(kit: StoreKit, tmp_path: Path) -> Path:
 
 
 def refused(made: Path, match: str) -> None:
-    """A restore is refused, and what it left is no store that a hub would start on."""
+    """A restore is refused, and leaves nothing that a hub would start on."""
     new = made.parent / "new"
     with pytest.raises(DataError, match=match):
         restore(Osio(), made, new)
@@ -409,7 +409,7 @@ def unreadable(kit: StoreKit, tmp_path: Path) -> tuple[Path, Done]:
 def test_a_backup_goes_on_past_a_place_that_cannot_be_read(
     kit: StoreKit, unreadable: tuple[Path, Done], tmp_path: Path
 ) -> None:
-    """It ended at the first, and there was no backup at all."""
+    """Regression: it ended at the first, without any backup."""
     backup, done = unreadable
     assert len(done.bad) == 1
     assert done.bad[0].startswith("logs/")

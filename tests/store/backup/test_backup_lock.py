@@ -18,7 +18,7 @@ LEASE = 10.0
 
 
 class SlowOsio(Osio):
-    """A clock that stands still, unless the test moves it."""
+    """A clock that the test moves."""
 
     now = 1_000_000_000
 

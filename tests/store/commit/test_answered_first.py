@@ -1,4 +1,4 @@
-"""The index after the answer: what is durable is answered, and no session misses it."""
+"""The index after the acknowledgement: durable mail is acknowledged, and no session misses it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kit(tmp_path: Path) -> Iterator[StoreKit]:
 
 @pytest.fixture
 def later(kit: StoreKit) -> Later:
-    """Timers that do not go off by themselves."""
+    """Timers that do not fire by themselves."""
     timers: Later = []
     kit.loop.call_later = lambda seconds, call: timers.append((seconds, call))  # type: ignore
     return timers
@@ -48,12 +48,12 @@ def transactions(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 
 
 def listed(kit: StoreKit, mailbox: int) -> int:
-    """Messages that the index has, without any waiting."""
+    """Messages in the index, without waiting."""
     return len(kit.index.listing(mailbox)) // 20
 
 
 def elsewhere(kit: StoreKit) -> UnenteredMail:
-    """What the other worker sees."""
+    """The other worker's view."""
     return kit.writers[1].unentered
 
 
@@ -223,7 +223,7 @@ def test_what_the_index_refuses_lags_and_no_more_is_taken(
 def test_a_full_log_with_a_lag_stays_this_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered before the index failed is no reason to seal the log without it."""
+    """Mail acknowledged before the index failed must not let the log be sealed without it."""
     with StoreKit(tmp_path, KitOsio()) as kit:
         kit.start()
         kit.loop.call_later = lambda seconds, call: None  # type: ignore
@@ -361,7 +361,7 @@ def test_the_next_process_in_a_row_is_not_taken_for_the_last(kit: StoreKit, late
 
 
 def _messages(kit: StoreKit, later: Later) -> list:
-    """One message for mailbox 1, as the index gets it."""
+    """One message for mailbox 1, in the form for the index."""
     found: list = []
     writer: KitWriter = kit.writers[1]
     real = writer.feed.answer

@@ -1,4 +1,4 @@
-"""Group commit: durable before it is answered, answered once, never retried."""
+"""Group commit: durable before it is acknowledged, answered once, never retried."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kit(tmp_path: Path) -> Iterator[StoreKit]:
 
 
 class Pieces:
-    """A body that does not lie in memory."""
+    """A body that is not in memory."""
 
     def __init__(self, *pieces: bytes, readable: int = 99) -> None:
         self.pieces = pieces
@@ -364,7 +364,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
 
 
 def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: StoreKit) -> None:
-    """Every failed sync costs a log; a dead disk must not eat them all."""
+    """Every failed sync costs a log; a dead disk must not use up all of them."""
     committer = kit.writers[0].committer
     kept = kit.put([1], b"before")
     rests: list[tuple[float, object]] = []
@@ -389,7 +389,7 @@ def test_a_disk_that_keeps_failing_is_left_alone_for_longer_and_longer(kit: Stor
 
 
 def later(kit: StoreKit) -> list[Callable[[], object]]:
-    """Time stands still: what is to be called later, instead of the calls."""
+    """Time stands still: deferred calls are recorded, not made."""
     kit.writers[0].committer.expected = CommitDelay(lambda: 0.0)
     calls: list[Callable[[], object]] = []
     kit.loop.call_later = lambda delay, then: calls.append(then)  # type: ignore[assignment, method-assign]

@@ -1,4 +1,4 @@
-"""What the committer measures of its groups."""
+"""What the committer measures about its groups."""
 
 from __future__ import annotations
 

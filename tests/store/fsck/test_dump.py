@@ -1,4 +1,4 @@
-"""The dump of a log shows what lies in it, verified, with nothing but the file and a secret."""
+"""The dump of a log shows its verified contents, with only the file and a secret."""
 
 from __future__ import annotations
 

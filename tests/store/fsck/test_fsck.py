@@ -1,4 +1,4 @@
-"""fsck: silent about every good store, and a line for everything that is wrong in a log."""
+"""fsck: silent about every good store, and a line for every fault in a log."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_there_is_no_false_alarm_beside_a_working_hub_and_collector(tmp_path: Pa
 
 
 def written(kit: StoreKit, number: int) -> list[range]:
-    """The octets of a log that mean something."""
+    """The octets of a log that are significant."""
     log = headers(kit, number)
     ends = [range(log.align), range(log.size - log.align, log.size)]
     if log.state == FREE:

@@ -37,7 +37,7 @@ def kit(tmp_path: Path) -> Iterator[StoreKit]:
 
 
 class Facts:
-    """A message of a good store with all that the index says of it."""
+    """A message of a good store with everything that the index says about it."""
 
     def __init__(self, kit: StoreKit) -> None:
         index = Index(kit.store.index)
@@ -221,7 +221,7 @@ def test_a_deletion_that_was_not_carried_out_is_found(kit: StoreKit) -> None:
 
 
 def test_a_first_place_that_names_too_few_is_found(kit: StoreKit) -> None:
-    """The living mailboxes must all be named by the copy that is handed out."""
+    """The copy that is served must name all mailboxes that have the message."""
     rows_ = grouping.Rows(1)
     said: list[str] = []
     done = log_check.Checked(LogHeader(1, 0, 1, 1, 8192, 512, 1, NO_ID, SECRET))
@@ -249,7 +249,8 @@ def test_a_first_place_that_names_too_few_is_found(kit: StoreKit) -> None:
 
 
 def content(directory: Path) -> object:
-    """What an index says, read by a child, as LMDB may end a process on a damaged page."""
+    """The contents of an index, read by a child, because LMDB may kill a process on a damaged
+    page."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:

@@ -1,4 +1,4 @@
-"""Repair: damage set aside, the index and headers restored, and no mail touched."""
+"""Repair: damage quarantined, the index and headers restored, and no mail changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def kit(tmp_path: Path) -> Iterator[StoreKit]:
 
 
 def repaired(kit: StoreKit) -> tuple[list[str], list[str]]:
-    """What a repair says, and what a check says then."""
+    """The results of a repair, and of a check afterwards."""
     said: list[str] = []
     repair(Osio(), kit.store, kit.boot, fsck(kit)[1], said.append)
     return said, fsck(kit)[0]
@@ -137,7 +137,7 @@ def test_a_poisoned_log_is_not_written_to(kit: StoreKit) -> None:
 
 
 def test_a_header_rewritten_half_way_is_no_damage(kit: StoreKit) -> None:
-    """A log that was about to be free, or to begin its next life."""
+    """A log that was about to be freed, or to begin its next life."""
     stopped(kit)
     kit.start(1)
     kit.stop()

@@ -48,7 +48,7 @@ def records(kit: StoreKit, number: int) -> list[tuple[record.Header, bytes, byte
 
 
 def everywhere(kit: StoreKit, kind: int) -> list[tuple[record.Header, bytes, bytes]]:
-    """Records of a kind in all logs that count, but for confirmations."""
+    """Records of a kind in all logs in use, without confirmations."""
     rows = [row for row in kit.table.rows() if row.state != State.FREE]
     found = [one for row in rows for one in records(kit, row.number) if one[0].kind == kind]
     return [one for one in found if not one[0].is_confirmation]
@@ -153,7 +153,7 @@ def test_a_moved_message_names_only_its_remaining_recipients(kit: StoreKit) -> N
 
 
 def test_an_envelope_that_keeps_all_recipients_is_copied_byte_by_byte(kit: StoreKit) -> None:
-    """What a later version put into it is not lost."""
+    """Data that a later version put into it is not lost."""
     sent = kit.put([1, 2], b"body")
     before = next(one for one in everywhere(kit, record.MESSAGE) if one[0].id == sent.id)
     fill_log(kit)
@@ -246,7 +246,7 @@ def test_a_deletion_lives_as_long_as_a_copy_of_what_it_deletes(kit: StoreKit) ->
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_a_free_log_without_headers_does_not_come_back(kit: StoreKit, rebuilt: bool) -> None:
-    """Its records still verify, and nothing shows any more that they were deleted."""
+    """Its records still verify, and nothing shows that they were deleted."""
     ids = fill_log(kit)
     number = kit.index.places(ids[0])[0].log
     kit.delete(1, ids)

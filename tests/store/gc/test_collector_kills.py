@@ -1,7 +1,7 @@
 """kill -9 of the collector before and after each of its steps, and at each of its writes.
 
-Whatever is there then, with the index it left and without any: nothing is lost, nothing returns,
-counts are right; and the next collector finishes the work with the same result.
+Afterwards, with the index that it left and without one: nothing is lost, nothing returns, counts
+are right; and the next collector finishes the work with the same result.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def template(scratch: Path) -> tuple[Path, Ledger]:
-    """A store with something of everything: copies, shared mail, deletions near and far."""
+    """A store with everything: copies, shared mail, deletions near and far."""
     rng = random.Random(SEED)
     data = scratch / "template"
     with StoreKit(data) as kit:
@@ -78,7 +78,7 @@ def template(scratch: Path) -> tuple[Path, Ledger]:
 def run(data: Path, osio: Killed, failpoint: Callable[[str], None] = lambda name: None) -> None:
     """A whole life of a hub that only collects: twice, so that survivors are collected too.
 
-    The youngest first: what their deletion records speak of is in older logs.
+    The youngest first: the messages of their deletion records are in older logs.
     """
     kit = StoreKit(data, osio)
     kit.recover()
@@ -126,7 +126,7 @@ def judge(data: Path, ledger: Ledger, *, rebuilt: bool) -> None:
 
 
 def try_kill(template: tuple[Path, Ledger], scratch: Path, work: Callable[[Path], None]) -> bool:
-    """False if the work was done before the moment of the kill came."""
+    """False if the work was done before the moment of the kill."""
     origin, ledger = template
     data = scratch / "data"
     kept = scratch / "kept"
@@ -155,7 +155,7 @@ def test_killed_at_a_failpoint(name, template, scratch) -> None:
 
 
 def test_killed_at_any_write(template, scratch) -> None:
-    """A few ordinals here, all of them at a larger scale."""
+    """A few ordinals here, all at a larger scale."""
     rng = random.Random(SEED)
     most = count_writes(template, scratch)
     assert most > 20
@@ -175,7 +175,7 @@ def count_writes(template: tuple[Path, Ledger], scratch: Path) -> int:
 
 
 def test_the_template_has_something_of_everything(template, scratch) -> None:
-    """Else the kills prove nothing: survivors, deletions kept, mail in two generations."""
+    """Otherwise the kills prove nothing: survivors, kept deletions, mail in two generations."""
     data = scratch / "looked at"
     shutil.copytree(template[0], data)
     with StoreKit(data) as kit:
@@ -194,7 +194,7 @@ def test_the_template_has_something_of_everything(template, scratch) -> None:
 def test_what_a_killed_collector_left_is_forgotten_without_reading_all_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """A start read every row of the index for it, 170 seconds of 100 million."""
+    """Regression: a start read every row of the index for it, 170 seconds for 100 million."""
     with StoreKit(tmp_path, KitOsio()) as kit:
         kit.start()
         ids = fill_log(kit)

@@ -1,4 +1,4 @@
-"""Mail that has to go: by deletion records, under the mailbox's lock, in short steps."""
+"""Mail that is due: deleted by records, under the mailbox's lock, in short steps."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_older_goes_and_nothing_else(kit: StoreKit) -> None:
 
 
 def test_mail_of_today_with_an_id_of_last_week_stays(kit: StoreKit) -> None:
-    """Ten days of suspend, a restart, and a 7-day expiry deleted today's mail."""
+    """Regression: after ten days of suspend and a restart, a 7-day expiry deleted today's mail."""
     old = kit.put([1], b"old").id
     kit.arrived_us = time_of(old) + 10 * 86_400 * 10**6
     today = kit.put([1], b"today").id
@@ -146,7 +146,7 @@ def test_it_holds_the_lock_while_it_deletes_and_lets_go(
 
 
 def test_mail_that_came_between_look_and_lock_is_judged_by_its_age(kit: StoreKit) -> None:
-    """And so is mail that a session deleted meanwhile."""
+    """So is mail that a session deleted meanwhile."""
     first, second, third = (kit.put([1], b"old").id for _ in range(3))
     made = make_expiry(kit)
     acquire = made._locks.acquire
@@ -174,7 +174,7 @@ def test_a_step_deletes_a_bounded_number(kit: StoreKit, session: MailboxLocks) -
     for _ in made.steps([Due(1, LATE), Due(2, LATE)]):
         assert made.figures.messages - done <= DELETED
         done = made.figures.messages
-        assert session.acquire(1)  # between two steps everybody may log in
+        assert session.acquire(1)  # between two steps all users may log in
         session.release(1)
     assert done == DELETED * 2 + 30
     assert not ids(kit, 1)

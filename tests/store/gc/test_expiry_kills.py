@@ -1,7 +1,7 @@
 """kill -9 of the collector while mail expires: before and after each step, and at each write.
 
-Whatever is there then, with the index it left and without any: what was not to go is there, counts
-and usage are right, and the next walk deletes the rest.
+Afterwards, with the index that it left and without one: mail that was not due is there, counts and
+usage are right, and the next scan deletes the rest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Template = tuple[Path, Ledger, list[Due]]
 
 @pytest.fixture(scope="module")
 def template(scratch: Path) -> Template:
-    """Two mailboxes of which the older half has to go, and one without an expiry."""
+    """Two mailboxes whose older half is due, and one without an expiry."""
     rng = random.Random(SEED)
     data = scratch / "template"
     with StoreKit(data) as kit:
@@ -65,7 +65,7 @@ def to_go(kit: StoreKit, due: Due) -> list[bytes]:
 
 
 def expire(kit: StoreKit, due: list[Due], failpoint: Callable[[str], None] = lambda _: None) -> int:
-    """A walk, and a collection after it.  How many messages went."""
+    """A scan, followed by a collection.  Returns the number of deleted messages."""
     collector = make_collector(kit, failpoint)
     locks = MailboxLocks(kit.osio, kit.store.locks)
     expiry = Expiry(collector._tools, locks)
@@ -116,7 +116,7 @@ def judge(data: Path, ledger: Ledger, due: list[Due], *, rebuilt: bool) -> None:
 
 
 def try_kill(template: Template, scratch: Path, work: Callable[[Path], None]) -> bool:
-    """False if the work was done before the moment of the kill came."""
+    """False if the work was done before the moment of the kill."""
     origin, ledger, due = template
     data, kept = scratch / "data", scratch / "kept"
     shutil.copytree(origin, data)
@@ -141,7 +141,7 @@ def test_killed_at_a_failpoint(name: str, template: Template, scratch: Path) -> 
 
 
 def test_killed_at_any_write(template: Template, scratch: Path) -> None:
-    """A few ordinals here, all of them at a larger scale."""
+    """A few ordinals here, all at a larger scale."""
     rng = random.Random(SEED)
     due = template[2]
     data = scratch / "counted"

@@ -59,7 +59,7 @@ def test_a_full_log_s_own_slack_is_no_garbage() -> None:
 
 
 def test_unused_room_alone_is_no_gain() -> None:
-    """Sixty collections moved 12 MiB for 1 MiB alive, without end."""
+    """Regression: sixty collections moved 12 MiB for 1 MiB of live mail, endlessly."""
     full_of_large_ones = row(1, 800)._replace(tail=800)
     assert chosen(full_of_large_ones, garbage=0.15, older=1.0) is None
     hardly_used = row(1, 300)._replace(tail=300)
@@ -71,7 +71,7 @@ def test_what_is_to_be_avoided_is() -> None:
 
 
 def test_deletions_that_had_to_be_kept_are_no_garbage() -> None:
-    """Else a log with nothing but those would be copied for ever."""
+    """Otherwise a log with only those would be copied forever."""
     assert chosen(row(1, 0), kept={1: 800}) is None
 
 

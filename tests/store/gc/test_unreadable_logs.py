@@ -1,4 +1,4 @@
-"""A log that the start had to leave out may be readable another day (docs/store-model.md)."""
+"""A log that the start had to leave out may become readable later (docs/store-model.md)."""
 
 from __future__ import annotations
 

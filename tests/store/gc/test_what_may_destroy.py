@@ -1,4 +1,4 @@
-"""Nothing is destroyed without a verified record that says so: each of these lost mail once."""
+"""Nothing is destroyed without a verified record that permits it: each of these once lost mail."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def deleted_elsewhere(kit: StoreKit) -> tuple[list[bytes], int]:
 
 
 def test_a_lost_row_of_places_brings_no_deleted_mail_back(kit: StoreKit) -> None:
-    """Nothing told of a copy, so the deletion record was dropped."""
+    """Regression: nothing indicated a copy, so the deletion record was dropped."""
     ids, second = deleted_elsewhere(kit)
     spoil_row(kit, ids[1], lambda row: b"")
     with pytest.raises(DisagreementError, match=ids[1].hex()):
@@ -164,7 +164,7 @@ def test_a_place_that_a_flipped_bit_has_changed_brings_no_deleted_mail_back(
 def test_a_row_that_is_lost_while_its_deletion_record_moves_brings_no_deleted_mail_back(
     kit: StoreKit,
 ) -> None:
-    """A new row was made for the record, and it told of no copy."""
+    """Regression: a new row was made for the record, and it indicated no copy."""
     ids, second = deleted_elsewhere(kit)
     (first,) = set(sealed(kit)) - {second}
 
@@ -207,7 +207,7 @@ def test_rows_go_with_the_last_record_that_speaks_of_the_message(kit: StoreKit) 
 
 
 def test_deletions_of_a_message_to_very_many_are_read_once_for_each_log(kit: StoreKit) -> None:
-    """Each of its records would have read all the others."""
+    """Regression: each of its records read all the others."""
     boxes = list(range(10, 60))
     sent = kit.put(boxes, b"to all")
     fill_log(kit)
@@ -249,7 +249,7 @@ def test_a_note_follows_its_deletion_record(kit: StoreKit) -> None:
 
 
 def test_a_copy_in_a_log_that_is_free_is_no_living_one(kit: StoreKit) -> None:
-    """It verifies still, and is overwritten any moment."""
+    """It still verifies, but may be overwritten at any moment."""
     fill_log(kit)
     (victim,) = sealed(kit)
     before = Path(log_path(kit.store.logs, victim)).read_bytes()
@@ -303,8 +303,8 @@ def test_a_log_in_another_life_than_the_table_says_is_not_collected(kit: StoreKi
 def test_a_recovery_that_was_overtaken_changes_no_row(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A collector dies after it freed its victim.  While a recovery works on what it read, the next
-    collector gives the log free, and a worker begins its next life there."""
+    """A collector dies after freeing its victim.  While a recovery works with the header that it
+    read, the next collector frees the log, and a worker begins its next life."""
     fill_log(kit)
     (victim,) = sealed(kit)
 
@@ -340,7 +340,7 @@ def test_a_recovery_that_was_overtaken_changes_no_row(
 
 
 def test_a_log_that_was_sealed_again_meanwhile_is_not_freed(kit: StoreKit) -> None:
-    """What a recovery read of a header is read again under the log's lock."""
+    """A recovery reads a header again under the log's lock."""
     fill_log(kit)
     (number,) = sealed(kit)
     recovery = Recovery(kit.osio, kit.store, kit.reports.append)
@@ -368,7 +368,8 @@ def returned(kit: StoreKit, ids: list[bytes]) -> None:
 def test_survivors_that_the_index_refused_once_are_entered_before_the_next(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later watermark moved past them, their deletion records went, the mail came back."""
+    """Regression: a later watermark moved past them, their deletion records were dropped, and the
+    mail came back."""
     ids = fill_log(kit)
     fill_log(kit, mailbox=2)
     first, second = sealed(kit)
@@ -391,7 +392,7 @@ def test_survivors_that_the_index_refused_once_are_entered_before_the_next(
 
 
 def test_a_failed_sync_of_survivors_is_recorded_at_once(kit: StoreKit) -> None:
-    """Nothing recorded where that log ended until the next survivor came."""
+    """Regression: nothing recorded where that log ended until the next survivor."""
     ids = fill_log(kit)
     (number,) = sealed(kit)
     collector = make_collector(kit)

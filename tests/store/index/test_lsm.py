@@ -1,4 +1,4 @@
-"""The levels of the mailboxes: their users see one table, whatever lies where."""
+"""The levels of the mailboxes: callers see one table, wherever entries are."""
 
 from __future__ import annotations
 

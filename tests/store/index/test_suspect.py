@@ -56,7 +56,7 @@ def test_a_good_index_stands_the_trial(kit: StoreKit) -> None:
 
 @pytest.mark.parametrize("by", [-3, 5])
 def test_a_wrong_count_is_found_at_a_start(kit: StoreKit, by: int) -> None:
-    """It was exit code 74 at every start, or a worker that stayed blocked."""
+    """Regression: exit code 74 at every start, or a worker that stayed blocked."""
     change_count(kit, by)
     healed(kit)
 
@@ -87,7 +87,7 @@ def test_an_index_cut_short_is_found_at_a_start(kit: StoreKit) -> None:
 
 
 def test_a_failed_sync_is_noted(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel takes the pages for clean: a later read of the disk may find others."""
+    """The kernel considers the pages clean: a later read of the disk may return others."""
 
     class Env:
         def sync(self, force: bool) -> None:
@@ -120,7 +120,7 @@ def test_a_full_disk_casts_no_doubt(kit: StoreKit, error: type[Exception]) -> No
 def test_a_file_system_that_was_remounted_makes_a_dirty_index_unusable(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device was lost and came back: the page cache went, the boot id stayed."""
+    """The device was lost and came back: the page cache is gone, the boot id is the same."""
     kit.crash()
 
     def instance(mount: int) -> str:

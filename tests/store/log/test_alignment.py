@@ -49,8 +49,8 @@ def test_a_real_directory_has_a_block_and_perhaps_a_sector(tmp_path: Path) -> No
 
 
 def spoiled(align: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Power cuts that cost acknowledged mail, on a disk that writes blocks of 4 KiB and spoils the
-    one that is under way."""
+    """Power cuts that lose acknowledged mail, on a disk that writes blocks of 4 KiB and destroys
+    the one being written."""
     monkeypatch.setattr(power_kit, "SECTOR", 4096)
     data = power_campaign.scratch()
     osio = KitOsio(record=True, watch=str(data / "logs"))
@@ -83,5 +83,5 @@ def test_a_spoiled_block_under_way_costs_no_acknowledged_mail(
 def test_with_512_a_spoiled_block_costs_acknowledged_mail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Or the test above would prove nothing."""
+    """Otherwise the test above would prove nothing."""
     assert spoiled(512, monkeypatch) > 0

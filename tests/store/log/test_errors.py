@@ -1,4 +1,4 @@
-"""What a log's room does when the disk does not do what it was asked."""
+"""The space of a log when the disk does not do what it was asked."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_the_two_headers_are_never_under_way_together(
 def test_a_log_whose_own_header_does_not_say_free_is_not_written_to(
     tmp_path: Path, osio: KitOsio, wrong: str
 ) -> None:
-    """One wrong cell of the log table cost a whole log."""
+    """Regression: one wrong cell of the log table cost a whole log."""
     fd = log_files.create(osio, str(tmp_path), NEW)
     if wrong != "in use":
         log_files.mark_free(osio, fd, NEW)

@@ -1,4 +1,4 @@
-"""What a log that is free says of what lay in it."""
+"""What a free log says about its former contents."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Log:
         return bodies, damage
 
     def gap(self, number: int) -> Damage:
-        """What is damaged if record `number` is: from the end of the one before to the next."""
+        """The range damaged with record `number`: from the end of the previous one to the next."""
         start = sum(self.places[number - 1]) if number else self.new.align
         return Damage(start, self.places[number + 1][0])
 

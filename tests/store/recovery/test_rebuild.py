@@ -262,7 +262,7 @@ def test_a_record_of_another_kind_gives_no_mail_and_takes_none(tmp_path: Path, k
 def test_a_rebuild_keeps_within_the_descriptors_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It failed beyond 205 million entries at 1,024 descriptors."""
+    """Regression: it failed beyond 205 million entries with 1,024 descriptors."""
     monkeypatch.setattr(rebuilding, "PART_ENTRIES", 1)
     monkeypatch.setattr(rebuilding, "SAMPLE_EVERY", 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

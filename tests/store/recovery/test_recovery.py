@@ -1,4 +1,4 @@
-"""Recovery: what was acknowledged is there after whatever happened, and stays so."""
+"""Recovery: acknowledged mail is there whatever happened, and stays."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def kill_at_each(
 def test_recovery_killed_between_its_transactions_loses_nothing(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Watermarks must not run ahead of what is entered: neither mail nor deletions."""
+    """Watermarks must not run ahead of entries: neither of mail nor of deletions."""
     from metad.store.recovery import enter
 
     monkeypatch.setattr(enter, "BATCH", 5)
@@ -450,7 +450,7 @@ def test_a_damaged_last_record_under_a_damaged_footer_is_kept_aside(kit: StoreKi
 @pytest.mark.parametrize("name", ["00000009.log", "00000003.log.new"])
 @pytest.mark.parametrize("size", [0, 100, 32 * 1024])
 def test_a_log_that_was_never_finished_is_no_obstacle(kit: StoreKit, name: str, size: int) -> None:
-    """A power cut within the making of a log leaves a name with any content below it."""
+    """A power cut during the creation of a log leaves a file with any content."""
     kit.start()
     sent = kit.put([1], b"x")
     kit.crash()
@@ -527,7 +527,7 @@ def test_a_log_poisoned_by_its_first_group_is_never_written_to_again(kit: StoreK
 def test_a_refused_deletion_is_not_carried_out_by_a_restart(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch, room: str, index: str
 ) -> None:
-    """Before the client hears of it, another log says where the broken one ends."""
+    """Before the client is told, another log records where the broken one ends."""
     kit.start()
     kept = kit.put([1], b"kept")
     source = kit.writers[0].source

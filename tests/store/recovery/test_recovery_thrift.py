@@ -1,4 +1,4 @@
-"""Recovery reads no more than it must, and keeps what it cannot explain."""
+"""Recovery reads no more than necessary, and keeps what it cannot explain."""
 
 from __future__ import annotations
 
@@ -284,8 +284,8 @@ def test_the_places_in_a_log_that_a_dead_collector_unlinked_are_dropped(kit: Sto
 def test_a_log_whose_contents_do_not_show_any_more_holds_up_no_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, who: str
 ) -> None:
-    """All places of the index were read for it, 170 seconds of 100 million, before the first worker
-    started."""
+    """Regression: all places of the index were read for it, 170 seconds for 100 million, before the
+    first worker started."""
     with StoreKit(tmp_path, KitOsio()) as kit:
         kit.start()
         ids = fill_log(kit)

@@ -1,4 +1,4 @@
-"""A recovery beside the living that is slower than they are (docs/store-model.md)."""
+"""A recovery beside living processes that is slower than they are (docs/store-model.md)."""
 
 from __future__ import annotations
 

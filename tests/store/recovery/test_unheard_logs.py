@@ -1,5 +1,5 @@
-"""The log that says where another ends cannot be read at a start: what the last group of that other
-one is worth then (docs/decisions.md)."""
+"""The log that records where another ends is unreadable at a start: how the last group of that
+other log counts then (docs/decisions.md)."""
 
 from __future__ import annotations
 

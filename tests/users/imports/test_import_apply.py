@@ -1,4 +1,4 @@
-"""Imports: again and again the same; passwords touched only when they changed; sync removes."""
+"""Imports: repeatable; passwords changed only if the source changed; sync removes."""
 
 import pytest
 

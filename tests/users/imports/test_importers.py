@@ -1,4 +1,4 @@
-"""Files of other programs: what each line means, and that a bad one is named and hinders none."""
+"""Files of other programs: the meaning of each line; a bad one is reported and affects no other."""
 
 import io
 
@@ -108,7 +108,7 @@ def test_a_bad_line_of_dovecot_is_named(line):
      "a@x:{PBKDF2}$1$salt$99999999999$" + "0" * 40, "a@x:{NTLM}00", "a@x:{SHA256}!"],
 )  # fmt: skip
 def test_a_user_with_an_odd_hash_is_taken_without_a_login(line):
-    """The whole user was left out, and his mail was bounced."""
+    """Regression: the whole user was left out, and their mail bounced."""
     (found,) = read("dovecot", line)
     assert isinstance(found, Entry)
     assert found.secret is None
@@ -123,7 +123,7 @@ def test_an_odd_hash_of_passwd_or_shadow_is_no_reason_to_bounce_either():
 
 
 def test_a_quoted_member_survives_a_csv_and_a_virtual_map():
-    """The members were cut at the blank within the quotes."""
+    """Regression: the members were split at the blank inside the quotes."""
     text = '"first last"@x.org'
     (found,) = read(
         "csv", f'address,members\nall@x.org,"{text.replace(chr(34), chr(34) * 2)} b@x.org"\n'
@@ -134,7 +134,7 @@ def test_a_quoted_member_survives_a_csv_and_a_virtual_map():
 
 
 def test_a_local_part_with_a_dot_in_a_virtual_map_is_no_domain():
-    """`first.last ann@x.org` was dropped without a word."""
+    """Regression: `first.last ann@x.org` was silently dropped."""
     (found,) = read("virtual", "first.last ann@x.org\n", domain="x.org")
     assert (found.address, found.members) == ("first.last@x.org", ("ann@x.org",))
     (found,) = read("virtual", "first.last ann@x.org\n")
