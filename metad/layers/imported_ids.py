@@ -22,6 +22,8 @@ from metad.store.reader import Reader
 
 # Ids that are looked up together: half a millisecond.
 BLOCK = 200
+# Messages after which others get their turn, where none of them was imported.
+TURN = 10 * BLOCK
 # Records read in one step: with a cold cache on a hard disk, a few seeks.
 RECORDS = 4
 # Mailboxes remembered as complete; any others are only scanned again.
@@ -60,8 +62,9 @@ class ImportedIds:
             if is_imported(message_id):
                 block.append(message_id)
             if number % BLOCK == 0 or number == self._listing.messages:
-                if block:
+                if block or number % TURN == 0:
                     yield
+                if block:
                     yield from self._complete(block)
                 block = []
 

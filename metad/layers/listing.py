@@ -102,5 +102,20 @@ class Listing:
         return bytes(self._packed[at : at + ID_SIZE])
 
 
+class WholeListing(Listing):
+    """The listing for a member of the cluster, which unites it with others.
+
+    What arrives meanwhile may be in it: a copy may have any id, so that which entries came late
+    cannot be told by their ids, and nothing that was acknowledged before may be missing.
+    """
+
+    __slots__ = ()
+
+    def _settle(self, packed: bytearray, octets: int) -> None:
+        self._packed = packed
+        self.messages = len(packed) // _ENTRY
+        self.octets = octets
+
+
 def _octets(entry: bytes | bytearray) -> int:
     return int.from_bytes(entry[ID_SIZE:], "big")

@@ -11,12 +11,11 @@ from metad import limits
 from metad.cluster.opening import Listed
 from metad.errors import BehindError, RefusedError
 from metad.layers.imported_ids import ImportedIds
-from metad.layers.listing import Listing
+from metad.layers.listing import STEP, Listing, WholeListing
 from metad.layers.logs import LogLayer
-from metad.store.ids import ID_SIZE, is_imported
+from metad.store.ids import is_imported
 from metad.store.index.tombstones import Tombstones
 
-ENTRY_SIZE = ID_SIZE + 4
 Done = Callable[[Listed | RefusedError], None]
 
 
@@ -59,13 +58,19 @@ class OwnMailbox:
     def _steps(self, done: Done) -> Iterator[None]:
         """Entries before tombstones: one that is deleted between the two is in both."""
         log, mailbox = self._log, self._mailbox
-        listing = Listing(log.index, mailbox)
+        listing = WholeListing(log.index, mailbox)
         yield from listing.steps()
         imported = ImportedIds(log, listing, is_complete=mailbox in log.complete_mailboxes)
         yield from imported.complete_index()
-        entries = bytes(listing.packed)
-        dead = b"".join(self._tombstones.of_mailbox(mailbox))
-        done(Listed(entries, dead, _uids(imported, entries)))
+        uids: dict[bytes, str] = {}
+        for first in range(1, listing.messages + 1, STEP):
+            uids |= _uids(imported, listing, range(first, min(first + STEP, listing.messages + 1)))
+            yield
+        dead: list[bytes] = []
+        while piece := self._tombstones.of_mailbox(mailbox, dead[-1] if dead else b"", STEP):
+            dead += piece
+            yield
+        done(Listed(bytes(listing.packed), b"".join(dead), uids))
 
     def _go_on(self, steps: Iterator[None], done: Done) -> None:
         """Others get their turn between two pieces of a long listing."""
@@ -79,10 +84,10 @@ class OwnMailbox:
             self._log.loop.call_soon(partial(self._go_on, steps, done))
 
 
-def _uids(imported: ImportedIds, entries: bytes) -> dict[bytes, str]:
+def _uids(imported: ImportedIds, listing: Listing, numbers: range) -> dict[bytes, str]:
     found = {}
-    for at in range(0, len(entries), ENTRY_SIZE):
-        message_id = entries[at : at + ID_SIZE]
+    for number in numbers:
+        message_id = listing.id(number)
         if is_imported(message_id):
-            found[message_id] = imported.get(at // ENTRY_SIZE + 1, message_id) or ""
+            found[message_id] = imported.get(number, message_id) or ""
     return found
