@@ -1,7 +1,7 @@
 """What the collector does, step by step.
 
-    take the victim, copy what stays (page cache) -> sync -> index: new places -> header free,
-    synced -> index: old places dropped -> row free
+    take the victim, copy what stays (page cache) -> sync -> index: new places -> confirmation
+    -> header free, synced -> index: old places dropped -> row free
 
 Rules of this file:
 
@@ -36,11 +36,13 @@ from tests.model.store_state import (
     NOTHING,
     UNFOUNDED,
     Cells,
+    Log,
     Row,
     State,
     end_of,
     enter,
     found,
+    is_final,
     readable,
     stops,
     synced,
@@ -157,9 +159,14 @@ class Collector(Rules):
         return any(
             state.view.places[message] >> other & 1
             and (found(state.logs, other, f"M{message}") or not self.on("copies are read"))
+            and (self._is_relied_upon(state, other) or not self.on("copies are final"))
             for other in range(len(state.logs))
             if other != number
         )
+
+    @staticmethod
+    def _is_relied_upon(state: State, number: int) -> bool:
+        return is_final(state.logs[number]) or number == state.collector.log
 
     def _takes(self, state: State, number: int, group: tuple[str, ...]) -> Steps:
         mine = state.collector
@@ -172,7 +179,7 @@ class Collector(Rules):
             return
         log = new.logs[mine.log]
         records = (*log.records, *(what + DIRTY for what in group))
-        new = with_log(new, mine.log, log._replace(records=records))
+        new = with_log(new, mine.log, log._replace(records=records, last=len(log.records)))
         taken = mine._replace(step="wrote", victim=number, group=len(group))
         new = new._replace(collector=taken)
         yield f"{did}, copies {' '.join(group)} to log {mine.log}", new
@@ -223,12 +230,28 @@ class Collector(Rules):
                 given_back(state)._replace(collector=idle),
             )
             return
+        if mine.log != NOTHING and self.on("confirmed before freed"):
+            log = state.logs[mine.log]
+            if log.sure < len(log.records):
+                yield from self._confirms(state, log)
+                return
         if not self.on("free before forgotten"):
             state = forgotten(state, mine.victim)
         log = state.logs[mine.victim]
         new = with_log(state, mine.victim, log._replace(header=FREEING))
         new = new._replace(collector=mine._replace(step="freeing"))
         yield f"collector: writes free to log {mine.victim}", new
+
+    @staticmethod
+    def _confirms(state: State, log: Log) -> Steps:
+        """Written and synced in one step: one that is only written says no more."""
+        mine = state.collector
+        new = with_log(state, mine.log, log._replace(sure=len(log.records), last=0))
+        yield f"collector: confirms the copies in log {mine.log}", new
+        if state.left.syncs:
+            new = given_back(spend(state, "syncs"))
+            failed = mine._replace(step="failed", victim=NOTHING, group=0)
+            yield f"collector: cannot confirm log {mine.log}", new._replace(collector=failed)
 
     def _when_freeing(self, state: State) -> Steps:
         mine = state.collector

@@ -4,8 +4,8 @@ Rules of this file:
 
 * A process is killed between any two steps, and another one is there at once.
 * A power cut takes the index, the log table, and any choice of what was not durable.
-* A recovery reads row and header of a log, then works under the log's lock, then restores the row;
-  between these steps anything may happen.
+* A recovery reads the row of a log, then its header, then works under the log's lock, then restores
+  the row; between these steps anything may happen.
 """
 
 from __future__ import annotations
@@ -84,14 +84,22 @@ class Hub(Collector):
         if state.recovery is None:
             for number, row in enumerate(state.rows):
                 if row.owner in ("w", "c"):
-                    log = state.logs[number]
-                    reader = Reader("read", number, row, log.header, log.life)
+                    reader = Reader("looked", number, row, FREE, 0)
                     yield (
-                        f"recovery: reads row and header of log {number}",
+                        f"recovery: reads the row of log {number}",
                         state._replace(recovery=reader),
                     )
         else:
             yield from getattr(self, f"_recovery_{state.recovery.step}")(state, state.recovery)
+
+    def _recovery_looked(self, state: State, mine: Reader) -> Steps:
+        """The header counts if the row is as it was before."""
+        assert state.rows is not None
+        number, log = mine.log, state.logs[mine.log]
+        reader: Reader | None = mine._replace(step="read", header=log.header, life=log.life)
+        if state.rows[number] != mine.row and self.on("rows compared after headers"):
+            reader = None
+        yield f"recovery: reads the header of log {number}", state._replace(recovery=reader)
 
     def _recovery_read(self, state: State, mine: Reader) -> Steps:
         """Take the log's lock, if no living process has it, and use the header read under it."""
@@ -177,30 +185,41 @@ class Hub(Collector):
         elif not log.records and log.ends is None:
             yield f"frees log {number}, which is empty", with_log(state, number, freed(self, log))
         else:
-            start = _last_group(state, number)
+            start = max(_last_group(state, number), log.sure)
             if start < len(log.records) and self.on("last group is copied"):
-                copied = list(self._copied(state, number, start, owner))
-                yield from copied or [self._in_place(state, number, start)]
+                is_torn = HOLE in log.records[start:]  # that may have been the confirmation
+                if log.survivors and self.on("survivors are cut") and not is_torn:
+                    yield from self._cut(state, number, start, owner)
+                    return
+                copied = list(self._copied(state, number, start, owner, log.records[start:]))
+                yield from copied or [self._in_place(state, number)]
             else:
-                new = synced(log)._replace(seal=len(log.records))
+                new = synced(log)._replace(seal=len(log.records), sure=0, last=0)
                 yield f"seals log {number}", with_log(state, number, new)
 
-    def _in_place(self, state: State, number: int, start: int) -> tuple[str, State]:
-        """No log is available for the last group.  Acknowledged records are durable where they are.
-
-        The originals of survivors that the index does not know still exist.
-        """
+    @staticmethod
+    def _in_place(state: State, number: int) -> tuple[str, State]:
+        """No log is available for the last group; what was acknowledged is durable there."""
         log = state.logs[number]
-        if log.survivors and state.view is not None and self.on("survivors are cut"):
-            new = synced(log._replace(records=log.records[:start], seal=start))
-            return f"seals log {number} in front of its last group", with_log(state, number, new)
-        new = synced(log)._replace(seal=len(log.records))
+        new = synced(log)._replace(seal=len(log.records), sure=0, last=0)
         return f"seals log {number} with its last group", with_log(state, number, new)
 
-    def _copied(self, state: State, number: int, start: int, owner: str) -> Steps:
-        """A free log gets the last group, complete and durable, and ends the old one."""
+    def _cut(self, state: State, number: int, start: int, owner: str) -> Steps:
+        """The originals of the copies in the last group are there; its deletion records stay, if a
+        log is available for them."""
         log = state.logs[number]
-        group = tuple(record[:2] + DURABLE for record in log.records[start:] if record != HOLE)
+        deletions = tuple(record for record in log.records[start:] if record[0] == "D")
+        copied = list(self._copied(state, number, start, owner, deletions)) if deletions else []
+        new = synced(log._replace(records=log.records[:start], seal=start, sure=0, last=0))
+        did = f"seals log {number} in front of its last group"
+        yield from copied or [(did, with_log(state, number, new))]
+
+    def _copied(
+        self, state: State, number: int, start: int, owner: str, records: tuple[str, ...]
+    ) -> Steps:
+        """A free log gets these of the last group, complete and durable, and ends the old one."""
+        log = state.logs[number]
+        group = tuple(record[:2] + DURABLE for record in records if record != HOLE)
         heir = Log(ACTIVE, FRESH, log.survivors, (log.life, start), group, len(group))
         if state.rows is None:
             others = [number for number, log in enumerate(state.logs) if log.header == FREE][:1]
@@ -233,11 +252,36 @@ class Hub(Collector):
             yield "start: the hub runs", self._running(state)
             if state.left.unread:
                 for number, log in enumerate(state.logs):
-                    if log.header == ACTIVE and log.ends is None:
-                        new = self._running(spend(state, "unread"), without=number)
-                        yield f"start: the hub runs without log {number}, which is unreadable", new
+                    if log.header == ACTIVE:
+                        yield from self._unread(state, number)
             if not self.on("deletions come last"):
                 yield "start: the hub runs", self._running(state, -1)
+
+    def _unread(self, state: State, number: int) -> Steps:
+        """A log cannot be read.  Where it states the end of a log of survivors, that log is ended
+        without its word.
+
+        Of a worker's log, and where a power cut has torn the last group, what was refused would
+        count."""
+        log, broken = state.logs[number], NOTHING
+        if log.ends is not None:
+            lives = [other.life if other.header == ACTIVE else 0 for other in state.logs]
+            broken = lives.index(log.ends[0]) if log.ends[0] in lives else NOTHING
+        did = f"start: the hub runs without log {number}, which is unreadable"
+        new = spend(state, "unread")
+        if broken == NOTHING:
+            yield did, self._running(new, without=number)
+            return
+        is_torn = HOLE in new.logs[broken].records
+        if not new.logs[broken].survivors or new.logs[broken].seal != NOTHING or is_torn:
+            return
+        deaf = with_log(new, number, log._replace(ends=None))
+        for how, ended in self._ended(deaf, broken, ""):
+            end = len(ended.logs[broken].records)
+            end = stops(ended.logs).get(ended.logs[broken].life, end)
+            said = log._replace(ends=(new.logs[broken].life, end))
+            ended = with_log(ended, number, said)  # noqa: PLW2901 - as it is when it can be read
+            yield f"{did}; {how}", self._running(ended, without=number)
 
     def _running(self, state: State, order: int = 1, without: int = NOTHING) -> State:
         """The index, rebuilt or brought up to date, and the table from the headers."""
@@ -360,7 +404,10 @@ def _after_cut(log: Log) -> Iterator[Log]:
 
 def _last_group(state: State, number: int) -> int:
     """The beginning of the group that is not known to be durable."""
-    records = state.logs[number].records
+    log = state.logs[number]
+    records = log.records
+    if log.survivors:
+        return max(log.last, watermark(state, number) if state.view is not None else 0)
     if state.view is not None:
         return watermark(state, number)
     at = len(records) - 1

@@ -126,6 +126,21 @@ def _wrongs(state: State) -> Iterator[str]:
         for who, process in (("W", state.worker), ("C", state.collector)):
             if process.log >= 0 and state.rows[process.log].owner != who:
                 yield f"the row of log {process.log} is not its writer's"
+        yield from _wrong_heirs(state)
+
+
+def _wrong_heirs(state: State) -> Iterator[str]:
+    """A last group that a recovery copied waits for the recovery of the process that wrote it."""
+    rows = state.rows or ()
+    lives = {
+        log.life: row.owner
+        for log, row in zip(state.logs, rows, strict=True)
+        if row.state == "active"
+    }
+    for number, (log, row) in enumerate(zip(state.logs, rows, strict=True)):
+        writer = lives.get(log.ends[0], "") if log.ends and row.state == "active" else ""
+        if row.owner and writer and row.owner.lower() != writer.lower():
+            yield f"log {number} has the last group of another process"
 
 
 def _wrong_listing(state: State, message: int, is_kept: bool, is_gone: bool) -> Iterator[str]:

@@ -50,12 +50,12 @@ MUTANTS = (
     Mutant(
         "a later watermark moves past survivors that the index refused",
         ("refusal ends the log", "gate when copying"),
-        REFUSAL, 26, BACK, "collector: the index refuses the copies", logs=4,
+        REFUSAL, 27, BACK, "collector: the index refuses the copies", logs=4,
     ),
     Mutant(
         "the index refuses survivors, nothing waits for them",
         ("refusal ends the log", *GATE),
-        REFUSAL, 21, "gone", "collector: the index refuses the copies", logs=4,
+        REFUSAL, 22, "gone", "collector: the index refuses the copies", logs=4,
     ),
     Mutant(
         "survivors' sync fails and nothing says so",
@@ -76,7 +76,7 @@ MUTANTS = (
     ),
     Mutant(
         "a row that was made for a deletion record tells that there are no copies",
-        ("copies are known",), FLIP, 22, BACK, "loses the row",
+        ("copies are known",), FLIP, 23, BACK, "loses the row",
     ),
     Mutant(
         "a deletion record is dropped while a log is left out as unreadable",
@@ -86,30 +86,35 @@ MUTANTS = (
     # Rule 1.
     Mutant(
         "recovery restores a row from a stale read",
-        ("restoring compares",), KILL, 18, "is not its writer's", "the row of log",
+        ("restoring compares",), KILL, 19, "is not its writer's", "the row of log",
     ),
     Mutant(
         "the same, and the log is overwritten",
         ("restoring compares", "header read before reuse"),
-        KILL, 24, LOST, "the row of log", is_slow=True,
+        KILL, 26, LOST, "the row of log", is_slow=True,
     ),
     Mutant(
         "tidying sets a row from a stale read",
-        ("tidying compares",), KILL, 18, "is not its writer's", "free in the table",
+        ("tidying compares",), KILL, 19, "is not its writer's", "free in the table",
     ),
     Mutant(
         "recovery frees a log by a header that it read before it had the lock",
         ("freed by header under lock",),
-        KILL, 22, LOST, "recovery: frees log", is_slow=True,
+        KILL, 23, LOST, "recovery: frees log", is_slow=True,
     ),
     Mutant(
         "recovery seals a log by a header that it read before it had the lock",
         ("sealed by header under lock",),
-        KILL, 24, LOST, "recovery: seals log", is_slow=True,
+        KILL, 25, LOST, "recovery: seals log", is_slow=True,
     ),
     Mutant(
         "recovery has the index forget a log after the lock is gone",
-        ("forgotten under lock",), KILL, 22, "without a place", "index forgets",
+        ("forgotten under lock",), KILL, 23, "without a place", "index forgets",
+    ),
+    Mutant(
+        "recovery goes by a row that it read before another life began",
+        ("rows compared after headers",),
+        Left(2, kills=2), 20, "of another process", "recovery: reads the header", is_slow=True,
     ),
     Mutant(
         "a message is dead because the index does not list it",
@@ -126,7 +131,7 @@ MUTANTS = (
     Mutant(
         "recovery takes a log for a last group because the table says free",
         ("header read before copying",),
-        Left(2, kills=1, flips=1), 12, LOST, "the table says free",
+        Left(2, kills=1, flips=1), 13, LOST, "the table says free",
     ),
     # The index after the answer.
     Mutant(
@@ -143,7 +148,7 @@ MUTANTS = (
     ),
     Mutant(
         "it is forgotten when the recovery begins",
-        ("cell until entered",), KILL, 7, UNLISTED, "recovery: ",
+        ("cell until entered",), KILL, 8, UNLISTED, "recovery: ",
     ),
     Mutant(
         "a log is sealed before it is entered",
@@ -168,17 +173,17 @@ MUTANTS = (
     ),
     Mutant(
         "a log is appended to after its recovery",
-        ("nothing is appended after recovery",), KILL, 10, LOST, "goes on with log",
+        ("nothing is appended after recovery",), KILL, 11, LOST, "goes on with log",
     ),
     Mutant("a life is used twice", ("a life is new",), Left(), 18, "gone", "begins log"),
     Mutant(
         "survivors are not synced before the victim is freed",
-        ("survivors durable first",), Left(), 11, LOST, "does without a sync",
+        ("survivors durable first",), Left(), 12, LOST, "does without a sync",
     ),
     Mutant(
         "survivors are not entered before the victim is freed",
         ("survivors entered first", "gate when freeing"),
-        Left(), 13, "without a place", "does not enter the copies",
+        Left(), 14, "without a place", "does not enter the copies",
     ),
     Mutant(
         "places are dropped before the header that says free is durable",
@@ -190,15 +195,25 @@ MUTANTS = (
     ),
     Mutant(
         "the log that says where another ends is freed before it",
-        ("successors stay",), Left(2, kills=1, syncs=1), 10, BACK, "which ends log",
+        ("successors stay",), Left(2, kills=1, syncs=1), 11, BACK, "which ends log",
     ),
     Mutant(
         "the last group of an unsealed log is left where it is",
-        ("last group is copied",), Left(2, kills=1, syncs=1), 16, LOST, "recovery: seals log",
+        ("last group is copied",), Left(2, kills=1, syncs=1), 17, LOST, "recovery: seals log",
     ),
     Mutant(
-        "the same for survivors where no log is to be had",
-        ("survivors are cut",), Left(2, kills=1, syncs=1), 16, LOST, "with its last group",
+        "a last group of survivors counts without a confirmation",
+        ("survivors are cut",), Left(3, cuts=1, syncs=1, unread=1), 24, "gone",
+        "which is unreadable", logs=4,
+    ),
+    Mutant(
+        "a log is freed before a confirmation covers the copies",
+        ("confirmed before freed",), Left(1, cuts=1), 11, LOST, "writes free",
+    ),
+    Mutant(
+        "a copy in a log that failed is relied upon",
+        ("copies are final",), Left(3, cuts=1, syncs=1, unread=1), 17, LOST,
+        "which is unreadable", logs=4,
     ),
     Mutant(
         "a rebuild applies deletions log by log",

@@ -79,6 +79,7 @@ RULES = {
     "free before forgotten": "places are dropped when the header that says free is durable",
     "tidying compares": "tidying changes a row if owner and life are as it read them",
     "restoring compares": "recovery restores a row if owner and life are as it read them",
+    "rows compared after headers": "recovery believes a header if the row is the same afterwards",
     "freed by header under lock": "recovery frees a log by the header read under the log's lock",
     "sealed by header under lock": "recovery seals a log by the header read under the log's lock",
     "forgotten under lock": "recovery has the index forget a free log under the log's lock",
@@ -87,10 +88,12 @@ RULES = {
     "header read before copying": "the log for a last group is taken if its own header says free",
     "deletions come last": "a start enters the messages of all logs before any deletion",
     "deletions are remembered": "a message is not entered where its deletion is noted",
+    "confirmed before freed": "a log is freed when a confirmation covers what was copied",
+    "survivors are cut": "copies in a last group of survivors count behind a confirmation alone",
+    "copies are final": "a copy in a log without a seal is made again, unless that log is in use",
     "tombstones keep records": "a deletion record is kept while its tombstone stands",
     "a rebuild makes tombstones": "a rebuild makes a tombstone of every deletion record",
     "forgotten in quiet": "a tombstone is forgotten when the index lacks no copy of its message",
-    "survivors are cut": "where no log is to be had for it, the last group of survivors is cut",
 }
 
 
@@ -430,7 +433,7 @@ def sealed(state: State, who: str) -> State:
     """The process seals the log that it appends to."""
     process = state.worker if who == "W" else state.collector
     number, log = process.log, state.logs[process.log]
-    state = with_log(state, number, synced(log)._replace(seal=len(log.records)))
+    state = with_log(state, number, synced(log)._replace(seal=len(log.records), sure=0, last=0))
     state = with_row(state, number, Row("sealed", log.life))
     return with_process(state, who, process._replace(log=NOTHING, group=0))
 

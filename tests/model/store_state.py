@@ -39,7 +39,10 @@ GOING = {KEPT: "kept, going", UNKNOWN: "unknown, going", UNSURE: "unsure, going"
 
 
 class Log(NamedTuple):
-    """One file.  `ends`: (life, end) that its header states of a failed predecessor."""
+    """One file.  `ends`: (life, end) that its header states of a failed predecessor.
+
+    Of survivors, `sure`: records that a confirmation covers; `last`: where their last group begins.
+    """
 
     header: str
     life: int
@@ -47,6 +50,8 @@ class Log(NamedTuple):
     ends: tuple[int, int] | None = None
     records: tuple[str, ...] = ()
     seal: int = NOTHING
+    sure: int = 0
+    last: int = 0
 
 
 class Index(NamedTuple):
@@ -173,6 +178,16 @@ def end_of(log: Log, ends: dict[int, int]) -> int:
     return log.seal if log.seal != NOTHING else len(log.records)
 
 
+def is_final(log: Log) -> bool:
+    """Whether no recovery cuts a group off."""
+    return not log.survivors or log.seal != NOTHING
+
+
+def certain_end(log: Log, ends: dict[int, int]) -> int:
+    """How many records of a log count whatever recovery comes next."""
+    return end_of(log, ends) if log.life in ends or is_final(log) else log.sure
+
+
 def readable(logs: tuple[Log, ...], number: int) -> tuple[str, ...]:
     """The records of a log as a reader finds them now."""
     log = logs[number]
@@ -192,13 +207,15 @@ def survives(logs: tuple[Log, ...]) -> list[tuple[set[str], set[str]]]:
     a log being freed.
 
     A log whose header says free in the page cache alone is there with all that it has, or is not.
+    What no confirmation covers may be cut off by a recovery.
     """
     found: list[tuple[set[str], set[str]]] = []
     for headers in product(*((ACTIVE, FREE) if x.header == FREEING else (x.header,) for x in logs)):
         there = tuple(log for log, header in zip(logs, headers, strict=True) if header == ACTIVE)
         ends = stops(there)
         records = [record for log in there for record in log.records[: end_of(log, ends)]]
-        durable = {record[:2] for record in records if record[2] == DURABLE}
+        certain = [record for log in there for record in log.records[: certain_end(log, ends)]]
+        durable = {record[:2] for record in certain if record[2] == DURABLE}
         found.append((durable, {record[:2] for record in records}))
     return found
 
@@ -291,6 +308,8 @@ def _order(state: State, number: int) -> tuple[object, ...]:
         log.records,
         log.seal,
         log.survivors,
+        log.sure,
+        log.last,
         log.ends[1] if log.ends else NOTHING,
         number == state.worker.log,
         number == state.collector.log,
@@ -368,7 +387,7 @@ def _renamed(log: Log, names: dict[int, int], current: int) -> Log:
         ends = (its, ends[1]) if its < current else None
     elif life == log.life:
         return log
-    return Log(log.header, life, log.survivors, ends, log.records, log.seal)
+    return Log(log.header, life, log.survivors, ends, log.records, log.seal, log.sure, log.last)
 
 
 def _named(row: Row, names: dict[int, int]) -> Row:

@@ -17,19 +17,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "store-model.md"
 ANY_ONE = Left(1, 1, 1, 1, 1, 1, 1)
 ANY_TWO = Left(2, 2, 2, 2, 2, 2, 2)
 # Logs, failures, messages that are deleted; and the states that there are.
-SMALL = [(3, Left(), MESSAGES, 6_096), (3, Left(1, syncs=1), (0,), 2_037)]
+SMALL = [(3, Left(), MESSAGES, 6_590), (3, Left(1, syncs=1), (0,), 2_639)]
 WHOLE = [
-    (3, ANY_TWO, (0,), 923_906),
-    (4, ANY_ONE, (0,), 160_148),
-    (3, Left(3, cuts=2, unread=1), (0,), 29_344),
+    (3, ANY_TWO, (0,), 1_231_722),
+    (4, ANY_ONE, (0,), 207_911),
+    (3, Left(3, cuts=2, unread=1), (0,), 34_316),
+    (3, Left(3, cuts=1, syncs=1, unread=1), (0,), 31_101),
 ]
 LONG = [
-    (3, ANY_ONE, MESSAGES, 335_216),
-    (3, Left(3, kills=1, cuts=1, unread=1), (0,), 235_438),
+    (3, ANY_ONE, MESSAGES, 424_398),
+    (3, Left(3, kills=1, cuts=1, unread=1), (0,), 321_972),
+    (4, Left(3, cuts=1, syncs=1, unread=1), (0,), 143_790),
 ]
 # The same of a member of a cluster: a copy of the message comes when it is deleted already.
-CLUSTERED = [(Left(), 5_726), (Left(1, cuts=1), 29_677)]
-CLUSTERED_LONG = [(Left(1, kills=1), 238_560)]
+CLUSTERED = [(Left(), 6_267), (Left(1, cuts=1), 32_738)]
+CLUSTERED_LONG = [(Left(1, kills=1), 324_729)]
 SEARCHES = SMALL + (WHOLE if SCALE else []) + (LONG if SCALE > 1 else [])
 
 
