@@ -226,8 +226,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         facts: dict[str, Any] = {"machine": harness.machine(where)}
         print(harness.conditions(facts["machine"]), end="\n\n", flush=True)
         for name in options.only:
-            facts[name] = PARTS[name](where, seconds * 0.7, options.rounds)
-            print(f"{name}:\n\n{text(facts[name])}\n", flush=True)
+            try:
+                facts[name] = PARTS[name](where, seconds * 0.7, options.rounds)
+            except (HarnessError, GeneratorError, OSError) as error:
+                facts.setdefault("failed", {})[name] = str(error)
+                print(f"breadth: {name}: {error}", file=sys.stderr, flush=True)
+            else:
+                print(f"{name}:\n\n{text(facts[name])}\n", flush=True)
     return facts
 
 
@@ -244,20 +249,16 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = time.monotonic()
-    try:
-        facts = run(options)
-    except (HarnessError, GeneratorError) as error:
-        print(f"breadth: {error}", file=sys.stderr)
-        return 1
+    facts = run(options)
     facts["minutes"] = round((time.monotonic() - began) / 60, 1)
     options.results.mkdir(parents=True, exist_ok=True)
     stamp = facts["machine"]["date"].replace(":", "").partition("+")[0]
     path = options.results / f"breadth-{stamp}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
     if options.docs:
-        tables = [f"{name}:\n\n{text(facts[name])}" for name in options.only]
+        tables = [f"{name}:\n\n{text(facts[name])}" for name in options.only if name in facts]
         put("breadth", "\n\n".join([harness.conditions(facts["machine"]), *tables]))
-    return 0
+    return int("failed" in facts)
 
 
 if __name__ == "__main__":

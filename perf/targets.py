@@ -131,12 +131,19 @@ CELLS = (
         _cpu("20 x 500 B", "dovecot-mdbox"), " x", True, "pop3", "20 x 500 B", "dovecot-mdbox",
     ),
     *_pop3({"polls 20": 17.0, "polls left": 15.0}),
-    Cell("p99 of a mail at half load, 100 connections", "breadth", 10.0, _half, " ms", True),
-    Cell("memory of an idle connection", "breadth", 8192.0, _idle, " bytes", True),
-    Cell("rate with a full store, of an empty hub's", "breadth", 0.85, _filled),
+    Cell(
+        "p99 of a mail at half load, 100 connections", "breadth", 10.0, _half, " ms", True, "half"
+    ),
+    Cell("memory of an idle connection", "breadth", 8192.0, _idle, " bytes", True, "idle"),
+    Cell("rate with a full store, of an empty hub's", "breadth", 0.85, _filled, part="filled"),
     # No goals: what a slower disk leaves of the rate at 100 connections.
-    *(Cell(f"syncs that take {ms} ms longer, 100 connections", "breadth", 0.0, _slow_disk(ms))
-      for ms in (1, 5, 10)),
+    *(
+        Cell(
+            f"syncs that take {ms} ms longer, 100 connections",
+            "breadth", 0.0, _slow_disk(ms), part="disks",
+        )
+        for ms in (1, 5, 10)
+    ),
 )  # fmt: skip
 
 
@@ -182,18 +189,24 @@ def _why_not(cell: Cell, found: Results) -> str:
     facts = found.get(cell.program)
     if facts is None:
         return f"there is no result of {cell.program}"
+    if cell.part in facts.get("failed", {}):
+        return f"failed: {_first_line(facts['failed'][cell.part])}"
     for name in (cell.peer, "metad"):
         for line in facts.get("absent", ()):
             if name and line.startswith(f"{name}:"):
                 return str(line)
         row = facts.get(cell.part, {}).get(cell.load, {}).get(name, {})
         if "error" in row:
-            return f"{name} failed: {row['error'].splitlines()[0][:120]}"
+            return f"{name} failed: {_first_line(row['error'])}"
     return f"that run of {cell.program} left it out"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _first_line(error: str) -> str:
+    return (error.splitlines() or ["without a message"])[0][:120]
 
 
 def text(found: Results) -> str:

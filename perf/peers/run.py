@@ -167,6 +167,21 @@ def results(cells: list[Cell]) -> dict[str, dict[str, Any]]:
     return table
 
 
+def fill_all(peers: dict[str, Peer], cells: list[Cell], options: argparse.Namespace) -> None:
+    """Bring the maildrops' messages; a server that does not take them has no figures of POP3."""
+    for name, peer in peers.items():
+        if not KINDS[name].pop3:
+            continue
+        left = options.left if KINDS[name].has_left else 0
+        try:
+            fill(peer, KINDS[name].lmtp, options.drop, left)
+        except (GeneratorError, HarnessError, OSError) as error:
+            print(f"{name}, its maildrops: {error}", file=sys.stderr)
+            for cell in cells:
+                if cell.peer == name:
+                    cell.error = f"its maildrops could not be filled: {error}"
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     began, seconds = time.monotonic(), options.minutes * 60 * (1 - COSTS_SHARE)
     with ExitStack() as stack:
@@ -179,14 +194,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             facts["titles"][name] = KINDS[name].title
             one, other = cells_of(name, KINDS[name], peer, options.left)
             smtp, pop3 = smtp + one, pop3 + other
+        fill_all(peers, pop3, options)  # first: it takes minutes if many messages are left
         left = seconds - (time.monotonic() - began)
         print(f"{', '.join(peers)}: {left:.0f} s for {len(smtp) + len(pop3)} figures", flush=True)
         share = POP3_SHARE if pop3 else 0.0
         rounds(smtp, options.rounds, began + seconds - left * share)
-        for name, peer in peers.items():
-            if KINDS[name].pop3:
-                left = options.left if KINDS[name].has_left else 0
-                fill(peer, KINDS[name].lmtp, options.drop, left)
         rounds(pop3, options.rounds, began + seconds)
         facts["smtp"], facts["pop3"] = results(smtp), results(pop3)
         facts["costs"] = {name: costs(name, peer) for name, peer in peers.items()}

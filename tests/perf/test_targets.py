@@ -74,6 +74,16 @@ def test_what_was_not_measured_says_why():
     assert "not measured: postfix: needs root" in text
 
 
+def test_a_part_of_a_run_that_failed_says_why():
+    results = breadth()
+    del results["filled"]
+    results["failed"] = {"filled": "no space left\nmore"}
+    found = verdicts({"breadth": results})
+    assert (
+        found["rate with a full store, of an empty hub's"] == "not measured: failed: no space left"
+    )
+
+
 def test_the_text_counts_the_verdicts():
     text = targets.text({"peers": peers(), "breadth": breadth()})
     met = sum(
