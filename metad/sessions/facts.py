@@ -73,7 +73,7 @@ def _state(session: Connection) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Selection:
     """A selection of sessions; every given condition must hold; without conditions, all match."""
 
     sessions: frozenset[str] = frozenset()
@@ -82,7 +82,7 @@ class Wanted:
     protocol: str = ""
 
     @classmethod
-    def parse(cls, request: dict[str, Any]) -> Wanted:
+    def parse(cls, request: dict[str, Any]) -> Selection:
         """Raises ValueError."""
         network = request.get("client")
         names = request.get("sessions") or ()

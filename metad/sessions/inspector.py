@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from metad.sessions.connection import Connection
 from metad.sessions.context import WorkerContext
-from metad.sessions.facts import Wanted, connections, facts
+from metad.sessions.facts import Selection, connections, facts
 from metad.sessions.mail_deletion import MailDeletion
 from metad.sessions.watch import Follower, Watch
 
@@ -124,7 +124,7 @@ class Inspector(asyncio.Protocol):
                 self._follower = Follower(request, self._send)
                 self._watch.add(self._follower)
                 return
-            sessions = Wanted.parse(request).choose(connections(self._context))
+            sessions = Selection.parse(request).choose(connections(self._context))
             self._lines = {"who": self._who, "kick": self._kick}[request["command"]](sessions)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             self._lines = iter([{"end": True, "error": f"not a request: {error!r}"}])

@@ -57,7 +57,7 @@ _BUILTIN = (POSTMASTER_ALIAS, _POSTMASTER)
 KNOWN = 512
 
 
-class Known(NamedTuple):
+class CachedAccounts(NamedTuple):
     """Cached results as of one transaction.  The object is replaced, never moved to another
     transaction, so that threads cannot mix two."""
 
@@ -68,7 +68,7 @@ class Known(NamedTuple):
 class Lookup(Environment):
     """An open users database, for reading."""
 
-    _known = Known(-1, {})
+    _known = CachedAccounts(-1, {})
     _known_kinds: tuple[bytes | None, dict[str, int]] = (None, {})
 
     # -- recipients
@@ -87,7 +87,7 @@ class Lookup(Environment):
                 known, accounts = self._known
                 if known != number or len(accounts) >= KNOWN:
                     accounts = {}
-                    self._known = Known(number, accounts)
+                    self._known = CachedAccounts(number, accounts)
                 found = accounts.get(address)
                 if found is None:
                     found = accounts[address] = self._find(txn, address)

@@ -11,7 +11,7 @@ from metad.errors import DataError, OsError
 from metad.users.account import Account, Removed
 from metad.users.database import UserDatabase
 from metad.users.imports.import_apply import Transfer
-from metad.users.imports.import_entries import Entry
+from metad.users.imports.import_entries import ImportEntry
 from metad.users.lmdb_env import ID
 
 
@@ -52,7 +52,7 @@ def test_a_database_of_an_earlier_day_goes_on_where_the_later_one_ended(path, tm
 
 def test_imported_users_too(path):
     with UserDatabase(path, create=True) as users:
-        entries = [Entry(f"f:{n}", f"u{n}@example.org") for n in range(5)]
+        entries = [ImportEntry(f"f:{n}", f"u{n}@example.org") for n in range(5)]
         Transfer(users).run(entries)
         greatest = max(one.id for one in users.accounts())
     shutil.rmtree(path)
@@ -151,7 +151,7 @@ def test_who_is_both_here_and_removed_is_here(users):
 
 
 def test_an_import_that_changes_nothing_writes_nothing(users):
-    entries = [Entry("f:1", "ann@example.org")]
+    entries = [ImportEntry("f:1", "ann@example.org")]
     Transfer(users).run(entries)
     before = users._env.info()["last_txnid"]
     Transfer(users).run(entries)

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 from metad import limits
 from metad.cli.mail.foreign import BadItem, Foreign, Item, Note, foreign, shown
-from metad.cli.mail.uidlist import UIDLIST, Known, base_name, read_uidlist
+from metad.cli.mail.uidlist import UIDLIST, ListedFile, base_name, read_uidlist
 from metad.errors import CannotCreateError, DataError, OsError
 from metad.system.directories import make_directory
 
@@ -79,7 +79,7 @@ def _open_parts(top: int, path: Path) -> list[Part]:
     return parts
 
 
-def _message(part: Part, name: str, known: Known | None) -> Iterator[Item]:
+def _message(part: Part, name: str, known: ListedFile | None) -> Iterator[Item]:
     place = f"{part.path}/{shown(name)}"
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
@@ -156,7 +156,7 @@ def _subfolders(top: int, path: Path) -> Iterator[Note]:
         yield Note(f"{shown(path)}: {len(names)} subfolders not imported: {listed}")
 
 
-def _order(name: str, known: dict[str, Known]) -> tuple[float, int, str]:
+def _order(name: str, known: dict[str, ListedFile]) -> tuple[float, int, str]:
     found = known.get(base_name(name))
     if found is not None:
         return found.number, 0, ""

@@ -19,7 +19,7 @@ _CONVERSION = re.compile(r"%(0?[0-9]{0,2})(X?)([uvf%])", re.ASCII)
 _UNIQUE = {"u", "f"}
 
 
-class Known(NamedTuple):
+class ListedFile(NamedTuple):
     """An entry of the list: the file's number in the mailbox, and its unique id."""
 
     number: int
@@ -45,7 +45,7 @@ def base_name(name: str) -> str:
     return name.partition(":")[0]
 
 
-def read_uidlist(top: int, place: str, uidl_format: str) -> dict[str, Known]:
+def read_uidlist(top: int, place: str, uidl_format: str) -> dict[str, ListedFile]:
     """The list in the Maildir open at `top`; empty if there is none.  Raises DataError, OSError."""
     try:
         fd = os.open(UIDLIST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
@@ -58,14 +58,14 @@ def read_uidlist(top: int, place: str, uidl_format: str) -> dict[str, Known]:
     if match is None:
         raise DataError(f"{place}/{UIDLIST}:1: unknown version of Dovecot's list of unique ids")
     validity = int(next(one for one in match.groups() if one))
-    known: dict[str, Known] = {}
+    known: dict[str, ListedFile] = {}
     for line in lines:
         found = _LINE.fullmatch(line) or _OLD_LINE.fullmatch(line)
         if found is not None:
             saved = [one[1:] for one in found[2].split() if one.startswith("P")]
             number, name = int(found[1]), base_name(found[3])
             uid = saved[0] if saved else _uidl(uidl_format, number, validity, name)
-            known[name] = Known(number, uid)
+            known[name] = ListedFile(number, uid)
     return known
 
 

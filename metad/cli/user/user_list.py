@@ -31,7 +31,7 @@ _CELL = 8
 _NAMES = ("address", "messages", "bytes", "quota", "used", "last_login", "notes")
 
 
-class Entry(NamedTuple):
+class MailboxRow(NamedTuple):
     """A mailbox.  `octets`, `messages`: None if unknown now; a quota of 0 is none; `last_login`:
     Unix time, 0 if never."""
 
@@ -82,7 +82,7 @@ class Entry(NamedTuple):
 
 
 # The order of each --sort: what asks for attention comes first.
-ORDERS: dict[str, Callable[[Entry], Any]] = {
+ORDERS: dict[str, Callable[[MailboxRow], Any]] = {
     "address": lambda one: one.address,
     "bytes": lambda one: -(one.octets or 0),
     "messages": lambda one: -(one.messages or 0),
@@ -91,7 +91,7 @@ ORDERS: dict[str, Callable[[Entry], Any]] = {
 }
 
 
-class Known:
+class MailboxFacts:
     """Facts about all mailboxes, by number."""
 
     def __init__(self, data: Path) -> None:
@@ -129,17 +129,17 @@ def _logins(path: Path) -> array[int]:
 
 def entries(
     data: Path, database: UserDatabase, config: Config, *, builtin: bool
-) -> Iterator[Entry]:
+) -> Iterator[MailboxRow]:
     """All mailboxes, by address."""
     policies = Policies(config)
-    known = Known(data)
+    known = MailboxFacts(data)
     octets, messages, logins = known.octets, known.messages, known.logins
     size, most = len(octets), len(logins)
     nothing = 0 if known.has_usage else None
     for one in database.accounts(builtin=builtin):
         number = one.id
         policy = policies.of(one)
-        yield Entry(
+        yield MailboxRow(
             one.address, number, one.disabled, one.has_password,
             octets[number] if number < size else nothing,
             messages[number] if number < size else nothing,
@@ -148,12 +148,14 @@ def entries(
         )  # fmt: skip
 
 
-def is_over(one: Entry) -> bool:
+def is_over(one: MailboxRow) -> bool:
     """Whether the next message is refused or deferred: the quota is reached."""
     return one.share >= 1.0
 
 
-def arranged(found: Iterable[Entry], order: str | None, first: int | None) -> Iterable[Entry]:
+def arranged(
+    found: Iterable[MailboxRow], order: str | None, first: int | None
+) -> Iterable[MailboxRow]:
     """In the requested order; entries come by address."""
     if order is None or order == "address":
         return islice(found, first)
@@ -162,7 +164,7 @@ def arranged(found: Iterable[Entry], order: str | None, first: int | None) -> It
     return sorted(found, key=ORDERS[order])
 
 
-def show(found: Iterable[Entry], *, as_json: bool) -> None:
+def show(found: Iterable[MailboxRow], *, as_json: bool) -> None:
     source = iter(found)
     if as_json:
         tables.print_array(one.facts() for one in source)
@@ -176,7 +178,7 @@ def show(found: Iterable[Entry], *, as_json: bool) -> None:
         tables.write_lines("\t".join(one.cells()) for one in source)
 
 
-class Wanted(NamedTuple):
+class ListOptions(NamedTuple):
     """The command's options."""
 
     builtin: bool
@@ -185,7 +187,7 @@ class Wanted(NamedTuple):
     first: int | None
 
 
-def list_long(data: Path, config: Config, wanted: Wanted, *, as_json: bool) -> None:
+def list_long(data: Path, config: Config, wanted: ListOptions, *, as_json: bool) -> None:
     """Print the list."""
     with UserDatabase(data / "users") as database:
         found = entries(data, database, config, builtin=wanted.builtin)

@@ -151,10 +151,10 @@ def list_users(
     if any(options.values()):
         if aliases:
             raise UsageError("--aliases has no usage: give it alone")
-        from metad.cli.user.user_list import Wanted, list_long
+        from metad.cli.user.user_list import ListOptions, list_long
 
         config = place.config
-        wanted = Wanted(everything, options["over_quota"], options["order"], options["first"])
+        wanted = ListOptions(everything, options["over_quota"], options["order"], options["first"])
         list_long(place.enter(), config, wanted, as_json=as_json)
         return
     with open_users(place) as database:

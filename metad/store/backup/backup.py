@@ -32,7 +32,7 @@ from pathlib import Path
 
 from metad.errors import CannotCreateError, DataError, OsError
 from metad.store.backup import manifest
-from metad.store.backup.manifest import Entry, Manifest
+from metad.store.backup.manifest import BackupFile, Manifest
 from metad.store.backup_lock import pinned
 from metad.store.identity import Store, make_store, open_store, write_identity
 from metad.store.log import header
@@ -82,7 +82,7 @@ class Backup:
         if self._old is not None and self._old.store_id != store.store_id.hex():
             raise DataError(f"{previous}: a backup of another store")
         self.done = Done()
-        self._files: dict[str, Entry] = {}
+        self._files: dict[str, BackupFile] = {}
         self._get_on = _nothing  # to be called when something was read
         make_empty(osio, target)
 
@@ -143,23 +143,23 @@ class Backup:
         if not self._link(entry):
             self._copy(fd, entry)
 
-    def _entry(self, fd: int, name: str, log: LogHeader | None) -> Entry:
+    def _entry(self, fd: int, name: str, log: LogHeader | None) -> BackupFile:
         """The part of a log to be copied; all of it if its header is damaged."""
         size = self._osio.fstat(fd).st_size
         if log is None:
             self._report(f"warning: {name} has no good header; copied as it is")
-            return Entry(name, size, size)
+            return BackupFile(name, size, size)
         if log.seal_offset:
             end = round_up(log.seal_offset + log.seal_size, log.align)
-            return Entry(name, size, end, log.align, log.life, sealed=True)
+            return BackupFile(name, size, end, log.align, log.life, sealed=True)
         scanner = Scanner(self._osio, fd, log)
         for _ in scanner:
             self._get_on()
         # Not its last block: if the log is being sealed, the block would refer to a seal that is
         # not in the copy.
-        return Entry(name, size, scanner.end, 0, log.life)
+        return BackupFile(name, size, scanner.end, 0, log.life)
 
-    def _link(self, entry: Entry) -> bool:
+    def _link(self, entry: BackupFile) -> bool:
         """Link an unchanged sealed log from the earlier backup."""
         if self._old is None or self._previous is None or not entry.sealed:
             return False
@@ -194,11 +194,11 @@ class Backup:
                 continue
             try:
                 size = self._osio.fstat(fd).st_size
-                self._copy(fd, Entry(name, size, size))
+                self._copy(fd, BackupFile(name, size, size))
             finally:
                 self._osio.close(fd)
 
-    def _copy(self, fd: int, entry: Entry) -> None:
+    def _copy(self, fd: int, entry: BackupFile) -> None:
         lost: list[int] = []
         path = str(self._target / entry.name)
         digest = copy_file(self._osio, fd, path, entry, lost, self._get_on)
@@ -212,12 +212,12 @@ class Backup:
         try:
             self._osio.fsync(fd)
             size = self._osio.fstat(fd).st_size
-            entry = Entry(name, size, size)
+            entry = BackupFile(name, size, size)
             self._enter(replace(entry, digest=manifest.digest(self._osio, fd, entry)))
         finally:
             self._osio.close(fd)
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: BackupFile) -> None:
         self._files[entry.name] = entry
         self.done.files += 1
         self.done.octets += sum(stop - start for start, stop in entry.extents())
@@ -246,7 +246,7 @@ def copy_file(
     osio: Osio,
     source: int,
     path: str,
-    entry: Entry,
+    entry: BackupFile,
     lost: list[int],
     get_on: Callable[[], None] = lambda: None,
 ) -> str:
@@ -336,7 +336,7 @@ def restore(
     return done
 
 
-def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
+def _restore_file(osio: Osio, backup: Path, data: Path, entry: BackupFile) -> None:
     try:
         source = osio.open(str(backup / entry.name), os.O_RDONLY)
     except FileNotFoundError:
@@ -346,7 +346,7 @@ def _restore_file(osio: Osio, backup: Path, data: Path, entry: Entry) -> None:
     try:
         size = osio.fstat(source).st_size
         if size != entry.size:
-            copy_file(osio, source, str(data / entry.name), Entry(entry.name, size, size), [])
+            copy_file(osio, source, str(data / entry.name), BackupFile(entry.name, size, size), [])
             raise DataError(f"{backup / entry.name}: damaged: not the size that was copied")
         digest = copy_file(osio, source, str(data / entry.name), entry, [])
     finally:

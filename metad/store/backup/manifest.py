@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class BackupFile:
     """One file.  `size` is the size of the file, `end` the end of the copied part, `last` the size
     of the block at the end of the file that was also copied.  `life` is 0 if it is not a log."""
 
@@ -50,7 +50,7 @@ class Manifest:
     store_id: str
     node: int
     made: int
-    files: dict[str, Entry] = field(default_factory=dict)
+    files: dict[str, BackupFile] = field(default_factory=dict)
 
     def write(self, osio: Osio, directory: str) -> None:
         """Write it durably.  Raises OSError."""
@@ -68,7 +68,7 @@ def read(osio: Osio, directory: str) -> Manifest:
         fields: dict[str, Any] = json.loads(read_file(osio, path, LIMIT))
         if fields.pop("format") > FORMAT:
             raise DataError(f"{path}: made by a newer version")
-        files = {entry["name"]: Entry(**entry) for entry in fields.pop("files")}
+        files = {entry["name"]: BackupFile(**entry) for entry in fields.pop("files")}
         manifest = Manifest(files=files, **fields)
         _check_names(manifest.files)
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _check_names(names: Iterable[str]) -> None:
             raise ValueError(f"not a name in a backup: {name!a}")
 
 
-def digest(osio: Osio, fd: int, entry: Entry) -> str:
+def digest(osio: Osio, fd: int, entry: BackupFile) -> str:
     """The digest of the part of an open file that `entry` describes.  Raises OSError."""
     state = hashlib.blake2b(digest_size=32)
     for start, stop in entry.extents():

@@ -37,7 +37,7 @@ _COPY = struct.Struct(">IIIIIBB")  # log, offset, size, mailbox, octets, certain
 _GONE = struct.Struct(">IBII")  # mailbox, certain, log, offset
 
 
-class Known(NamedTuple):
+class KnownLog(NamedTuple):
     """What fsck knows about a log that the index may refer to.  `checked`: None if it could not be
     read; `watermark`: 0 if the index does not know this life of it."""
 
@@ -139,7 +139,9 @@ class Comparison:
     """Compares one part after another.  `live`: messages and octets per log, by the index's own
     places."""
 
-    def __init__(self, known: dict[int, Known], settled: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, known: dict[int, KnownLog], settled: bool, say: Callable[[str], None]
+    ) -> None:
         self._known = known
         self._settled = settled
         # A missing message may have been deleted in a log that could not be read.

@@ -16,10 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from metad.store.backup_lock import Pin
-from metad.store.fsck.cross_check import Comparison, Known, add_entries
+from metad.store.fsck.cross_check import Comparison, KnownLog, add_entries
 from metad.store.fsck.grouping import Rows
 from metad.store.fsck.index_snapshot import Snapshot, count_rows, read_snapshot
-from metad.store.fsck.log_check import Bound, Checked, Headers, check_log, log_numbers, read_headers
+from metad.store.fsck.log_check import (
+    Checked,
+    Headers,
+    LogExtent,
+    check_log,
+    log_numbers,
+    read_headers,
+)
 from metad.store.identity import Store
 from metad.store.index import state as index_state
 from metad.store.index.rows import LogCounts
@@ -86,7 +93,7 @@ class Fsck:
         self._pin = pin
         self._get_on: Callable[[], None] = pin.renew if pin is not None else lambda: None
         self._rows: Rows | None = None
-        self._known: dict[int, Known] = {}
+        self._known: dict[int, KnownLog] = {}
         self._clean_end = False
         self.summary = Summary()
 
@@ -170,7 +177,7 @@ class Fsck:
             self._progress(done, len(headers))
             self._get_on()
             if one.log is None:
-                self._known[number] = Known(None, 0, False)
+                self._known[number] = KnownLog(None, 0, False)
             elif one.log.state != FREE:
                 row = snapshot.logs.get(number) if snapshot else None
                 self._log(one.log, row, stops.get(one.log.life))
@@ -179,11 +186,11 @@ class Fsck:
         number, plan = log.number, self._plan
         watermark = row.watermark if row is not None and row.life == log.life else 0
         try:
-            bound = Bound(stop, watermark, plan.running)
+            bound = LogExtent(stop, watermark, plan.running)
             checked = check_log(self._osio, self._store, log, bound)
         except OSError as error:
             self._say(f"log {number}: it cannot be read: {error}")
-            self._known[number] = Known(None, watermark, plan.running)
+            self._known[number] = KnownLog(None, watermark, plan.running)
             return
         for text in checked.findings:
             self._say(text)
@@ -193,7 +200,7 @@ class Fsck:
         self.summary.damage += [(log, stretch) for stretch in checked.damage]
         if self._rows is not None:
             add_entries(self._rows, checked, watermark)
-        self._known[number] = Known(checked, watermark, plan.running)
+        self._known[number] = KnownLog(checked, watermark, plan.running)
         if watermark:
             self._watermark(checked, watermark)
         elif checked.entries and self._clean_end and self._plan.compare:

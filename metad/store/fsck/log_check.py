@@ -39,7 +39,7 @@ class Headers(NamedTuple):
     foreign: bool = False
 
 
-class Bound(NamedTuple):
+class LogExtent(NamedTuple):
     """How much of a log counts.  `stop`: its writer failed, and its successor ends it here;
     `watermark`: the index has it up to here; `written`: a process may be writing to it."""
 
@@ -135,7 +135,7 @@ def _without_header(osio: Osio, store: Store, number: int, fd: int) -> Headers:
 # -- records
 
 
-def check_log(osio: Osio, store: Store, log: LogHeader, bound: Bound) -> Checked:
+def check_log(osio: Osio, store: Store, log: LogHeader, bound: LogExtent) -> Checked:
     """Read a log that is not free.  Raises OSError if it cannot be read."""
     if log.state == FREE:
         raise ValueError(f"log {log.number} is free")
@@ -149,7 +149,7 @@ def check_log(osio: Osio, store: Store, log: LogHeader, bound: Bound) -> Checked
 class _LogCheck:
     """The check of one open log."""
 
-    def __init__(self, osio: Osio, fd: int, log: LogHeader, bound: Bound) -> None:
+    def __init__(self, osio: Osio, fd: int, log: LogHeader, bound: LogExtent) -> None:
         self._osio = osio
         self._fd = fd
         self._log = log

@@ -30,7 +30,7 @@ from metad.errors import (
 from metad.users import hashes, passwords
 from metad.users.account import POSTMASTER_ID, Account, unpack_alias, unpack_record
 from metad.users.database import UserDatabase, account_address
-from metad.users.imports.import_entries import BadLine, Entry, Secret
+from metad.users.imports.import_entries import BadLine, ImportEntry, Secret
 from metad.users.lmdb_env import ID
 from metad.users.lookup import alias_key, alias_name, found_account
 
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     """An entry whose slow part is done.  `password`: the record's fields; None leaves them
     unchanged."""
 
-    entry: Entry
+    entry: ImportEntry
     address: str
     password: dict[str, Any] | None
 
@@ -82,9 +82,9 @@ class Transfer:
 
     # -- adding and changing
 
-    def run(self, found: Iterable[Entry | BadLine]) -> None:
+    def run(self, found: Iterable[ImportEntry | BadLine]) -> None:
         """Import every entry.  Raises errors such as NoSpaceError; earlier batches stay."""
-        aliases: list[Entry] = []
+        aliases: list[ImportEntry] = []
         source = iter(found)
         while piece := list(islice(source, BATCH)):
             self._accounts(self._sort_out(piece, aliases))
@@ -93,7 +93,9 @@ class Transfer:
             self._aliases(aliases[at : at + BATCH])
             self._progress(self.outcome)
 
-    def _sort_out(self, piece: list[Entry | BadLine], aliases: list[Entry]) -> Iterator[Prepared]:
+    def _sort_out(
+        self, piece: list[ImportEntry | BadLine], aliases: list[ImportEntry]
+    ) -> Iterator[Prepared]:
         for one in piece:
             if isinstance(one, BadLine):
                 self.outcome.bad.append(one)
@@ -105,10 +107,10 @@ class Transfer:
                 except MetadError as error:
                     self._is_bad(one, error)
 
-    def _is_bad(self, entry: Entry, error: MetadError) -> None:
+    def _is_bad(self, entry: ImportEntry, error: MetadError) -> None:
         self.outcome.bad.append(BadLine(entry.place, str(error)))
 
-    def _prepared(self, entry: Entry) -> Prepared:
+    def _prepared(self, entry: ImportEntry) -> Prepared:
         """Raises DataError."""
         address = account_address(entry.address)
         if address in self._seen:
@@ -152,7 +154,7 @@ class Transfer:
             results.extend(self._one(txn, one) for one in ready)
         self._count([one.entry for one in ready], results)
 
-    def _count(self, entries: list[Entry], results: list[str | MetadError]) -> None:
+    def _count(self, entries: list[ImportEntry], results: list[str | MetadError]) -> None:
         """Report them only when they are durable."""
         for entry, result in zip(entries, results, strict=True):
             if isinstance(result, MetadError):
@@ -187,7 +189,7 @@ class Transfer:
             users.replace(txn, account.id, changed)
         return "changed"
 
-    def _aliases(self, entries: list[Entry]) -> None:
+    def _aliases(self, entries: list[ImportEntry]) -> None:
         results: list[str | MetadError] = []
         with self._users.transaction(write=not self._dry) as txn:
             for entry in entries:

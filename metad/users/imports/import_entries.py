@@ -36,7 +36,7 @@ class Secret:
 NO_SECRET = Secret()
 
 
-class Entry(NamedTuple):
+class ImportEntry(NamedTuple):
     """`place` is file:line.  `members` None: an account.  `secret` None: the file has none.
     `no_login`: why its password cannot be used; the account is made nevertheless, so that no mail
     is refused because of an unusual hash."""

@@ -3,7 +3,7 @@ virtual maps.
 
 Rules of this file:
 
-* Every line gives an Entry, a BadLine that names file and line, or nothing (comments, system
+* Every line gives an ImportEntry, a BadLine that names file and line, or nothing (comments, system
   users).  No line stops the import, and no part of a bad line is used.
 * Lines end only in LF, not in Unicode's other separators; one longer than LINE is bad.
 * A name without a domain is in the given domain; without one it is bad.
@@ -19,14 +19,14 @@ from typing import IO, Any, NamedTuple
 
 from metad.errors import DataError, MetadError, OsError
 from metad.users.imports import import_entries
-from metad.users.imports.import_entries import NO_SECRET, BadLine, Entry, Secret
+from metad.users.imports.import_entries import NO_SECRET, BadLine, ImportEntry, Secret
 from metad.users.imports.import_values import CELLS, NUMBER
 
 LINE = 64 * 1024
 # Users below are the system's own (login.defs UID_MIN); 65534 is nobody.
 LEAST_UID, NOBODY_UID = 1000, 65534
 
-Found = Iterator[Entry | BadLine]
+Found = Iterator[ImportEntry | BadLine]
 
 
 class Text(NamedTuple):
@@ -76,7 +76,7 @@ def _decoded(place: str, raw: bytes, more: Callable[[int], bytes]) -> str | BadL
         return BadLine(place, "not UTF-8")
 
 
-def _each(text: Text, make: Callable[[str, str], Entry | None]) -> Found:
+def _each(text: Text, make: Callable[[str, str], ImportEntry | None]) -> Found:
     """`make(place, line)` for every line that is not a comment; its errors become bad lines."""
     for place, line in _lines(text):
         if isinstance(line, BadLine):
@@ -130,7 +130,7 @@ def _read_passwd(source: Source) -> Found:
             else:
                 shadow[found.address] = found.secret, found.no_login
 
-    def line(place: str, text: str) -> Entry | None:
+    def line(place: str, text: str) -> ImportEntry | None:
         fields = text.split(":")
         if len(fields) != 7 or not NUMBER.fullmatch(fields[2]):
             raise DataError("a line of passwd has seven fields, the third a number")
@@ -141,17 +141,17 @@ def _read_passwd(source: Source) -> Found:
             secret, why = shadow.get(name, (NO_SECRET, ""))
         else:
             secret, why = _usable(import_entries.hashed, password)
-        return Entry(place, f"{name}@{source.domain}", secret, no_login=why)
+        return ImportEntry(place, f"{name}@{source.domain}", secret, no_login=why)
 
     yield from _each(source.text, line)
 
 
-def _shadow_line(place: str, text: str) -> Entry:
+def _shadow_line(place: str, text: str) -> ImportEntry:
     fields = text.split(":")
     if len(fields) != 9:
         raise DataError("a line of shadow has nine fields")
     secret, why = _usable(import_entries.hashed, fields[1])
-    return Entry(place, fields[0], secret, no_login=why)
+    return ImportEntry(place, fields[0], secret, no_login=why)
 
 
 # --- Dovecot's passwd-file ------------------------------------------------------------------------
@@ -161,7 +161,7 @@ _UNITS = {"": 1024, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 
 
 
 def _read_dovecot(source: Source) -> Found:
-    def line(place: str, text: str) -> Entry:
+    def line(place: str, text: str) -> ImportEntry:
         fields = text.split(":", 7)
         password = fields[1] if len(fields) > 1 else ""
         extra = fields[7].split() if len(fields) > 7 else []
@@ -169,7 +169,7 @@ def _read_dovecot(source: Source) -> Found:
         if "nologin" in extra or "nologin=y" in extra:
             secret = NO_SECRET
         address = _full(fields[0], source.domain)
-        return Entry(place, address, secret, _dovecot_quota(extra), no_login=why)
+        return ImportEntry(place, address, secret, _dovecot_quota(extra), no_login=why)
 
     yield from _each(source.text, line)
 
@@ -236,7 +236,7 @@ def _read_virtual(source: Source) -> Found:
             yield entry
 
 
-def _virtual_line(place: str, line: str, domain: str | None) -> Entry | None:
+def _virtual_line(place: str, line: str, domain: str | None) -> ImportEntry | None:
     name, *members = split_addresses(line) or [""]
     if not members:
         raise DataError("an address without members")
@@ -248,17 +248,17 @@ def _virtual_line(place: str, line: str, domain: str | None) -> Entry | None:
         if member.startswith("@"):
             raise DataError(f"{member!a}: a whole domain cannot be a member")
     full = tuple(_full(member, domain) for member in members)
-    return Entry(place, name if name.startswith("@") else _full(name, domain), members=full)
+    return ImportEntry(place, name if name.startswith("@") else _full(name, domain), members=full)
 
 
 def _read_mailboxes(source: Source) -> Found:
     """virtual_mailbox_maps: address, then where Postfix would put its mail."""
 
-    def line(place: str, text: str) -> Entry:
+    def line(place: str, text: str) -> ImportEntry:
         name = text.replace("\t", " ").partition(" ")[0]
         if name.startswith("@"):
             raise DataError("a catch-all is an alias: metad user alias @domain ADDRESS")
-        return Entry(place, _full(name, source.domain), NO_SECRET)
+        return ImportEntry(place, _full(name, source.domain), NO_SECRET)
 
     yield from _each(source.text, line)
 
@@ -310,19 +310,19 @@ def _header(rows: Iterable[list[str]], name: str) -> list[str]:
     return header
 
 
-def _csv_row(place: str, row: dict[str, str], domain: str | None) -> Entry | None:
+def _csv_row(place: str, row: dict[str, str], domain: str | None) -> ImportEntry | None:
     if not any(row.values()):
         return None
     address = row.get("address", "").strip()
     members = tuple(split_addresses(row.get("members", "")))
     if members:
         name = address if address.startswith("@") else _full(address, domain)
-        return Entry(place, name, members=tuple(_full(one, domain) for one in members))
+        return ImportEntry(place, name, members=tuple(_full(one, domain) for one in members))
     fields = {
         name: check(row[name].strip()) for name, check in CELLS.items() if row.get(name, "").strip()
     }
     secret, why = _csv_secret(row)
-    return Entry(place, _full(address, domain), secret, fields, no_login=why)
+    return ImportEntry(place, _full(address, domain), secret, fields, no_login=why)
 
 
 def _csv_secret(row: dict[str, str]) -> tuple[Secret | None, str]:

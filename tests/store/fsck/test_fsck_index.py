@@ -238,7 +238,7 @@ def test_a_first_place_that_names_too_few_is_found(kit: StoreKit) -> None:
     for order in (places, places[::-1]):
         rows_.add(cross_check.PLACES, b"i" * 16, pack_places(2, order))  # type: ignore[attr-defined]
         comparison = cross_check.Comparison(
-            {1: cross_check.Known(done, 4096, False)}, True, said.append
+            {1: cross_check.KnownLog(done, 4096, False)}, True, said.append
         )
         for part in rows_:
             comparison.part(part)

@@ -7,7 +7,7 @@ from metad.users import passwords
 from metad.users.database import UserDatabase
 from metad.users.imports import import_apply, import_entries
 from metad.users.imports.import_apply import Transfer
-from metad.users.imports.import_entries import NO_SECRET, BadLine, Entry, Secret
+from metad.users.imports.import_entries import NO_SECRET, BadLine, ImportEntry, Secret
 
 STRONG = "$6$saltsalt$" + "a" * 86
 OTHER = "$6$saltsalt$" + "b" * 86
@@ -26,11 +26,11 @@ def counts(done):
 
 
 def one(address="ann@x.org", secret=None, **fields):
-    return Entry("f:1", address, secret, fields)
+    return ImportEntry("f:1", address, secret, fields)
 
 
 def alias(address, *members):
-    return Entry("f:9", address, members=members)
+    return ImportEntry("f:9", address, members=members)
 
 
 def test_the_same_file_again_changes_nothing(users):

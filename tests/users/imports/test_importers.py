@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from metad.errors import DataError
 from metad.users.imports import import_entries, importers
-from metad.users.imports.import_entries import BadLine, Entry, Secret
+from metad.users.imports.import_entries import BadLine, ImportEntry, Secret
 from metad.users.passwords import derive
 
 HASH = "$6$saltsalt$" + "a" * 86
@@ -61,7 +61,7 @@ def test_passwd_needs_a_domain():
 )  # fmt: skip
 def test_a_bad_line_of_passwd_is_named(line):
     found = read("passwd", f"ann:x:1000:1:::\n{line}\nbob:x:1000:1:::\n", domain="x.org")
-    assert [type(one) for one in found] == [Entry, BadLine, Entry]
+    assert [type(one) for one in found] == [ImportEntry, BadLine, ImportEntry]
     assert found[1].place == "file:2"
 
 
@@ -110,7 +110,7 @@ def test_a_bad_line_of_dovecot_is_named(line):
 def test_a_user_with_an_odd_hash_is_taken_without_a_login(line):
     """Regression: the whole user was left out, and their mail bounced."""
     (found,) = read("dovecot", line)
-    assert isinstance(found, Entry)
+    assert isinstance(found, ImportEntry)
     assert found.secret is None
     assert found.no_login
 
@@ -176,8 +176,8 @@ def test_a_bad_line_of_a_virtual_map_is_named(line):
 
 def test_mailbox_maps_are_users_without_passwords():
     found = read("mailboxes", "ann@x.org x.org/ann/\nbob@x.org\tx\n@x.org all/\n")
-    assert [type(one) for one in found] == [Entry, Entry, BadLine]
-    assert found[1] == Entry("file:2", "bob@x.org", import_entries.NO_SECRET)
+    assert [type(one) for one in found] == [ImportEntry, ImportEntry, BadLine]
+    assert found[1] == ImportEntry("file:2", "bob@x.org", import_entries.NO_SECRET)
 
 
 def test_csv_names_its_columns():
@@ -192,17 +192,17 @@ def test_csv_names_its_columns():
         domain="y.org",
     )
     ann, bob, info, catch_all = good(found)
-    assert ann == Entry(
+    assert ann == ImportEntry(
         "file:2", "ann@x.org", Secret(hash=HASH),
         {"quota": 1 << 30, "messages": 100, "expiry": 90 * 86_400, "login_delay": 5,
          "disabled": True},
     )  # fmt: skip
-    assert bob == Entry(
+    assert bob == ImportEntry(
         "file:3", "bob@y.org", Secret(plain=b"pass,word"),
         {"quota": 0, "expiry": 0, "disabled": False},
     )  # fmt: skip
-    assert info == Entry("file:4", "info@x.org", members=("ann@x.org", "bob@y.org"))
-    assert catch_all == Entry("file:6", "@x.org", members=("ann@x.org",))
+    assert info == ImportEntry("file:4", "info@x.org", members=("ann@x.org", "bob@y.org"))
+    assert catch_all == ImportEntry("file:6", "@x.org", members=("ann@x.org",))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_csv_without_a_good_first_line_is_refused(header):
 def test_a_bad_row_is_named_and_hinders_no_other(row):
     octets = row if isinstance(row, bytes) else row.encode()
     found = read("csv", b"address,quota,messages,disabled\nann@x,,,\n" + octets + b"\n")
-    assert isinstance(found[0], Entry)
+    assert isinstance(found[0], ImportEntry)
     assert [type(one) for one in found[1:]] == [BadLine]
     assert found[1].place.startswith("file:")
 
@@ -238,7 +238,7 @@ def test_a_bad_row_is_named_and_hinders_no_other(row):
 def test_a_line_that_is_too_long_is_one_bad_line():
     text = f"{'x' * 200_000}@x.org x\nann@x.org x\n"
     found = read("mailboxes", text)
-    assert [type(one) for one in found] == [BadLine, Entry]
+    assert [type(one) for one in found] == [BadLine, ImportEntry]
     assert found[1].place == "file:2"
 
 
