@@ -49,6 +49,38 @@ def test_commands_options_and_files_are_completed(words, wanted):
     assert found.split() == wanted
 
 
+def found_by(shell: str, *command: str) -> list[str]:
+    """What a shell with the packaged file prints."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not here (sh tools/test --full brings it)")
+    place = str(Path(METAD).parent)
+    done = subprocess.run(
+        [shell, *command], capture_output=True, text=True, timeout=30, check=True,
+        env=os.environ | {"PATH": f"{place}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+def test_fish_completes_with_the_packaged_file():
+    script = f'source "{PACKAGED}/fish/metad.fish"; complete -C "metad user pas"'
+    assert found_by("fish", "--no-config", "-c", script)[:1] == ["passwd"]
+
+
+def test_zsh_completes_with_the_packaged_file():
+    """Its completion system needs a terminal: what it would be given is printed instead."""
+    unpacked = os.environ.get("METAD_TEST_ROOT", "")  # its modules too, if zsh itself is
+    script = f"""
+        module_path=("{unpacked}"/usr/lib/*/zsh/*(N) $module_path)
+        compdef() {{ :; }}
+        _describe() {{ print -l -- ${{(P)3}}; }}
+        compadd() {{ print -l -- ${{(P)@[-1]}}; }}
+        source "{PACKAGED}/zsh/_metad"
+        words=(metad user pas) CURRENT=3
+        _metad_completion
+    """
+    assert found_by("zsh", "-f", "-c", script)[:1] == ["passwd:Give"]
+
+
 def test_bash_completes_with_the_packaged_file():
     if shutil.which("bash") is None:
         pytest.skip("bash is not here")
