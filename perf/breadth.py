@@ -1,4 +1,4 @@
-"""How metad does with more workers, more connections, slower disks, and a full store.
+"""How metad performs with more workers, more connections, slower disks, and a full store.
 
     sh tools/perf breadth [--minutes 5] [--only workers,disks,half,idle,filled]
 
@@ -9,8 +9,8 @@
   filled   the rate at 100 connections of a hub with --mailboxes and --stored messages beside that
            of an empty one; making the store takes minutes more, so it runs if it is named
 
-Prints tables, and writes perf/results/breadth-DATE.json.  How a message's cost grows with what is
-stored and with the mailboxes is perf.scale's.
+Prints tables, and writes perf/results/breadth-DATE.json.  perf.scale measures how a message's cost
+grows with the stored mail and the mailboxes.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ DRAWN = 20_000  # users that get mail, of a million
 MESSAGES_WARM = 2000
 STORE = (10_000_000, 1_000_000)
 
-# Rates by subject: one of each round.
+# Rates by subject: one per round.
 Rates = dict[str, list[float]]
 
 
 @contextmanager
 def delayed(milliseconds: int) -> Iterator[None]:
-    """Hubs started meanwhile have slower syncs."""
+    """Hubs started inside this context have slower syncs."""
     before = os.environ.get("PYTHONPATH")
     if milliseconds:
         os.environ["PYTHONPATH"] = str(SLOW)
@@ -77,7 +77,7 @@ def start(where: Path, name: str, workers: int, stack: ExitStack) -> Server:
 
 
 def rate(hub: Server, connections: int, seconds: float) -> float:
-    """Of a run of about so many seconds."""
+    """Messages for a run of about this many seconds."""
     probe = Smtp(connections, max(CALIBRATION, connections)).run(hub.smtp, USERS)
     count = max(CALIBRATION, connections, int(probe.rate * seconds))
     return Smtp(connections, count).run(hub.smtp, USERS).rate
@@ -86,7 +86,7 @@ def rate(hub: Server, connections: int, seconds: float) -> float:
 def interleaved(
     hubs: dict[str, tuple[Server, int]], seconds: float, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """The median rate of each, and half its spread."""
+    """The median rate of each, and half of its spread."""
     rates: Rates = {name: [] for name in hubs}
     for _ in range(rounds):
         for name, (hub, connections) in hubs.items():
@@ -120,7 +120,7 @@ def disks(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float
 
 
 def half(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
-    """Arrivals at random over 100 kept connections: from when a mail was due to its 250."""
+    """Random arrivals over 100 persistent connections: from when a mail was due to its 250."""
     with ExitStack() as stack:
         hub = start(where, "half", 2, stack)
         full = rate(hub, 100, seconds / 4)
@@ -177,7 +177,7 @@ def greeted(port: int) -> socket.socket:
 
 
 def filled(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
-    """Two hubs in turns, mail to users drawn at random of each."""
+    """Two hubs in turns, with mail to random users of each."""
     harness.STARTS_WITHIN = 600.0
     stored, mailboxes = STORE
     sizes = {"empty": (0, 10), f"{stored:,} messages, {mailboxes:,} users": (stored, mailboxes)}
@@ -200,7 +200,7 @@ def filled(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, floa
     return {name: _middle(found) for name, found in rates.items()}
 
 
-# Those whose time the caller knows; `filled` runs if it is named.
+# Subjects with a predictable time; `filled` runs only if named.
 USUAL = {"workers": workers, "disks": disks, "half": half, "idle": idle}
 PARTS = USUAL | {"filled": filled}
 

@@ -1,4 +1,4 @@
-"""Pictures as SVG and PNG, of matplotlib if it is there (`sh tools/venv perf`)."""
+"""Charts as SVG and PNG, by matplotlib if it is installed (`sh tools/venv perf`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 
 def axes_of(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many panels below each other; without matplotlib ones that draw nothing."""
+    """A figure with this many panels, one below another; without matplotlib, panels that draw
+    nothing."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -26,7 +27,7 @@ class _Nothing:
 
 
 def save(figure: Any, path: Path) -> list[str]:
-    """Beside `path`, with its name; the names of the files made."""
+    """Save beside `path`, with its name.  Returns the names of the files made."""
     if figure is None:
         return ["(no chart: matplotlib is not installed)"]
     figure.tight_layout()

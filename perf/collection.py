@@ -1,9 +1,8 @@
-"""What the proofs cost a collection: the same victims with and without reading deletion records.
+"""The cost of proofs in a collection: the same victims with and without reading deletion records.
 
-Rounds in turns: A, the collector as it is; B, without looking for proofs (what it did before).  In
-each a new store of `--logs` logs of 4 MiB is filled by 20 mailboxes, half of the mail is deleted
-in groups of 1, 10 and 100 ids, and all victims are collected.  What counts is the ratio A / B of
-processor time.
+Rounds in turns: A, the collector as it is; B, without looking for proofs (as before).  In each a
+new store of `--logs` logs of 4 MiB is filled by 20 mailboxes, half of the mail is deleted in groups
+of 1, 10 and 100 ids, and all victims are collected.  The result is the ratio A / B of CPU time.
 
     python -m perf.collection
 """
@@ -31,7 +30,7 @@ BODY = 2000
 
 @contextmanager
 def unproven() -> Iterator[None]:
-    """No proof is looked for."""
+    """Looks for no proof."""
     real = Evidence.unproven
     Evidence.unproven = lambda self, message: []  # type: ignore[method-assign]
     try:
@@ -41,7 +40,7 @@ def unproven() -> Iterator[None]:
 
 
 def fill(kit: StoreKit, logs: int, group: int) -> list[int]:
-    """Logs of which half is dead, the deletions in later logs where there are some."""
+    """Logs of which half is garbage, with the deletions in later logs if there are any."""
     count = 0
     while len(sealed(kit)) < logs:
         for _ in range(50):
@@ -57,7 +56,7 @@ def fill(kit: StoreKit, logs: int, group: int) -> list[int]:
 
 
 def one(logs: int, group: int) -> float:
-    """Processor seconds of the collections."""
+    """CPU seconds of the collections."""
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as place,
         StoreKit(Path(place) / "data", size=4 << 20, align=4096) as kit,

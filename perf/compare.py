@@ -1,7 +1,7 @@
 """The hub beside Postfix's smtp-sink, under the same loads, in turns; and its POP3 figures.
 
-smtp-sink stores nothing; the hub makes every message durable.  What counts are the ratios of one
-run on one machine: rounds alternate, the median of the rounds stands, the spread is beside it.
+smtp-sink stores nothing; the hub makes every message durable.  Only ratios of one run on one
+machine count: rounds alternate; the result is their median, with the spread.
 
     python -m perf.compare                     prints, and writes perf/results/compare-DATE.json
     python -m perf.compare --rounds 5 --workers 1 --test-root DIR
@@ -37,11 +37,11 @@ Run = Callable[[Server], int]
 
 
 class LoadFailedError(Exception):
-    """A load met errors: its figure would mean nothing."""
+    """A load had errors: its figure would mean nothing."""
 
 
 def measure(server: Server, run: Run) -> Figure:
-    """`run` says how many units it did."""
+    """`run` returns how many units it did."""
     cpu, began = server.cpu(), time.perf_counter()
     count = run(server)
     seconds = time.perf_counter() - began
@@ -132,9 +132,9 @@ def smtp_line(row: dict[str, Any]) -> str:
 def measure_pop3(options: argparse.Namespace, server: Server) -> list[dict[str, Any]]:
     """On a fresh hub: polls of empty maildrops, then downloads of full ones."""
     polls = pop3(polls=options.polls)
-    polls(server)  # the first login of each user is checked, the later ones remembered
+    polls(server)  # the first login of each user is checked, later ones are remembered
     rows = [pop3_row("polls", polls, server, options.rounds)]
-    # As many per maildrop: the load goes round the users.
+    # The same number per maildrop: the load cycles through the users.
     our_smtp(len(USERS), options.drop * len(USERS), 5000, True)(server)
     for name, pipeline in (("one RETR at a time", 1), ("32 RETRs in one write", 32)):
         rows.append(pop3_row(name, pop3(pipeline=pipeline), server, options.rounds))

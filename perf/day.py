@@ -1,20 +1,20 @@
 """A day of a real hub: the greatest rate at which 99 of 100 mails are acknowledged within 100 ms.
 
-Mail and polls come by the clock, whether or not the hub keeps up; a latency begins when a mail was
-due, connection and all.  The rate rises in steps until the p99 is missed.
+Mail and polls arrive by the clock, whether or not the hub keeps up; a latency begins when a mail
+was due, and includes the connection.  The rate rises in steps until the p99 is missed.
 
-What is modelled, and from where:
+The model and its sources:
   sizes        log-normal, mean 4.7 KB, at most 1 MB: the mean and the tail of the traces of Saito,
                Bershad and Levy, "Manageability, availability and performance in Porcupine", SOSP
                1999.  That sizes are log-normal: Gomes et al., "Workload models of spam and
                legitimate e-mails", Performance Evaluation 64, 2007.
-  popularity   Zipf over the users, as both of these found it skewed; the exponent is --skew
+  popularity   Zipf over the users, skewed according to both papers; the exponent is --skew
   bursts       one arrival in --burst-every is a list's: 20 mails in a fifth of a second.  Assumed.
-  connections  a new one for every mail.  Assumed, as the dearest case.
+  connections  a new one for every mail.  Assumed, as the most expensive case.
   polls        --polls sessions for each mail; a half of the users leave their mail on the server
                (UIDL and what is new), a half takes and deletes it.  Assumed.
 Quotas, expiry and the collector are on.  The day is run without a filter and with one, a stand-in
-for rspamd that answers at once: what is measured is the hub.  perf.filter measures a real one.
+for rspamd that answers at once: this measures only the hub.  perf.filter measures a real one.
 
     sh tools/perf day [--minutes 5] [--users 2000] [--rates 100,200,400]
 
@@ -74,7 +74,7 @@ class Day:
         return int(min(LARGEST, max(SMALLEST, drawn)))
 
     def mails(self, rate: float, seconds: float) -> str:
-        """The plan of a step, with so many mails a second on average, bursts among them."""
+        """The plan of a step, with this many mails a second on average, including bursts."""
         every = self._options.burst_every
         arrivals = rate / (1 + (BURST - 1) / every)
         lines: list[tuple[float, int, str]] = []
@@ -88,7 +88,7 @@ class Day:
         return _plan(lines)
 
     def polls(self, rate: float, seconds: float) -> str:
-        """Users poll alike, however much mail they get."""
+        """All users poll equally, however much mail they get."""
         lines, now = [], self._random.expovariate(rate)
         while now < seconds:
             number = self._random.randrange(len(self.users))
@@ -110,7 +110,7 @@ def _planned(program: str, port: int, plan: str, more: list[str]) -> Report:
 
 
 def step(hub: Server, account: Account, day: Day, rate: float, seconds: float) -> dict[str, Any]:
-    """One rate for so long."""
+    """One rate for this long."""
     mails = day.mails(rate, seconds)
     polls = day.polls(rate * day._options.polls, seconds)
     cpu = account.cpu()
@@ -140,7 +140,7 @@ def step(hub: Server, account: Account, day: Day, rate: float, seconds: float) -
 
 
 def climb(take: Callable[[float], dict[str, Any]], rates: list[float]) -> list[dict[str, Any]]:
-    """Steps until the p99 is missed twice in a row: one miss may be the machine's."""
+    """Steps until the p99 is missed twice in a row: a single miss may be due to the machine."""
     steps: list[dict[str, Any]] = []
     for rate in rates:
         steps.append(take(rate))
@@ -172,12 +172,12 @@ def text(steps: list[dict[str, Any]]) -> str:
 
 
 def sustained(steps: list[dict[str, Any]]) -> float:
-    """The greatest rate whose p99 was within the target; 0: none was."""
+    """The greatest rate with a p99 within the target; 0: none."""
     return max((one["rate"] for one in steps if one["mail_ms"]["p99"] <= TARGET_MS), default=0.0)
 
 
 def measure(options: argparse.Namespace, day: Day, where: Path, more: str) -> list[dict[str, Any]]:
-    """The steps of a hub of its own; `more`: lines of its configuration."""
+    """The steps on a separate hub; `more`: lines of its configuration."""
     seconds = options.minutes * 60 / len(options.rates) / len(options.filter)
     hub_options = HubOptions(2, users=tuple(day.users), more=OPTIONS + more)
     account = Account("day")

@@ -1,4 +1,4 @@
-"""The tables of a run, put into docs/performance.md between <!-- NAME --> and <!-- /NAME -->."""
+"""Inserts the tables of a run into docs/performance.md between <!-- NAME --> and <!-- /NAME -->."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 def put(name: str, text: str, page: Path = PAGE) -> None:
-    """Replaces what is there.  Raises ValueError if the page has no such place, or several."""
+    """Replaces the present text.  Raises ValueError if the page has no such place, or several."""
     place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     changed, count = place.subn(lambda found: f"{found[1]}{text}\n{found[2]}", page.read_text())
     if count != 1:

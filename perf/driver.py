@@ -1,13 +1,13 @@
-"""Many connections from one process: sends what sessions say, checks every reply.
+"""Many connections from one process: sends the commands of sessions, checks every reply.
 
 Rules of this file:
 
 * A session is a generator: it yields (octets to send, check) and gets the reply that the check
-  found complete.  A check says True: complete and right; False: more to come; or raises
-  BadReplyError.  Octets behind a complete reply are an error, as nothing was asked for yet.
+  found complete.  A check returns True (complete and right) or False (incomplete), or raises
+  BadReplyError.  Octets after a complete reply are an error, because nothing was requested yet.
 * The generator shares the machine with the server: epoll, one recv and one send per step, nothing
-  built per message that could be built before.
-* A connection ends as an honest client's does: after the session's last reply it waits until the
+  is built per message that could be prepared.
+* A connection ends like an honest client's: after the session's last reply it waits until the
   server has closed.
 """
 
@@ -33,12 +33,13 @@ MOST_ERRORS = 100
 
 
 class BadReplyError(Exception):
-    """The server sent another reply than it should; `str()` shows which."""
+    """The server sent a wrong reply; `str()` shows it."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What a run did.  `latencies`: seconds, one per unit of work, as the sessions noted them."""
+    """The results of a run.  `latencies`: seconds, one per unit of work, recorded by the
+    sessions."""
 
     unit: str
     count: int = 0
@@ -57,7 +58,7 @@ class Report:
             self.errors.append(error)
 
     def percentiles(self) -> dict[str, float]:
-        """Milliseconds at the usual places."""
+        """Milliseconds at the usual percentiles."""
         ordered = sorted(self.latencies)
         if not ordered:
             return {}
@@ -91,7 +92,8 @@ class _Connection:
         self.unsent = b""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
-        # Connecting blocks: on loopback it is the SYN's way only, and a refusal is seen here.
+        # Connecting blocks: on loopback this is only the SYN's round trip, and a refusal is noticed
+        # here.
         self.socket.settimeout(STALLED)
         self.socket.connect(address)
         self.socket.setblocking(False)
@@ -100,7 +102,7 @@ class _Connection:
 
 
 class Driver:
-    """Runs sessions over `connections` connections until none has any left."""
+    """Runs sessions over `connections` connections until none is left."""
 
     def __init__(self, address: tuple[str, int], next_session: NextSession, report: Report) -> None:
         self._address = address

@@ -1,8 +1,8 @@
-"""What the collector's walk over the mailboxes costs, and for how long it lets others wait.
+"""The cost of the collector's scan of the mailboxes, and how long it makes others wait.
 
-Makes a store and its users; scan once while nothing is old enough, and once while the older half
-of all mail is.  Steps and write transactions are timed one by one.  The store is an index without
-logs: what is left out is one read of its record for each message that goes.
+Makes a store and its users; scan once while nothing is old enough, and once while the older half of
+all mail is.  Steps and write transactions are timed one by one.  The store is an index without
+logs: this omits one read of the record for each deleted message.
 
     python -m perf.expiry [--messages 1000000] [--mailboxes 100000]
 
@@ -40,7 +40,7 @@ from perf.recovery import Shared, make_shared, recover
 
 
 class TimedTools(Tools):
-    """Tools that note how long each write transaction takes, its lock included."""
+    """Tools that record how long each write transaction takes, including its lock."""
 
     def change(self, work: Any, *arguments: object) -> None:
         began = time.perf_counter()
@@ -64,7 +64,7 @@ def prepare(data: Path, messages: int, mailboxes: int, shared: Shared) -> Index:
 def make_scan(
     data: Path, index: Index, shared: Shared, seconds: int
 ) -> tuple[ExpiryScan, SurvivorLogs]:
-    """`seconds`: everybody's expiry."""
+    """`seconds`: the expiry of all users."""
     osio = Osio()
     store = open_store(osio, data)
     table = LogTable(shared.area, shared.semaphore, shared.area.process(1))
@@ -118,7 +118,7 @@ def milliseconds(times: list[float]) -> float:
 
 
 class WithoutRecords(Expiry):
-    """Takes the id's word: there are no records here."""
+    """Trusts the id: there are no records here."""
 
     def _is_old(self, message_id: bytes, before: int) -> bool:
         return True

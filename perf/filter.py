@@ -1,10 +1,11 @@
-"""What a filter costs: a load on a hub without one, with one that answers at once, with rspamd.
+"""The cost of a filter: a load on a hub without one, with one that answers at once, and with
+rspamd.
 
     python -m perf.filter [--messages N] [--rounds N] [--connections N,N] [--rspamd ADDRESS]
 
 "at once" is a server of this program, in a process of its own, that answers every POST like rspamd
 with twenty symbols.  `--rspamd`: a running one, whose own time is then in the rate; it gets a tenth
-of the messages.  Of each: messages a second, milliseconds of the median and the 99th, and CPU of
+of the messages.  For each: messages a second, milliseconds of the median and the 99th, and CPU of
 the hub's processes per message (that of the filter is not in it).  Prints, and writes
 perf/results/filter-DATE.json.
 """
@@ -87,7 +88,7 @@ async def _serve(path: Path, word: int) -> None:
 
 
 def run(address: str | None, connections: int, options: argparse.Namespace) -> dict[str, float]:
-    """One load on a hub of its own."""
+    """One load on a separate hub."""
     more = f'[filter]\nrspamd = "{address}"\nhostname = false\n' if address else ""
     count = options.messages // (10 if address and address == options.rspamd else 1)
     with ExitStack() as stack:

@@ -1,9 +1,9 @@
-"""What the collector costs senders: ingest with the collector at work beside ingest without.
+"""The cost of the collector for senders: ingest with the collector running beside ingest without.
 
 One hub, rounds in turns: A, the collector rests; B, `metad gc --full` works on logs of which half
-is dead.  Before each B the mail that is there is halved over POP3, so that there is garbage.  What
-counts is the ratio B / A of one run; a B during which the collector was done early says so
-(`worked`: the share of the samples in which it was at work).
+is dead.  Before each B, half of the mail is deleted by POP3, so that there is garbage.  The result
+is the ratio B / A of one run.  `worked` is the share of the samples in which the collector was
+running: it may finish before the end of B.
 
     python -m perf.gc_ingest                            five rounds of 60,000 messages of 500 octets
     python -m perf.gc_ingest --rounds 2 --messages 5000 a quick look
@@ -35,7 +35,7 @@ SAMPLE_SECONDS = 0.05
 
 
 class Watched:
-    """Asks for a full collection and looks at it while a load runs."""
+    """Requests a full collection and watches it while a load runs."""
 
     def __init__(self, data: Path) -> None:
         self._client = Client(data)
@@ -78,7 +78,7 @@ def ingest(server: Server, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def halve(server: Server) -> None:
-    """Every second message of each mailbox is deleted."""
+    """Delete every second message of each mailbox."""
     for user in USERS:
         pop = poplib.POP3("127.0.0.1", server.pop3, timeout=60)
         pop.user(user)

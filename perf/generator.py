@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* A run with any wrong reply raises: its figure would mean nothing.
-* The generator's own CPU time is in every report; `busy` near 1 means that it was the bound.
+* A run with any wrong reply raises an error: its figure would mean nothing.
+* The generator's own CPU time is in every report; `busy` near 1 means that it was the bottleneck.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIMEOUT = 900.0
 
 
 class GeneratorError(Exception):
-    """There is no compiler, or a load met errors; `str()` is for a terminal."""
+    """There is no compiler, or a load had errors; `str()` is for a terminal."""
 
 
 def program(name: str) -> str:

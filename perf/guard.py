@@ -1,14 +1,14 @@
-"""Instructions of a message, a poll, a record: a guard against changes that make them more.
+"""Counts instructions per message, poll and record: a guard against changes that increase them.
 
 CPU time on a busy machine repeats to 10 %, a count of instructions to a fraction of one.  Each
 subject of `perf.guard_subjects` runs under valgrind's callgrind with two numbers of rounds; the
-difference, divided by the rounds between, is what one unit takes without start-up and end.
+difference, divided by the difference in rounds, is the cost of one unit without start-up and end.
 
     sh tools/perf guard                 measures, compares with the last line of the history
     sh tools/perf guard --record TEXT   and adds a line to perf/results/guard.jsonl
-    sh tools/perf guard --step 3        shows that the guard sees 3 % more: a step is built in
+    sh tools/perf guard --step 3        shows that the guard notices 3 % more: a step is built in
 
-Exits with 1 when a subject takes 2 % more than in the last line of the same Python and machine.
+Exits with 1 if a subject takes 2 % more than in the last line for the same Python and machine.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ TIMEOUT = 900.0
 
 
 class GuardError(Exception):
-    """valgrind is not there, or a subject failed; `str()` is for a terminal."""
+    """valgrind is missing, or a subject failed; `str()` is for a terminal."""
 
 
 def count(subject: str, rounds: int, step: float) -> int:
-    """Instructions of a process that does so many rounds."""
+    """Instructions of a process that runs this many rounds."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise GuardError("valgrind is not there (apt install valgrind)")
@@ -70,7 +70,7 @@ def count(subject: str, rounds: int, step: float) -> int:
 
 
 def instructions(subject: str, step: float = 0.0) -> float:
-    """Of one unit: a message, a poll, a record."""
+    """Instructions of one unit: a message, a poll, a record."""
     units = subprocess.run(
         [sys.executable, "-m", "perf.guard_subjects", subject, "--units"],
         capture_output=True,
@@ -109,7 +109,7 @@ def record(found: dict[str, float], note: str) -> None:
 
 
 def compare(found: dict[str, float], before: dict[str, float]) -> tuple[str, list[str]]:
-    """A table, and the subjects that take more than they did by more than the threshold."""
+    """A table, and the subjects whose increase exceeds the threshold."""
     rows, worse = [], []
     for name, value in found.items():
         old = before.get(name)
@@ -121,7 +121,7 @@ def compare(found: dict[str, float], before: dict[str, float]) -> tuple[str, lis
 
 
 def demonstrate(subjects: Sequence[str], step: float) -> int:
-    """The same code, again, and with a step built in: what the guard makes of each."""
+    """The guard's result for the same code again, and with a step built in."""
     base = measure(subjects, 0.0)
     for title, more in (("again", 0.0), (f"with a step of {step:.0f} %", step)):
         text, worse = compare(measure(subjects, more), base)

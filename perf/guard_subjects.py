@@ -1,10 +1,10 @@
-"""What `perf.guard` counts the instructions of, one process each.
+"""The subjects whose instructions `perf.guard` counts, one process each.
 
     python -m perf.guard_subjects SUBJECT ROUNDS [STEP]     does so many rounds, and STEP % more
     python -m perf.guard_subjects SUBJECT --units           units of a round
 
-A subject's rounds are all alike: no clock, no random number, no thread decides what is executed,
-but for `message`, whose groups are committed by a thread and repeat to a per cent.
+A subject's rounds are all the same: no clock, random number or thread affects what is executed,
+except for `message`, whose groups are committed by a thread and repeat to one per cent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _worker(make: type[session.Bench], layer: str) -> Round:
 
 
 def _smtp_machine() -> Round:
-    """The state machine alone: what a session's four commands cost without their session."""
+    """The state machine alone: the cost of a session's four commands without their session."""
     machine = Smtp(SmtpSettings("mx.perf.example", 1 << 20, 100))
     machine.start()
     machine.feed(b"EHLO load.perf.example\r\n")
@@ -102,7 +102,7 @@ SUBJECTS: dict[str, Callable[[], Round]] = {
 
 
 def rounds_of(rounds: int, step: float) -> int:
-    """With a step of so many per cent built in."""
+    """With a step of this many per cent built in."""
     return round(rounds * (1 + step / 100))
 
 
@@ -113,14 +113,14 @@ def main() -> int:
         return 0
     step = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     sys.stderr = os.fdopen(os.dup(2), "w")
-    # Log lines belong to what is counted, and are of no interest.
+    # Log lines are part of the count, but their text is not needed.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     one_round = SUBJECTS[subject]()
     for _ in range(rounds_of(int(rounds), step)):
         one_round()
     for where in _made:
         shutil.rmtree(where, ignore_errors=True)  # its threads may be at work there
-    # No order of destruction, no threads to wait for: the end is no part of it.
+    # No destructors, no waiting for threads: the end is not part of the count.
     os._exit(0)
 
 

@@ -114,7 +114,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _await_greeting(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the port greets; a server that ended or is silent for too long is an error."""
+    """Wait until the port greets; a server that ended or is silent too long is an error."""
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as s:
@@ -150,7 +150,7 @@ def directory(parent: str | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def sink(tool: Tool, where: Path) -> Iterator[Server]:
-    """Postfix's smtp-sink, which takes mail and forgets it."""
+    """Postfix's smtp-sink, which accepts mail and discards it."""
     (port,) = free_ports(1)
     as_user = ["-u", user_name()] if os.geteuid() == 0 else []
     command = [tool.path, *as_user, f"127.0.0.1:{port}", "4096"]
@@ -194,7 +194,7 @@ def hub(where: Path, options: HubOptions) -> Iterator[Server]:
 
 
 def user_name() -> str:
-    """Who serves when this runs as root: METAD_PERF_USER, else nobody."""
+    """The user of the servers when this runs as root: METAD_PERF_USER, otherwise nobody."""
     return pwd.getpwnam(os.environ.get("METAD_PERF_USER", "nobody")).pw_name
 
 
@@ -218,7 +218,7 @@ log_size = "{options.log_size}"
 
 
 def machine(where: Path) -> dict[str, Any]:
-    """What a figure means only together with."""
+    """Facts without which a figure means nothing."""
     model = "unknown"
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().split("\n")
@@ -236,7 +236,7 @@ def machine(where: Path) -> dict[str, Any]:
 
 
 def _command() -> list[str]:
-    """As it was typed (tools/perf sets PERF_PROGRAM), without the directories of this machine."""
+    """The command as typed (tools/perf sets PERF_PROGRAM), without directories of this machine."""
     program = os.environ.get("PERF_PROGRAM")
     words = [os.path.basename(word) if "/" in word else word for word in sys.argv]
     return ["sh", "tools/perf", program, *words[1:]] if program else words

@@ -1,4 +1,4 @@
-"""What one check costs the client: ours, and h11 and aiohttp where they are installed.
+"""The cost of one check for the client: ours, and h11 and aiohttp if installed.
 
     python -m perf.http_clients [--requests N] [--rounds N]
 

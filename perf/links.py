@@ -1,4 +1,4 @@
-"""What a link costs: one COPY of 5 KB and its answer, on each side, without sockets and TLS.
+"""The cost of a link: one COPY of 5 KB and its answer, on each side, without sockets and TLS.
 
     python -m perf.links [--seconds S] [--octets N]
 

@@ -40,7 +40,7 @@ THEN = "Pentium Pro 200 MHz, IDE disk, FreeBSD 2.2, 1999"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a figure.  `paper`: its mails per second as Table 1 has them, "" if it does not."""
+    """A line of a figure.  `paper`: its mails per second in Table 1, "" if absent."""
 
     title: str
     server: str
@@ -66,7 +66,7 @@ Times = dict[str, dict[int, list[float]]]
 
 
 def start(where: Path, stack: ExitStack) -> tuple[dict[str, Peer], list[str]]:
-    """metad in the paper's three configurations, and sendmail where it can be had."""
+    """metad in the paper's three configurations, and sendmail if available."""
     peers = {
         "fsync": stack.enter_context(catalog.metad("fsync", where / "fsync")),
         "no-fsync": stack.enter_context(

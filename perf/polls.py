@@ -1,8 +1,8 @@
-"""What a poll costs by the number of messages in the mailbox: it should not depend on it.
+"""The cost of a poll by the number of messages in the mailbox: it should not depend on it.
 
-A mailbox of each size is put into the index of a worker without sockets (perf.session).  Polls,
-that is sessions that log in, ask STAT and quit, go to all of the mailboxes in turns; the least of
-many rounds counts.
+A mailbox of each size is put into the index of a worker without sockets (perf.session).  Polls
+(sessions that log in, send STAT and quit) visit all mailboxes in turn; the minimum of many rounds
+counts.
 
     sh tools/perf polls [--sizes 10 1000 1000000] [--rounds 50]
 
@@ -30,7 +30,7 @@ MOST = 1.2
 
 
 def fill(index: Index, mailbox: int, count: int) -> None:
-    """Entries as mail of one second each makes them."""
+    """Entries as made by mail one second apart."""
     for start in range(0, count, PIECE):
         rows = [
             (
@@ -46,7 +46,7 @@ def fill(index: Index, mailbox: int, count: int) -> None:
 
 
 def lookups(index: Index, mailbox: int) -> float:
-    """Seconds of CPU of what the index does for a poll."""
+    """CPU seconds of the index's work for a poll."""
     began = time.process_time()
     for _ in range(POLLS):
         listing = Listing(index, mailbox)
@@ -56,7 +56,7 @@ def lookups(index: Index, mailbox: int) -> float:
 
 
 def sessions(bench: session.Polls, user: str, size: int) -> float:
-    """Seconds of CPU of a poll, session and all."""
+    """CPU seconds of a poll, including the session."""
     found = bench.poll(user)
     if not any(answer.startswith(b"+OK %d " % size) for answer in found):
         raise ValueError(f"STAT was answered otherwise: {found!r}")

@@ -1,7 +1,7 @@
 """POP3 load: download maildrops, or poll them (login, STAT, QUIT); every reply checked.
 
-Each connection has a maildrop of its own: user number i of --users.  Latency is that of one RETR
-(or one group of --pipeline RETRs), or of one whole poll.
+Each connection has its own maildrop: user number i of --users.  Latency is that of one RETR (or one
+group of --pipeline RETRs), or of one whole poll.
 
     python -m perf.pop3_load download --port 1110 --users FILE --password secret --verify
     python -m perf.pop3_load poll --port 1110 --users FILE --password secret --polls 20000
@@ -49,7 +49,7 @@ def okay(data: bytes) -> bool:
 
 
 def okays(count: int) -> Check:
-    """So many lines, each +OK."""
+    """This many lines, each +OK."""
 
     def check(data: bytes) -> bool:
         lines = data.split(b"\r\n")[:-1]
@@ -68,7 +68,7 @@ def listing(data: bytes) -> bool:
 
 
 def messages(sizes: list[int]) -> Check:
-    """Answers to RETR of messages with these sizes, as LIST gave them, one after the other."""
+    """Answers to RETR of messages with these sizes, taken from LIST, one after another."""
 
     def check(data: bytes) -> bool:
         position = 0
@@ -84,7 +84,7 @@ def messages(sizes: list[int]) -> Check:
 
 
 def message_end(data: bytes, start: int, size: int) -> int:
-    """The offset behind the answer to RETR that begins at `start`; 0: more must come."""
+    """The offset after the answer to RETR that begins at `start`; 0: incomplete."""
     body = data.find(b"\n", start) + 1
     if not body:
         return 0
@@ -93,7 +93,7 @@ def message_end(data: bytes, start: int, size: int) -> int:
     end = body + size + 3
     if data[end - 5 : end] == _END:
         return end
-    # Either it is not all here, or dots are stuffed in it, or its size is wrong.
+    # It is incomplete, or has stuffed dots, or its size is wrong.
     end = data.find(_END, body) + len(_END)
     if end < len(_END):
         if len(data) - body > 2 * size + len(_END):
@@ -174,7 +174,7 @@ class Pop3Run:
             start = end
 
     def digest(self) -> str:
-        """One digest over all that was downloaded, the same whatever the order of arrival."""
+        """One digest over everything downloaded, independent of the order of arrival."""
         lines = [f"{user} {' '.join(found)}\n" for user, found in sorted(self.digests.items())]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

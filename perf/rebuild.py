@@ -1,8 +1,8 @@
-"""How long the index takes to rebuild from seals alone, and the memory for it.
+"""The time to rebuild the index from seals alone, and the memory for it.
 
 Makes a store of logs with true headers and true footers, whose records are holes in sparse files (a
 rebuild reads no record of a sealed log), removes nothing else, and runs the recovery of a hub in a
-process of its own. Half of the messages of a day before are deleted by later logs.
+separate process.  Later logs delete half of the messages of the previous day.
 
     python -m perf.rebuild [--messages 1000000] [--mailboxes 100000] [--rounds 3]
 
@@ -124,7 +124,7 @@ class Memory(threading.Thread):
 
 
 def rebuild(store: Store, answer: Any) -> None:
-    """What the recovery child of a hub does, timed."""
+    """The work of a hub's recovery child, timed."""
     name = f"/metad-perf-{secrets.token_hex(6)}"
     area = SharedArea.create(name)
     semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, initial_value=1)

@@ -1,8 +1,8 @@
-"""How long a killed hub's store takes to be back, with its index kept: only tails are read.
+"""The time to recover a killed hub's store whose index is kept: only tails are read.
 
 Makes a store of some million messages in sealed logs (perf.rebuild), and lets two writers begin
-logs that were used before, so that old records lie behind the tail. The writers die without a
-word; then the recovery of a hub runs in a process of its own. Each round writes and dies again.
+reused logs, so that old records lie beyond the tail.  The writers are killed; then the recovery of
+a hub runs in a separate process.  Each round writes and dies again.
 
     python -m perf.recovery [--messages 1000000] [--mailboxes 100000] [--rounds 5]
 
@@ -75,7 +75,8 @@ def make_shared() -> Shared:
 
 
 def in_process(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a process that dies then and there: nothing is closed or sealed."""
+    """The result of `work` in a process that dies immediately afterwards: nothing is closed or
+    sealed."""
     ours, theirs = multiprocessing.Pipe()
     pid = os.fork()
     if pid == 0:
@@ -121,7 +122,7 @@ def make_used_logs(store: Store, first: int) -> None:
 
 
 def recover(store: Store, shared: Shared) -> dict[str, float]:
-    """What the recovery child of a hub does, timed."""
+    """The work of a hub's recovery child, timed."""
     osio = CountingOsio()
     table = LogTable(shared.area, shared.semaphore, shared.area.process(0))
     said: list[str] = []
@@ -133,7 +134,8 @@ def recover(store: Store, shared: Shared) -> dict[str, float]:
 
 
 def write(store: Store, shared: Shared, messages: int, mailboxes: int) -> int:
-    """Two writers, by turns; they leave without a word.  Messages written."""
+    """Two writers, by turns; they exit without closing anything.  Returns the number of messages
+    written."""
     osio = Osio()
     clock = HubClock(osio, shared.area.clock_offset)
     index = Index(store.index)

@@ -1,4 +1,4 @@
-"""What a message costs as the store grows: CPU and octets written, by messages and mailboxes.
+"""The cost of a message as the store grows: CPU and octets written, by messages and mailboxes.
 
 For each size a hub is started on a store of so many messages in so many mailboxes (made as
 perf.rebuild makes it, indexed by the hub itself), then the same load is put on it: 500-octet
@@ -47,7 +47,7 @@ from perf.smtp_load import SmtpLoad, SmtpRun
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 100
 DRAWN = 20_000
-# The records made for it are holes, which a collector takes for damage.
+# The records made for it are holes, which a collector would report as damage.
 NO_COLLECTOR = HubOptions(more="[collector]\nidle_seconds = 86400\n")
 GROUP = 18  # messages in a transaction, as at 100 connections
 
@@ -99,7 +99,7 @@ def dirtied(server: Server) -> int:
 
 
 class Figures(NamedTuple):
-    """Of one run, per message: microseconds of CPU, octets."""
+    """Per message of one run: microseconds of CPU, octets."""
 
     cpu_us: float
     device_octets: float

@@ -1,4 +1,4 @@
-"""What clients see when a log is full: commit latency with many seals beside with none.
+"""The effect of full logs on clients: commit latency with many seals and with none.
 
 The same load on two hubs in turns: one with small logs, sealed and switched many times a run, one
 with logs that one run does not fill.  Printed and written to perf/results/: p50, p99, p99.9 and the

@@ -1,9 +1,10 @@
-"""What a message or a poll costs a worker's code alone: real sessions and store, but no sockets.
+"""The cost of a message or a poll in a worker's code alone: real sessions and store, but no
+sockets.
 
 A worker is made in this process, on a RAM disk, with sessions whose transport only counts.  Each
-round gives every session one message in four pieces, as a client that waits for its answers sends
-it, and ends when all have their 250.  So what the kernel's sockets and a disk cost is left out,
-and a change of the code shows on a machine that is busy otherwise: the least of many rounds counts.
+round gives every session one message in four pieces, as sent by a client that waits for its
+answers, and ends when all have their 250.  This excludes the cost of the kernel's sockets and of a
+disk, and shows a change of the code even on a busy machine: the minimum of many rounds counts.
 With `--polls` each session is a new one that logs in by POP3, asks STAT and quits; with
 `--downloads` one POP3 session retrieves messages of 500 bytes.
 
@@ -54,7 +55,7 @@ _NOTHING = open(os.devnull, "rb")
 
 
 class Transport:
-    """Swallows answers; `answered` is told of each."""
+    """Discards answers; calls `answered` for each."""
 
     def __init__(self, answered: Callable[[], None]) -> None:
         self._answered = answered
@@ -154,7 +155,7 @@ class Messages(Bench):
 
 
 class Polls(Bench):
-    """POP3 sessions that come, find nothing and go."""
+    """POP3 sessions that log in, find nothing and quit."""
 
     def __init__(self, config: Config, area: SharedArea, semaphore: Any, each: int) -> None:
         super().__init__(config, area, semaphore, each)
@@ -210,9 +211,9 @@ class Polls(Bench):
 
 
 class Downloads(Bench):
-    """A POP3 session that retrieves one message after the other, over and over.
+    """A POP3 session that retrieves one message after another, repeatedly.
 
-    Not on a RAM disk, where a read that does not wait is not to be had.
+    Not on a RAM disk, which does not support non-blocking reads.
     """
 
     on_disk = True
@@ -354,7 +355,7 @@ def run(options: argparse.Namespace, where: Path) -> None:
 
 
 def silence() -> None:
-    """Log lines are part of the cost, and of no interest; what goes wrong here is."""
+    """Log lines are part of the cost, but only errors are shown."""
     sys.stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 

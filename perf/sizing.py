@@ -1,4 +1,4 @@
-"""What a hub takes of memory and disk: its processes, a connection, a message, a user.
+"""The memory and disk space of a hub: its processes, a connection, a message, a user.
 
     sh tools/perf sizing [--messages 20000] [--users 100000] [--connections 900] [--docs]
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def memory(pid: int) -> int:
-    """Bytes of a process, with its share of what it shares (PSS)."""
+    """Bytes of a process, with its share of shared pages (PSS)."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * KIB
@@ -95,7 +95,7 @@ def connection(count: int, tls: bool) -> tuple[str, str]:
     with ExitStack() as stack:
         where = stack.enter_context(harness.directory())
         server = stack.enter_context(harness.hub(where, options))
-        for _ in range(20):  # what the first ones bring is no other's
+        for _ in range(20):  # the first ones have one-time costs
             stack.enter_context(greeted(port if tls else server.smtp, tls))
         workers = worker_pids(where)
         before = sum(map(memory, workers))

@@ -1,6 +1,6 @@
 """SMTP load: messages of an exact size over many connections, every reply checked.
 
-Latency is from the write of a message's text to its 250: what it costs to be durable.
+Latency is from the write of a message's text to its 250: the cost of durability.
 
     python -m perf.smtp_load --port 2525 --connections 100 --messages 50000 \\
         --recipients a@example.org,b@example.org
@@ -40,7 +40,7 @@ def message(size: int) -> bytes:
     if size < len(_HEADER) + 2:
         raise ValueError(f"a message has at least {len(_HEADER) + 2} octets")
     rest = size - len(_HEADER)
-    # The last line takes what is left; a line of fewer than two octets cannot be one.
+    # The last line takes the rest; a line has at least two octets.
     full, last = divmod(rest, 80)
     lines = [b"x" * 78 + b"\r\n"] * full
     if last == 1:
@@ -51,7 +51,7 @@ def message(size: int) -> bytes:
 
 
 def expect(*codes: bytes) -> Check:
-    """A check for as many replies as there are codes, each of one line or more (RFC 5321 4.2)."""
+    """A check for one reply per code, each of one or more lines (RFC 5321 4.2)."""
     single = codes[0] + b" " if len(codes) == 1 else b""
 
     def check(data: bytes) -> bool:

@@ -1,4 +1,5 @@
-"""Where what perf/ builds or brings is kept: .perf/ in the checkout, or METAD_PERF_STATE."""
+"""The directory for files that perf/ builds or downloads: .perf/ in the checkout, or
+METAD_PERF_STATE."""
 
 from __future__ import annotations
 

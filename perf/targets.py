@@ -1,9 +1,9 @@
-"""What metad is to reach beside its peers: each cell of the newest results, with its ratio.
+"""The targets of metad relative to its peers: each cell of the newest results, with its ratio.
 
     sh tools/perf targets            from perf/results/peers-*.json and breadth-*.json
     sh tools/perf targets --docs     and puts the table into docs/performance.md
 
-Prints a row for each cell: what was measured, what it should be, and how far it is from that.
+Prints a row for each cell: the measurement, the target, and the distance.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Cell:
     value: Callable[[Facts], float]
     unit: str = " x"
     is_most: bool = False
-    # Where a comparison stands in the results.
+    # The position of a comparison in the results.
     part: str = ""
     load: str = ""
     peer: str = ""
@@ -45,7 +45,7 @@ class Cell:
 
 
 def _against(part: str, load: str, peer: str) -> Callable[[Facts], float]:
-    """metad's rate, delivered, divided by what the peer delivers."""
+    """metad's rate of delivery divided by the peer's."""
 
     def value(facts: Facts) -> float:
         row = facts[part][load]
@@ -63,7 +63,7 @@ def _cpu(load: str, peer: str) -> Callable[[Facts], float]:
 
 
 def _bound(bound: str, load: str) -> Cell:
-    """What a server that does next to nothing reaches of smtp-sink's rate: no aim."""
+    """The rate of a server that does almost nothing, relative to smtp-sink's: not a target."""
 
     def value(facts: Facts) -> float:
         row = facts["smtp"][load]
@@ -136,7 +136,7 @@ CELLS = (
     ),
     Cell("memory of an idle connection", "breadth", 8192.0, _idle, " bytes", True, "idle"),
     Cell("rate with a full store, of an empty hub's", "breadth", 0.85, _filled, part="filled"),
-    # No goals: what a slower disk leaves of the rate at 100 connections.
+    # Not targets: the rate at 100 connections that is left with a slower disk.
     *(
         Cell(
             f"syncs that take {ms} ms longer, 100 connections",
@@ -185,7 +185,7 @@ def _verdict(cell: Cell, value: float) -> str:
 
 
 def _why_not(cell: Cell, found: Results) -> str:
-    """Why the results have no figure, as far as they tell."""
+    """Why the results have no figure, if they say so."""
     facts = found.get(cell.program)
     if facts is None:
         return f"there is no result of {cell.program}"

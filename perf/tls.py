@@ -1,10 +1,10 @@
-"""What TLS costs: a handshake, a mebibyte, an idle connection; each beside the same in the clear.
+"""The cost of TLS: a handshake, a mebibyte, an idle connection; each beside the same in the clear.
 
     python -m perf.tls [--handshakes N] [--messages N] [--idle N] [--rounds N]
 
-Server CPU of all the hub's processes; memory is what its processes have for themselves.  Of the
-idle connections the first round counts: later ones live in memory that others have given back.
-Prints, and writes perf/results/tls-DATE.json.  Full handshakes: no session is resumed.
+Server CPU of all the hub's processes; memory is that private to its processes.  For idle
+connections the first round counts: later ones reuse freed memory.  Prints, and writes
+perf/results/tls-DATE.json.  Full handshakes: no session is resumed.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def idle(server: Server, port: int, secure: bool, count: int) -> float:
 
 
 def resident(server: Server) -> int:
-    """Octets that all processes of the server have for themselves."""
+    """Octets of private memory of all processes of the server."""
     total = 0
     for pid in server.family():
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace, where: Path) -> dict[str, Any]:
         for protocol, port in zip(("smtp", "pop3"), ports, strict=True)
     )
     figures: dict[str, list[float]] = {}
-    # Idle ones first: later ones live in memory that others have given back.
+    # Idle ones first: later ones reuse freed memory.
     kinds = (
         ("idle connection, KiB", idle, options.idle, "pop3", 1),
         ("session, us of CPU", sessions, options.handshakes, "pop3", 1),

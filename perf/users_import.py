@@ -1,8 +1,8 @@
-"""What a million users cost: to import, to import again, to open, to look up.
+"""The cost of a million users: to import, to import again, to open, to look up.
 
-Writes a Dovecot passwd-file with given hashes and quotas, in no order, and imports it twice into a
-new database; then reopens the database and looks up recipients: all at random, and a few again
-and again, as senders of many messages ask.
+Writes a Dovecot passwd-file with given hashes and quotas, in random order, and imports it twice
+into a new database; then reopens the database and looks up recipients: all at random, and a few
+repeatedly, as for senders of many messages.
 
     python -m perf.users_import [--users 1000000]
 
@@ -32,7 +32,7 @@ from perf.rebuild import RESULTS
 HASH = "$6$saltsaltsalt$" + "a" * 86
 LOOKUPS = 200_000
 PASSES = 7
-FEW = 300  # addresses that are asked for again and again
+FEW = 300  # addresses that are looked up repeatedly
 SEED = 1999
 
 
@@ -62,8 +62,8 @@ def import_file(database: UserDatabase, path: Path) -> tuple[int, int]:
 
 
 def look_up(database: UserDatabase, names: list[str]) -> dict[str, float]:
-    """Microseconds of processor for each, over some passes: what else runs counts least in the
-    least of them."""
+    """CPU microseconds for each, over some passes: the minimum is least affected by other
+    programs."""
     passes: list[float] = []
     for _ in range(PASSES):
         began = time.process_time()

@@ -1,4 +1,4 @@
-"""What listing a million users costs: `metad user list` in its forms, each a process of its own.
+"""The cost of listing a million users: `metad user list` in its forms, each in a separate process.
 
 Makes a users database, an index in which every mailbox has mail, and the file of last logins;
 prints for each form the seconds (the median, the least and the most), the least seconds of

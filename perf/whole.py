@@ -1,9 +1,9 @@
-"""All that docs/performance.md shows, one program after the other, in about --minutes.
+"""Everything shown in docs/performance.md, one program after another, in about --minutes.
 
     sh tools/perf whole --minutes 20 --docs      on a quiet machine
 
 Runs peers, breadth with a full store, paper and day, each with its share of the time, then targets.
-A program that fails is named; the others go on.
+A failing program is reported; the others continue.
 """
 
 from __future__ import annotations

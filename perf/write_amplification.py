@@ -1,10 +1,9 @@
-"""How often the collector writes the same mail again: a simulated month, with and without
-generations.
+"""How often the collector rewrites the same mail: a simulated month, with and without generations.
 
-The collector's own choice of victims (metad.store.gc.policy) works on a model of logs: mail comes
-at a rate that follows the hour, each message lives as long as the mix says, and logs are as many as
-make the given share of their space live on average.  The collector works as the hub's does: while
-space is short, and, where the run says so, in the idle hours of the night.
+The collector's own choice of victims (metad.store.gc.policy) works on a model of logs: mail arrives
+at a rate that depends on the hour, each message lives as long as the mix says, and the number of
+logs makes the given share of their space live on average.  The collector works like the hub's:
+while space is short and, if the run says so, in the idle hours of the night.
 
     write amplification = (octets that came + octets that the collector moved) / octets that came
 

@@ -1,1 +1,1 @@
-"""metad beside other mail servers, each set up by a script of its own, in one interleaved run."""
+"""metad beside other mail servers, each set up by its own script, in one interleaved run."""

@@ -1,7 +1,8 @@
-"""What a server costs: CPU time, memory and syncs of all its processes, also those that ended.
+"""The cost of a server: CPU time, memory and syncs of all its processes, including those that have
+ended.
 
-sendmail starts processes for every message, which are gone before anyone can look at /proc.  So
-each server has a cgroup (v2, where the system has it mounted and this is root); without one, living
+sendmail starts processes for every message, which are gone before /proc can be read.  So each
+server has a cgroup (v2, where the system has it mounted and this is root); without one, living
 processes are added up, and the figures of such servers are too low.
 """
 
@@ -54,7 +55,7 @@ class Account:
                     (self._directory / "cgroup.procs").write_text(str(pid))
 
     def join(self, other: Account) -> None:
-        """From now on the figures of `other` are in these."""
+        """From now on, these figures include those of `other`."""
         self._joined.append(other)
 
     def cpu(self) -> float:

@@ -1,6 +1,6 @@
-"""The servers that are compared, by name: what each needs, and how it is started.
+"""The compared servers, by name: requirements, and how each is started.
 
-A peer that cannot be had on this machine is named with the reason, and left out.
+A peer that is unavailable on this machine is reported with the reason, and left out.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def dovecot_maildir(name: str, where: Path) -> AbstractContextManager[Peer]:
 
 @contextlib.contextmanager
 def postfix_dovecot(name: str, where: Path) -> Iterator[Peer]:
-    """Both in one account: what they cost together."""
+    """Both in one account: their total cost."""
     _prepare(where)
     (port,) = harness.free_ports(1)
     with dovecot(f"{name}-store", where / "dovecot", "maildir") as store:
@@ -183,7 +183,7 @@ def sendmail(name: str, where: Path) -> Iterator[Peer]:
 
 
 def _fetched(command: list[str], made: Path) -> None:
-    """Runs a package manager unless what it brings is there."""
+    """Runs a package manager unless its result exists."""
     if made.exists():
         return
     if shutil.which(command[0]) is None:
@@ -242,7 +242,7 @@ def aiosmtpd(name: str, where: Path) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def constants(name: str, where: Path, *, syncs: bool = False) -> Iterator[Peer]:
-    """No peer but a bound; needs nothing that metad does not."""
+    """Not a peer but a bound; it needs nothing beyond metad's requirements."""
     _prepare(where)
     (port,) = harness.free_ports(1)
     command = [sys.executable, "-m", "perf.peers.constants", str(port), str(WORKERS)]
@@ -260,7 +260,7 @@ PLAIN = ("1", "20", "100", "50 KB", "per mail")  # not pipelined
 KINDS = {
     "metad": Kind("metad", metad, pop3=True, has_left=True),
     "constants": Kind("bound: uvloop, constant answers", constants),
-    # Of more connections group commit makes more than one sync each.
+    # With more connections, group commit makes more than one sync each.
     "syncs": Kind(
         "bound: constant answers, a sync each", syncing_constants, loads=("1", "pipelined 1")
     ),

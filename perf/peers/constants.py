@@ -1,8 +1,8 @@
-"""The least that a server on uvloop can do: SMTP's answers as constants, nothing parsed or kept.
+"""The minimum for a server on uvloop: SMTP's answers as constants, nothing parsed or stored.
 
-What it reaches is a bound for any server in Python whose sockets are uvloop's.  With a directory
-each process writes every message to a file there and syncs it before the 250: on one connection,
-which cannot share a sync with another, that bounds what any durable server reaches.
+Its rate is a bound for any server in Python on uvloop's sockets.  With a directory each process
+writes every message to a file there and syncs it before the 250: on one connection, which cannot
+share a sync with another, that bounds what any durable server reaches.
 
     python -m perf.peers.constants PORT PROCESSES [DIRECTORY]
 """
@@ -24,7 +24,8 @@ _FILE_SIZE = 1 << 26
 
 
 class File:
-    """Where messages go, over and over: written through once, so that a sync writes no sizes."""
+    """The file for messages, overwritten again and again: written once in advance, so that a sync
+    writes no sizes."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

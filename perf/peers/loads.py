@@ -2,9 +2,9 @@
 
 Rules of this file:
 
-* A rate of acceptance ends with the last 250; a rate of delivery when the queue is empty, and then
-  as many messages must have come into the mailboxes as were sent: else it is no figure.
-* CPU is counted until the queue is empty, and is that of all the server's processes.
+* A rate of acceptance ends with the last 250; a rate of delivery when the queue is empty.  Then as
+  many messages must be in the mailboxes as were sent: otherwise there is no figure.
+* CPU is counted until the queue is empty, for all the server's processes.
 """
 
 from __future__ import annotations

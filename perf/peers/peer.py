@@ -1,4 +1,4 @@
-"""A server under measurement, and how each kind of it is started.
+"""A measured server, and how each kind is started.
 
 Rules of this file:
 
@@ -87,7 +87,7 @@ def started(
 
 
 def entering(script: str, data: Path, what: str) -> list[str]:
-    """The command that runs a peer's script in a root of its own."""
+    """The command that runs a peer's script in its own root."""
     root = STATE / "roots" / script
     return ["sh", str(HERE / "enter.sh"), str(root), str(data), str(HERE / f"{script}.sh"), what]
 

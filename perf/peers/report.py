@@ -24,7 +24,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _rate(found: dict[str, Any] | None) -> str:
-    """The rate and half its spread; what was delivered, where that is less."""
+    """The rate and half of its spread; the rate of delivery if it is lower."""
     if not found:
         return "–"
     if "error" in found:
@@ -52,7 +52,7 @@ def rates(facts: Facts, part: str, loads: tuple[Any, ...]) -> str:
 
 
 def ratios(facts: Facts, part: str, loads: tuple[Any, ...]) -> str:
-    """metad's rate divided by what each of the others delivers."""
+    """metad's rate divided by the rate of delivery of each other server."""
     head = ["metad, times", *(load.title for load in loads)]
     rows = []
     for name in _peers(facts, part):
@@ -69,7 +69,7 @@ def ratios(facts: Facts, part: str, loads: tuple[Any, ...]) -> str:
 
 
 def details(facts: Facts, part: str, load: str) -> str:
-    """CPU, latencies and what the generator took, under one load."""
+    """CPU, latencies and the generator's share, under one load."""
     head = ["", "CPU, µs each", "p50 ms", "p99 ms", "p99.9 ms", "generator's CPU, µs", "busy"]
     rows = []
     for name, found in facts[part].get(load, {}).items():

@@ -3,8 +3,8 @@
     sh tools/perf peers                          all of them, about 8 minutes
     sh tools/perf peers --minutes 20 --only metad,postfix,smtp-sink
 
-Prints tables in Markdown, and writes perf/results/peers-DATE.json and a chart beside it.  What
-counts are ratios of one run: absolute figures hold for that machine and that hour.
+Prints tables in Markdown, and writes perf/results/peers-DATE.json and a chart beside it.  Only
+ratios of one run count: absolute figures hold for that machine at that time.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Cell:
     error: str = ""
 
     def turn(self, seconds: float) -> None:
-        """One measurement that should take so long; the first only finds out how fast it goes."""
+        """One measurement that should take this long; the first only finds out the speed."""
         if self.error:
             return
         count = max(self.smallest, min(MOST, int(self.per_second * seconds)))
@@ -93,7 +93,8 @@ def cells_of(name: str, kind: Kind, peer: Peer, left: int) -> tuple[list[Cell], 
 def rounds(cells: list[Cell], count: int, deadline: float) -> None:
     """The first turn calibrates; then servers alternate within each load.
 
-    Each turn gets its part of the time that is left, so that a slow server shortens the others'.
+    Each turn gets its share of the remaining time, so that a slow server shortens the others'
+    turns.
     """
     order = {load: index for index, load in enumerate(dict.fromkeys(cell.load for cell in cells))}
     cells = sorted(cells, key=lambda cell: order[cell.load])
@@ -102,7 +103,7 @@ def rounds(cells: list[Cell], count: int, deadline: float) -> None:
         began = time.monotonic()
         for cell in cells:
             left = deadline - time.monotonic()
-            # Two rounds at least: a figure without any spread says nothing.
+            # At least two rounds: a figure without a spread means nothing.
             if number > 2 and left < 0:
                 return
             cell.turn(max(0.0, left) / max(1, turns))
@@ -124,7 +125,8 @@ def start_all(names: list[str], where: Path, stack: ExitStack) -> tuple[dict[str
 
 
 def costs(name: str, peer: Peer) -> dict[str, Any]:
-    """What needs no clock: memory after the loads, syncs and bytes of a message at 20."""
+    """Figures that need no clock: memory after the loads, syncs and bytes per message at 20
+    connections."""
     kind = KINDS[name]
     facts: dict[str, Any] = {"memory_mb": round(peer.account.memory() / 1e6, 1)}
     if kind.smtp:

@@ -1,7 +1,7 @@
 """Makes every sync of a hub take METAD_PERF_SYNC_MS longer; read by Python when on PYTHONPATH.
 
-The delay is at the hub's one door to the disk (metad.system.osio), in whichever thread syncs, and
-without the interpreter's lock: as a slower disk is.
+The delay is in metad.system.osio, through which the hub accesses the disk, in whichever thread
+syncs, and without the interpreter lock, like a slower disk.
 """
 
 import os
