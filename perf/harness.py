@@ -194,7 +194,7 @@ def hub(where: Path, options: HubOptions) -> Iterator[Server]:
 
 
 def user_name() -> str:
-    """The user of the servers when this runs as root: METAD_PERF_USER, otherwise nobody."""
+    """The user of the servers when this runs as root: METAD_PERF_USER, or the user nobody."""
     return pwd.getpwnam(os.environ.get("METAD_PERF_USER", "nobody")).pw_name
 
 
