@@ -11,51 +11,60 @@ from tests.sim.mutants import Mutant
 COPYING = "metad.cluster.copying:Copying."
 LAYER = "metad.layers.cluster:ClusterLayer."
 REQUESTS = "metad.layers.peer_requests:PeerRequests."
+ENTERING = "metad.cluster.entering:"
 PULL = "metad.layers.tombstone_pull:TombstonePull."
 
 MUTANTS = (
     # -- rule Write
     Mutant("mail is acknowledged after one copy", (
         ("metad.cluster.rules:enough", "return need <=", "return 1 <="),
-    )),
+    ), 1),
     Mutant("the own copy counts before it is durable", (
         (COPYING + "_settle", "if self._own else set()", ""),
         (COPYING + "_go_on", "if self._own is not None:", "if True:"),
-    ), 2),
+    ), 4),
     Mutant("a peer that has no space confirms", (
         (REQUESTS + "_copy", "reply(NO_SPACE)", "reply(())"),
-    ), 11),
+    ), 61),
     Mutant("a peer that does not answer counts", (
         (COPYING + "_on_answer", "(group.got if stored else group.failed)", "group.got"),
-    )),
+    ), 1),
     # -- rule Tombstone
     Mutant("refused mail gets no tombstone", (
         (LAYER + "refuse",
          "self.entomb(mailbox, envelope.id, entombed)\n        self._tell(mailbox, envelope.id)",
          "entombed(None)"),
-    )),
+    ), 6),
     Mutant("refused mail gets no tombstone here", (
         (LAYER + "refuse", "self.entomb(mailbox, envelope.id, entombed)", "entombed(None)"),
-    )),
+    ), 6),
     Mutant("tombstones are not pulled", (
         (PULL + "tick", "self._ask(member)", "pass"),
-    ), 5),
+    ), 4),
     # -- rule Delete
     Mutant("a deletion is confirmed after one node", (
         ("metad.cluster.rules:deletion_confirmed",
          "return is_durable(view, got) and missing < view.read_copies and", "return "),
-    )),
+    ), 5),
     # -- rule Read
     Mutant("a session shows what its own node has", (
         ("metad.cluster.opening:Opening._add_others", "here = set(found)",
          "return\n    here = set(found)"),
         ("metad.cluster.opening:Opening._union", "if not gone and all(", "if False and all("),
-    ), 1),
+    ), 6),
     # -- the lock
     Mutant("locks of a link that ended are kept", (
         (REQUESTS + "link_ended", "self._log.locks.release(mailbox)", "pass"),
-    ), 6),
+    ), 1),
     Mutant("a lock that was not confirmed is kept", (
         ("metad.cluster.opening:unlock", "peers.request(", "tries or peers.request("),
-    )),
+    ), 0),
+    Mutant("a copy is confirmed before it is durable", (
+        (REQUESTS + "_copy", "log.committer.submit(item)", "reply(()); log.committer.submit(item)"),
+    ), 11),
+    Mutant("a peer that could not store it confirms", (
+        ("metad.layers.peer_requests:_durable", "if error is None else", "if True else"),
+    ), 11),
+    # -- rules Enter, Walk, Set copies
+    # -- rule Epoch
 )  # fmt: skip
