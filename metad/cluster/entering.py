@@ -60,6 +60,12 @@ def decides(view: View, number: int) -> bool:
     return bool(view.active) and view.active[0] == number
 
 
+def walks(view: View, number: int) -> bool:
+    """Whether this member sends what others lack: the active ones do.  While too few are active
+    entering ones do, too: of two that went on alone each has mail that the other lacks."""
+    return number in view.active or (view.short and number in view.entering)
+
+
 def next_view(view: View, states: Mapping[int, MemberState]) -> View | None:
     """The view that follows; None: this one stays.
 
@@ -88,15 +94,21 @@ def _of_member(
 
 
 def _may_serve(view: View, states: Mapping[int, MemberState], entering: MemberState) -> bool:
-    """Enter: tombstones went both ways; if too few are active it has all their mail."""
+    """Enter: tombstones went both ways; if too few are active, mail did, too."""
     active = [states[number] for number in view.active]
     if not all(one.covers(entering) and entering.covers(one) for one in active):
         return False
-    return not view.short or _all_walked(view, states)
+    return not view.short or (_all_walked(view, states) and entering.walked == view.epoch)
 
 
 def _all_walked(view: View, states: Mapping[int, MemberState]) -> bool:
     return all(states[number].walked == view.epoch for number in view.active)
+
+
+def _are_level(view: View, states: Mapping[int, MemberState]) -> bool:
+    """Whether all active members have the same tombstones."""
+    active = [states[number] for number in view.active]
+    return all(one.covers(other) for one in active for other in active)
 
 
 def _of_copies(view: View, states: Mapping[int, MemberState]) -> View | None:
@@ -107,7 +119,7 @@ def _of_copies(view: View, states: Mapping[int, MemberState]) -> View | None:
         return view.changed(copies=COPIES)
     if not _all_walked(view, states):
         return None
-    if view.read_copies < view.copies and not view.unhealed:
+    if view.read_copies < view.copies and not view.unhealed and _are_level(view, states):
         return view.changed(read_copies=view.copies)
     if view.alone == "accept" and len(view.active) >= view.copies:
         return view.changed(alone="refuse")
@@ -117,8 +129,7 @@ def _of_copies(view: View, states: Mapping[int, MemberState]) -> View | None:
 def _healed(view: View, states: Mapping[int, MemberState]) -> View | None:
     if not view.unhealed or len(view.unhealed) >= view.read_copies or view.short:
         return None
-    active = [states[number] for number in view.active]
-    if not all(one.covers(other) for one in active for other in active):
+    if not _are_level(view, states):
         return None
     away = set(view.unhealed)
     members = tuple(

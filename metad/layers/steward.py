@@ -69,7 +69,7 @@ class Steward:
     def tick(self) -> None:
         peers = self._layer.peers
         view = peers.view()
-        if peers.number not in view.active:
+        if not entering.walks(view, peers.number):
             return
         if self._walk is None and self._layer.walked[0] != view.epoch and self._has_entered(view):
             self._begin_walk()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from metad.cluster.entering import MemberState, decides, next_view, unpack_state
+from metad.cluster.entering import MemberState, decides, next_view, unpack_state, walks
 from metad.cluster.view import State, View
 from metad.errors import ClusterError
 from tests.cluster.test_mail import THREE, TWO, view_of
@@ -51,9 +51,18 @@ def test_one_that_enters_needs_the_tombstones_both_ways() -> None:
 def test_one_that_enters_a_cluster_that_is_short_needs_all_its_mail() -> None:
     view = view_of(State.ACTIVE, State.ENTERING, alone="accept")
     assert next_view(view, states_of(view) | {1: state(view, walked=False)}) is None
+    # Both may have gone on alone: it gives what it has, too.
+    assert next_view(view, states_of(view) | {2: state(view, walked=False)}) is None
     following = next_view(view, states_of(view))
     assert following is not None
     assert following.active == (1, 2)
+
+
+def test_who_sends_what_others_lack() -> None:
+    short = view_of(State.ACTIVE, State.ENTERING, State.ABSENT)
+    assert [walks(short, number) for number in (1, 2, 3)] == [True, True, False]
+    enough = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    assert [walks(enough, number) for number in (1, 2, 3)] == [True, True, False]
 
 
 def test_one_that_is_away_and_answers_enters_first() -> None:
@@ -91,6 +100,8 @@ def test_copies_are_written_at_once_and_counted_by_readers_after_a_walk() -> Non
     assert written is not None
     assert (written.copies, written.read_copies) == (2, 1)
     assert next_view(written, states_of(written, walked=False)) is None
+    behind = states_of(written) | {2: state(written, last=4)}
+    assert next_view(written, behind) is None  # a deletion would come back
     read = next_view(written, states_of(written))
     assert read is not None
     assert (read.copies, read.read_copies) == (2, 2)

@@ -140,6 +140,33 @@ def test_a_node_goes_on_alone_until_the_other_is_back(nodes: tuple[Node, Node]) 
     two.start()
 
 
+def test_both_went_on_alone_and_no_mail_is_lost(nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    join(one, two)
+    taken: list[bytes] = []
+    for up, down in ((one, two), (two, one)):
+        down.stop()
+        if up.process is None:
+            up.start()
+        up.cluster("alone", "--yes")
+        taken.append(message(b"on node %d alone\r\n" % len(taken)))
+        until = time.monotonic() + DEADLINE
+        while not send(up, taken[-1], "ann").startswith(b"250"):
+            assert time.monotonic() < until
+    one.start()
+    rows = two.cluster("status")["members"]
+    assert "two views" in rows[0]["link"]
+    assert len(bodies(one, "ann")) == len(bodies(two, "ann")) == 1
+    two.cluster("alone", "--yes")
+    view = two.wait(is_whole)
+    one.wait(lambda its: its == view)
+    assert bodies(one, "ann") == bodies(two, "ann")
+    assert sorted(bodies(one, "ann")) == sorted(taken)
+    two.kill()
+    assert sorted(bodies(one, "ann")) == sorted(taken)
+    two.start()
+
+
 def test_a_lost_node_is_replaced(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     join(one, two)
