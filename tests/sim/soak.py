@@ -116,27 +116,33 @@ def commit() -> str:
 def go_on(progress: Progress, path: Path, until: float) -> None:
     seeds, code = progress.seeds(), commit()
     while progress.place < len(seeds) and time.monotonic() < until:
-        batch = seeds[progress.place : progress.place + BATCH]
+        batch, failed = seeds[progress.place : progress.place + BATCH], list[int]()
         before = os.times()
         for seed, reason, steps in run_batch(batch):
             progress.steps += steps
             if reason is not None:
                 progress.failed[str(seed)] = reason
-                tell(seed, reason)
+                failed.append(seed)
+                print(f"seed {seed}: {reason}", flush=True)
         after = os.times()
         progress.cpu_seconds += after.children_user - before.children_user
         progress.cpu_seconds += after.children_system - before.children_system
         progress.place += len(batch)
         progress.commits[code] = progress.commits.get(code, 0) + len(batch)
         progress.save(path)
+        for seed in failed:
+            tell(seed)
 
 
-def tell(seed: int, reason: str) -> None:
-    """A failure, and the smallest plan that fails too."""
-    print(f"seed {seed}: {reason}", flush=True)
-    if reason != "the process ended":
+def tell(seed: int) -> None:
+    """Print the smallest plan that fails too.  In a child: runs at the same time would share the
+    memory that their hubs share."""
+    child = os.fork()
+    if not child:
         small = shrink(make_plan(seed))
-        print(show(small), why(small) or "", sep="\n", flush=True)
+        print(show(small), why(small) or "it does not fail again", sep="\n", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,7 +45,7 @@ def test_a_soak_goes_on_where_it_stopped(
 
 
 def test_a_seed_that_fails_is_shrunk_and_kept(
-    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    state: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     good = Plan(1, (Op("put", gap=-1),))
     bad = Plan(1, (Op("put", gap=-1), Op("no_such_operation")))
@@ -54,7 +54,7 @@ def test_a_seed_that_fails_is_shrunk_and_kept(
     assert run(state, count=2) == 1  # it stays failed
     (reason,) = json.loads(state.read_text())["failed"].values()
     assert "no_such_operation" in reason
-    shown = capsys.readouterr().out
+    shown = capfd.readouterr().out
     assert "seed 8: " in shown
     assert "1. Op(kind='no_such_operation'" in shown
     assert "2. " not in shown
