@@ -1,4 +1,4 @@
-"""Small files that the disk cannot read, write or sync, over restarts: rows 19 and 20.
+"""Small files that the disk cannot read, write or sync, over restarts.
 
 Each life does what a hub does at a start, in the same order, with everything but LMDB through one
 `Osio`.
@@ -121,7 +121,7 @@ def test_a_hub_starts_and_serves(filled: StoreKit, name: str, fault: str, end: s
         with UserDatabase(kit.data / "users") as users:
             assert users.verify("alice@x.test", b"secret") is not None
         kit.crash()
-        reached("row 19, small files with a fault: started and served", 1)
+        reached("row 23, small files with a fault: started and served", 1)
     start(kit)  # what a stop leaves, if it can record it
     kit.crash()
     lines: list[str] = []
@@ -223,7 +223,7 @@ def test_no_space_anywhere_at_a_start_and_in_service(filled: StoreKit, kind: str
         start(kit)
         serve(kit)
         kit.crash()
-        reached("row 20, no space at a call of a start: the next one serves", 1)
+        reached("row 23, no space at a call of a start: the next one serves", 1)
     assert os.listdir(kit.data)
 
 

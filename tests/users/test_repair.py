@@ -97,7 +97,7 @@ def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
                 users.reserve(0)
                 assert users.add("new@x.test").id > COUNT
             assert start(data) == []
-            reached("row 19, users databases with a bad page: started", 1)
+            reached("row 23, users databases with a bad page: started", 1)
     assert noticed
 
 
