@@ -55,7 +55,7 @@ MUTANTS = (
     ), 99),
     Mutant("a survivors' sync fails and nothing says so", (
         ("gc.survivor_logs:SurvivorLogs._append",
-         "with suppress(RefusedError):  # then `settle` tries again\n"
+         "with suppress(RefusedError):  # then `settle` retries\n"
          "            chain.record_end()\n", "chain.failed = None\n"),
         COPIES_COUNT,
     ), 31),
