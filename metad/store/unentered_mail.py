@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterable
 
 from metad.store.log.footer import ENTRY_SIZE
 from metad.store.log.place import Message
-from metad.system.shared_memory import PENDING_CELLS, SharedArea
+from metad.system.shared_memory import PENDING_CELLS, PROCESSES, SharedArea
 
 _BITS = PENDING_CELLS * 64
 _BIT = [1 << number for number in range(_BITS)]
 _SIZE = PENDING_CELLS * 8
+_NO_TIMES = bytes(PROCESSES * 8)
 _NONE = memoryview(bytes(_SIZE)).cast("Q")
 
 
@@ -71,9 +72,10 @@ class UnenteredMail:
     def may_have(self, mailbox: int, asked_ns: int) -> bool:
         """Whether the index may lack mail of this mailbox that was acknowledged before
         `asked_ns`."""
-        rows = -(-len(self._since.tobytes().rstrip(b"\0")) // 8)  # the other processes have none
-        if not rows:
+        times = self._since.tobytes()
+        if times == _NO_TIMES:  # at once: most polls come when no mail waits
             return False
+        rows = -(-len(times.rstrip(b"\0")) // 8)  # the other processes have none
         at, bit = divmod(mailbox % _BITS, 64)
         return any(
             0 < self._since[row] <= asked_ns and self._words[row * PENDING_CELLS + at] >> bit & 1
