@@ -111,6 +111,12 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
+@pytest.fixture(autouse=True)
+def scratch(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hub's user may make temporary files; the tests' own directory may be root's."""
+    monkeypatch.setattr("tempfile.tempdir", str(hub.home / "out"))
+
+
 def words(hub: Hub, step: Step, turn: int) -> list[str]:
     given = step.arguments.split()
     return [*step.path.split(), *(one.format(home=hub.home, turn=turn) for one in given)]
