@@ -1,0 +1,85 @@
+"""Instructions of the store's own path: a message committed and entered, a message collected.
+
+    python -m perf.store_path            under valgrind's callgrind, as perf.guard: a minute or two
+
+No socket, no session, no thread: a store of the tests' kit, groups of 18 messages of 500 bytes,
+then a log of which every other message is deleted, collected.  The same file runs in a worktree of
+another commit, with the Python of this one, so that the two can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from metad.store.index import index
+from tests.support.collector_kit import collect, make_collector, sealed
+from tests.support.store_kit import StoreKit
+
+GROUP = 18
+FEW, MANY = 20, 80  # groups
+DELETED = 40  # ids in one deletion record
+MIB = 1 << 20
+SUBJECTS = ("committed", "prepared", "collected")
+
+
+def work(subject: str, rounds: int, where: Path) -> None:
+    index.MAP_SIZE = 1 << 30  # valgrind has no room for a map of 1 TiB
+    kit = StoreKit(where / "data", align=4096, size=16 * MIB)
+    kit.start()
+    body = b"x" * 500
+    ids: list[bytes] = []
+    for _ in range(rounds):
+        ids += [kit.submit([1], body).id for _ in range(GROUP)]
+        kit.run()
+        kit.listing(2)  # all is entered
+    if subject == "committed":
+        return
+    gone = ids[::2]
+    for at in range(0, len(gone), DELETED):
+        kit.delete(1, gone[at : at + DELETED])
+    writer = kit.writers[0]
+    writer.source.stop(writer.committer.stop())
+    if subject == "collected":
+        collect(make_collector(kit), sealed(kit))
+
+
+def count(subject: str, rounds: int) -> int:
+    """Instructions of a process that does so many groups."""
+    with tempfile.TemporaryDirectory(prefix="metad-perf-") as scratch:
+        command = [
+            shutil.which("valgrind") or "valgrind", "--tool=callgrind",
+            f"--callgrind-out-file={scratch}/out", "--",
+            sys.executable, "-m", "perf.store_path", subject, str(rounds), scratch,
+        ]  # fmt: skip
+        environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        found = re.search(r"Collected : (\d+)", done.stderr)
+        if done.returncode or not found:
+            raise SystemExit(f"{subject}: exit {done.returncode}: {done.stderr[-800:]}")
+        return int(found.group(1))
+
+
+def main() -> int:
+    if len(sys.argv) > 1:
+        work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+        sys.stdout.flush()
+        os._exit(0)  # the end is no part of it
+    counts = {(name, n): count(name, n) for name in SUBJECTS for n in (FEW, MANY)}
+
+    def each(name: str) -> float:
+        return (counts[name, MANY] - counts[name, FEW]) / ((MANY - FEW) * GROUP)
+
+    print(f"a message committed and entered: {each('committed'):,.0f}")
+    copied = 2 * (each("collected") - each("prepared"))  # every other one
+    print(f"a message copied by the collector, and another one dropped: {copied:,.0f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
