@@ -41,6 +41,11 @@ MUTANTS = (
     Mutant("tombstones are not pulled", (
         (PULL + "tick", "self._ask(member)", "pass"),
     ), 4),
+    Mutant("a late copy is entered over its tombstone", (
+        ("index.change:Change._without_dead", "not any(", "True or not any("),
+        ("index.change:Change._add_again", "if row[0][:4] not in gone]", "]"),
+        ("index.relocation:_Moving._enter_missing", "not in gone]", "is not None]"),
+    ), 56),
     # -- rule Delete
     Mutant("a deletion is confirmed after one node", (
         ("metad.cluster.rules:deletion_confirmed",
