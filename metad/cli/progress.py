@@ -1,9 +1,9 @@
-"""How far a command has come, and when it will end: a line on a terminal, rewritten once a second.
+"""The progress of a command and its remaining time: a line on a terminal, rewritten once a second.
 
     12 of 40 logs, 3 min left
 
-Rule of this file: a command of less than a second, one without a terminal, and one that prints JSON
-show nothing.
+Rule of this file: a command that takes less than a second, has no terminal, or prints JSON shows
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SECONDS = 1.0
 
 
 def left(seconds: float, done: float, total: float) -> str:
-    """The time that is left, after a comma, if the rest goes as what took `seconds`."""
+    """The remaining time, after a comma, extrapolated from the `seconds` so far."""
     if done <= 0 or done >= total:
         return ""
     rest = seconds / done * (total - done)
@@ -49,7 +49,7 @@ class Progress:
         click.echo(f"\r\033[K{shown}", err=True, nl=False)
 
     def close(self) -> None:
-        """Make room for what follows."""
+        """Clear the line for other output."""
         if self._is_shown:
             self._is_shown = False
             click.echo("\r\033[K", err=True, nl=False)

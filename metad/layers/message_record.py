@@ -1,4 +1,4 @@
-"""A message as the log keeps it: its envelope, with the exact size that each mailbox will show."""
+"""A message as stored in the log: its envelope, with the exact size that each mailbox shows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _new = tuple.__new__
 def append_message(
     envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done, now_ns: int
 ) -> Append:
-    """The record of a message, with the exact size that each mailbox will show.
+    """The record of a message, with the exact size that POP3 shows in each mailbox.
 
-    `wire_octets`: those of the body, without the trace.  `now_ns`: the wall clock, whatever hub
-    time is: expiry goes by when the message really came.
+    `wire_octets`: the size of the body, without the trace.  `now_ns`: the wall clock, not hub time:
+    expiry depends on when the message really arrived.
     """
     message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
     trace_octets = len(trace)
     octets += IN_FRONT_SIZE + len(sender.encode()) + trace_octets
     shown: tuple[record.Recipient, ...]
-    if len(given) == 1:  # nearly all there are
+    if len(given) == 1:  # nearly all messages
         ((mailbox, address),) = given
         shown = (_new(record.Recipient, (mailbox, address, octets + len(address.encode()))),)
     else:

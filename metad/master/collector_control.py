@@ -66,7 +66,7 @@ class CollectorControl:
     # -- gc
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """For `metad gc`: begin a round, or say how far it is."""
+        """For `metad gc`: begin a round, or report its progress."""
         if request["command"] == "gc":
             return self.ask(full=request.get("full") is True)
         return self.progress()

@@ -1,9 +1,9 @@
-"""The master looks every few seconds whether the hub is well, and knows since when it is not.
+"""The master checks every few seconds whether the hub is well, and records since when it is not.
 
 Rules of this file:
 
 * A problem is logged when it begins and when it ends, once each.
-* Shared memory may hold anything: a look that fails must not end the hub.
+* Shared memory may hold anything: a failing check must not end the hub.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that a master is given, and what a reload changes of it."""
+"""Everything that a master is given, and how a reload changes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The master's eye on the index: a suspect one is rebuilt in the running hub.
+"""The master's watch of the index: a suspect one is rebuilt in the running hub.
 
     noted as suspect -> all children end -> recovery, as at a start -> new workers
 

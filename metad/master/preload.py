@@ -1,7 +1,7 @@
-"""What Python would load only when it needs it, loaded while it still can be.
+"""Loads modules that Python would load lazily, while that is still possible.
 
 After a chroot, under Landlock, or as a user who may not read a checkout below /root, an import
-fails.  So the master imports all that its children could ever want before it gives anything up.
+fails.  So the master imports everything that its children may need before it drops any privilege.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 import metad
 from metad.users.preload import preload as preload_users
 
-# Not the hub's: programs of their own.
+# Not part of the hub: separate programs.
 _NOT_OURS = ("metad.__main__", "metad.cli", "metad.nanny", "metad.layers.testing", "metad.testing")
 # Loaded inside of functions of the standard library, or by name.
 _LAZY = (
@@ -44,7 +44,7 @@ _LAZY = (
     "unicodedata",
     "warnings",
 )
-# Parts of other packages that are loaded late, where this version of them has such a part.
+# Parts of other packages that are loaded lazily, if this version has them.
 _OTHERS = ("lmdb._envid", "msgpack.fallback", "idna.uts46data")
 
 

@@ -138,7 +138,7 @@ def configuration(hub: Hub) -> dict[str, Any]:
 
 
 def _space(config: Config) -> dict[str, int | None]:
-    """What the disk has, and below what new mail is deferred; None if it cannot be looked at."""
+    """The free disk space, and the limit below which new mail is deferred; None if unknown."""
     osio, logs = Osio(), str(config.data / "logs")
     try:
         free = osio.free_space(logs)

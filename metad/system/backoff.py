@@ -1,7 +1,7 @@
-"""Back-off: how long to wait before something that failed is tried again.
+"""Back-off: how long to wait before retrying after a failure.
 
-The delay doubles with each failure in a row and is bounded, so that what fails immediately does not
-spin, and what recovers is not left waiting for long.
+The delay doubles with each failure in a row and is bounded, so that immediate failures do not spin,
+and recovery is noticed soon.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def make_directory(path: Path, owner: os.stat_result | None) -> int:
     """A new, empty directory, mode 0700, given to `owner`; its descriptor.  Raises OSError.
 
-    It is made, opened and given away through its parent's descriptor, and only if what was opened
-    is what was made: another user may own the parent and swap names meanwhile.
+    It is made, opened and chowned through its parent's descriptor, and only if the opened directory
+    is the one made: another user may own the parent and swap names meanwhile.
     """
     parent = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -7,7 +7,7 @@
 Rules of this file:
 
 * One process writes a histogram; an observation is one bisection and two additions.
-* Bounds never depend on the configuration: a scrape compares with the one before.
+* Bounds never depend on the configuration, because a scrape is compared with the previous one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Counts(NamedTuple):
     total: int
 
     def __sub__(self, before: Counts) -> Counts:
-        """What came since `before`; everything, if it has been reset meanwhile."""
+        """The values since `before`; all values if it has been reset meanwhile."""
         found = tuple(now - then for now, then in zip(self.buckets, before.buckets, strict=True))
         return self if min(found) < 0 else Counts(found, self.total - before.total)
 

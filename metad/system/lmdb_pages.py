@@ -1,13 +1,14 @@
-"""Whether each page of an LMDB file is in one tree or free: no API of LMDB's shows its free list.
+"""Checks that each page of an LMDB file is in one tree or free: LMDB's API does not show its free
+list.
 
-A list that is older than the trees names pages that are in use: the next transactions write over
-them, and nothing tells.
+A free list older than the trees names pages in use: later transactions overwrite them, without any
+error.
 
 Rules of this file:
 
-* For LMDB's file format 1 on a machine of 64 bits; of another nothing is reported.
+* For LMDB's file format 1 on a 64-bit machine; for any other, nothing is reported.
 * Only while no process writes to the file.
-* Leaves are not read, but for those of the free list and of the table of tables.
+* Leaves are not read, except those of the free list and of the table of tables.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import NamedTuple
 from metad.system.osio import Osio
 
 _META_PAGES = 2
-_META = struct.Struct("=16xIIQQ")  # behind a page's header: magic, version, address, map size
+_META = struct.Struct("=16xIIQQ")  # after a page's header: magic, version, address, map size
 _TREE = struct.Struct("=IHHQQQQQ")
 _LAST = struct.Struct("=QQ")  # last page, transaction
 _PAGE = struct.Struct("=QHHHH")  # number, pad, flags, ends of the free space
@@ -35,7 +36,7 @@ _NO_ROOT = (1 << 64) - 1
 
 
 class Tree(NamedTuple):
-    """What a meta page, or a row of the table of tables, tells of a tree."""
+    """The description of a tree in a meta page, or in a row of the table of tables."""
 
     page_size: int
     flags: int
@@ -52,7 +53,7 @@ class Tree(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """One of the two pages that say where the trees are."""
+    """One of the two pages that locate the trees."""
 
     transaction: int
     last_page: int
@@ -72,7 +73,7 @@ def parse_meta(page: bytes) -> Meta | None:
 
 
 def why_wrong(osio: Osio, path: str) -> str | None:
-    """What is wrong with the pages of the LMDB file `path`.  Raises OSError."""
+    """The fault in the pages of the LMDB file `path`.  Raises OSError."""
     fd = osio.open(path, 0)
     try:
         newest = newest_meta(osio, fd)
@@ -84,7 +85,7 @@ def why_wrong(osio: Osio, path: str) -> str | None:
 
 
 def newest_meta(osio: Osio, fd: int) -> Meta | None:
-    """The meta page that LMDB would go by."""
+    """The meta page that LMDB would use."""
     first = parse_meta(osio.pread(fd, 4096, 0).ljust(4096, b"\0"))
     at = first.free.page_size if first else os.sysconf("SC_PAGESIZE")
     second = parse_meta(osio.pread(fd, 4096, at).ljust(4096, b"\0"))
@@ -93,9 +94,9 @@ def newest_meta(osio: Osio, fd: int) -> Meta | None:
 
 
 def restore_meta(osio: Osio, path: str) -> bool:
-    """If one of the two meta pages is none, write the other one there, durably.
+    """If one of the two meta pages is invalid, replace it by the other, durably.
 
-    True: it was so.  Raises OSError.
+    True: it was replaced.  Raises OSError.
     """
     fd = osio.open(path, os.O_RDWR)
     try:
@@ -120,21 +121,22 @@ def _is_meta(page: bytes) -> bool:
 
 
 def _page_size(osio: Osio, fd: int) -> int:
-    """As the first meta page has it, or the machine, if that page is bad."""
+    """From the first meta page, or from the machine if that page is bad."""
     first = osio.pread(fd, 4096, 0)
     meta = parse_meta(first) if _is_meta(first) else None
     return meta.free.page_size if meta else os.sysconf("SC_PAGESIZE")
 
 
 class _Pages:
-    """The pages as one meta page has them.  Everything raises ValueError, struct.error, OSError."""
+    """The pages according to one meta page.  Everything raises ValueError, struct.error,
+    OSError."""
 
     def __init__(self, osio: Osio, fd: int, meta: Meta) -> None:
         self._osio = osio
         self._fd = fd
         self._meta = meta
         self._size = meta.free.page_size
-        self._left = meta.last_page + 1  # pages to be read at most: a damaged tree has loops
+        self._left = meta.last_page + 1  # maximum number of pages to read: a damaged tree has loops
 
     def why_wrong(self) -> str | None:
         meta = self._meta
@@ -153,7 +155,7 @@ class _Pages:
         return None
 
     def _of(self, tree: Tree) -> Iterator[int]:
-        """The pages of a tree but for those of long rows."""
+        """The pages of a tree, without those of long rows."""
         level = [tree.root] if tree.root != _NO_ROOT else []
         for _ in range(1, tree.depth):
             yield from level
@@ -204,7 +206,7 @@ class _Pages:
 
 
 def _nodes(page: bytes) -> Iterator[int]:
-    """Where the rows of a page lie in it."""
+    """The offsets of a page's rows."""
     lower = _PAGE.unpack_from(page)[3]
     for (at,) in struct.iter_unpack("=H", page[_PAGE.size : lower]):
         yield at

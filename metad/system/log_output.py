@@ -1,4 +1,4 @@
-"""Writing to a log that may not be read: as much as fits at once, never waiting.
+"""Writing to a log that may not be read: writes as much as fits at once, and never waits.
 
 Standard error is often shared with other programs, so its flags are not ours to change
 (O_NONBLOCK belongs to the open file, not to the descriptor).
@@ -10,7 +10,7 @@ Standard error is often shared with other programs, so its flags are not ours to
     terminal               opened again, without blocking, before the hub starts (`own_terminal`)
     regular file           write: the page cache takes it
 
-Rule of this file: what was not written is the caller's to count; nothing is raised.
+Rule of this file: the caller counts what was not written; nothing is raised.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one door to files, synchronisation, locks and clocks.
+"""The only access to files, synchronisation, locks and clocks.
 
 Rules of this file:
 

@@ -1,4 +1,4 @@
-"""Counts what clients were refused, by the reason.
+"""Counts refusals, by reason.
 
 Rule of this file: the reason follows from the enhanced status code of the reply (RFC 3463), so that
 a new error needs no entry here; every refusal is counted in `Cell.REFUSED` and one reason.
@@ -38,6 +38,6 @@ def reason(reply: Reply) -> Cell:
     subject = reply.enhanced[2:]
     if subject.startswith("5."):  # the protocol; 4.5.3 and 5.5.3: too many recipients
         return Cell.REFUSED_OTHER if subject == "5.3" else Cell.REFUSED_SYNTAX
-    if subject.startswith("7."):  # policy: for now means that there was too much
+    if subject.startswith("7."):  # policy: a temporary one means that there was too much
         return Cell.REFUSED_RATE if reply.code < 500 else Cell.REFUSED_RELAY
     return _REASONS.get(subject, Cell.REFUSED_OTHER)

@@ -127,14 +127,14 @@ class Cell(IntEnum):
     DEATHS = 60
     # Octets that groups of commits wrote to logs, alignment included.
     LOG_OCTETS = 65
-    # Since when, in Unix seconds, 0 if it is not so: the index lacks groups of this worker; its
-    # writer rests after failed writes; it has no space for new mail.
+    # Since when, in Unix seconds (0: not so): the index lacks groups of this worker; its writer
+    # pauses after failed writes; it has no space for new mail.
     INDEX_BEHIND = 66
     WRITES_FAIL = 67
     NO_SPACE = 68
     # Since when it has given up a log because a write or sync failed.
     LOG_FAILED = 69
-    # The log that had the damaged record which this process found last.
+    # The log with the damaged record that this process found last.
     DAMAGED_LOG = 70
     # Collections that failed, since the collector's start.
     UNCOLLECTED = 71
@@ -164,7 +164,7 @@ class Tally(IntEnum):
 
     CONNECTIONS = 0
     MESSAGES = 1
-    FAILURES = 2  # of logins, each count with the time of the last
+    FAILURES = 2  # of logins, each count with the time of the last one
 
 
 class ProcessRow:

@@ -4,10 +4,10 @@
 
 Rules of this file:
 
-* The socket is connected before a hub gives up its rights, and is standard error: tracebacks reach
-  the daemon too.  A daemon that was restarted is found again where it was; not from within a
-  chroot.
-* A daemon that does not read stops nothing: what does not fit at once is the caller's to count.
+* The socket is connected before a hub drops its privileges, and becomes standard error, so that
+  tracebacks reach the daemon too.  A restarted daemon is found again at the same path, but not from
+  inside a chroot.
+* A daemon that does not read blocks nothing: the caller counts lines that do not fit at once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _GONE = {errno.ECONNREFUSED, errno.ENOTCONN, errno.ECONNRESET}
 
 
 def connect(path: Path) -> int:
-    """A descriptor that leads to the daemon at `path`.  Raises OSError."""
+    """A descriptor connected to the daemon at `path`.  Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.connect(str(path))
         return sock.detach()
 
 
 def is_syslog(fd: int) -> bool:
-    """Whether the descriptor is such a socket.  The journal's is a stream."""
+    """Whether the descriptor is such a socket.  The journal's is a stream socket."""
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             return False
@@ -49,14 +49,14 @@ def is_syslog(fd: int) -> bool:
 
 
 def stamp(now: float) -> str:
-    """The time as the protocol has it; the names of months are English in every locale."""
+    """The time in the protocol's format; names of months are English in every locale."""
     found = time.localtime(now)
     month = "JanFebMarAprMayJunJulAugSepOctNovDec"[3 * found.tm_mon - 3 : 3 * found.tm_mon]
     return f"{month} {found.tm_mday:2d} {found.tm_hour:02d}:{found.tm_min:02d}:{found.tm_sec:02d} "
 
 
 def message(line: bytes) -> bytes:
-    """A line of the log with its priority in front; JSON gets the tag that it has not."""
+    """A log line with its priority prepended; JSON also gets the missing tag."""
     if line.startswith(b"{"):
         is_warning = b'"text": "warning:' in line
         return b"<%d>metad: %s" % (_WARNING if is_warning else _INFO, line)
@@ -99,6 +99,6 @@ class SyslogSocket:
         except OSError as error:
             if error.errno not in _GONE:
                 raise
-            # Another daemon may be there by now.
+            # Another daemon may be running by now.
             sock.connect(self._path)
             sock.send(octets, socket.MSG_DONTWAIT)

@@ -1,4 +1,4 @@
-"""Something tried where a bad page does no harm: in a child.
+"""Runs something in a child, where a bad page does no harm.
 
 LMDB reads its files through maps: a torn or truncated one may end the process by SIGBUS, SIGSEGV
 or an abort.
@@ -18,7 +18,7 @@ PIECE = 1 << 16
 
 
 def reason_in_child(work: Callable[[], str | None]) -> str | None:
-    """What `work` found wrong, or how it ended.  Raises OSError."""
+    """The fault found by `work`, or how it ended.  Raises OSError."""
 
     def tell(out: BinaryIO) -> None:
         out.write((work() or "").encode()[:4096])
@@ -32,7 +32,8 @@ def reason_in_child(work: Callable[[], str | None]) -> str | None:
 
 
 def in_child(work: Callable[[BinaryIO], None], take: Callable[[bytes], object]) -> int:
-    """Run `work` in a child; `take` gets what it writes.  The exit code, negative for a signal."""
+    """Run `work` in a child; `take` gets what it writes.  Returns the exit code, negative for a
+    signal."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -49,7 +50,7 @@ def in_child(work: Callable[[BinaryIO], None], take: Callable[[bytes], object]) 
 def _child(work: Callable[[BinaryIO], None], writer: int) -> NoReturn:
     code = 1
     try:
-        # No words of LMDB's, no traceback and no core file.
+        # No message from LMDB, no traceback, no core file.
         with suppress(OSError):  # a confined process, or one in a chroot, has no /dev/null
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         faulthandler.disable()

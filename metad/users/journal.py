@@ -1,14 +1,14 @@
-"""What changes in the users database of a cluster, kept so that other nodes can make it too.
+"""The changes of a cluster's users database, kept so that other nodes can repeat them.
 
-Table "changes": revision (8) -> the puts and deletes of one transaction, packed, in their order.
-In "meta": `LINEAGE`, the epoch at which this database's node began to take changes and the last
+Table "changes": revision (8) -> the puts and deletes of one transaction, packed, in their order. In
+"meta": `LINEAGE`, the epoch at which this database's node began to accept changes, and the last
 revision; `MIRROR`, the number of the node whose copy this database is.
 
 Rules of this file:
 
-* A change and its entry here are one transaction.
-* A mirror takes no change but those of its source.
-* A database that is in no cluster has no table, and pays one look-up of an attribute.
+* A change and its journal entry are one transaction.
+* A mirror accepts only the changes of its source.
+* A database outside a cluster has no such table, and pays only an attribute look-up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metad.errors import UnavailableError
 
 CHANGES = b"changes"
 LINEAGE, MIRROR = b"lineage", b"mirror"
-# Revisions that are kept: a node that lacks more gets a whole copy.
+# Revisions kept: a node that lacks more gets a whole copy.
 KEPT = 100_000
 REVISION = struct.Struct(">Q")
 _LINEAGE = struct.Struct(">QQ")
@@ -34,14 +34,14 @@ Operation = tuple[int, bytes, bytes | None, bytes]
 
 
 class Lineage(NamedTuple):
-    """Of two databases the one with the greater lineage counts."""
+    """Of two databases, the one with the greater lineage counts."""
 
     epoch: int = 0
     revision: int = 0
 
 
 class MirrorError(UnavailableError):
-    """The users of this node are a copy."""
+    """This node's users are a copy."""
 
 
 def lineage(txn: Any, meta: Any) -> Lineage:
@@ -54,7 +54,7 @@ def put_lineage(txn: Any, meta: Any, value: Lineage) -> None:
 
 
 def source(txn: Any, meta: Any) -> int:
-    """The node whose copy this is; 0: changes are made here."""
+    """The node of which this is a copy; 0: changes are made here."""
     value = txn.get(MIRROR, db=meta)
     return int(_NODE.unpack(value)[0]) if value else 0
 
@@ -74,7 +74,7 @@ def refuse_mirror(txn: Any, meta: Any) -> None:
 
 
 class JournaledTransaction:
-    """A write transaction that notes what it does.  `finish` enters it before the commit."""
+    """A write transaction that records its changes.  `finish` enters them before the commit."""
 
     def __init__(self, txn: Any, tables: Mapping[int, int], meta: Any, changes: Any) -> None:
         """`tables`: id() of each table -> its number.  Raises MirrorError."""

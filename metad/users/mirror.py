@@ -1,13 +1,13 @@
-"""The users database as other nodes of a cluster have it: given out, and taken over.
+"""The users database across the nodes of a cluster: sending and receiving copies.
 
     directory: the node that takes changes          changes, page
     mirror: every other                              apply, replacing
 
 Rules of this file:
 
-* A mirror is at a revision of its source, or still at the one before: nothing is half done.
+* A mirror is at a revision of its source, or still at the previous one: never in between.
 * Until a mirror has its first copy, its database counts as lost: unknown users get 451, not 550.
-* Missing is not removed: a user whom a new copy lacks leaves no tombstone, so no mail is deleted.
+* Missing is not removed: a user missing from a new copy leaves no tombstone, so no mail is deleted.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from metad.users.database import UserDatabase
 from metad.users.journal import REVISION, Lineage
 from metad.users.lmdb_env import ID, LOST
 
-# Octets of one answer, about.
+# Approximate octets of one answer.
 MOST = 200_000
 Row = tuple[int, bytes, bytes]
 
 
 class Position(NamedTuple):
-    """Behind which row of which table a copy goes on."""
+    """The table and row after which a copy continues."""
 
     table: int = 0
     key: bytes = b""
@@ -36,30 +36,30 @@ class Position(NamedTuple):
 
 
 class UserMirror:
-    """What a cluster needs of an open users database."""
+    """What a cluster needs from an open users database."""
 
     def __init__(self, users: UserDatabase) -> None:
         self._users = users
         self._env = users.env
         self._tables = users.numbered_tables
 
-    # -- what this database is
+    # -- the role of this database
 
     def lineage(self) -> tuple[Lineage, int]:
-        """Its lineage, and the node whose copy it is, 0 if changes are made here."""
+        """Its lineage, and the node of which it is a copy; 0 if changes are made here."""
         with self._users.translated, self._env.begin() as txn:
             meta = self._tables[0]
             return journal.lineage(txn, meta), journal.source(txn, meta)
 
     def lead(self, epoch: int) -> None:
-        """Take changes here, from this epoch of the view on."""
+        """Accept changes here, from this epoch of the view on."""
         with self._changing() as txn:
             journal.put_source(txn, self._tables[0], 0)
             journal.put_lineage(txn, self._tables[0], Lineage(epoch, 0))
             txn.drop(self._users.changes_table, delete=False)
 
     def follow(self, node: int, *, empty: bool = False) -> None:
-        """Be a copy of that node's users.  `empty`: there has been no user here."""
+        """Become a copy of that node's users.  `empty`: there has been no user here."""
         with self._changing() as txn:
             journal.put_source(txn, self._tables[0], node)
             if empty:
@@ -72,10 +72,10 @@ class UserMirror:
         with self._users.translated, self._env.begin(write=True) as txn:
             yield txn
 
-    # -- given out
+    # -- sending
 
     def changes(self, revision: int) -> list[tuple[int, bytes]] | None:
-        """Revisions greater than that, in order, some; None if they are not all kept."""
+        """Some revisions after `after`, in order; None if not all of them are kept."""
         found: list[tuple[int, bytes]] = []
         size = 0
         with self._users.translated, self._env.begin(self._users.changes_table) as txn:
@@ -90,7 +90,8 @@ class UserMirror:
         return found if first == revision + 1 else None
 
     def page(self, position: Position) -> tuple[Lineage, list[Row], Position | None]:
-        """The lineage now, some rows behind `position`, and where to go on; None: that is all."""
+        """The present lineage, some rows after `position`, and where to continue; None: no more
+        rows."""
         rows: list[Row] = []
         size = 0
         with self._users.translated, self._env.begin() as txn:
@@ -109,7 +110,7 @@ class UserMirror:
     # -- taken over
 
     def apply(self, changes: Iterable[tuple[int, bytes]]) -> None:
-        """Make changes of the source: those that follow the last one that was made."""
+        """Apply changes of the source: those after the last applied one."""
         with self._changing() as txn:
             meta = self._tables[0]
             epoch, last = journal.lineage(txn, meta)
@@ -122,7 +123,7 @@ class UserMirror:
 
     @contextmanager
     def replacing(self, node: int) -> Iterator[Replacement]:
-        """Take over a whole copy: `add` rows, `finish`; without the latter nothing changes."""
+        """Receive a whole copy: `add` rows, then `finish`; without `finish` nothing changes."""
         self._users.keep_changes()
         txn = self._env.begin(write=True)
         try:
@@ -138,13 +139,13 @@ class UserMirror:
             txn.abort()  # nothing, once it is committed
 
     def _raise_numbers(self) -> None:
-        """No number that the source gave is given here, should this node take changes one day."""
+        """If this node accepts changes one day, it must not reassign the source's numbers."""
         with self._users.translated, self._env.begin(self._tables[0]) as txn:
             self._users.raise_numbers(ID.unpack(txn.get(b"next", ID.pack(0)))[0])
 
 
 class Replacement:
-    """A copy that is taken over."""
+    """A copy being received."""
 
     def __init__(self, txn: Any, tables: dict[int, Any], node: int) -> None:
         self._txn = txn
@@ -180,7 +181,7 @@ def _behind(txn: Any, table: Any, position: Position) -> Iterator[tuple[bytes, b
 
 
 def _skip(cursor: Any, position: Position) -> bool:
-    """Go on behind a row that is still there; of a table of pairs, behind the pair."""
+    """Continue after a row that still exists; in a table of pairs, after the pair."""
     while bytes(cursor.key()) == position.key:
         if bytes(cursor.value()) > position.value:
             return True

@@ -1,17 +1,17 @@
-"""A damaged users database, at a start: what can be read of it becomes the database.
+"""Repairs a damaged users database at a start: its readable part becomes the database.
 
     users/data.mdb damaged -> its rows, as far as they can be read -> users/salvaged/data.mdb
       -> the damaged file to quarantine/, the new one in its place
 
 Rules of this file:
 
-* The database is the only place of its accounts, so nothing is thrown away: the damaged file stays
-  in quarantine/.
+* The database is the only copy of its accounts, so nothing is discarded: the damaged file stays in
+  quarantine/.
 * Accounts may be missing afterwards, so it is marked as lost: mail for unknown users gets 451 until
   it is restored, or until `metad user accept-loss`.
-* LMDB writes one of two meta pages after everything else is on the disk.  If a power cut spoils
-  that page, the other one has every change that was acknowledged, and its pages are as they were.
-* A table is read from both ends, each in a child: one bad page costs what lies in it.
+* LMDB writes one of two meta pages after everything else is on the disk.  If a power cut destroys
+  that page, the other one has every acknowledged change, and its pages are unchanged.
+* A table is read from both ends, each in a child: one bad page loses only its own rows.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from metad.system.trial import in_child, reason_in_child
 from metad.users.account import from_record, unpack_record
 from metad.users.lmdb_env import FORMAT, ID, LOST, MAP_SIZE, MEMBERS, META, SPARE_TABLES, TABLES
 
-SECONDS = 1.0  # for the trial; pages that it did not reach are found when they are used
+SECONDS = 1.0  # for the trial; bad pages that it does not reach are found when they are used
 _LOOK_EVERY = 4096
 _FILE = "data.mdb"
 _DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
 
 
 def repair_users(osio: Osio, users: Path, quarantine: Path) -> list[str]:
-    """Repair the database in `users` if it is damaged; what to tell people.
+    """Repair the database in `users` if it is damaged.  Returns a message for the operator.
 
     No hub uses it meanwhile.  Raises OSError, lmdb.Error.
     """
     path = users / _FILE
-    shutil.rmtree(users / "salvaged", ignore_errors=True)  # of a start that was ended
+    shutil.rmtree(users / "salvaged", ignore_errors=True)  # from an interrupted start
     if not path.exists():
         return []
     told = []
@@ -64,11 +64,12 @@ def repair_users(osio: Osio, users: Path, quarantine: Path) -> list[str]:
 
 
 def _why_damaged(osio: Osio, users: Path) -> str | None:
-    """Every page, or as many as there is time for."""
+    """Read every page, or as many as time allows."""
     until = time.monotonic() + SECONDS
     try:
         env = _open(users)
-        # A command may be changing it, so the pages are compared within a transaction of no effect.
+        # A command may be changing it, so the pages are compared inside a transaction without
+        # changes.
         with env.begin(write=True) as txn:
             wrong = lmdb_pages.why_wrong(osio, str(users / _FILE))
             txn.abort()
@@ -92,7 +93,7 @@ def _open(users: Path, *, create: bool = False) -> lmdb.Environment:
 
 
 def _tables(env: lmdb.Environment) -> Iterator[bytes]:
-    """Those that are there."""
+    """The existing ones."""
     for name in (*TABLES, MEMBERS):
         with suppress(lmdb.NotFoundError):
             env.open_db(name, create=False, dupsort=name == MEMBERS)
@@ -109,7 +110,7 @@ def _rows(env: lmdb.Environment, name: bytes, *, backwards: bool = False) -> Ite
 
 
 def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
-    """Make a database of what can be read; what to tell people."""
+    """Make a database from the readable rows.  Returns a message for the operator."""
     aside = users / "salvaged"
     aside.mkdir(mode=0o700)
     with _open(aside, create=True) as env:
@@ -141,7 +142,7 @@ def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
 
 
 def _set_aside(osio: Osio, users: Path, quarantine: Path) -> Path:
-    """Move the damaged file out of the way; where it is."""
+    """Move the damaged file away.  Returns its new path."""
     name = f"users-{int(time.time())}.mdb"
     for kept in (quarantine / name, users / name):
         try:
@@ -155,7 +156,7 @@ def _set_aside(osio: Osio, users: Path, quarantine: Path) -> Path:
 
 
 def _remake_meta(txn: Any, accounts: Any) -> None:
-    """The table "meta", in a transaction of its own, from the accounts."""
+    """Fill the table "meta" from the accounts, in a separate transaction."""
     greatest = unkeyed = 0
     for key, raw in txn.cursor(accounts):
         greatest = max(greatest, ID.unpack(key)[0])
@@ -168,7 +169,7 @@ def _remake_meta(txn: Any, accounts: Any) -> None:
 
 
 def _copy_table(users: Path, env: lmdb.Environment, name: bytes, table: Any) -> bool:
-    """Copy a table from both ends; whether all of it could be read from one."""
+    """Copy a table from both ends.  Returns whether all of it was readable from one end."""
     for backwards in (False, True):
         rows = msgpack.Unpacker(use_list=False)
 
@@ -176,7 +177,7 @@ def _copy_table(users: Path, env: lmdb.Environment, name: bytes, table: Any) -> 
             rows.feed(data)
             with env.begin(table, write=True) as txn:
                 for key, value in rows:
-                    with suppress(lmdb.BadValsizeError):  # what is no row
+                    with suppress(lmdb.BadValsizeError):  # not a row
                         txn.put(key, value)
 
         def tell(out: BinaryIO, *, backwards: bool = backwards) -> None:

@@ -284,7 +284,7 @@ class CollectorWorker:
                 self._pause(self._rest(step, time.monotonic() - began))
                 began = time.monotonic()
         except StoppedError:
-            if step is Step.DROPPED:  # the log is free: what is left takes a moment
+            if step is Step.DROPPED:  # the log is free: the rest takes a moment
                 deque(steps, maxlen=0)
             raise
         finally:

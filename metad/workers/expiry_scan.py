@@ -10,10 +10,10 @@ A scan visits every mailbox that has mail, a hundred at a time, and looks up its
 
 Rules of this file:
 
-* While the clock is not believed (metad.store.hub_time), nothing expires.
-* Age is hub time; where that is ahead of the clock, the clock counts.  So a machine that boots with
-  a clock years ahead deletes nothing while its clock is being corrected.
-* The database is opened for each scan, which sees whatever was put in its place.
+* While the clock is not trusted (metad.store.hub_time), nothing expires.
+* Age is measured by hub time; if that is ahead of the clock, the clock counts.  So a machine that
+  boots with a clock years ahead deletes nothing while its clock is being corrected.
+* The database is opened for each scan, which sees a replaced file.
 * A failure ends the scan; the next one starts from the beginning.
 """
 
@@ -135,11 +135,11 @@ class ExpiryScan:
         return found
 
     def _now(self) -> int:
-        """Microseconds.  Ids were made of hub time."""
+        """The limit in microseconds.  Ids contain hub time."""
         return min(self._clock.now_us(), self._osio.time_ns() // 1000)
 
     def _report_orphans(self, orphans: Orphans) -> None:
-        """Once for each change."""
+        """Report each change once."""
         if orphans.count and orphans.count != self.orphans:
             self._report(
                 f"warning: orphaned mail is kept: {orphans.count} mailboxes are not in the users "

@@ -1,4 +1,4 @@
-"""How busy the hub is, and how much space its logs have: what the collector decides by.
+"""How busy the hub is, and how much space its logs have: the collector's basis for decisions.
 
 Rule of this file: it only reads, from shared memory and the file system.
 """
@@ -32,7 +32,7 @@ class Load:
         self.rate = 0.0
 
     def look(self) -> None:
-        """To be called often; measures once a second at most."""
+        """Call this often; it measures at most once a second."""
         now = self._clock()
         if now - self._then < 1.0:
             return
@@ -69,7 +69,7 @@ class Space(NamedTuple):
 
 
 def space(rows: Iterable[Row], settings: StoreConfig, logs: Path, needed: int = 0) -> Space:
-    """The room for logs: below size_limit, or what the disk still has.  Raises OSError.
+    """The space for logs: below size_limit, or what the disk still has.  Raises OSError.
 
     `needed`: bytes of free disk below which new mail is deferred, however many logs are free.
     """

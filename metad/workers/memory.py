@@ -1,6 +1,6 @@
 """The bound of a hub's memory, as `metad config show` prints it.
 
-Rule of this file: every figure is a limit that is enforced, by the name that enforces it.
+Rule of this file: every figure is an enforced limit, under the name that enforces it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from metad.store.reader import BUFFER
 
 
 class MemoryBound(NamedTuple):
-    """Octets of memory that the workers use at most, whatever clients do.  (The page cache, index
-    and logs included, and shared memory are not theirs.)
+    """Maximum memory of the workers in octets, whatever clients do.  (It does not include the page
+    cache, with index and logs, or shared memory.)
 
-    Of each worker: `program` without clients; `clients` for arriving messages and for input and
+    For each worker: `program` without clients; `clients` for arriving messages and for input and
     output that waits; `group` for the group being committed, its encoded records and a piece of a
     file; `reading` for messages being read, twice; `remembered` for logins and networks;
-    `filters` for checks under way.      `connection`: of each connection, whatever it does.
+    `filters` for checks under way.      `connection`: for each connection, whatever it does.
     """
 
     workers: int
@@ -46,7 +46,7 @@ class MemoryBound(NamedTuple):
 
 
 def memory_bound(config: Config) -> MemoryBound:
-    """Of a hub of this configuration."""
+    """For a hub with this configuration."""
     configured = config.limits
     line = max(configured.command_line, limits.SASL_RESPONSE)
     recipients = limits.FREE_RECIPIENTS * limits.RECIPIENT_MEMORY

@@ -1,6 +1,6 @@
 """Children that do one job of the store and exit: recovery, and closing the index.
 
-What they raise is reported to the master as the reason of their failure (metad.workers.child).
+An exception is reported to the master as the reason of their failure (metad.workers.child).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOST = (
 
 @dataclass(frozen=True, slots=True)
 class RecoverySetup:
-    """What such a child is given."""
+    """The parameters of such a child."""
 
     data: Path
     area: SharedArea
@@ -52,7 +52,7 @@ def recover_hub(setup: RecoverySetup, row: ProcessRow) -> int:
         newest = recovery.run(table, setup.boot)
         row.add(Cell.DAMAGED, recovery.damaged)
         hub_time.begin(osio, setup.area, newest)
-        # No new user gets a number that has mail, wherever the database comes from.
+        # No new user gets a number that has mail, whatever the origin of the database.
         index = Index(store.index)
         users.reserve(index.greatest_mailbox())
         index.close()
@@ -72,9 +72,9 @@ def recover_process(setup: RecoverySetup, row: ProcessRow, dead: int) -> int:
 
 
 def close_index(setup: RecoverySetup) -> int:
-    """After the last worker: the index is synced and noted as clean.
+    """After the last worker: the index is synced and marked clean.
 
-    Where that fails (a full disk), it stays noted as dirty: the next start sees to it.
+    If that fails (a full disk), it stays marked dirty, and the next start handles it.
     """
     osio = Osio()
     try:

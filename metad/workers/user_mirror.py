@@ -1,13 +1,13 @@
-"""The users of a cluster: one node takes changes, and every other keeps a copy of its database.
+"""The users of a cluster: one node accepts changes, and every other keeps a copy of its database.
 
     this node's lineage -> each member -> what is newer there: revisions, or pages of a whole copy
 
 Rules of this file:
 
-* The node that took changes last counts: of two that both take changes, the one that began to at
-  the greater epoch (`metad cluster alone`).  The other becomes its copy.
-* No login and no message waits for any of this.
-* One worker of a node asks, once a second; every worker answers.
+* The node that last began to accept changes counts: of two that do, the one that began at the
+  greater epoch (`metad cluster alone`).  The other becomes its copy.
+* No login or message waits for any of this.
+* One worker of a node asks, once a second; all workers answer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class UserMirroring:
     # -- for others
 
     def answer(self, body: bytes, reply: Reply) -> None:
-        """Our lineage and whether we take changes; then revisions, or a page."""
+        """Our lineage and whether we accept changes; then revisions, or a page."""
         try:
             what, *arguments = msgpack.unpackb(body, use_list=False)
             answer = self._answer_to(what, arguments)
@@ -82,7 +82,7 @@ class UserMirroring:
     # -- from others
 
     def tick(self) -> None:
-        """Once a second: look whether another member has what we lack."""
+        """Once a second: check whether another member has changes that we lack."""
         peers = self._layer.peers
         if self._busy or not self._asks:
             return
@@ -118,7 +118,7 @@ class UserMirroring:
         if source or self._busy or theirs <= mine[0]:
             return
         if not mine[1] and theirs.epoch <= mine[0].epoch:
-            return  # both take changes since one epoch, which cannot be
+            return  # both accept changes since the same epoch, which should be impossible
         self._busy = True
         if theirs.epoch != mine[0].epoch:
             self._copy_whole(member)
@@ -139,7 +139,7 @@ class UserMirroring:
         _Copying(self, self._mirror, member).start()
 
     def ended(self) -> None:
-        """It is done, or given up until the next second."""
+        """It is done, or postponed to the next second."""
         self._busy = False
 
 
@@ -148,7 +148,7 @@ def _leave() -> None:
 
 
 class _Copying:
-    """A whole copy, page by page, that replaces this node's users once it is there."""
+    """A whole copy, page by page, which replaces this node's users when complete."""
 
     def __init__(self, mirroring: UserMirroring, mirror: UserMirror, member: int) -> None:
         self._mirroring = mirroring

@@ -123,7 +123,7 @@ class MailWorker:
         return UserMirroring(context.layer, context.users, self._report, asks=asks)
 
     def _start_layer(self, context: WorkerContext) -> None:
-        """Whatever a layer raises here is the reason why this worker cannot boot."""
+        """Any exception of a layer here is the reason why this worker cannot boot."""
         setup = self._setup
         config = setup.config
         layer_context = LayerContext(
@@ -172,8 +172,8 @@ class MailWorker:
         return 0
 
     def _begin(self) -> None:
-        """The loop runs now.  Signals stayed blocked until here: uvloop loses one that arrives
-        while it does not run."""
+        """The loop runs now.  Signals stayed blocked until here, because uvloop loses one that
+        arrives while it is not running."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._setup.ready()
 
@@ -248,7 +248,7 @@ class MailWorker:
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> None:
-        """Leave once no client is connected.
+        """Exit when no client is connected.
 
         Checked one turn of the loop later: connections that the loop has accepted by now have
         their sessions then, and there are no new ones.
