@@ -74,6 +74,7 @@ def walk(seeds: range, *, settled: bool) -> int:
     return judged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settled", [False, True], ids=["every-member-asked", "settled-homes"])
 def test_no_walk_breaks_a_promise(settled: bool) -> None:
     count = sized(20, WALKS)

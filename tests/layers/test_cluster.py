@@ -10,6 +10,8 @@ from metad.cluster.view import State
 from metad.errors import MailboxInUseError, RefusedError
 from tests.support.cluster_bench import ClusterBench, Node
 
+pytestmark = pytest.mark.slow
+
 BOX = 5
 TEXT = b"Subject: a test\r\n\r\n.dot\r\nand more\r\n"
 

@@ -73,6 +73,7 @@ def test_a_restored_and_compacted_database_is_good(good: Path) -> None:
     assert start(good) == []
 
 
+@pytest.mark.slow
 def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
     """Regression: exit code 65 at every start, or a start killed by SIGBUS."""
     everyone = addresses(good)
@@ -101,6 +102,7 @@ def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
     assert noticed
 
 
+@pytest.mark.slow
 def test_a_bad_leaf_costs_the_users_in_it_and_no_others(good: Path) -> None:
     everyone = addresses(good)
     octets = (good / "users" / "data.mdb").read_bytes()
