@@ -31,7 +31,7 @@ __all__ = [
     "Body",
     "Filter",
     "FilterContext",
-    "Judgement",
+    "FilterResult",
     "Message",
     "Preferences",
     "Reply",
@@ -91,7 +91,7 @@ class Verdict(NamedTuple):
 ACCEPT = Verdict()
 
 # For all recipients, or one for each of `Message.preferences`.
-Judgement = Verdict | Mapping[Preferences, Verdict]
+FilterResult = Verdict | Mapping[Preferences, Verdict]
 # A reply of class 4 or 5 refuses, None accepts.
 Answer = Reply | None | Awaitable[Reply | None]
 
@@ -177,6 +177,6 @@ class Filter:
         """RCPT of a mailbox of this hub.  `session.recipients` does not have `address` yet."""
         return None
 
-    def message(self, message: Message) -> Judgement | Awaitable[Judgement]:
+    def message(self, message: Message) -> FilterResult | Awaitable[FilterResult]:
         """The whole message has arrived and is not answered yet."""
         return ACCEPT

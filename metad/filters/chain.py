@@ -164,7 +164,7 @@ class FilterChain:
 
     # -- the message
 
-    async def judge(self, message: Message) -> dict[Preferences, Verdict]:
+    async def check(self, message: Message) -> dict[Preferences, Verdict]:
         """The verdict of all filters together, for each of the message's preferences."""
         started = self.now()
         found = dict.fromkeys(message.preferences, ACCEPT)
@@ -173,14 +173,14 @@ class FilterChain:
             if not left:
                 break
             for wish, verdict in (
-                await self._judge(one, message._replace(preferences=left))
+                await self._check(one, message._replace(preferences=left))
             ).items():
                 found[wish] = _both(found[wish], verdict)
         self._count("checks", 1)
         self._count("time_us", int((self.now() - started) * 1_000_000))
         return found
 
-    async def _judge(self, one: Guarded, message: Message) -> dict[Preferences, Verdict]:
+    async def _check(self, one: Guarded, message: Message) -> dict[Preferences, Verdict]:
         try:
             answer = await one.ask(lambda: one.filter.message(message))
             return _checked(answer, message.preferences)

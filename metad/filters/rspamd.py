@@ -3,8 +3,8 @@ connection.
 
 Rules of this file:
 
-* rspamd decides the score and may force an action; the table in `_judge` maps its action to a mail
-  hub's.
+* rspamd decides the score and may force an action; the table in `_verdict` maps its action to
+  a mail hub's.
 * A field that rspamd or we add is first removed from the message, so that no sender can forge it.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from metad.errors import Reply
 from metad.filters import authentication
-from metad.filters.base import Filter, FilterContext, Judgement, Message, Preferences, Verdict
+from metad.filters.base import Filter, FilterContext, FilterResult, Message, Preferences, Verdict
 from metad.filters.fields import FieldError, make_field
 from metad.filters.hostnames import Hostnames, files
 from metad.filters.http import request
@@ -72,7 +72,7 @@ class RspamdFilter(Filter):
     def stop(self) -> None:
         self._pool.close()
 
-    async def message(self, message: Message) -> Judgement:
+    async def message(self, message: Message) -> FilterResult:
         size = message.size
         body = message.body
         if size > self._size:
@@ -89,9 +89,9 @@ class RspamdFilter(Filter):
             raise RspamdError(f"HTTP status {response.status}")
         report = read_report(response.body)
         common = self._fields(report, message)
-        return {one: self._judge(report, one, common) for one in message.preferences}
+        return {one: self._verdict(report, one, common) for one in message.preferences}
 
-    def _judge(self, report: Report, wishes: Preferences, common: _Common) -> Verdict:
+    def _verdict(self, report: Report, wishes: Preferences, common: _Common) -> Verdict:
         """The verdict on rspamd's action for recipients with these preferences."""
         if wishes.off:
             return Verdict()

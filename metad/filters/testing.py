@@ -81,7 +81,7 @@ class Conformance:
                 found = await found
         return found
 
-    def judged(self, *messages: Message) -> list[Any]:
+    def checked(self, *messages: Message) -> list[Any]:
         return self.ask(*(lambda one, given=given: one.message(given) for given in messages))
 
     # -- tests
@@ -114,13 +114,15 @@ class Conformance:
             demand(answer is None or _refuses(answer), f"{answer!r} is not a reply of class 4 or 5")
 
     def test_every_message_gets_a_verdict(self) -> None:
-        for answer in self.judged(*(self.message(text) for text in (TEXT, b"", b"\r\n", b"x\r\n"))):
+        for answer in self.checked(
+            *(self.message(text) for text in (TEXT, b"", b"\r\n", b"x\r\n"))
+        ):
             _check(answer, self.message(TEXT).preferences)
 
     def test_every_preference_gets_a_verdict(self) -> None:
         wishes = (Preferences(), Preferences(off=True), Preferences(mark=3.0, refuse=9.0))
         given = self.message(TEXT)._replace(preferences=wishes)
-        for answer in self.judged(given):
+        for answer in self.checked(given):
             _check(answer, wishes)
 
     def test_a_large_message_that_is_read_from_a_disk(self) -> None:

@@ -119,7 +119,7 @@ class AskingSmtpSession(SmtpSession):
         if not (chain.sender or chain.greeted):
             return super()._mail_from(event)
         self._sender = event.sender
-        return self._ask(self._ask_sender(), partial(self._sender_judged, event))
+        return self._ask(self._ask_sender(), partial(self._sender_checked, event))
 
     async def _ask_sender(self) -> Reply | None:
         """A client refused at HELO stays refused until the next HELO."""
@@ -129,7 +129,7 @@ class AskingSmtpSession(SmtpSession):
             self._helo_refusal = await chain.ask_greeted(session)
         return self._helo_refusal or await chain.ask_sender(session)
 
-    def _sender_judged(self, event: MailFrom, refusal: Reply | None) -> bool:
+    def _sender_checked(self, event: MailFrom, refusal: Reply | None) -> bool:
         if refusal is None:
             return super()._mail_from(event)
         self._count_refusal(refusal, event)
@@ -145,9 +145,9 @@ class AskingSmtpSession(SmtpSession):
         if not self._chain.recipient:
             return self._accept(event, wishes)
         question = self._chain.ask_recipient(self._session(), event.address)
-        return self._ask(question, partial(self._recipient_judged, event, wishes))
+        return self._ask(question, partial(self._recipient_checked, event, wishes))
 
-    def _recipient_judged(self, event: RcptTo, wishes: Preferences, refusal: Reply | None) -> bool:
+    def _recipient_checked(self, event: RcptTo, wishes: Preferences, refusal: Reply | None) -> bool:
         if refusal is None:
             return self._accept(event, wishes)
         self._count_refusal(refusal, event)

@@ -3,7 +3,7 @@
 LMTP has one reply per recipient, so recipients with different verdicts get separate messages.
 Everything else is in the two base classes.
 
-    connect, HELO, MAIL, RCPT: smtp_asking    the message: smtp_judged    verdicts apart: here
+    connect, HELO, MAIL, RCPT: smtp_asking    the message: smtp_checked    verdicts apart: here
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from metad.loglines import clean
 from metad.protocol.smtp.machine import BodyChunk, EndOfMessage, MailFrom, RcptTo
 from metad.sessions.incoming import RefusedIncoming
 from metad.sessions.smtp import HANDLERS
-from metad.sessions.smtp_judged import JudgedSmtpSession
+from metad.sessions.smtp_checked import CheckedSmtpSession
 from metad.sessions.smtp_log import log_message
 from metad.system.refusals import count_refusal
 from metad.system.shared_memory import Cell
 
 
-class FilteredSmtpSession(JudgedSmtpSession):
+class FilteredSmtpSession(CheckedSmtpSession):
     """One connection.  `_groups`: the reply for each group of recipients, once known."""
 
     __slots__ = ("_groups",)
@@ -40,7 +40,7 @@ class FilteredSmtpSession(JudgedSmtpSession):
 
     # -- LMTP: verdicts that differ
 
-    def _judged_apart(self, event: EndOfMessage, verdicts: dict[Preferences, Verdict]) -> bool:
+    def _checked_apart(self, event: EndOfMessage, verdicts: dict[Preferences, Verdict]) -> bool:
         """Each group of recipients with the same verdict gets its own message."""
         return self._ask(self._copies(verdicts), partial(self._deliver_apart, event, verdicts))
 
@@ -175,8 +175,8 @@ class FilteredSmtpSession(JudgedSmtpSession):
 
     _handlers: ClassVar[dict[type, Callable[[Any, Any], bool]]] = {
         **HANDLERS,
-        MailFrom: JudgedSmtpSession._mail_from,
-        RcptTo: JudgedSmtpSession._recipient,
-        BodyChunk: JudgedSmtpSession._body,
-        EndOfMessage: JudgedSmtpSession._end_of_message,
+        MailFrom: CheckedSmtpSession._mail_from,
+        RcptTo: CheckedSmtpSession._recipient,
+        BodyChunk: CheckedSmtpSession._body,
+        EndOfMessage: CheckedSmtpSession._end_of_message,
     }

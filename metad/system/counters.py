@@ -61,7 +61,7 @@ HUB: tuple[Counter, ...] = (
     Counter("retrieved_bytes", Cell.RETRIEVED_OCTETS, Kind.TOTAL, "Their size in bytes."),
     Counter("deleted", Cell.DELETED, Kind.TOTAL, "Messages deleted by POP3."),
     Counter("damaged", Cell.DAMAGED, Kind.TOTAL, "Messages that could not be read."),
-    Counter("filter_checks", Cell.FILTER_CHECKS, Kind.TOTAL, "Messages that filters judged."),
+    Counter("filter_checks", Cell.FILTER_CHECKS, Kind.TOTAL, "Messages that filters checked."),
     Counter(
         "filter_refused", Cell.FILTER_REFUSED, Kind.TOTAL,
         "Connections, senders, recipients and messages that filters refused or deferred.",

@@ -93,7 +93,7 @@ class Cell(IntEnum):
     EXPIRED = 32
     IN_USE = 33
     ORPHANED = 34
-    # Filters: messages judged, refusals, messages for second mailboxes, failures, and microseconds
+    # Filters: messages checked, refusals, messages for second mailboxes, failures, and microseconds
     # that messages waited for their verdicts.
     FILTER_CHECKS = 35
     FILTER_REFUSED = 36

@@ -117,7 +117,7 @@ class Chain:
 
     def judge(self, *wishes: Preferences) -> dict[Preferences, Verdict]:
         message = Message(SESSION, "1", 1, of_bytes(b"x"), wishes or (PLAIN,))
-        return asyncio.run(self.chain.judge(message))
+        return asyncio.run(self.chain.check(message))
 
 
 def test_the_first_refusal_wins_and_the_rest_is_not_asked() -> None:
@@ -172,7 +172,7 @@ def test_a_filter_that_never_answers_is_not_waited_for() -> None:
     async def judge() -> dict[Preferences, Verdict]:
         message = Message(SESSION, "1", 1, of_bytes(b"x"), (PLAIN,))
         async with asyncio.timeout(20):
-            return await Chain(Never(None)).chain.judge(message)
+            return await Chain(Never(None)).chain.check(message)
 
     assert "no answer within" in asyncio.run(judge())[PLAIN].note
 
@@ -192,7 +192,7 @@ def test_a_client_that_goes_while_the_filter_is_tried_again_leaves_the_try_to_th
 
     async def go_away() -> None:
         message = Message(SESSION, "1", 1, of_bytes(b"x"), (PLAIN,))
-        task = asyncio.create_task(chain.chain.judge(message))
+        task = asyncio.create_task(chain.chain.check(message))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

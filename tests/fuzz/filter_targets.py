@@ -84,7 +84,7 @@ def rspamd(octets: bytes) -> None:
     judged._warned = {"rewrite"}
     judged._report = lambda line: None
     common = _Common((found,) if found else (), report.add, report.remove)
-    verdicts = {one: judged._judge(report, one, common) for one in WISHES}
+    verdicts = {one: judged._verdict(report, one, common) for one in WISHES}
     assert verdicts[WISHES[2]] == Verdict()
     with contextlib.suppress(FailedError):
         for verdict in _checked(verdicts, WISHES).values():

@@ -1,6 +1,6 @@
 """A session that asks filters about whole messages, and passes the result to the layer.
 
-    arrival -> header split off, forged fields removed -> judged -> fields added -> layer
+    arrival -> header split off, forged fields removed -> checked -> fields added -> layer
 
 Rules of this file:
 
@@ -49,7 +49,7 @@ _OURS = frozenset(name.lower().encode() for name in (SPAM_FIELD, SCORE_FIELD, UN
 NEVER_REFUSED = Preferences(refuse=1e9)
 
 
-class JudgedSmtpSession(AskingSmtpSession):
+class CheckedSmtpSession(AskingSmtpSession):
     """`_header` and `_tail`: the header of a complete message, and the last octets of the rest, or
     all of it if there is no `_incoming`.  `_is_header`: False for text in place of a header, which
     every reader takes for body."""
@@ -123,7 +123,7 @@ class JudgedSmtpSession(AskingSmtpSession):
             self._make_body(event),
             self._distinct_preferences(),
         )
-        return self._ask(self._chain.judge(message), partial(self._judged, event, envelope))
+        return self._ask(self._chain.check(message), partial(self._checked, event, envelope))
 
     def _clean_header(self, event: EndOfMessage, header: bytes) -> EndOfMessage:
         """Remove fields that claim to be ours (RFC 8601 section 5)."""
@@ -178,12 +178,12 @@ class JudgedSmtpSession(AskingSmtpSession):
 
     # -- the verdict
 
-    def _judged(
+    def _checked(
         self, event: EndOfMessage, envelope: Envelope, verdicts: dict[Preferences, Verdict]
     ) -> bool:
         distinct = set(verdicts.values())
         if len(distinct) > 1:
-            return self._judged_apart(event, verdicts)
+            return self._checked_apart(event, verdicts)
         verdict = distinct.pop()
         self._note(envelope, verdict)
         if verdict.refusal is not None:
@@ -232,7 +232,7 @@ class JudgedSmtpSession(AskingSmtpSession):
         else:
             incoming.commit(stored, done)
 
-    def _judged_apart(self, event: EndOfMessage, verdicts: dict[Preferences, Verdict]) -> bool:
+    def _checked_apart(self, event: EndOfMessage, verdicts: dict[Preferences, Verdict]) -> bool:
         """Different verdicts: LMTP has one reply per recipient."""
         raise NotImplementedError
 
