@@ -171,7 +171,8 @@ class Recovery:
                 if one.state != State.FREE:
                     yield Source(its.number, its.life, tail.end, tail.entries)
 
-        rebuild(self._store.index, sources(), self._report, self._origin())
+        expected = sum([log.state != FREE for log in plan.logs.values()])
+        rebuild(self._store.index, sources(), self._report, self._origin(), expected)
         return done
 
     def _origin(self) -> Origin | None:

@@ -90,9 +90,13 @@ class Prepared(NamedTuple):
 
 
 def rebuild(
-    index: str, sources: Iterable[Source], report: Report, origin: Origin | None = None
+    index: str,
+    sources: Iterable[Source],
+    report: Report,
+    origin: Origin | None = None,
+    expected: int = 0,
 ) -> None:
-    """Replace the index at `index` by one made of `sources`.
+    """Replace the index at `index` by one made of `sources`, about `expected` of them.
 
     With `origin` it keeps tombstones: each deletion record makes one, numbered by that origin.
     Raises OSError, lmdb.Error.
@@ -101,7 +105,7 @@ def rebuild(
     shutil.rmtree(fresh, ignore_errors=True)
     work = Work(f"{fresh}/work", clustered=origin is not None)
     os.makedirs(work.directory, 0o700)
-    _spool(work, sources, report)
+    _spool(work, sources, report, expected)
     if os.path.isdir(index) and _free_space(fresh) < work.total * ROOM_PER_ENTRY:
         report("index: too little space for two; removing the old one first")
         shutil.rmtree(index)
@@ -127,7 +131,7 @@ def _free_space(path: str) -> int:
 # -- spool: all entries in one file, with samples of ids and keys (mailbox and id)
 
 
-def _spool(work: Work, sources: Iterable[Source], report: Report) -> None:
+def _spool(work: Work, sources: Iterable[Source], report: Report, expected: int) -> None:
     step = SAMPLE_EVERY * ENTRY_SIZE
     progress = _Progress(report)
     with open(work.path("spool"), "wb") as out:
@@ -139,7 +143,8 @@ def _spool(work: Work, sources: Iterable[Source], report: Report) -> None:
             for at in range(0, len(entries), step):
                 work.ids.append(entries[at + 4 : at + 20])
                 work.keys.append(entries[at : at + 20])
-            progress.show(f"{len(work.logs)} logs read, {work.total:,} entries")
+            share = len(work.logs) / expected if expected else 0.0
+            progress.show(f"{len(work.logs)} logs read, {work.total:,} entries", share)
 
 
 def _bounds(samples: list[bytes], parts: int) -> list[bytes]:

@@ -250,6 +250,19 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_
     assert said[-1] == "index: 10 messages, 10 entries of mailboxes loaded"
 
 
+def test_the_time_that_reading_the_logs_will_take_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "PROGRESS_SECONDS", 0.0)
+    now = iter(range(0, 10_000, 30))  # a log takes half a minute
+    monkeypatch.setattr("metad.store.recovery.rebuild.time.monotonic", lambda: float(next(now)))
+    said: list[str] = []
+    sources = [Source(one, 9, 8192, message(one, one, (5,))) for one in (1, 2, 3, 4)]
+    rebuild(str(tmp_path / "index"), sources, said.append, expected=4)
+    assert said[0] == "index: 1 logs read, 1 entries, 90 s left"
+    assert said[2] == "index: 3 logs read, 3 entries, 30 s left"
+
+
 @pytest.mark.parametrize("kind", [record.SEAL, record.RELEASED, record.LAST_KIND])
 def test_a_record_of_another_kind_gives_no_mail_and_takes_none(tmp_path: Path, kind: int) -> None:
     entry = footer.ENTRY.pack(1, id_of(7), 512, 100, 10, kind)
