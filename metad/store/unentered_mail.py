@@ -51,7 +51,7 @@ class UnenteredMail:
         if mask != self._mask:
             self._mask = mask
             self._mine[:] = memoryview(mask.to_bytes(_SIZE, "little")).cast("Q")
-        if not self._since[self._me]:
+        if mask and not self._since[self._me]:  # a group may have no mail: `settle` goes by `mask`
             self._since[self._me] = self.now_ns()
 
     def settle(self) -> None:

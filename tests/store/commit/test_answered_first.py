@@ -347,6 +347,12 @@ def test_in_a_cluster_sessions_wait_for_mail_that_the_index_refused(
     assert not elsewhere(kit).is_any_older(now(kit))
 
 
+def test_refused_deletions_alone_leave_no_mail_to_wait_for(kit: StoreKit, later: Later) -> None:
+    """Regression: a node walked no more after its index had refused a session's deletions."""
+    kit.writers[0].unentered.add([])
+    assert not elsewhere(kit).is_any_older(now(kit))
+
+
 def _refuse(*_: object) -> None:
     raise lmdb.DiskError("no space left")
 
