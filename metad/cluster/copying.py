@@ -79,7 +79,7 @@ class Copying:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Ask whom it takes; finish if all is there, or cannot be had."""
+        """Ask the members still needed; finish when there are enough copies, or cannot be."""
         if self._over:
             return
         wanted: dict[int, list[_Group]] = {}
@@ -141,7 +141,7 @@ class Copying:
             self._finish(None)
 
     def _again(self, reason: str) -> None:
-        """Under the new epoch, with the same id, once."""
+        """Once more, under the new epoch and with the same id."""
         if self._tries < TRIES and self._peers.number in self._peers.view().active:
             self.start()
         else:

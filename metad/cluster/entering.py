@@ -1,11 +1,11 @@
-"""Rules Enter, Set copies and Heal: which view follows, once members have what they must have.
+"""Rules Enter, Set copies and Heal: the view that follows, once members have what it requires.
 
-One member decides, the first of the active ones.  Without etcd, only the operator's command changes
-a view besides.  It asks all members what they have, and changes one thing at a time:
+The first of the active members decides.  Without etcd, only the operator's command also changes a
+view.  The member asks all others what they have, and changes one thing at a time:
 
     absent, answers           -> entering
     entering, has tombstones  -> active (with all mail, if fewer than `copies` are active)
-    active ones are more than `copies`, which is 1   -> `copies` is 2
+    two are active, `copies` is 1                    -> `copies` is 2
     all have walked           -> reads count on `copies`; those that are away are healed
 
 Rules of this file:

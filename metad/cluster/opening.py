@@ -65,7 +65,7 @@ def unpack_listed(body: bytes) -> Listed:
 
 @dataclass(slots=True)
 class Opened:
-    """A mailbox for one session.  `holders`: who else has a message that is not here.
+    """A mailbox for one session.  `holders`: the members that have a message missing here.
 
     `lock`: the member that keeps the mailbox's lock, for this `token`.
     """
@@ -85,7 +85,7 @@ class OwnMailbox(Protocol):
     def unlock(self) -> None: ...
 
     def list(self, done: Callable[[Listed | RefusedError], None]) -> None:
-        """All that was acknowledged before this call is in it.  `done` may be called at once."""
+        """Includes all that was acknowledged before this call.  `done` may be called at once."""
 
 
 Done = Callable[[Opened | RefusedError], None]

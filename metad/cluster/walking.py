@@ -1,4 +1,4 @@
-"""Rule Walk: all mail of this node, sent where it belongs and is missing.
+"""Rule Walk: send this node's mail to the members that should have it and lack it.
 
     entries, a piece at a time -> LACKS to each member that should have them -> COPY of what lacks
 

@@ -1,16 +1,16 @@
-"""The log layer on a node of a cluster: mail is on `copies` members, and any of them serves all.
+"""The log layer on a node of a cluster: `copies` members have each message, any serves all mail.
 
     mail in    own record and COPY to peers (layers.cluster_outgoing); 250 when enough have it
     mail out   the union of all members' lists (cluster.opening); bodies from here or from a holder
     deletions  own record and DELETE to all members (layers.merged_mailbox)
 
-What other members ask of this node, layers.peer_requests answers.
+layers.peer_requests answers what other members ask.
 
 Rules of this file:
 
-* Where too few members have a message, a tombstone for it is durable here before the 451: a member
-  that stored it learns that it was refused.
-* An id is given once.  A retry carries the same id.
+* If too few members store a message, its tombstone is durable here before the 451.  So a member
+  that did store it learns of the refusal.
+* An id is used for one message.  A retry carries the same id.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from metad.store.log.encode import append_deletion
 from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
 
-# Now, because a confined worker cannot read it any more.
+# Read at import: a confined worker no longer can.
 RELEASE = version("metad")
 
 
@@ -156,7 +156,7 @@ class ClusterLayer(Layer):
         self.check_space()
 
     def _others_suffice(self) -> bool:
-        """Whether there are as many peers as copies: then a full disk here refuses nothing."""
+        """Whether the peers alone can hold all copies; then a full disk here refuses no mail."""
         view = self.peers.view()
         return len(set(view.counting) - {self.peers.number}) >= view.copies
 
@@ -179,7 +179,7 @@ class ClusterLayer(Layer):
         outgoing.start()
 
     def refuse(self, envelope: Envelope, reason: str, done: Done) -> None:
-        """Too few members have a message: make that durable, tell the others, then answer."""
+        """Too few members stored a message: log its tombstone, tell the others, then answer."""
         mailboxes = {one.mailbox for one in envelope.recipients}
         waiting = len(mailboxes)
         refusal = RefusedError(reason)

@@ -34,7 +34,7 @@ class OwnMailbox:
         self._log.locks.release(self._mailbox)
 
     def list(self, done: Done) -> None:
-        """All that this node acknowledged before, to anybody: mail, copies and deletions."""
+        """Everything that this node acknowledged before this call: mail, copies and deletions."""
         now = self._log.osio.monotonic_ns()
         self._list_since(now, now + int(limits.BEHIND_PATIENCE * 1e9), done)
 
@@ -56,7 +56,7 @@ class OwnMailbox:
             done(RefusedError(f"index: {error}"))
 
     def _steps(self, done: Done) -> Iterator[None]:
-        """Entries before tombstones: one that is deleted between the two is in both."""
+        """Entries before tombstones: a message deleted between the two is in both."""
         log, mailbox = self._log, self._mailbox
         listing = WholeListing(log.index, mailbox)
         yield from listing.steps()

@@ -1,10 +1,10 @@
-"""What a node of a cluster does beside its clients: it walks, enters, and moves the view on.
+"""What a node of a cluster does besides serving clients: it walks, and moves the view on.
 
 One worker of a node does it, once a second.
 
 Rules of this file:
 
-* Nothing here is waited for by a client.
+* No client waits for any of this.
 * A view is decided by what members answered under the view before it (cluster.entering).
 """
 
