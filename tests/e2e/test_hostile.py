@@ -16,6 +16,7 @@ import pytest
 from metad.cli.context import become_owner
 from metad.store.ids import ID_SIZE
 from metad.store.index.index import Index
+from metad.store.index.rows import pack_places
 from metad.users.database import UserDatabase
 from tests.support.clients import SENDER, fetch, message
 from tests.support.hub import DEADLINE, PASSWORD, address
@@ -208,15 +209,14 @@ def _fill(data: Path, counts: dict[str, int]) -> None:
     for mailbox, count in numbers.items():
         key = mailbox.to_bytes(4, "big")
         for first in range(0, count, 5000):
-            rows = [
-                (
-                    key + (time_us + number).to_bytes(8, "big") + bytes(ID_SIZE - 8),
-                    (1000).to_bytes(4, "big"),
-                )
+            ids = [
+                (time_us + number).to_bytes(8, "big") + mailbox.to_bytes(ID_SIZE - 8, "big")
                 for number in range(first, min(first + 5000, count))
             ]
             with index._env.begin(write=True) as txn:
-                index._levels.add(txn, rows)
+                index._levels.add(txn, [(key + one, (1000).to_bytes(4, "big")) for one in ids])
+                for one in ids:  # of one mailbox, and in no log
+                    txn.put(one, pack_places(1, []), db=index.tables.places)
     index.close()
 
 

@@ -10,6 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
 ROWS = 60
-_areas: list = []
+# By process: children of a campaign run side by side, and a mapping is shared over a fork.
+_areas: dict[int, list] = {}
 
 
 class Hub:
@@ -65,9 +67,10 @@ class Hub:
         self.refused_by_index: set[bytes] = set()
         self.master: Master | None = None
         self.judge: Judge
-        if len(_areas) == len(sim.hubs):
-            _areas.append(shared("sim")[0])
-        self.area = _areas[len(sim.hubs)]
+        areas = _areas.setdefault(os.getpid(), [])
+        if len(areas) == len(sim.hubs):
+            areas.append(shared("sim")[0])
+        self.area = areas[len(sim.hubs)]
         sim.hubs.append(self)
 
     @property
