@@ -559,6 +559,7 @@ def test_a_node_that_answers_with_a_newer_view_is_not_off(
     assert (code, "it is not off" in err) == (EX_PROTOCOL, True)
 
 
+@pytest.mark.slow
 def test_both_alone_and_once_more(
     computers: tuple[Computer, Computer], serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,6 +599,7 @@ def test_who_cannot_go_on_alone(change: dict[str, Any], text: str) -> None:
         going.alone(view, 1)
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_replaced_by_an_empty_one(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:

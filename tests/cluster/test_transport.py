@@ -380,6 +380,7 @@ def test_a_peer_that_connects_and_sends_nothing(two: Two, monkeypatch) -> None:
     two.run(lambda: not two.b.links._unknown)
 
 
+@pytest.mark.slow
 def test_a_peer_that_shakes_hands_and_sends_nothing(two: Two, ours: Authority) -> None:
     """As a machine that lost its power: its kernel does not answer, nothing closes the link."""
 
@@ -396,6 +397,7 @@ def test_a_peer_that_shakes_hands_and_sends_nothing(two: Two, ours: Authority) -
     two.run(lambda: not two.b.links._open)
 
 
+@pytest.mark.slow
 def test_a_peer_that_stops_is_given_up_after_three_seconds(two: Two) -> None:
     two.ask(two.a)
     two.b.station.answers = None

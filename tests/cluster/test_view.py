@@ -210,12 +210,14 @@ def test_any_bytes_are_refused(data: bytes) -> None:
     taken_or_refused(data)
 
 
+@pytest.mark.slow
 @given(field=st.sampled_from(sorted(json.loads(TWO.encode()))), value=VALUES)
 @settings(max_examples=scaled(100), deadline=None)
 def test_any_value_of_a_field_is_taken_or_refused(field: str, value: object) -> None:
     taken_or_refused(spoiled(**{field: value}))
 
 
+@pytest.mark.slow
 @given(field=st.sampled_from(sorted(Member.__slots__)), value=VALUES)
 @settings(max_examples=scaled(100), deadline=None)
 def test_any_value_of_a_member_s_field_is_taken_or_refused(field: str, value: object) -> None:

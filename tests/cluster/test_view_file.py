@@ -134,6 +134,7 @@ def test_a_view_that_could_not_be_made_durable_is_written_again(path: str, tmp_p
     assert [op.kind for op in osio.ops][-2:] == ["rename", "dir-sync"]
 
 
+@pytest.mark.slow
 def test_no_power_cut_loses_a_view_that_was_kept_or_loaded(path: str, tmp_path: Path) -> None:
     """After each recorded change: whatever the disk has is at least what was durable by then."""
     rng = random.Random(f"{SEED} view file")

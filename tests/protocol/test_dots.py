@@ -131,6 +131,7 @@ def test_repair_makes_line_ends_and_never_a_lone_dot(octets: bytes, expected: by
         assert repaired(pieces, double=True) == expected
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_repaired_bytes_have_no_bare_line_end_and_no_message_end(parts: list[bytes]) -> None:
     octets = re.sub(rb"(?<=\n)\.\r\n", b"", b"\r\n" + b"".join(parts))[2:]
@@ -142,6 +143,7 @@ def test_repaired_bytes_have_no_bare_line_end_and_no_message_end(parts: list[byt
         assert repaired(pieces, double=False) == re.sub(rb"\r\n|\r|\n", b"\r\n", octets)
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_repair_never_makes_an_end_of_message(parts: list[bytes]) -> None:
     octets = b"".join(parts)

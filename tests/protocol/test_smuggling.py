@@ -55,6 +55,7 @@ def is_clean(octets: bytes) -> bool:
     return not set(rest) & set(b"\r\n\0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", BEFORE, ids=repr)
 def test_data_is_not_ended_by_an_odd_dot_line(before: bytes) -> None:
     dot_lines = (before + b"." + after for after in ENDS)
@@ -86,6 +87,7 @@ def test_a_message_that_begins_with_an_odd_dot_line_is_not_empty(before: bytes) 
             check_one_transaction(session, stored=stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", BEFORE, ids=repr)
 def test_a_chunk_is_not_ended_by_any_dot_line(before: bytes) -> None:
     for after, settings in product(ENDS, (PLAIN, REPAIR)):

@@ -71,6 +71,7 @@ def logged_in(world: World) -> tuple[Connected, LongDrop]:
     return client, drop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [b"UIDL\r\n", b"LIST\r\n"])
 def test_between_two_pieces_other_sessions_have_their_turn(world: World, command: bytes) -> None:
     """Regression: as long as the client's socket accepted everything, a worker did nothing else."""

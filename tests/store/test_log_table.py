@@ -198,6 +198,7 @@ def old_or_new(work: Callable[[LogTable], object]) -> tuple[list[Row], list[Row]
     return old, table.rows()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [allocate, seal])
 def test_a_change_killed_at_any_step_is_whole_or_undone(
     both: Shared, work: Callable[[LogTable], object]
@@ -229,6 +230,7 @@ def test_a_change_killed_at_any_step_is_whole_or_undone(
     assert outcomes == {True, False}
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_step_leaves_the_semaphore_repairable_once(both: Shared) -> None:
     """After the repair it is free exactly once: two holders at a time are as bad as none."""
     for step in range(len(points(Shared(), allocate))):

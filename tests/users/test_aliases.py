@@ -237,6 +237,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(steps=STEPS)
 def test_whatever_is_done_every_alias_leads_to_a_mailbox(tmp_path_factory, steps):

@@ -380,6 +380,7 @@ def test_several_processes_make_and_fill_one_database(path):
     assert sorted(one.id for one in found) == list(range(2, 62))
 
 
+@pytest.mark.slow
 def test_a_change_of_another_process_is_seen_at_once(users, path):
     users.add("ann@example.org")
     context = multiprocessing.get_context("spawn")

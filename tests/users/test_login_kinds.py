@@ -131,6 +131,7 @@ def test_a_password_that_no_hash_is_asked_for_costs_nothing_either(password, mon
 # --- the database ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_unknown_name_shows_counts_of_iterations_as_accounts_do(users):
     """Regression: accounts imported with another count could be distinguished from unknown
     names."""

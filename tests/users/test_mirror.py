@@ -123,6 +123,7 @@ def test_a_copy_is_changed_by_its_source_alone(one: UserDatabase, two: UserDatab
     assert rows(one) == rows(two)
 
 
+@pytest.mark.slow
 def test_what_changes_while_it_is_copied(one: UserDatabase, two: UserDatabase) -> None:
     dice = random.Random(1999)
     list(one.add_many((f"user{number}@example.test", None) for number in range(9000)))

@@ -87,6 +87,7 @@ def counts(kit: StoreKit) -> list[int]:
     return [len(kit.listing(mailbox)) for mailbox in (2, 3)]
 
 
+@pytest.mark.slow
 def test_it_walks_by_itself(kit: StoreKit) -> None:
     with running(kit) as row:
         assert in_time(lambda: row[Cell.EXPIRED] == 7)
@@ -94,6 +95,7 @@ def test_it_walks_by_itself(kit: StoreKit) -> None:
     assert counts(kit) == [0, 7]
 
 
+@pytest.mark.slow
 def test_what_is_in_use_goes_once_it_is_not(kit: StoreKit) -> None:
     session = MailboxLocks(kit.osio, kit.store.locks)
     assert session.acquire(2)

@@ -387,6 +387,7 @@ def test_an_endless_line_ends_the_session_in_bounded_memory() -> None:
     assert session.machine.closed
 
 
+@pytest.mark.slow
 def test_queued_output_is_bounded_by_asking_again() -> None:
     session = logged_in(drop=Drop((b"A: b\r\n\r\n.\r\n",) * 1000))
     machine = session.machine

@@ -41,6 +41,7 @@ STRICT = SmtpSettings(HOST, 300, 2, errors=5)
 ALL = [PLAIN, REPAIR, LMTP, TLS, STRICT]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [PLAIN, REPAIR])
 def test_one_dialogue_cut_at_every_place_gives_the_same(which: SmtpSettings) -> None:
     whole = run(which, DIALOGUE)
@@ -73,6 +74,7 @@ def test_any_input_gives_the_same_whole_and_cut(
     assert run(which, *(octets[i : i + step] for i in range(0, len(octets), step))) == whole
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, len(SHORT) - 1), st.binary(max_size=4), st.integers(0, 4))
 def test_a_mutated_dialogue_gives_the_same_whole_and_cut(at: int, new: bytes, cut: int) -> None:

@@ -141,6 +141,7 @@ def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, encoding="latin-1", check=False)
 
 
+@pytest.mark.slow
 def test_the_tool_needs_nothing_but_the_file(log: Path, tmp_path: Path) -> None:
     alone = tmp_path / "found-on-a-disk"
     shutil.copy(log, alone)
@@ -153,6 +154,7 @@ def test_the_tool_needs_nothing_but_the_file(log: Path, tmp_path: Path) -> None:
     assert BODY.decode("latin-1").replace("\r\n", "\n") in tool("--bodies", alone).stdout
 
 
+@pytest.mark.slow
 def test_the_tool_takes_the_secret_of_a_store(log: Path, tmp_path: Path) -> None:
     spoil(log, 0, bytes(512))
     spoil(log, -512, bytes(512))

@@ -54,6 +54,7 @@ def test_an_empty_store_is_clean(kit: StoreKit) -> None:
     assert assert_clean(kit).compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("end", ["crash", "stop"])
 def test_a_store_is_clean_after_every_end_and_start(tmp_path: Path, seed: int, end: str) -> None:
@@ -148,6 +149,7 @@ def test_a_collected_store_is_clean(kit: StoreKit) -> None:
     assert assert_clean(kit).compared
 
 
+@pytest.mark.slow
 def test_many_parts_say_what_one_part_says(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(kit)
     whole = assert_clean(kit)

@@ -58,6 +58,7 @@ def test_damaged_bytes_are_kept_in_quarantine_and_stay_where_they_are(kit: Store
     assert Path(path).read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_a_damaged_header_is_restored_from_the_other(kit: StoreKit, which: str) -> None:
     stopped(kit)

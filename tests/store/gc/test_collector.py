@@ -174,6 +174,7 @@ def test_mail_that_is_larger_than_a_group_is_moved(tmp_path: Path) -> None:
         kit.check()
 
 
+@pytest.mark.slow
 def test_a_log_with_many_small_messages_takes_many_short_transactions(tmp_path: Path) -> None:
     with StoreKit(tmp_path / "data", size=1 << 20) as kit:
         kit.start()

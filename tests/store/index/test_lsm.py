@@ -91,6 +91,7 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bounds=st.sampled_from(BOUNDS), work=st.lists(steps, max_size=30))
 def test_the_levels_are_as_one_dict(

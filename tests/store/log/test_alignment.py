@@ -74,12 +74,14 @@ def spoiled(align: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return spoiled
 
 
+@pytest.mark.slow
 def test_a_spoiled_block_under_way_costs_no_acknowledged_mail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert spoiled(DEFAULT_ALIGN, monkeypatch) == 0
 
 
+@pytest.mark.slow
 def test_with_512_a_spoiled_block_costs_acknowledged_mail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -128,6 +128,7 @@ ENVELOPES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(ENVELOPES)
 def test_an_envelope_comes_back_as_it_was_packed(envelope: record.Envelope) -> None:
     assert record.unpack_envelope(record.pack_envelope(envelope)) == envelope

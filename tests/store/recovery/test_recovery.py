@@ -305,6 +305,7 @@ def kill_at_each(
     raise AssertionError("it never came to its end")
 
 
+@pytest.mark.slow
 def test_recovery_killed_between_its_transactions_loses_nothing(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +346,7 @@ def same_inode(kit: StoreKit) -> None:
         index_state.mark(KitOsio(), kit.store.index, kit.boot, clean=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pwrite", "pwritev", "fdatasync", "fsync", "rename"])
 def test_recovery_killed_at_any_write_can_be_done_again(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch, name: str

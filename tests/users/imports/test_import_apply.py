@@ -229,6 +229,7 @@ def test_a_removed_user_that_comes_again_has_a_new_number(full):
 # --- Disk full ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_leaves_whole_accounts_and_can_be_gone_on_with(path, monkeypatch):
     monkeypatch.setattr("metad.users.lmdb_env.MAP_SIZE", 400 * 1024)
     monkeypatch.setattr(import_apply, "BATCH", 100)
