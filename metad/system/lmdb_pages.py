@@ -8,7 +8,8 @@ Rules of this file:
 
 * For LMDB's file format 1 on a 64-bit machine; for any other, nothing is reported.
 * Only while no process writes to the file.
-* Leaves are not read, except those of the free list and of the table of tables.
+* Leaves are not read, except those of the free list and of the table of tables, and the only leaf
+  of a small table: LMDB does not check that a page is the one it wants.
 """
 
 from __future__ import annotations
@@ -143,6 +144,9 @@ class _Pages:
         free = [page for data in self._rows(meta.free) for page in self._listed(*data)]
         trees = [Tree._make(_TREE.unpack_from(data)) for data, flags in self._rows(meta.tables)
                  if flags & _TABLE]  # fmt: skip
+        for tree in trees:
+            if tree.depth == 1:
+                self._read(tree.root, _LEAF)
         trees += [meta.free, meta.tables]
         used = [page for tree in trees for page in self._of(tree)]
         overflows = sum(tree.overflows for tree in trees)

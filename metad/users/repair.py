@@ -12,6 +12,8 @@ Rules of this file:
 * LMDB writes one of two meta pages after everything else is on the disk.  If a power cut destroys
   that page, the other one has every acknowledged change, and its pages are unchanged.
 * A table is read from both ends, each in a child: one bad page loses only its own rows.
+* In a cluster the journal of changes becomes empty.  A copy then takes all users from its source
+  again.  The source keeps its lineage: the copies keep the users that are lost here.
 """
 
 from __future__ import annotations
@@ -32,13 +34,17 @@ from metad.errors import DataError
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
 from metad.system.trial import in_child, reason_in_child
+from metad.users import journal
 from metad.users.account import from_record, unpack_record
 from metad.users.lmdb_env import FORMAT, ID, LOST, MAP_SIZE, MEMBERS, META, SPARE_TABLES, TABLES
 
 SECONDS = 1.0  # for the trial; bad pages that it does not reach are found when they are used
 _LOOK_EVERY = 4096
 _FILE = "data.mdb"
-_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
+# A cursor that meets a bad page fails its transaction, and may report only that.
+_DAMAGE = (
+    lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.BadTxnError,
+)  # fmt: skip
 
 
 def repair_users(osio: Osio, users: Path, quarantine: Path) -> list[str]:
@@ -75,7 +81,7 @@ def _why_damaged(osio: Osio, users: Path) -> str | None:
             txn.abort()
         if wrong is not None:
             return wrong
-        for table in _tables(env):
+        for table in (*_tables(env), *_journal(env)):
             for count, _ in enumerate(_rows(env, table)):
                 if not count % _LOOK_EVERY and time.monotonic() > until:
                     return None
@@ -100,10 +106,25 @@ def _tables(env: lmdb.Environment) -> Iterator[bytes]:
             yield name
 
 
+def _journal(env: lmdb.Environment) -> Iterator[bytes]:
+    """The table of changes, in a cluster."""
+    with suppress(lmdb.NotFoundError):
+        env.open_db(journal.CHANGES, create=False)
+        yield journal.CHANGES
+
+
 def _rows(env: lmdb.Environment, name: bytes, *, backwards: bool = False) -> Iterator[Any]:
+    """All rows of a table.  LMDB may take a bad page for one with few rows or none: raises
+    lmdb.CorruptedError then, too."""
     table = env.open_db(name, create=False, dupsort=name == MEMBERS)
+    count = 0
     with env.begin(table) as txn, txn.cursor() as cursor:
-        yield from cursor.iterprev() if backwards else cursor.iternext()
+        rows = cursor.iterprev() if backwards else cursor.iternext()
+        for count, row in enumerate(rows, 1):  # noqa: B007 - the last one is needed
+            yield row
+        expected = txn.stat(table)["entries"]
+    if count != expected:
+        raise lmdb.CorruptedError(f"{count} of {expected} rows of {name.decode()} can be read")
 
 
 # -- salvage
@@ -119,7 +140,9 @@ def _salvage(osio: Osio, users: Path, quarantine: Path, reason: str) -> str:
         for name, table in tables.items():
             whole &= _copy_table(users, env, name, table)
         with env.begin(tables[META], write=True) as txn:
-            txn.put(LOST, b"%d" % time.time())
+            _note_loss(txn, tables[META])
+            if txn.get(journal.LINEAGE) is not None:
+                env.open_db(journal.CHANGES, txn)
             accounts = txn.stat(tables[b"accounts"])["entries"]
             if accounts and txn.get(b"format") is None:
                 _remake_meta(txn, tables[b"accounts"])
@@ -194,4 +217,11 @@ def _mark_lost(users: Path) -> None:
     with _open(users) as env:
         meta = env.open_db(META, create=False)
         with env.begin(meta, write=True) as txn:
-            txn.put(LOST, b"%d" % time.time())
+            _note_loss(txn, meta)
+
+
+def _note_loss(txn: Any, meta: Any) -> None:
+    """Unknown users get 451 from now on; a cluster's copy until it has all users again."""
+    txn.put(LOST, b"%d" % time.time(), db=meta)
+    if journal.source(txn, meta):
+        journal.put_lineage(txn, meta, journal.Lineage())

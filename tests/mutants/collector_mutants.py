@@ -163,7 +163,15 @@ COLLECTOR = [
      "self.places.append(_PLACE_ROW.pack(message_id, 0, *_FIRST.unpack(note), _KEPT))", "pass",
      "store/recovery/test_rebuild.py::test_deletions_of_what_is_nowhere_are_noted"),
     ("a copy in a free log is a living one", "gc.evidence:Evidence._open",
-     " or log.state == header.FREE", "", DESTROY + "a_copy_in_a_log_that_is_free_is_no_living_one"),
+     " or log.state == header.FREE", "",
+     DESTROY + "a_copy_in_a_log_that_is_free_explains_no_missing_entry"),
+    # A survivors' log that is free is not final either: both rules go.
+    ("a copy in a free log is a living one, and final", "gc.evidence:Evidence._open",
+     " or log.state == header.FREE:\n        self._osio.close(fd)\n        return None\n"
+     "    return _Log(fd, log, ",
+     ":\n        self._osio.close(fd)\n        return None\n"
+     "    return _Log(fd, log._replace(generation=0), ",
+     DESTROY + "a_copy_in_a_log_that_is_free_is_no_living_one"),
     ("the table's word is enough to write over a log", "log.files:lock_free",
      "if log is None or (", "if False and (", DESTROY + "a_wrong_cell_of_the_table_costs_no_log"),
     ("a row is restored whatever its owner by now", "log_table:LogTable.restore",

@@ -6,6 +6,7 @@ import errno
 import random
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import lmdb
@@ -15,6 +16,8 @@ from metad.errors import UsersLostError
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
 from metad.users.database import UserDatabase
+from metad.users.journal import Lineage, MirrorError
+from metad.users.mirror import UserMirror
 from metad.users.repair import repair_users
 from tests.support.sizes import SEED, reached, scaled
 
@@ -100,6 +103,113 @@ def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
             assert start(data) == []
             reached("row 23, users databases with a bad page: started", 1)
     assert noticed
+
+
+def page_of(data: Path, table: bytes) -> int:
+    """The root of a table of one leaf."""
+    octets = (data / "users" / "data.mdb").read_bytes()
+    osio = Osio()
+    fd = osio.open(str(data / "users" / "data.mdb"), 0)
+    meta = lmdb_pages.newest_meta(osio, fd)
+    osio.close(fd)
+    assert meta is not None
+    assert meta.tables.depth == 1
+    start = meta.tables.root * PAGE
+    tables = octets[start : start + PAGE]
+    at = tables.index(table + b"\0") + len(table)  # a tree begins with zeros
+    tree = lmdb_pages.Tree._make(struct.unpack_from("=IHHQQQQQ", tables, at))
+    assert tree.depth == 1
+    return tree.root
+
+
+def leaf_header(number: int, flags: int, rows: int) -> bytes:
+    """A page that begins like one of LMDB's; the rest of it is zero."""
+    return struct.pack("=QHHHH", number, 0, flags, 16 + 2 * rows, PAGE).ljust(PAGE, b"\0")
+
+
+def test_the_only_leaf_of_a_table_turned_into_a_branch_is_noticed(good: Path) -> None:
+    """Regression: the cursor reported its failed transaction, which was taken for no damage."""
+    at = page_of(good, b"meta")
+    everyone, dice = addresses(good), random.Random(SEED)
+    for flags in (0, 1, 2, 3, 0x0BBF, 8, 0x10):
+        spoiled = dice.randbytes(10) + struct.pack("=H", flags) + dice.randbytes(PAGE - 12)
+        for page in (leaf_header(at, flags, 0), spoiled):
+            data = damaged(good, at=at, page=page)
+            (told,) = start(data)
+            assert "400 accounts are kept" in told, flags
+            assert addresses(data) == everyone
+            with UserDatabase(data / "users") as users:
+                assert users.lost
+            assert start(data) == []
+
+
+def test_a_table_with_fewer_rows_than_it_should_have_is_noticed(good: Path) -> None:
+    """LMDB reports nothing: it counts the rows of the page and not those of the table."""
+    everyone, at = addresses(good), page_of(good, b"meta")
+    page = (good / "users" / "data.mdb").read_bytes()[at * PAGE : (at + 1) * PAGE]
+    (lower,) = struct.unpack_from("=H", page, 12)
+    assert lower == 16 + 2 * 4
+    data = damaged(good, at=at, page=page[:12] + struct.pack("=H", lower - 2) + page[14:])
+    (told,) = start(data)
+    assert "3 of 4 rows of meta can be read" in told
+    assert addresses(data) == everyone
+    assert start(data) == []
+
+
+@pytest.mark.parametrize("table", [b"meta", b"removed", b"domains", b"members"])
+def test_the_leaf_of_another_table_in_place_of_the_only_one_is_noticed(
+    good: Path, table: bytes
+) -> None:
+    everyone = addresses(good)
+    other = page_of(good, b"removed" if table == b"domains" else b"domains")
+    page = (good / "users" / "data.mdb").read_bytes()[other * PAGE : (other + 1) * PAGE]
+    at = page_of(good, table)
+    (told,) = start(damaged(good, at=at, page=page))
+    assert f"page {at} is another one" in told
+    assert addresses(good.parent / "bad") == everyone
+
+
+def clustered(data: Path, *, copy_of: int) -> None:
+    """Users of a cluster: of the node that takes changes, or those of a copy."""
+    with UserDatabase(data / "users") as users:
+        UserMirror(users).lead(3)
+        users.add("new@x.test")
+        if copy_of:
+            UserMirror(users).follow(copy_of)
+
+
+@pytest.mark.parametrize("copy_of", [0, 1])
+@pytest.mark.parametrize("table", [b"changes", b"removed"])
+def test_in_a_cluster_the_journal_becomes_empty(good: Path, table: bytes, copy_of: int) -> None:
+    clustered(good, copy_of=copy_of)
+    assert start(good) == []
+    data = damaged(good, at=page_of(good, table), page=bytes(PAGE))
+    assert "accounts are kept" in start(data)[0]
+    with UserDatabase(data / "users") as users:
+        mirror = UserMirror(users)
+        assert users.lost
+        assert users.changes_table is not None
+        # A copy that lacks everything takes all of it; a source goes on where it was.
+        expected = Lineage() if copy_of else Lineage(3, 1)
+        assert mirror.lineage() == (expected, copy_of)
+        if copy_of:
+            with pytest.raises(MirrorError):
+                users.add("newer@x.test")
+        else:
+            assert mirror.changes(0) is None
+            users.add("newer@x.test")
+            assert [revision for revision, _ in mirror.changes(1) or []] == [2]
+    assert start(data) == []
+
+
+def test_a_copy_with_a_restored_meta_page_takes_all_users_again(good: Path) -> None:
+    clustered(good, copy_of=1)
+    data = damaged(good, at=0, page=bytes(PAGE))
+    (told,) = start(data)
+    assert "restored from the other" in told
+    with UserDatabase(data / "users") as users:
+        assert users.lost
+        assert UserMirror(users).lineage() == (Lineage(), 1)
 
 
 @pytest.mark.slow

@@ -248,9 +248,10 @@ def test_a_note_follows_its_deletion_record(kit: StoreKit) -> None:
     restart(kit)
 
 
-def test_a_copy_in_a_log_that_is_free_is_no_living_one(kit: StoreKit) -> None:
-    """It still verifies, but may be overwritten at any moment."""
-    fill_log(kit)
+def copies_in_a_free_log(kit: StoreKit) -> tuple[int, list[bytes]]:
+    """A sealed log, and the ids in it.  Each message has a copy that still verifies, but may be
+    overwritten at any moment."""
+    ids = fill_log(kit)
     (victim,) = sealed(kit)
     before = Path(log_path(kit.store.logs, victim)).read_bytes()
 
@@ -270,11 +271,25 @@ def test_a_copy_in_a_log_that_is_free_is_no_living_one(kit: StoreKit) -> None:
         log_files.mark_free(kit.osio, fd, log)
         kit.osio.close(fd)
     assert Path(log_path(kit.store.logs, victim)).read_bytes() == before
+    return victim, ids
+
+
+def test_a_copy_in_a_log_that_is_free_is_no_living_one(kit: StoreKit) -> None:
+    victim, _ = copies_in_a_free_log(kit)
     collect(make_collector(kit), [victim])
     kit.crash()
     kit.drop_index()
     kit.start()
     kit.check()
+
+
+def test_a_copy_in_a_log_that_is_free_explains_no_missing_entry(kit: StoreKit) -> None:
+    victim, ids = copies_in_a_free_log(kit)
+    flip_key(kit, 1, ids[0])
+    with pytest.raises(DisagreementError, match=ids[0].hex()):
+        collect(make_collector(kit), [victim])
+    assert kit.table.row(victim).state == State.SEALED
+    restart(kit)
 
 
 # -- the log table has no authority
