@@ -284,6 +284,7 @@ class Collector:
             except NotCollectableError:
                 continue
             except FileNotFoundError:
+                self._osio.fsync_directory(self._logs)  # its removal may not be durable yet
                 yield from self._forget(row.number, row.life, None)
                 self._put(row, row._replace(state=State.NONE))
                 continue

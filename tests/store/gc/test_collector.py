@@ -409,6 +409,64 @@ def test_a_poisoned_log_goes_before_the_one_that_speaks_of_it(kit: StoreKit) -> 
     kit.check()
 
 
+def die_at(kit: StoreKit, number: int, where: str) -> None:
+    """A collection of that log, killed at a failpoint."""
+
+    def stop(name: str) -> None:
+        if name == where:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        collect(make_collector(kit, stop), [number])
+
+
+def test_a_successor_is_freed_after_a_log_that_a_dead_collector_unlinked(kit: StoreKit) -> None:
+    """A start leaves the places in the unlinked log to the collector: until it has forgotten them,
+    the successor waits; afterwards nothing holds it."""
+    broken, successor = poisoned(kit)
+    die_at(kit, broken, "freed")
+    assert not os.path.exists(log_path(kit.store.logs, broken))
+    restart(kit, rebuilt=False)
+    assert kit.table.row(broken).state == State.COLLECTING
+    collector = make_collector(kit)
+    with pytest.raises(NotCollectableError, match="says where"):
+        collect(collector, [successor])
+    list(collector.tidy())
+    assert kit.table.row(broken).state == State.NONE
+    collect(collector, [successor])
+    assert kit.table.row(successor).state == State.FREE
+    collector.close()
+    kit.check()
+    restart(kit, rebuilt=True)
+    kit.check()
+
+
+def test_an_unlinked_log_is_forgotten_once_its_removal_is_durable(kit: StoreKit) -> None:
+    """A power cut could bring it back, without the deletions and the end that it needs."""
+    broken, successor = poisoned(kit)
+
+    def fail(name: str) -> None:
+        if name == "freeing":
+            kit.osio.faults = Faults("dir-sync", 1, persistent=True)
+
+    with pytest.raises(OSError, match="error"):
+        collect(make_collector(kit, fail), [broken])
+    assert not os.path.exists(log_path(kit.store.logs, broken))
+    collector = make_collector(kit)
+    with pytest.raises(OSError, match="error"):
+        list(collector.tidy())
+    assert kit.table.row(broken).state == State.COLLECTING
+    assert broken in kit.index.logs()
+    with pytest.raises(NotCollectableError, match="says where"):
+        collect(collector, [successor])
+    kit.osio.faults = None
+    list(collector.tidy())
+    assert kit.table.row(broken).state == State.NONE
+    assert (kit.store.logs, True) == kit.osio.syncs[-1]
+    assert broken not in kit.index.logs()
+    kit.check()
+
+
 def test_a_log_being_read_is_given_back_when_the_reader_is_done(kit: StoreKit) -> None:
     ids = fill_log(kit)
     (number,) = sealed(kit)

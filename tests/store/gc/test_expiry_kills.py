@@ -18,6 +18,7 @@ import pytest
 
 from metad.store.gc.expiry import Due, Expiry
 from metad.store.ids import time_of
+from metad.store.log_table import State
 from metad.store.mailbox_locks import MailboxLocks
 from tests.support.collector_kit import collect, fill_log, make_collector, sealed
 from tests.support.kill_kit import Killed, killed, scratch_directory
@@ -65,8 +66,13 @@ def to_go(kit: StoreKit, due: Due) -> list[bytes]:
 
 
 def expire(kit: StoreKit, due: list[Due], failpoint: Callable[[str], None] = lambda _: None) -> int:
-    """A scan, followed by a collection.  Returns the number of deleted messages."""
+    """What a collector's process does: it finishes what its predecessor began, scans and collects.
+
+    Returns the number of deleted messages.
+    """
     collector = make_collector(kit, failpoint)
+    list(collector.tidy())
+    assert State.COLLECTING not in [row.state for row in kit.table.rows()]
     locks = MailboxLocks(kit.osio, kit.store.locks)
     expiry = Expiry(collector._tools, locks)
     list(expiry.steps(due))
