@@ -39,18 +39,15 @@ from metad.errors import ClusterError, NoSpaceError, RefusedError
 from metad.layers import base
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
 from metad.layers.cluster_outgoing import COPY_PATIENCE, ClusterIncoming, Outgoing
-from metad.layers.logs import DELETIONS_PER_RECORD, FIRST_SLOT, LogLayer
+from metad.layers.logs import FIRST_SLOT, LogLayer
 from metad.layers.merged_mailbox import MergedMaildrop
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.peer_requests import PeerRequests
 from metad.layers.steward import Steward
 from metad.layers.tombstone_pull import TombstonePull
 from metad.limits import CHUNK_MEMORY
-from metad.store.ids import ID_SIZE
-from metad.store.index.tombstone_rows import TOLD_SIZE
 from metad.store.index.tombstones import Tombstones
 from metad.store.log import record
-from metad.store.log.encode import append_deletion
 from metad.system.osio import Buffer
 from metad.system.shared_memory import Cell
 
@@ -206,22 +203,7 @@ class ClusterLayer(Layer):
 
         `told`: who told of each tombstone, if not this node (`record.Deletion.told`).
         """
-        starts = range(0, len(ids), DELETIONS_PER_RECORD * ID_SIZE)
-        waiting = len(starts)
-        failed: RefusedError | None = None
-
-        def one_done(error: RefusedError | None) -> None:
-            nonlocal waiting, failed
-            waiting -= 1
-            failed = failed or error
-            if not waiting:
-                done(failed)
-
-        for at in starts:
-            some = ids[at : at + DELETIONS_PER_RECORD * ID_SIZE]
-            told_some = told[at // ID_SIZE * TOLD_SIZE :][: len(some) // ID_SIZE * TOLD_SIZE]
-            deletion = record.Deletion(mailbox, some, told=told_some)
-            self.log.committer.submit(append_deletion(self.log.next_id(), deletion, one_done))
+        self.log.delete(record.Deletion(mailbox, ids, told=told), done)
 
     # -- mail out
 

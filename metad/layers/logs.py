@@ -211,6 +211,22 @@ class LogLayer(Layer):
 
     # -- mail out
 
+    def delete(self, deletion: record.Deletion, done: Done) -> None:
+        """One deletion record per 250 ids; `done` after the last, with the first error."""
+        groups = list(deletion.groups(DELETIONS_PER_RECORD))
+        waiting = len(groups)
+        failed: RefusedError | None = None
+
+        def one_done(error: RefusedError | None) -> None:
+            nonlocal waiting, failed
+            waiting -= 1
+            failed = failed or error
+            if not waiting:
+                done(failed)
+
+        for group in groups:
+            self.committer.submit(append_deletion(self.next_id(), group, one_done))
+
     def is_behind(self, mailbox: int, asked_ns: int) -> bool:
         if self.unentered.is_mine(mailbox):
             self.committer.enter_now()
@@ -348,29 +364,11 @@ class LogMaildrop(Maildrop):
         raise RefusedError("the message is not for this mailbox")
 
     def delete(self, numbers: Sequence[int], done: Done) -> None:
-        """One deletion record per 250 ids; `done` after the last, with the first error."""
         if not numbers:
             self._layer.loop.call_soon(lambda: done(None))
             return
-        groups = [
-            numbers[at : at + DELETIONS_PER_RECORD]
-            for at in range(0, len(numbers), DELETIONS_PER_RECORD)
-        ]
-        layer = self._layer
-        waiting = len(groups)
-        failed: RefusedError | None = None
-
-        def one_done(error: RefusedError | None) -> None:
-            nonlocal waiting, failed
-            waiting -= 1
-            failed = failed or error
-            if not waiting:
-                done(failed)
-
-        for group in groups:
-            ids = b"".join([self._id(number) for number in group])
-            deletion = record.Deletion(self._mailbox, ids)
-            layer.committer.submit(append_deletion(layer.next_id(), deletion, one_done))
+        ids = b"".join([self._id(number) for number in numbers])
+        self._layer.delete(record.Deletion(self._mailbox, ids), done)
 
     def close(self) -> None:
         if not self._closed:

@@ -6,7 +6,6 @@ their power and stand still, disks fail, indexes refuse, epochs change on either
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +15,7 @@ from tests.sim.cluster_plan import make_plan
 from tests.sim.cluster_run import ClusterRun
 from tests.sim.mutants import Mutant
 from tests.support import power_campaign
+from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
 COUNT = 50  # seeds of CI
@@ -80,16 +80,6 @@ def catch(mutant: Mutant) -> str:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_cluster_that_lacks_a_rule_is_caught(mutant: Mutant) -> None:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writer, catch(mutant).encode()[:4000])
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        verdict = pipe.read().decode()
-    os.waitpid(child, 0)
+    verdict = in_child(lambda: catch(mutant))
     assert verdict.startswith("caught by seed"), verdict
     reached("cluster of two nodes, seeded bugs: caught", 1)

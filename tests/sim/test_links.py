@@ -8,7 +8,6 @@ leaves; and when all is well again, every node gets answers.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from tests.mutants.mutants import Mutant
 from tests.sim.peers import World
 from tests.support import power_campaign
+from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
 FIRST = (SEED - 1999) * 1_000_000
@@ -93,16 +93,6 @@ def catch(mutant: Mutant) -> str:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_links_that_lack_a_rule_are_caught(mutant: Mutant) -> None:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writer, catch(mutant).encode()[:4000])
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        verdict = pipe.read().decode()
-    os.waitpid(child, 0)
+    verdict = in_child(lambda: catch(mutant))
     assert verdict.startswith("caught by seed"), verdict
     reached("cluster: links, seeded bugs: caught", 1)

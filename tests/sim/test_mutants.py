@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,7 @@ from tests.sim.mutants import MUTANTS, Mutant
 from tests.sim.plan import make_plan
 from tests.sim.shrink import why
 from tests.sim.test_sim import SEEDS
+from tests.support.children import in_child
 from tests.support.sizes import reached
 
 
@@ -34,17 +34,7 @@ def catch(mutant: Mutant) -> str:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_hub_that_lacks_a_rule_is_caught(mutant: Mutant) -> None:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writer, catch(mutant).encode()[:4000])
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        verdict = pipe.read().decode()
-    os.waitpid(child, 0)
+    verdict = in_child(lambda: catch(mutant))
     assert verdict.startswith("caught by seed"), verdict
     reached("row 21, seeded bugs: caught", 1)
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgpack
@@ -110,6 +110,14 @@ class Deletion(NamedTuple):
     def each(self) -> list[bytes]:
         ids = self.ids
         return [ids[i : i + ID_SIZE] for i in range(0, len(ids), ID_SIZE)]
+
+    def groups(self, most: int) -> Iterator[Deletion]:
+        """The same in deletions of `most` ids each; one that is not in a log yet."""
+        told_size = len(self.told) * ID_SIZE // max(len(self.ids), 1)  # of one id
+        for at in range(0, len(self.ids) // ID_SIZE, most):
+            ids = self.ids[at * ID_SIZE : (at + most) * ID_SIZE]
+            told = self.told[at * told_size : (at + most) * told_size]
+            yield Deletion(self.mailbox, ids, told=told)
 
 
 def seed_of(secret: bytes, number: int, life: int) -> int:

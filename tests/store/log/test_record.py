@@ -158,3 +158,17 @@ def test_a_deletion_comes_back_as_it_was_packed() -> None:
 def test_what_is_no_deletion_is_a_value_error(envelope: bytes, body: bytes) -> None:
     with pytest.raises(ValueError):
         record.unpack_deletion(envelope, body)
+
+
+def test_a_deletion_in_groups_keeps_what_was_told_of_each_id() -> None:
+    ids = [number.to_bytes(16, "big") for number in range(600)]
+    told = [b"%018d" % number for number in range(600)]
+    for its in (told, []):
+        whole = record.Deletion(7, b"".join(ids), told=b"".join(its))
+        groups = list(whole.groups(250))
+        assert [len(one.each()) for one in groups] == [250, 250, 100]
+        assert b"".join(one.ids for one in groups) == whole.ids
+        assert b"".join(one.told for one in groups) == whole.told
+        assert [one.told[:18] for one in groups] == (
+            [its[0], its[250], its[500]] if its else [b""] * 3
+        )
