@@ -74,7 +74,7 @@ def _check(osio: Osio, store: Store, plan: Plan, as_json: bool, pin: Pin | None 
     lines: list[str] = []
     emit: Callable[[str], None] = lines.append if as_json else click.echo
     progress = Progress("logs", quiet=as_json)
-    summary = Fsck(osio, store, plan, emit, progress.show, pin).run()
+    summary = Fsck(osio, store, plan, emit, progress.step, pin).run()
     progress.close()
     if summary.clean and summary.compared:
         _note_orphans(store.data, summary)
@@ -106,14 +106,15 @@ def _repair(place: HubLocation, as_json: bool) -> int:
         lines: list[str] = []
         emit: Callable[[str], None] = lines.append if as_json else click.echo
         progress = Progress("logs", quiet=as_json)
-        before = Fsck(osio, store, plan, emit, progress.show).run()
+        before = Fsck(osio, store, plan, emit, progress.step).run()
         progress.close()
         if before.clean and before.compared:
             remain = before
         else:
             rebuilding(lambda: repair(osio, store, plan.boot, before, report))
             emit("after the repair:")
-            remain = Fsck(osio, store, plan, emit).run()
+            remain = Fsck(osio, store, plan, emit, progress.step).run()
+            progress.close()
         if as_json:
             click.echo(json.dumps(_facts(remain, lines), indent=2))
         else:

@@ -20,11 +20,13 @@ from metad import __version__, limits
 from metad.cli import tables, takeover
 from metad.cli.context import F, HubLocation, hub_options, json_option, may_start
 from metad.cli.launch import Launch, launch
+from metad.cli.progress import Progress
 from metad.config.parse import parse, read
 from metad.control import Client, request
 from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError, UsageError
 
 STOP_SECONDS = 120
+LOOK_SECONDS = 0.25
 # A hub that is starting, reloading or stopping needs no attention.
 _NAGIOS_CODES = {
     "serving": 0, "reloading": 0, "draining": 1, "recovering": 1, "starting": 1, "degraded": 1,
@@ -111,7 +113,8 @@ def reload(place: HubLocation, execute: bool, as_json: bool) -> None:
     sent = time.monotonic()
     reply = request(data, "reload", limits.RELOAD_TIMEOUT, **given)
     if reply.get("takeover"):
-        takeover.wait(data, sent, config.limits.stop_deadline + limits.RELOAD_TIMEOUT)
+        takeover.wait(data, sent, config.limits.stop_deadline + limits.RELOAD_TIMEOUT,
+                      quiet=as_json)  # fmt: skip
         takeover.show(reply["version"], as_json)
         return
     if as_json:
@@ -159,9 +162,21 @@ def stop(place: HubLocation, now: bool, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     with Client(data) as client:
         client.request("stop", now=now)
-        gone = client.wait_closed(timeout)
+        gone = _wait_gone(client, timeout)
     if not gone or not wait_unlocked(data / "lock", deadline - time.monotonic()):
         raise NotStoppedError(f"the hub on {data} did not stop within {timeout:g} s")  # fmt: skip
+
+
+def _wait_gone(client: Client, seconds: float) -> bool:
+    """Whether the hub closed the connection in time."""
+    began = time.monotonic()
+    progress = Progress("seconds")
+    gone = False
+    while not gone and (left := began + seconds - time.monotonic()) > 0:
+        gone = client.wait_closed(min(left, LOOK_SECONDS))
+        progress.show(0, 0, f"waiting for its sessions, at most {left:.0f} s left")
+    progress.close()
+    return gone
 
 
 @click.command()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import click
 
 SECONDS = 1.0
+ROWS = 1024
 
 
 def left(seconds: float, done: float, total: float) -> str:
@@ -47,6 +48,18 @@ class Progress:
         text = f"{done:,} of {total:,} {self._unit}{left(now - self._began, done, total)}"
         shown = text + more if total else more.removeprefix(", ")
         click.echo(f"\r\033[K{shown}", err=True, nl=False)
+
+    def row(self, done: int, total: int) -> None:
+        """Like `show`, for a loop of many quick turns: most calls do not look at the clock."""
+        if not done % ROWS:
+            self.show(done, total)
+
+    def step(self, unit: str, done: int, total: int) -> None:
+        """Like `show`, for a command of several steps: a new `unit` begins the next one."""
+        if unit != self._unit:
+            self._unit = unit
+            self._began = self._clock()
+        self.show(done, total)
 
     def close(self) -> None:
         """Clear the line for other output."""

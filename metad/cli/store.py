@@ -14,6 +14,7 @@ from metad.cli import backup, tables
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.fsck import check as check_store
 from metad.cli.fsck import exclusive, rebuilding, report
+from metad.cli.progress import Progress
 from metad.control import Client
 from metad.errors import EX_DATAERR, EX_OK, EX_TEMPFAIL, UsageError
 from metad.store.fsck.dump import body_octets, dump_log, line_of
@@ -50,7 +51,9 @@ def logs(place: HubLocation, as_json: bool) -> None:
     """
     osio = Osio()
     store = open_store(osio, place.enter())
-    rows = log_rows(osio, store)
+    progress = Progress("logs", quiet=as_json)
+    rows = log_rows(osio, store, progress)
+    progress.close()
     total = _total(rows)
     if as_json:
         click.echo(json.dumps({"logs": rows, "total": total}, indent=2))
@@ -160,12 +163,14 @@ for _one in (backup.backup_command, backup.restore_command):
 # -- the table
 
 
-def log_rows(osio: Osio, store: Store) -> list[dict[str, Any]]:
+def log_rows(osio: Osio, store: Store, progress: Progress) -> list[dict[str, Any]]:
     """A row for each log.  What is unknown (no index, no header) is None."""
     snapshot = read_snapshot(store) if os.path.exists(f"{store.index}/data.mdb") else None
     counts = snapshot.logs if snapshot and snapshot.readable else {}
     rows = []
-    for number in log_numbers(osio, store):
+    numbers = log_numbers(osio, store)
+    for done, number in enumerate(numbers):
+        progress.show(done, len(numbers))
         headers = read_headers(osio, store, number)
         if headers is None:
             continue

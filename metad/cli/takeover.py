@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from metad import __version__
+from metad.cli.progress import Progress
 from metad.control import request
 from metad.errors import UnavailableError
 
@@ -18,18 +19,22 @@ _BETWEEN = ("recovering", "starting", "draining", "closing", "ended")
 LOOK_SECONDS = 0.1
 
 
-def wait(data: Path, since: float, seconds: float) -> None:
+def wait(data: Path, since: float, seconds: float, *, quiet: bool = False) -> None:
     """Wait until the hub that started after `since` (monotonic) serves.
 
     Raises UnavailableError.
     """
-    while time.monotonic() < since + seconds:
+    progress = Progress("seconds", quiet=quiet)
+    while (left := since + seconds - time.monotonic()) > 0:
+        progress.show(0, 0, f"waiting for the new release, at most {left:.0f} s left")
         with suppress(UnavailableError):
             found = request(data, "status")
             young = found["uptime"] <= time.monotonic() - since
             if young and found["state"] not in _BETWEEN:
+                progress.close()
                 return
         time.sleep(LOOK_SECONDS)
+    progress.close()
     raise UnavailableError(f"{data}: no hub has taken over within {seconds:g} s: see its log")
 
 

@@ -26,6 +26,14 @@ from metad.store.log.place import Place
 from metad.system.osio import Osio
 
 Report = Callable[[str], None]
+# Called with the number of logs read so far, and that of all.
+Reached = Callable[[int, int], None]
+
+
+def _ignore(_done: int, _total: int) -> None:
+    pass
+
+
 _MAILBOX_SIZE = 4
 # The collector makes ids without the life of a log (metad.workers.collector).
 _LIFE = slice(10, 12)
@@ -51,9 +59,13 @@ class Deletion(NamedTuple):
     log: int
 
 
-def kept_items(osio: Osio, store: Store, report: Report) -> Iterator[Kept]:
+def kept_items(
+    osio: Osio, store: Store, report: Report, reached: Reached = _ignore
+) -> Iterator[Kept]:
     """Every record of every log that is in use."""
-    for number in log_numbers(osio, store):
+    numbers = log_numbers(osio, store)
+    for done, number in enumerate(numbers):
+        reached(done, len(numbers))
         try:
             yield from _items(osio, store, number)
         except FileNotFoundError:
@@ -78,18 +90,25 @@ def _items(osio: Osio, store: Store, number: int) -> Iterator[Kept]:
 class History:
     """Looks into the logs of one store."""
 
-    def __init__(self, osio: Osio, store: Store, index: Index, report: Report) -> None:
+    def __init__(
+        self, osio: Osio, store: Store, index: Index, report: Report,
+        reached: Reached = _ignore,
+    ) -> None:  # fmt: skip
         self._osio = osio
         self._store = store
         self._index = index
         self._report = report
+        self._reached = reached
+
+    def _kept(self) -> Iterator[Kept]:
+        return kept_items(self._osio, self._store, self._report, self._reached)
 
     def deleted_by(self, mailbox: int) -> list[Deletion]:
         """Deleted messages of the mailbox that are still readable, in the order of their ids."""
         listed = {one for one, _ in LISTING_ENTRY.iter_unpack(self._index.listing(mailbox))}
         key = mailbox.to_bytes(_MAILBOX_SIZE, "big")
         found: dict[bytes, Deletion] = {}
-        for log, item in kept_items(self._osio, self._store, self._report):
+        for log, item in self._kept():
             if item.kind == record.DELETION and item.entries[:_MAILBOX_SIZE] == key:
                 left = [one for one in item.ids if one not in listed and one not in found]
                 left = [one for one in left if self._index.places(one)]
@@ -103,7 +122,7 @@ class History:
         places = self._index.places(message_id)
         deletions: dict[int, Deletion] = {}
         named: set[int] = set()
-        for log, item in kept_items(self._osio, self._store, self._report):
+        for log, item in self._kept():
             if message_id not in item.entries:  # faster than unpacking every item
                 continue
             if item.kind == record.DELETION and message_id in item.ids:

@@ -76,6 +76,16 @@ def test_what_has_no_known_end_shows_how_much_it_has_done(monkeypatch, clock):
     assert terminal.taken() == "\r\033[K1,000 lines"
 
 
+def test_a_second_step_has_an_estimate_of_its_own(monkeypatch, clock):
+    terminal = standard_error(monkeypatch)
+    progress = Progress("logs", clock=clock)
+    clock.now += 100
+    progress.step("messages", 0, 10)
+    clock.now += 2
+    progress.step("messages", 1, 10)
+    assert terminal.taken().endswith("\r\033[K1 of 10 messages, 18 s left")
+
+
 @pytest.mark.parametrize("quiet", [True, False])
 def test_without_a_terminal_or_with_json_nothing_is_shown(monkeypatch, clock, quiet):
     terminal = standard_error(monkeypatch)

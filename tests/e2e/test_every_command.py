@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
 from metad import cli
 from tests.support.clients import deliver, message
-from tests.support.command_tree import WITH_JSON
+from tests.support.command_tree import COMMANDS, WITH_JSON
 from tests.support.commands import metad, owned
 from tests.support.hub import HOSTNAME, Hub, address
 from tests.support.terminal import coloured, on_terminal
@@ -103,6 +104,7 @@ def hub() -> Iterator[Hub]:
         files = dict(zip(("fullchain.pem", "privkey.pem"), certificate(HOSTNAME), strict=True))
         files["users.csv"] = f"address,quota\n{BOB},1GiB\n"
         files["mbox"] = "From x Thu Jan  1 00:00:00 2026\nSubject: x\n\ntext\n"
+        files["mboxes"] = files["mbox"] + "\n" + files["mbox"].replace("text", "other")
         for name, text in files.items():
             (hub.home / name).write_text(text)
             owned(hub, hub.home / name)
@@ -152,21 +154,67 @@ def shown(hub: Hub, step: Step, turn: int, *, no_color: bool = False) -> str:
     return on_terminal(*line, run=cli.main, codes=step.codes, no_color=no_color)
 
 
-# What may take more than a second, and the unit of its progress.
+# What may take more than a second with much mail or many users, or waits for sessions, and what it
+# shows of its way.
 LONG = {
-    "fsck": "logs", "store check": "logs", "store backup": "logs", "store restore": "files",
-    "user import": "bytes", "mail export": "messages",
+    Step("fsck"): r"\d+ of \d+ logs.* of \d+ parts of the index",
+    Step("gc"): r" moved\r",  # how much it will do is known only as it goes on
+    Step("mail copy", f"{ANN} 1-2 --to {BOB}"): r"0 of 2 messages.*1 of 2 messages, \d+ s left",
+    Step("mail export", f"{ANN} --to mbox:{{home}}/out/progress"): r"1 of \d+ messages, \d+ s left",
+    Step("mail import", f"{BOB} --from mbox:{{home}}/mboxes"): r"\d+ messages, \d+%, \d+ s left",
+    Step("mail list", ANN): r"\d+ of \d+ messages",
+    Step("mail trace", ANN): r"\d+ of \d+ logs",
+    Step("mail trace", "<unknown@example.test>", (DATAERR,)): r"\d+ of \d+ messages",
+    Step("mail undelete", f"{BOB} --all"):
+        r"0 of \d+ logs.*0 of \d+ deleted messages.*\d+ of \d+ messages compared.*0 of 1 messages",
+    Step("store backup", "{home}/out/backup{turn}"): r"\d+ of \d+ logs",
+    Step("store check"): r"\d+ of \d+ logs",
+    Step("store logs"): r"\d+ of \d+ logs",
+    Step("store restore", "{home}/out/backup{turn} --data {home}/out/restored{turn}"):
+        r"\d+ of \d+ files",
+    Step("user import", "--format csv {home}/users.csv"): r"\d+ of \d+ bytes",
+    Step("user list", "--long"): r"\d+ of \d+ mailboxes",
+    # Last: the hub ends.
+    Step("stop"): r"waiting for its sessions, at most \d+ s left",
+    Step("store rebuild"): r"index: \d+ logs read.*entries of mailboxes loaded",
+    Step("fsck", "--repair"): r"\d+ of \d+ logs",
 }  # fmt: skip
+# They print what they do while they do it, or follow the hub until they are interrupted.
+LIVE = {
+    "doctor", "mail learn", "mail tail", "mail wait", "start", "store dump", "top", "trace",
+    "user export",
+}  # fmt: skip
+# One request to the hub, one transaction, or one file.
+QUICK = {
+    "config check", "config get", "config show", "kick", "mail delete", "mail show", "status",
+    "store time", "tls install", "tls list", "tls remove", "tls self-signed", "user accept-loss",
+    "user add", "user alias", "user check", "user passwd", "user remove", "user rename",
+    "user set", "user show", "version", "who",
+}  # fmt: skip
+# They wait for another release or another node (metad.cli.takeover, metad.cli.cluster).
+ELSEWHERE_LONG = {"reload", *(path for path in COMMANDS if path.startswith("cluster "))}
+
+
+def test_every_command_is_long_live_or_quick() -> None:
+    leaves = {path for path, one in COMMANDS.items() if not isinstance(one, click.Group)}
+    groups = [{step.path for step in LONG}, LIVE, QUICK, ELSEWHERE_LONG]
+    assert set().union(*groups) == leaves
+    assert sum(map(len, groups)) == len(leaves)
 
 
 def test_every_long_command_shows_how_far_it_is(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metad.cli.progress.SECONDS", 0.0)
-    steps = [step for step in STEPS if step.path in LONG]
-    for step in [*steps, Step("mail trace", "<unknown@example.test>", (DATAERR,))]:
-        unit = LONG.get(step.path, "messages")
-        assert re.search(rf"\d+ of \d+ {unit}", shown(hub, step, 3)), step
-    # How much a collection will do is known only as it goes on.
-    assert " moved\r" in shown(hub, Step("gc"), 3)
+    monkeypatch.setattr("metad.cli.progress.ROWS", 1)
+    monkeypatch.setattr("metad.store.recovery.rebuild.PROGRESS_SECONDS", 0.0)
+    deliver(hub, message(b"to be brought back\r\n"), "bob")
+    last = json.loads(metad(hub, "mail", "list", BOB, "--json").stdout)[-1]
+    metad(hub, "mail", "delete", BOB, last["uid"])
+    for step, way in LONG.items():
+        text = shown(hub, step, 3)
+        assert re.search(way, text, re.DOTALL), (step, text)
+        if step.path == "stop":
+            assert hub.finished() == 0
+    hub.start()
 
 
 def live_top(hub: Hub, *, no_color: bool = False) -> str:

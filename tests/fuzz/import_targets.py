@@ -22,6 +22,7 @@ from metad.cli.mail.popclient import Account, PopClient
 from metad.cli.mail.uidlist import UIDL_FORMAT
 from metad.errors import DataError, MetadError
 from metad.protocol.address import parse_mailbox
+from tests.support.import_items import items_of
 
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\0")
 _WORD = re.compile(rb"word[0-9]{4}")
@@ -47,7 +48,7 @@ def check(item: Item) -> None:
 def mbox_file(octets: bytes) -> None:
     """No more items than separator lines, and only those lines are lost."""
     try:
-        items = list(mbox._messages("box", io.BytesIO(octets)))
+        items = list(items_of(mbox._messages("box", io.BytesIO(octets), len(octets))))
     except DataError as error:
         assert "\n" not in str(error)
         return
@@ -83,7 +84,7 @@ def maildir(octets: bytes) -> None:
                 file.write(b"Subject: " + name + b"\n\nx\n")
             wanted.add((directory, name))
         try:
-            items = list(read_maildir(Path(top), UIDL_FORMAT))
+            items = list(items_of(read_maildir(Path(top), UIDL_FORMAT)))
         except MetadError as error:
             assert "\n" not in str(error)
             return
@@ -124,7 +125,7 @@ def pop3_source(octets: bytes) -> None:
     items: list[Item] = []
     try:
         client = _Scripted(b"+OK\r\n+OK\r\n+OK\r\n" + octets)
-        for item in client.messages():
+        for item in items_of(client.messages()):
             items.append(item)
             assert len(items) <= 10_000
     except MetadError as error:

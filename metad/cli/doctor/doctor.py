@@ -13,6 +13,7 @@ import json
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,17 @@ def doctor(place: HubLocation, no_dns: bool, quiet: bool, as_json: bool) -> int:
     Example:
       metad doctor --quiet
     """
-    found = [one for check in examination(place, dns=not no_dns) for one in check]
-    worst = max(one.level for one in found)
-    shown = [one for one in found if one.level or not quiet]
+    worst = Level.OK
+    facts = []
+    for one in chain.from_iterable(examination(place, dns=not no_dns)):
+        worst = max(worst, one.level)
+        if not one.level and quiet:
+            continue
+        if not as_json:
+            show(one)  # at once: a name server may take long
+        facts.append(one._asdict() | {"level": _WORDS[one.level]})
     if as_json:
-        facts = [one._asdict() | {"level": _WORDS[one.level]} for one in shown]
         click.echo(json.dumps(facts, indent=2))
-    else:
-        for one in shown:
-            show(one)
     return int(worst)
 
 
@@ -77,7 +80,7 @@ def show(one: Result) -> None:
         click.echo(_INDENT + line)
 
 
-def examination(place: HubLocation, *, dns: bool) -> Iterator[list[Result]]:
+def examination(place: HubLocation, *, dns: bool) -> Iterator[Iterable[Result]]:
     """The findings of each check in turn."""
     try:
         config = place.config
@@ -100,7 +103,9 @@ def examination(place: HubLocation, *, dns: bool) -> Iterator[list[Result]]:
     yield from _of_machine(config, data, facts)
 
 
-def _of_machine(config: Config, data: Path, facts: dict[str, Any] | None) -> Iterator[list[Result]]:
+def _of_machine(
+    config: Config, data: Path, facts: dict[str, Any] | None
+) -> Iterator[Iterable[Result]]:
     running = facts is not None
     yield _done("permissions", lambda: machine.check_permissions(data))
     yield _done("disk", lambda: machine.check_disk(config, data))
@@ -115,13 +120,13 @@ def _of_machine(config: Config, data: Path, facts: dict[str, Any] | None) -> Ite
         yield _done("clone", lambda: machine.check_clone(store, running=running))
 
 
-def _done(name: str, check: Check) -> list[Result]:
+def _done(name: str, check: Check) -> Iterator[Result]:
     """The findings of a check; one that fails is itself a finding."""
     try:
-        return list(check())
+        yield from check()
     except Exception as problem:
         text = getattr(problem, "strerror", None) or str(problem) or repr(problem)
-        return [warning(name, f"could not be looked at: {text}", "run it as root, or see why")]
+        yield warning(name, f"could not be looked at: {text}", "run it as root, or see why")
 
 
 def check_configuration(config: Config) -> Iterator[Result]:

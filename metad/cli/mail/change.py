@@ -25,6 +25,7 @@ from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.import_client import ImportClient, prepare, some_hub
 from metad.cli.mail.mail import ListedMail, account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, hub_runs, mail_store
+from metad.cli.progress import Progress
 from metad.errors import (
     EX_DATAERR,
     EX_OK,
@@ -178,6 +179,7 @@ def copy(
     Example:
       metad mail copy alice@example.org 12 --to bob@example.org
     """
+    progress = Progress("messages", quiet=as_json)
     with changing(place) as data:
         source, account = account_of(data, address), account_of(data, target)
         with mail_store(data, whole=True) as store:
@@ -186,8 +188,10 @@ def copy(
                 check_room(place, store, account, [one.octets for one in chosen])
             copies = [(one.uid, one.id) for one in chosen]
             done, failed = (
-                ([], []) if options["dry_run"] else store_again(data, store, account, copies)
-            )
+                ([], []) if options["dry_run"]
+                else store_again(data, store, account, copies, progress)
+            )  # fmt: skip
+    progress.close()
     if as_json:
         uids = [one.uid for one in chosen]
         click.echo(json.dumps({"copied": uids if options["dry_run"] else done, "failed": failed}))
@@ -214,8 +218,9 @@ def check_room(place: HubLocation, store: MailStore, account: Account, sizes: li
 
 
 def store_again(
-    data: Path, store: MailStore, account: Account, messages: list[tuple[str, bytes]]
-) -> tuple[list[str], list[str]]:
+    data: Path, store: MailStore, account: Account, messages: list[tuple[str, bytes]],
+    progress: Progress,
+) -> tuple[list[str], list[str]]:  # fmt: skip
     """Store messages, given by a name and their id, as new ones of `account`.
 
     Returns the names of those stored durably, and the errors of the others.
@@ -223,7 +228,8 @@ def store_again(
     with closing(ImportClient(data)) as client:
         failed: list[str] = []
         sent: list[str] = []
-        for name, message_id in messages:
+        for number, (name, message_id) in enumerate(messages):
+            progress.step("messages", number, len(messages))
             try:
                 found = stored_message(store, message_id)
             except RefusedError as error:

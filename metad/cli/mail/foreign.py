@@ -46,7 +46,15 @@ class Note(NamedTuple):
     text: str
 
 
+class Reached(NamedTuple):
+    """How much of the source has been read: messages of a directory or server, bytes of a file."""
+
+    done: int
+    total: int
+
+
 Item = Foreign | BadItem | Note
+SourceItem = Item | Reached
 
 
 def shown(name: str | bytes | os.PathLike[str]) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from metad.cli.context import HubLocation, hub_options, json_option
-from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
+from metad.cli.mail.foreign import BadItem, Foreign, Item, Note, Reached, SourceItem
 from metad.cli.mail.import_client import ImportClient, prepare, some_hub
 from metad.cli.mail.import_progress import Progress
 from metad.cli.mail.mail import account_of, entries_of, mail
@@ -140,7 +140,7 @@ def _run(
 ) -> Iterator[Result]:
     config = place.config
     reading = None
-    read: Callable[[str], Iterator[Item]] = source.read
+    read: Callable[[str], Iterator[SourceItem]] = source.read
     if os.geteuid() == 0:
         # While this process is root: load modules and open files that need root.
         if not hub_runs(place.data):
@@ -184,7 +184,7 @@ def _all_accounts(data: Path) -> list[Account]:
 def _one(
     client: ImportClient,
     data: Path,
-    read: Callable[[str], Iterator[Item]],
+    read: Callable[[str], Iterator[SourceItem]],
     account: Account,
     progress: Progress,
 ) -> Result:
@@ -192,7 +192,8 @@ def _one(
     result = Result(account.address)
     stored, refused = client.stored, len(client.refused)
     known = _known(data, account.id)
-    for message in _new_messages(_until_error(read, result), known, result):
+    items = _shown(_until_error(read, result), progress)
+    for message in _new_messages(items, known, result):
         address = message.address or account.address
         client.put(account.id, message._replace(address=address))
         progress.message()
@@ -202,7 +203,18 @@ def _one(
     return result
 
 
-def _until_error(read: Callable[[str], Iterator[Item]], result: Result) -> Iterator[Item]:
+def _shown(items: Iterable[SourceItem], progress: Progress) -> Iterator[Item]:
+    """The items; how much of the source has been read goes to `progress`."""
+    for item in items:
+        if isinstance(item, Reached):
+            progress.reached(item.done, item.total)
+        else:
+            yield item
+
+
+def _until_error(
+    read: Callable[[str], Iterator[SourceItem]], result: Result
+) -> Iterator[SourceItem]:
     """The items of a source until it fails, which ends only this mailbox.  A failing hub ends
     everything."""
     try:

@@ -117,11 +117,19 @@ def list_mail(place: HubLocation, address: str, as_json: bool) -> None:
     data = place.enter()
     account = account_of(data, address)
     with mail_store(data, whole=True) as store:
-        rows = [one.facts() for one in entries_of(store, account.id)]
+        progress = Progress("messages", quiet=as_json)
+        rows = list(_facts(entries_of(store, account.id), progress))
+        progress.close()
     if as_json:
         click.echo(json.dumps(rows))
     elif rows:
         tables.show_table(account.address, rows)
+
+
+def _facts(entries: list[ListedMail], progress: Progress) -> Iterator[dict[str, Any]]:
+    for one in entries:
+        progress.row(one.number, len(entries))
+        yield one.facts()
 
 
 @mail.command()

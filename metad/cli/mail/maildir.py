@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from metad import limits
-from metad.cli.mail.foreign import BadItem, Foreign, Item, Note, foreign, shown
+from metad.cli.mail.foreign import (
+    BadItem,
+    Foreign,
+    Item,
+    Note,
+    Reached,
+    SourceItem,
+    foreign,
+    shown,
+)
 from metad.cli.mail.uidlist import UIDLIST, ListedFile, base_name, read_uidlist
 from metad.errors import CannotCreateError, DataError, OsError
 from metad.system.directories import make_directory
@@ -42,7 +51,7 @@ class Part(NamedTuple):
     names: list[str]
 
 
-def read_maildir(path: Path, uidl_format: str) -> Iterator[Item]:
+def read_maildir(path: Path, uidl_format: str) -> Iterator[SourceItem]:
     """Every message of the inbox, in the order of Dovecot's list, then by name.
 
     Raises DataError (no Maildir) and OsError.
@@ -56,7 +65,9 @@ def read_maildir(path: Path, uidl_format: str) -> Iterator[Item]:
         parts = _open_parts(top, path)
         known = read_uidlist(top, shown(path), uidl_format)
         files = [(part, name) for part in parts for name in part.names]
-        for part, name in sorted(files, key=lambda file: _order(file[1], known)):
+        files.sort(key=lambda file: _order(file[1], known))
+        for done, (part, name) in enumerate(files):
+            yield Reached(done, len(files))
             yield from _message(part, name, known.get(base_name(name)))
         yield from _subfolders(top, path)
     except OSError as error:

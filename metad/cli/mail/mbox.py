@@ -17,7 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from metad.cli.mail.foreign import Foreign, Item, Note, foreign, sender_of, shown
+from metad.cli.mail.foreign import (
+    Foreign,
+    Item,
+    Note,
+    Reached,
+    SourceItem,
+    foreign,
+    sender_of,
+    shown,
+)
 from metad.errors import CannotCreateError, DataError, OsError
 
 # From a@b Sat Jan  3 01:05:34 1996, with the time zones that programs put before or after the
@@ -42,23 +51,24 @@ _UIDL = re.compile(rb"(?im)^X-UIDL:[ \t]*([!-~]{1,70})[ \t]*\r?$")
 _INTERNAL = re.compile(rb"(?im)^Subject:[ \t]*DON'T DELETE THIS MESSAGE -- FOLDER INTERNAL DATA")
 
 
-def read_mbox(path: Path) -> Iterator[Item]:
+def read_mbox(path: Path) -> Iterator[SourceItem]:
     """Every message of an mbox file.  Raises DataError (not an mbox file) and OsError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
-            yield from _messages(shown(path), file)
+            yield from _messages(shown(path), file, os.fstat(fd).st_size)
     except OSError as error:
         raise OsError(f"{shown(path)}: {error.strerror}") from None
 
 
-def _messages(name: str, file: IO[bytes]) -> Iterator[Item]:
+def _messages(name: str, file: IO[bytes], size: int) -> Iterator[SourceItem]:
     held: list[bytes] = []
     start, after_blank = 0, True
     for number, line in enumerate(file, 1):
         if after_blank and line.startswith(b"From ") and _SEPARATOR.fullmatch(line):
             if start:
                 yield _message(f"{name}:{start}", held)
+                yield Reached(file.tell(), size)
             held, start = [], number
         elif not start and line.strip():
             raise DataError(f"{name}:{number}: not an mbox file: no separator line")

@@ -20,7 +20,7 @@ from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
 from metad import limits
-from metad.cli.mail.foreign import BadItem, Item, foreign
+from metad.cli.mail.foreign import BadItem, Reached, SourceItem, foreign
 from metad.errors import DataError, MetadError, UnavailableError, UsageError
 
 SECONDS = 60.0
@@ -113,7 +113,7 @@ class PopClient:
         self._input.close()
         self._socket.close()
 
-    def messages(self) -> Iterator[Item]:
+    def messages(self) -> Iterator[SourceItem]:
         """Every message with its unique id, in the server's order.
 
         A message that the server refuses is a bad item.  Raises ServerError at the end if the
@@ -121,7 +121,8 @@ class PopClient:
         """
         count = self._count()
         uids = self._unique_ids()
-        for number in uids or range(1, count + 1):
+        for done, number in enumerate(uids or range(1, count + 1)):
+            yield Reached(done, len(uids) or count)
             place = f"{self._place}, message {number}"
             try:
                 self._command(f"RETR {number}")

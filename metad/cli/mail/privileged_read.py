@@ -24,12 +24,12 @@ from typing import BinaryIO, NoReturn
 
 import msgpack
 
-from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
+from metad.cli.mail.foreign import BadItem, Foreign, Note, Reached, SourceItem
 from metad.cli.mail.sources import Source, owner_of
 from metad.errors import EX_SOFTWARE, MetadError
 
 _HEAD = struct.Struct(">BI")
-_KINDS: tuple[type[Foreign] | type[BadItem] | type[Note], ...] = (Foreign, BadItem, Note)
+_KINDS: tuple[type[SourceItem], ...] = (Foreign, BadItem, Note, Reached)
 _ERROR, _END = 254, 255
 _MOST_ADDRESS = 1024
 
@@ -49,7 +49,7 @@ class Reading:
         os.close(writer)
         self._input = os.fdopen(items, "rb", 1 << 20)
 
-    def read(self, address: str) -> Iterator[Item]:
+    def read(self, address: str) -> Iterator[SourceItem]:
         """The items of a mailbox.  Raises what their reader raised."""
         data = address.encode()
         os.write(self._requests, struct.pack(">H", len(data)) + data)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metad.cli.mail.foreign import Item, shown
+from metad.cli.mail.foreign import SourceItem, shown
 from metad.cli.mail.maildir import read_maildir
 from metad.cli.mail.mbox import read_mbox
 from metad.cli.mail.popclient import PopClient, parse_url
@@ -30,7 +30,7 @@ _VARIABLE = re.compile(r"%(.?)")
 class Source:
     """`read(address)`: the items of one mailbox; `path(address)`: its files, None for a server."""
 
-    read: Callable[[str], Iterator[Item]]
+    read: Callable[[str], Iterator[SourceItem]]
     path: Callable[[str], Path] | None = None
 
 
@@ -57,7 +57,7 @@ def server_source(url: str, options: PopOptions) -> Source:
         insecure=options.insecure,
     )
 
-    def read(address: str) -> Iterator[Item]:
+    def read(address: str) -> Iterator[SourceItem]:
         with PopClient(replace(account, user=account.user or address)) as client:
             yield from client.messages()
 
@@ -75,7 +75,7 @@ def file_source(text: str, uidl_format: str, *, template: bool) -> Source:
         # Links that a caller without privileges gives are followed; root must name the target.
         return made if os.geteuid() == 0 else Path(os.path.realpath(made))
 
-    def read(address: str) -> Iterator[Item]:
+    def read(address: str) -> Iterator[SourceItem]:
         where = place(address)
         return read_mbox(where) if kind == "mbox" else read_maildir(where, uidl_format)
 

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from email import message_from_bytes, policy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,15 @@ def trace(
     notes: list[str] = []
     account = None if _ID.fullmatch(what) else _account(data, what)
     with mail_store(data, whole=True) as store, UserDatabase(data / "users") as users:
-        tracer = Tracer(store, users, notes)
+        progress = Progress("logs", quiet=as_json)
+        tracer = Tracer(store, users, notes, progress)
         if account is not None:
             hub_log.about(())
-            return _show_mailbox(tracer.mailbox(account, last), account, notes, as_json=as_json)
+            rows = tracer.mailbox(account, last)
+            progress.close()
+            return _show_mailbox(rows, account, notes, as_json=as_json)
         found = tracer.by_id(what) if _ID.fullmatch(what) else tracer.by_message_id(what)
+        progress.close()
     lines = hub_log.about([one["id"] for one in found])
     for one in found:
         one["log"] = lines[one["id"]]
@@ -93,10 +98,15 @@ def _account(data: Path, address: str) -> Account | None:
 class Tracer:
     """Finds out about messages.  `notes` gets anything that could not be examined."""
 
-    def __init__(self, store: MailStore, users: UserDatabase, notes: list[str]) -> None:
+    def __init__(
+        self, store: MailStore, users: UserDatabase, notes: list[str], progress: Progress
+    ) -> None:
         self._store = store
         self._users = users
-        self._history = History(store.osio, store.store, store.index, notes.append)
+        self._progress = progress
+        self._history = History(
+            store.osio, store.store, store.index, notes.append, partial(progress.step, "logs")
+        )
 
     def by_id(self, text: str) -> list[Facts]:
         facts = self._message(bytes.fromhex(text))
@@ -104,14 +114,12 @@ class Tracer:
 
     def by_message_id(self, text: str) -> list[Facts]:
         wanted = text.strip().removeprefix("<").removesuffix(">")
-        progress = Progress("messages")
         total = sum(row.live_messages for row in read_snapshot(self._store.store).logs.values())
         found = []
         for done, one in enumerate(self._history.messages(), 1):
-            progress.show(done, max(done, total))
+            self._progress.step("messages", done, max(done, total))
             if self._head(one).get("message_id") == wanted:
                 found.append(one)
-        progress.close()
         return [self._message(one) for one in found]
 
     def mailbox(self, account: Account, last: int) -> list[Facts]:

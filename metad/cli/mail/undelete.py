@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from email import message_from_bytes, policy
+from functools import partial
 from typing import Any
 
 import click
@@ -33,6 +34,7 @@ from metad.cli.mail.change import (
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.mail import account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, mail_store
+from metad.cli.progress import Progress
 from metad.errors import DataError, RefusedError, UsageError
 from metad.store.history import Deletion, History
 
@@ -100,18 +102,20 @@ def undelete(
     if ids and everything:
         raise UsageError("give either ids or --all")
     failed: list[str] = []
+    progress = Progress("logs", quiet=as_json)
     with changing(place) as data:
         account = account_of(data, address)
         with mail_store(data, whole=True) as store:
-            found = candidates(store, account.id, failed.append)
+            found = candidates(store, account.id, failed.append, progress)
             chosen = [one for one in _choose(found, ids, everything) if not one.present]
             restored: list[str] = []
             if chosen and not options["force"]:
                 check_room(place, store, account, [one.octets for one in chosen])
             if chosen and not options["dry_run"]:
                 names = [(one.name, one.deletion.id) for one in chosen]
-                restored, wrong = store_again(data, store, account, names)
+                restored, wrong = store_again(data, store, account, names, progress)
                 failed += wrong
+    progress.close()
     shown = chosen if ids or everything else found
     if as_json:
         facts = [one.facts() | {"restored": one.name in restored} for one in shown]
@@ -121,18 +125,22 @@ def undelete(
     return warn_failed(failed)
 
 
-def candidates(store: MailStore, mailbox: int, report: Callable[[str], None]) -> list[Candidate]:
+def candidates(
+    store: MailStore, mailbox: int, report: Callable[[str], None], progress: Progress
+) -> list[Candidate]:
     """Readable messages that the mailbox has deleted, oldest first."""
-    history = History(store.osio, store.store, store.index, report)
+    history = History(store.osio, store.store, store.index, report, partial(progress.step, "logs"))
     found: list[tuple[Candidate, bytes]] = []
-    for deletion in history.deleted_by(mailbox):
+    deletions = history.deleted_by(mailbox)
+    for done, deletion in enumerate(deletions):
+        progress.step("deleted messages", done, len(deletions))
         try:
             message = stored_message(store, deletion.id)
         except RefusedError as error:
             report(f"{deletion.id.hex()}: {error}")
             continue
         found.append((_candidate(deletion, message), _digest(message)))
-    here = _contents(store, mailbox, {one.octets for one, _ in found})
+    here = _contents(store, mailbox, {one.octets for one, _ in found}, progress)
     return [replace(one, present=digest in here) for one, digest in found]
 
 
@@ -143,10 +151,12 @@ def _candidate(deletion: Deletion, message: Foreign) -> Candidate:
     return Candidate(deletion, message.time_us, message.sender, octets, subject, present=False)
 
 
-def _contents(store: MailStore, mailbox: int, sizes: set[int]) -> set[bytes]:
+def _contents(store: MailStore, mailbox: int, sizes: set[int], progress: Progress) -> set[bytes]:
     """Digests of the messages in the mailbox that may have one of these sizes."""
     found = set()
-    for one in entries_of(store, mailbox):
+    entries = entries_of(store, mailbox)
+    for one in entries:
+        progress.step("messages compared", one.number, len(entries))
         # POP3 also counts Return-Path and Delivered-To.
         if not any(0 <= one.octets - size <= IN_FRONT_MOST for size in sizes):
             continue

@@ -20,6 +20,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.mail.mailstore import mail_store
+from metad.cli.progress import Progress
 from metad.config.model import Config
 from metad.errors import MetadError
 from metad.users.database import UserDatabase
@@ -105,9 +106,12 @@ class MailboxFacts:
             with mail_store(data) as store:
                 size = store.index.greatest_mailbox() + 1
                 octets, messages = array("Q", bytes(8 * size)), array("Q", bytes(8 * size))
+                progress = Progress("mailboxes")
                 for mailbox, usage in store.index.usages():
+                    progress.row(mailbox, size)
                     if mailbox < size:  # others were added since
                         octets[mailbox], messages[mailbox] = usage
+                progress.close()
         except MetadError as error:
             click.echo(f"metad: warning: usage is not known: {error}", err=True)
             return

@@ -72,8 +72,8 @@ class Summary:
 
 
 class Fsck:
-    """One check of a store.  `say` gets a line for each fault, `progress` the number of logs done
-    and the total."""
+    """One check of a store.  `say` gets a line for each fault, `progress` what is counted, the
+    number done and the total."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Fsck:
         store: Store,
         plan: Plan,
         say: Callable[[str], None],
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
         pin: Pin | None = None,
     ) -> None:
         """`pin`: what keeps logs from being freed, beside a hub."""
@@ -138,7 +138,11 @@ class Fsck:
         # A clean shutdown leaves an index that any boot can use.
         marked = index_state.why_unusable(self._osio, directory, "") is None
         self._clean_end = marked and not plan.running
-        snapshot = read_snapshot(self._store, self._rows, self._get_on)
+        total = count_rows(self._store)
+        snapshot = read_snapshot(
+            self._store, self._rows, self._get_on,
+            lambda done: self._progress("rows of the index", min(done, total), total),
+        )  # fmt: skip
         for text in snapshot.findings:
             self._say(text)
         return snapshot if snapshot.readable else None
@@ -174,7 +178,7 @@ class Fsck:
         logs = {number: one.log for number, one in headers.items() if one.log is not None}
         stops = one_log.predecessors(logs)
         for done, (number, one) in enumerate(headers.items()):
-            self._progress(done, len(headers))
+            self._progress("logs", done, len(headers))
             self._get_on()
             if one.log is None:
                 self._known[number] = KnownLog(None, 0, False)
@@ -240,7 +244,8 @@ class Fsck:
 
     def _compare(self, snapshot: Snapshot, rows: Rows) -> None:
         comparison = Comparison(self._known, self._clean_end, self._say)
-        for part in rows:
+        for done, part in enumerate(rows):
+            self._progress("parts of the index", done, len(rows))
             comparison.part(part)
         summary = self.summary
         summary.messages = comparison.messages

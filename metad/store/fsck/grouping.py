@@ -32,6 +32,10 @@ class Rows:
         self._files = [tempfile.TemporaryFile(buffering=0) for _ in range(self._count)]
         self._buffers = [bytearray() for _ in range(self._count)]
 
+    def __len__(self) -> int:
+        """The number of parts."""
+        return self._count
+
     def close(self) -> None:
         for file in self._files:
             file.close()

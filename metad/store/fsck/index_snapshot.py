@@ -11,8 +11,10 @@ Rules of this file:
 from __future__ import annotations
 
 import faulthandler
+import mmap
 import os
 import resource
+import select
 import signal
 import struct
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ from metad.store.index.tombstone_rows import TombstoneSums
 PLACES, ENTRY, UID, TOMBSTONE = 1, 2, 3, 7  # tags of rows
 MOST_FINDINGS = 10_000
 GET_ON_ROWS = 4096
+REACHED_SECONDS = 0.25
 _USAGE = struct.Struct(">QI")
 _LOG = struct.Struct(">QQQQ")
 _LEVELS = names(len(BOUNDS) + 1)
@@ -62,21 +65,27 @@ def count_rows(store: Store) -> int:
 
 
 def read_snapshot(
-    store: Store, rows: Rows | None = None, get_on: Callable[[], None] = lambda: None
+    store: Store,
+    rows: Rows | None = None,
+    get_on: Callable[[], None] = lambda: None,
+    reached: Callable[[int], None] = lambda count: None,
 ) -> Snapshot:
     """Reads the rows of the logs, and adds all others to `rows` if it is given.
 
-    `get_on` is called now and then, in a child.
+    Now and then `get_on` is called, in a child, and `reached` here, with the number of rows read.
 
     Raises OSError if no child can be forked.
     """
+    counter = mmap.mmap(-1, 8)  # shared with the child
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _child(writer, store, rows, get_on)
+        _child(writer, store, rows, _counted(get_on, counter))
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
+        while not select.select([pipe], [], [], REACHED_SECONDS)[0]:
+            reached(int.from_bytes(counter[:], "big"))
         said = pipe.read()
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -84,6 +93,16 @@ def read_snapshot(
         why = f"reading it ended the process ({signal.Signals(-code).name})"
         return Snapshot(findings=[f"index: it is damaged: {why}"], readable=False)
     return _unpack(said)
+
+
+def _counted(get_on: Callable[[], None], counter: mmap.mmap) -> Callable[[], None]:
+    """`get_on`, called for every GET_ON_ROWS rows, which are counted."""
+
+    def count() -> None:
+        counter[:] = (int.from_bytes(counter[:], "big") + GET_ON_ROWS).to_bytes(8, "big")
+        get_on()
+
+    return count
 
 
 def _child(writer: int, store: Store, rows: Rows | None, get_on: Callable[[], None]) -> None:

@@ -58,6 +58,36 @@ def test_once_a_second_at_most_and_one_mailbox_needs_no_bar(
     assert progress.text() == "a@b.example: 100 messages"
 
 
+def test_one_mailbox_has_an_estimate_by_what_its_source_reports(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress(1, quiet=False, clock=clock)
+    progress.begin("a@b.example")
+    clock.now += 10
+    progress.message()
+    progress.reached(250, 1000)
+    assert progress.text() == "a@b.example: 1 messages, 25%, 30 s left"
+    progress.reached(5, 0)  # a pipe: its length is unknown
+    assert progress.text() == "a@b.example: 1 messages"
+    # What is there already counts too, though it is not stored again.
+    clock.now += 10
+    progress.reached(750, 1000)
+    assert capsys.readouterr().err.endswith("a@b.example: 1 messages, 75%, 7 s left")
+
+
+def test_of_several_mailboxes_the_one_at_work_counts_by_its_share() -> None:
+    clock = Clock()
+    progress = Progress(2, quiet=True, clock=clock)
+    progress.begin("a@b.example")
+    clock.now += 60
+    progress.reached(1, 2)
+    assert "0 of 2 mailboxes, 0 messages, 3 min left" in progress.text()
+    progress.end()
+    assert "1 of 2 mailboxes, 0 messages, 1 min left" in progress.text()
+
+
 @pytest.mark.parametrize("quiet", [True, False])
 def test_nothing_is_shown_without_a_terminal(
     quiet: bool, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
 from metad.cli.mail.maildir import MaildirWriter, decompressed, read_maildir
 from metad.cli.mail.uidlist import UIDL_FORMAT, check_format
 from metad.errors import CannotCreateError, DataError, OsError, UsageError
+from tests.support.import_items import items_of
 
 MESSAGE = b"Subject: x\n\nhello\n"
 GZIPPED = gzip.compress(MESSAGE, mtime=0)
@@ -28,7 +29,7 @@ def inbox(tmp_path: Path) -> Path:
 
 
 def read(inbox: Path, uidl_format: str = UIDL_FORMAT) -> list[Item]:
-    return list(read_maildir(inbox, uidl_format))
+    return list(items_of(read_maildir(inbox, uidl_format)))
 
 
 def test_a_name_that_is_not_utf8_is_read_and_shown(inbox: Path) -> None:

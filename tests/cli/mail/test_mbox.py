@@ -11,6 +11,7 @@ import pytest
 from metad.cli.mail.foreign import Foreign, Item, Note
 from metad.cli.mail.mbox import MboxWriter, parse_date, read_mbox
 from metad.errors import CannotCreateError, DataError, OsError
+from tests.support.import_items import items_of
 
 SEPARATOR = b"From ann@client.test Mon Nov 23 12:00:00 2020\n"
 
@@ -18,7 +19,7 @@ SEPARATOR = b"From ann@client.test Mon Nov 23 12:00:00 2020\n"
 def read(tmp_path: Path, octets: bytes) -> list[Item]:
     path = tmp_path / "in.mbox"
     path.write_bytes(octets)
-    return list(read_mbox(path))
+    return list(items_of(read_mbox(path)))
 
 
 def test_a_line_of_text_that_begins_with_from_is_no_separator(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_what_is_written_is_read_back_and_nothing_is_overwritten(tmp_path: Path)
     writer.write(message)
     writer.write(message)
     writer.close()
-    items = list(read_mbox(tmp_path / "out"))
+    items = list(items_of(read_mbox(tmp_path / "out")))
     assert [one.octets for one in items if isinstance(one, Foreign)] == [body, body]
     first = items[0]
     assert isinstance(first, Foreign)

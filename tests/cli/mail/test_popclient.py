@@ -13,6 +13,7 @@ from metad.cli.mail import popclient
 from metad.cli.mail.foreign import BadItem, Foreign, Item
 from metad.cli.mail.popclient import Account, PopClient, ServerError
 from metad.errors import UnavailableError
+from tests.support.import_items import items_of
 
 Script = dict[bytes, bytes]
 ONE = b"Subject: 1\r\n\r\nbody\r\n"
@@ -52,7 +53,7 @@ def fetch(script: Script, end: bytes = b"\r\n") -> list[Item]:
         server({b"CAPA": b"-ERR" + end} | script, end) as port,
         PopClient(Account("127.0.0.1", port, False, "ann", password=b"pw")) as client,
     ):
-        got.extend(client.messages())
+        got.extend(items_of(client.messages()))
     return got
 
 
@@ -112,7 +113,7 @@ def test_a_connection_that_ends_early_is_not_taken_for_complete(cut: bytes) -> N
         server({b"CAPA": b"-ERR\r\n", b"QUIT": b""} | script) as port,
         contextlib.closing(PopClient(Account("127.0.0.1", port, False, "ann"))) as client,
     ):
-        messages = client.messages()
+        messages = items_of(client.messages())
         got.append(next(messages))
         if cut:
             client._socket.shutdown(socket.SHUT_RDWR)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.cli.mail.foreign import BadItem, Foreign, Item, Note
+from metad.cli.mail.foreign import BadItem, Foreign, Item, Note, Reached, SourceItem
 from metad.cli.mail.import_mail import Result, _new_messages
 from metad.cli.mail.privileged_read import Reading
 from metad.cli.mail.sources import Source, expand, file_source, split_place
@@ -74,12 +74,13 @@ def test_bad_items_and_notes_are_kept_and_end_nothing() -> None:
 
 
 def test_the_helper_reads_each_mailbox_in_a_process_of_its_own() -> None:
-    def read(address: str) -> Iterator[Item]:
+    def read(address: str) -> Iterator[SourceItem]:
         yield Foreign("1", b"a" * 100_000, "u", 5, "s@x", address)
         if address == "bad@x":
             raise DataError("no Maildir")
         yield BadItem("p", "r")
         yield Note("n")
+        yield Reached(1, 2)
 
     reading = Reading(Source(read))
     try:
@@ -89,7 +90,7 @@ def test_the_helper_reads_each_mailbox_in_a_process_of_its_own() -> None:
         with pytest.raises(MetadError, match="no Maildir") as caught:
             list(reading.read("bad@x"))
         assert caught.value.exit_code == 65
-        assert len(list(reading.read("bob@x"))) == 3
+        assert len(list(reading.read("bob@x"))) == 4
     finally:
         reading.close()
 
