@@ -6,27 +6,37 @@ Rules of this file:
 
 * A walk is of one epoch.  If the view changes, or a member fails, it has not been done.
 * At most `WINDOW` copies are on their way.
-* A message that cannot be read here is reported and left out: another member may have it.
+* A message that is damaged here is left out if another active member can read it: that member's
+  walk sends it.  Otherwise the walk has not been done: a member that is away may have the only
+  good copy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from typing import Protocol
 
 from metad.cluster.answers import Answer, Answered
+from metad.cluster.fetching import ask_readable
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.cluster.view import View
-from metad.system.osio import Buffer
 
 WINDOW = 16
 LACKS_PATIENCE = 5.0
-COPY_PATIENCE = 30.0
 MAILBOX_SIZE = 4
 KEY_SIZE = 20  # mailbox and id
 
-Parts = Sequence[Buffer]
+
+class Missing(Enum):
+    """Why a message was not sent: it is not here any more, or it cannot be read."""
+
+    GONE = 1
+    DAMAGED = 2
+
+
+Sent = Callable[[Answer | Missing], None]
 
 
 class Mail(Protocol):
@@ -35,14 +45,12 @@ class Mail(Protocol):
     def pieces(self) -> Iterator[list[bytes]]:
         """Mailbox and id of every entry, a bounded number at a time."""
 
-    def read(
-        self, message_id: bytes, mailboxes: Sequence[int], done: Callable[[Parts | None], None]
-    ) -> None:
-        """The body of a COPY; None if the message is gone or cannot be read.  `done` later."""
+    def send(self, member: int, message_id: bytes, mailboxes: Sequence[int], done: Sent) -> None:
+        """Make a copy on a member; `done` later."""
 
 
 class Walk:
-    """One walk.  `sent`: copies that were made by it."""
+    """One walk.  `sent`: copies that it made.  `damaged`: messages no active member can read."""
 
     def __init__(self, peers: Peers, mail: Mail, done: Callable[[bool], None]) -> None:
         """`done` is called once: whether everything is where it belongs."""
@@ -54,7 +62,7 @@ class Walk:
         self._waiting = 0  # answers to LACKS, and copies that are read or on their way
         self._to_send: list[tuple[int, bytes, list[int]]] = []
         self._over = False
-        self.sent = 0
+        self.sent = self.damaged = 0
 
     def start(self) -> None:
         self._go_on()
@@ -70,7 +78,7 @@ class Walk:
         while not self._waiting and not self._to_send and not self._over:
             piece = next(self._pieces, None)
             if piece is None:
-                self._finish(whole=True)
+                self._finish(whole=not self.damaged)
             else:
                 self._ask(piece)
 
@@ -112,22 +120,29 @@ class Walk:
     def _send(self, member: int, message_id: bytes, mailboxes: list[int]) -> None:
         self._waiting += 1
 
-        def read(parts: Parts | None) -> None:
-            if parts is None or self._over:
-                self._waiting -= 1
-                self._go_on()
-            else:
-                self._peers.request(member, Kind.COPY, parts, stored, COPY_PATIENCE)
-
-        def stored(answer: Answer) -> None:
+        def sent(outcome: Answer | Missing) -> None:
+            if outcome is Missing.DAMAGED and not self._over:
+                self._seek_elsewhere(member, (mailboxes[0], message_id))
+                return
             self._waiting -= 1
-            if isinstance(answer, Answered):
+            if isinstance(outcome, Answered):
                 self.sent += 1
-                self._go_on()
-            else:
+            elif not isinstance(outcome, Missing):
                 self._finish(whole=False)
+            self._go_on()
 
-        self._mail.read(message_id, mailboxes, read)
+        self._mail.send(member, message_id, mailboxes, sent)
+
+    def _seek_elsewhere(self, member: int, key: tuple[int, bytes]) -> None:
+        """A message is damaged here, and `member` lacks it."""
+
+        def asked(is_readable: bool) -> None:
+            self._waiting -= 1
+            self.damaged += not is_readable
+            self._go_on()
+
+        others = [one for one in self._view.active if one not in (member, self._peers.number)]
+        ask_readable(self._peers, key, others, asked)
 
     def _finish(self, *, whole: bool) -> None:
         if not self._over:

@@ -171,7 +171,7 @@ class Maildrop(ABC):
 
         A sequence is the whole message, in memory.  An iterator yields its pieces, if the message
         is larger than `most` octets or not in memory; it is used off the loop and may block.
-        Raises RefusedError, here or before the first piece, and NotAtHandError.
+        Raises RefusedError or NotAtHandError, here or before the first piece.
         """
 
     def bring(self, number: int, done: Done) -> None:

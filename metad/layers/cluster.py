@@ -8,8 +8,7 @@ layers.peer_requests answers what other members ask.
 
 Rules of this file:
 
-* If too few members store a message, its tombstone is durable here before the 451.  So a member
-  that did store it learns of the refusal.
+* If too few members store a message, it is refused with a tombstone (layers.refusals).
 * An id is used for one message.  A retry carries the same id.
 """
 
@@ -22,7 +21,6 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol, cast
 
-from metad.cluster.answers import Answer
 from metad.cluster.current_view import CurrentView
 from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
@@ -38,11 +36,12 @@ from metad.cluster.view_file import ViewFile
 from metad.errors import ClusterError, NoSpaceError, RefusedError
 from metad.layers import base
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
-from metad.layers.cluster_outgoing import COPY_PATIENCE, ClusterIncoming, Outgoing
+from metad.layers.cluster_outgoing import ClusterIncoming, Outgoing
 from metad.layers.logs import FIRST_SLOT, LogLayer
 from metad.layers.merged_mailbox import MergedMaildrop
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.peer_requests import PeerRequests
+from metad.layers.refusals import Refusals
 from metad.layers.steward import Steward
 from metad.layers.tombstone_pull import TombstonePull
 from metad.limits import CHUNK_MEMORY
@@ -82,6 +81,7 @@ class ClusterLayer(Layer):
         self.peers: Peers = WorkerPeers(self._node, self.links)
         self.next_id = log.next_id  # type: ignore[method-assign]
         pulls = context.row[Cell.SLOT] == FIRST_SLOT
+        self._refusals = Refusals(self, context.report)
         self._pull = TombstonePull(self, context.report) if pulls else None
         self._steward = Steward(self, thread, context.report) if pulls else None
 
@@ -112,9 +112,12 @@ class ClusterLayer(Layer):
         self.links.close()
         self.requests.stop()
         self.log.stop()
+        self._refusals.stop()
 
     def tick(self) -> None:
         self.log.tick()
+        self._refusals.tick()
+        self.requests.tick()
         if self._pull is not None and self._steward is not None:
             self._current.look()
             self._pull.tick()
@@ -177,26 +180,7 @@ class ClusterLayer(Layer):
 
     def refuse(self, envelope: Envelope, reason: str, done: Done) -> None:
         """Too few members stored a message: log its tombstone, tell the others, then answer."""
-        mailboxes = {one.mailbox for one in envelope.recipients}
-        waiting = len(mailboxes)
-        refusal = RefusedError(reason)
-
-        def entombed(error: RefusedError | None) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if not waiting:
-                done(refusal)
-
-        for mailbox in mailboxes:
-            self.entomb(mailbox, envelope.id, entombed)
-            self._tell(mailbox, envelope.id)
-
-    def _tell(self, mailbox: int, ids: bytes) -> None:
-        """Tell the other members of a deletion.  One that does not hear it now pulls it later."""
-        view, peers = self.peers.view(), self.peers
-        parts = (mailbox.to_bytes(4, "big"), ids)
-        for member in {*view.active, *view.entering} - {peers.number}:
-            peers.request(member, Kind.DELETE, parts, _ignore, COPY_PATIENCE)
+        self._refusals.refuse(envelope, reason, done)
 
     def entomb(self, mailbox: int, ids: bytes, done: Done, told: bytes = b"") -> None:
         """Submit deletion records; `done` after the last, with the first error.
@@ -250,7 +234,3 @@ class WorkerPeers(Peers):
 
     def now(self) -> float:
         return self._node.clock()
-
-
-def _ignore(answer: Answer) -> None:
-    """A member that did not get a tombstone pulls it."""

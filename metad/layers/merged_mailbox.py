@@ -3,34 +3,26 @@
 Rules of this file:
 
 * What lies here is read here.  If it does not verify, it is fetched from another member.
-* What lies elsewhere is fetched with the messages that follow it, and verified by its digest.
+* What lies elsewhere is fetched and verified (layers.far_bodies).
 * Deletions are told to all members before they are confirmed (cluster.deleting).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from xxhash import xxh3_128_digest
-
-from metad.cluster.answers import Answer, Answered
 from metad.cluster.deleting import Deleting
-from metad.cluster.frames import Kind
 from metad.cluster.opening import ENTRY_SIZE, Opened, OwnMailbox, unlock
 from metad.cluster.peers import Peers
 from metad.errors import DamagedError, RefusedError
 from metad.layers.base import Done, NotAtHandError
+from metad.layers.far_bodies import FarBodies
 from metad.layers.listing import Listing
 from metad.layers.logs import LogLayer, LogMaildrop
 from metad.system.osio import Buffer
 
-DIGEST_SIZE = 16
-FETCH_PATIENCE = 10.0
-# Messages fetched ahead, and their bytes at most.
-AHEAD = 16
-AHEAD_SIZE = 1 << 20
 _ENTRY = struct.Struct(">16sI")
 
 
@@ -61,9 +53,7 @@ class MergedListing(Listing):
 class MergedMaildrop(LogMaildrop):
     """One session's mailbox."""
 
-    __slots__ = (
-        "_brought", "_cluster", "_holders", "_lock", "_own", "_token", "_uids", "_waiting",
-    )  # fmt: skip
+    __slots__ = ("_cluster", "_far", "_lock", "_own", "_token", "_uids")
 
     def __init__(
         self, cluster: ClusterStore, mailbox: int, own: OwnMailbox, opened: Opened
@@ -73,10 +63,8 @@ class MergedMaildrop(LogMaildrop):
         self._own = own
         self._lock = opened.lock
         self._token = opened.token
-        self._holders = opened.holders
         self._uids = opened.uids
-        self._brought: dict[int, bytes] = {}
-        self._waiting: dict[int, list[Done]] = {}
+        self._far = FarBodies(cluster, mailbox, opened.holders, self._id, self.size)
 
     def uid(self, number: int, /) -> str:
         message_id = self._id(number)
@@ -85,60 +73,42 @@ class MergedMaildrop(LogMaildrop):
     # -- messages
 
     def fetch(self, number: int, most: int, /) -> Sequence[Buffer] | Iterator[Buffer]:
-        text = self._brought.pop(number, None)
-        if text is not None:
-            return [text]
-        if self._id(number) in self._holders:
+        far = self._far
+        text = far.take(number)
+        if text is None and self._id(number) in far.holders:
             raise NotAtHandError
+        far.look_ahead(number, len(self))
+        if text is not None:
+            return text
         try:
-            return super().fetch(number, most)
+            found = super().fetch(number, most)
         except DamagedError:
-            others = self._others()
-            if not others:
-                raise
-            self._holders[self._id(number)] = others
+            self._seek_elsewhere(number)
+            raise
+        return found if isinstance(found, Sequence) else self._read(number, found)
+
+    def _read(self, number: int, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
+        """The pieces, unless the message does not verify.  Used in a thread."""
+        try:
+            first = next(pieces)
+        except DamagedError:
+            self._seek_elsewhere(number)
+            raise
+        yield first
+        yield from pieces
+
+    def _seek_elsewhere(self, number: int) -> None:
+        """The message is damaged here.  Raises NotAtHandError if others may have it."""
+        peers = self._cluster.peers
+        line = peers.view().line(self._mailbox)
+        others = [one for one in line if one != peers.number]
+        if others:
+            self._far.holders[self._id(number)] = others
             raise NotAtHandError from None
 
-    def _others(self) -> list[int]:
-        peers = self._cluster.peers
-        return [one for one in peers.view().line(self._mailbox) if one != peers.number]
-
     def bring(self, number: int, done: Done) -> None:
-        self._waiting.setdefault(number, []).append(done)
-        size = 0
-        for ahead in range(number, min(number + AHEAD, len(self) + 1)):
-            size += self.size(ahead)
-            if ahead > number and size > AHEAD_SIZE:
-                break
-            is_asked = ahead != number and ahead in self._waiting
-            holders = self._holders.get(self._id(ahead))
-            if holders and not is_asked and ahead not in self._brought:
-                self._waiting.setdefault(ahead, [])
-                self._ask(ahead, list(holders))
-
-    def _ask(self, number: int, holders: list[int]) -> None:
-        """Ask the first holder, then the others."""
-        if not holders:
-            self._came(number, RefusedError("no member that has the message answers"))
-            return
-        member, *rest = holders
-
-        def answered(answer: Answer) -> None:
-            text = _verified(answer)
-            if self._closed:
-                return
-            if text is None:
-                self._ask(number, rest)
-            else:
-                self._brought[number] = text
-                self._came(number, None)
-
-        parts = (self._mailbox.to_bytes(4, "big"), self._id(number))
-        self._cluster.peers.request(member, Kind.FETCH, parts, answered, FETCH_PATIENCE)
-
-    def _came(self, number: int, error: RefusedError | None) -> None:
-        for done in self._waiting.pop(number, ()):
-            self._layer.loop.call_soon(_call(done, error))
+        self._far.bring(number, done)
+        self._far.look_ahead(number, len(self))
 
     # -- the end
 
@@ -163,22 +133,6 @@ class MergedMaildrop(LogMaildrop):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._brought.clear()
-            waiting, self._waiting = self._waiting, {}
-            for number in waiting:
-                for done in waiting[number]:
-                    self._layer.loop.call_soon(_call(done, RefusedError("closed")))
+            self._far.close()
             peers = self._cluster.peers
             unlock(peers, self._own, self._lock, self._mailbox, self._token)
-
-
-def _verified(answer: Answer) -> bytes | None:
-    """The message in an answer to FETCH, if it is what the holder sent."""
-    if not isinstance(answer, Answered):
-        return None
-    digest, text = answer.body[:DIGEST_SIZE], answer.body[DIGEST_SIZE:]
-    return text if xxh3_128_digest(text) == digest else None
-
-
-def _call(done: Done, error: RefusedError | None) -> Callable[[], None]:
-    return lambda: done(error)

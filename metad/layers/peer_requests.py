@@ -3,7 +3,7 @@
     COPY        store a message that another member received        -> nothing
     LIST        this node's part of a mailbox                        -> cluster.opening.Listed
     LOCK UNLOCK the lock of a mailbox, while the link lives          -> nothing
-    FETCH       a message as RETR sends it                           -> digest, text
+    FETCH       a message as RETR sends it                           -> cluster.fetching
     DELETE      tombstones                                           -> nothing
     TOMBSTONES  what a member's vector lacks                         -> layers.tombstone_pull
     STATE       what this node has                                   -> cluster.entering.MemberState
@@ -17,11 +17,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
-
-from xxhash import xxh3_128_digest
 
 from metad.cluster.answers import Refused
 from metad.cluster.copies import unpack_copy
@@ -31,16 +29,15 @@ from metad.cluster.opening import Listed
 from metad.cluster.serving import Asker, Reply
 from metad.errors import ClusterError, RefusedError
 from metad.layers.base import Done
-from metad.layers.logs import LogLayer, LogMaildrop
-from metad.layers.merged_mailbox import MergedListing
+from metad.layers.logs import LogLayer
 from metad.layers.own_mailbox import OwnMailbox
+from metad.layers.served_bodies import ServedBodies
 from metad.layers.tombstone_pull import answer_pull
-from metad.limits import CHUNK_MEMORY, MESSAGE_GIVEN
+from metad.limits import CHUNK_MEMORY
 from metad.store.background import Background
 from metad.store.ids import ID_SIZE
 from metad.store.index.tombstones import Tombstones
 from metad.store.log.encode import Append
-from metad.system.osio import Buffer
 
 MAILBOX_SIZE = 4
 KEY_SIZE = MAILBOX_SIZE + ID_SIZE
@@ -67,13 +64,14 @@ class PeerRequests:
         self._layer = layer
         self._log = layer.log
         self._thread = thread
+        self._bodies = ServedBodies(layer.log, thread)
         self._locks: dict[Asker, dict[int, bytes]] = {}  # mailbox, token of the session
         self._handlers: dict[Kind, Callable[[bytes, Reply], None]] = {
             Kind.COPY: self._copy,
             Kind.LIST: self._list,
             Kind.LOCK: self._lock,
             Kind.UNLOCK: self._unlock,
-            Kind.FETCH: self._fetch,
+            Kind.FETCH: self._bodies.fetch,
             Kind.DELETE: self._delete,
             Kind.TOMBSTONES: self._tombstones,
             Kind.STATE: self._state,
@@ -95,8 +93,13 @@ class PeerRequests:
         except (ClusterError, RefusedError) as error:
             reply(Refused(str(error)))
 
+    def tick(self) -> None:
+        """A second has passed."""
+        self._bodies.tick()
+
     def stop(self) -> None:
         self._thread.stop()
+        self._bodies.stop()
 
     # -- mail in
 
@@ -156,6 +159,7 @@ class PeerRequests:
         """Its sessions are over, or go on without a lock."""
         for mailbox in self._locks.pop(link, ()):
             self._log.locks.release(mailbox)
+        self._bodies.link_ended(link)
 
     def _list(self, body: bytes, reply: Reply) -> None:
         mailbox, _ = _mailbox_and_rest(body)
@@ -164,28 +168,6 @@ class PeerRequests:
             reply([outcome.pack()] if isinstance(outcome, Listed) else Refused(str(outcome)))
 
         OwnMailbox(self._log, self._layer.tombstones, mailbox).list(listed)
-
-    def _fetch(self, body: bytes, reply: Reply) -> None:
-        mailbox, message_id = _mailbox_and_rest(body)
-        if len(message_id) != ID_SIZE:
-            raise ClusterError("not a message id")
-        size = self._log.reader.size(message_id)
-        entry = message_id + min(size, 0xFFFFFFFF).to_bytes(4, "big")
-        drop = LogMaildrop(self._log, mailbox, MergedListing(entry))
-        found = drop.fetch(1, MESSAGE_GIVEN)
-        if isinstance(found, Sequence):
-            reply(_with_digest(found))
-            return
-
-        def read() -> None:
-            answer: Sequence[Buffer] | Refused
-            try:
-                answer = _with_digest([bytes(piece) for piece in found])
-            except (RefusedError, OSError) as error:
-                answer = Refused(str(error))
-            self._log.loop.call_soon_threadsafe(reply, answer)
-
-        self._thread.put(read)
 
 
 def _mailbox(key: bytes) -> int:
@@ -201,8 +183,3 @@ def _mailbox_and_rest(body: bytes) -> tuple[int, bytes]:
 
 def _durable(reply: Reply, error: RefusedError | None) -> None:
     reply(() if error is None else Refused(str(error) or "not stored"))
-
-
-def _with_digest(text: Sequence[Buffer]) -> list[Buffer]:
-    whole = b"".join(text)
-    return [xxh3_128_digest(whole), whole]

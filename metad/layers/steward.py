@@ -21,16 +21,20 @@ from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.cluster.view import View
-from metad.cluster.walking import Parts, Walk
+from metad.cluster.walking import Missing, Sent, Walk
 from metad.errors import ClusterError, RefusedError
 from metad.layers.logs import LogLayer
 from metad.store.background import Background
 from metad.store.ids import ID_SIZE
 from metad.store.index.tombstones import Tombstones
 from metad.store.log import record
+from metad.system.osio import Buffer
 
 PATIENCE_S = 1.0
 PIECE = 1000  # entries asked for at once
+COPY_PATIENCE_S = 30.0
+# Until a walk that found damage is repeated: by then it may be repaired, or deleted.
+DAMAGED_NS = 60_000_000_000
 
 
 class ClusterStore(Protocol):
@@ -60,6 +64,7 @@ class Steward:
         self._thread = thread
         self._report = report
         self._walk: Walk | None = None
+        self._walks_after_ns = 0
         self._seen: View | None = None
         self._seen_ns = 0  # when that view was first seen here
         self._asked: View | None = None
@@ -71,7 +76,8 @@ class Steward:
         view = peers.view()
         if not entering.walks(view, peers.number):
             return
-        if self._walk is None and self._layer.walked[0] != view.epoch and self._has_entered(view):
+        is_due = self._walk is None and self._layer.walked[0] != view.epoch
+        if is_due and self._has_entered(view) and self._may_walk():
             self._begin_walk()
         if entering.decides(view, peers.number) and not self._waiting:
             self._ask(view)
@@ -86,15 +92,25 @@ class Steward:
             self._seen, self._seen_ns = view, log.osio.monotonic_ns()
         return not log.unentered.is_any_older(self._seen_ns)
 
+    def _may_walk(self) -> bool:
+        """Not at once again after a walk that found damage."""
+        return self._layer.log.osio.monotonic_ns() >= self._walks_after_ns
+
     def _begin_walk(self) -> None:
         epoch = self._layer.peers.view().epoch
-        walk = Walk(self._layer.peers, Mail(self._layer.log, self._thread, self._report),
-                    partial(self._walked, epoch))  # fmt: skip
+        mail = Mail(self._layer, self._thread, self._report)
+        walk = Walk(self._layer.peers, mail, partial(self._walked, epoch))
         self._walk = walk
         walk.start()
 
     def _walked(self, epoch: int, whole: bool) -> None:
         walk, self._walk = self._walk, None
+        if walk is not None and walk.damaged:
+            self._walks_after_ns = self._layer.log.osio.monotonic_ns() + DAMAGED_NS
+            self._report(
+                f"warning: cluster: no active node can read {walk.damaged:,} messages that others "
+                "lack: nodes that are away may have the only good copies, and stay counted"
+            )
         if whole:
             self._layer.walked[0] = epoch
             if walk is not None and walk.sent:
@@ -148,8 +164,11 @@ def _described(view: View) -> str:
 class Mail:
     """This node's mail for a walk."""
 
-    def __init__(self, log: LogLayer, thread: Background, report: Callable[[str], None]) -> None:
-        self._log = log
+    def __init__(
+        self, layer: ClusterStore, thread: Background, report: Callable[[str], None]
+    ) -> None:
+        self._peers = layer.peers
+        self._log = layer.log
         self._thread = thread
         self._report = report
 
@@ -167,20 +186,31 @@ class Mail:
         if found:
             yield found
 
-    def read(
-        self, message_id: bytes, mailboxes: Sequence[int], done: Callable[[Parts | None], None]
-    ) -> None:
+    def send(self, member: int, message_id: bytes, mailboxes: Sequence[int], done: Sent) -> None:
         log = self._log
 
         def read() -> None:
-            parts: Parts | None = None
-            try:
-                stored = log.reader.read(message_id, wait=True)
-                if stored is not None:
-                    packed = for_mailboxes(record.pack_envelope(stored.envelope), mailboxes)
-                    parts = pack_copy(message_id, stored.envelope.uid, packed, [stored.body])
-            except (RefusedError, OSError) as error:
-                self._report(f"warning: not sent to another node: {error}")
-            log.loop.call_soon_threadsafe(done, parts)
+            log.loop.call_soon_threadsafe(send, self._read(message_id, mailboxes))
+
+        def send(found: list[Buffer] | Missing) -> None:
+            if isinstance(found, Missing):
+                done(found)
+            else:
+                self._peers.request(member, Kind.COPY, found, done, COPY_PATIENCE_S)
 
         self._thread.put(read)
+
+    def _read(self, message_id: bytes, mailboxes: Sequence[int]) -> list[Buffer] | Missing:
+        """The body of a COPY.  Called in the thread."""
+        try:
+            stored = self._log.reader.read(message_id, wait=True)
+            if stored is not None:
+                packed = for_mailboxes(record.pack_envelope(stored.envelope), mailboxes)
+                return pack_copy(message_id, stored.envelope.uid, packed, [stored.body])
+            return Missing.DAMAGED
+        except (RefusedError, OSError) as error:
+            keys = [one.to_bytes(4, "big") + message_id for one in mailboxes]
+            if len(self._log.index.missing(keys)) == len(keys):
+                return Missing.GONE
+            self._report(f"warning: not sent to another node: {error}")
+            return Missing.DAMAGED

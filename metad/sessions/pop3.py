@@ -316,7 +316,10 @@ class Pop3Session(Pop3Login):
             self._transport.abort()
         else:
             self._end_transfer()
-            self._refuse(transfer.number, outcome)
+            if isinstance(outcome, NotAtHandError):
+                self._bring(transfer.number, top=transfer.top)
+            else:
+                self._refuse(transfer.number, outcome)
             self._go_on()
 
     def _end_transfer(self) -> None:

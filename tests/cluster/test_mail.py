@@ -12,6 +12,7 @@ from metad.cluster.copying import Copying
 from metad.cluster.deleting import Deleting
 from metad.cluster.frames import Kind
 from metad.cluster.opening import LISTING_S, Listed, Opened, Opening
+from metad.cluster.peers import Peers
 from metad.cluster.view import Member, State, View
 from metad.errors import BehindError, MailboxInUseError, RefusedError
 
@@ -32,7 +33,7 @@ TWO = view_of(State.ACTIVE, State.ACTIVE)
 THREE = view_of(State.ACTIVE, State.ACTIVE, State.ACTIVE)
 
 
-class FakePeers:
+class FakePeers(Peers):
     """Node 1; requests wait in `asked` until the test answers."""
 
     number = 1

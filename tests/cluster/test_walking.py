@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+
+import pytest
 
 from metad.cluster.answers import Answer, Answered, LinkFailed, Refused
+from metad.cluster.fetching import Ask, unpack_ask
 from metad.cluster.frames import Kind
 from metad.cluster.view import State, View
-from metad.cluster.walking import WINDOW, Parts, Walk
-from tests.cluster.test_mail import THREE, TWO, FakePeers, an_id, view_of
+from metad.cluster.walking import WINDOW, Missing, Sent, Walk
+from tests.cluster.test_mail import LOST, THREE, TWO, FakePeers, an_id, view_of
 
 
 def key(mailbox: int, number: int) -> bytes:
@@ -18,21 +21,23 @@ def key(mailbox: int, number: int) -> bytes:
 class FakeMail:
     def __init__(self, *pieces: list[bytes]) -> None:
         self.its = pieces
-        self.gone: set[bytes] = set()
+        self.missing: dict[bytes, Missing] = {}
+        self.peers: FakePeers
 
     def pieces(self) -> Iterator[list[bytes]]:
         return iter(self.its)
 
-    def read(
-        self, message_id: bytes, mailboxes: Sequence[int], done: Callable[[Parts | None], None]
-    ) -> None:
+    def send(self, member: int, message_id: bytes, mailboxes: Sequence[int], done: Sent) -> None:
         named = b",".join(b"%d" % one for one in mailboxes)
-        done(None if message_id in self.gone else (message_id, named))
+        if missing := self.missing.get(message_id):
+            done(missing)
+        else:
+            self.peers.request(member, Kind.COPY, (message_id, named), done, 30.0)
 
 
 class Walking:
     def __init__(self, view: View, mail: FakeMail) -> None:
-        self.peers = FakePeers(view)
+        self.peers = mail.peers = FakePeers(view)
         self.outcome: list[bool] = []
         self.walk = Walk(self.peers, mail, self.outcome.append)
         self.walk.start()
@@ -105,13 +110,44 @@ def test_a_walk_ends_with_its_epoch() -> None:
     assert walking.outcome == [False]
 
 
-def test_what_cannot_be_read_here_is_left_out() -> None:
+def test_what_was_deleted_meanwhile_is_left_out() -> None:
     mail = FakeMail([key(1, 1), key(1, 2)])
-    mail.gone.add(an_id(1))
+    mail.missing[an_id(1)] = Missing.GONE
     walking = Walking(TWO, mail)
     walking.lacks(2, key(1, 1), key(1, 2))
     assert walking.stored(2) == an_id(2) + b"1"
     assert walking.outcome == [True]
+
+
+def test_a_walk_that_meets_damage_sends_the_rest_and_is_not_done() -> None:
+    mail = FakeMail([key(1, 1), key(1, 2)], [key(1, 3)])
+    mail.missing[an_id(1)] = Missing.DAMAGED
+    walking = Walking(TWO, mail)
+    walking.lacks(2, key(1, 1), key(1, 2))
+    assert walking.stored(2) == an_id(2) + b"1"
+    walking.lacks(2, key(1, 3))
+    assert walking.stored(2) == an_id(3) + b"1"
+    assert walking.outcome == [False]
+    assert walking.walk.damaged == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"), [(Answered(b"a piece"), True), (Refused("damaged"), False), (LOST, False)]
+)
+def test_what_is_damaged_here_is_the_task_of_a_member_that_can_read_it(
+    answer: Answer, whole: bool
+) -> None:
+    box = next(box for box in range(1, 99) if set(THREE.expected(box, an_id(1))) == {1, 2})
+    mail = FakeMail([key(box, 1)])
+    mail.missing[an_id(1)] = Missing.DAMAGED
+    walking = Walking(THREE, mail)
+    walking.lacks(2, key(box, 1))
+    ((member, kind, body, _),) = walking.peers.asked
+    assert (member, kind) == (3, Kind.FETCH)
+    assert unpack_ask(body) == Ask(box, an_id(1), 0, 0)
+    assert not walking.outcome
+    walking.peers.answer(3, answer)
+    assert walking.outcome == [whole]
 
 
 def test_an_answer_that_names_what_was_not_asked_is_not_believed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -119,6 +119,35 @@ def test_a_login_waits_for_the_answer_and_commands_wait_behind_it(
     assert TEXT in client.transport.take()
     assert drop.closed
     assert not drop.deleted
+
+
+class DamagedDrop(FarDrop):
+    """One message, which a thread finds to be damaged here."""
+
+    def fetch(self, number: int, most: int, /) -> Any:
+        return [TEXT] if self.at_hand else self._read()
+
+    def _read(self) -> Iterator[bytes]:
+        raise NotAtHandError
+        yield b""
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_message_that_a_thread_cannot_read_is_brought(
+    world: World, layer: LateLayer, client: Connected, comes: bool
+) -> None:
+    drop = DamagedDrop()
+    layer.opening.pop()(drop)
+    client.transport.take()
+    world.threads.run()
+    assert not client.transport.take()
+    drop.at_hand = comes
+    drop.bringing.pop()(None if comes else RefusedError("damaged everywhere"))
+    answer = client.transport.take()
+    assert (TEXT in answer) is comes
+    assert answer.startswith(b"-ERR [SYS/TEMP]") is not comes
+    assert answer.count(b"+OK") == 1 + comes  # to QUIT
+    assert drop.closed
 
 
 def test_a_message_that_cannot_be_brought_costs_its_command_alone(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tests.sim.mutants import Mutant
 
 COPYING = "metad.cluster.copying:Copying."
-LAYER = "metad.layers.cluster:ClusterLayer."
+REFUSALS = "metad.layers.refusals:Refusals."
 REQUESTS = "metad.layers.peer_requests:PeerRequests."
 ENTERING = "metad.cluster.entering:"
 PULL = "metad.layers.tombstone_pull:TombstonePull."
@@ -31,12 +31,15 @@ MUTANTS = (
     ), 1),
     # -- rule Tombstone
     Mutant("refused mail gets no tombstone", (
-        (LAYER + "refuse",
-         "self.entomb(mailbox, envelope.id, entombed)\n        self._tell(mailbox, envelope.id)",
-         "entombed(None)"),
+        (REFUSALS + "refuse",
+         "self._layer.entomb(mailbox, envelope.id, partial(entombed, mailbox))\n"
+         "        self._tell(mailbox, envelope.id)",
+         "entombed(mailbox, None)"),
     ), 6),
     Mutant("refused mail gets no tombstone here", (
-        (LAYER + "refuse", "self.entomb(mailbox, envelope.id, entombed)", "entombed(None)"),
+        (REFUSALS + "refuse",
+         "self._layer.entomb(mailbox, envelope.id, partial(entombed, mailbox))",
+         "entombed(mailbox, None)"),
     ), 6),
     Mutant("tombstones are not pulled", (
         (PULL + "tick", "self._ask(member)", "pass"),

@@ -1,0 +1,149 @@
+"""Messages of one session that other members have, fetched before the client asks where possible.
+
+Rules of this file:
+
+* A text waits in a spool: in memory if small, counted in the budget, otherwise in a file.
+* A client that takes messages in order gets the next ones fetched ahead: `AHEAD` messages and
+  `AHEAD_SIZE` bytes at most, and only while large messages leave memory.
+* What was fetched is given once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol, cast
+
+from metad.cluster.fetching import Fetching, Sink
+from metad.cluster.peers import Peers
+from metad.errors import RefusedError
+from metad.layers.base import Done
+from metad.layers.logs import LogLayer
+from metad.layers.spool import Spool
+from metad.system.osio import Buffer
+
+# Messages fetched ahead, and their bytes at most.
+AHEAD = 16
+AHEAD_SIZE = 1 << 20
+
+
+class ClusterStore(Protocol):
+    """What a session needs of the layer."""
+
+    peers: Peers
+    log: LogLayer
+
+
+class FarBodies:
+    """`holders`: members that have a message, by its id.  `fetched`: bytes that wait for the client
+    or are on their way."""
+
+    def __init__(
+        self,
+        cluster: ClusterStore,
+        mailbox: int,
+        holders: dict[bytes, list[int]],
+        id_of: Callable[[int], bytes],
+        size_of: Callable[[int], int],
+    ) -> None:
+        """`id_of`, `size_of`: of the message with a number."""
+        self._cluster = cluster
+        self._mailbox = mailbox
+        self.holders = holders
+        self._id_of = id_of
+        self._size_of = size_of
+        self._here: dict[int, Spool] = {}
+        self._coming: dict[int, Fetching] = {}
+        self._waiting: dict[int, list[Done]] = {}
+        self._given: Spool | None = None  # is read by the client now
+        self._last = 0
+        self.fetched = 0
+
+    def take(self, number: int) -> Sequence[Buffer] | Iterator[Buffer] | None:
+        """A message that was fetched.  None: it was not."""
+        spool = self._here.pop(number, None)
+        if spool is None:
+            return None
+        self.fetched -= self._size_of(number)
+        if spool.in_memory:
+            parts = list(spool.parts)
+            spool.close()
+            return parts
+        self._close_given()
+        self._given = spool
+        return _read(spool)
+
+    def _close_given(self) -> None:
+        if self._given is not None:
+            self._given.close()
+            self._given = None
+
+    def look_ahead(self, number: int, last: int) -> None:
+        """The client takes `number` of `last` messages: fetch what follows, if it goes in order."""
+        is_next, self._last = number == self._last + 1, number
+        budget = self._cluster.log.budget
+        if not is_next or not self.holders:
+            return
+        for ahead in range(number + 1, min(number + AHEAD, last) + 1):
+            if ahead in self._here or ahead in self._coming:
+                continue
+            if self._id_of(ahead) in self.holders:
+                wanted = self.fetched + self._size_of(ahead)
+                if wanted > AHEAD_SIZE or budget.used + wanted > budget.half:
+                    return
+                self._fetch(ahead)
+
+    def bring(self, number: int, done: Done) -> None:
+        """Fetch a message; `done` is called later."""
+        self._waiting.setdefault(number, []).append(done)
+        if number in self._here:
+            self._came(number, None)
+        elif number not in self._coming:
+            self._fetch(number)
+
+    def _fetch(self, number: int) -> None:
+        message_id = self._id_of(number)
+        log = self._cluster.log
+        self.fetched += self._size_of(number)
+        fetching = self._coming[number] = Fetching(
+            self._cluster.peers,
+            (self._mailbox, message_id),
+            self.holders[message_id],
+            lambda: Spool(log.osio, log.store.spool, log.budget),
+            partial(self._fetched, number),
+        )
+        fetching.start()
+
+    def _fetched(self, number: int, outcome: Sink | RefusedError) -> None:
+        self._coming.pop(number, None)
+        if isinstance(outcome, RefusedError):
+            self.fetched -= self._size_of(number)
+            self._came(number, outcome)
+        else:
+            self._here[number] = cast(Spool, outcome)
+            self._came(number, None)
+
+    def _came(self, number: int, error: RefusedError | None) -> None:
+        for done in self._waiting.pop(number, ()):
+            self._cluster.log.loop.call_soon(partial(done, error))
+
+    def close(self) -> None:
+        """The session ends.  Idempotent."""
+        for fetching in self._coming.values():
+            fetching.cancel()
+        for spool in self._here.values():
+            spool.close()
+        self._close_given()
+        for number in list(self._waiting):
+            self._came(number, RefusedError("closed"))
+        self._coming.clear()
+        self._here.clear()
+        self.fetched = 0
+
+
+def _read(spool: Spool) -> Iterator[Buffer]:
+    """The pieces of a message in a file, which is closed after the last one."""
+    try:
+        yield from spool.pieces()
+    finally:
+        spool.close()
