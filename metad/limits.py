@@ -235,6 +235,24 @@ CLUSTER_REDIAL = 0.1
 CLUSTER_LONGEST_REDIAL = 2.0
 CLUSTER_UNKNOWN_PEERS = 64
 CLUSTER_LINKS = 512
+# The directory process.  Seconds: of a lease in etcd; for which a lone reader trusts what was read
+# under it, less than the lease because two clocks differ; between renewals; between pulses; of a
+# change of the view until it is refused.  Bytes of an answer of etcd (pages of 1,000 rows), and
+# seconds of one attempt at one endpoint.
+CLUSTER_LEASE = 12
+CLUSTER_WORD = 10.0
+CLUSTER_ROUND = 2.0
+CLUSTER_PULSE = 30.0
+CLUSTER_PROPOSAL = 8.0
+ETCD_ANSWER = 16 * MIB
+ETCD_PAGE = 1_000
+ETCD_ATTEMPT = 2.0
+# Seconds until a member whose lease has ended is absent.
+CLUSTER_ABSENT_AFTER = (15, 7 * 86_400)
+# Its socket: clients at once; bytes of a frame; seconds of silence after which one is closed.
+CLUSTER_LOCAL_CLIENTS = 128
+CLUSTER_LOCAL_FRAME = MIB
+CLUSTER_LOCAL_IDLE = 60.0
 
 # --- Control socket -------------------------------------------------------------------------------
 # Octets of a request and of a reply, each one line of JSON.  A reload carries a configuration

@@ -15,7 +15,8 @@ from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.preflight import preflight
 from metad.config.checks import show_value, shown
 from metad.config.effective import effective
-from metad.config.settings import DEFAULT_LISTEN, SETTINGS, Setting
+from metad.config.setting import Setting
+from metad.config.settings import DEFAULT_LISTEN, SETTINGS
 from metad.errors import EX_CONFIG, EX_OK, UsageError
 from metad.workers.memory import MemoryBound, memory_bound
 

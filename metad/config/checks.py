@@ -216,6 +216,15 @@ def peer_address(value: object) -> str:
     return found.text
 
 
+def etcd_url(value: object) -> str:
+    """An endpoint of etcd.  No name is resolved, so that the hub starts without a resolver."""
+    given = text(value)
+    scheme, separator, rest = given.partition("://")
+    if scheme not in ("http", "https") or not separator:
+        raise ValueError('must be a URL such as "https://10.0.0.1:2379"')
+    return f"{scheme}://{peer_address(rest.removesuffix('/'))}"
+
+
 def layer_name(value: object) -> str:
     """The name of a layer, built in or an entry point's; its existence is checked later."""
     name = text(value)

@@ -140,10 +140,22 @@ class MetricsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """The addresses of this node and the other.  `address` None: the hub is not in a cluster."""
+    """The address of this node, and either that of the other or the endpoints of etcd.  `address`
+    None: the hub is not in a cluster.  `absent_after` in seconds."""
 
     address: str | None = _CLUSTER["address"]
     peers: tuple[str, ...] = _CLUSTER["peers"]
+    etcd: tuple[str, ...] = _CLUSTER["etcd"]
+    etcd_ca: Path | None = _CLUSTER["etcd_ca"]
+    etcd_certificate: Path | None = _CLUSTER["etcd_certificate"]
+    etcd_key: Path | None = _CLUSTER["etcd_key"]
+    absent_after: int = _CLUSTER["absent_after"]
+
+    @property
+    def etcd_files(self) -> tuple[Path, ...]:
+        """What a connection to etcd needs."""
+        files = (self.etcd_ca, self.etcd_certificate, self.etcd_key)
+        return tuple(path for path in files if path is not None)
 
 
 @dataclass(frozen=True, slots=True)

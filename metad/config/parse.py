@@ -22,7 +22,8 @@ from metad import limits
 from metad.config import checks
 from metad.config.line_numbers import find_line
 from metad.config.model import SECTIONS, Config, DomainConfig, FilterConfig, Listener
-from metad.config.settings import DEFAULT_LISTEN, LISTS, SETTINGS, TABLES, Setting
+from metad.config.setting import Setting
+from metad.config.settings import DEFAULT_LISTEN, LISTS, SETTINGS, TABLES
 from metad.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/metad/metad.toml")
@@ -79,6 +80,7 @@ def parse(
     top["data"] = data_directory(data, top["data"], environ)
     if top["chroot"] is not None and not top["data"].is_relative_to(top["chroot"]):
         raise fail("chroot", f"the data directory {top['data']} is not below it")
+    _check_chroot(tables["cluster"], top["chroot"], fail)
     top["hostname"] = top["hostname"] or machine_name()
     sections: dict[str, Any] = {name: make(**tables[name]) for name, make in SECTIONS.items()}
     return Config(
@@ -262,21 +264,44 @@ def _check_space(tables: dict[str, Any], fail: Fail) -> None:
 
 
 def _check_cluster(tables: dict[str, Any], fail: Fail) -> None:
-    """Two nodes with two addresses, the log layer, and messages that a link can carry."""
-    address, peers = tables["cluster"]["address"], tables["cluster"]["peers"]
+    """Addresses of nodes, the log layer, and messages that a link can carry."""
+    cluster = tables["cluster"]
+    _check_etcd(cluster, fail)
+    address, peers, etcd = cluster["address"], cluster["peers"], cluster["etcd"]
     if address is None:
-        if peers:
-            raise fail("cluster.peers", "means nothing without cluster.address")
+        for name in ("peers", "etcd"):
+            if cluster[name]:
+                raise fail(f"cluster.{name}", "means nothing without cluster.address")
         return
-    if len(peers) != 1:
+    if etcd and peers:
+        raise fail("cluster.peers", "means nothing with cluster.etcd")
+    if not etcd and len(peers) != 1:
         raise fail("cluster.peers", "must name the other node of a cluster of two")
-    if peers[0] == address:
+    if address in peers:
         raise fail("cluster.peers", "is the address of this node")
     if tables["store"]["layer"] != "log":
         raise fail("store.layer", "a cluster needs the layer log")
     if tables["limits"]["message_size"] > limits.CLUSTER_MESSAGE:
         most = checks.show_size(limits.CLUSTER_MESSAGE)
         raise fail("limits.message_size", f"at most {most} in a cluster")
+
+
+def _check_etcd(cluster: dict[str, Any], fail: Fail) -> None:
+    """Files are for https; a certificate and its key go together."""
+    for name in ("etcd_ca", "etcd_certificate", "etcd_key"):
+        if cluster[name] is not None and not any(url[:5] == "https" for url in cluster["etcd"]):
+            raise fail(f"cluster.{name}", "means nothing without an https URL in cluster.etcd")
+    for name, other in (("etcd_certificate", "etcd_key"), ("etcd_key", "etcd_certificate")):
+        if cluster[name] is not None and cluster[other] is None:
+            raise fail(f"cluster.{name}", f"needs cluster.{other}")
+
+
+def _check_chroot(cluster: dict[str, Any], chroot: Path | None, fail: Fail) -> None:
+    """The files for etcd are read again and again, within the chroot."""
+    for name in ("etcd_ca", "etcd_certificate", "etcd_key"):
+        path = cluster[name]
+        if path is not None and chroot is not None and not path.is_relative_to(chroot):
+            raise fail(f"cluster.{name}", f"{path} is not below the chroot {chroot}")
 
 
 # --- Errors with their position

@@ -7,31 +7,12 @@ Rule of this file: `SETTINGS` is the whole list of keys.  metad.toml(5), `metad 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from metad import limits
 from metad.config import checks
-from metad.config.checks import Check
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of the file: `table` is "" for the top, "listen" for each [[listen]].
-
-    `default` has the form of the file; None means that the key is not set.
-    """
-
-    table: str
-    name: str
-    check: Check
-    default: Any
-    doc: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.table}.{self.name}" if self.table else self.name
-
+from metad.config.cluster_settings import CLUSTER
+from metad.config.setting import Setting
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -273,12 +254,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Prometheus metrics (/metrics), health (/healthz, /readyz) and a status page.  Default: "
         "none.",
     ),
-    Setting(
-        "cluster", "address", checks.peer_address, None,
-        "Makes the hub a node of a cluster of two: the IP address and port where the other node "
-        "reaches it (metad(8), `metad cluster`).  Default: none, the hub is alone.",
-    ),
-    Setting("cluster", "peers", checks.list_of(checks.peer_address), [], "Of the other node."),
+    *CLUSTER,
     Setting(
         "dev", "accept", checks.list_of(checks.address_pattern), [],
         "For tests: patterns of addresses, such as \"*@*\", that get a mailbox when mail or a "

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from metad.errors import EX_OSERR, EX_SOFTWARE, MetadError
 from metad.master.options import Options, SnapshotFile
-from metad.master.preload import preload
+from metad.master.preload import preload, preload_for
 from metad.master.start import start
 from metad.system import privileges
 from metad.system.log_file import LogFile
@@ -32,7 +32,6 @@ def main(arguments: list[str]) -> int:
     if nanny and not privileges.die_with_parent(nanny, signal.SIGKILL):
         return EX_OSERR
     preload()
-    privileges.drop_capabilities((privileges.CAP_SYS_CHROOT,))
     for fd in (config_fd, pid_fd):
         if fd >= 0:
             os.set_inheritable(fd, False)
@@ -40,6 +39,8 @@ def main(arguments: list[str]) -> int:
     snapshot = SnapshotFile(config_fd)
     try:
         config = snapshot.read().parse(Path(arguments[3]))
+        preload_for(config)
+        privileges.drop_capabilities((privileges.CAP_SYS_CHROOT,))
         pid_file = PidFile(fd=pid_fd)
         log_file = LogFile(Path(arguments[4]) if arguments[4] else None)
         options = Options(pid_file, log_file, nanny, snapshot, lambda: announced.append(True))

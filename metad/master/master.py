@@ -28,10 +28,10 @@ from metad.master.collector_control import CollectorControl
 from metad.master.health_watch import HealthWatch
 from metad.master.hub import Hub
 from metad.master.index_watch import IndexWatch
-from metad.master.monitor_control import MonitorControl
 from metad.master.phase import Phase
 from metad.master.recovery_jobs import RecoveryJobs
 from metad.master.reload import Reloading
+from metad.master.single_children import SingleChildren
 from metad.master.spawn import ChildSpecs
 from metad.master.watchdog import BOOT_SECONDS, SemaphoreWatch, Watchdog
 from metad.master.worker_pool import Generation, WorkerPool
@@ -77,7 +77,7 @@ class Master:
         self._index_watch = IndexWatch(hub, self._report)
         self._certificates = CertificateWatch(hub, self._report)
         self._health = HealthWatch(hub, lambda: self._table().rows(), self._report)
-        self._monitor = MonitorControl(hub, self._children, specs.monitor, self._report)
+        self._singles = SingleChildren(hub, self._children, specs, self._report)
         self._hub_time = hub_time.HubTime(Osio(), hub.area, self._report)
         self._semaphore_watch = SemaphoreWatch(hub.semaphore, hub.area, self._report)
 
@@ -121,7 +121,7 @@ class Master:
         if self._phase in (Phase.STARTING, Phase.SERVING) and self._hub.has_logs:
             self._collector.manage(now)
         if self._phase in (Phase.STARTING, Phase.SERVING):
-            self._monitor.manage(now)
+            self._singles.manage(now)
             self._hub_time.look()
         if self._phase not in (Phase.RECOVERING, Phase.REBUILDING):
             self._recovery_jobs.manage(now)
@@ -171,7 +171,7 @@ class Master:
     def _reloaded(self) -> None:
         """A reload has ended: a new configuration is in force, or the old one stays."""
         self._collector.renew(signal.SIGTERM)
-        self._monitor.renew()
+        self._singles.renew()
         if self._phase is Phase.SERVING:
             self._announce()
 
@@ -245,8 +245,8 @@ class Master:
         self._release(child)
 
     def _helper_died(self, child: Child, code: int, now: float) -> bool:
-        """Whether it was the collector, the monitor or a recovery."""
-        helpers = (self._collector, self._monitor, self._recovery_jobs)
+        """Whether it was the collector, a recovery, the monitor or the directory."""
+        helpers = (self._collector, self._singles, self._recovery_jobs)
         return any(one.died(child, code, now) for one in helpers)
 
     def _release(self, child: Child) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 import metad
+from metad.config.model import Config
+from metad.errors import UnavailableError
 from metad.users.preload import preload as preload_users
 
 # Not part of the hub: separate programs.
@@ -48,8 +50,11 @@ _LAZY = (
 _OTHERS = ("lmdb._envid", "msgpack.fallback", "idna.uts46data")
 
 
-def preload() -> None:
-    """Import everything, and read the time zone.  Raises ImportError."""
+def preload(config: Config | None = None) -> None:
+    """Import everything, also what `config` needs besides, and read the time zone.
+
+    Raises ImportError, UnavailableError.
+    """
     for name in _LAZY:
         importlib.import_module(name)
     _load("metad", metad.__path__)
@@ -57,7 +62,21 @@ def preload() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     preload_users()
+    if config is not None:
+        preload_for(config)
     time.localtime()
+
+
+def preload_for(config: Config) -> None:
+    """What this configuration needs besides.  Raises UnavailableError."""
+    if not config.cluster.etcd:
+        return
+    try:
+        importlib.import_module("aiohttp")
+    except ImportError:
+        raise UnavailableError(
+            "cluster.etcd needs the Python package aiohttp: install metad[cluster]"
+        ) from None
 
 
 def _load(package: str, paths: Iterable[str]) -> None:

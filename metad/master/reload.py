@@ -6,11 +6,11 @@ metad.master.reload_plan has the rules and decides what may change.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from metad import __version__
 from metad.config import parse as config_parse
+from metad.config.inside import inside
 from metad.control import Connection
 from metad.errors import MetadError
 from metad.listeners import close_all, rebind
@@ -65,8 +65,8 @@ class Reloading:
         plan = reload_plan.plan(hub.given, new, hub.bound, reload_plan.may_bind)
         bound, fresh, rest = rebind(hub.bound, plan.config)
         try:
-            inner = replace(plan.config, data=hub.config.data)
-            generation = Generation(self._pool.generation.number + 1, inner, bound)
+            number = self._pool.generation.number + 1
+            generation = Generation(number, inside(plan.config), bound)
             self._pool.spawn_generation(generation)
         except BaseException:
             close_all(fresh)

@@ -83,7 +83,7 @@ class NotNowError(MetadError):
 def plan(old: Config, new: Config, bound: Sequence[Bound], may_bind: Callable[[int], bool]) -> Plan:
     """What will be in force.  `may_bind(port)`: whether this process can bind that port now."""
     kept: dict[str, str] = {}
-    wanted = _keep_fixed(old, new, kept)
+    wanted = _keep_etcd(old, _keep_fixed(old, new, kept), kept)
     wanted = replace(wanted, listen=_listen(old, new, bound, may_bind, kept))
     return Plan(wanted, sorted(_differences(old, wanted)), kept)
 
@@ -102,6 +102,14 @@ def _keep_fixed(old: Config, new: Config, kept: dict[str, str]) -> Config:
         else:
             new = replace(new, **{name: getattr(old, name)})
     return new
+
+
+def _keep_etcd(old: Config, new: Config, kept: dict[str, str]) -> Config:
+    """etcd may move; a cluster of two without it does not begin to use it while it runs."""
+    if bool(old.cluster.etcd) == bool(new.cluster.etcd):
+        return new
+    kept["cluster.etcd"] = "the view is kept without it, or in it"
+    return replace(new, cluster=old.cluster)
 
 
 def _listen(

@@ -80,6 +80,23 @@ class ChildSpecs:
 
         return ChildSpec(Role.MONITOR, 0, main, places(hub.config))
 
+    def directory(self) -> ChildSpec:
+        """The process that talks to etcd."""
+        from metad.workers import directory
+
+        hub = self._hub
+
+        def main(row: ProcessRow, handle: ChildHandle) -> int:
+            for one in hub.bound:
+                for sock in one.sockets:
+                    sock.close()
+            setup = directory.DirectorySetup(hub.config, hub.area, row, handle.ready)
+            return directory.main(setup)
+
+        config = hub.config
+        kept = [*places(config), *directory.places(config)] if config.landlock else []
+        return ChildSpec(Role.DIRECTORY, 0, main, kept, connects=True)
+
     def first_recovery(self) -> ChildSpec:
         setup = self._setup()
         return self._upkeep(lambda row: recovery.recover_hub(setup, row))

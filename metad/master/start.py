@@ -19,13 +19,13 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import posix_ipc
 
 from metad import layers
 from metad.config.advice import advice
+from metad.config.inside import inside
 from metad.config.model import Config
 from metad.control import ControlServer
 from metad.errors import ConfigError, NotPermittedError, OsError
@@ -51,7 +51,7 @@ from metad.workers.child import SIGNALS
 def start(config: Config, options: Options | None = None) -> int:
     """Run a hub until it is stopped; the exit code.  Raises MetadError if it never gets ready."""
     options = options or Options()
-    preload()
+    preload(config)
     layers.check(config)
     with ExitStack() as stack:
         # The master's loop handles a signal that arrives now, so that all of this is undone.
@@ -182,10 +182,3 @@ def _enter(config: Config) -> Config:
     except OSError as error:
         raise OsError(f"capabilities: {error.strerror}") from None
     return inner
-
-
-def inside(config: Config) -> Config:
-    """The configuration as a process in the chroot sees it."""
-    if config.chroot is None:
-        return config
-    return replace(config, data=Path("/") / config.data.relative_to(config.chroot))

@@ -30,7 +30,7 @@ BOOT_SECONDS = 30.0
 # The loop runs four times a second: after a longer gap, it did not run.
 GAP_SECONDS = 2.0
 # Roles whose main loop updates the heartbeat.
-BEATING = (Role.WORKER, Role.COLLECTOR)
+BEATING = (Role.WORKER, Role.COLLECTOR, Role.DIRECTORY)
 Report = Callable[[str], None]
 
 

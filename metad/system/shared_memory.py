@@ -7,6 +7,9 @@
        3    1: the wall clock is implausibly far ahead (metad.store.hub_time)
        4    the epoch of the cluster's view that is in force (metad.cluster.current_view)
        5    the epoch under which this node last sent all that others lack (metad.cluster.walking)
+       6    etcd's word: when the requests were sent that read the epoch, in ns (metad.cluster.word)
+       7    etcd's word: the epoch that was read
+       8    since when the directory in etcd is not trusted, in Unix seconds; 0: it is
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -30,7 +33,7 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 6
+LAYOUT = 7
 HEAD_CELLS = 32
 PROCESS_CELLS = 128
 PROCESSES = 160
@@ -125,8 +128,6 @@ class Cell(IntEnum):
     TLS_FAILED = 59
     # In the master's row: processes that died, at the cell of their role.
     DEATHS = 60
-    # Octets that groups of commits wrote to logs, alignment included.
-    LOG_OCTETS = 65
     # Since when, in Unix seconds (0: not so): the index lacks groups of this worker; its writer
     # pauses after failed writes; it has no space for new mail.
     INDEX_BEHIND = 66
@@ -144,6 +145,8 @@ class Cell(IntEnum):
     GROUP_SIZE = 108
     # Since when users may be missing that come back: the users database was lost.
     USERS_LOST = 126
+    # Octets that groups of commits wrote to logs, alignment included.
+    LOG_OCTETS = 127
 
 
 class Role(IntEnum):
@@ -152,6 +155,7 @@ class Role(IntEnum):
     RECOVERY = 2
     COLLECTOR = 3
     MONITOR = 4
+    DIRECTORY = 5
 
 
 _NO_FIGURES = memoryview(bytes(8 * PROCESS_CELLS)).cast("Q")
@@ -277,6 +281,16 @@ class SharedArea:
     def walked_cell(self) -> memoryview:
         """The cell of the epoch of the last walk."""
         return self.cells[5:6]
+
+    @property
+    def word_cells(self) -> tuple[memoryview, memoryview]:
+        """The cells of etcd's word: when it was asked, and the epoch."""
+        return self.cells[6:7], self.cells[7:8]
+
+    @property
+    def frozen_cell(self) -> memoryview:
+        """The cell that tells since when the directory in etcd is not trusted."""
+        return self.cells[8:9]
 
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)
