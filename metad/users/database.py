@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
-from typing import Any
-
-import msgpack
+from typing import Any, TypeVar
 
 from metad.errors import (
     DataError,
@@ -55,7 +54,7 @@ from metad.users.account import (
     unpack_entry,
     unpack_record,
 )
-from metad.users.aliases import AliasTable
+from metad.users.counts import CountedUsers
 from metad.users.journal import MirrorError
 from metad.users.lmdb_env import ID, KINDS, LOST, MAX_KEY
 from metad.users.lookup import found_account, key_of
@@ -63,15 +62,21 @@ from metad.users.lookup import found_account, key_of
 __all__ = ["Account", "UserDatabase", "login_name"]
 
 BATCH = 1000
+IMPORTED = 20_000
+T = TypeVar("T")
 # The fields that a tombstone does not keep.
 _SECRETS = ("scram", "hash", "imported")
 
 
-class UserDatabase(AliasTable):
+class UserDatabase(CountedUsers):
     """The users in the directory `path`, created if `create`; otherwise it must exist.
 
     Raises UnavailableError (missing), DataError (damaged, or of a newer metad) and OsError.
     """
+
+    # Entries of a transaction.
+    batch = BATCH
+    imported_batch = IMPORTED
 
     # -- logging in
 
@@ -101,9 +106,10 @@ class UserDatabase(AliasTable):
     def _add_keys(self, account: Account, source: str, keys: passwords.ScramKeys) -> None:
         """Store the keys of a verified password, unless the password has been changed since.
 
-        A copy of another node's users leaves that to the node.
+        A copy of another node's users leaves that to the node.  Where they are in etcd, the keys
+        stay on this node, because a login must not wait.
         """
-        with suppress(MirrorError), self._writing() as txn:
+        with suppress(MirrorError), self._writing_here() as txn:
             raw = txn.get(ID.pack(account.id), db=self._accounts)
             record = {} if raw is None else unpack_record(raw)
             if record.get("hash") == source and "scram" not in record:
@@ -119,7 +125,7 @@ class UserDatabase(AliasTable):
         return result
 
     def add_many(
-        self, entries: Iterable[tuple[str, bytes | None]], batch: int = BATCH
+        self, entries: Iterable[tuple[str, bytes | None]], batch: int | None = None
     ) -> Iterator[Account | MetadError]:
         """Add accounts, `batch` to a transaction; one result for each entry, in order.
 
@@ -127,14 +133,22 @@ class UserDatabase(AliasTable):
         yielded when its batch is durable; entries that the caller does not consume are not added.
         """
         source = iter(entries)
-        while piece := list(islice(source, batch)):
+        while piece := list(islice(source, batch or self.batch)):
             # Hash before the transaction, which would block every other writer.
             prepared = [self._prepared(address, password) for address, password in piece]
-            with self._giving() as txn:
-                results = [
-                    one if isinstance(one, MetadError) else self._add(txn, *one) for one in prepared
-                ]
-            yield from results
+            yield from self.carried_out(partial(self._add_all, prepared))
+
+    def carried_out(self, change: Callable[[], T]) -> T:
+        """Call `change`, which makes one transaction.  In a cluster it may be called again."""
+        return change()
+
+    def _add_all(
+        self, prepared: Iterable[tuple[str, dict[str, Any]] | MetadError]
+    ) -> list[Account | MetadError]:
+        with self._giving() as txn:
+            return [
+                one if isinstance(one, MetadError) else self._add(txn, *one) for one in prepared
+            ]
 
     def _prepared(
         self, address: str, password: bytes | None
@@ -177,7 +191,7 @@ class UserDatabase(AliasTable):
 
     def accept_loss(self) -> bool:
         """From now on, users missing from this database are unknown.  False: they already were."""
-        with self._writing() as txn:
+        with self._writing_here() as txn:
             return bool(txn.delete(LOST, db=self._meta))
 
     def reserve(self, greatest: int) -> None:
@@ -197,12 +211,6 @@ class UserDatabase(AliasTable):
                 self._numbers.raise_to(number)
             if txn.get(KINDS, db=self._meta) is None:  # made by a release without these counts
                 self._count_all_kinds(txn)
-
-    def _count_all_kinds(self, txn: Any) -> None:
-        kinds: dict[str, int] = {}
-        for _, raw in txn.cursor(db=self._accounts):
-            kinds = login_kinds.recounted(kinds, "", login_kinds.kind_of(unpack_record(raw)))
-        txn.put(KINDS, msgpack.packb(kinds), db=self._meta)
 
     def remove(self, address: str, *, force: bool = False) -> Account:
         """Remove an account; its mail goes with the next collection.
@@ -307,27 +315,6 @@ class UserDatabase(AliasTable):
         txn.put(key, pack_entry(account), db=self._addresses)
         txn.put(ID.pack(number), pack_record(record), db=self._accounts)
         return account
-
-    def _count_unkeyed(self, txn: Any, change: int) -> None:
-        if change:
-            count = ID.unpack(txn.get(b"unkeyed", ID.pack(0), db=self._meta))[0] + change
-            txn.put(b"unkeyed", ID.pack(max(0, count)), db=self._meta)
-
-    def _count_kind(self, txn: Any, before: str, after: str) -> None:
-        """The kind of an account's password changes: update the counts; the first start counts all
-        accounts."""
-        raw = txn.get(KINDS, db=self._meta) if before != after else None
-        if raw is not None:
-            kinds = login_kinds.recounted(login_kinds.unpacked(raw), before, after)
-            txn.put(KINDS, msgpack.packb(kinds), db=self._meta)
-
-    def _note_extremes(self, txn: Any, policy: Policy) -> None:
-        """For POP3's CAPA before login.  They only grow, which is the safe direction."""
-        least, most = self._extremes(txn)
-        if policy.expiry and (not least or policy.expiry < least):
-            txn.put(b"least expiry", ID.pack(policy.expiry), db=self._meta)
-        if policy.login_delay and policy.login_delay > most:
-            txn.put(b"most login delay", ID.pack(policy.login_delay), db=self._meta)
 
     def raise_numbers(self, number: int) -> None:
         """Give no number below this one to a new account, whatever becomes of the database."""

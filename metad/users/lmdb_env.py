@@ -27,7 +27,7 @@ from metad.errors import DataError, MetadError, NoSpaceError, OsError, Unavailab
 from metad.system.osio import Osio
 from metad.users.account import POSTMASTER, POSTMASTER_ID, Account, pack_entry, pack_record
 from metad.users.id_allocator import IdAllocator
-from metad.users.journal import CHANGES, JournaledTransaction, refuse_mirror
+from metad.users.journal import CHANGES, JournaledTransaction, MirrorError, refuse_mirror
 
 FORMAT = 1
 # One constant for all processes: address space, not memory; room for some 30 million accounts.
@@ -41,6 +41,8 @@ ID = struct.Struct(">Q")
 KINDS = b"kinds"
 # Users existed once, and this database was made without them: in "meta" until the loss is accepted.
 LOST = b"lost"
+# Whose etcd has the users, and the revision that is here: in "meta" of a cluster's mirror.
+DIRECTORY = b"directory"
 META = b"meta"
 TABLES = (META, b"addresses", b"accounts", b"domains", b"removed")
 # Made when it is first missed: databases from before there were aliases do not have it.
@@ -100,6 +102,8 @@ class Environment:
         with self._env.begin(self._meta) as txn:
             self._check_format(txn.get(b"format"))
             self._secret = bytes(txn.get(b"secret", b""))
+            # Whether these users are those of an etcd (metad.users.rows).
+            self.in_directory = txn.get(DIRECTORY) is not None
         tables = [self._table(name) for name in TABLES[1:]]
         self._addresses, self._accounts, self._domains, self._removed = tables
         try:
@@ -114,6 +118,8 @@ class Environment:
     @contextmanager
     def _writing(self) -> Iterator[Any]:
         """A write transaction for a change of users.  Raises MirrorError."""
+        if self.in_directory:
+            raise MirrorError("the users of this cluster are in etcd; change them by metad user")
         if self.changes_table is not None:  # not after waiting for a copy that is taken over
             with self._translated, self._env.begin(self._meta) as txn:
                 refuse_mirror(txn, self._meta)
@@ -125,6 +131,16 @@ class Environment:
             journal = JournaledTransaction(txn, numbers, self._meta, self.changes_table)
             yield journal
             journal.finish()
+
+    @contextmanager
+    def _writing_here(self) -> Iterator[Any]:
+        """A write transaction for what concerns this node alone, where users are in etcd."""
+        if self.in_directory:
+            with self._translated, self._env.begin(write=True) as txn:
+                yield txn
+        else:
+            with self._writing() as txn:
+                yield txn
 
     # What a cluster's mirror (metad.users.mirror) works with.
 

@@ -52,7 +52,6 @@ _POSTMASTER = POSTMASTER.encode()
 POSTMASTER_ALIAS = b"postmaster@"
 _BUILTIN = (POSTMASTER_ALIAS, _POSTMASTER)
 
-
 # Addresses whose accounts are cached.
 KNOWN = 512
 
@@ -288,23 +287,24 @@ class Lookup(Environment):
         same, and of a kind that accounts of this database have.
         """
         account, record = self._login_record(address)
-        fake = self._fake_keys(
-            spelled(address)
-        )  # always computed: its time would reveal the difference
+        # Always computed: its time would reveal the difference.
+        fake = self._fake_keys(spelled(address))
         keys = passwords.unpacked(record.get("scram"))
         if account is None or keys is None or account.disabled:
             return None, fake
         return account, keys
 
     def _fake_keys(self, name: bytes) -> ScramKeys:
-        kind = login_kinds.drawn(self._kinds(), self._secret, name, only_scram=True)
+        kinds = self._kinds()
+        kind = login_kinds.drawn(kinds, self._secret, name, only_scram=True)
         wanted = login_kinds.scram_kind(kind) or login_kinds.default(self.iterations)
         return passwords.fake(self._secret, name, wanted.iterations, wanted.salt_octets)
 
     def imitate_check(self, address: str, password: bytes) -> None:
         """Do the work of a password check for a name without a password; blocks for the hashing."""
         name = spelled(address)
-        kind = login_kinds.drawn(self._kinds(), self._secret, name, only_scram=False)
+        kinds = self._kinds()
+        kind = login_kinds.drawn(kinds, self._secret, name, only_scram=False)
         if kind and login_kinds.scram_kind(kind) is None:
             hashes.imitate(password, kind)
         else:
@@ -314,6 +314,7 @@ class Lookup(Environment):
         """How many accounts have passwords of each kind."""
         with self._translated, self._env.begin(self._meta) as txn:
             raw = txn.get(KINDS)
+            self._secret = bytes(txn.get(b"secret", b""))  # a cluster's comes after the start
         if raw != self._known_kinds[0]:
             self._known_kinds = (raw, login_kinds.unpacked(raw))
         return self._known_kinds[1]

@@ -34,8 +34,6 @@ from metad.users.imports.import_entries import BadLine, ImportEntry, Secret
 from metad.users.lmdb_env import ID
 from metad.users.lookup import alias_key, alias_name, found_account
 
-BATCH = 20_000
-
 
 class Prepared(NamedTuple):
     """An entry whose slow part is done.  `password`: the record's fields; None leaves them
@@ -85,12 +83,12 @@ class Transfer:
     def run(self, found: Iterable[ImportEntry | BadLine]) -> None:
         """Import every entry.  Raises errors such as NoSpaceError; earlier batches stay."""
         aliases: list[ImportEntry] = []
-        source = iter(found)
-        while piece := list(islice(source, BATCH)):
+        source, batch = iter(found), self._users.imported_batch
+        while piece := list(islice(source, batch)):
             self._accounts(self._sort_out(piece, aliases))
             self._progress(self.outcome)
-        for at in range(0, len(aliases), BATCH):
-            self._aliases(aliases[at : at + BATCH])
+        for at in range(0, len(aliases), batch):
+            self._aliases(aliases[at : at + batch])
             self._progress(self.outcome)
 
     def _sort_out(
@@ -148,11 +146,12 @@ class Transfer:
     def _accounts(self, prepared: Iterable[Prepared]) -> None:
         # In key order, a batch changes each page of the database once.
         ready = sorted(prepared, key=lambda one: one.address)
-        users = self._users
-        results: list[str | MetadError] = []
-        with users.transaction(write=not self._dry) as txn:
-            results.extend(self._one(txn, one) for one in ready)
-        self._count([one.entry for one in ready], results)
+
+        def change() -> list[str | MetadError]:
+            with self._users.transaction(write=not self._dry) as txn:
+                return [self._one(txn, one) for one in ready]
+
+        self._count([one.entry for one in ready], self._users.carried_out(change))
 
     def _count(self, entries: list[ImportEntry], results: list[str | MetadError]) -> None:
         """Report them only when they are durable."""
@@ -190,21 +189,34 @@ class Transfer:
         return "changed"
 
     def _aliases(self, entries: list[ImportEntry]) -> None:
-        results: list[str | MetadError] = []
-        with self._users.transaction(write=not self._dry) as txn:
-            for entry in entries:
-                try:
-                    results.append(self._alias(txn, entry.address, entry.members or ()))
-                except MetadError as error:
-                    results.append(error)
-        self._count(entries, results)
+        named: set[str] = set()
 
-    def _alias(self, txn: Any, address: str, members: tuple[str, ...]) -> str:
+        def change() -> list[str | MetadError]:
+            self._seen_aliases -= named  # by an attempt before
+            named.clear()
+            with self._users.transaction(write=not self._dry) as txn:
+                return [self._one_alias(txn, one, named) for one in entries]
+
+        self._count(entries, self._users.carried_out(change))
+
+    def _one_alias(self, txn: Any, entry: ImportEntry, named: set[str]) -> str | MetadError:
+        try:
+            name = self._new_name(entry.address)
+            named.add(name)
+            return self._alias(txn, entry.address, name, entry.members or ())
+        except MetadError as error:
+            return error
+
+    def _new_name(self, address: str) -> str:
         """Raises DataError."""
         name = alias_name(alias_key(address))
         if name in self._seen_aliases:
             raise DataError(f"{name}: already named on an earlier line")
         self._seen_aliases.add(name)
+        return name
+
+    def _alias(self, txn: Any, address: str, name: str, members: tuple[str, ...]) -> str:
+        """Raises DataError."""
         folded = _folded(members)
         raw = txn.get(alias_key(address), db=self._users.addresses_table)
         old = None if raw is None else unpack_alias(raw)

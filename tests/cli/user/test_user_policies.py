@@ -209,7 +209,7 @@ def test_progress_is_for_terminals(user, tmp_path, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("metad.cli.progress.SECONDS", 0.0)
-    monkeypatch.setattr("metad.users.imports.import_apply.BATCH", 1)
+    monkeypatch.setattr("metad.users.database.UserDatabase.imported_batch", 1)
     file = tmp_path / "users.csv"
     file.write_text("address\nbob@x.org\ncid@x.org\n")
     user("import", file, "--format", "csv")

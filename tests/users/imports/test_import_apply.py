@@ -5,7 +5,7 @@ import pytest
 from metad.errors import DataError, NoSpaceError
 from metad.users import passwords
 from metad.users.database import UserDatabase
-from metad.users.imports import import_apply, import_entries
+from metad.users.imports import import_entries
 from metad.users.imports.import_apply import Transfer
 from metad.users.imports.import_entries import NO_SECRET, BadLine, ImportEntry, Secret
 
@@ -129,7 +129,7 @@ def test_a_loop_in_a_file_is_a_bad_line(users):
 
 @pytest.mark.parametrize("batch", [1, 2, 1000])
 def test_batches_make_no_difference(users, monkeypatch, batch):
-    monkeypatch.setattr(import_apply, "BATCH", batch)
+    monkeypatch.setattr(UserDatabase, "imported_batch", batch)
     seen = []
     done = run(
         users, *(one(f"u{n}@x.org") for n in range(5)), one("bad"), alias("i@x.org", "u1@x.org"),
@@ -232,7 +232,7 @@ def test_a_removed_user_that_comes_again_has_a_new_number(full):
 @pytest.mark.slow
 def test_a_full_disk_in_the_middle_leaves_whole_accounts_and_can_be_gone_on_with(path, monkeypatch):
     monkeypatch.setattr("metad.users.lmdb_env.MAP_SIZE", 400 * 1024)
-    monkeypatch.setattr(import_apply, "BATCH", 100)
+    monkeypatch.setattr(UserDatabase, "imported_batch", 100)
     found = [one(f"user{n}@x.org", Secret(hash=STRONG)) for n in range(3000)]
     with UserDatabase(path, create=True) as users:
         done = Transfer(users)

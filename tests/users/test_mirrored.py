@@ -1,0 +1,189 @@
+"""What a mirror does with rows of etcd: in any order, missing, or contradictory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metad.errors import DataError, UnknownUserError, UsersLostError
+from metad.users import mirrored, rows
+from metad.users.account import pack_record
+from metad.users.rows import Position, Row
+from tests.support.sizes import SEED
+from tests.support.user_rows import Node, RowStore, account_of, everything
+
+ANN, BOB, CAT = "ann@example.test", "bob@example.test", "cat@example.test"
+LIST = "list@example.test"
+BASICS: tuple[Row, ...] = ((rows.SECRET, b"s" * 32), (rows.NEXT, b"9"), (rows.WHOLE, b""))
+
+
+def alias_of(address: str, *members: str) -> Row:
+    return rows.ROW + address.encode(), rows.alias_row(members)
+
+
+def removed(number: int, address: str) -> Row:
+    return rows.removed_key(number), pack_record({"address": address, "time": 1_800_000_000})
+
+
+@pytest.fixture
+def store() -> RowStore:
+    return RowStore()
+
+
+@pytest.fixture
+def node(tmp_path: Path, store: RowStore) -> Iterator[Node]:
+    made = Node(tmp_path / "one", store)
+    yield made
+    made.close()
+
+
+def test_until_all_users_are_here_an_unknown_one_gets_451(node: Node, store: RowStore) -> None:
+    with pytest.raises(UsersLostError):
+        node.users.expand(ANN)
+    store.write(account_of(2, ANN), *BASICS)
+    node.reload()
+    assert node.users.resolve(ANN).id == 2
+    with pytest.raises(UnknownUserError):
+        node.users.expand(BOB)
+    assert node.mirror.next_number == 9
+    assert node.mirror.position() == Position("id", store.revision)
+
+
+def test_rows_without_the_last_of_an_upload_are_not_all(node: Node, store: RowStore) -> None:
+    store.write(account_of(2, ANN))
+    with pytest.raises(DataError, match="does not have all users"):
+        node.reload()
+    assert node.mirror.position() == Position()
+    with pytest.raises(UsersLostError):
+        node.users.expand(BOB)
+
+
+def test_missing_is_not_removed(node: Node, store: RowStore) -> None:
+    store.write(account_of(2, ANN), account_of(3, BOB), alias_of(LIST, ANN), *BASICS)
+    node.reload()
+    before = everything(node.users)
+    keys = [rows.ROW + one.encode() for one in (ANN, LIST)]
+    store.write(*((key, None) for key in keys))
+    node.catch_up()
+    assert node.wrong == [f"{one} is missing in etcd, and stays here" for one in (ANN, LIST)]
+    node.reload()
+    store.rows.clear()
+    store.write(*BASICS)
+    node.reload()
+    assert everything(node.users) == before
+    assert not list(node.users.removed())
+    store.write(removed(2, ANN), (rows.REMOVED_ALIAS + LIST.encode(), b"1"))
+    node.catch_up()
+    assert node.users.account(ANN) is None
+    assert node.users.alias(LIST) is None
+    assert [number for number, *_ in node.users.removed()] == [2]
+
+
+def test_what_was_removed_stays_removed(node: Node, store: RowStore) -> None:
+    store.write(account_of(2, ANN), *BASICS)
+    node.reload()
+    store.write(removed(2, ANN), (rows.ROW + ANN.encode(), None))
+    node.catch_up()
+    store.write(account_of(2, ANN))
+    node.catch_up()
+    assert node.wrong == [f"{ANN}, mailbox 2, was removed here and is in etcd"]
+    assert node.users.account(ANN) is None
+    store.write(account_of(3, ANN))
+    node.catch_up()
+    assert node.users.resolve(ANN).id == 3
+
+
+def test_a_number_keeps_its_account(node: Node, store: RowStore) -> None:
+    store.write(account_of(2, ANN), *BASICS)
+    node.reload()
+    key, _ = account_of(2, BOB)
+    record = {"address": BOB, "created": 1}
+    store.write((key, rows.account_row(2, pack_record(record))))
+    node.catch_up()
+    assert node.wrong == [f"mailbox 2 is {ANN} here and {BOB} in etcd"]
+    assert node.users.account(BOB) is None
+    assert node.users.resolve(ANN).id == 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (rows.ROW + ANN.encode(), b""),
+        (rows.ROW + ANN.encode(), b"\xc1"),
+        (rows.ROW + ANN.encode(), rows.account_row(2, b"\x01")),
+        (rows.ROW + ANN.encode(), rows.account_row(2, pack_record({"address": BOB}))),
+        (rows.REMOVED + b"x", b""),
+        (rows.NEXT, b"-1"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_left_out(node: Node, store: RowStore, row: Row) -> None:
+    store.write(account_of(3, CAT), *BASICS)
+    node.reload()
+    before = everything(node.users)
+    store.write(row)
+    node.catch_up()
+    node.reload()
+    assert len(node.wrong) == 2
+    assert everything(node.users) == before
+
+
+def test_an_address_may_go_from_one_account_to_another(node: Node, store: RowStore) -> None:
+    store.write(account_of(2, ANN), account_of(3, BOB), *BASICS)
+    node.reload()
+    store.write(account_of(2, BOB), account_of(3, ANN))
+    node.reload(page=1)
+    assert (node.users.resolve(ANN).id, node.users.resolve(BOB).id) == (3, 2)
+    store.write(alias_of(ANN, BOB), account_of(3, CAT))
+    node.reload(page=1)
+    assert (node.users.resolve(ANN).id, node.users.resolve(CAT).id) == (2, 3)
+    assert node.users.named_by(BOB) == [ANN]
+    assert not node.wrong
+    assert node.users.domains(9) == ["example.test"]
+    store.write(removed(2, BOB), removed(3, CAT), (rows.REMOVED_ALIAS + ANN.encode(), b"1"))
+    node.catch_up()
+    assert node.users.domains(9) == []
+
+
+def test_an_alias_that_comes_before_its_members_is_linked(node: Node, store: RowStore) -> None:
+    store.write(alias_of("a@example.test", f"z+tag@{'example.test'}", "m@example.test"), *BASICS)
+    store.write(account_of(2, "z@example.test"), alias_of("m@example.test", "z@example.test"))
+    node.reload(page=1)
+    assert set(node.users.named_by("z@example.test")) == {"a@example.test", "m@example.test"}
+
+
+def test_many_rows_come_in_pieces_and_unknown_users_get_451_meanwhile(
+    node: Node, store: RowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrored, "MOST_PENDING", 10)
+    numbers = random.Random(SEED).sample(range(2, 200), 95)
+    store.write(*(account_of(number, f"u{number}@example.test") for number in numbers), *BASICS)
+    node.users.accept_loss()
+    reload = node.mirror.reload(Position("id", store.revision))
+    found = sorted((key, kept.value) for key, kept in store.rows.items())
+    reload.add(found[:60])
+    with pytest.raises(UsersLostError):
+        node.users.expand(ANN)
+    reload.add(found[60:])
+    assert node.mirror.position() == Position()
+    reload.finish()
+    assert len(list(node.users.accounts())) == 95
+    with pytest.raises(UnknownUserError):
+        node.users.expand(ANN)
+
+
+def test_a_reload_that_changes_little_leaves_unknown_users_unknown(
+    node: Node, store: RowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(*(account_of(n, f"u{n}@example.test") for n in range(2, 99)), *BASICS)
+    node.reload()
+    monkeypatch.setattr(mirrored, "MOST_PENDING", 10)
+    store.write(account_of(100, ANN))
+    reload = node.mirror.reload(Position("id", store.revision))
+    reload.add(sorted((key, kept.value) for key, kept in store.rows.items()))
+    with pytest.raises(UnknownUserError):
+        node.users.expand(BOB)
+    reload.finish()
+    assert node.users.resolve(ANN).id == 100
