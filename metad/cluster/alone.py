@@ -1,6 +1,7 @@
-"""The view in which a node of a cluster without etcd goes on without the other.
+"""The view in which a node goes on without all others, because the operator decides it.
 
-The operator decides it: the nodes cannot tell a node that is off from a link that is cut.
+Without etcd the nodes cannot tell a node that is off from a link that is cut.  With etcd they can,
+and go on by themselves; only a cluster that has too few nodes left to do so waits for this.
 """
 
 from __future__ import annotations
@@ -34,3 +35,35 @@ def alone(view: View, number: int) -> View:
         for one in view.members
     )
     return view.changed(members=members, alone="accept")
+
+
+def alone_with_etcd(view: View, number: int, *, is_lossy: bool = False) -> View:
+    """What the cluster uses from now on if no other member has a lease, which the transaction that
+    makes it compares.  Raises ClusterError.
+
+    The node accepts mail at once.  It lists only if fewer than `copies` others are unhealed: until
+    they are back or removed, it may lack what only they have.  One that was not active itself may
+    lack what was accepted without it.  So that takes `is_lossy`, and what the others have is not
+    waited for then.
+    """
+    others = [one for one in view.members if one.number != number]
+    if all(one.state is State.REMOVED for one in others):
+        raise ClusterError("there is no other node")
+    member = view.member(number)
+    if member is None or member.state is State.REMOVED:
+        raise ClusterError(f"node {number} was removed from the cluster")
+    was_active = number in view.active
+    if was_active and len(view.active) == 1 and view.alone == "accept":
+        raise ClusterError("this node goes on alone already")
+    if not was_active and not is_lossy:
+        raise ClusterError(
+            f"node {number} is not active and may lack mail; start a node of those that are active "
+            f"({', '.join(map(str, view.active)) or 'none'}), or lose their mail with --lossy"
+        )
+    members = [replace(member, state=State.ACTIVE, healed=False)]
+    for one in others:
+        healed = not was_active or (one.healed and one.number not in view.active)
+        is_out = one.state is State.REMOVED
+        members.append(one if is_out else replace(one, state=State.ABSENT, healed=healed))
+    in_order = tuple(sorted(members, key=lambda one: one.number))
+    return view.changed(members=in_order, alone="accept")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +82,10 @@ class Directory:
     def view(self) -> View:
         """The view in force.  Raises ClusterError, OSError."""
         return self.node.current.get()
+
+    def leased(self) -> Collection[int]:
+        """The members that had a lease at the last reading."""
+        return self.found.alive if self.found is not None else ()
 
     def check(self) -> None:
         """Raises ClusterError unless the directory is trusted."""
@@ -300,7 +304,7 @@ class Directory:
             "revision": found.revision if found else 0,
             "generation": self._seen.generation if self._seen else 0,
             "alive": sorted(found.alive) if found else [],
-            "away_s": dict(self._absences.ages(now_ns / 1e9)),
+            "away_s": {str(one): age for one, age in self._absences.ages(now_ns / 1e9).items()},
         }
 
 

@@ -1,22 +1,26 @@
 """Rules Enter, Set copies and Heal: the view that follows, once members have what it requires.
 
-The first of the active members decides.  Without etcd, only the operator's command also changes a
-view.  The member asks all others what they have, and changes one thing at a time:
+One active member decides.  It asks all others what they have, and changes one thing at a time:
 
     absent, answers           -> entering
     entering, has tombstones  -> active (with all mail, if fewer than `copies` are active)
     two are active, `copies` is 1                    -> `copies` is 2
     all have walked           -> reads count on `copies`; those that are away are healed
 
+Without etcd that is the first active member, and only the operator's command also changes a view.
+With etcd any active member may: the first of those that answer, and that reach etcd, does.  If two
+decide at once, because they do not reach each other, etcd refuses one of them.
+
 Rules of this file:
 
 * A member counts only if it answered under this very view: then it has adopted it.
 * Nothing is assumed of a member that did not answer.
+* A member that does not reach etcd neither decides nor enters: it would be marked absent again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,14 +34,15 @@ COPIES = 2  # as soon as there are two nodes
 
 class MemberState(NamedTuple):
     """What a member has: the epoch of its last walk, and of each origin (number, incarnation) the
-    number up to which it has its tombstones."""
+    number up to which it has its tombstones.  `has_word`: it reaches etcd, or there is none."""
 
     walked: int
     vector: Mapping[tuple[int, int], int]
+    has_word: bool = True
 
     def pack(self) -> bytes:
         rows = [(*origin, last) for origin, last in self.vector.items()]
-        packed: bytes = msgpack.packb((self.walked, rows))
+        packed: bytes = msgpack.packb((self.walked, rows, self.has_word))
         return packed
 
     def covers(self, other: MemberState) -> bool:
@@ -48,16 +53,22 @@ class MemberState(NamedTuple):
 def unpack_state(body: bytes) -> MemberState:
     """Raises ClusterError."""
     try:
-        walked, rows = msgpack.unpackb(body, use_list=False)
+        walked, rows, has_word = msgpack.unpackb(body, use_list=False)
         vector = {(int(number), int(life)): int(last) for number, life, last in rows}
-        return MemberState(int(walked), vector)
+        return MemberState(int(walked), vector, bool(has_word))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ClusterError(f"not a member's state: {error}") from None
 
 
-def decides(view: View, number: int) -> bool:
-    """Whether this member is the one that changes the view."""
-    return bool(view.active) and view.active[0] == number
+def may_decide(view: View, number: int, *, compares: bool) -> bool:
+    """Whether this member may change the view.  `compares`: of two that do, one is refused."""
+    return number in (view.active if compares else view.active[:1])
+
+
+def decides(view: View, states: Mapping[int, MemberState], number: int) -> bool:
+    """Whether it is this one of those that may: the first that answered and reaches etcd."""
+    able = (one for one in view.active if one in states and states[one].has_word)
+    return next(able, 0) == number
 
 
 def walks(view: View, number: int) -> bool:
@@ -66,70 +77,83 @@ def walks(view: View, number: int) -> bool:
     return number in view.active or (view.short and number in view.entering)
 
 
-def next_view(view: View, states: Mapping[int, MemberState]) -> View | None:
-    """The view that follows; None: this one stays.
+class Found(NamedTuple):
+    """What the members answered under one view.  `first`: when all active ones had adopted it, the
+    earliest that each has answered since; `last`: what they answered now."""
 
-    `states`: of this node, and of each member that answered under `view`.
-    """
-    if not all(number in states for number in view.active):
-        return None
+    first: Mapping[int, MemberState]
+    last: Mapping[int, MemberState]
+
+    def are_level(self, some: Iterable[int], others: Iterable[int]) -> bool:
+        """Whether these have all tombstones that those had when all had adopted the view.
+
+        Later ones are on `copies` members of this view, so nothing waits for them: while users
+        delete, no two members ever have the same.
+        """
+        there = tuple(others)
+        if not all(number in self.first for number in there):
+            return False
+        return all(self.last[one].covers(self.first[other]) for one in some for other in there)
+
+    def have_walked(self, view: View, numbers: Iterable[int]) -> bool:
+        return all(self.last[number].walked == view.epoch for number in numbers)
+
+
+def next_view(view: View, states: Mapping[int, MemberState]) -> View | None:
+    """The view that follows if this is all that the members ever answered under `view`."""
+    return following(view, Found(states, states))
+
+
+def following(view: View, found: Found) -> View | None:
+    """The view that follows; None: this one stays."""
+    have_adopted = all(number in found.last for number in view.active)
     for member in view.members:
-        change = _of_member(view, states, member)
+        change = _of_member(view, found, member, have_adopted=have_adopted)
         if change is not None:
             return view.changed(members=view.with_member(member.number, **change))
-    return _of_copies(view, states)
+    return _of_copies(view, found) if have_adopted else None
 
 
 def _of_member(
-    view: View, states: Mapping[int, MemberState], member: Member
+    view: View, found: Found, member: Member, *, have_adopted: bool
 ) -> dict[str, Any] | None:
-    state = states.get(member.number)
-    if state is None:
+    """Enter.  A member that returns does not wait for all active ones: one of them may be dead, and
+    be marked absent only because this one enters."""
+    state = found.last.get(member.number)
+    if state is None or not state.has_word:
         return None
     if member.state is State.ABSENT:
         return {"state": State.ENTERING}
-    if member.state is State.ENTERING and _may_serve(view, states, state):
+    if member.state is State.ENTERING and have_adopted and _may_serve(view, found, member.number):
         return {"state": State.ACTIVE, "healed": False}
     return None
 
 
-def _may_serve(view: View, states: Mapping[int, MemberState], entering: MemberState) -> bool:
+def _may_serve(view: View, found: Found, number: int) -> bool:
     """Enter: tombstones went both ways; if too few are active, mail did, too."""
-    active = [states[number] for number in view.active]
-    if not all(one.covers(entering) and entering.covers(one) for one in active):
-        return False
-    return not view.short or (_all_walked(view, states) and entering.walked == view.epoch)
+    both_ways = found.are_level([number], view.active) and found.are_level(view.active, [number])
+    return both_ways and (not view.short or found.have_walked(view, (*view.active, number)))
 
 
-def _all_walked(view: View, states: Mapping[int, MemberState]) -> bool:
-    return all(states[number].walked == view.epoch for number in view.active)
-
-
-def _are_level(view: View, states: Mapping[int, MemberState]) -> bool:
-    """Whether all active members have the same tombstones."""
-    active = [states[number] for number in view.active]
-    return all(one.covers(other) for one in active for other in active)
-
-
-def _of_copies(view: View, states: Mapping[int, MemberState]) -> View | None:
+def _of_copies(view: View, found: Found) -> View | None:
     """Set copies, and Heal."""
-    if view.entering:
-        return None
-    if view.copies < COPIES <= len(view.active) and not view.unhealed:
+    is_even = view.copies == view.read_copies
+    if is_even and view.copies < COPIES <= len(view.keeping) and not view.unhealed:
         return view.changed(copies=COPIES)
-    if not _all_walked(view, states):
+    if view.short or not found.have_walked(view, view.active):
         return None
-    if view.read_copies < view.copies and not view.unhealed and _are_level(view, states):
+    are_level = found.are_level(view.active, view.active)
+    if view.read_copies < view.copies and not view.unhealed and are_level:
         return view.changed(read_copies=view.copies)
-    if view.alone == "accept" and len(view.active) >= view.copies:
+    if view.alone == "accept":
         return view.changed(alone="refuse")
-    return _healed(view, states)
+    return _healed(view) if are_level else None
 
 
-def _healed(view: View, states: Mapping[int, MemberState]) -> View | None:
-    if not view.unhealed or len(view.unhealed) >= view.read_copies or view.short:
-        return None
-    if not _are_level(view, states):
+def _healed(view: View) -> View | None:
+    """Heal: all active members have all mail and the same tombstones, so what those that are away
+    have is there, unless `copies` of them are away."""
+    if not view.unhealed or len(view.unhealed) >= view.read_copies:
         return None
     away = set(view.unhealed)
     members = tuple(

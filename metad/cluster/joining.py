@@ -26,6 +26,7 @@ from metad.cluster import hello
 from metad.cluster.frames import Decoder, FrameError, Kind, encode
 from metad.cluster.identity import CA, CA_KEY
 from metad.cluster.node import Node, Wire
+from metad.cluster.proposals import Proposals
 from metad.cluster.tokens import Tokens
 from metad.cluster.view import Member, State, View
 from metad.errors import ClusterError
@@ -35,7 +36,11 @@ from metad.system.osio import Osio, read_file
 MOST_BODY: Final = 1024
 UNKNOWN: Final = "the token is unknown, used already, or older than an hour"
 # Without etcd a view is changed by one node at a time: two nodes can agree on that.
-MOST_MEMBERS: Final = 2
+MOST_WITHOUT_ETCD: Final = 2
+# A session asks every active member: beyond so many, that costs more than it gives.
+MOST_WITH_ETCD: Final = 8
+# Proposals that another one for the same epoch may overtake before the node that joins is refused.
+TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class JoinService:
     osio: Osio
     place: Path
     now: Callable[[], float]
+    proposals: Proposals
 
     @property
     def tokens(self) -> Tokens:
@@ -63,7 +69,9 @@ def enter(address: str, fingerprint: str) -> bytes:
     return _pack(address=address, fingerprint=fingerprint)
 
 
-def with_entering(view: View, number: int, address: str, fingerprint: str) -> View:
+def with_entering(
+    view: View, number: int, address: str, fingerprint: str, *, with_etcd: bool = False
+) -> View:
     """The next view, with a new member (rule Enter: it has no mail, so it enters healed).
 
     Raises ClusterError."""
@@ -73,10 +81,15 @@ def with_entering(view: View, number: int, address: str, fingerprint: str) -> Vi
         if (there.fingerprint, there.address) == (fingerprint, address):
             return view
         raise ClusterError("another node has joined meanwhile; use another token")
-    others = [_replaced(one) if one.address == address else one for one in view.members]
+    replaced = _replaced_with_etcd if with_etcd else _replaced
+    others = [replaced(one) if one.address == address else one for one in view.members]
     left = [one for one in others if one.state is not State.REMOVED]
-    if len(left) >= MOST_MEMBERS:
-        raise ClusterError(f"a cluster without etcd has {MOST_MEMBERS} nodes, and they are there")
+    if with_etcd and len(left) >= MOST_WITH_ETCD:
+        raise ClusterError(f"a cluster has at most {MOST_WITH_ETCD} nodes, and they are there")
+    if not with_etcd and len(left) >= MOST_WITHOUT_ETCD:
+        raise ClusterError(
+            f"a cluster without etcd has {MOST_WITHOUT_ETCD} nodes, and they are there"
+        )
     return view.changed(members=tuple(sorted((*others, member), key=lambda one: one.number)))
 
 
@@ -91,6 +104,24 @@ def _replaced(member: Member) -> Member:
     )
 
 
+def _replaced_with_etcd(member: Member) -> Member:
+    """The same with etcd, where a member becomes absent without the operator's word.  All its mail
+    must be on others: removing it is then a removal that rule Remove never refuses.
+
+    Raises ClusterError."""
+    if member.state is State.REMOVED:
+        return member
+    if member.state is State.ABSENT and member.healed:
+        return replace(member, state=State.REMOVED)
+    state = str(member.state)
+    if member.state is State.ABSENT:
+        state = "absent, and not all mail is on other nodes yet"
+    raise ClusterError(
+        f"{member.address} is the address of node {member.number}, which is {state}; "
+        f"if that node is lost, use `metad cluster remove {member.number}` first"
+    )
+
+
 class JoinExchange:
     """One connection of a node that wants to join."""
 
@@ -101,6 +132,7 @@ class JoinExchange:
         self._place = place
         self._decoder = Decoder()
         self._number = 0  # given to the other side, once it has shown its token
+        self._is_proposing = False
         self.is_closed = False
 
     def feed(self, data: bytes) -> None:
@@ -108,12 +140,17 @@ class JoinExchange:
             for kind, _, tag, _, body in self._decoder.feed(data):
                 if self.is_closed:
                     return
-                if kind != Kind.JOIN or len(body) > MOST_BODY:
+                if kind != Kind.JOIN or len(body) > MOST_BODY or self._is_proposing:
                     raise FrameError("only JOIN is served without a certificate")
-                answer = self._second(body) if self._number else self._first(body)
-                self._wire.write(encode(Kind.ANSWER, tag, 0, (answer,), len(answer)))
+                if self._number:
+                    self._second(tag, body)
+                else:
+                    self._answer(tag, self._first(body))
         except (ClusterError, OSError) as error:
             self._refuse(error.strerror or "" if isinstance(error, OSError) else str(error))
+
+    def _answer(self, tag: int, answer: bytes) -> None:
+        self._wire.write(encode(Kind.ANSWER, tag, 0, (answer,), len(answer)))
 
     def _refuse(self, reason: str) -> None:
         self._node.report(f"warning: {self._place} may not join: {clean(reason)}")
@@ -146,17 +183,48 @@ class JoinExchange:
             number=self._number,
             ca=read_file(service.osio, str(service.place / CA)),
             ca_key=read_file(service.osio, str(service.place / CA_KEY)),
+            with_etcd=service.proposals.compares,
         )
 
-    def _second(self, body: bytes) -> bytes:
-        """Raises ClusterError, OSError."""
+    def _second(self, tag: int, body: bytes) -> None:
+        """Answered when the view with the new node stands.  Raises ClusterError, OSError."""
         address, fingerprint = _read(body, address=str, fingerprint=str)
-        view = self._node.current_view()
-        entered = with_entering(view, self._number, address, fingerprint)
-        if entered is not view:
-            self._node.adopt(entered)
-            self._node.report(f"node {self._number} ({address}) has joined: epoch {entered.epoch}")
-        return _pack(view=entered.encode())
+        self._enter(tag, address, fingerprint, TRIES)
+
+    def _enter(self, tag: int, address: str, fingerprint: str, tries: int) -> None:
+        """Raises ClusterError, OSError."""
+        view, proposals = self._node.current_view(), self._service.proposals
+        entered = with_entering(
+            view, self._number, address, fingerprint, with_etcd=proposals.compares
+        )
+        if entered is view:
+            self._answer(tag, _pack(view=view.encode()))
+            return
+
+        def proposed(reason: str) -> None:
+            self._is_proposing = False
+            if not reason:
+                self._node.report(
+                    f"node {self._number} ({address}) has joined: epoch {entered.epoch}"
+                )
+            if self.is_closed:
+                return
+            if not reason:
+                self._answer(tag, _pack(view=entered.encode()))
+            elif tries > 1 and self._node.current_view() is not view:
+                self._try_again(tag, address, fingerprint, tries - 1)
+            else:
+                self._refuse(reason)
+
+        self._is_proposing = True
+        proposals.propose(entered, proposed)
+
+    def _try_again(self, tag: int, address: str, fingerprint: str, tries: int) -> None:
+        """Another view has come first: enter the one that is in force now."""
+        try:
+            self._enter(tag, address, fingerprint, tries)
+        except (ClusterError, OSError) as error:
+            self._refuse(error.strerror or "" if isinstance(error, OSError) else str(error))
 
 
 def _pack(**values: Any) -> bytes:

@@ -6,6 +6,7 @@
 Rules of this file:
 
 * `done` is called once.  "": the view is the cluster's and in force here; otherwise why it is not.
+  If an answer was lost, it may be so all the same.
 * After a refusal the caller looks at the view in force and decides afresh: another member may have
   made another one.
 """
@@ -26,6 +27,11 @@ Done = Callable[[str], None]
 
 
 class Proposals(Protocol):
+    """`compares`: of two proposals for one epoch, one is refused.  Then any active member may
+    propose."""
+
+    compares: bool
+
     def propose(self, view: View, done: Done) -> None:
         """Make `view`, of the epoch after today's, the cluster's."""
 
@@ -33,13 +39,17 @@ class Proposals(Protocol):
 class DirectProposals:
     """Without etcd.  `adopt` raises ClusterError, OSError.  `done` is called before it returns."""
 
+    compares = False
+
     def __init__(self, adopt: Callable[[View], None]) -> None:
         self._adopt = adopt
 
     def propose(self, view: View, done: Done) -> None:
         try:
             self._adopt(view)
-        except (ClusterError, OSError) as error:
+        except OSError as error:
+            done(error.strerror or str(error))
+        except ClusterError as error:
             done(str(error))
         else:
             done("")
@@ -47,6 +57,8 @@ class DirectProposals:
 
 class DirectoryProposals:
     """Over the socket of the directory process.  `done` is called in a later turn of the loop."""
+
+    compares = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop, socket: Path) -> None:
         self._loop = loop

@@ -28,6 +28,7 @@ OWN = {
     "sort": ("metad.layers.sort", "SortLayer"),
 }
 CLUSTERED = ("metad.layers.cluster", "ClusterLayer")
+WITH_ETCD = ("metad.layers.cluster_with_etcd", "EtcdClusterLayer")
 
 
 @cache
@@ -57,7 +58,8 @@ def of_worker(config: Config) -> type[Layer]:
     nodes."""
     if config.cluster.address is None:
         return find(config.store.layer)
-    clustered: type[Layer] = getattr(import_module(CLUSTERED[0]), CLUSTERED[1])
+    module, name = WITH_ETCD if config.cluster.etcd else CLUSTERED
+    clustered: type[Layer] = getattr(import_module(module), name)
     return clustered
 
 

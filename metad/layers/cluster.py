@@ -30,6 +30,7 @@ from metad.cluster.joining import JoinService
 from metad.cluster.node import Node
 from metad.cluster.opening import Opened, Opening
 from metad.cluster.peers import Answered, Peers
+from metad.cluster.proposals import DirectProposals, Proposals
 from metad.cluster.transport import Links
 from metad.cluster.view import View
 from metad.cluster.view_file import ViewFile
@@ -77,13 +78,20 @@ class ClusterLayer(Layer):
         self.walked = context.area.walked_cell
         thread = context.runtime.start_thread("peer reads")
         self.requests = PeerRequests(self, thread)
+        self.proposals = self._make_proposals(context)
         self.links = self._make_links(context)
-        self.peers: Peers = WorkerPeers(self._node, self.links)
+        self.peers: Peers = self._make_peers(context)
         self.next_id = log.next_id  # type: ignore[method-assign]
         pulls = context.row[Cell.SLOT] == FIRST_SLOT
         self._refusals = Refusals(self, context.report)
         self._pull = TombstonePull(self, context.report) if pulls else None
         self._steward = Steward(self, thread, context.report) if pulls else None
+
+    def _make_proposals(self, context: LayerContext) -> Proposals:
+        return DirectProposals(self._current.adopt)
+
+    def _make_peers(self, context: LayerContext) -> Peers:
+        return WorkerPeers(self._node, self.links)
 
     def _make_links(self, context: LayerContext) -> Links:
         log = self.log
@@ -101,7 +109,9 @@ class ClusterLayer(Layer):
         )
         loop = cast(Any, context.loop)
         place = directory(context.data)
-        join = JoinService(self._node, log.osio, place, lambda: log.osio.time_ns() / 1e9)
+        join = JoinService(
+            self._node, log.osio, place, lambda: log.osio.time_ns() / 1e9, self.proposals
+        )
         return Links(loop, load_contexts(place), self._node, join)
 
     def serve_peers(self, sock: socket.socket) -> Server:
@@ -130,7 +140,8 @@ class ClusterLayer(Layer):
     def state(self) -> MemberState:
         """What this node has, for the member that decides about the view."""
         vector = {tuple(origin): last for origin, last in self.tombstones.vector().items()}
-        return MemberState(self.walked[0], cast(dict[tuple[int, int], int], vector))
+        numbers = cast(dict[tuple[int, int], int], vector)
+        return MemberState(self.walked[0], numbers, self.peers.has_word())
 
     # -- mail in
 

@@ -17,9 +17,10 @@ from typing import Protocol
 from metad.cluster import entering
 from metad.cluster.answers import Answer, Answered
 from metad.cluster.copies import for_mailboxes, pack_copy
-from metad.cluster.entering import MemberState
+from metad.cluster.entering import Found, MemberState
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
+from metad.cluster.proposals import Proposals
 from metad.cluster.view import View
 from metad.cluster.walking import Missing, Sent, Walk
 from metad.errors import ClusterError, RefusedError
@@ -43,12 +44,11 @@ class ClusterStore(Protocol):
     peers: Peers
     log: LogLayer
     tombstones: Tombstones
+    proposals: Proposals
 
     @property
     def walked(self) -> memoryview:
         """The cell of the epoch of the last walk."""
-
-    def adopt(self, view: View) -> None: ...
 
     def state(self) -> MemberState: ...
 
@@ -68,8 +68,10 @@ class Steward:
         self._seen: View | None = None
         self._seen_ns = 0  # when that view was first seen here
         self._asked: View | None = None
+        self._first: dict[int, MemberState] = {}  # see entering.Found
         self._states: dict[int, MemberState] = {}
         self._waiting = 0
+        self._is_proposing = False
 
     def tick(self) -> None:
         peers = self._layer.peers
@@ -79,7 +81,9 @@ class Steward:
         is_due = self._walk is None and self._layer.walked[0] != view.epoch
         if is_due and self._has_entered(view) and self._may_walk():
             self._begin_walk()
-        if entering.decides(view, peers.number) and not self._waiting:
+        is_free = not self._waiting and not self._is_proposing
+        compares = self._layer.proposals.compares
+        if is_free and entering.may_decide(view, peers.number, compares=compares):
             self._ask(view)
 
     # -- walking
@@ -122,6 +126,8 @@ class Steward:
         """Ask all members what they have."""
         peers = self._layer.peers
         others = [one.number for one in view.members if one.number not in self._out(view)]
+        if view is not self._asked:
+            self._first = {}
         self._asked, self._states, self._waiting = view, {}, len(others)
         for number in others:
             peers.request(number, Kind.STATE, (), partial(self._on_state, number), PATIENCE_S)
@@ -146,14 +152,22 @@ class Steward:
         view, layer = self._asked, self._layer
         if view is None or layer.peers.view() is not view:
             return
-        following = entering.next_view(view, {**self._states, layer.peers.number: layer.state()})
+        states = {**self._states, layer.peers.number: layer.state()}
+        if all(number in states for number in view.active):
+            self._first = {**states, **self._first}
+        if not entering.decides(view, states, layer.peers.number):
+            return
+        following = entering.following(view, Found(self._first, states))
         if following is not None:
-            try:
-                layer.adopt(following)
-            except (ClusterError, OSError) as error:
-                self._report(f"warning: the view of epoch {following.epoch}: {error}")
-            else:
-                self._report(f"cluster: epoch {following.epoch}: {_described(following)}")
+            self._is_proposing = True
+            layer.proposals.propose(following, partial(self._proposed, following))
+
+    def _proposed(self, following: View, reason: str) -> None:
+        self._is_proposing = False
+        if not reason:
+            self._report(f"cluster: epoch {following.epoch}: {_described(following)}")
+        elif self._layer.peers.view().epoch < following.epoch:
+            self._report(f"warning: the view of epoch {following.epoch}: {reason}")
 
 
 def _described(view: View) -> str:

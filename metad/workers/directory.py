@@ -23,6 +23,7 @@ from metad.cluster.etcd import Etcd
 from metad.cluster.hello import START_SIZE
 from metad.cluster.identity import VIEW, directory
 from metad.cluster.local import LocalServer, Message
+from metad.cluster.removing import answer_removal
 from metad.cluster.seen import SeenFile
 from metad.cluster.view import View
 from metad.cluster.view_file import ViewFile
@@ -131,7 +132,11 @@ def register(server: LocalServer, made: Directory) -> None:
     async def status(_: Message) -> Message:
         return made.status()
 
+    async def remove(message: Message) -> Message:
+        return await answer_removal(made, made.node.number, message)
+
     server.register("propose", propose)
+    server.register("remove", remove)
     server.register("status", status)
 
 

@@ -21,6 +21,7 @@ from metad.cluster import alone as going
 from metad.cluster import identity, tokens
 from metad.cluster.identity import MEMBER, load_contexts, own_fingerprint
 from metad.cluster.joining import JoinService
+from metad.cluster.proposals import DirectProposals
 from metad.cluster.transport import Links
 from metad.cluster.view import Member, State, View
 from metad.cluster.view_file import ViewFile
@@ -109,7 +110,11 @@ class Serving:
         asyncio.set_event_loop(self.loop)
         directory = self.computer.directory
         service = JoinService(
-            self.station.node, Osio(), directory, lambda: time.time() + self.offset
+            self.station.node,
+            Osio(),
+            directory,
+            lambda: time.time() + self.offset,
+            DirectProposals(self.station.adopt),
         )
         links = Links(self.loop, load_contexts(directory), self.station.node, service)
         links.serve(self.socket)

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from metad.cluster.entering import MemberState, decides, next_view, unpack_state, walks
+from metad.cluster.entering import (
+    Found,
+    MemberState,
+    decides,
+    following,
+    may_decide,
+    next_view,
+    unpack_state,
+    walks,
+)
 from metad.cluster.view import State, View
 from metad.errors import ClusterError
 from tests.cluster.test_mail import THREE, TWO, view_of
@@ -38,12 +47,11 @@ def test_one_that_enters_needs_the_tombstones_both_ways() -> None:
     view = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
     for number, last, enters in ((3, 4, False), (3, 6, False), (1, 4, False), (3, 5, True)):
         states = states_of(view) | {number: state(view, last=last)}
-        following = next_view(view, states)
-        assert (following is not None) is enters
-        if following is not None:
-            assert following.active == (1, 2, 3)
-            assert following.epoch == view.epoch + 1
-            entered = following.member(3)
+        then = next_view(view, states)
+        assert (then is not None and then.active == (1, 2, 3)) is enters
+        if then is not None and enters:
+            assert then.epoch == view.epoch + 1
+            entered = then.member(3)
             assert entered is not None
             assert not entered.healed
 
@@ -53,9 +61,9 @@ def test_one_that_enters_a_cluster_that_is_short_needs_all_its_mail() -> None:
     assert next_view(view, states_of(view) | {1: state(view, walked=False)}) is None
     # Both may have gone on alone: it gives what it has, too.
     assert next_view(view, states_of(view) | {2: state(view, walked=False)}) is None
-    following = next_view(view, states_of(view))
-    assert following is not None
-    assert following.active == (1, 2)
+    then = next_view(view, states_of(view))
+    assert then is not None
+    assert then.active == (1, 2)
 
 
 def test_who_sends_what_others_lack() -> None:
@@ -67,9 +75,9 @@ def test_who_sends_what_others_lack() -> None:
 
 def test_one_that_is_away_and_answers_enters_first() -> None:
     view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
-    following = next_view(view, states_of(view))
-    assert following is not None
-    assert following.entering == (3,)
+    then = next_view(view, states_of(view))
+    assert then is not None
+    assert then.entering == (3,)
     states = states_of(view)
     del states[3]
     healed = next_view(view, states)
@@ -117,19 +125,64 @@ def test_copies_do_not_grow_while_a_member_is_away_unhealed() -> None:
 def test_alone_ends_when_there_are_enough_again() -> None:
     view = view_of(State.ACTIVE, State.ACTIVE, alone="accept")
     assert next_view(view, states_of(view, walked=False)) is None
-    following = next_view(view, states_of(view))
-    assert following is not None
-    assert following.alone == "refuse"
+    then = next_view(view, states_of(view))
+    assert then is not None
+    assert then.alone == "refuse"
+
+
+def test_a_member_that_returns_waits_for_no_dead_one() -> None:
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    states = states_of(view)
+    del states[2]
+    then = next_view(view, states)
+    assert then is not None
+    assert then.entering == (3,)
+
+
+def test_one_that_does_not_reach_etcd_neither_returns_nor_enters() -> None:
+    for its in (State.ABSENT, State.ENTERING):
+        view = view_of(State.ACTIVE, State.ACTIVE, its)
+        states = states_of(view) | {3: MemberState(view.epoch, {ORIGIN: 5}, has_word=False)}
+        then = next_view(view, states)
+        assert then is None or then.those(its) == (3,)
+
+
+def test_deletions_that_go_on_hold_nothing_up() -> None:
+    """No two members ever have the same tombstones while users delete."""
+    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    first = {1: state(view, last=5), 2: state(view, last=4)}
+    assert following(view, Found(first, first)) is None
+    later = {1: state(view, last=9), 2: state(view, last=7)}
+    healed = following(view, Found(first, later))
+    assert healed is not None
+    assert not healed.unhealed
+    assert following(view, Found({1: first[1]}, later)) is None
 
 
 def test_the_first_active_member_decides() -> None:
     view = view_of(State.ABSENT, State.ACTIVE, State.ACTIVE)
-    assert [decides(view, number) for number in (1, 2, 3)] == [False, True, False]
+    who = [may_decide(view, number, compares=False) for number in (1, 2, 3)]
+    assert who == [False, True, False]
+
+
+def test_with_etcd_the_first_decides_that_answers_and_reaches_it() -> None:
+    view = view_of(State.ABSENT, State.ACTIVE, State.ACTIVE, State.ACTIVE)
+    who = [may_decide(view, number, compares=True) for number in (1, 2, 3, 4)]
+    assert who == [False, True, True, True]
+    cut_off = MemberState(view.epoch, {}, has_word=False)
+    for changed, decider in (({}, 2), ({2: cut_off}, 3), ({2: cut_off, 3: cut_off}, 4)):
+        states = states_of(view) | changed
+        assert [number for number in view.active if decides(view, states, number)] == [decider]
+    silent = states_of(view)
+    del silent[2]
+    assert decides(view, silent, 3)
+    assert not any(decides(view, dict.fromkeys(view.active, cut_off), one) for one in view.active)
 
 
 def test_a_state_goes_over_the_link_as_it_is() -> None:
-    one = MemberState(5, {ORIGIN: 7, (2, 1 << 60): 0})
-    assert unpack_state(one.pack()) == one
-    for body in (b"", b"\xc1", b"\x91\x05", b"\x92\x05\x91\x01"):
+    for has_word in (True, False):
+        one = MemberState(5, {ORIGIN: 7, (2, 1 << 60): 0}, has_word)
+        assert unpack_state(one.pack()) == one
+    for body in (b"", b"\xc1", b"\x91\x05", b"\x92\x05\x91\x01", b"\x93\x05\x91\x01\xc3"):
         with pytest.raises(ClusterError):
             unpack_state(body)

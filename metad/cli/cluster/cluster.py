@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -19,20 +17,20 @@ from metad import __version__
 from metad.cli import tables
 from metad.cli.cluster import setup
 from metad.cli.cluster.join_client import JoinClient
-from metad.cli.cluster.status import Prospect, found, prospects
+from metad.cli.cluster.members import alone, remove
+from metad.cli.cluster.overview import Overview, ask_directory
+from metad.cli.cluster.status import Prospect, found
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.locked import check_unlocked
-from metad.cluster import alone as going
 from metad.cluster import identity, tokens
 from metad.cluster.tokens import Token, Tokens
-from metad.cluster.view import State
-from metad.errors import ClusterError, ConfigError, OsError, UnavailableError
+from metad.errors import ConfigError, OsError, UnavailableError
 from metad.system.osio import Osio
 
 
 @click.group("cluster", no_args_is_help=False)
 def group() -> None:
-    """Make a cluster of two nodes, and see how it is.
+    """Make several nodes one hub, and see how they are.
 
     \b
     Example:
@@ -46,8 +44,8 @@ def group() -> None:
 def init(place: HubLocation, as_json: bool) -> None:
     """Make this hub the first node of a new cluster; it must be stopped.
 
-    It keeps its mail.  The configuration names the addresses of both nodes in [cluster].  Needs
-    the program openssl.
+    It keeps its mail and users.  The configuration has the table [cluster]: the address of this
+    node, and the other node's or etcd's, which must answer.  Needs the program openssl.
 
     \b
     Example:
@@ -56,7 +54,7 @@ def init(place: HubLocation, as_json: bool) -> None:
     address = setup.own_address(place.config)
     place.make()
     with setup.stopped(place) as store:
-        view = setup.init(store, address)
+        view = setup.init(store, address, place.config.cluster)
     facts = {"cluster": view.cluster, "node": store.node, "address": address}
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -105,7 +103,7 @@ def join(place: HubLocation, token: str, as_json: bool) -> None:
     """Make this hub a node of the cluster that TOKEN is from; it must be stopped.
 
     Its store must be empty.  After its start it takes part in the cluster as soon as it has
-    reached the other node.  Needs the program openssl.
+    reached the active nodes.  Needs the program openssl.
 
     \b
     Example:
@@ -113,11 +111,12 @@ def join(place: HubLocation, token: str, as_json: bool) -> None:
     """
     shown = tokens.parse(token)
     address = setup.own_address(place.config)
-    if shown.address not in place.config.cluster.peers:
+    config = place.config.cluster
+    if not config.etcd and shown.address not in config.peers:
         raise ConfigError(f"cluster.peers: must name {shown.address}, where the token is from")
     place.make()
     with setup.stopped(place) as store, JoinClient(shown, __version__) as client:
-        number, view = setup.join(store, client, address)
+        number, view = setup.join(store, client, address, with_etcd=bool(config.etcd))
     facts = {"cluster": view.cluster, "node": number, "address": address, "epoch": view.epoch}
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -138,61 +137,22 @@ def status(place: HubLocation, as_json: bool) -> None:
     Example:
       metad cluster status
     """
+    with_etcd = bool(place.config.cluster.etcd)
     data = place.enter()
-    view, number, members = found(data, __version__)
-    up = [one.number for one in members if one.is_up]
-    outlook = list(prospects(view, up))
-    facts: dict[str, Any] = {
-        "cluster": view.cluster,
-        "node": number,
-        "epoch": view.epoch,
-        "digest": view.digest.hex(),
-        "copies": view.copies,
-        "copies_of_old_mail": view.read_copies,
-    }
+    etcd = ask_directory(data) if with_etcd else None
+    overview = Overview(*found(data, __version__), etcd)
     if as_json:
-        facts["members"] = [asdict(one) for one in members]
-        facts["outlook"] = [one.facts() for one in outlook]
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(overview.as_json(), indent=2))
         return
-    tables.show_facts({name.replace("_", " "): value for name, value in facts.items()})
+    tables.show_facts(dict(overview.lines()))
     click.echo("")
-    tables.show_table("members", [one.row() for one in members])
+    tables.show_table("members", overview.rows())
     click.echo("")
-    tables.show_table("outlook", [_shown(one) for one in outlook])
+    tables.show_table("outlook", [_shown(one) for one in overview.outlook()])
 
 
-@group.command()
-@hub_options
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
-def alone(place: HubLocation, yes: bool, as_json: bool) -> None:
-    """Let this node go on without the other, which must be off.
-
-    This node then accepts mail again, in one copy.  When the other node is back, it gets what it
-    lacks before it takes part again.  If both nodes go on alone, mail of both is kept, but users
-    see one half of it until the nodes are connected and this command is given on one of them once
-    more.
-
-    \b
-    Example:
-      metad cluster alone
-    """
-    data = place.enter()
-    view, number, members = found(data, __version__)
-    for one in members:
-        if one.number != number and one.epoch:
-            raise ClusterError(f"node {one.number} answers at {one.address}: it is not off")
-    changed = going.alone(view, number)
-    if not yes:
-        others = " and ".join(str(one) for one in changed.those(State.ABSENT))
-        click.confirm(f"Is node {others} off?", abort=True, err=True)
-    setup.go_on_alone(data, changed)
-    facts = {"node": number, "epoch": changed.epoch, "copies": len(changed.active)}
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-    else:
-        tables.show_facts(facts)
+group.add_command(alone)
+group.add_command(remove)
 
 
 def _shown(one: Prospect) -> dict[str, str]:

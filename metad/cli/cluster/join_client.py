@@ -24,6 +24,7 @@ class JoinAnswer(NamedTuple):
     number: int
     ca: bytes
     ca_key: bytes
+    with_etcd: bool
 
 
 class JoinClient:
@@ -66,10 +67,11 @@ class JoinClient:
     def ask(self, earlier: str) -> JoinAnswer:
         """Show the token.  `earlier`: the fingerprint of an attempt before, or ""."""
         body = self._request(joining.ask(self._token.secret, self._release, earlier))
-        cluster, number, ca, key = joining.read_answer(
-            body, cluster=str, number=int, ca=bytes, ca_key=bytes
+        return JoinAnswer(
+            *joining.read_answer(
+                body, cluster=str, number=int, ca=bytes, ca_key=bytes, with_etcd=bool
+            )
         )
-        return JoinAnswer(cluster, number, ca, key)
 
     def enter(self, address: str, own_fingerprint: str) -> View:
         body = self._request(joining.enter(address, own_fingerprint))

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from metad.cli.cluster.join_client import JoinClient
+from metad.cli.cluster.first_view import begin_directory
+from metad.cli.cluster.join_client import JoinAnswer, JoinClient
 from metad.cli.context import HubLocation
 from metad.cluster import identity
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW
 from metad.cluster.view import Member, State, View
 from metad.cluster.view_file import ViewFile
-from metad.config.model import Config
+from metad.config.model import ClusterConfig, Config
 from metad.errors import CannotCreateError, ClusterError, ConfigError, OsError, UnavailableError
 from metad.master.datadir import take_lock
 from metad.store.identity import Store, open_or_make_store, write_identity
@@ -31,8 +32,8 @@ def own_address(config: Config) -> str:
     """Raises ConfigError."""
     if config.cluster.address is None:
         raise ConfigError(
-            f"{config.source or 'configuration'}: cluster.address is missing: where the other "
-            "node reaches this one"
+            f"{config.source or 'configuration'}: cluster.address is missing: where other nodes "
+            "reach this one"
         )
     return config.cluster.address
 
@@ -63,20 +64,26 @@ def stopped(place: HubLocation) -> Iterator[Store]:
         os.close(fd)
 
 
-def init(store: Store, address: str) -> View:
-    """Make the cluster, this store its first node.  Raises OSError, UnavailableError, DataError."""
+def init(store: Store, address: str, config: ClusterConfig) -> View:
+    """Make the cluster, this store its first node.
+
+    Raises OSError, UnavailableError, DataError, ClusterError, ConfigError.
+    """
     cluster = secrets.token_hex(CLUSTER_ID_SIZE)
     ca = make_ca(cluster)
     fingerprint = write_certificates(store.data, ca, make_member(ca, store.node))
     member = Member(store.node, address, fingerprint, State.ACTIVE, healed=False)
     view = View(cluster, 1, (member,), copies=1, read_copies=1, alone="refuse")
-    with _users(store.data) as users:
-        UserMirror(users).lead(view.epoch)
+    if config.etcd:
+        begin_directory(config, view)
+    else:
+        with _users(store.data) as users:
+            UserMirror(users).lead(view.epoch)
     become_node(store, store.node, view)
     return view
 
 
-def join(store: Store, client: JoinClient, address: str) -> tuple[int, View]:
+def join(store: Store, client: JoinClient, address: str, *, with_etcd: bool) -> tuple[int, View]:
     """Join by an open connection: the number of this node, and the view.
 
     Raises OSError, ClusterError, UnavailableError, DataError, CannotCreateError.
@@ -85,6 +92,7 @@ def join(store: Store, client: JoinClient, address: str) -> tuple[int, View]:
     directory = identity.directory(store.data)
     earlier = _earlier(directory)
     answer = client.ask(earlier)
+    _check_mode(answer, with_etcd)
     ca = Pair(answer.ca.decode("ascii", "replace"), answer.ca_key.decode("ascii", "replace"))
     if not earlier or (directory / CA).read_bytes() != answer.ca:
         earlier = write_certificates(store.data, ca, make_member(ca, answer.number))
@@ -92,10 +100,19 @@ def join(store: Store, client: JoinClient, address: str) -> tuple[int, View]:
     member = view.member(answer.number)
     if view.cluster != answer.cluster or member is None or member.fingerprint != earlier:
         raise UnavailableError("the other node answered with a view in which this node is not")
-    with _users(store.data) as users:
-        UserMirror(users).follow(view.active[0], empty=True)
+    if not with_etcd:
+        with _users(store.data) as users:
+            UserMirror(users).follow(view.active[0], empty=True)
     become_node(store, answer.number, view)
     return answer.number, view
+
+
+def _check_mode(answer: JoinAnswer, with_etcd: bool) -> None:
+    """Raises ConfigError."""
+    if answer.with_etcd and not with_etcd:
+        raise ConfigError("cluster.etcd is missing: the cluster of this token has its view in etcd")
+    if with_etcd and not answer.with_etcd:
+        raise ConfigError("cluster.etcd: the cluster of this token has no etcd; name its peers")
 
 
 def go_on_alone(data: Path, view: View) -> None:

@@ -71,22 +71,27 @@ class Prospect:
         }
 
 
-def prospects(view: View, up: Collection[int]) -> Iterator[Prospect]:
+def prospects(
+    view: View, up: Collection[int], *, has_word: bool = True, with_etcd: bool = False
+) -> Iterator[Prospect]:
     """Of the members that are up: what works, and what would after one more failure."""
-    yield _prospect("now", view, up)
+    yield _prospect("now", view, up, has_word=has_word)
     for number in up:
         if number in view.active and len(up) > 1:
             rest = [one for one in up if one != number]
-            yield _prospect(f"if node {number} fails", view, rest)
+            yield _prospect(f"if node {number} fails", view, rest, has_word=has_word)
+    if with_etcd and has_word:
+        yield _prospect("if etcd fails", view, up, has_word=False)
 
 
-def _prospect(when: str, view: View, up: Collection[int]) -> Prospect:
+def _prospect(when: str, view: View, up: Collection[int], *, has_word: bool) -> Prospect:
     entering = set(up).intersection(view.entering)
+    active = set(up).intersection(view.active)
     return Prospect(
         when,
         rules.is_durable(view, up),
-        rules.may_list(view, up, entering, has_word=True),
-        rules.deletion_confirmed(view, set(up).intersection(view.active), has_word=True),
+        rules.may_list(view, up, entering, has_word=has_word),
+        rules.deletion_confirmed(view, active, has_word=has_word),
     )
 
 
