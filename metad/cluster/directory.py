@@ -25,7 +25,7 @@ from typing import Any
 from metad.cluster import absence, seen
 from metad.cluster.absence import LEFT_OUT, Absences
 from metad.cluster.current_view import CurrentView
-from metad.cluster.directory_keys import Found, Keys, as_found, read_directory
+from metad.cluster.directory_keys import Found, Identity, Keys, as_found, read_directory
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import EtcdError, Outcome, missing, puts, reads, unchanged
 from metad.cluster.seen import Seen, SeenFile
@@ -78,6 +78,14 @@ class Directory:
     def frozen(self) -> str:
         """Why the directory is not trusted; "": it is."""
         return self._seen.frozen if self._seen is not None else ""
+
+    @property
+    def trusted(self) -> Identity | None:
+        """Which directory in etcd is trusted; None: none, or it was not read yet."""
+        known = self._seen
+        if known is None or known.frozen or not known.id or self.found is None:
+            return None
+        return Identity(known.id, known.generation)
 
     def view(self) -> View:
         """The view in force.  Raises ClusterError, OSError."""

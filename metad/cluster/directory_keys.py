@@ -40,6 +40,10 @@ class Keys:
         return f"{self.root}view"
 
     @property
+    def users(self) -> str:
+        return f"{self.root}users/"
+
+    @property
     def all_alive(self) -> str:
         return f"{self.root}alive/"
 

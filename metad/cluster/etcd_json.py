@@ -63,10 +63,12 @@ class Change(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What a watch saw, up to `revision`; none at first, when it has begun."""
+    """What a watch saw, up to `revision`; none at first, when it has begun.  `more`: the next ones
+    may be of the same revision."""
 
     revision: int
     changes: Sequence[Change]
+    more: bool = False
 
 
 # --- Requests -------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def changes_of(result: Json) -> Changes:
         changes = [_change(one) for one in result.get("events", [])]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise EtcdError("an event of etcd cannot be read") from None
-    return Changes(revision_of(result), changes)
+    return Changes(revision_of(result), changes, result.get("fragment") is True)
 
 
 def _change(event: Json) -> Change:

@@ -25,6 +25,11 @@ import msgpack
 from metad.errors import ClusterError, MetadError
 from metad.limits import CLUSTER_LOCAL_CLIENTS, CLUSTER_LOCAL_FRAME, CLUSTER_LOCAL_IDLE
 
+
+class AwayError(ClusterError):
+    """The directory process cannot be reached, or did not answer in time."""
+
+
 Message = dict[str, Any]
 Handler = Callable[[Message], Awaitable[Message]]
 _LENGTH = struct.Struct(">I")
@@ -68,14 +73,14 @@ def _good(answer: Message) -> Message:
     return answer
 
 
-def _away(error: Exception) -> ClusterError:
+def _away(error: Exception) -> AwayError:
     if isinstance(error, TimeoutError):
         reason = "it does not answer in time"
     elif isinstance(error, EOFError):
         reason = "it closed the connection"
     else:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ClusterError(f"the directory process cannot be asked: {reason}")
+    return AwayError(f"the directory process cannot be asked: {reason}")
 
 
 # --- Asking ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ Rules of this file:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from metad.errors import DataError
@@ -73,6 +73,41 @@ class MirroredUsers(UserDatabase):
         with self._translated, self._env.begin() as txn:
             number: int = ID.unpack(txn.get(b"next", ID.pack(0), db=self._meta))[0]
         return max(number, self._numbers.next())
+
+    # -- for an upload
+
+    def all_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """All rows, read in pieces."""
+        yield rows.SECRET, self._secret
+        yield rows.NEXT, b"%d" % self.next_number
+        yield rows.ALIASES, b""
+        for number, tombstone in self._tombstones():
+            yield rows.removed_key(number), tombstone
+        for address, raw in self._entries():
+            members = unpack_alias(raw)
+            if members is not None:
+                yield rows.ROW + address, rows.alias_row(members)
+            elif (account := unpack_entry(address, raw)) is not None:
+                with self._translated, self._env.begin(self._accounts) as txn:
+                    record = bytes(txn.get(ID.pack(account.id), b""))
+                yield rows.ROW + address, rows.account_row(account.id, record)
+
+    def _tombstones(self) -> list[tuple[int, bytes]]:
+        with self._translated, self._env.begin(self._removed) as txn:
+            return [(ID.unpack(key)[0], bytes(raw)) for key, raw in txn.cursor()]
+
+    def has_row(self, key: bytes) -> bool:
+        """Whether an upload writes this row."""
+        table, name = self._meta, key
+        if key.startswith(rows.ROW):
+            table, name = self._addresses, key.removeprefix(rows.ROW)
+        elif key.startswith(rows.REMOVED):
+            table = self._removed
+            name = ID.pack(rows.read_number(key.removeprefix(rows.REMOVED)))
+        elif key in (rows.SECRET, rows.NEXT, rows.ALIASES):
+            return True
+        with self._translated, self._env.begin(table) as txn:
+            return txn.get(name) is not None
 
     # -- entering rows
 

@@ -34,6 +34,9 @@ from metad.loglines import LogLines
 from metad.store.identity import open_store
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
+from metad.users.mirrored import MirroredUsers
+from metad.users.rows import Change
+from metad.users.user_directory import UserDirectory, UserDirectoryNode
 
 TICK_SECONDS = 0.5
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -70,9 +73,11 @@ class DirectoryProcess:
         async with Etcd(config.cluster) as etcd:
             server = LocalServer(local.socket_path(config.data), self._report)
             made = Directory(etcd, self._node())
-            register(server, made)
+            users = self._users(etcd, made)
+            register(server, made, users)
             await server.start()
-            tasks = [asyncio.create_task(one) for one in (made.run(), self._tick())]
+            running = (made.run(), users.run(), self._tick())
+            tasks = [asyncio.create_task(one) for one in running]
             self._setup.ready()
             try:
                 await self._until_ended(tasks)
@@ -114,9 +119,17 @@ class DirectoryProcess:
             report=self._report,
         )
 
+    def _users(self, etcd: Etcd, made: Directory) -> UserDirectory:
+        """Raises DataError, OsError."""
+        database = MirroredUsers(self._setup.config.data / "users", create=True)
+        if not database.in_directory:  # lost or restored: all rows come again
+            database.follow(empty=False)
+        node = UserDirectoryNode(made.node.number, made.keys, lambda: made.trusted, self._report)
+        return UserDirectory(etcd, node, database)
 
-def register(server: LocalServer, made: Directory) -> None:
-    """What every directory answers.  Others add to it."""
+
+def register(server: LocalServer, made: Directory, users: UserDirectory) -> None:
+    """What a directory answers."""
 
     async def propose(message: Message) -> Message:
         data: Any = message.get("view")
@@ -130,7 +143,12 @@ def register(server: LocalServer, made: Directory) -> None:
         return {"epoch": view.epoch}
 
     async def status(_: Message) -> Message:
-        return made.status()
+        shown = {"users_revision": users.position.revision, "users_error": users.error}
+        return {**made.status(), **shown}
+
+    async def change_users(message: Message) -> Message:
+        is_done = await users.change(Change.decode(message.get("change")))
+        return {"overtaken": not is_done}
 
     async def remove(message: Message) -> Message:
         return await answer_removal(made, made.node.number, message)
@@ -138,6 +156,7 @@ def register(server: LocalServer, made: Directory) -> None:
     server.register("propose", propose)
     server.register("remove", remove)
     server.register("status", status)
+    server.register("users", change_users)
 
 
 def places(config: Config) -> list[Path]:

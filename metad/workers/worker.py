@@ -113,7 +113,7 @@ class MailWorker:
         )
         self._start_layer(context)
         context.filters = make_chain(config, loop, setup.row, self._log)
-        self._user_mirroring = self._mirror_users(context) if config.cluster.address else None
+        self._user_mirroring = self._mirror_users(context) if config.cluster.peers else None
         return context
 
     def _mirror_users(self, context: WorkerContext) -> UserMirroring:

@@ -17,7 +17,7 @@ from metad.cli.mail.mailstore import usage_of
 from metad.cli.user.users import open_users, said, user
 from metad.config import checks
 from metad.errors import DataError, MetadError, NoSuchUserError, UsageError
-from metad.users import hashes
+from metad.users import directory_client, hashes
 from metad.users.account import MAX_COUNT, MAX_QUOTA, MAX_SCORE, Account, Alias, Policy
 from metad.users.database import UserDatabase
 from metad.users.last_logins import LastLogins
@@ -259,7 +259,7 @@ def alias(
         raise UsageError("--add takes members")
     making = bool(members) and how is None
     data = place.make() if making else place.enter()
-    with UserDatabase(data / "users", create=making) as database:
+    with directory_client.open_users(data / "users", create=making) as database:
         old = database.alias(address)
         if old is None and not making:
             raise NoSuchUserError(f"{address}: no such alias")

@@ -22,7 +22,7 @@ from metad.cli.progress import Progress
 from metad.cli.user.users import iterations, open_users, user
 from metad.config import checks
 from metad.errors import EX_DATAERR, EX_OK, DataError, OsError, UsageError
-from metad.users import passwords
+from metad.users import directory_client, passwords
 from metad.users.account import Account
 from metad.users.database import UserDatabase, account_address
 from metad.users.imports import import_entries, importers
@@ -115,7 +115,7 @@ def _open(stack: ExitStack, path: Path) -> importers.Text:
 def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) -> UserDatabase:
     """The database; for a dry run without one, a temporary empty one."""
     if not dry_run:
-        return UserDatabase(place.make() / "users", create=True, iterations=work)
+        return directory_client.open_users(place.make() / "users", create=True, iterations=work)
     if (place.data / "users" / "data.mdb").exists():
         return UserDatabase(place.enter() / "users", iterations=work)
     empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="metad-"))

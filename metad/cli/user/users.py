@@ -13,6 +13,7 @@ from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.lazy import LazyGroup
 from metad.cli.tables import print_array, write_lines
 from metad.errors import ConfigError, DataError, NoSuchUserError, UsageError
+from metad.users import directory_client
 from metad.users.account import Alias
 from metad.users.database import Account, UserDatabase
 
@@ -62,7 +63,9 @@ def add(
         raise UsageError("--password-stdin and --no-password exclude each other")
     work = iterations(place)
     password = None if no_password else read_password(password_stdin)
-    with UserDatabase(place.make() / "users", create=True, iterations=work) as database:
+    with directory_client.open_users(
+        place.make() / "users", create=True, iterations=work
+    ) as database:
         account = database.add(address, password)
     said(account, f"added {account.address}, mailbox {account.id}", as_json)
 
@@ -103,7 +106,7 @@ def passwd(place: HubLocation, address: str, password_stdin: bool, as_json: bool
     """
     work = iterations(place)
     password = read_password(password_stdin)
-    with UserDatabase(place.enter() / "users", iterations=work) as database:
+    with directory_client.open_users(place.enter() / "users", iterations=work) as database:
         account = database.set_password(address, password)
     said(account, f"changed the password of {account.address}", as_json)
 
@@ -194,7 +197,7 @@ def said(one: Any, text: str, as_json: bool) -> None:
 
 def open_users(place: HubLocation) -> UserDatabase:
     """The existing users database, opened as its owner."""
-    return UserDatabase(place.enter() / "users")
+    return directory_client.open_users(place.enter() / "users")
 
 
 def iterations(place: HubLocation) -> int:

@@ -1,0 +1,44 @@
+"""A change of users as a transaction of etcd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from metad.cluster import etcd_json
+from metad.cluster.etcd_json import Json
+from metad.users import rows
+from metad.users.rows import Change
+
+
+def compare(prefix: str, change: Change) -> list[Json]:
+    """That none of the rows on which it was decided was written since."""
+    found = []
+    for row in change.present:
+        found += [_exists(prefix + row.decode()), _older(prefix + row.decode(), change.revision)]
+    found += [etcd_json.missing(prefix + row.decode()) for row in change.absent]
+    found += [_older(prefix + row.decode(), change.revision) for row in change.either]
+    if len(found) <= rows.MOST_COMPARED:
+        return found
+    # Every change writes a row, so this notices what was deleted, too.
+    end = etcd_json.text(etcd_json.end_of_prefix(prefix))
+    return [{**_older(prefix, change.revision), "range_end": end}]
+
+
+def _exists(key: str) -> Json:
+    return {"key": etcd_json.text(key), "target": "VERSION", "result": "GREATER", "version": "0"}
+
+
+def _older(key: str, revision: int) -> Json:
+    """Compare: its last change was at this revision or before, or it is not there."""
+    number = str(revision + 1)
+    return {"key": etcd_json.text(key), "target": "MOD", "result": "LESS", "mod_revision": number}
+
+
+def writes(prefix: str, change: Change) -> list[Json]:
+    found = [etcd_json.puts(prefix + row.decode(), value) for row, value in change.puts]
+    return found + [etcd_json.deletes(prefix + row.decode()) for row in change.deletes]
+
+
+def latest(found: Iterable[etcd_json.Row]) -> int:
+    """The revision of the last change of users, by the rows "last/NODE"."""
+    return max((row.mod for row in found), default=0)

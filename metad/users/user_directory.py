@@ -1,0 +1,258 @@
+"""The users of a cluster between etcd and this node's mirror, within the directory process.
+
+    a command's Change -> `change` -> one transaction of etcd
+    etcd -> a watch, or all rows -> the mirror
+
+Rules of this file:
+
+* Nothing is changed, entered or reloaded unless the directory in etcd is trusted.
+* A watch begins at the revision after the mirror's.  Where that has been compacted, all rows are
+  read again at one revision; not if no user has changed since, which "last/NODE" tells.
+* An etcd that is away delays changes of users, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import aclosing
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from metad.cluster import etcd_json
+from metad.cluster.directory_keys import Identity, Keys
+from metad.cluster.etcd import Etcd
+from metad.cluster.etcd_json import CompactedError, EtcdError, Outcome
+from metad.errors import ClusterError, MetadError
+from metad.system.backoff import Backoff
+from metad.users import etcd_rows, rows
+from metad.users.mirrored import MirroredUsers, Reload
+from metad.users.rows import Change, Position, Row
+
+AGAIN: Final = Backoff(0.1, 5.0)
+# Until the mirror has what etcd has.
+MIRRORED_S: Final = 5.0
+# Lines of the log about rows that are wrong, for one page or watch.
+MOST_LINES: Final = 5
+
+
+class UserDirectoryNode(NamedTuple):
+    """What it needs of its node.  `trusted`: the directory in etcd; None while it is not."""
+
+    number: int
+    keys: Keys
+    trusted: Callable[[], Identity | None]
+    report: Callable[[str], None]
+
+
+class UserDirectory:
+    """`users` is this node's database, of which this is the only writer."""
+
+    def __init__(self, etcd: Etcd, node: UserDirectoryNode, users: MirroredUsers) -> None:
+        self._etcd = etcd
+        self._node = node
+        self._users = users
+        self._prefix = node.keys.users
+        self._lock = asyncio.Lock()
+        self._position = users.position()
+        self._moved = asyncio.Event()
+        self._error = ""
+
+    @property
+    def position(self) -> Position:
+        """What the mirror has."""
+        return self._position
+
+    @property
+    def error(self) -> str:
+        """Why the mirror does not follow etcd now; "": it does."""
+        return self._error
+
+    # -- etcd to mirror
+
+    async def run(self) -> None:
+        """For ever."""
+        failures = 0
+        while True:
+            try:
+                if self._node.trusted() is not None:  # otherwise the directory reports it
+                    await self._follow()
+                failures = 0
+            except MetadError as error:
+                failures += 1
+                self._note(str(error))
+            await asyncio.sleep(max(AGAIN.first, AGAIN.delay(failures)))
+
+    def _note(self, error: str) -> None:
+        if error and not self._error:
+            self._node.report(f"warning: users: {error}; those on this node stay as they are")
+        elif self._error and not error:
+            self._node.report("users: this node has what etcd has again")
+        self._error = error
+
+    def _trusted(self) -> Identity:
+        """Raises ClusterError."""
+        identity = self._node.trusted()
+        if identity is None:
+            raise ClusterError("the directory in etcd is not trusted, or was not read yet")
+        return identity
+
+    async def _follow(self) -> None:
+        """Until something is wrong.  Raises ClusterError, DataError."""
+        identity = self._trusted()
+        found = await self._look(identity)
+        latest = etcd_rows.latest(found.found[1])
+        name = identity.encode().decode()
+        if self._position.identity != name or not self._position.revision:
+            await self._reload(identity, found.revision)
+        elif latest <= self._position.revision:
+            self._enter([], found.revision)  # nothing has changed in between
+        await self._raise_next(identity, found)
+        try:
+            await self._watch(identity)
+        except CompactedError:
+            await self._reload(identity, 0)
+
+    async def _look(self, identity: Identity) -> Outcome:
+        """The identity, "last" and "next", all at one revision.  Raises ClusterError."""
+        found = await self._etcd.read(
+            etcd_json.reads(self._node.keys.identity),
+            etcd_json.reads_prefix(self._key(rows.LAST)),
+            etcd_json.reads(self._key(rows.NEXT)),
+        )
+        there = [row.value for row in found.found[0]]
+        if there != [identity.encode()]:
+            raise ClusterError("etcd has another directory")
+        if found.revision < self._position.revision and self._position.identity == (
+            identity.encode().decode()
+        ):
+            raise ClusterError(f"etcd has gone back from revision {self._position.revision}")
+        return found
+
+    async def _watch(self, identity: Identity) -> None:
+        end = etcd_json.end_of_prefix(self._prefix)
+        after = self._position.revision + 1
+        held: list[etcd_json.Change] = []
+        async with aclosing(self._etcd.watch(self._prefix, end, after)) as watching:
+            async for changes in watching:
+                if self._node.trusted() != identity:
+                    raise ClusterError("the directory in etcd is not trusted any more")
+                self._note("")
+                held += changes.changes
+                if held and not changes.more:
+                    self._enter(_by_revision(self._prefix, held), held[-1].mod)
+                    held = []
+
+    def _enter(self, revisions: list[list[Row]], revision: int) -> None:
+        position = Position(self._trusted().encode().decode(), revision)
+        self._tell(self._users.apply(revisions, position))
+        self._move(position)
+
+    def _move(self, position: Position) -> None:
+        self._position = position
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _tell(self, wrong: list[str]) -> None:
+        for text in wrong[:MOST_LINES]:
+            self._node.report(f"warning: users: {text}")
+        if len(wrong) > MOST_LINES:
+            self._node.report(f"warning: users: {len(wrong) - MOST_LINES} more rows are wrong")
+
+    async def _reload(self, identity: Identity, revision: int) -> None:
+        """All rows, at this revision; 0: at the newest.  Raises ClusterError, DataError."""
+        if not revision:
+            revision = (await self._look(identity)).revision
+        position = Position(identity.encode().decode(), revision)
+        reload: Reload = self._users.reload(position)
+        async for page in self._etcd.prefix(self._prefix, revision):
+            if self._node.trusted() != identity:
+                raise ClusterError("the directory in etcd is not trusted any more")
+            reload.add([(self._relative(row.key), row.value) for row in page.rows])
+        reload.finish()
+        self._tell(reload.wrong)
+        self._move(position)
+
+    async def _raise_next(self, identity: Identity, found: Outcome) -> None:
+        """No number that was given on this node is given again, whatever etcd has lost."""
+        row = found.found[2][0] if found.found[2] else None
+        own = self._users.next_number
+        if row is None or own <= rows.read_number(row.value):
+            return
+        compare = [
+            etcd_json.equals(self._node.keys.identity, identity.encode()),
+            etcd_json.unchanged(row.key, row.mod),
+        ]
+        then = [etcd_json.puts(row.key, b"%d" % own), self._token(secrets.token_bytes(8))]
+        async with self._lock:
+            await self._etcd.transact(compare, then)  # another try comes with the next watch
+
+    # -- mirror to etcd
+
+    async def change(self, change: Change) -> bool:
+        """Carry a change out, and wait until the mirror has it.
+
+        False: another change came first, which the mirror has now.  Raises ClusterError.
+        """
+        identity = self._trusted()
+        async with self._lock:
+            outcome = await self._transact(identity, change)
+        if outcome.succeeded:
+            if not await self._reach(outcome.revision):
+                raise ClusterError(
+                    "it stands in etcd and holds on the other nodes, but this node has not seen "
+                    "it yet"
+                )
+            return True
+        latest = etcd_rows.latest(outcome.found[0])
+        if latest <= change.revision:
+            raise ClusterError("the users in etcd are not those of this node, or not trusted")
+        if not await self._reach(latest):
+            raise ClusterError("this node does not have the latest users of the cluster")
+        return False
+
+    async def _transact(self, identity: Identity, change: Change) -> Outcome:
+        """Raises EtcdError."""
+        token = secrets.token_bytes(8)
+        compare = [etcd_json.equals(self._node.keys.identity, identity.encode())]
+        compare += etcd_rows.compare(self._prefix, change)
+        then = [*etcd_rows.writes(self._prefix, change), self._token(token)]
+        last = etcd_json.reads_prefix(self._key(rows.LAST))
+        try:
+            return await self._etcd.transact(compare, then, [last])
+        except EtcdError:  # it may have succeeded
+            found = await self._etcd.read(last)
+            for row in found.found[0]:
+                if row.value == token:
+                    return Outcome(True, row.mod, ())
+            raise
+
+    async def _reach(self, revision: int) -> bool:
+        """Whether the mirror has a revision, within some seconds."""
+        try:
+            async with asyncio.timeout(MIRRORED_S):
+                while self._position.revision < revision:
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _token(self, token: bytes) -> etcd_json.Json:
+        return etcd_json.puts(f"{self._key(rows.LAST)}{self._node.number}", token)
+
+    def _key(self, relative: bytes) -> str:
+        return self._prefix + relative.decode()
+
+    def _relative(self, key: str) -> bytes:
+        return key[len(self._prefix) :].encode()
+
+
+def _by_revision(prefix: str, changes: list[etcd_json.Change]) -> list[list[Row]]:
+    return [
+        [
+            (one.key[len(prefix) :].encode(), None if one.row is None else one.row.value)
+            for one in group
+        ]
+        for _, group in groupby(changes, key=lambda one: one.mod)
+    ]
