@@ -16,10 +16,12 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Self
 
 from metad.cluster.etcd_json import (
@@ -60,12 +62,7 @@ class Etcd:
     """Made and used within a running loop.  Raises UnavailableError, ConfigError when made."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        try:
-            import aiohttp  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            raise UnavailableError(
-                "etcd needs the Python package aiohttp: install metad[cluster]"
-            ) from None
+        aiohttp = load()
         self._errors = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
         self._not_sent = aiohttp.ClientConnectorError
         self._timeout = aiohttp.ClientTimeout
@@ -213,6 +210,16 @@ class Etcd:
             url, data=json.dumps(body), timeout=timeout, allow_redirects=False
         ) as response:
             yield response
+
+
+def load() -> ModuleType:
+    """aiohttp, imported as long as its files may be read.  Raises UnavailableError."""
+    try:
+        return importlib.import_module("aiohttp")
+    except ImportError:
+        raise UnavailableError(
+            "cluster.etcd needs the Python package aiohttp: install metad[cluster]"
+        ) from None
 
 
 def tls_context(config: ClusterConfig) -> ssl.SSLContext:

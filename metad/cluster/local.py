@@ -88,11 +88,12 @@ def _away(error: Exception) -> AwayError:
 
 def ask(path: Path, message: Message, patience_s: float = 10.0) -> Message:
     """The answer, for a command: this waits.  Raises ClusterError."""
+    data = _encode(message)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(patience_s)
             _connect(sock, path)
-            sock.sendall(_encode(message))
+            sock.sendall(data)
             return _good(_decode(_receive(sock, _length(_receive(sock, _LENGTH.size)))))
     except (OSError, EOFError) as error:
         raise _away(error) from None
@@ -120,11 +121,11 @@ def _receive(sock: socket.socket, count: int) -> bytes:
 
 async def request(path: Path, message: Message, patience_s: float = 10.0) -> Message:
     """The answer, for a process with a loop.  Raises ClusterError."""
-    writer = None
+    data, writer = _encode(message), None
     try:
         async with asyncio.timeout(patience_s):
             reader, writer = await asyncio.open_unix_connection(str(path))
-            writer.write(_encode(message))
+            writer.write(data)
             return _good(await _read(reader))
     except (OSError, EOFError) as error:
         raise _away(error) from None
@@ -150,7 +151,7 @@ class LocalServer:
         self._report = report
         self._handlers: dict[str, Handler] = {}
         self._server: asyncio.AbstractServer | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     def register(self, op: str, handler: Handler) -> None:
         """`handler` returns what the answer has besides "ok", or raises MetadError."""
@@ -170,21 +171,23 @@ class LocalServer:
             os.umask(mask)
         self._server = await asyncio.start_unix_server(self._serve, sock=sock)
 
-    def close(self) -> None:
-        """Idempotent."""
+    async def close(self) -> None:
+        """Requests that are being carried out are not waited for.  Idempotent."""
         if self._server is not None:
             self._server.close()
             self._server = None
             with suppress(OSError):
                 os.unlink(self._path)
-        for writer in list(self._clients):
-            writer.close()
+        tasks = [task for task in self._clients.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._clients) >= CLUSTER_LOCAL_CLIENTS:
             writer.close()
             return
-        self._clients.add(writer)
+        self._clients[writer] = asyncio.current_task()
         try:
             while True:
                 async with asyncio.timeout(CLUSTER_LOCAL_IDLE):
@@ -196,7 +199,7 @@ class LocalServer:
         except ClusterError as error:
             self._report(f"warning: the directory's socket: {error}")
         finally:
-            self._clients.discard(writer)
+            del self._clients[writer]
             writer.close()
 
     async def _answer(self, message: Message) -> Message:

@@ -14,7 +14,6 @@ from contextlib import suppress
 
 import metad
 from metad.config.model import Config
-from metad.errors import UnavailableError
 from metad.users.preload import preload as preload_users
 
 # Not part of the hub: separate programs.
@@ -69,14 +68,10 @@ def preload(config: Config | None = None) -> None:
 
 def preload_for(config: Config) -> None:
     """What this configuration needs besides.  Raises UnavailableError."""
-    if not config.cluster.etcd:
-        return
-    try:
-        importlib.import_module("aiohttp")
-    except ImportError:
-        raise UnavailableError(
-            "cluster.etcd needs the Python package aiohttp: install metad[cluster]"
-        ) from None
+    if config.cluster.etcd:
+        from metad.cluster import etcd
+
+        etcd.load()
 
 
 def _load(package: str, paths: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ Rule of this file: it only reads; a wrong cell causes a wrong figure and nothing
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ class Facts(NamedTuple):
     """`totals`: counters since the start; `now`: present values; `workers`: their process rows;
     `collector`: its counters; `logs`: rows of the log table that exist; `labelled`: totals by name
     and label; `histograms`: by name; `owners`: processes by row; `clock_suspect`: the wall clock is
-    not trusted; `damaged_logs`: where each process last found a damaged record."""
+    not trusted; `damaged_logs`: where each process last found a damaged record; `untrusted_since`:
+    when the cluster's directory was found wrong, 0 if it is not; `word_age`: of etcd's word in
+    seconds, None if there is none."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -35,6 +38,8 @@ class Facts(NamedTuple):
     owners: Mapping[int, str] = {}
     clock_suspect: bool = False
     damaged_logs: frozenset[int] = frozenset()
+    untrusted_since: int = 0
+    word_age: float | None = None
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -60,8 +65,14 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
     damaged = frozenset(row[Cell.DAMAGED_LOG] for row in living) - {0}
     suspect = bool(area.clock_suspect)
     return Facts(
-        totals, now, workers, collector, logs, labelled, measured, owners, suspect, damaged
-    )
+        totals, now, workers, collector, logs, labelled, measured, owners, suspect, damaged,
+        area.frozen_cell[0], _word_age(area),
+    )  # fmt: skip
+
+
+def _word_age(area: SharedArea) -> float | None:
+    at = area.word_cells[0][0]
+    return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - at) / 1e9 if at else None
 
 
 def as_json(facts: Facts, log_size: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from metad.config.model import Config
 from metad.errors import MetadError
+from metad.limits import CLUSTER_WORD
 from metad.monitor.facts import Facts
 from metad.store.log_space import needed_space
 from metad.store.log_table import State
@@ -101,6 +102,8 @@ class Health:
                 )
         for line in self._certificate_lines(config, now):
             yield Problem(line, "renew it: metad tls install")
+        if config.cluster.etcd:
+            yield from _directory(facts)
         if facts.totals["log_lines_dropped"]:
             yield Problem(
                 "log lines were dropped: nothing reads the log quickly enough",
@@ -166,6 +169,21 @@ def _writing(facts: Facts) -> Iterator[Problem]:
         if begun:
             refuses = stops and len(begun) == len(facts.workers)
             yield Problem(text, remedy, refuses, min(begun))
+
+
+def _directory(facts: Facts) -> Iterator[Problem]:
+    """Mail goes on without etcd, until a member fails."""
+    if facts.untrusted_since:
+        yield Problem(
+            "the directory in etcd was wiped or rolled back",
+            "on the node with the greatest epoch: metad cluster restore-directory",
+            since=facts.untrusted_since,
+        )
+    elif facts.word_age is None or facts.word_age > CLUSTER_WORD:
+        yield Problem(
+            "etcd does not answer: the view of the cluster and users cannot be changed",
+            "see the log for the reason, and metad cluster status",
+        )
 
 
 def _since(facts: Facts, cell: Cell) -> int:

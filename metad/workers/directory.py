@@ -84,7 +84,7 @@ class DirectoryProcess:
             finally:
                 for task in tasks:
                     task.cancel()
-                server.close()
+                await server.close()
                 self._log.flush()
         return 0
 

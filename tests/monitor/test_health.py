@@ -35,6 +35,7 @@ class Hub:
         self.clock_suspect = False
         self.logs: list[Row] = []
         self.damaged_logs: frozenset[int] = frozenset()
+        self.more: dict[str, Any] = {}
 
     def look(self) -> Any:
         cells = self.cells + [{}] * (len(self.beats) - len(self.cells))
@@ -44,7 +45,7 @@ class Hub:
         ]
         facts = Facts(
             self.totals, {}, rows, self.collector, self.logs,
-            clock_suspect=self.clock_suspect, damaged_logs=self.damaged_logs,
+            clock_suspect=self.clock_suspect, damaged_logs=self.damaged_logs, **self.more,
         )  # fmt: skip
         report = self.health.look(facts)
         return SimpleNamespace(
@@ -153,6 +154,36 @@ def test_what_workers_note_is_a_problem_since_the_first_did(
     assert hub.look().state == most
     assert hub.look().since == [800_000]
     hub.cells = []
+    assert hub.look().state == SERVING
+
+
+CLUSTER = '[cluster]\naddress = "10.0.0.1:7525"\netcd = ["http://10.0.0.9:2379"]\n[limits]\n'
+
+
+@pytest.mark.parametrize(
+    ("since", "age", "text"),
+    [
+        (0, 10.0, ""),
+        (0, 10.1, "etcd does not answer"),
+        (0, None, "etcd does not answer"),
+        (900_000, 1.0, "the directory in etcd was wiped or rolled back"),
+    ],
+)
+def test_the_directory_of_a_cluster_degrades(
+    tmp_path: Path, since: int, age: float | None, text: str
+) -> None:
+    hub = Hub(tmp_path, CLUSTER + 'message_size = "1MiB"\n')
+    hub.more = {"untrusted_since": since, "word_age": age}
+    found = hub.look()
+    assert [one[: len(text)] for one in found.texts] == ([text] if text else [])
+    assert found.state == (DEGRADED if text else SERVING)
+    if since:
+        assert found.since == [since]
+        assert "restore-directory" in found.facts[0]["remedy"]
+
+
+def test_a_hub_that_is_alone_needs_no_etcd(hub: Hub) -> None:
+    hub.more = {"word_age": None}
     assert hub.look().state == SERVING
 
 

@@ -19,6 +19,7 @@ from metad.cli.cluster import setup
 from metad.cli.cluster.join_client import JoinClient
 from metad.cli.cluster.members import alone, remove
 from metad.cli.cluster.overview import Overview, ask_directory
+from metad.cli.cluster.restore_directory import restore_directory
 from metad.cli.cluster.status import Prospect, found
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.locked import check_unlocked
@@ -169,3 +170,6 @@ def _runs(place: HubLocation) -> bool:
     except UnavailableError:
         return True
     return False
+
+
+group.add_command(restore_directory)
