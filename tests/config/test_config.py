@@ -11,6 +11,7 @@ from metad import limits
 from metad.config import checks
 from metad.config import model as config_model
 from metad.config import parse as config_parse
+from metad.config.inside import inside
 from metad.config.line_numbers import find_line
 from metad.config.model import Config, Listener
 from metad.config.parse import parse
@@ -292,9 +293,51 @@ def test_a_node_of_a_cluster_listens_for_the_other():
     assert alone.listeners == alone.listen
 
 
+ETCD = """[cluster]
+address = "10.0.0.1:7525"
+etcd = ["https://10.0.0.1:2379/", "http://[fd00::2]:2379"]
+etcd_ca = "/etc/metad/etcd-ca.pem"
+etcd_certificate = "/etc/metad/etcd.pem"
+etcd_key = "/etc/metad/etcd.key"
+absent_after = "1min"
+"""
+
+
+def test_a_node_of_a_cluster_knows_etcd():
+    cluster = parse(ETCD, None, Path("/srv/m"), HOME).cluster
+    assert cluster.etcd == ("https://10.0.0.1:2379", "http://[fd00::2]:2379")
+    assert (cluster.peers, cluster.absent_after) == ((), 60)
+    names = ["etcd-ca.pem", "etcd.pem", "etcd.key"]
+    assert cluster.etcd_files == tuple(Path("/etc/metad") / name for name in names)
+    assert parse(CLUSTER, None, Path("/srv/m"), HOME).cluster.etcd_files == ()
+
+
+def test_the_files_for_etcd_are_below_the_chroot_and_seen_from_inside():
+    chroot = 'chroot = "/srv"\n' + ETCD
+    with pytest.raises(ConfigError, match=r"cluster.etcd_ca: .*not below the chroot"):
+        parse(chroot, None, Path("/srv/m"), HOME)
+    config = inside(parse(chroot.replace("/etc/metad", "/srv/tls"), None, Path("/srv/m"), HOME))
+    assert config.data == Path("/m")
+    names = ["etcd-ca.pem", "etcd.pem", "etcd.key"]
+    assert config.cluster.etcd_files == tuple(Path("/tls") / name for name in names)
+    alone = parse('chroot = "/srv"\n', None, Path("/srv/m"), HOME)
+    assert inside(alone).cluster.etcd_files == ()
+    assert inside(parse("", None, Path("/srv/m"), HOME)).data == Path("/srv/m")
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [
+        ('[cluster]\netcd = ["http://10.0.0.2:2379"]\n', "cluster.etcd: means nothing without"),
+        (ETCD + 'peers = ["10.0.0.2:7525"]\n', "cluster.peers: means nothing with cluster.etcd"),
+        (ETCD.replace("https://", "ftp://"), "cluster.etcd: must be a URL such as"),
+        (ETCD.replace("https://10.0.0.1", "https://etcd.example"), "begin with an IP address"),
+        (ETCD.replace("1:2379/", "1:2379/v3"), "cluster.etcd: must end in a port"),
+        (ETCD.replace("https://10", "http://10"), "etcd_ca: means nothing without an https URL"),
+        (ETCD.replace("etcd_key", "#"), "cluster.etcd_certificate: needs cluster.etcd_key"),
+        (ETCD.replace("etcd_certificate", "#"), "cluster.etcd_key: needs cluster.etcd_certificate"),
+        (ETCD.replace("1min", "14s"), "cluster.absent_after: must be from 15s to 1w"),
+        (ETCD.replace("1min", "8d"), "cluster.absent_after: must be from 15s to 1w"),
         ('[cluster]\npeers = ["10.0.0.2:7525"]\n', "cluster.peers: means nothing without"),
         ('[cluster]\naddress = "10.0.0.1:7525"\n', "must name the other node of a cluster of two"),
         (CLUSTER.replace("2:7525", '2:7525", "10.0.0.3:1'), "must name the other node"),

@@ -63,6 +63,21 @@ def test_a_hub_becomes_the_node_of_a_cluster_only_by_a_restart():
     assert plan.config == old
 
 
+def test_etcd_may_move_and_neither_come_nor_go_without_a_restart():
+    peers = configured("cluster = {address = '10.0.0.1:25', peers = ['10.0.0.2:25']}")
+    one, other = (
+        configured(f"cluster = {{address = '10.0.0.1:25', etcd = ['http://10.0.0.{end}:2379']}}")
+        for end in (8, 9)
+    )
+    moved = planned(one, other)
+    assert (moved.changed, moved.kept) == (["cluster.etcd"], {})
+    assert moved.config.cluster.etcd == ("http://10.0.0.9:2379",)
+    for old, new in ((peers, one), (one, peers), (configured(""), one)):
+        kept = planned(old, new)
+        assert "cluster.etcd" in kept.kept
+        assert kept.config.cluster == old.cluster
+
+
 def test_a_new_port_is_taken_and_a_privileged_one_needs_a_restart():
     old = configured("", "127.0.0.1:2525")
     plan = planned(old, configured("", "127.0.0.1:2525", "127.0.0.1:2526", "127.0.0.1:25"))

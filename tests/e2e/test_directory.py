@@ -1,0 +1,166 @@
+"""Real hubs with a real etcd: the directory process, and mail while etcd is away or lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from metad.cluster import local, restoring
+from metad.cluster.certificates import make_ca
+from metad.cluster.etcd import Etcd
+from metad.cluster.identity import VIEW, directory
+from metad.cluster.view import View
+from metad.errors import ClusterError
+from tests.cluster.directory_kit import config
+from tests.support.clients import bodies, deliver, in_time, message
+from tests.support.cluster_hubs import CLUSTER, NodeHub
+from tests.support.etcd import EtcdCluster, need_etcd
+from tests.support.hub import HubError, free_ports
+
+need_etcd()
+
+
+class EtcdHub(NodeHub):
+    """A node that is alone in its cluster: `copies` is 1, so it needs no other for mail."""
+
+    def __init__(self, etcd: EtcdCluster) -> None:
+        self.etcd = etcd
+        (port,) = free_ports(1)
+        super().__init__(1, ["alice"], [f"127.0.0.2:{port}"], port)
+
+    def configure(self, settings: str = "", **store: object) -> None:
+        table = f'[cluster]\naddress = "{self.peer}"\netcd = {json.dumps(self.etcd.urls)}\n'
+        super().configure(table, **store)
+
+    def make(self) -> None:
+        """A member of its own cluster, with its directory in etcd."""
+        view = View(CLUSTER, 1, (self.make_member(make_ca(CLUSTER)),), 1, 1, "refuse")
+        self.keep(view)
+
+        async def begin() -> None:
+            async with Etcd(config(self.etcd.urls)) as client:
+                await restoring.begin(client, view, 1)
+
+        asyncio.run(begin())
+
+    def ask(self, op: str, **values: object) -> dict:
+        return local.ask(local.socket_path(self.data), {"op": op, **values})
+
+    def has_word(self) -> bool:
+        try:
+            status = self.ask("status")
+        except ClusterError:
+            return False
+        return status["word_s"] is not None and status["word_s"] < 10
+
+    def problems(self) -> list[str]:
+        return [one["problem"] for one in self.status()["problems"]]
+
+    def view_bytes(self) -> bytes:
+        return (directory(self.data) / VIEW).read_bytes()
+
+    def directory_pid(self) -> int:
+        (found,) = (one for one in self.status()["processes"] if one["role"] == "directory")
+        return found["pid"]
+
+
+@contextmanager
+def hub() -> Iterator[EtcdHub]:
+    with EtcdCluster() as etcd:
+        one = EtcdHub(etcd)
+        try:
+            one.make()
+            one.start()
+            if not in_time(one.has_word):
+                raise HubError(f"no word:\n{one.log.read_text()}")
+            yield one
+            one.close()
+        finally:
+            if one.process is not None:
+                print(one.log.read_text())
+                one.kill()
+            shutil.rmtree(one.home)
+
+
+def test_a_hub_has_etcd_s_word_and_mail_goes_on_without_it():
+    with hub() as one:
+        assert one.problems() == []
+        status = one.ask("status")
+        assert (status["frozen"], status["epoch"], status["alive"]) == ("", 1, [1])
+        assert status["endpoint"] == one.etcd.urls[0]
+        deliver(one, message(b"first"), "alice")
+        one.etcd.stop(signal.SIGKILL)
+        deliver(one, message(b"second"), "alice")
+        assert len(bodies(one, "alice")) == 2
+        assert in_time(lambda: any("etcd does not answer" in text for text in one.problems()))
+        deliver(one, message(b"third"), "alice")
+        assert len(bodies(one, "alice")) == 3
+        one.etcd.start()
+        assert in_time(lambda: one.problems() == [])
+        one.etcd.servers[0].pause()
+        deliver(one, message(b"fourth"), "alice")
+        assert len(bodies(one, "alice")) == 4
+        one.etcd.servers[0].go_on()
+
+
+def test_a_proposal_is_in_force_in_all_processes():
+    with hub() as one:
+        view = View.decode(one.view_bytes())
+        following = view.changed(alone="accept")
+        one.ask("propose", view=following.encode())
+        assert View.decode(one.view_bytes()) == following
+        late = replace(following, alone="refuse")
+        for data, reason in ((late.encode(), "late"), (b"{}", "bad"), (b"", "cannot be read")):
+            try:
+                one.ask("propose", view=data)
+            except ClusterError as error:
+                assert reason in str(error)
+            else:
+                raise AssertionError(data)
+        deliver(one, message(b"first"), "alice")
+
+
+def test_a_directory_process_that_is_killed_or_hangs_is_replaced():
+    with hub() as one:
+        pid = one.directory_pid()
+        os.kill(pid, signal.SIGKILL)
+        assert in_time(lambda: one.has_word() and one.directory_pid() != pid)
+        deliver(one, message(b"first"), "alice")
+        assert "directory (pid" in one.log.read_text()
+
+
+def test_a_wiped_etcd_is_restored_by_the_command():
+    with hub() as one:
+        deliver(one, message(b"first"), "alice")
+        one.etcd.wipe()
+        assert in_time(lambda: any("wiped or rolled back" in text for text in one.problems()))
+        deliver(one, message(b"second"), "alice")
+        assert len(bodies(one, "alice")) == 2
+        assert one.ask("status")["frozen"]
+        done = one.run("cluster", "restore-directory", "--yes", "--json")
+        assert json.loads(done.stdout) == {"cluster": CLUSTER, "epoch": 1, "generation": 2}
+        assert in_time(lambda: one.problems() == [])
+        assert in_time(one.has_word)
+
+
+def test_etcd_moves_with_a_reload():
+    with hub() as one:
+        one.etcd.stop()
+        one.etcd.servers[0].move()
+        one.etcd.start()
+        ports = one.smtp_port, one.pop3_port
+        text = one.config.read_text()
+        one.configure()
+        table = next(line for line in one.config.read_text().splitlines() if line[:6] == "etcd =")
+        one.smtp_port, one.pop3_port = ports
+        old = next(line for line in text.splitlines() if line[:6] == "etcd =")
+        one.config.write_text(text.replace(old, table))
+        assert "cluster.etcd" in one.run("reload").stdout
+        assert in_time(lambda: one.has_word() and one.ask("status")["endpoint"] in table)
+        assert in_time(lambda: one.problems() == [])
