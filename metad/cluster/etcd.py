@@ -100,7 +100,7 @@ class Etcd:
 
     async def prefix(
         self, prefix: str, revision: int = 0, page: int = ETCD_PAGE
-    ) -> AsyncIterator[Reading]:
+    ) -> AsyncGenerator[Reading, None]:
         """All rows below `prefix`, page by page, as they were at one revision: that of the first
         page, or `revision`.  At least one page.  Raises EtcdError, CompactedError."""
         end, key = text(end_of_prefix(prefix)), text(prefix)

@@ -400,7 +400,9 @@ def test_a_rollback_that_lost_no_view_is_noticed_by_revision_or_pulse(tmp_path):
             one.restore(snapshot)
             await first.round()
             assert "gone back to revision" in node.lines[-1]
-            node.seen.keep(replace(node.seen.load(), frozen="", revision=1))
+            known = node.seen.load()
+            assert known is not None
+            node.seen.keep(replace(known, frozen="", revision=1))
             again = node.directory(etcd)
             await again.round()
             assert "lost what this node wrote" in node.lines[-1]

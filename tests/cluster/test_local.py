@@ -116,12 +116,12 @@ def test_refusals_and_bugs_are_told(tmp_path):
 )
 def test_what_is_no_frame_ends_the_connection(tmp_path, sent):
     async def test(path: Path, _: list[str]) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(sent)
-        writer.write_eof()
+        answers, requests = await asyncio.open_unix_connection(str(path))
+        requests.write(sent)
+        requests.write_eof()
         async with asyncio.timeout(30):
-            assert await reader.read() == b""
-        writer.close()
+            assert await answers.read() == b""
+        requests.close()
         assert (await request(path, {"op": "echo", "what": 1}))["said"] == 1
 
     serve(tmp_path, test)

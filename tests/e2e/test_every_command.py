@@ -85,6 +85,7 @@ ELSEWHERE = {
     "cluster alone": "tests/cli/test_cluster_commands.py",
     "cluster init": "tests/cli/test_cluster_commands.py",
     "cluster join": "tests/cli/test_cluster_commands.py",
+    "cluster restore-directory": "tests/e2e/test_directory.py",
     "cluster status": "tests/cli/test_cluster_commands.py",
     "cluster token": "tests/cli/test_cluster_commands.py",
     "mail learn": "tests/e2e/test_rspamd.py",

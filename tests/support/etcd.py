@@ -32,7 +32,7 @@ _HEARTBEAT, _ELECTION = 50, 500
 def need_etcd() -> None:
     """Skip the test where etcd is not installed (tools/packages)."""
     if shutil.which("etcd") is None or shutil.which("etcdctl") is None:
-        pytest.skip("no etcd here")
+        pytest.skip("no etcd here", allow_module_level=True)
 
 
 class EtcdServer:
@@ -101,7 +101,6 @@ class EtcdServer:
         with urllib.request.urlopen(f"{self.url}/v3/{path}", data, timeout=5) as answer:
             return json.load(answer)
 
-    @property
     def is_ready(self) -> bool:
         try:
             self.ask("kv/range", {"key": "eA=="})
@@ -156,7 +155,7 @@ class EtcdCluster:
     def wait(self) -> None:
         """Until all that run are ready."""
         for one in self.servers:
-            if one.process is not None and not in_time(lambda one=one: one.is_ready):
+            if one.process is not None and not in_time(one.is_ready):
                 raise AssertionError(f"etcd does not answer:\n{one.log.read_text()[-3000:]}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
