@@ -249,7 +249,7 @@ def test_two_copies_stay(server, tmp_path):
     run(server, tmp_path, test, members=2)
 
 
-def test_after_a_pause_of_etcd_nobody_is_away(tmp_path):
+def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
     """All leases have ended while it was stopped, and no node is gone."""
 
     async def main(one: EtcdCluster) -> None:

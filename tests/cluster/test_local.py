@@ -139,7 +139,7 @@ def test_too_long_a_request_is_not_sent(tmp_path):
 
 
 def test_clients_are_bounded(tmp_path):
-    async def test(path: Path, _: list[str]) -> None:
+    async def test(path: Path, lines: list[str]) -> None:
         opened = [
             await asyncio.open_unix_connection(str(path)) for _ in range(CLUSTER_LOCAL_CLIENTS)
         ]
