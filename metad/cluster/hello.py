@@ -23,7 +23,10 @@ START_SIZE = 8
 
 
 class Hello(NamedTuple):
-    """`start` is drawn at random by each process; `hub_time_us` is this node's clock."""
+    """`start` is drawn at random by each process; `hub_time_us` is this node's clock.
+
+    `told`, `heard`: marks (metad.cluster.old_disks); commands, and releases before them, send none.
+    """
 
     least: int
     most: int
@@ -34,6 +37,8 @@ class Hello(NamedTuple):
     epoch: int
     digest: bytes
     hub_time_us: int
+    told: bytes = b""
+    heard: bytes = b""
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(self._asdict())
@@ -50,7 +55,10 @@ _KINDS: dict[str, type] = {
     "epoch": int,
     "digest": bytes,
     "hub_time_us": int,
+    "told": bytes,
+    "heard": bytes,
 }
+_OPTIONAL = frozenset(Hello._field_defaults)
 
 
 def unpack(body: bytes) -> Hello:
@@ -59,11 +67,11 @@ def unpack(body: bytes) -> Hello:
         raise FrameError("a HELLO is too long")
     try:
         found: Any = msgpack.unpackb(body, max_map_len=64, max_array_len=64)
-        values = {name: found[name] for name in _KINDS}
+        values = {name: found[name] for name in _KINDS if name in found or name not in _OPTIONAL}
     except Exception:
         raise FrameError("a HELLO cannot be read") from None
-    for name, kind in _KINDS.items():
-        if type(values[name]) is not kind:
+    for name, value in values.items():
+        if type(value) is not _KINDS[name]:
             raise FrameError(f"a HELLO has a bad {name}")
     hello = Hello(**values)
     if not (1 <= hello.number <= MOST_NUMBER and 1 <= hello.epoch <= MOST_EPOCH):

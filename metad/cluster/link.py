@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from metad.cluster import hello
+from metad.cluster import greeting, hello
 from metad.cluster.answers import Answered, Done, EpochChanged, LinkFailed, Refused
 from metad.cluster.asking import Asking
 from metad.cluster.frames import (
@@ -51,7 +51,7 @@ class Link:
 
     __slots__ = (
         "_asking", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard", "_hello",
-        "_judged", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
+        "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
         "_welcome", "_wire", "epoch", "peer", "place", "reason", "was_ready",
     )  # fmt: skip
 
@@ -69,6 +69,7 @@ class Link:
         self._wire: Wire | None = None
         self._fingerprint = ""
         self._hello: Hello | None = None
+        self._mine: Hello | None = None
         self._decoder = Decoder()
         self._asking = Asking()
         self._serving = Serving()
@@ -157,15 +158,13 @@ class Link:
         self._heard = self._node.clock()
         self._phase = Phase.HELLO
         self._outgoing.resume()
-        body = self._my_hello().pack()
+        try:
+            self._mine = greeting.my_hello(self._node, fingerprint)
+        except ClusterError as error:
+            self._refuse(str(error))
+            return
+        body = self._mine.pack()
         self._send(Kind.HELLO, 0, self._node.current_view().epoch, (body,), len(body))
-
-    def _my_hello(self) -> Hello:
-        node, view = self._node, self._node.current_view()
-        return Hello(
-            *hello.PROTOCOLS, node.release, view.cluster, node.number, node.start, view.epoch,
-            view.digest, node.hub_time_us(),
-        )  # fmt: skip
 
     def pause(self) -> None:
         self._outgoing.pause()
@@ -270,11 +269,11 @@ class Link:
                 self._begin()
 
     def _take_hello(self, theirs: Hello) -> None:
-        if self._phase is not Phase.HELLO or self._hello is not None:
+        if self._phase is not Phase.HELLO or self._hello is not None or self._mine is None:
             raise FrameError("a second HELLO")
         view = self._node.current_view()
         self.peer = self.peer or theirs.number
-        fault = hello.fault(theirs, self._my_hello(), view, self._fingerprint, self._dialed)
+        fault = greeting.fault(self._node, theirs, self._mine, self._fingerprint, self._dialed)
         if fault is not None:
             raise FrameError(fault)
         self._hello = theirs

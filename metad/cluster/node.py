@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+from metad.cluster.old_disks import OldDisks
 from metad.cluster.serving import Asker, Reply
 from metad.cluster.view import View
 
@@ -31,7 +32,8 @@ class Node:
     `clock` counts on while the machine sleeps (CLOCK_BOOTTIME), in seconds.  `adopt` makes a view
     durable and current, or raises ClusterError or OSError.  `handler` takes a request: kind, body,
     reply.  `report` takes lines for the log.  `ended` is told of
-    each link that is closed, as `Reply.link` had it.
+    each link that is closed, as `Reply.link` had it.  `disks` judges the disks of two nodes that
+    meet; commands have none.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Node:
     clock: Callable[[], float]
     hub_time_us: Callable[[], int]
     ended: Callable[[Asker], None] = lambda link: None
+    disks: OldDisks | None = None
 
 
 class Phase(IntEnum):

@@ -21,6 +21,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol, cast
 
+from metad.cluster.answers import LinkFailed
 from metad.cluster.current_view import CurrentView
 from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
@@ -39,6 +40,7 @@ from metad.layers import base
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
 from metad.layers.cluster_outgoing import ClusterIncoming, Outgoing
 from metad.layers.logs import FIRST_SLOT, LogLayer
+from metad.layers.member_marks import MemberMarks
 from metad.layers.merged_mailbox import MergedMaildrop
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.peer_requests import PeerRequests
@@ -66,6 +68,8 @@ class ClusterLayer(Layer):
 
     name = "log"
     opens_later = True
+    _node: Node
+    _start_token: bytes
 
     def start(self, context: LayerContext) -> None:
         place = directory(context.data)
@@ -79,13 +83,19 @@ class ClusterLayer(Layer):
         thread = context.runtime.start_thread("peer reads")
         self.requests = PeerRequests(self, thread)
         self.proposals = self._make_proposals(context)
+        self.marks = MemberMarks(context, log, place)
         self.links = self._make_links(context)
+        self.marks.begin(self._start_token)
         self.peers: Peers = self._make_peers(context)
         self.next_id = log.next_id  # type: ignore[method-assign]
         pulls = context.row[Cell.SLOT] == FIRST_SLOT
         self._refusals = Refusals(self, context.report)
         self._pull = TombstonePull(self, context.report) if pulls else None
         self._steward = Steward(self, thread, context.report) if pulls else None
+        self._thread = thread
+        if self._steward is not None:
+            self.walked[0] = 0  # which member started again, the worker before this one knew
+            self.marks.on_start = self._steward.walk_again
 
     def _make_proposals(self, context: LayerContext) -> Proposals:
         return DirectProposals(self._current.adopt)
@@ -95,9 +105,10 @@ class ClusterLayer(Layer):
 
     def _make_links(self, context: LayerContext) -> Links:
         log = self.log
+        self._start_token = secrets.token_bytes(START_SIZE)
         self._node = Node(
             number=log.store.node,
-            start=secrets.token_bytes(START_SIZE),
+            start=self._start_token,
             release=RELEASE,
             current_view=self._current.get,
             adopt=self._current.adopt,
@@ -106,6 +117,7 @@ class ClusterLayer(Layer):
             clock=lambda: log.osio.boottime_ns() / 1e9,
             hub_time_us=log.clock.now_us,
             ended=self.requests.link_ended,
+            disks=self.marks.disks,
         )
         loop = cast(Any, context.loop)
         place = directory(context.data)
@@ -130,8 +142,10 @@ class ClusterLayer(Layer):
         self.requests.tick()
         if self._pull is not None and self._steward is not None:
             self._current.look()
-            self._pull.tick()
-            self._steward.tick()
+            self.marks.tick(self.peers.view(), self._thread)
+            if not self.marks.refusal:
+                self._pull.tick()
+                self._steward.tick()
 
     def adopt(self, view: View) -> None:
         """Make a view durable and current.  Raises ClusterError, OSError."""
@@ -155,6 +169,8 @@ class ClusterLayer(Layer):
         return self.log.usage(mailbox)
 
     def check_space(self) -> None:
+        if self.marks.refusal:
+            raise RefusedError(self.marks.refusal)
         if self.peers.number not in self.peers.view().active:
             raise RefusedError("this node is not an active member of its cluster")
         try:
@@ -211,7 +227,10 @@ class ClusterLayer(Layer):
         def opened(outcome: Opened | RefusedError) -> None:
             result: Maildrop | Exception
             if isinstance(outcome, Opened):
-                result = MergedMaildrop(self, mailbox, own, outcome)
+                result = drop = MergedMaildrop(self, mailbox, own, outcome)
+                if self.marks.refusal:  # a member that was asked has told it
+                    drop.close()
+                    result = RefusedError(self.marks.refusal)
             else:
                 result = outcome
             self.log.loop.call_soon(partial(done, result))
@@ -241,7 +260,11 @@ class WorkerPeers(Peers):
         answered: Answered,
         patience_s: float,
     ) -> None:
-        self._links.request(member, kind, parts, answered, patience_s)
+        disks = self._node.disks
+        if disks is not None and disks.refusal:
+            answered(LinkFailed(disks.refusal))
+        else:
+            self._links.request(member, kind, parts, answered, patience_s)
 
     def now(self) -> float:
         return self._node.clock()

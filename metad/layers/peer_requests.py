@@ -30,6 +30,7 @@ from metad.cluster.serving import Asker, Reply
 from metad.errors import ClusterError, RefusedError
 from metad.layers.base import Done
 from metad.layers.logs import LogLayer
+from metad.layers.member_marks import MemberMarks
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.served_bodies import ServedBodies
 from metad.layers.tombstone_pull import answer_pull
@@ -50,6 +51,7 @@ class ClusterStore(Protocol):
 
     log: LogLayer
     tombstones: Tombstones
+    marks: MemberMarks
 
     def entomb(self, mailbox: int, ids: bytes, done: Done) -> None: ...
 
@@ -88,6 +90,9 @@ class PeerRequests:
         if handler is None:
             reply(Refused("an unknown request"))
             return
+        if self._layer.marks.refusal:
+            reply(Refused(self._layer.marks.refusal))
+            return
         try:
             handler(body, reply)
         except (ClusterError, RefusedError) as error:
@@ -123,7 +128,7 @@ class PeerRequests:
         self._layer.entomb(mailbox, ids, partial(_durable, reply))
 
     def _tombstones(self, body: bytes, reply: Reply) -> None:
-        reply([answer_pull(self._layer.tombstones, body)])
+        reply([answer_pull(self._layer.tombstones, self._layer.marks.mark(), body)])
 
     def _state(self, body: bytes, reply: Reply) -> None:
         reply([self._layer.state().pack()])

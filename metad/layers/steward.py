@@ -65,6 +65,7 @@ class Steward:
         self._report = report
         self._walk: Walk | None = None
         self._walks_after_ns = 0
+        self._must_repeat = False  # a member started again during the walk
         self._seen: View | None = None
         self._seen_ns = 0  # when that view was first seen here
         self._asked: View | None = None
@@ -87,6 +88,13 @@ class Steward:
             self._ask(view)
 
     # -- walking
+
+    def walk_again(self) -> None:
+        """A member has started again.  It may lack the last that it confirmed before."""
+        if self._walk is not None:
+            self._must_repeat = True
+        else:
+            self._layer.walked[0] = 0
 
     def _has_entered(self, view: View) -> bool:
         """Whether the index has all mail that was acknowledged before this view, by any process:
@@ -115,7 +123,8 @@ class Steward:
                 f"warning: cluster: no active node can read {walk.damaged:,} messages that others "
                 "lack: nodes that are away may have the only good copies, and stay counted"
             )
-        if whole:
+        must_repeat, self._must_repeat = self._must_repeat, False
+        if whole and not must_repeat:
             self._layer.walked[0] = epoch
             if walk is not None and walk.sent:
                 self._report(f"cluster: epoch {epoch}: {walk.sent:,} copies sent to other nodes")

@@ -3,6 +3,8 @@
     this node's vector -> the tombstones that it lacks, and how far the other is -> stored here
     -> the vector moves on
 
+With each answer the other tells its mark and its vector (layers.member_marks).
+
 Rules of this file:
 
 * The vector moves only when all before it is in this node's log and index.
@@ -11,19 +13,21 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import lmdb
 import msgpack
 
 from metad.cluster.answers import Answer, Answered
 from metad.cluster.frames import Kind
+from metad.cluster.marks import Heard, unpack_heard
 from metad.cluster.peers import Peers
 from metad.errors import ClusterError, RefusedError
 from metad.layers.base import Done
 from metad.layers.logs import LogLayer
+from metad.layers.member_marks import MemberMarks
 from metad.store.ids import ID_SIZE
 from metad.store.index.tombstones import Origin, Tombstone, Tombstones, pack_told
 
@@ -38,26 +42,33 @@ class ClusterStore(Protocol):
     peers: Peers
     log: LogLayer
     tombstones: Tombstones
+    marks: MemberMarks
 
     def entomb(self, mailbox: int, ids: bytes, done: Done, told: bytes = b"") -> None: ...
 
 
-def answer_pull(tombstones: Tombstones, body: bytes) -> bytes:
-    """What an asker with this vector lacks: of one origin, the first `MOST`.
+def answer_pull(tombstones: Tombstones, mark: bytes, body: bytes) -> bytes:
+    """What this node tells of itself, and what an asker with this vector lacks: of one origin, the
+    first `MOST`.
 
-    Answers [number, incarnation, up to, [mailbox, id, sequence]...]; nothing if it lacks nothing.
-    Raises ClusterError.
+    Answers [mark, this node's vector, None or [number, incarnation, up to, [mailbox, id,
+    sequence]...]].  Raises ClusterError.
     """
-    theirs = _vector(body)
-    for origin, last in tombstones.vector().items():
+    theirs, mine = _vector(body), tombstones.vector()
+    lacking = None
+    for origin, last in mine.items():
         known = theirs.get(origin, 0)
         if last > known:
             found = tombstones.since(origin, known, MOST)
             upto = found[-1].sequence if len(found) == MOST else last
-            rows = [(one.mailbox, one.id, one.sequence) for one in found]
-            packed: bytes = msgpack.packb((*origin, upto, rows))
-            return packed
-    return b""
+            lacking = (*origin, upto, [(one.mailbox, one.id, one.sequence) for one in found])
+            break
+    packed: bytes = msgpack.packb((mark, _rows(mine), lacking))
+    return packed
+
+
+def _rows(vector: Mapping[Origin, int]) -> list[tuple[int, int, int]]:
+    return [(*origin, last) for origin, last in vector.items()]
 
 
 def _vector(body: bytes) -> dict[Origin, int]:
@@ -69,15 +80,27 @@ def _vector(body: bytes) -> dict[Origin, int]:
         raise ClusterError(f"not a vector: {error}") from None
 
 
-def _answer(body: bytes) -> tuple[Origin, int, list[Tombstone]]:
+class Pulled(NamedTuple):
+    """An answer.  `upto`: how far `origin` is known with `found`; 0: nothing is lacking."""
+
+    mark: Heard
+    vector: dict[tuple[int, int], int]
+    origin: Origin
+    upto: int
+    found: list[Tombstone]
+
+
+def _answer(body: bytes) -> Pulled:
     """Raises ClusterError."""
     try:
-        number, life, upto, rows = msgpack.unpackb(body, use_list=False)
+        mark, vector, lacking = msgpack.unpackb(body, use_list=False)
+        number, life, upto, rows = lacking or (0, 0, 0, ())
         origin = Origin(int(number), int(life))
         found = [Tombstone(int(box), bytes(one), origin, int(at)) for box, one, at in rows]
         if any(len(one.id) != ID_SIZE for one in found):
             raise ClusterError("a tombstone has a bad id")
-        return origin, int(upto), found
+        told = {(int(number), int(life)): int(last) for number, life, last in vector}
+        return Pulled(unpack_heard(mark), told, origin, int(upto), found)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ClusterError(f"not an answer: {error}") from None
 
@@ -99,22 +122,24 @@ class TombstonePull:
 
     def _ask(self, member: int) -> None:
         vector = self._layer.tombstones.vector()
-        body = msgpack.packb([(*origin, last) for origin, last in vector.items()])
+        body = msgpack.packb(_rows(vector))
         self._busy.add(member)
         answered = partial(self._answered, member)
         self._layer.peers.request(member, Kind.TOMBSTONES, [body], answered, PATIENCE_S)
 
     def _answered(self, member: int, answer: Answer) -> None:
         self._busy.discard(member)
-        if not isinstance(answer, Answered) or not answer.body:
+        if not isinstance(answer, Answered):
             return
         try:
-            origin, upto, found = _answer(answer.body)
+            pulled = _answer(answer.body)
         except ClusterError as error:
             self._report(f"warning: tombstones of member {member}: {error}")
             return
-        self._busy.add(member)
-        self._store(member, origin, upto, found)
+        self._layer.marks.told(member, pulled.mark, pulled.vector)
+        if pulled.upto:
+            self._busy.add(member)
+            self._store(member, pulled.origin, pulled.upto, pulled.found)
 
     def _store(self, member: int, origin: Origin, upto: int, found: list[Tombstone]) -> None:
         """A deletion record for each that does not stand here; then the vector moves on."""

@@ -9,7 +9,9 @@
        5    the epoch under which this node last sent all that others lack (metad.cluster.walking)
        6    etcd's word: when the requests were sent that read the epoch, in ns (metad.cluster.word)
        7    etcd's word: the epoch that was read
-       8    since when the directory in etcd is not trusted, in Unix seconds; 0: it is
+     8-9    the greatest life and the rows in use (metad.store.log_table)
+   10-11    the beat of this node, and 1 if it takes no part (metad.cluster.own_marks)
+      12    since when the directory in etcd is not trusted, in Unix seconds; 0: it is
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -290,7 +292,12 @@ class SharedArea:
     @property
     def frozen_cell(self) -> memoryview:
         """The cell that tells since when the directory in etcd is not trusted."""
-        return self.cells[8:9]
+        return self.cells[12:13]
+
+    @property
+    def marks_cells(self) -> memoryview:
+        """The cells of this node's own marks."""
+        return self.cells[10:12]
 
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)

@@ -144,6 +144,7 @@ def test_kills_of_workers_and_nodes_under_load() -> None:
         assert ledger.known()[0]
         for node in nodes:
             assert in_time(lambda node=node: _is_right(node, ledger)), _listed(node)  # type: ignore[misc]
+            assert "runs twice" not in node.log.read_text()  # no disk is taken for an old one
     reached("cluster: kills of workers and nodes under load", kills)
     reached("cluster: messages acknowledged meanwhile", len(ledger.acked))
     reached("cluster: listings meanwhile, none of them short", ledger.listings)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -248,6 +250,46 @@ def test_a_node_that_takes_no_mail_leaves_it_to_two_others(three: ClusterBench) 
     a.layer.log.committer.blocked = False
     assert (here(a), here(b), here(c)) == (0, 1, 1)
     assert len(a.listing(BOX)) == 1
+
+
+def test_the_first_session_on_an_old_copy_of_a_disk_is_refused(
+    two: ClusterBench, tmp_path: Path
+) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    two.settle()
+    b.stop()
+    shutil.copytree(b.data, tmp_path / "copy")
+    b.start()
+    assert b.send([BOX], TEXT) is None
+    two.settle()
+    b.stop()
+    shutil.rmtree(b.data)
+    shutil.copytree(tmp_path / "copy", b.data)
+    b.start()
+    with pytest.raises(RefusedError, match="empty it and join again"):
+        b.open(BOX)
+    with pytest.raises(RefusedError, match="empty it and join again"):
+        b.send([BOX], TEXT)
+    assert len(a.listing(BOX)) == 2
+
+
+def test_what_a_member_lost_between_its_last_mark_and_its_start_is_sent_again(
+    two: ClusterBench, tmp_path: Path
+) -> None:
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    two.settle()
+    shutil.copytree(b.data, tmp_path / "copy")
+    assert a.send([BOX], TEXT) is None  # no second passes: no beat is told
+    b.stop()
+    shutil.rmtree(b.data)
+    shutil.copytree(tmp_path / "copy", b.data)
+    b.start()
+    assert here(b) == 1
+    two.until(lambda: two.tick() or here(b) == 2, "b has both")
+    a.stop()
+    assert len(b.listing(BOX)) == 2
 
 
 def test_a_node_that_enters_takes_no_mail() -> None:

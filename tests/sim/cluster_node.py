@@ -29,9 +29,10 @@ class SimClusterLayer(ClusterLayer):
 
     def _make_links(self, context: LayerContext) -> Links:
         worker, log = self._worker, self.log
+        self._start_token = worker.pid.to_bytes(8, "big")
         self._node = Node(
             number=log.store.node,
-            start=worker.pid.to_bytes(8, "big"),
+            start=self._start_token,
             release="1",
             current_view=self._current.get,
             adopt=self._current.adopt,
@@ -40,6 +41,7 @@ class SimClusterLayer(ClusterLayer):
             clock=lambda: log.osio.boottime_ns() / 1e9,
             hub_time_us=log.clock.now_us,
             ended=self.requests.link_ended,
+            disks=self.marks.disks,
         )
         return cast(Links, SimLinks(worker, worker.loop, self._network, self._node))
 

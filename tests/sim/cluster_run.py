@@ -102,6 +102,9 @@ class ClusterRun:
             assert len(found.active) == found.copies == found.read_copies == NODES, found
             used = {worker.log.budget.used for worker in hub.workers()}
             assert used == {0}, f"memory of messages that are gone counts: {used}"
+            assert not (hub.data / "cluster" / "refused").exists(), (
+                "its disk is taken for an old one"
+            )
         clients.judge.all_have_met()
         for box in range(1, BOXES + 1):
             lists = [self._list(clients, hub, box) for hub in hubs]

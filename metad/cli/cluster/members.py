@@ -55,6 +55,7 @@ def alone(place: HubLocation, yes: bool, lossy: bool, as_json: bool) -> None:
         _propose(place, changed)
     else:
         setup.go_on_alone(data, changed)
+    setup.accept_disk(data)
     _show({"node": number, "epoch": changed.epoch, "copies": len(changed.active)}, as_json)
 
 

@@ -15,6 +15,7 @@ from metad.cli.context import HubLocation
 from metad.cluster import identity
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW
+from metad.cluster.own_marks import REFUSED
 from metad.cluster.view import Member, State, View
 from metad.cluster.view_file import ViewFile
 from metad.config.model import ClusterConfig, Config
@@ -125,6 +126,11 @@ def go_on_alone(data: Path, view: View) -> None:
             raise ClusterError("not all users are on this node yet; it cannot go on alone")
         UserMirror(users).lead(view.epoch)
     keep(data, view)
+
+
+def accept_disk(data: Path) -> None:
+    """The operator lets this node go on, though another knows a later state of its disk."""
+    (member_directory(data) / REFUSED).unlink(missing_ok=True)
 
 
 def _users(data: Path) -> UserDatabase:

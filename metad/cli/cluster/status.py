@@ -17,6 +17,7 @@ from metad.cluster.hello import START_SIZE
 from metad.cluster.identity import VIEW, load_contexts, own_fingerprint
 from metad.cluster.link import Link
 from metad.cluster.node import Node
+from metad.cluster.own_marks import REFUSED
 from metad.cluster.serving import Reply
 from metad.cluster.transport import Links
 from metad.cluster.view import State, View
@@ -137,7 +138,7 @@ async def _reach(directory: Path, view: View, number: int, release: str) -> list
         for one in view.members:
             link = made.get(one.number)
             epoch = view.epoch if one.number == number else link.epoch if link else 0
-            text = "this node" if one.number == number else _described(link)
+            text = _own_text(directory) if one.number == number else _described(link)
             reached.append(
                 Reached(one.number, one.address, one.state.value, one.healed, text, epoch)
             )
@@ -145,6 +146,12 @@ async def _reach(directory: Path, view: View, number: int, release: str) -> list
     finally:
         links.close()
         await asyncio.sleep(POLL_SECONDS)  # the connections close in the next turns
+
+
+def _own_text(directory: Path) -> str:
+    """Of this node."""
+    refused = directory / REFUSED
+    return f"refused: {refused.read_text()}" if refused.exists() else "this node"
 
 
 def _described(link: Link | None) -> str:

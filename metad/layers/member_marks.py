@@ -1,0 +1,93 @@
+"""The marks of this node and of the other members, kept by the workers of a node (cluster.marks).
+
+    a second with new records -> beat, durable -> told in HELLO and with each answer to a pull
+    what a member told -> durable within a second; a member that has started again -> walk again
+
+Rules of this file:
+
+* Files are written by the thread given, not on the loop; one job at a time.
+* The first worker of a node does all of this; the others only tell, and judge whom they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from metad.cluster.heard_marks import HEARD, HeardMarks, Member
+from metad.cluster.marks import Heard
+from metad.cluster.old_disks import OldDisks
+from metad.cluster.own_marks import OwnMarks
+from metad.cluster.view import State, View
+from metad.errors import ClusterError
+from metad.layers.base import LayerContext
+from metad.layers.logs import FIRST_SLOT, LogLayer
+from metad.store.background import Background
+from metad.system.shared_memory import Cell
+
+
+class MemberMarks:
+    """One worker's."""
+
+    def __init__(self, context: LayerContext, log: LogLayer, place: Path) -> None:
+        self._report = context.report
+        self._is_first = context.row[Cell.SLOT] == FIRST_SLOT
+        self._groups = context.area.column(Cell.GROUPS)
+        self._own = OwnMarks(log.osio, place, log.store.logs, context.area.marks_cells)
+        self._heard = HeardMarks(log.osio, str(place / HEARD))
+        self.disks = OldDisks(log.store.node, self._own, self._heard, context.report)
+        self._written = 0  # groups of commits, of all workers, when the last beat was counted
+        self._is_busy = False
+        self._members: dict[int, Member] = {}
+        self.on_start: Callable[[], None] = lambda: None
+
+    def begin(self, token: bytes) -> None:
+        """Raises ClusterError, OSError."""
+        refusal = self._own.begin(token)
+        if refusal and self._is_first:
+            self._report(f"warning: this node takes part no more: {refusal}")
+
+    @property
+    def refusal(self) -> str:
+        """Why this node takes part no more; "" if it does."""
+        return self._own.refusal
+
+    def mark(self) -> bytes:
+        """What this node tells with each vector."""
+        return self._own.told().last.pack()
+
+    @property
+    def members(self) -> dict[int, Member]:
+        """What each member told since this worker started."""
+        return self._members
+
+    def told(self, member: int, mark: Heard, vector: dict[tuple[int, int], int]) -> None:
+        """A member told this of itself."""
+        known = self._members.get(member)
+        self._members[member] = Member(mark, vector)
+        # What it confirmed after its last mark may be missing, if its disk is that old.
+        if known is not None and known.mark.token != mark.token:
+            self.on_start()
+
+    def tick(self, view: View, thread: Background) -> None:
+        """Once a second, in the first worker."""
+        self._own.look()
+        if self._is_busy or self.refusal:
+            return
+        written = sum(self._groups)
+        heard = dict(self._members)
+        numbers = [one.number for one in view.members if one.state is not State.REMOVED]
+        self._is_busy = True
+
+        def store() -> None:
+            try:
+                if written != self._written:
+                    self._own.beat()
+                    self._written = written
+                self._heard.keep(heard, numbers)
+            except (ClusterError, OSError) as error:
+                self._report(f"warning: marks are not stored: {error}")
+            finally:
+                self._is_busy = False
+
+        thread.put(store)
