@@ -6,14 +6,17 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from metad.cluster import etcd_json
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import CompactedError, EtcdError, equals, missing, puts, reads
+from metad.errors import ConfigError
 from tests.cluster.directory_kit import config
-from tests.support.etcd import EtcdCluster, need_etcd
+from tests.support.etcd import EtcdCluster, TlsEtcd, need_etcd
 from tests.support.hub import free_ports
 
 need_etcd()
@@ -240,3 +243,31 @@ def test_of_three_the_leader_is_killed_and_one_hangs():
 
     with EtcdCluster(3) as three:
         asyncio.run(main(three))
+
+
+def test_tls_with_certificates_on_both_sides(tmp_path):
+    async def main(one: TlsEtcd) -> None:
+        files: dict[str, Any] = {
+            "etcd_ca": one.ca,
+            "etcd_certificate": one.certificate,
+            "etcd_key": one.key,
+        }
+        async with Etcd(replace(config(one.urls), **files)) as etcd:
+            await put(etcd, "/tls", b"1")
+            assert (await etcd.get("/tls")).rows[0].value == b"1"
+            async with aclosing(etcd.watch("/tls", "/tlt", 0)) as changes:
+                async for found in changes:
+                    assert found.changes == []
+                    break
+        async with Etcd(replace(config(one.urls), etcd_ca=one.ca)) as etcd:
+            with pytest.raises(EtcdError, match="does not answer"):
+                await etcd.get("/tls")
+        async with Etcd(config(one.urls)) as etcd:
+            with pytest.raises(EtcdError, match="certificate"):
+                await etcd.get("/tls")
+        for name in files:
+            with pytest.raises(ConfigError, match=r"cluster.etcd_ca, etcd_certificate, etcd_key"):
+                Etcd(replace(config(one.urls), **{**files, name: tmp_path / "none"}))
+
+    with TlsEtcd() as one:
+        asyncio.run(main(one))

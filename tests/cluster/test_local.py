@@ -190,14 +190,17 @@ def test_without_etcd_a_view_is_adopted_at_once():
     assert (adopted, answers) == ([VIEW], [""])
 
 
-@pytest.mark.parametrize("error", [ClusterError("it is older"), OSError(28, "no space")])
-def test_without_etcd_a_view_that_cannot_be_kept_is_told(error):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ClusterError("it is older"), "it is older"), (OSError(28, "no space"), "no space")],
+)
+def test_without_etcd_a_view_that_cannot_be_kept_is_told(error, reason):
     def adopt(view: View) -> None:
         raise error
 
     answers: list[str] = []
     DirectProposals(adopt).propose(VIEW, answers.append)
-    assert answers == [str(error)]
+    assert answers == [reason]
 
 
 def test_with_etcd_the_directory_is_asked(tmp_path):

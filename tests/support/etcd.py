@@ -12,15 +12,18 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from metad.cluster.certificates import Pair, make_ca, make_member
 from tests.support.clients import in_time
 from tests.support.hub import free_ports
 
@@ -40,7 +43,7 @@ class EtcdServer:
 
     def __init__(self, cluster: EtcdCluster, name: str, options: tuple[str, ...] = ()) -> None:
         self._cluster = cluster
-        self._options = options
+        self.options: Sequence[str] = options
         self.name = name
         self.home = cluster.home / name
         self.log = cluster.home / f"{name}.log"
@@ -63,7 +66,7 @@ class EtcdServer:
             "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer,
             "--initial-cluster", self._cluster.initial, "--initial-cluster-state", "new",
             "--heartbeat-interval", str(_HEARTBEAT), "--election-timeout", str(_ELECTION),
-            "--logger", "zap", *self._options,
+            "--logger", "zap", *self.options,
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -98,7 +101,8 @@ class EtcdServer:
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """One request.  Raises OSError."""
         data = json.dumps(body).encode()
-        with urllib.request.urlopen(f"{self.url}/v3/{path}", data, timeout=5) as answer:
+        url, context = f"{self.url}/v3/{path}", self._cluster.context
+        with urllib.request.urlopen(url, data, timeout=5, context=context) as answer:
             return json.load(answer)
 
     def is_ready(self) -> bool:
@@ -118,6 +122,7 @@ class EtcdCluster:
     """So many servers, all running within the context."""
 
     scheme = "http"
+    context: ssl.SSLContext | None = None
 
     def __init__(self, count: int = 1, options: tuple[str, ...] = ()) -> None:
         need_etcd()
@@ -201,3 +206,65 @@ class EtcdCluster:
         revision = int(first.ask("kv/range", {"key": "eA=="})["header"]["revision"])
         first.ask("kv/compaction", {"revision": str(revision), "physical": True})
         return revision
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+_SERVER = """\
+[req]
+distinguished_name = name
+prompt = no
+[name]
+CN = etcd
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth, clientAuth
+subjectAltName = IP:127.0.0.1
+"""
+
+
+class TlsEtcd(EtcdCluster):
+    """One server that asks its clients for certificates of its CA.
+
+    `ca`, `certificate`, `key`: files for a client.
+    """
+
+    scheme = "https"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home.chmod(0o755)
+        ca = make_ca("etcd")
+        self.ca, self.certificate, self.key = (
+            self._write(name, text)
+            for name, text in zip(("ca.pem", "own.pem", "own.key"),
+                                  (ca.certificate, *make_member(ca, 1)), strict=True)
+        )  # fmt: skip
+        (one,) = self.servers
+        one.options = (
+            *self._server_files(ca), "--trusted-ca-file", str(self.ca), "--client-cert-auth",
+        )  # fmt: skip
+        self.context = ssl.create_default_context(cafile=self.ca)
+        self.context.load_cert_chain(self.certificate, self.key)
+
+    def _write(self, name: str, text: str) -> Path:
+        path = self.home / name
+        path.write_text(text)
+        path.chmod(0o644)
+        return path
+
+    def _server_files(self, ca: Pair) -> list[str]:
+        self._write("ca.key", ca.key)
+        config, key, certificate = (
+            str(self._write(name, text))
+            for name, text in (("config", _SERVER), ("server.key", ""), ("server.pem", ""))
+        )
+        subprocess.run(
+            ["openssl", "req", "-x509", "-config", config, "-extensions", "server", "-nodes",
+             "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2",
+             "-CA", str(self.ca), "-CAkey", str(self.home / "ca.key"),
+             "-keyout", key, "-out", certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return ["--cert-file", certificate, "--key-file", key]
