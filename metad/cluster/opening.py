@@ -1,10 +1,11 @@
 """Rules Read and Lock: one mailbox as all members together have it.
 
-    start -> lock at the home, or the next in line -> LIST to all, own list -> done(Opened)
+    start -> lock at the home, or the next in line -> own list -> LIST to all -> done(Opened)
 
 Rules of this file:
 
-* The list is the union of what was heard, without the tombstones that were heard.
+* The list is the union of what was heard, without the tombstones that were heard.  What a member
+  has just as this node has it, it does not send (`listed`).
 * If too many members did not answer, there is no list: a short one is never shown.
 * A listing that took longer than `LISTING_S` is discarded.
 * A request for the lock that got no answer may be carried out later, so the lock is released then
@@ -16,13 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple, Protocol
-
-import msgpack
+from typing import Protocol
 
 from metad.cluster import rules
 from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import Kind
+from metad.cluster.listed import ENTRY_SIZE, ID_SIZE, Listed, unpack_listed
 from metad.cluster.peers import Peers
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
 
@@ -30,37 +30,9 @@ PATIENCE_S = 1.0
 LISTING_S = 2.0
 UNLOCK_TRIES = 3  # each under another epoch
 TOKEN_SIZE = 8
-ID_SIZE = 16
-ENTRY_SIZE = ID_SIZE + 4
 
 
 _tokens = count(1)
-
-
-class Listed(NamedTuple):
-    """What one member has of a mailbox: entries (id, 4 bytes of size) in the order of their ids,
-    ids of tombstones, unique ids of imported messages."""
-
-    entries: bytes
-    tombstones: bytes = b""
-    uids: dict[bytes, str] = {}  # noqa: RUF012 - never changed
-
-    def pack(self) -> bytes:
-        packed: bytes = msgpack.packb((self.entries, self.tombstones, self.uids))
-        return packed
-
-
-def unpack_listed(body: bytes) -> Listed:
-    """Raises ClusterError."""
-    try:
-        entries, tombstones, uids = msgpack.unpackb(body, strict_map_key=False)
-        if len(entries) % ENTRY_SIZE or len(tombstones) % ID_SIZE:
-            raise ValueError("torn")
-        return Listed(
-            bytes(entries), bytes(tombstones), {bytes(k): str(v) for k, v in uids.items()}
-        )
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        raise ClusterError(f"not a listing: {error}") from None
 
 
 @dataclass(slots=True)
@@ -150,29 +122,35 @@ class Opening:
     def _locked(self, member: int) -> None:
         self._lock = member
         self._began = self._peers.now()
-        view, own = self._view, self._peers.number
-        self._waiting = {*view.active, *view.entering, own}
-        for other in sorted(self._waiting - {own}):
-            self._peers.request(other, Kind.LIST, self._body, self._on_list(other), PATIENCE_S)
         self._own.list(self._own_listed)
 
     # -- the lists
 
     def _own_listed(self, listed: Listed | RefusedError) -> None:
+        """Ask the others what they have otherwise."""
         if isinstance(listed, RefusedError):
             self._fail(listed)
-        else:
-            self._heard[self._peers.number] = listed
-            self._came(self._peers.number)
+            return
+        view, own, peers = self._view, self._peers.number, self._peers
+        self._heard[own] = listed
+        self._waiting = {*view.active, *view.entering, own}
+        body = [*self._body, *listed.digests]
+        for other in sorted(self._waiting - {own}):
+            if other in view.entering:  # only its epoch counts, not its mail
+                peers.request(other, Kind.STATE, (), self._on_list(other), PATIENCE_S)
+            else:
+                peers.request(other, Kind.LIST, body, self._on_list(other), PATIENCE_S)
+        self._came(own)
 
     def _on_list(self, member: int) -> Callable[[Answer], None]:
         def answered(answer: Answer) -> None:
             if isinstance(answer, Answered):
                 if member in self._view.entering:
-                    self._entering.add(member)  # only its epoch counts, not its mail
+                    self._entering.add(member)
                 else:
                     try:
-                        self._heard[member] = unpack_listed(answer.body)
+                        own = self._heard[self._peers.number]
+                        self._heard[member] = unpack_listed(answer.body, own)
                     except ClusterError as error:
                         self._fail(RefusedError(f"member {member}: {error}"))
             self._came(member)

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from metad.cluster.deleting import Deleting
-from metad.cluster.opening import ENTRY_SIZE, Opened, OwnMailbox, unlock
+from metad.cluster.listed import ENTRY_SIZE
+from metad.cluster.opening import Opened, OwnMailbox, unlock
 from metad.cluster.peers import Peers
 from metad.errors import DamagedError, RefusedError
 from metad.layers.base import Done, NotAtHandError

@@ -8,7 +8,7 @@ from functools import partial
 import lmdb
 
 from metad import limits
-from metad.cluster.opening import Listed
+from metad.cluster.listed import Listed
 from metad.errors import BehindError, RefusedError
 from metad.layers.imported_ids import ImportedIds
 from metad.layers.listing import STEP, Listing, WholeListing

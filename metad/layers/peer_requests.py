@@ -1,7 +1,7 @@
 """What other members of the cluster ask of this node, answered.
 
     COPY        store a message that another member received        -> nothing
-    LIST        this node's part of a mailbox                        -> cluster.opening.Listed
+    LIST        this node's part of a mailbox                        -> cluster.listed
     LOCK UNLOCK the lock of a mailbox, while the link lives          -> nothing
     FETCH       a message as RETR sends it                           -> cluster.fetching
     DELETE      tombstones                                           -> nothing
@@ -25,7 +25,7 @@ from metad.cluster.answers import Refused
 from metad.cluster.copies import unpack_copy
 from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
-from metad.cluster.opening import Listed
+from metad.cluster.listed import DIGESTS_SIZE, Listed
 from metad.cluster.serving import Asker, Reply
 from metad.errors import ClusterError, RefusedError
 from metad.layers.base import Done
@@ -167,10 +167,15 @@ class PeerRequests:
         self._bodies.link_ended(link)
 
     def _list(self, body: bytes, reply: Reply) -> None:
-        mailbox, _ = _mailbox_and_rest(body)
+        mailbox, digests = _mailbox_and_rest(body)
+        if len(digests) not in (0, DIGESTS_SIZE):
+            raise ClusterError("not digests of a listing")
 
         def listed(outcome: Listed | RefusedError) -> None:
-            reply([outcome.pack()] if isinstance(outcome, Listed) else Refused(str(outcome)))
+            if isinstance(outcome, Listed):
+                reply([outcome.pack(digests)])
+            else:
+                reply(Refused(str(outcome)))
 
         OwnMailbox(self._log, self._layer.tombstones, mailbox).list(listed)
 

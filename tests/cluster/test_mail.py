@@ -11,7 +11,8 @@ from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Re
 from metad.cluster.copying import Copying
 from metad.cluster.deleting import Deleting
 from metad.cluster.frames import Kind
-from metad.cluster.opening import LISTING_S, Listed, Opened, Opening
+from metad.cluster.listed import Listed
+from metad.cluster.opening import LISTING_S, Opened, Opening
 from metad.cluster.peers import Peers
 from metad.cluster.view import Member, State, View
 from metad.errors import BehindError, MailboxInUseError, RefusedError
@@ -364,6 +365,61 @@ def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
     read.answer(2, LOST)
     read.answer(3, Refused("the index lags"))
     assert "members 2, 3 of the cluster do not answer" in str(read.error)
+
+
+OWN = Listed(entry(1) + entry(3), an_id(2), {an_id(3): "one"})
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        OWN,
+        OWN._replace(entries=entry(1)),
+        OWN._replace(entries=entry(1) + entry(2) + entry(4)),
+        OWN._replace(entries=entry(1) + entry(3, 11)),
+        OWN._replace(tombstones=an_id(1)),
+        OWN._replace(tombstones=b"", uids={}),
+        OWN._replace(uids={an_id(3): "other"}),
+        Listed(b""),
+    ],
+)
+def test_a_list_that_is_partly_the_same_is_heard_as_if_it_came_whole(theirs: Listed) -> None:
+    asked = Read(TWO, OWN)
+    digests = asked.peers.asked[0][2][4:]
+    answer = theirs.pack(digests)
+    assert len(answer) <= len(theirs.pack())
+    asked.answer(2, Answered(answer))
+    whole = Read(TWO, OWN)
+    whole.answer(2, Answered(theirs.pack()))
+    assert asked.opened.entries == whole.opened.entries
+    assert asked.opened.holders == whole.opened.holders
+    assert asked.opened.uids == whole.opened.uids
+
+
+def test_what_is_the_same_is_not_sent() -> None:
+    many = Listed(b"".join(map(entry, range(10_000))), b"".join(map(an_id, range(10_000))))
+    digests = b"".join(many.digests)
+    assert len(many.pack(digests)) < 10
+    one_more = many._replace(tombstones=many.tombstones + an_id(10_000))
+    assert 160_000 < len(one_more.pack(digests)) < 161_000  # not the entries
+    assert many.digests[2] == Listed(b"", b"", {}).digests[2]
+
+
+def test_a_tombstone_that_one_member_alone_has_counts_though_the_entries_are_the_same() -> None:
+    """The accident of the model's mutant own-tombstones."""
+    for own, other in ((b"", an_id(1)), (an_id(1), b"")):
+        read = Read(TWO, Listed(entry(1) + entry(2), own))
+        theirs = Listed(entry(1) + entry(2), other)
+        read.answer(2, Answered(theirs.pack(read.peers.asked[0][2][4:])))
+        assert read.opened.entries == [entry(2)]
+
+
+def test_a_member_that_enters_is_asked_for_its_epoch_alone() -> None:
+    read = Read(view_of(State.ACTIVE, State.ACTIVE, State.ENTERING), Listed(entry(1)))
+    assert [one[:2] for one in read.peers.asked] == [(2, Kind.LIST), (3, Kind.STATE)]
+    read.answer(2, listed())
+    read.answer(3, Answered(b"anything"))
+    assert read.opened.entries == [entry(1)]
 
 
 @pytest.mark.parametrize("answer", [Answered(b"garbage"), Answered(b"\xc1")])

@@ -10,7 +10,12 @@ import pytest
 
 from metad.cluster.view import State
 from metad.errors import MailboxInUseError, RefusedError
+from metad.layers.own_mailbox import OwnMailbox
+from metad.store.index.rows import Batch
+from metad.store.log import footer, record
+from metad.store.log.place import Message, Place
 from tests.support.cluster_bench import ClusterBench, Node
+from tests.support.sizes import reached
 
 pytestmark = pytest.mark.slow
 
@@ -250,6 +255,36 @@ def test_a_node_that_takes_no_mail_leaves_it_to_two_others(three: ClusterBench) 
     a.layer.log.committer.blocked = False
     assert (here(a), here(b), here(c)) == (0, 1, 1)
     assert len(a.listing(BOX)) == 1
+
+
+MANY = 100_000
+
+
+def enter_many(node: Node) -> None:
+    """So many messages of a mailbox, in the index alone."""
+    messages = []
+    for number in range(MANY):
+        its = (1_700_000_000_000_000 + number).to_bytes(8, "big") + bytes(8)
+        entries = footer.message_entries(its, number, 50, (record.Recipient(BOX, "", 1000),))
+        messages.append(Message(its, Place(900, number, 50), entries))
+    node.layer.log.index.apply(Batch(900, 1, 1 << 20, messages, []))
+
+
+def test_a_poll_of_a_large_mailbox_sends_no_list(two: ClusterBench) -> None:
+    a, b = two.nodes
+    for node in two.nodes:
+        enter_many(node)
+    assert len(a.listing(BOX)) == MANY  # the links are up
+    sent = two.bytes_written()
+    a.open(BOX).close()
+    poll = two.bytes_written() - sent
+    # Whole lists, as an asker without a list gets them.
+    whole = len(two.wait(OwnMailbox(b.layer.log, b.layer.tombstones, BOX).list).pack())
+    assert whole > 20 * MANY
+    assert poll < 1000
+    reached("cluster: bytes on a link for a poll of 100,000 messages", poll)
+    assert a.send([BOX], TEXT) is None
+    assert len(b.listing(BOX)) == len(a.listing(BOX)) == MANY + 1
 
 
 def test_the_first_session_on_an_old_copy_of_a_disk_is_refused(

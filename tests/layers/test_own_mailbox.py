@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from metad.cluster.opening import Listed
+from metad.cluster.listed import Listed
 from metad.layers import listing as listing_module
 from metad.layers import own_mailbox as own_module
 from metad.layers.bench import Bench

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvloop
 
+from metad.cluster import transport
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW, directory, own_fingerprint
 from metad.cluster.view import Member, State, View
@@ -205,6 +206,7 @@ class ClusterBench:
     def __init__(self, count: int, copies: int = 2, entering: int = 0) -> None:
         """`entering`: the number of a node that has just joined the others, with nothing."""
         self.place = Path(tempfile.mkdtemp(prefix="metad-cluster-"))
+        self._written = 0
         self.loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
         ca = make_ca(CLUSTER)
@@ -216,12 +218,15 @@ class ClusterBench:
             self.view = View(CLUSTER, 1, fresh, copies, copies, "refuse")
 
     def __enter__(self) -> ClusterBench:
+        self._count_writes()
         for node in self.nodes:
             node.keep(self.view)
             node.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        kind: Any = transport._Connection
+        kind.write = self._real_write
         for node in self.nodes:
             node.stop()
         self.turn()
@@ -264,6 +269,20 @@ class ClusterBench:
             if whole and same and walked == {view.epoch} and view.alone == "refuse":
                 return view
             assert time.monotonic() < deadline, f"it does not settle: {self.views}"
+
+    def bytes_written(self) -> int:
+        """By all links so far, before TLS."""
+        return self._written
+
+    def _count_writes(self) -> None:
+        kind: Any = transport._Connection
+        write = self._real_write = kind.write
+
+        def counting(connection: Any, data: bytes) -> None:
+            self._written += len(data)
+            write(connection, data)
+
+        kind.write = counting
 
     def tick(self) -> None:
         """The second passes in every worker."""
