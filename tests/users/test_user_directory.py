@@ -3,95 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from metad.cluster.directory_keys import Identity, Keys
+from metad.cluster.directory_keys import Identity
 from metad.cluster.etcd_json import EtcdError
 from metad.errors import ClusterError, DataError, UsersLostError
 from metad.system.backoff import Backoff
 from metad.users import rows, user_directory
 from metad.users.account import POSTMASTER_ID
-from metad.users.database import UserDatabase
-from metad.users.directory_users import OvertakenError
 from metad.users.mirrored import MirroredUsers
 from metad.users.rows import Change
 from metad.users.upload import upload
-from metad.users.user_directory import UserDirectory, UserDirectoryNode
 from tests.support.etcd_fake import FakeEtcd
-from tests.support.user_rows import Users, everything
-
-KEYS = Keys("c" * 32)
-IDENTITY = Identity("i" * 16, 1)
-ANN, BOB, CAT = "ann@example.test", "bob@example.test", "cat@example.test"
-PATIENCE_S = 20.0
-
-
-class Node:
-    """A node whose commands run in threads, as they are processes of their own elsewhere."""
-
-    def __init__(self, place: Path, number: int, etcd: FakeEtcd) -> None:
-        place.mkdir(exist_ok=True)
-        with UserDatabase(place / "users", create=True, iterations=4096) as users:
-            if number == 1:
-                users.add(ANN, b"secret")
-        self.etcd = etcd
-        self.number = number
-        self.identity: Identity | None = IDENTITY
-        self.lines: list[str] = []
-        self.users = Users(place / "users", self._propose, iterations=4096)
-        self._loop = asyncio.get_running_loop()
-
-    def start(self) -> None:
-        if not self.users.in_directory:
-            self.users.follow(empty=True)
-        node = UserDirectoryNode(self.number, KEYS, lambda: self.identity, self.lines.append)
-        self.directory = UserDirectory(cast(Any, self.etcd), node, self.users)
-        self.task = self._loop.create_task(self.directory.run())
-
-    def _propose(self, change: Change) -> None:
-        done = asyncio.run_coroutine_threadsafe(self.directory.change(change), self._loop)
-        if not done.result(PATIENCE_S):
-            raise OvertakenError("overtaken")
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        await asyncio.wait([self.task])
-
-    async def call(self, name: str, *arguments: Any, **named: Any) -> Any:
-        return await asyncio.to_thread(getattr(self.users, name), *arguments, **named)
-
-
-@asynccontextmanager
-async def cluster(tmp_path: Path) -> AsyncIterator[tuple[FakeEtcd, Node, Node]]:
-    """Two nodes; the first had `ANN`."""
-    etcd = FakeEtcd()
-    one, two = nodes = [Node(tmp_path / str(number), number, etcd) for number in (1, 2)]
-    await upload(cast(Any, etcd), KEYS, 1, one.users, IDENTITY)
-    etcd.write({KEYS.identity: IDENTITY.encode()})
-    try:
-        for node in nodes:
-            node.start()
-        await until(lambda: two.users.account(ANN) is not None)
-        yield etcd, one, two
-    finally:
-        for node in nodes:
-            await node.stop()
-            node.users.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def level(one: Node, two: Node) -> bool:
-    return one.directory.position.revision == two.directory.position.revision
+from tests.support.user_nodes import (
+    ANN,
+    BOB,
+    CAT,
+    IDENTITY,
+    KEYS,
+    Node,
+    cluster,
+    level,
+    until,
+)  # fmt: skip
+from tests.support.user_rows import everything
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +39,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_uploaded_and_what_changes_holds_on_both(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (_, one, two):
+        async with cluster(tmp_path, FakeEtcd()) as (one, two):
             assert two.users.verify(ANN, b"secret")
             bob = await two.call("add", BOB, b"hidden")
             assert bob.id == POSTMASTER_ID + 2
@@ -118,7 +56,7 @@ def test_what_was_uploaded_and_what_changes_holds_on_both(tmp_path: Path) -> Non
 
 def test_two_add_the_same_address_at_once(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (_, one, two):
+        async with cluster(tmp_path, FakeEtcd()) as (one, two):
             found = await asyncio.gather(
                 one.call("add", BOB, b"1"), two.call("add", BOB, b"2"), return_exceptions=True
             )
@@ -133,7 +71,7 @@ def test_two_add_the_same_address_at_once(tmp_path: Path) -> None:
 
 def test_many_commands_at_once_number_every_mailbox_once(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (_, one, two):
+        async with cluster(tmp_path, FakeEtcd()) as (one, two):
             names = [f"u{number}@example.test" for number in range(12)]
             both = zip(names, (one, two) * 6, strict=True)
             found = await asyncio.gather(*(node.call("add", name) for name, node in both))
@@ -146,7 +84,7 @@ def test_many_commands_at_once_number_every_mailbox_once(tmp_path: Path) -> None
 
 def test_after_a_compaction_all_rows_come_again(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
             await two.stop()
             await one.call("add", BOB)
             await one.call("remove", ANN)
@@ -165,7 +103,7 @@ def test_a_compaction_alone_costs_no_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
             await two.stop()
             for number in range(3):
                 etcd.write({KEYS.pulse(1): b"%d" % number})
@@ -180,7 +118,7 @@ def test_a_compaction_alone_costs_no_reload(
 
 def test_without_etcd_a_change_is_refused_and_nothing_else(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
             etcd.stop()
             with pytest.raises(ClusterError, match="does not answer"):
                 await one.call("add", BOB)
@@ -199,7 +137,7 @@ def test_without_etcd_a_change_is_refused_and_nothing_else(tmp_path: Path) -> No
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_lost_answer_is_looked_up(tmp_path: Path, when: str) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
 
             def fault(now: str) -> None:
                 if now == when:
@@ -220,7 +158,7 @@ def test_a_lost_answer_is_looked_up(tmp_path: Path, when: str) -> None:
 
 def test_a_wiped_etcd_removes_no_user_and_takes_no_change(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
             before = everything(one.users)
             etcd.write(dict.fromkeys(etcd.state.rows))
             with pytest.raises(ClusterError):
@@ -236,7 +174,7 @@ def test_a_wiped_etcd_removes_no_user_and_takes_no_change(tmp_path: Path) -> Non
 
 def test_a_rolled_back_etcd_is_not_followed(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
             old = etcd.snapshot()
             await one.call("remove", ANN)
             await until(lambda: level(one, two))
@@ -254,7 +192,7 @@ def test_a_rolled_back_etcd_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_directory_of_a_new_generation_is_reloaded(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, two):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
             await one.call("add", BOB)
             await until(lambda: level(one, two))
             etcd.write(dict.fromkeys(etcd.state.rows))
@@ -277,7 +215,7 @@ def test_a_directory_of_a_new_generation_is_reloaded(tmp_path: Path) -> None:
 
 def test_no_number_is_given_again_by_an_etcd_that_lost_it(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, _):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, _):
             given = await one.call("add", BOB)
             await one.stop()
             etcd.write({f"{KEYS.users}next": b"2"})
@@ -290,7 +228,7 @@ def test_no_number_is_given_again_by_an_etcd_that_lost_it(tmp_path: Path) -> Non
 
 def test_a_new_node_of_an_etcd_without_all_users_does_not_refuse_any(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, _, _two):
+        async with cluster(tmp_path, etcd := FakeEtcd()):
             etcd.write({f"{KEYS.users}whole": None, f"{KEYS.users}row/{ANN}": None})
             three = Node(tmp_path / "3", 3, etcd)
             three.start()
@@ -305,7 +243,7 @@ def test_a_new_node_of_an_etcd_without_all_users_does_not_refuse_any(tmp_path: P
 
 def test_rows_edited_in_etcd_are_reported_to_who_changes_them(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (etcd, one, _):
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, _):
             etcd.write({f"{KEYS.users}row/{ANN}": None})
             await until(lambda: bool(one.lines))
             assert one.lines == [f"warning: users: {ANN} is missing in etcd, and stays here"]
@@ -317,7 +255,7 @@ def test_rows_edited_in_etcd_are_reported_to_who_changes_them(tmp_path: Path) ->
 
 def test_a_large_alias_compares_all_rows(tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(tmp_path) as (_, one, two):
+        async with cluster(tmp_path, FakeEtcd()) as (one, two):
             names = [f"u{number}@example.test" for number in range(80)]
             await asyncio.to_thread(lambda: list(one.users.add_many((n, None) for n in names)))
             await one.call("set_alias", "all@example.test", names)
