@@ -1,0 +1,125 @@
+"""The users of a cluster in a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from metad.cluster.etcd import Etcd
+from metad.config.model import ClusterConfig
+from metad.errors import ClusterError, DataError
+from tests.support.etcd import EtcdCluster
+from tests.support.sizes import noted, scaled
+from tests.support.user_nodes import ANN, BOB, CAT, Node, cluster, level, until
+from tests.support.user_rows import everything
+
+RACES = 10
+
+
+@pytest.fixture
+def server() -> Iterator[EtcdCluster]:
+    with EtcdCluster() as made:
+        yield made
+
+
+@asynccontextmanager
+async def nodes(server: EtcdCluster, place: Path) -> AsyncIterator[tuple[Node, Node]]:
+    config = ClusterConfig(etcd=server.urls)
+    async with Etcd(config) as etcd, cluster(place, etcd) as two:
+        yield two
+
+
+def test_a_password_changed_on_one_node_holds_on_the_other(
+    server: EtcdCluster, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            longest = 0.0
+            for number in range(RACES):
+                password = b"changed %d" % number
+                began = time.monotonic()
+                await one.call("set_password", ANN, password)
+                await until(lambda word=password: two.users.verify(ANN, word) is not None)  # type: ignore[misc]
+                longest = max(longest, time.monotonic() - began)
+            noted("users: until a new password holds on both nodes", f"{longest:.3f} s at most")
+            assert not one.lines + two.lines
+
+    asyncio.run(test())
+
+
+def test_of_two_that_add_an_address_at_once_exactly_one_does(
+    server: EtcdCluster, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            for number in range(scaled(RACES)):
+                name = f"u{number}@example.test"
+                found = await asyncio.gather(
+                    one.call("add", name, b"1"), two.call("add", name, b"2"),
+                    return_exceptions=True,
+                )  # fmt: skip
+                assert sorted(isinstance(one, DataError) for one in found) == [False, True]
+            await until(lambda: level(one, two))
+            assert everything(one.users) == everything(two.users)
+
+    asyncio.run(test())
+
+
+def test_a_watch_from_a_compacted_revision_ends_in_a_reload(
+    server: EtcdCluster, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            await two.stop()
+            await one.call("add", BOB, b"secret")
+            await one.call("remove", ANN)
+            server.compact()
+            two.start()
+            await until(lambda: two.users.account(BOB) is not None)
+            await one.call("add", CAT)
+            await until(lambda: level(one, two))
+            assert everything(one.users) == everything(two.users)
+            assert [number for number, *_ in two.users.removed()] == [2]
+
+    asyncio.run(test())
+
+
+def test_a_large_import_reaches_a_node_that_was_away(server: EtcdCluster, tmp_path: Path) -> None:
+    """It comes in fragments, or page by page."""
+
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            for start, is_compacted in ((0, False), (1000, True)):
+                await two.stop()
+                names = [f"u{start + number}@example.test" for number in range(scaled(400))]
+                added = asyncio.to_thread(
+                    lambda names=names: list(one.users.add_many((name, None) for name in names))
+                )
+                assert len(await added) == len(names)
+                if is_compacted:
+                    server.compact()
+                two.start()
+                await until(lambda: level(one, two))
+                assert everything(one.users) == everything(two.users)
+
+    asyncio.run(test())
+
+
+def test_an_etcd_that_was_away_is_followed_again(server: EtcdCluster, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            server.stop()
+            with pytest.raises(ClusterError, match="does not answer"):
+                await one.call("add", BOB)
+            assert one.users.verify(ANN, b"secret")
+            await asyncio.to_thread(server.start)
+            await one.call("add", BOB)
+            await until(lambda: level(one, two))
+            assert two.users.account(BOB) is not None
+
+    asyncio.run(test())
