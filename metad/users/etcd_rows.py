@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from metad.cluster import etcd_json
+from metad.cluster.directory_keys import Identity
 from metad.cluster.etcd_json import Json
 from metad.users import rows
-from metad.users.rows import Change
+from metad.users.rows import Change, Position
+
+
+def position(identity: Identity, revision: int) -> Position:
+    """Of a mirror that has this revision of this directory."""
+    return Position(identity.encode().decode(), revision)
 
 
 def compare(prefix: str, change: Change) -> list[Json]:

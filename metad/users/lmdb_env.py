@@ -199,10 +199,7 @@ class Environment:
             txn.put(b"format", msgpack.packb(FORMAT), db=meta)
             if self._had_users():
                 txn.put(LOST, b"%d" % time.time(), db=meta)
-            account = Account(POSTMASTER_ID, POSTMASTER)
-            txn.put(POSTMASTER.encode(), pack_entry(account), db=addresses)
-            record = {"address": POSTMASTER, "created": int(time.time()), "builtin": True}
-            txn.put(ID.pack(POSTMASTER_ID), pack_record(record), db=accounts)
+            put_postmaster(txn, addresses, accounts)
         osio = Osio()
         for directory in (self.path, self.path.parent):
             osio.fsync_directory(str(directory))
@@ -214,6 +211,14 @@ class Environment:
             return self._numbers.next() > POSTMASTER_ID + 1
         except (DataError, OsError):
             return True
+
+
+def put_postmaster(txn: Any, addresses: Any, accounts: Any) -> None:
+    """The account that every database has."""
+    account = Account(POSTMASTER_ID, POSTMASTER)
+    txn.put(POSTMASTER.encode(), pack_entry(account), db=addresses)
+    record = {"address": POSTMASTER, "created": int(time.time()), "builtin": True}
+    txn.put(ID.pack(POSTMASTER_ID), pack_record(record), db=accounts)
 
 
 def _make_directory(path: Path) -> None:

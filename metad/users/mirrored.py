@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgpack
+
 from metad.errors import DataError
 from metad.users import login_kinds, rows
 from metad.users.account import (
@@ -30,7 +32,7 @@ from metad.users.account import (
 )
 from metad.users.database import UserDatabase
 from metad.users.directory_users import put_position, read_position
-from metad.users.lmdb_env import ID, LOST
+from metad.users.lmdb_env import ID, KINDS, LOST, put_postmaster
 from metad.users.lookup import alias_name, found_account
 from metad.users.rows import Position, Row
 
@@ -50,10 +52,17 @@ class MirroredUsers(UserDatabase):
     """An open users database, with methods that enter rows of etcd."""
 
     def follow(self, *, empty: bool) -> None:
-        """Be a mirror from now on, which lacks everything.  `empty`: there has been no user."""
+        """Be a mirror from now on, which lacks everything.  `empty`: the users here are not the
+        cluster's, and go."""
         with self._translated, self._env.begin(write=True) as txn:
             put_position(txn, self._meta, Position())
             if empty:
+                for table in list(self.numbered_tables.values())[1:]:
+                    txn.drop(table, delete=False)
+                for name in (b"unkeyed", b"least expiry", b"most login delay"):
+                    txn.delete(name, db=self._meta)
+                txn.put(KINDS, msgpack.packb({}), db=self._meta)
+                put_postmaster(txn, self._addresses, self._accounts)
                 txn.put(LOST, b"%d" % time.time(), db=self._meta)
         self.in_directory = True
 

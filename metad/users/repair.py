@@ -12,8 +12,9 @@ Rules of this file:
 * LMDB writes one of two meta pages after everything else is on the disk.  If a power cut destroys
   that page, the other one has every acknowledged change, and its pages are unchanged.
 * A table is read from both ends, each in a child: one bad page loses only its own rows.
-* In a cluster the journal of changes becomes empty.  A copy then takes all users from its source
-  again.  The source keeps its lineage: the copies keep the users that are lost here.
+* A mirror of etcd reads all rows again.
+* In a cluster without etcd the journal of changes becomes empty.  A copy then takes all users from
+  its source again.  The source keeps its lineage: the copies keep the users that are lost here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,17 @@ from metad.system.osio import Osio
 from metad.system.trial import in_child, reason_in_child
 from metad.users import journal
 from metad.users.account import from_record, unpack_record
-from metad.users.lmdb_env import FORMAT, ID, LOST, MAP_SIZE, MEMBERS, META, SPARE_TABLES, TABLES
+from metad.users.lmdb_env import (
+    DIRECTORY,
+    FORMAT,
+    ID,
+    LOST,
+    MAP_SIZE,
+    MEMBERS,
+    META,
+    SPARE_TABLES,
+    TABLES,
+)  # fmt: skip
 
 SECONDS = 1.0  # for the trial; bad pages that it does not reach are found when they are used
 _LOOK_EVERY = 4096
@@ -223,5 +234,7 @@ def _mark_lost(users: Path) -> None:
 def _note_loss(txn: Any, meta: Any) -> None:
     """Unknown users get 451 from now on; a cluster's copy until it has all users again."""
     txn.put(LOST, b"%d" % time.time(), db=meta)
+    if txn.get(DIRECTORY, db=meta) is not None:
+        txn.put(DIRECTORY, msgpack.packb(("", 0)), db=meta)
     if journal.source(txn, meta):
         journal.put_lineage(txn, meta, journal.Lineage())

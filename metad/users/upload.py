@@ -4,6 +4,7 @@ Rules of this file:
 
 * Nothing changes users meanwhile: the hub is stopped, or no directory in etcd is trusted.
 * "whole" comes last.  An upload that was interrupted is repeated.
+* A node that may lack users uploads nothing.
 * Rows that this node does not have are deleted: they are of an earlier day.
 """
 
@@ -19,9 +20,9 @@ from metad.cluster import etcd_json
 from metad.cluster.directory_keys import Identity, Keys
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import EtcdError, Json
-from metad.users import rows
+from metad.errors import ClusterError
+from metad.users import etcd_rows, rows
 from metad.users.mirrored import MirroredUsers
-from metad.users.rows import Position
 
 ROWS: Final = 100
 # Transactions at once, and attempts of each: to write a row again does no harm.
@@ -29,19 +30,40 @@ AT_ONCE: Final = 4
 TRIES: Final = 3
 
 
+class Upload:
+    """`users` of the node `number`.  `write` suits metad.cluster.restoring."""
+
+    def __init__(
+        self,
+        users: MirroredUsers,
+        number: int,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self._users = users
+        self._number = number
+        self._progress = progress
+        self._revision = 0
+
+    async def write(self, etcd: Etcd, keys: Keys) -> None:
+        """Write all rows.  Raises ClusterError, DataError, OsError."""
+        if self._users.lost:
+            raise ClusterError("not all users are on this node; use another one")
+        self._revision = await upload(etcd, keys, self._number, self._users, self._progress)
+
+    def follow(self, identity: Identity) -> None:
+        """The users here are the mirror of what was written, which is this directory.  Not while
+        a hub runs: it reads all rows."""
+        self._users.stand_at(etcd_rows.position(identity, self._revision))
+
+
 async def upload(
     etcd: Etcd,
     keys: Keys,
     number: int,
     users: MirroredUsers,
-    identity: Identity,
     progress: Callable[[int], None] = lambda count: None,
 ) -> int:
-    """Write all rows; the users here are the mirror of `identity` afterwards, which the caller
-    writes next.  `number`: this node.  Returns how many rows there are.
-
-    Raises ClusterError, DataError, OsError.
-    """
+    """Returns the revision at which all rows are there."""
     prefix = keys.users
     await _delete(etcd, f"{prefix}whole")
     await _delete_others(etcd, prefix, users)
@@ -52,9 +74,7 @@ async def upload(
         count += sum(map(len, pieces))
         progress(count)
     last = etcd_json.puts(f"{prefix}last/{number}", secrets.token_bytes(8))
-    revision = await _write(etcd, [etcd_json.puts(prefix + rows.WHOLE.decode(), b""), last])
-    users.stand_at(Position(identity.encode().decode(), revision))
-    return count
+    return await _write(etcd, [etcd_json.puts(prefix + rows.WHOLE.decode(), b""), last])
 
 
 def _puts(prefix: str, piece: list[tuple[bytes, bytes]]) -> list[Json]:

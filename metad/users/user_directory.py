@@ -103,7 +103,7 @@ class UserDirectory:
         identity = self._trusted()
         found = await self._look(identity)
         latest = etcd_rows.latest(found.found[1])
-        name = identity.encode().decode()
+        name = etcd_rows.position(identity, 0).identity
         if self._position.identity != name or not self._position.revision:
             await self._reload(identity, found.revision)
         elif latest <= self._position.revision:
@@ -124,10 +124,9 @@ class UserDirectory:
         there = [row.value for row in found.found[0]]
         if there != [identity.encode()]:
             raise ClusterError("etcd has another directory")
-        if found.revision < self._position.revision and self._position.identity == (
-            identity.encode().decode()
-        ):
-            raise ClusterError(f"etcd has gone back from revision {self._position.revision}")
+        known, now = self._position, etcd_rows.position(identity, found.revision)
+        if known.identity == now.identity and known.revision > now.revision:
+            raise ClusterError(f"etcd has gone back from revision {known.revision}")
         return found
 
     async def _watch(self, identity: Identity) -> None:
@@ -145,7 +144,7 @@ class UserDirectory:
                     held = []
 
     def _enter(self, revisions: list[list[Row]], revision: int) -> None:
-        position = Position(self._trusted().encode().decode(), revision)
+        position = etcd_rows.position(self._trusted(), revision)
         self._tell(self._users.apply(revisions, position))
         self._move(position)
 
@@ -164,7 +163,7 @@ class UserDirectory:
         """All rows, at this revision; 0: at the newest.  Raises ClusterError, DataError."""
         if not revision:
             revision = (await self._look(identity)).revision
-        position = Position(identity.encode().decode(), revision)
+        position = etcd_rows.position(identity, revision)
         reload: Reload = self._users.reload(position)
         async for page in self._etcd.prefix(self._prefix, revision):
             if self._node.trusted() != identity:

@@ -147,6 +147,7 @@ def register(server: LocalServer, made: Directory, users: UserDirectory) -> None
         return {**made.status(), **shown}
 
     async def change_users(message: Message) -> Message:
+        made.check()
         is_done = await users.change(Change.decode(message.get("change")))
         return {"overtaken": not is_done}
 

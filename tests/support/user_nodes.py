@@ -17,7 +17,7 @@ from metad.cluster.etcd_json import puts
 from metad.users.database import UserDatabase
 from metad.users.directory_users import OvertakenError
 from metad.users.rows import Change
-from metad.users.upload import upload
+from metad.users.upload import Upload
 from metad.users.user_directory import UserDirectory, UserDirectoryNode
 from tests.support.etcd_fake import FakeEtcd
 from tests.support.user_rows import Users
@@ -68,8 +68,7 @@ class Node:
 async def cluster(tmp_path: Path, etcd: AnyEtcd) -> AsyncIterator[tuple[Node, Node]]:
     """Two nodes; the first had `ANN`."""
     one, two = nodes = [Node(tmp_path / str(number), number, etcd) for number in (1, 2)]
-    await upload(cast(Any, etcd), KEYS, 1, one.users, IDENTITY)
-    await etcd.transact([], [puts(KEYS.identity, IDENTITY.encode())])
+    await write_directory(etcd, one, IDENTITY)
     try:
         for node in nodes:
             node.start()
@@ -79,6 +78,14 @@ async def cluster(tmp_path: Path, etcd: AnyEtcd) -> AsyncIterator[tuple[Node, No
         for node in nodes:
             await node.stop()
             node.users.close()
+
+
+async def write_directory(etcd: AnyEtcd, node: Node, identity: Identity) -> None:
+    """As `metad cluster init` and `restore-directory` do; the node has no directory process."""
+    upload = Upload(node.users, node.number)
+    await upload.write(cast(Any, etcd), KEYS)
+    await etcd.transact([], [puts(KEYS.identity, identity.encode())])
+    upload.follow(identity)
 
 
 async def until(condition: Callable[[], bool]) -> None:

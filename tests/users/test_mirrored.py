@@ -10,7 +10,9 @@ import pytest
 
 from metad.errors import DataError, UnknownUserError, UsersLostError
 from metad.users import mirrored, rows
-from metad.users.account import pack_record
+from metad.users.account import Policy, pack_record
+from metad.users.database import UserDatabase
+from metad.users.mirrored import MirroredUsers
 from metad.users.rows import Position, Row
 from tests.support.sizes import SEED
 from tests.support.user_rows import Node, RowStore, account_of, everything
@@ -50,6 +52,23 @@ def test_until_all_users_are_here_an_unknown_one_gets_451(node: Node, store: Row
         node.users.expand(BOB)
     assert node.mirror.next_number == 9
     assert node.mirror.position() == Position("id", store.revision)
+
+
+def test_a_node_that_joins_has_no_users_of_its_own(tmp_path: Path) -> None:
+    with UserDatabase(tmp_path / "users", create=True, iterations=4096) as users:
+        users.add(ANN, b"secret")
+        users.add(BOB)
+        users.set_policy(BOB, Policy(expiry=90))
+        users.set_alias(LIST, [ANN, BOB])
+    with MirroredUsers(tmp_path / "users") as mirror:
+        mirror.follow(empty=True)
+        assert not list(mirror.accounts())
+        assert not list(mirror.aliases())
+        assert mirror.domains(9) == []
+        assert mirror.extremes() == (0, 0)
+        assert mirror.account("postmaster")
+        with pytest.raises(UsersLostError):
+            mirror.expand(ANN)
 
 
 def test_rows_without_the_last_of_an_upload_are_not_all(node: Node, store: RowStore) -> None:

@@ -18,7 +18,9 @@ from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 from metad.users.journal import Lineage, MirrorError
 from metad.users.mirror import UserMirror
+from metad.users.mirrored import MirroredUsers
 from metad.users.repair import repair_users
+from metad.users.rows import Position
 from tests.support.sizes import SEED, reached, scaled
 
 PAGE = 4096
@@ -210,6 +212,18 @@ def test_a_copy_with_a_restored_meta_page_takes_all_users_again(good: Path) -> N
     with UserDatabase(data / "users") as users:
         assert users.lost
         assert UserMirror(users).lineage() == (Lineage(), 1)
+
+
+def test_a_mirror_of_etcd_reads_all_users_again(good: Path) -> None:
+    with MirroredUsers(good / "users") as users:
+        users.stand_at(Position("id", 76))
+        users.stand_at(Position("id", 77))  # which is lost with the page, perhaps
+    data = damaged(good, at=0, page=bytes(PAGE))
+    assert start(data)
+    with MirroredUsers(data / "users") as users:
+        assert users.in_directory
+        assert users.lost
+        assert users.position() == Position()
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -16,7 +15,6 @@ from metad.users import rows, user_directory
 from metad.users.account import POSTMASTER_ID
 from metad.users.mirrored import MirroredUsers
 from metad.users.rows import Change
-from metad.users.upload import upload
 from tests.support.etcd_fake import FakeEtcd
 from tests.support.user_nodes import (
     ANN,
@@ -28,6 +26,7 @@ from tests.support.user_nodes import (
     cluster,
     level,
     until,
+    write_directory,
 )  # fmt: skip
 from tests.support.user_rows import everything
 
@@ -200,8 +199,7 @@ def test_a_directory_of_a_new_generation_is_reloaded(tmp_path: Path) -> None:
             await one.stop()
             newer = Identity(IDENTITY.id, 2)
             etcd.write({f"{KEYS.users}row/{CAT}": rows.alias_row((ANN,))})  # of an earlier day
-            await upload(cast(Any, etcd), KEYS, 1, one.users, newer)
-            etcd.write({KEYS.identity: newer.encode()})
+            await write_directory(etcd, one, newer)
             one.identity = two.identity = newer
             one.start()
             await one.call("add", "dan@example.test")

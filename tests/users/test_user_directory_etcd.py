@@ -97,10 +97,11 @@ def test_a_large_import_reaches_a_node_that_was_away(server: EtcdCluster, tmp_pa
             for start, is_compacted in ((0, False), (1000, True)):
                 await two.stop()
                 names = [f"u{start + number}@example.test" for number in range(scaled(400))]
-                added = asyncio.to_thread(
-                    lambda names=names: list(one.users.add_many((name, None) for name in names))
+                entries = [(name, None) for name in names]
+                added = await asyncio.to_thread(
+                    lambda some: list(one.users.add_many(some)), entries
                 )
-                assert len(await added) == len(names)
+                assert len(added) == len(names)
                 if is_compacted:
                     server.compact()
                 two.start()

@@ -19,6 +19,8 @@ from metad.cluster.view import View
 from metad.config.model import Config
 from metad.errors import ClusterError, ConfigError
 from metad.system.osio import Osio
+from metad.users.mirrored import MirroredUsers
+from metad.users.upload import Upload
 
 
 @click.command("restore-directory")
@@ -71,5 +73,7 @@ async def restore(config: Config, view: View, number: int) -> tuple[Identity, Vi
     """Raises ClusterError, UnavailableError, ConfigError, OSError."""
     path = identity.directory(config.data) / seen.NAME
     known = SeenFile(Osio(), str(path)).load()
-    async with etcd.Etcd(config.cluster) as client:
-        return await restoring.restore(client, view, known, number)
+    with MirroredUsers(config.data / "users") as users:
+        upload = Upload(users, number)
+        async with etcd.Etcd(config.cluster) as client:
+            return await restoring.restore(client, view, known, number, upload.write)

@@ -25,6 +25,7 @@ from metad.store.identity import Store, open_or_make_store, write_identity
 from metad.system.osio import Osio, write_file
 from metad.users.database import UserDatabase
 from metad.users.mirror import UserMirror
+from metad.users.mirrored import MirroredUsers
 
 CLUSTER_ID_SIZE = 16
 
@@ -76,7 +77,7 @@ def init(store: Store, address: str, config: ClusterConfig) -> View:
     member = Member(store.node, address, fingerprint, State.ACTIVE, healed=False)
     view = View(cluster, 1, (member,), copies=1, read_copies=1, alone="refuse")
     if config.etcd:
-        begin_directory(config, view)
+        begin_directory(config, view, store.data / "users")
     else:
         with _users(store.data) as users:
             UserMirror(users).lead(view.epoch)
@@ -101,7 +102,10 @@ def join(store: Store, client: JoinClient, address: str, *, with_etcd: bool) -> 
     member = view.member(answer.number)
     if view.cluster != answer.cluster or member is None or member.fingerprint != earlier:
         raise UnavailableError("the other node answered with a view in which this node is not")
-    if not with_etcd:
+    if with_etcd:
+        with MirroredUsers(store.data / "users", create=True) as mirrored:
+            mirrored.follow(empty=True)
+    else:
         with _users(store.data) as users:
             UserMirror(users).follow(view.active[0], empty=True)
     become_node(store, answer.number, view)
