@@ -222,6 +222,8 @@ CLUSTER_WEIGHT = 10_000
 CLUSTER_BODY = 64 * MIB
 CLUSTER_MESSAGE = 60 * MIB
 CLUSTER_OUTSTANDING = 8 * MIB
+# Messages of other nodes that arrive in pieces at a worker, each of which may have a file open.
+CLUSTER_STREAMS = 1024
 CLUSTER_REQUEST_MEMORY = 2 * KIB
 # Seconds: between pings, of silence until a link is dead, and for which the loop of a process may
 # stand still before its links are closed (etcd: heartbeats of 0.1, elections after 1; corosync:

@@ -52,6 +52,9 @@ class Kind(IntEnum):
     STATE = 24
     LACKS = 25
     USERS = 26
+    PART = 27
+    STORE = 28
+    DROP = 29
     ANSWER = 32
     REFUSED = 33
     STALE = 34

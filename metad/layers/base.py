@@ -241,6 +241,11 @@ class Layer(ABC):
     def begin(self) -> Incoming:
         """A message begins to arrive.  Raises RefusedError."""
 
+    def begin_for(self, mailboxes: Sequence[int]) -> Incoming:
+        """The same, for a layer that wants to know the mailboxes of the recipients.  A filter may
+        still replace them."""
+        return self.begin()
+
     def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
         """Store a message that arrived whole, as `begin`, `write` and `commit` would.
 

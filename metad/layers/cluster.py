@@ -32,13 +32,14 @@ from metad.cluster.node import Node
 from metad.cluster.opening import Opened, Opening
 from metad.cluster.peers import Answered, Peers
 from metad.cluster.proposals import DirectProposals, Proposals
+from metad.cluster.streaming import STREAMED, Streaming
 from metad.cluster.transport import Links
 from metad.cluster.view import View
 from metad.cluster.view_file import ViewFile
 from metad.errors import ClusterError, NoSpaceError, RefusedError
 from metad.layers import base
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
-from metad.layers.cluster_outgoing import ClusterIncoming, Outgoing
+from metad.layers.cluster_outgoing import ClusterIncoming, InMemory, Outgoing
 from metad.layers.logs import FIRST_SLOT, LogLayer
 from metad.layers.member_marks import MemberMarks
 from metad.layers.merged_mailbox import MergedMaildrop
@@ -70,6 +71,8 @@ class ClusterLayer(Layer):
     opens_later = True
     _node: Node
     _start_token: bytes
+    # Bytes of a part of a message that streams; larger messages do.
+    piece = STREAMED
 
     def start(self, context: LayerContext) -> None:
         place = directory(context.data)
@@ -87,6 +90,7 @@ class ClusterLayer(Layer):
         self.links = self._make_links(context)
         self.marks.begin(self._start_token)
         self.peers: Peers = self._make_peers(context)
+        self.streaming = Streaming(self.peers, log.budget, log.loop.call_later, self.piece)
         self.next_id = log.next_id  # type: ignore[method-assign]
         pulls = context.row[Cell.SLOT] == FIRST_SLOT
         self._refusals = Refusals(self, context.report)
@@ -176,13 +180,13 @@ class ClusterLayer(Layer):
         try:
             self.log.check_space()
         except NoSpaceError:
-            if not self._others_suffice():
+            if not self.others_suffice():
                 raise
 
     def check_mailbox(self, mailbox: int) -> None:
         self.check_space()
 
-    def _others_suffice(self) -> bool:
+    def others_suffice(self) -> bool:
         """Whether the peers alone can hold all copies; then a full disk here refuses no mail."""
         view = self.peers.view()
         return len(set(view.counting) - {self.peers.number}) >= view.copies
@@ -191,8 +195,11 @@ class ClusterLayer(Layer):
         self.log.transaction_started()
 
     def begin(self) -> Incoming:
+        return self.begin_for(())
+
+    def begin_for(self, mailboxes: Sequence[int]) -> Incoming:
         self.check_space()
-        return ClusterIncoming(self)
+        return ClusterIncoming(self, mailboxes)
 
     def deliver(self, envelope: Envelope, body: bytes, done: Done) -> None:
         self.check_space()
@@ -201,7 +208,7 @@ class ClusterLayer(Layer):
         if budget.used + held > budget.half:
             super().deliver(envelope, body, done)
             return
-        outgoing = Outgoing(self, envelope, (envelope.trace, body), len(body), done)
+        outgoing = Outgoing(self, envelope, InMemory(body), (envelope.trace, body), done)
         outgoing.item.held = held
         outgoing.start()
 

@@ -18,6 +18,7 @@ from metad.cluster.fetching import Fetching, Sink
 from metad.cluster.peers import Peers
 from metad.errors import RefusedError
 from metad.layers.base import Done
+from metad.layers.held_spool import HeldSpool
 from metad.layers.logs import LogLayer
 from metad.layers.spool import Spool
 from metad.system.osio import Buffer
@@ -109,7 +110,7 @@ class FarBodies:
             self._cluster.peers,
             (self._mailbox, message_id),
             self.holders[message_id],
-            lambda: Spool(log.osio, log.store.spool, log.budget),
+            lambda: HeldSpool(log.osio, log.store.spool, log.budget, lambda: True),
             partial(self._fetched, number),
         )
         fetching.start()

@@ -1,6 +1,7 @@
 """What other members of the cluster ask of this node, answered.
 
     COPY        store a message that another member received        -> nothing
+    PART STORE  the same for a large one, in pieces                  -> cluster.streaming
     LIST        this node's part of a mailbox                        -> cluster.listed
     LOCK UNLOCK the lock of a mailbox, while the link lives          -> nothing
     FETCH       a message as RETR sends it                           -> cluster.fetching
@@ -22,28 +23,25 @@ from functools import partial
 from typing import Protocol
 
 from metad.cluster.answers import Refused
-from metad.cluster.copies import unpack_copy
 from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
 from metad.cluster.listed import DIGESTS_SIZE, Listed
 from metad.cluster.serving import Asker, Reply
 from metad.errors import ClusterError, RefusedError
+from metad.layers.arriving_copies import ArrivingCopies
 from metad.layers.base import Done
 from metad.layers.logs import LogLayer
 from metad.layers.member_marks import MemberMarks
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.served_bodies import ServedBodies
 from metad.layers.tombstone_pull import answer_pull
-from metad.limits import CHUNK_MEMORY
 from metad.store.background import Background
 from metad.store.ids import ID_SIZE
 from metad.store.index.tombstones import Tombstones
-from metad.store.log.encode import Append
 
 MAILBOX_SIZE = 4
 KEY_SIZE = MAILBOX_SIZE + ID_SIZE
 IN_USE = Refused("the mailbox is in use")
-NO_SPACE = Refused("no space for mail")
 
 
 class ClusterStore(Protocol):
@@ -66,10 +64,14 @@ class PeerRequests:
         self._layer = layer
         self._log = layer.log
         self._thread = thread
+        self.copies = ArrivingCopies(layer)
         self._bodies = ServedBodies(layer.log, thread)
         self._locks: dict[Asker, dict[int, bytes]] = {}  # mailbox, token of the session
         self._handlers: dict[Kind, Callable[[bytes, Reply], None]] = {
-            Kind.COPY: self._copy,
+            Kind.COPY: self.copies.copy,
+            Kind.PART: self.copies.part,
+            Kind.STORE: self.copies.store,
+            Kind.DROP: self.copies.drop,
             Kind.LIST: self._list,
             Kind.LOCK: self._lock,
             Kind.UNLOCK: self._unlock,
@@ -105,21 +107,9 @@ class PeerRequests:
     def stop(self) -> None:
         self._thread.stop()
         self._bodies.stop()
+        self.copies.stop()
 
     # -- mail in
-
-    def _copy(self, body: bytes, reply: Reply) -> None:
-        log = self._log
-        if log.committer.blocked or not log.source.has_space:
-            reply(NO_SPACE)
-            return
-        copy = unpack_copy(body)
-        size = len(copy.body)
-        done = partial(_durable, reply)
-        item = Append(copy.id, copy.packed, (copy.body,), size, done, copy.envelope.recipients)
-        item.uid = copy.uid
-        item.held = size + CHUNK_MEMORY
-        log.committer.submit(item)
 
     def _delete(self, body: bytes, reply: Reply) -> None:
         mailbox, ids = _mailbox_and_rest(body)
@@ -165,6 +155,7 @@ class PeerRequests:
         for mailbox in self._locks.pop(link, ()):
             self._log.locks.release(mailbox)
         self._bodies.link_ended(link)
+        self.copies.link_ended(link)
 
     def _list(self, body: bytes, reply: Reply) -> None:
         mailbox, digests = _mailbox_and_rest(body)

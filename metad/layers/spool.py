@@ -16,7 +16,7 @@ hundred clients that hold half a message each must not force all others into fil
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError
@@ -70,12 +70,18 @@ class Spool:
             self._append(chunk)
 
     def _spill(self) -> None:
-        self._fd = self._osio.open(self._directory, os.O_RDWR | os.O_TMPFILE)
-        parts = self.parts
+        """If it fails, what is in memory stays there."""
+        fd = self._osio.open(self._directory, os.O_RDWR | os.O_TMPFILE)
+        at = 0
+        try:
+            for part in self.parts:
+                self._write(fd, part, at)
+                at += len(part)
+        except OSError:
+            self._osio.close(fd)
+            raise
         self._give_back()
-        self.size = 0
-        for part in parts:
-            self._append(part)
+        self._fd = fd
 
     def _give_back(self) -> None:
         """Release the parts and their memory."""
@@ -83,9 +89,12 @@ class Spool:
         self.parts = []
 
     def _append(self, chunk: bytes) -> None:
-        if self._osio.pwrite(self._fd, chunk, self.size) != len(chunk):
-            raise OSError("short write to the spool")
+        self._write(self._fd, chunk, self.size)
         self.size += len(chunk)
+
+    def _write(self, fd: int, chunk: bytes, at: int) -> None:
+        if self._osio.pwrite(fd, chunk, at) != len(chunk):
+            raise OSError("short write to the spool")
 
     def close(self) -> None:
         """Give back the memory or the file.  Idempotent."""
@@ -99,6 +108,16 @@ class Spool:
         """All octets, from the start at each call."""
         return iter(self.parts) if self._fd < 0 else self.pieces()
 
+    def read(self, at: int, most: int) -> bytes:
+        """Octets from `at` on, `most` of them if there are so many."""
+        most = min(most, self.size - at)
+        if self._fd < 0:
+            return read_parts(self.parts, at, most)
+        data = self._osio.pread(self._fd, most, at)
+        if len(data) != most:
+            raise OSError("the spool is shorter than what was written")
+        return data
+
     def pieces(self) -> Iterator[Buffer]:
         """The octets of a spilled message, from the start at each call."""
         at = 0
@@ -108,6 +127,22 @@ class Spool:
                 raise OSError("the spool is shorter than what was written")
             yield piece
             at += len(piece)
+
+
+def read_parts(parts: Sequence[Buffer], at: int, most: int) -> bytes:
+    """`most` octets from `at` on."""
+    found: list[Buffer] = []
+    for part in parts:
+        if most <= 0:
+            break
+        if at < len(part):
+            piece = part[at : at + most]
+            found.append(piece)
+            most -= len(piece)
+            at = 0
+        else:
+            at -= len(part)
+    return b"".join(found)
 
 
 class SpooledIncoming(Spool, Incoming):

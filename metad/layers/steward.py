@@ -10,30 +10,26 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from metad.cluster import entering
 from metad.cluster.answers import Answer, Answered
-from metad.cluster.copies import for_mailboxes, pack_copy
 from metad.cluster.entering import Found, MemberState
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.cluster.proposals import Proposals
+from metad.cluster.streaming import Streaming
 from metad.cluster.view import View
-from metad.cluster.walking import Missing, Sent, Walk
-from metad.errors import ClusterError, RefusedError
+from metad.cluster.walking import Walk
+from metad.errors import ClusterError
 from metad.layers.logs import LogLayer
+from metad.layers.walked_mail import WalkedMail
 from metad.store.background import Background
-from metad.store.ids import ID_SIZE
 from metad.store.index.tombstones import Tombstones
-from metad.store.log import record
-from metad.system.osio import Buffer
 
 PATIENCE_S = 1.0
-PIECE = 1000  # entries asked for at once
-COPY_PATIENCE_S = 30.0
 # Until a walk that found damage is repeated: by then it may be repaired, or deleted.
 DAMAGED_NS = 60_000_000_000
 
@@ -43,6 +39,7 @@ class ClusterStore(Protocol):
 
     peers: Peers
     log: LogLayer
+    streaming: Streaming
     tombstones: Tombstones
     proposals: Proposals
 
@@ -110,7 +107,7 @@ class Steward:
 
     def _begin_walk(self) -> None:
         epoch = self._layer.peers.view().epoch
-        mail = Mail(self._layer, self._thread, self._report)
+        mail = WalkedMail(self._layer, self._thread, self._report)
         walk = Walk(self._layer.peers, mail, partial(self._walked, epoch))
         self._walk = walk
         walk.start()
@@ -182,58 +179,3 @@ class Steward:
 def _described(view: View) -> str:
     members = ", ".join(f"node {one.number} {one.state}" for one in view.members)
     return f"{members}; copies {view.copies}"
-
-
-class Mail:
-    """This node's mail for a walk."""
-
-    def __init__(
-        self, layer: ClusterStore, thread: Background, report: Callable[[str], None]
-    ) -> None:
-        self._peers = layer.peers
-        self._log = layer.log
-        self._thread = thread
-        self._report = report
-
-    def pieces(self) -> Iterator[list[bytes]]:
-        index = self._log.index
-        found: list[bytes] = []
-        for mailbox, _ in index.usages():
-            start, last = mailbox.to_bytes(4, "big"), b""
-            while piece := index.listing_piece(mailbox, last, PIECE):
-                last = piece[-1][:ID_SIZE]
-                found += [start + one[:ID_SIZE] for one in piece]
-                if len(found) >= PIECE:
-                    yield found
-                    found = []
-        if found:
-            yield found
-
-    def send(self, member: int, message_id: bytes, mailboxes: Sequence[int], done: Sent) -> None:
-        log = self._log
-
-        def read() -> None:
-            log.loop.call_soon_threadsafe(send, self._read(message_id, mailboxes))
-
-        def send(found: list[Buffer] | Missing) -> None:
-            if isinstance(found, Missing):
-                done(found)
-            else:
-                self._peers.request(member, Kind.COPY, found, done, COPY_PATIENCE_S)
-
-        self._thread.put(read)
-
-    def _read(self, message_id: bytes, mailboxes: Sequence[int]) -> list[Buffer] | Missing:
-        """The body of a COPY.  Called in the thread."""
-        try:
-            stored = self._log.reader.read(message_id, wait=True)
-            if stored is not None:
-                packed = for_mailboxes(record.pack_envelope(stored.envelope), mailboxes)
-                return pack_copy(message_id, stored.envelope.uid, packed, [stored.body])
-            return Missing.DAMAGED
-        except (RefusedError, OSError) as error:
-            keys = [one.to_bytes(4, "big") + message_id for one in mailboxes]
-            if len(self._log.index.missing(keys)) == len(keys):
-                return Missing.GONE
-            self._report(f"warning: not sent to another node: {error}")
-            return Missing.DAMAGED

@@ -6,6 +6,7 @@ by the layer is still read to its end, and discarded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from metad.errors import NoSpaceError, RefusedError
@@ -29,10 +30,10 @@ class RefusedIncoming(Incoming):
         pass
 
 
-def begin(context: WorkerContext) -> Incoming:
+def begin(context: WorkerContext, mailboxes: Sequence[int]) -> Incoming:
     """Begin an incoming message."""
     try:
-        return context.layer.begin()
+        return context.layer.begin_for(mailboxes)
     except RefusedError as error:
         return RefusedIncoming(error)
     except OSError as error:

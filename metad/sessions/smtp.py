@@ -257,7 +257,7 @@ class SmtpSession(Connection):
         return True
 
     def _new_incoming(self) -> Incoming:
-        return incoming_mail.begin(self._context)
+        return incoming_mail.begin(self._context, tuple(self._recipients.entries))
 
     def _end_of_message(self, event: EndOfMessage) -> bool:
         if event.received >= limits.RECEIVED_HOPS:

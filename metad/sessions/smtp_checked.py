@@ -82,7 +82,7 @@ class CheckedSmtpSession(AskingSmtpSession):
 
     def _new_incoming(self) -> Incoming:
         context = self._context
-        incoming = begin_incoming(context)
+        incoming = begin_incoming(context, tuple(self._recipients.entries))
         if isinstance(incoming, RefusedIncoming) or type(incoming).chunks is not Incoming.chunks:
             return incoming
         return KeptIncoming(incoming, str(context.config.data), context.budget)

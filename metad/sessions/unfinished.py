@@ -21,10 +21,12 @@ from metad.sessions.networks import LOCAL
 class Unfinished:
     """The octets of a worker's unfinished messages by client network."""
 
-    __slots__ = ("_limit", "_of_network", "limit", "used")
+    __slots__ = ("_floor", "_limit", "_of_network", "limit", "used")
 
-    def __init__(self, limit: int = limits.UNFINISHED) -> None:
+    def __init__(self, limit: int = limits.UNFINISHED, floor: int = 0) -> None:
+        """`floor`: what is kept however full the disk is: in memory, while other nodes store it."""
         self._limit = limit
+        self._floor = floor
         self.limit = limit
         self.used = 0
         self._of_network: dict[str, int] = {}
@@ -34,7 +36,7 @@ class Unfinished:
         with suppress(OSError):
             found = os.statvfs(directory)
             free = found.f_bavail * found.f_frsize
-            self.limit = min(self._limit, self.used + free // 2)
+            self.limit = max(min(self._limit, self.used + free // 2), self._floor)
 
     def take(self, network: str, octets: int) -> bool:
         """Count more octets, unless that exceeds the bound."""

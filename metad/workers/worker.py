@@ -106,7 +106,9 @@ class MailWorker:
             last_logins=LastLogins(config.data / "users"),
             budget=Budget(config.limits.memory // 2),
             backpressure=Backpressure(config.limits.memory // 2),
-            unfinished=Unfinished(config.limits.unfinished),
+            unfinished=Unfinished(
+                config.limits.unfinished, config.limits.memory // 4 if config.cluster.address else 0
+            ),
             certificates=Certificates(config, self._log.line) if tls_store.wanted(config) else None,
             now=loop.time(),
             on_idle=self._leave_if_idle,

@@ -91,6 +91,9 @@ def test_unfinished_messages_take_at_most_half_of_what_is_free(
     assert not unfinished.take("local", 1000)
     unfinished.refresh("/")
     assert unfinished.limit == 20_000 + 5 * 4096
+    of_a_cluster = Unfinished(floor=1_000_000)  # other nodes store what waits in memory
+    of_a_cluster.refresh("/")
+    assert of_a_cluster.limit == 1_000_000
 
 
 def test_a_few_networks_cannot_take_all_by_announcing_sizes() -> None:

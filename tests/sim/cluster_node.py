@@ -16,12 +16,16 @@ from tests.sim.links import SimLinks
 from tests.sim.network import Network
 from tests.sim.worker import Worker
 
+PIECE = 400
+
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
 
 class SimClusterLayer(ClusterLayer):
-    """The real layer over simulated links."""
+    """The real layer over simulated links.  What streams is small here."""
+
+    piece = PIECE
 
     def __init__(self, worker: Worker, network: Network) -> None:
         self._worker = worker

@@ -139,7 +139,7 @@ class Node:
 
     def stream(self, mailboxes: Sequence[int], message: bytes) -> RefusedError | None:
         """The same for a message that comes in pieces."""
-        incoming = self.layer.begin()
+        incoming = self.layer.begin_for(mailboxes)
         wire = stuff(message)
         for at in range(0, len(wire), 1 << 20):
             incoming.write(wire[at : at + (1 << 20)])
