@@ -10,7 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from metad import limits
@@ -30,6 +30,16 @@ class AliasTable(Lookup):
         """
         with self._writing() as txn:
             return self.put_alias(txn, address, members)
+
+    def change_alias(
+        self, address: str, change: Callable[[tuple[str, ...]], Sequence[str]]
+    ) -> Alias:
+        """Give an alias other members, which `change` makes from the present ones; () if there is
+        no alias.  Raises DataError, as `set_alias` and `change` do."""
+        with self._writing() as txn:
+            raw = txn.get(alias_key(address), db=self._addresses)
+            old = None if raw is None else unpack_alias(raw)
+            return self.put_alias(txn, address, change(old or ()))
 
     def put_alias(self, txn: Any, address: str, members: Sequence[str]) -> Alias:
         """The same within a transaction, which is unchanged if this raises DataError."""

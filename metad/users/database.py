@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -285,6 +285,13 @@ class UserDatabase(CountedUsers):
     def set_policy(self, address: str, policy: Policy) -> Account:
         """Replace the policy of an account.  Raises NoSuchUserError, DataError."""
         return self._change(address, checked_policy(policy)._asdict())
+
+    def change_policy(self, address: str, changes: Mapping[str, int | None]) -> Account:
+        """Replace some settings of an account.  Raises NoSuchUserError, DataError."""
+        with self._writing() as txn:
+            account, record = self._existing(txn, address)
+            policy = checked_policy(account.policy._replace(**changes))
+            return self._put(txn, account.id, _without_none(record | policy._asdict()))
 
     def _change(self, address: str, fields: dict[str, Any]) -> Account:
         with self._writing() as txn:

@@ -12,6 +12,7 @@ from metad.config.model import Config, DevConfig
 from metad.errors import DataError, ForeignDomainError, MetadError, UnknownUserError
 from metad.users.account import Account
 from metad.users.database import UserDatabase
+from metad.users.journal import MirrorError
 
 
 class DevUsers(UserDatabase):
@@ -51,7 +52,7 @@ class DevUsers(UserDatabase):
             return False
         try:
             self.add(address)
-        except DataError:  # another worker was faster, or it cannot be an address
+        except (DataError, MirrorError):  # another was faster, it is no address, or in a cluster
             return self._account(address) is not None
         return True
 

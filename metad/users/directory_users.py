@@ -12,7 +12,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -95,6 +95,14 @@ class DirectoryUsers(UserDatabase):
 
     def set_policy(self, address: str, policy: Policy) -> Account:
         return self.carried_out(lambda: super(DirectoryUsers, self).set_policy(address, policy))
+
+    def change_policy(self, address: str, changes: Mapping[str, int | None]) -> Account:
+        return self.carried_out(lambda: super(DirectoryUsers, self).change_policy(address, changes))
+
+    def change_alias(
+        self, address: str, change: Callable[[tuple[str, ...]], Sequence[str]]
+    ) -> Alias:
+        return self.carried_out(lambda: super(DirectoryUsers, self).change_alias(address, change))
 
     def set_alias(self, address: str, members: Sequence[str]) -> Alias:
         return self.carried_out(lambda: super(DirectoryUsers, self).set_alias(address, members))

@@ -134,6 +134,23 @@ def test_an_alias_can_be_removed_and_its_address_given_to_a_user(nodes: tuple[No
     check_same(one, two)
 
 
+def test_changes_of_parts_made_at_once_all_hold(nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    for name in (ANN, BOB, CAT):
+        one.users.add(name)
+    two.catch_up()
+    one.before = lambda: (two.users.change_policy(ANN, {"quota": 1000}), None)[1]
+    one.users.change_policy(ANN, {"expiry": 90})
+    one.before = lambda: (two.users.change_alias("all@example.test", lambda _: [ANN]), None)[1]
+    one.users.change_alias("all@example.test", lambda old: [*old, BOB])
+    check_same(one, two)
+    account, alias = two.users.account(ANN), two.users.alias("all@example.test")
+    assert account is not None
+    assert (account.policy.quota, account.policy.expiry) == (1000, 90)
+    assert alias is not None
+    assert alias.members == (ANN, BOB)
+
+
 def test_one_who_is_always_overtaken_gives_up(nodes: tuple[Node, Node]) -> None:
     one, _ = nodes
 

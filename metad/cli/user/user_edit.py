@@ -102,7 +102,7 @@ def set_user(
     with open_users(place) as database:
         account = _existing(database, address)
         if changes:
-            account = database.set_policy(address, account.policy._replace(**changes))
+            account = database.change_policy(address, changes)
         if disabled is not None:
             account = database.set_disabled(address, disabled)
     said(account, f"changed {account.address}", as_json)
@@ -269,7 +269,7 @@ def alias(
             return
         made = old
         if members:
-            made = database.set_alias(address, _members(old.members if old else (), members, how))
+            made = database.change_alias(address, lambda now: _members(now, members, how))
     if made is not None:
         said(made, f"{made.address}: {', '.join(made.members)}", as_json)
 
