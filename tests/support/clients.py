@@ -243,9 +243,9 @@ def unique_ids(hub: Hub, name: str) -> list[bytes]:
         return found
 
 
-def in_time(condition: Callable[[], bool]) -> bool:
+def in_time(condition: Callable[[], bool], seconds: float = DEADLINE) -> bool:
     """Whether a condition without notification becomes true: polled up to a deadline."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
         if time.monotonic() > deadline:

@@ -52,11 +52,11 @@ class EtcdServer:
 
     @property
     def url(self) -> str:
-        return f"{self._cluster.scheme}://{HOST}:{self.port}"
+        return f"{self._cluster.scheme}://{self._cluster.host}:{self.port}"
 
     @property
     def peer(self) -> str:
-        return f"http://{HOST}:{self._peer_port}"
+        return f"http://{self._cluster.host}:{self._peer_port}"
 
     def start(self) -> None:
         """Start it; `EtcdCluster.wait` waits until it is ready."""
@@ -124,8 +124,9 @@ class EtcdCluster:
     scheme = "http"
     context: ssl.SSLContext | None = None
 
-    def __init__(self, count: int = 1, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, count: int = 1, options: tuple[str, ...] = (), host: str = HOST) -> None:
         need_etcd()
+        self.host = host
         self.home = Path(tempfile.mkdtemp(prefix="etcd-"))
         self.servers = [EtcdServer(self, f"e{number}", options) for number in range(1, count + 1)]
         self.initial = ",".join(f"{one.name}={one.peer}" for one in self.servers)
