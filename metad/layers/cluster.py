@@ -40,6 +40,7 @@ from metad.errors import ClusterError, NoSpaceError, RefusedError
 from metad.layers import base
 from metad.layers.base import Done, Envelope, Incoming, Layer, LayerContext, Maildrop, Usage
 from metad.layers.cluster_outgoing import ClusterIncoming, InMemory, Outgoing
+from metad.layers.forgetting import Forgetting
 from metad.layers.logs import FIRST_SLOT, LogLayer
 from metad.layers.member_marks import MemberMarks
 from metad.layers.merged_mailbox import MergedMaildrop
@@ -100,6 +101,7 @@ class ClusterLayer(Layer):
         if self._steward is not None:
             self.walked[0] = 0  # which member started again, the worker before this one knew
             self.marks.on_start = self._steward.walk_again
+        self.forgetting = Forgetting(self, context.area, context.report, self.peers.now)
 
     def _make_proposals(self, context: LayerContext) -> Proposals:
         return DirectProposals(self._current.adopt)
@@ -150,6 +152,7 @@ class ClusterLayer(Layer):
             if not self.marks.refusal:
                 self._pull.tick()
                 self._steward.tick()
+                self.forgetting.tick()
 
     def adopt(self, view: View) -> None:
         """Make a view durable and current.  Raises ClusterError, OSError."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from metad.cluster.heard_marks import HEARD, HeardMarks, Member
+from metad.cluster.heard_marks import HEARD, HeardMarks, Member, Vector
 from metad.cluster.marks import Heard
 from metad.cluster.old_disks import OldDisks
 from metad.cluster.own_marks import OwnMarks
@@ -38,12 +38,15 @@ class MemberMarks:
         self.disks = OldDisks(log.store.node, self._own, self._heard, context.report)
         self._written = 0  # groups of commits, of all workers, when the last beat was counted
         self._is_busy = False
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, Member] = {}  # what each told since this worker started
+        self._known: dict[int, Member] = {}  # and before
         self.on_start: Callable[[], None] = lambda: None
 
     def begin(self, token: bytes) -> None:
         """Raises ClusterError, OSError."""
         refusal = self._own.begin(token)
+        if self._is_first:
+            self._known = self._heard.all()
         if refusal and self._is_first:
             self._report(f"warning: this node takes part no more: {refusal}")
 
@@ -56,10 +59,10 @@ class MemberMarks:
         """What this node tells with each vector."""
         return self._own.told().last.pack()
 
-    @property
-    def members(self) -> dict[int, Member]:
-        """What each member told since this worker started."""
-        return self._members
+    def vector(self, member: int) -> Vector:
+        """Of each origin, the number up to which that member is known to have its tombstones."""
+        found = self._members.get(member) or self._known.get(member)
+        return found.vector if found is not None else {}
 
     def told(self, member: int, mark: Heard, vector: dict[tuple[int, int], int]) -> None:
         """A member told this of itself."""
