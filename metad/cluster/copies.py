@@ -52,7 +52,10 @@ def unpack_copy(data: bytes) -> Copy:
         body = memoryview(data)[at + packed_size :]
         if len(packed) != packed_size or xxh3_128_digest(body) != digest:
             raise ClusterError("a copy does not verify")
-        return Copy(message_id, uid, packed, record.unpack_envelope(packed), body)
+        envelope = record.unpack_envelope(packed)
+        if not envelope.recipients:
+            raise ClusterError("a copy for no mailbox")
+        return Copy(message_id, uid, packed, envelope, body)
     except (struct.error, ValueError, TypeError) as error:
         raise ClusterError(f"not a copy: {error}") from None
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from metad.cluster.copies import pack_copy, unpack_copy
+from metad.errors import ClusterError
 from metad.layers.bench import Bench, stuff
 from metad.layers.logs import LogLayer
+from metad.store.log import record
 from tests.layers.test_conformance import TestLog as Log
 
 MESSAGE = b"Subject: x\r\n\r\n"
@@ -33,3 +36,10 @@ def test_each_mailbox_gets_the_copy_that_names_it(mailbox: int, size: int) -> No
         assert sent.endswith(body + b".\r\n")
         assert len(sent) - len(b".\r\n") == drop.size(1)
         drop.close()
+
+
+def test_a_copy_for_no_mailbox_is_refused() -> None:
+    envelope = record.Envelope(1, "192.0.2.1", "h", "s@x", ())
+    body = pack_copy(bytes(16), "", record.pack_envelope(envelope), [b"x"])
+    with pytest.raises(ClusterError, match="for no mailbox"):
+        unpack_copy(b"".join(body))

@@ -139,7 +139,8 @@ class ClusterClients(Owner):
 
     def _part(self, op: Op) -> None:
         one = self.hub(op).node
-        other = next(hub.node for hub in self.hubs if hub.node != one)
+        others = [hub.node for hub in self.hubs if hub.node != one]
+        other = others[op.number // 3 % len(others)]
         both = op.number % 3 > 0
         self.sim.note(f"cut: {one} to {other}{' and back' if both else ''}")
         self.network.cut(one, other, both=both)

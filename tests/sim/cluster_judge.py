@@ -1,8 +1,8 @@
-"""What must hold in a cluster of two nodes and two copies, at each session and in quiet.
+"""What must hold in a cluster of two copies, at each session and in quiet.
 
 each listing    complete, or it is refused: every acknowledged message, none that was deleted with
                 +OK before the login, in order, as it was sent; the same at any node
-in quiet        refused mail is gone from both nodes; both have every acknowledged message, no
+in quiet        refused mail is gone from all nodes; two have every acknowledged message, no
                 tombstone is missing, and each node's store is sound (tests.sim.run.Verdict)
 """
 
@@ -30,12 +30,23 @@ class Seen(NamedTuple):
     gone: set[tuple[int, bytes]]
 
 
+class NodesLedger(Ledger):
+    """Of several nodes: each has a part of the mail."""
+
+    def must_have(self, mailbox: int) -> set[bytes]:
+        return set()
+
+    def all_must_have(self, mailbox: int) -> set[bytes]:
+        """What all nodes together have."""
+        return super().must_have(mailbox)
+
+
 class ClusterJudge:
     """Of all nodes together."""
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self.ledger = Ledger()
+        self.ledger = NodesLedger()
         self.bodies: dict[bytes, bytes] = {}
         self.refused: set[bytes] = set()
         # The epoch of the last view in which a node went on alone: what a node of an older epoch
@@ -61,7 +72,7 @@ class ClusterJudge:
     # -- sessions
 
     def before_login(self, box: int) -> Seen:
-        return Seen(self.ledger.must_have(box), set(self.ledger.deleted))
+        return Seen(self.ledger.all_must_have(box), set(self.ledger.deleted))
 
     def failed(self, text: str) -> None:
         self._count("-ERR", text)
@@ -102,6 +113,12 @@ class ClusterJudge:
         self.ledger.apply(("deleting", gone))
         if not self._sim.faults.struck:
             self.ledger.apply(("deleted", gone))
+
+    def have(self, box: int, nodes: list[set[bytes]], copies: int) -> None:
+        """`nodes`: what each of them has of a mailbox."""
+        for one in sorted(self.ledger.all_must_have(box)):
+            having = sum(one in there for there in nodes)
+            assert having >= copies, f"{one.hex()} of mailbox {box} is on {having} nodes"
 
     # -- what a hub of its own tells its judge
 

@@ -11,6 +11,7 @@ from metad.cluster.transport import Links
 from metad.cluster.view import View
 from metad.layers.base import LayerContext
 from metad.layers.cluster import ClusterLayer
+from metad.store.index.index import LISTING_ENTRY
 from tests.sim.hub import Hub
 from tests.sim.links import SimLinks
 from tests.sim.network import Network
@@ -68,6 +69,11 @@ class ClusterHub(Hub):
     @property
     def name(self) -> str:
         return f"node {self.node}"
+
+    def entries(self, mailbox: int) -> set[bytes]:
+        """The messages that this node itself has."""
+        packed = self.workers()[0].log.index.listing(mailbox)
+        return {message_id for message_id, _ in LISTING_ENTRY.iter_unpack(packed)}
 
     def durable_view(self) -> View:
         """The view on the disk."""

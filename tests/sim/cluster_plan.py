@@ -27,11 +27,38 @@ class Mixture(NamedTuple):
     alone: float = 0.15  # a node is off, and the operator tells the other to go on
 
 
-def make_plan(seed: int) -> Plan:
-    rng = random.Random(f"cluster plan {seed}")
+class EtcdMixture(NamedTuple):
+    """The same of a cluster with etcd, whose nodes mark each other absent."""
+
+    put: float = 8
+    session: float = 6
+    part: float = 0.5
+    mend: float = 0.8
+    hold: float = 0.2
+    freeze: float = 0.3
+    view: float = 0.2
+    crash: float = 0.2
+    power: float = 0.2
+    stop: float = 0.1
+    down: float = 0.4
+    collect: float = 0.3
+    isolate: float = 0.5  # a node reaches neither the others nor etcd
+    blind: float = 0.3  # a node does not reach etcd
+    away: float = 0.2  # etcd is stopped, or slow
+    back: float = 0.1  # etcd is wiped, or restored from an old snapshot, until it is set right
+    settle: float = 0.4  # nothing fails for some seconds
+    join: float = 0.3  # a new machine
+
+
+def make_plan(seed: int, nodes: int = 2, *, etcd: bool = False) -> Plan:
+    name = "cluster plan" if nodes == 2 else f"{'etcd' if etcd else 'cluster'} of {nodes}"
+    rng = random.Random(f"{name} {seed}")
+    mixture = EtcdMixture() if etcd else Mixture()
+    if nodes > 2 and not etcd:  # without etcd, two nodes alone have the command
+        mixture = Mixture(alone=0)
     return Plan(
         seed,
-        tuple(_ops(rng, _mixture(rng))),
+        tuple(_ops(rng, _swarm(rng, mixture), nodes)),
         _kills(rng),
         _failures(rng),
         clock_step=rng.choice((1_000, 20_000)),
@@ -40,27 +67,26 @@ def make_plan(seed: int) -> Plan:
         log_size=16 * 1024,
         recovery_delay=rng.choice((0.0, 0.0, 1.0)),
         stalls=_stalls(rng),
+        nodes=nodes,
+        etcd=etcd,
     )
 
 
-def _mixture(rng: random.Random) -> Mixture:
-    """A swarm: each seed does without something."""
-    calm = Mixture()
-    return Mixture(
-        *(
-            weight if kind in ("put", "session") else weight * rng.choice((0, 1, 1, 3))
-            for kind, weight in zip(calm._fields, calm, strict=True)
-        )
-    )
+def _swarm(rng: random.Random, calm: Mixture | EtcdMixture) -> dict[str, float]:
+    """Each seed does without something."""
+    return {
+        kind: weight if kind in ("put", "session") else weight * rng.choice((0, 1, 1, 3))
+        for kind, weight in zip(calm._fields, calm, strict=True)
+    }
 
 
-def _ops(rng: random.Random, mixture: Mixture) -> list[Op]:
-    kinds, weights = mixture._fields, tuple(mixture)
+def _ops(rng: random.Random, mixture: dict[str, float], nodes: int) -> list[Op]:
+    kinds, weights = list(mixture), list(mixture.values())
     hurry = rng.choice((0.2, 0.6, 0.9))
     return [
         Op(
             rng.choices(kinds, weights)[0],
-            rng.randrange(2),
+            rng.randrange(nodes),
             rng.randrange(1, 1 << BOXES),
             rng.randrange(1 << 30),
             rng.choice((0, 3, 20, 60)) if rng.random() < hurry else WAIT,
@@ -81,7 +107,7 @@ def _stalls(rng: random.Random) -> tuple[Stall, ...]:
 
 
 def _failures(rng: random.Random) -> tuple[tuple[str, str, int, int | str], ...]:
-    """Of both nodes' workers together: each node's own disk fails now and then."""
+    """Of all nodes' workers together: each node's own disk fails now and then."""
     found: list[tuple[str, str, int, int | str]] = []
     for kind, most, ordinals, error in (
         ("group", rng.choice((0, 0, 0, 2)), 60, EIO),

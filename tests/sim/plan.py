@@ -40,7 +40,7 @@ class Op(NamedTuple):
 
 class Plan(NamedTuple):
     """`recovery_delay`: seconds before the logs of a dead process are recovered; `stalls`: where a
-    process stops for a while."""
+    process stops for a while; `nodes`, `etcd`: of a cluster."""
 
     seed: int
     ops: tuple[Op, ...]
@@ -53,6 +53,8 @@ class Plan(NamedTuple):
     recovery_weight: float = 1.0
     recovery_delay: float = 0.0
     stalls: tuple[Stall, ...] = ()
+    nodes: int = 0
+    etcd: bool = False
 
 
 class Mixture(NamedTuple):

@@ -1,4 +1,4 @@
-"""Two nodes, two copies: whole hubs over a network that is cut, stalls and breaks.
+"""Two nodes or three, two copies: whole hubs over a network that is cut, stalls and breaks.
 
 The real layer, links, view file, store, index, recovery and collector.  Nodes are killed, lose
 their power and stand still, disks fail, indexes refuse, epochs change on either node first.
@@ -19,14 +19,15 @@ from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
 COUNT = 50  # seeds of CI
+OF_THREE = 20  # 13 s of CPU
 MUTANT_SEEDS = 100
 FIRST = (SEED - 1999) * 1_000_000
 JOBS = 2
 
 
-def run(seed: int) -> ClusterRun:
+def run(seed: int, nodes: int = 2) -> ClusterRun:
     """Raises AssertionError with the seed and the last notes."""
-    made = ClusterRun(make_plan(seed))
+    made = ClusterRun(make_plan(seed, nodes))
     try:
         made.go()
     except Exception as error:
@@ -35,9 +36,9 @@ def run(seed: int) -> ClusterRun:
     return made
 
 
-def campaign(seeds: range) -> tuple[int, ...]:
+def campaign(seeds: range, nodes: int = 2) -> tuple[int, ...]:
     """How often each kind of answer was given."""
-    runs = [run(seed) for seed in seeds]
+    runs = [run(seed, nodes) for seed in seeds]
     counts = [sum(one.counts[kind] for one in runs) for kind in runs[0].counts]
     return tuple(counts)
 
@@ -48,6 +49,14 @@ def test_no_order_of_steps_loses_or_revives_mail_of_two_nodes() -> None:
     answers = power_campaign.spread(lambda job: sum(campaign(seeds[job::JOBS])), JOBS)
     reached("cluster of two nodes in one process: seeds", count)
     reached("cluster of two nodes in one process: answers judged", answers)
+
+
+def test_no_order_of_steps_loses_or_revives_mail_of_three_nodes() -> None:
+    count = sized(4, OF_THREE)
+    seeds = range(FIRST, FIRST + count)
+    answers = power_campaign.spread(lambda job: sum(campaign(seeds[job::JOBS], 3)), JOBS)
+    reached("cluster of three nodes in one process: seeds", count)
+    reached("cluster of three nodes in one process: answers judged", answers)
 
 
 def test_every_kind_of_answer_is_met() -> None:
