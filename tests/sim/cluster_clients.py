@@ -10,9 +10,9 @@ import lmdb
 
 from metad.cluster.alone import alone
 from metad.errors import ClusterError, RefusedError
-from metad.layers.base import Envelope, Incoming, NotAtHandError, Recipient
+from metad.layers.base import Envelope, NotAtHandError, Recipient
 from tests.sim.cluster_judge import SENDER, ClusterJudge, address
-from tests.sim.cluster_node import PIECE, ClusterHub
+from tests.sim.cluster_node import ClusterHub
 from tests.sim.network import Network
 from tests.sim.plan import BOXES, Op
 from tests.sim.scheduler import Owner
@@ -20,16 +20,13 @@ from tests.sim.worker import LostError, Worker
 from tests.support.power_kit import MODES
 
 PATIENCE_SECONDS = 20.0
-DOWN_SECONDS = (3.0, 12.0)
-# Messages from this size on arrive in pieces; some of them, of 256, are aborted.
-LARGE = 1000
-ABORTED = 30
 
 
 class ClusterClients(Owner):
     """The outside world."""
 
     name = "clients"
+    down_seconds = (3.0, 12.0)
 
     def __init__(self, hubs: Sequence[ClusterHub], network: Network, judge: ClusterJudge) -> None:
         super().__init__()
@@ -48,7 +45,8 @@ class ClusterClients(Owner):
 
     def _worker(self, op: Op) -> Worker | None:
         hub = self.hub(op)
-        self.sim.scheduler.wait(lambda: hub.worker(0) is not None, PATIENCE_SECONDS)
+        if hub.is_member:
+            self.sim.scheduler.wait(lambda: hub.worker(0) is not None, PATIENCE_SECONDS)
         return hub.worker(0)
 
     # -- mail in
@@ -73,10 +71,6 @@ class ClusterClients(Owner):
         judge, layer = self.judge, worker.layer
         recipients = tuple(Recipient(box, address(box)) for box in boxes)
         answers: list[RefusedError | None] = []
-        incoming = self._arrive(worker, boxes, body) if len(body) > LARGE else None
-        if incoming is not None and body[0] < ABORTED:
-            worker.call(incoming.abort)
-            return
 
         def submit() -> None:
             message_id = layer.next_id()
@@ -90,29 +84,13 @@ class ClusterClients(Owner):
                 else:
                     judge.refuse(message_id)
 
-            try:
-                layer.check_space()
-            except RefusedError:
-                if incoming is not None:
-                    incoming.abort()
-                raise
+            layer.check_space()
             judge.sent(message_id, body, boxes)
-            if incoming is None:
-                layer.deliver(envelope, body, done)
-            else:
-                incoming.commit(envelope, done)
+            layer.deliver(envelope, body, done)
 
         worker.call(submit)
         if wait:
             worker.wait(lambda: bool(answers))
-
-    def _arrive(self, worker: Worker, boxes: tuple[int, ...], body: bytes) -> Incoming:
-        """A large message arrives in pieces, and streams to the other node meanwhile."""
-        incoming: Incoming = worker.call(lambda: worker.layer.begin_for(boxes))
-        for at in range(0, len(body), PIECE):
-            self.sim.scheduler.pause(0.001 * body[1])
-            worker.call(lambda at=at: incoming.write(body[at : at + PIECE]))  # type: ignore[misc]
-        return incoming
 
     # -- sessions
 
@@ -134,6 +112,13 @@ class ClusterClients(Owner):
         except LostError:
             pass
         return None
+
+    def delete_all(self, worker: Worker, hub: ClusterHub, box: int) -> None:
+        """A session that deletes what it lists; it is not refused, or that is noted."""
+        try:
+            Session(self, worker, hub.name, box, random.Random(0)).delete_all()
+        except (RefusedError, ClusterError, lmdb.Error) as error:
+            self.judge.failed(f"mailbox {box} at {hub.name}: {error!r}")
 
     # -- the network
 
@@ -159,6 +144,10 @@ class ClusterClients(Owner):
             self.sim.note(f"{worker.name} stands still for {seconds} s")
             worker.stopped_until = self.sim.clock.monotonic + int(seconds * 1e9)
 
+    def make_well(self) -> None:
+        """Nothing is wrong with what connects the nodes."""
+        self.network.heal()
+
     # -- views
 
     def _view(self, op: Op) -> None:
@@ -170,7 +159,8 @@ class ClusterClients(Owner):
 
         def change() -> None:
             view = worker.layer.peers.view()
-            if view.epoch >= max(hub.durable_view().epoch for hub in self.hubs):
+            members = [hub for hub in self.hubs if hub.is_member]
+            if view.epoch >= max(hub.durable_view().epoch for hub in members):
                 worker.layer.adopt(view.changed(members=view.with_member(1, weight=number)))
 
         try:
@@ -204,7 +194,7 @@ class ClusterClients(Owner):
             hub.crash()
         else:
             self._cut_power(hub, random.Random(op.number), "all")
-        self.sim.scheduler.pause(DOWN_SECONDS[op.number // 2 % 2])
+        self.sim.scheduler.pause(self.down_seconds[op.number // 2 % 2])
         self.start(hub)
 
     def _alone(self, op: Op) -> None:
@@ -220,14 +210,14 @@ class ClusterClients(Owner):
         self.sim.note(f"{other.name} is switched off")
         other.crash()
         try:
-            worker.call(lambda: self._go_on_alone(worker, hub))
+            worker.call(lambda: self.go_on_alone(worker, hub))
             self.sim.scheduler.pause((0.5, 4.0, 15.0)[op.number % 3])
         except (ClusterError, OSError, LostError) as error:
             self.sim.note(f"not alone: {error!r}")
         other.is_off = False
         self.start(other)
 
-    def _go_on_alone(self, worker: Worker, hub: ClusterHub) -> None:
+    def go_on_alone(self, worker: Worker, hub: ClusterHub) -> None:
         """What `metad cluster alone` does."""
         view = alone(worker.layer.peers.view(), hub.node)
         worker.layer.adopt(view)
@@ -247,7 +237,7 @@ class ClusterClients(Owner):
             self.start(hub)
 
     def start(self, hub: ClusterHub) -> None:
-        if hub.master is not None or hub.is_off:
+        if hub.master is not None or hub.is_off or not hub.is_member:
             return
         hub.start()
         master = hub.master
@@ -323,11 +313,21 @@ class Session:
                 return
         raise AssertionError("a message that was brought is not at hand")
 
+    def delete_all(self) -> None:
+        seen = self._judge.before_login(self._box)
+        drop = self._open()
+        ids = [one for one, _ in self._worker.call(lambda: _listing(drop))]
+        self._judge.listed(self._where, self._box, ids, seen)
+        self._delete(drop, ids, list(range(len(ids))))
+        self._worker.loop.call_soon_threadsafe(drop.close)
+
     def _quit(self, drop: Any, ids: list[bytes]) -> None:
         share = self._rng.choice((0.3, 0.7, 1.0))
         numbers = [at for at in range(len(ids)) if self._rng.random() < share]
-        if not numbers:
-            return
+        if numbers:
+            self._delete(drop, ids, numbers)
+
+    def _delete(self, drop: Any, ids: list[bytes], numbers: list[int]) -> None:
         gone = [ids[at] for at in numbers]
         judge, box = self._judge, self._box
         judge.deleting(box, gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from metad.cluster.view import State, View
@@ -11,21 +12,29 @@ from tests.cluster.views import make_member, make_view
 from tests.sim.cluster_clients import ClusterClients
 from tests.sim.cluster_judge import ClusterJudge
 from tests.sim.cluster_node import ClusterHub
+from tests.sim.etcd import Etcd
+from tests.sim.etcd_clients import EtcdClients
 from tests.sim.network import Network
 from tests.sim.plan import BOXES, WAIT, Plan
 from tests.sim.run import Verdict, at_rest
 from tests.sim.scheduler import Owner
 from tests.sim.simulation import Simulation
+from tests.sim.stage import Stage
 from tests.support.oracle import show
 from tests.support.power_campaign import scratch
 
 COPIES = 2
+Life = Callable[[Stage], None]
 QUIET_SECONDS = 25.0
+SETTLE_SECONDS = 120.0  # until a view holds in which all members are active
 TRIES = 12
 
 
-def first_view(seed: int, nodes: int) -> View:
-    """Half of the seeds begin with a node that enters, empty, beside those that have everything."""
+def first_view(seed: int, nodes: int, *, etcd: bool) -> View:
+    """Half of the seeds begin with a node that enters, empty, beside those that have everything.
+    With etcd, in half of them the last node is a machine that may join."""
+    if etcd:
+        nodes -= seed // 2 % 2
     if seed % 2:
         return make_view(*(make_member(number) for number in range(1, nodes + 1)))
     entering = make_member(nodes, State.ENTERING, healed=True)
@@ -33,12 +42,19 @@ def first_view(seed: int, nodes: int) -> View:
     return make_view(*active, entering, copies=min(COPIES, len(active)))
 
 
+def _is_settled(hub: ClusterHub, nodes: int) -> bool:
+    view = hub.durable_view()
+    return len(view.active) == nodes and view.copies == view.read_copies == COPIES
+
+
 class ClusterRun:
     """One plan, run once; `go` raises AssertionError, or whatever metad raises."""
 
-    def __init__(self, plan: Plan, *, trace: bool = False) -> None:
+    def __init__(self, plan: Plan, life: Life | None = None, first: View | None = None) -> None:
+        """`life`: what happens instead of the operations of the plan; `first`: the view then."""
         self.plan = plan
-        self.trace: list[str] | None = [] if trace else None
+        self._life = life
+        self._first = first
         self.notes: list[str] = []
         self.counts: dict[str, int] = {}
         self.steps = 0
@@ -47,7 +63,6 @@ class ClusterRun:
         base = scratch()
         try:
             with Simulation(self.plan) as sim:
-                sim.scheduler.trace = self.trace
                 self.notes = sim.notes
                 try:
                     self._go(sim, base)
@@ -60,22 +75,30 @@ class ClusterRun:
         network = Network(sim)
         judge = ClusterJudge(sim)
         self.counts = judge.counts
-        nodes = self.plan.nodes
-        view = first_view(self.plan.seed, nodes)
-        hubs = [ClusterHub(sim, base / f"node-{n}", n, view) for n in range(1, nodes + 1)]
+        nodes, etcd = self.plan.nodes, None
+        view = self._first or first_view(self.plan.seed, nodes, etcd=self.plan.etcd)
+        if self.plan.etcd:
+            etcd = Etcd(sim, view)
+        hubs = [
+            ClusterHub(sim, base / f"node-{number}", number, network, etcd)
+            for number in range(1, nodes + 1)
+        ]
         for hub in hubs:
-            hub.network = network
             hub.judge = judge  # type: ignore[assignment]
-            hub.start()
-        clients = ClusterClients(hubs, network, judge)
+            if view.member(hub.node) is not None:
+                hub.join(view)
+                hub.start()
+        clients = (EtcdClients if etcd else ClusterClients)(hubs, network, judge)
         director = sim.scheduler.spawn("director", Owner(), lambda: self._direct(clients))
         sim.scheduler.run(lambda: director.ended)
-        for hub in hubs:
+        for hub in [one for one in hubs if one.is_member]:
             Verdict(hub, judge).give_store()  # type: ignore[arg-type]
 
     def _direct(self, clients: ClusterClients) -> None:
         scheduler = clients.sim.scheduler
-        scheduler.wait(lambda: all(hub.serving for hub in clients.hubs))
+        scheduler.wait(lambda: all(hub.serving for hub in clients.hubs if hub.is_member))
+        if self._life is not None:
+            self._life(Stage(clients))
         for op in self.plan.ops:
             task = clients.begin(op)
             if op.gap == WAIT:
@@ -89,20 +112,21 @@ class ClusterRun:
 
     def _quiet(self, clients: ClusterClients) -> None:
         """Nothing fails any more: until all have met."""
-        sim, hubs = clients.sim, clients.hubs
+        sim = clients.sim
         sim.note("quiet")
         sim.faults.off = True
-        clients.network.heal()
+        clients.make_well()
+        hubs = [hub for hub in clients.hubs if hub.is_member]
         for hub in hubs:
             if hub.master is None or hub.master.dead:
                 hub.crash()
                 clients.start(hub)
         sim.scheduler.wait(lambda: all(at_rest(hub) for hub in hubs), 600.0)
+        sim.scheduler.wait(lambda: all(_is_settled(hub, len(hubs)) for hub in hubs), SETTLE_SECONDS)
         sim.scheduler.pause(QUIET_SECONDS)
         for hub in hubs:
             found = hub.durable_view()
-            assert len(found.active) == len(hubs), found
-            assert found.copies == found.read_copies == COPIES, found
+            assert _is_settled(hub, len(hubs)), found
             used = {worker.log.budget.used for worker in hub.workers()}
             assert used == {0}, f"memory of messages that are gone counts: {used}"
             assert not (hub.data / "cluster" / "refused").exists(), (

@@ -61,6 +61,7 @@ class Hub:
         make_users(data / "users")
         self.disk = Disk()
         self.cluster_disk = Disk()  # of DATA/cluster, whose names are synced by themselves
+        self.sync_seconds = 0.0  # of a slow disk
         self.boots = 1
         self.processes: list[Process] = []
         # Acknowledged but listed later: mail that a worker's index refused.
@@ -143,6 +144,9 @@ class Hub:
     def make_layer(self, worker: Worker) -> Any:
         """The layer of that worker."""
         return LogLayer()
+
+    def start_others(self) -> None:
+        """What a kind of hub has besides: called again and again."""
 
     # -- who is there
 

@@ -186,6 +186,7 @@ class Master(Process):
                 Worker(hub, hub.free_row(), slot).start()
         if hub.collector() is None:
             CollectorProcess(hub, hub.free_row()).start()
+        hub.start_others()
         self._jobs.manage(self.now())
 
     @property
@@ -210,7 +211,7 @@ class Master(Process):
                 process.end(KILLED)
             elif isinstance(process, Worker):
                 process.loop.stop()
-            elif isinstance(process, CollectorProcess):
+            elif process.role in ("collector", "directory"):
                 process.stopping = True
         self.scheduler.wait(
             lambda: all(one is self or one.role == "backup" for one in self.hub.processes), 60.0

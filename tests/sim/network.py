@@ -46,6 +46,7 @@ class End:
         self.link = link
         self.node = links.number
         self.latency = latency
+        self.dialer = 0  # the node that made the connection
         self.other: End
         self.chunks: deque[Chunk] = deque()
         self.unsent = 0
@@ -112,7 +113,8 @@ class End:
 
 
 class Network(Owner):
-    """`cuts`: pairs of nodes, of whom the first does not reach the second."""
+    """`cuts`: pairs of nodes, of whom the first does not reach the second; `held`: nodes on whose
+    own connections to others nothing arrives."""
 
     name = "network"
 
@@ -121,6 +123,7 @@ class Network(Owner):
         self.sim = sim
         self.random = random.Random(f"network {sim.plan.seed}")
         self.cuts: set[tuple[int, int]] = set()
+        self.held: set[int] = set()
         self.listening: dict[int, list[SimLinks]] = {}
         self.ends: list[End] = []
         self._events: list[tuple[int, int, int, int, Callable[[], None]]] = []
@@ -135,6 +138,7 @@ class Network(Owner):
 
     def heal(self) -> None:
         self.cuts.clear()
+        self.held.clear()
 
     def stall(self, seconds: float) -> None:
         """What is under way now arrives so much later."""
@@ -183,6 +187,7 @@ class Network(Owner):
         mine = End(self, links, link, latency)
         theirs = End(self, taker, taker.accepted(links.number), latency)
         mine.other, theirs.other = theirs, mine
+        mine.dialer = theirs.dialer = links.number
         self.ends += [mine, theirs]
         self._after(latency, taker.number, links.number, lambda: self._dialed(mine))
         theirs.is_connected = True
@@ -232,6 +237,7 @@ class Network(Owner):
             and end.other.is_connected
             and end.chunks[0].due <= now
             and (end.node, end.other.node) not in self.cuts
+            and end.dialer not in self.held
         )
 
     def _until_due(self) -> float:

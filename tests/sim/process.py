@@ -33,6 +33,7 @@ class Process(Owner):
     """`role` names its kind in plans; `row` is its row of shared memory."""
 
     role = "process"
+    stopping = False
 
     def __init__(self, hub: Hub, row: ProcessRow) -> None:
         super().__init__()

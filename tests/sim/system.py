@@ -89,6 +89,8 @@ class SimOsio(KitOsio):
 
     def fdatasync(self, fd: int) -> None:
         self._scheduler.point("fdatasync")
+        if self._process.hub.sync_seconds:
+            self._scheduler.pause(self._process.hub.sync_seconds)
         self._is_group, self._written = fd == self._written, -1
         try:
             super().fdatasync(fd)

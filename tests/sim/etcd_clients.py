@@ -1,0 +1,152 @@
+"""The operators of a cluster with etcd, and what befalls its etcd and its nodes' way to it."""
+
+from __future__ import annotations
+
+import random
+
+from metad.cluster.view import State
+from tests.cluster.views import make_member
+from tests.sim.cluster_clients import ClusterClients
+from tests.sim.cluster_node import ClusterHub
+from tests.sim.etcd import LATENCY_SECONDS, Etcd
+from tests.sim.plan import Op
+from tests.sim.worker import LostError, Worker
+
+JOIN_TRIES = 5
+FROZEN_SECONDS = 15.0
+
+
+class EtcdClients(ClusterClients):
+    """As without etcd; nodes come and go by themselves."""
+
+    down_seconds = (3.0, 30.0)
+
+    @property
+    def etcd(self) -> Etcd:
+        etcd = self.hubs[0].etcd
+        assert etcd is not None
+        return etcd
+
+    # -- cut off
+
+    def _isolate(self, op: Op) -> None:
+        """A node reaches no other, and etcd perhaps."""
+        node = self.hub(op).node
+        self.sim.note(f"node {node} is cut off{' from all' if op.number % 2 else ''}")
+        for hub in self.hubs:
+            if hub.node != node:
+                self.network.cut(node, hub.node)
+        if op.number % 2:
+            self.etcd.cuts.add(node)
+        self.sim.scheduler.pause((5.0, 15.0, 30.0)[op.number // 2 % 3])
+        self._mend(op)
+
+    def _mend(self, op: Op) -> None:
+        super()._mend(op)
+        self.etcd.cuts.clear()
+
+    def _blind(self, op: Op) -> None:
+        node = self.hub(op).node
+        self.sim.note(f"node {node} does not reach etcd")
+        self.etcd.cuts.add(node)
+
+    def _settle(self, op: Op) -> None:
+        self._mend(op)
+        self.sim.scheduler.pause((4.0, 10.0, 20.0)[op.number % 3])
+
+    def _freeze(self, op: Op) -> None:
+        """A process stands still, or the whole machine."""
+        if op.number // 3 % 2:
+            super()._freeze(op)
+            return
+        hub, seconds = self.hub(op), (1.5, 8.0, 14.0)[op.number % 3]
+        self.sim.note(f"{hub.name} stands still for {seconds} s")
+        for process in hub.processes:
+            process.stopped_until = self.sim.clock.monotonic + int(seconds * 1e9)
+
+    # -- etcd itself
+
+    def _away(self, op: Op) -> None:
+        etcd = self.etcd
+        if op.number % 2:
+            self.sim.note("etcd is stopped")
+            etcd.is_down = True
+        else:
+            self.sim.note("etcd is slow")
+            etcd.latency = 1.0
+        self.sim.scheduler.pause((2.0, 8.0, 20.0)[op.number // 2 % 3])
+        etcd.is_down, etcd.latency = False, LATENCY_SECONDS
+
+    def _back(self, op: Op) -> None:
+        """Wiped, or an old snapshot, unless a node has not yet seen that a later one existed."""
+        etcd = self.etcd
+        if not etcd.identity:
+            return
+        snapshot = random.Random(op.number).choice(etcd.history)
+        newest = etcd.view.epoch
+        if op.number % 2 and all(hub.seen.epoch == newest for hub in self.hubs if hub.is_member):
+            self.sim.note(f"etcd is restored with epoch {snapshot[1].epoch}")
+            etcd.roll_back(snapshot)
+        else:
+            self.sim.note("etcd is wiped")
+            etcd.wipe()
+        self.sim.scheduler.pause(FROZEN_SECONDS)
+        self.set_right()
+
+    def set_right(self) -> None:
+        """`metad cluster restore-directory`."""
+        views = [hub.durable_view() for hub in self.hubs if hub.is_member]
+        newest = max(views, key=lambda view: view.epoch)
+        self.sim.note(f"etcd is set right, with epoch {newest.epoch}")
+        self.etcd.set_right(newest)
+
+    def make_well(self) -> None:
+        super().make_well()
+        etcd = self.etcd
+        etcd.cuts.clear()
+        etcd.is_down, etcd.latency = False, LATENCY_SECONDS
+        if not etcd.identity:
+            self.set_right()
+        for hub in self.hubs:
+            if not hub.is_member:
+                self._is_in(hub)
+
+    # -- machines
+
+    def _join(self, op: Op) -> None:
+        """`metad cluster join` on a new machine: the member that takes it in proposes the view."""
+        spare = next((hub for hub in self.hubs if not hub.is_member), None)
+        worker = self._worker(op) if self.hub(op).is_member else None
+        if spare is None or worker is None:
+            return
+        for _ in range(JOIN_TRIES):
+            try:
+                if self._is_in(spare):
+                    return
+                self._propose_join(worker, spare)
+            except LostError:
+                return
+            self.sim.scheduler.pause(1.0)
+
+    def _is_in(self, spare: ClusterHub) -> bool:
+        """If some member has a view with the new node, that is what it gets."""
+        for hub in self.hubs:
+            view = hub.durable_view() if hub.is_member else None
+            if view is not None and view.member(spare.node) is not None and not spare.is_member:
+                self.sim.note(f"{spare.name} has joined")
+                spare.join(view)
+                self.start(spare)
+        return spare.is_member
+
+    def _propose_join(self, worker: Worker, spare: ClusterHub) -> None:
+        told: list[str] = []
+        layer = worker.layer
+
+        def propose() -> None:
+            view = layer.peers.view()
+            member = make_member(spare.node, State.ENTERING, healed=True)
+            members = tuple(sorted((*view.members, member), key=lambda one: one.number))
+            layer.proposals.propose(view.changed(members=members), told.append)
+
+        worker.call(propose)
+        worker.wait(lambda: bool(told))

@@ -1,0 +1,92 @@
+"""Clusters that lack a rule which random plans hardly meet: each is caught in a directed life.
+
+Names are those of the protocol's model (tests/cluster/cluster_model.py).  If a second rule would
+still prevent the accident, the mutant lacks that one too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tests.sim import lives
+from tests.sim.lives import LIVES, Life
+from tests.sim.mutants import Edit, Mutant
+
+RULES = "metad.cluster.rules:"
+ENTERING = "metad.cluster.entering:"
+LINK = "metad.cluster.link:Link."
+
+NOT_COMPARED: Edit = (
+    "metad.cluster.opening:Opening._came", "if self._peers.view() is not view:", "if False:",
+)  # fmt: skip
+
+
+class LifeMutant(NamedTuple):
+    """`life`: the name of the one that catches it."""
+
+    name: str
+    life: str
+    edits: tuple[Edit, ...]
+
+    def apply(self) -> None:
+        Mutant(self.name, self.edits).apply()
+
+    @property
+    def its_life(self) -> Life:
+        return LIVES[self.life]
+
+
+MUTANTS = (
+    # -- rule Read
+    LifeMutant("unhealed-uncounted", lives.dead_with_mail.__name__, (
+        (RULES + "may_list", "- len(there) + len(view.unhealed)", "- len(there)"),
+    )),
+    # -- rules Walk, Heal
+    LifeMutant("heal-no-walk", lives.walk_held_up.__name__, (
+        (ENTERING + "_of_copies", "if not _all_walked(view, states):", "if False:"),
+    )),
+    LifeMutant("heal-unadopted", lives.mail_behind_a_walk.__name__, (
+        ("metad.layers.steward:Steward._walked",
+         "if whole:\n        self._layer.walked[0] = epoch",
+         "now = self._layer.peers.view().epoch\n"
+         "    if whole or now != epoch:\n        self._layer.walked[0] = now"),
+    )),
+    # -- rule Lone reader
+    LifeMutant("lone-lease", lives.replaced_while_cut_off.__name__, (
+        (RULES + "may_list", "and (has_word or not (lone and missing))", ""),
+    )),
+    LifeMutant("lone-entering", lives.fresh_word_of_an_old_epoch.__name__, (
+        (RULES + "may_list", "if lone:", "if False:"),
+    )),
+    # -- rule Epoch
+    LifeMutant("answer-epoch", lives.epoch_changes_under_a_listing.__name__, (NOT_COMPARED,)),
+    LifeMutant("no-epoch", lives.listing_under_way_to_a_new_epoch.__name__, (
+        NOT_COMPARED,
+        (LINK + "_take_request", "if epoch != mine:", "if False:"),
+        (LINK + "_finish", "waiting.epoch == epoch == self._node.current_view().epoch",
+         "epoch is not None"),
+    )),
+    # -- rule Enter
+    LifeMutant("enter-one-step", lives.return_unseen.__name__, (
+        (ENTERING + "_of_member", 'return {"state": State.ENTERING}',
+         'return {"state": State.ACTIVE, "healed": False}'),
+    )),
+    LifeMutant("enter-unadopted", lives.return_unseen.__name__, (
+        (ENTERING + "next_view", "if not all(number in states for number in view.active):",
+         "if False:"),
+        (ENTERING + "_may_serve", "active = [states[number] for number in view.active]",
+         "active = [states[number] for number in view.active if number in states]"),
+    )),
+    LifeMutant("enter-no-copies", lives.returns_without_mail.__name__, (
+        (ENTERING + "_may_serve", "return not view.short or", "return True or"),
+    )),
+    LifeMutant("enter-no-tombstones", lives.returns_with_deleted_mail.__name__, (
+        (ENTERING + "_may_serve",
+         "if not all(one.covers(entering) and entering.covers(one) for one in active):",
+         "if False:"),
+    )),
+    # -- rule Write
+    LifeMutant("entering-unwritten", lives.mail_while_one_enters.__name__, (
+        (RULES + "also", "return view.entering if view.short else ()", "return ()"),
+    )),
+)  # fmt: skip
