@@ -30,8 +30,12 @@ class CurrentView:
 
     def get(self) -> View:
         """The view in force.  Raises ClusterError, OSError if it is new and cannot be read."""
-        if self._cell[0] > self._view.epoch:
-            self._view = self._load()
+        epoch = self._cell[0]
+        if epoch > self._view.epoch:
+            # Durable before the cell was changed: nothing is written here, so no disk is in the
+            # way.  One that is newer still is not in force, and may be about to be.
+            view = self._file.read()
+            self._view = view if view is not None and view.epoch == epoch else self._load()
         return self._view
 
     def look(self) -> None:

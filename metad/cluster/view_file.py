@@ -45,7 +45,7 @@ class ViewFile:
         Raises ClusterError if the file is damaged, and OSError.
         """
         with self._locked():
-            view = self._read()
+            view = self.read()
             if view is not None:  # it may have been renamed by a process that was killed then
                 self._write(view)
                 switch(view)
@@ -57,7 +57,7 @@ class ViewFile:
         Raises ClusterError if the file has a newer view or another one of this epoch, and OSError.
         """
         with self._locked():
-            old = self._read()
+            old = self.read()
             self._refuse_backwards(view, old)
             # A view that another process wrote may have its name only until the power fails.
             if old is None or not old.digest == view.digest == self._durable:
@@ -73,7 +73,7 @@ class ViewFile:
 
     def epoch(self) -> int:
         """Of the view in the file, 0 if there is none.  Raises ClusterError, OSError."""
-        view = self._read()
+        view = self.read()
         return view.epoch if view is not None else 0
 
     def _refuse_backwards(self, view: View, old: View | None) -> None:
@@ -86,7 +86,8 @@ class ViewFile:
         if view.epoch == old.epoch and view.digest != old.digest:
             raise ClusterError(f"{self._path} has another view of epoch {old.epoch}")
 
-    def _read(self) -> View | None:
+    def read(self) -> View | None:
+        """The view in the file, which may not be durable.  Raises ClusterError, OSError."""
         try:
             data = read_file(self._osio, self._path, CLUSTER_VIEW + 1)
         except FileNotFoundError:

@@ -161,7 +161,8 @@ class ClusterClients(Owner):
             view = worker.layer.peers.view()
             members = [hub for hub in self.hubs if hub.is_member]
             if view.epoch >= max(hub.durable_view().epoch for hub in members):
-                worker.layer.adopt(view.changed(members=view.with_member(1, weight=number)))
+                changed = view.changed(members=view.with_member(1, weight=number))
+                worker.layer.proposals.propose(changed, self.sim.note)
 
         try:
             worker.call(change)

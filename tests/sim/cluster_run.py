@@ -6,13 +6,16 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+from metad.cluster import etcd as real_etcd
+from metad.cluster.restoring import begin
 from metad.cluster.view import State, View
 from tests.cluster.views import make_member, make_view
 from tests.sim.cluster_clients import ClusterClients
 from tests.sim.cluster_judge import ClusterJudge
 from tests.sim.cluster_node import ClusterHub
-from tests.sim.etcd import Etcd
+from tests.sim.etcd import Etcd, drive
 from tests.sim.etcd_clients import EtcdClients
 from tests.sim.network import Network
 from tests.sim.plan import BOXES, WAIT, Plan
@@ -78,7 +81,8 @@ class ClusterRun:
         nodes, etcd = self.plan.nodes, None
         view = self._first or first_view(self.plan.seed, nodes, etcd=self.plan.etcd)
         if self.plan.etcd:
-            etcd = Etcd(sim, view)
+            etcd = Etcd(sim, view.cluster)
+            drive(begin(cast(real_etcd.Etcd, etcd.store), view, 1))
         hubs = [
             ClusterHub(sim, base / f"node-{number}", number, network, etcd)
             for number in range(1, nodes + 1)

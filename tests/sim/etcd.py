@@ -1,96 +1,153 @@
-"""One simulated etcd: the view by compare-and-swap, leases, an identity.
+"""One simulated etcd: rows, revisions, transactions and leases, as each node reaches it.
 
 Rules of this file:
 
 * A request takes a while, there and back.  Whoever does not reach etcd, or gets no answer, does not
   know whether it was carried out; it may be carried out later.
-* A change of the view compares identity, epoch and lease in one step, as a transaction does.
-* `wipe` and `roll_back` leave no trace but what a node remembers: `Seen`.
+* What `metad.cluster.etcd.Etcd` offers is called from a task, and driven to its end at once: it
+  waits in the scheduler.
+* A wipe and a rollback leave no trace but what a node remembers (metad.cluster.seen).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from base64 import b64decode
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from metad.cluster.directory_keys import Keys
+from metad.cluster.etcd_json import EtcdError, Json, Outcome, Row
+from metad.cluster.view import View
 from tests.sim.scheduler import Owner
+from tests.support.etcd_fake import FakeEtcd, State
 
 if TYPE_CHECKING:
-    from metad.cluster.view import View
     from tests.sim.simulation import Simulation
 
-LEASE_SECONDS = 10.0
 PATIENCE_SECONDS = 3.0
 LATENCY_SECONDS = 0.002
 T = TypeVar("T")
 
 
-class AwayError(Exception):
-    """No answer."""
+class Store(FakeEtcd):
+    """Rows.  A row goes with its lease."""
 
+    def __init__(self, sim: Simulation, cluster: str) -> None:
+        super().__init__()
+        self._sim = sim
+        self._leases: dict[int, tuple[int, int]] = {}  # seconds, until
+        self._made = 0
+        self._view_key = Keys(cluster).view
+        self.views: dict[int, View] = {}
+        self.history: list[State] = []  # a snapshot of each view
 
-class Seen(NamedTuple):
-    """What a node has seen last of etcd, durably."""
+    @property
+    def view_row(self) -> Row | None:
+        return self.state.rows.get(self._view_key)
 
-    identity: str = ""
-    generation: int = 0
-    revision: int = 0
-    epoch: int = 0
+    @property
+    def view(self) -> View | None:
+        row = self.view_row
+        return View.decode(row.value) if row is not None else None
 
-    def follows(self, before: Seen) -> bool:
-        """Whether etcd is the same and has not gone back."""
-        if not self.identity or not before.identity:
-            return bool(self.identity)
-        if self.identity != before.identity or self.generation != before.generation:
-            return self.identity == before.identity and self.generation > before.generation
-        return self.revision >= before.revision and self.epoch >= before.epoch
+    def expire(self) -> None:
+        now = self._sim.clock.monotonic
+        ended = {lease for lease, (_, until) in self._leases.items() if until <= now}
+        for lease in ended:
+            del self._leases[lease]
+        gone = [
+            key
+            for key, row in self.state.rows.items()
+            if row.lease and row.lease not in self._leases
+        ]
+        if gone:
+            self._apply(dict.fromkeys(gone))
 
+    def grant_now(self, seconds: int) -> int:
+        self._made += 1
+        self._leases[self._made] = seconds, 0
+        self.keep_now(self._made)
+        return self._made
 
-class Found(NamedTuple):
-    """What a node reads: `leases`: the members whose lease runs."""
+    def keep_now(self, lease: int) -> int:
+        """0: it has ended."""
+        if lease not in self._leases:
+            return 0
+        seconds = self._leases[lease][0]
+        self._leases[lease] = seconds, self._sim.clock.monotonic + seconds * 10**9
+        return seconds
 
-    seen: Seen
-    view: View
-    leases: frozenset[int]
+    def _write(self, requests: Sequence[Json]) -> None:
+        before = self.view_row
+        super()._write(requests)
+        self.state.history.clear()  # nothing is watched
+        for request in requests:
+            put = request.get("request_put", {})
+            if int(put.get("lease", 0)):
+                self._bind(put["key"], int(put["lease"]))
+        view = self.view
+        if view is not None and self.view_row is not before:
+            self._made_view(view)
+
+    def _bind(self, key: str, lease: int) -> None:
+        name = b64decode(key).decode()
+        self.state.rows[name] = self.state.rows[name]._replace(lease=lease)
+
+    def _made_view(self, view: View) -> None:
+        known = self.views.setdefault(view.epoch, view)
+        assert known.digest == view.digest, f"two views of epoch {view.epoch}"
+        states = ", ".join(
+            f"{one.number} {one.state}{' healed' * one.healed}" for one in view.members
+        )
+        self._sim.note(f"epoch {view.epoch}: {states}; copies {view.copies}, {view.read_copies}")
+        self.history.append(self.snapshot())
+
+    # -- what befalls it
+
+    def wipe(self) -> None:
+        self._leases.clear()
+        self.start(State())
+
+    def roll_back(self, snapshot: State) -> None:
+        self._leases.clear()
+        self.start(snapshot)
 
 
 class Etcd(Owner):
-    """`cuts`: nodes that do not reach it."""
+    """The network to it.  `cuts`: nodes that do not reach it; `held`: nodes whose transactions are
+    late."""
 
     name = "etcd"
 
-    def __init__(self, sim: Simulation, view: View) -> None:
+    def __init__(self, sim: Simulation, cluster: str) -> None:
         super().__init__()
         self.sim = sim
         self.random = random.Random(f"etcd {sim.plan.seed}")
-        self.view = view
-        self.views = {view.epoch: view}
-        self.identity, self.generation, self.revision = "first", 1, 1
+        self.store = Store(sim, cluster)
         self.cuts: set[int] = set()
+        self.held: set[int] = set()
         self.is_down = False
         self.latency = LATENCY_SECONDS
-        self.history = [(1, view)]  # revisions at which the view changed
-        self._leases: dict[int, int] = {}  # node, until
-
-    # -- on the way
 
     def ask(self, node: int, work: Callable[[], T]) -> T:
-        """Carry out a request of a node.  Raises AwayError."""
+        """Carry out a request of a node.  Raises EtcdError."""
         scheduler = self.sim.scheduler
         self._travel()
         if not scheduler.wait(lambda: self.reaches(node), PATIENCE_SECONDS):
             if self.random.random() < 0.3:
                 scheduler.spawn("late request", self, lambda: self._late(node, work))
-            raise AwayError
+            raise EtcdError("etcd does not answer")
+        self.store.expire()
         answer = work()
         self._travel()
         if not scheduler.wait(lambda: self.reaches(node), PATIENCE_SECONDS):
-            raise AwayError
+            raise EtcdError("etcd does not answer")
         return answer
 
     def _late(self, node: int, work: Callable[[], object]) -> None:
         self.sim.scheduler.wait(lambda: self.reaches(node))
+        self.store.expire()
         work()
 
     def _travel(self) -> None:
@@ -99,55 +156,44 @@ class Etcd(Owner):
     def reaches(self, node: int) -> bool:
         return not self.is_down and node not in self.cuts
 
-    # -- requests
 
-    def renew(self, node: int) -> Found:
-        """Keep the lease of a node alive, and read everything."""
-        self._leases[node] = self.sim.clock.monotonic + int(LEASE_SECONDS * 1e9)
-        self.revision += 1
-        return self._found()
+class NodeEtcd:
+    """What one node has of it: metad.cluster.etcd.Etcd."""
 
-    def swap(self, seen: Seen, view: View, ended: int = 0) -> str:
-        """Make a view the next one: "", or why not.  `ended`: a member that must have no lease."""
-        if self._seen()[:2] != seen[:2] or view.epoch != self.view.epoch + 1:
-            return "another view is there"
-        if ended in self._living():
-            return f"node {ended} lives"
-        known = self.views.setdefault(view.epoch, view)
-        assert known.digest == view.digest, f"two views of epoch {view.epoch}"
-        self.view = view
-        self.revision += 1
-        self.history.append((self.revision, view))
-        states = ", ".join(
-            f"{one.number} {one.state}{' healed' * one.healed}" for one in view.members
-        )
-        self.sim.note(f"epoch {view.epoch}: {states}; copies {view.copies}, {view.read_copies}")
-        return ""
+    endpoint = "simulated"
 
-    def _living(self) -> frozenset[int]:
-        now = self.sim.clock.monotonic
-        return frozenset(node for node, until in self._leases.items() if until > now)
+    def __init__(self, etcd: Etcd, node: int) -> None:
+        self._etcd = etcd
+        self._node = node
+        self.transacts = False  # whether a transaction is on its way
 
-    def _seen(self) -> Seen:
-        return Seen(self.identity, self.generation, self.revision, self.view.epoch)
+    async def read(self, *requests: Json) -> Outcome:
+        store = self._etcd.store
+        return self._etcd.ask(self._node, lambda: drive(store.read(*requests)))
 
-    def _found(self) -> Found:
-        return Found(self._seen(), self.view, self._living())
+    async def transact(
+        self, compare: Sequence[Json], then: Sequence[Json], otherwise: Sequence[Json] = ()
+    ) -> Outcome:
+        etcd, store = self._etcd, self._etcd.store
+        self.transacts = True
+        try:
+            etcd.sim.scheduler.wait(lambda: self._node not in etcd.held, PATIENCE_SECONDS)
+            return etcd.ask(self._node, lambda: drive(store.transact(compare, then, otherwise)))
+        finally:
+            self.transacts = False
 
-    # -- what befalls it
+    async def grant(self, seconds: int) -> int:
+        return self._etcd.ask(self._node, lambda: self._etcd.store.grant_now(seconds))
 
-    def roll_back(self, snapshot: tuple[int, View]) -> None:
-        self.revision, self.view = snapshot
-        self._leases.clear()
+    async def keep_alive(self, lease: int) -> int:
+        return self._etcd.ask(self._node, lambda: self._etcd.store.keep_now(lease))
 
-    def wipe(self) -> None:
-        self.identity, self.revision = "", 1
-        self._leases.clear()
 
-    def set_right(self, view: View) -> None:
-        """`metad cluster restore-directory`, on the node with the greatest epoch."""
-        self.identity = "first"
-        self.generation += 1
-        self.view = view
-        self.history = [(self.revision, view)]
-        self.views = {epoch: one for epoch, one in self.views.items() if epoch <= view.epoch}
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing but the scheduler."""
+    while True:
+        try:
+            work.send(None)
+        except StopIteration as end:
+            value: T = end.value
+            return value

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
+from typing import cast
 
+from metad.cluster import etcd as real_etcd
+from metad.cluster.restoring import restore
 from metad.cluster.view import State
+from metad.errors import ClusterError
 from tests.cluster.views import make_member
 from tests.sim.cluster_clients import ClusterClients
 from tests.sim.cluster_node import ClusterHub
-from tests.sim.etcd import LATENCY_SECONDS, Etcd
+from tests.sim.etcd import LATENCY_SECONDS, Etcd, NodeEtcd, drive
 from tests.sim.plan import Op
 from tests.sim.worker import LostError, Worker
 
@@ -79,33 +84,45 @@ class EtcdClients(ClusterClients):
 
     def _back(self, op: Op) -> None:
         """Wiped, or an old snapshot, unless a node has not yet seen that a later one existed."""
-        etcd = self.etcd
-        if not etcd.identity:
+        store = self.etcd.store
+        newest = store.view
+        if newest is None:
             return
-        snapshot = random.Random(op.number).choice(etcd.history)
-        newest = etcd.view.epoch
-        if op.number % 2 and all(hub.seen.epoch == newest for hub in self.hubs if hub.is_member):
-            self.sim.note(f"etcd is restored with epoch {snapshot[1].epoch}")
-            etcd.roll_back(snapshot)
+        snapshot = random.Random(op.number).choice(store.history)
+        seen = [hub.seen() for hub in self.hubs if hub.is_member]
+        if op.number % 2 and all(one is not None and one.epoch == newest.epoch for one in seen):
+            self.sim.note("etcd is restored from an old snapshot")
+            store.roll_back(deepcopy(snapshot))
         else:
             self.sim.note("etcd is wiped")
-            etcd.wipe()
+            store.wipe()
         self.sim.scheduler.pause(FROZEN_SECONDS)
         self.set_right()
 
     def set_right(self) -> None:
-        """`metad cluster restore-directory`."""
-        views = [hub.durable_view() for hub in self.hubs if hub.is_member]
-        newest = max(views, key=lambda view: view.epoch)
-        self.sim.note(f"etcd is set right, with epoch {newest.epoch}")
-        self.etcd.set_right(newest)
+        """`metad cluster restore-directory`, on the node with the greatest epoch."""
+        members = [hub for hub in self.hubs if hub.is_member]
+        best = max(members, key=lambda hub: hub.durable_view().epoch)
+        way = cast(real_etcd.Etcd, NodeEtcd(self.etcd, best.node))
+        try:
+            done = drive(restore(way, best.durable_view(), best.seen(), best.node))
+        except ClusterError as error:
+            self.sim.note(f"etcd is not set right: {error}")
+        else:
+            self.sim.note(f"etcd is set right, with epoch {done[1].epoch}")
+
+    @property
+    def is_frozen(self) -> bool:
+        seen = [hub.seen() for hub in self.hubs if hub.is_member]
+        return self.etcd.store.view is None or any(one and one.frozen for one in seen)
 
     def make_well(self) -> None:
         super().make_well()
         etcd = self.etcd
         etcd.cuts.clear()
+        etcd.held.clear()
         etcd.is_down, etcd.latency = False, LATENCY_SECONDS
-        if not etcd.identity:
+        if self.is_frozen:
             self.set_right()
         for hub in self.hubs:
             if not hub.is_member:

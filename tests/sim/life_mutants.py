@@ -43,11 +43,12 @@ MUTANTS = (
     )),
     # -- rules Walk, Heal
     LifeMutant("heal-no-walk", lives.walk_held_up.__name__, (
-        (ENTERING + "_of_copies", "if not _all_walked(view, states):", "if False:"),
+        (ENTERING + "_of_copies",
+         "if view.short or not found.have_walked(view, view.active):", "if view.short:"),
     )),
     LifeMutant("heal-unadopted", lives.mail_behind_a_walk.__name__, (
         ("metad.layers.steward:Steward._walked",
-         "if whole:\n        self._layer.walked[0] = epoch",
+         "if whole and not must_repeat:\n        self._layer.walked[0] = epoch",
          "now = self._layer.peers.view().epoch\n"
          "    if whole or now != epoch:\n        self._layer.walked[0] = now"),
     )),
@@ -66,24 +67,29 @@ MUTANTS = (
         (LINK + "_finish", "waiting.epoch == epoch == self._node.current_view().epoch",
          "epoch is not None"),
     )),
+    # -- rule Absent
+    LifeMutant("absent-unleased", lives.back_in_the_last_moment.__name__, (
+        ("metad.cluster.directory:Directory._compare_and_swap", "in leaving(old, view)", "in ()"),
+    )),
     # -- rule Enter
     LifeMutant("enter-one-step", lives.return_unseen.__name__, (
         (ENTERING + "_of_member", 'return {"state": State.ENTERING}',
          'return {"state": State.ACTIVE, "healed": False}'),
     )),
     LifeMutant("enter-unadopted", lives.return_unseen.__name__, (
-        (ENTERING + "next_view", "if not all(number in states for number in view.active):",
-         "if False:"),
-        (ENTERING + "_may_serve", "active = [states[number] for number in view.active]",
-         "active = [states[number] for number in view.active if number in states]"),
+        (ENTERING + "_of_member", "and have_adopted and", "and"),
+        ("metad.layers.steward:Steward._decide",
+         "if all(number in states for number in view.active):", "if True:"),
+        (ENTERING + "_may_serve",
+         "found.are_level([number], view.active) and found.are_level(view.active, [number])",
+         "all(found.are_level([number], [one]) and found.are_level([one], [number])\n"
+         "        for one in view.active if one in found.last)"),
     )),
     LifeMutant("enter-no-copies", lives.returns_without_mail.__name__, (
-        (ENTERING + "_may_serve", "return not view.short or", "return True or"),
+        (ENTERING + "_may_serve", "(not view.short or", "(True or"),
     )),
     LifeMutant("enter-no-tombstones", lives.returns_with_deleted_mail.__name__, (
-        (ENTERING + "_may_serve",
-         "if not all(one.covers(entering) and entering.covers(one) for one in active):",
-         "if False:"),
+        (ENTERING + "_may_serve", "return both_ways and", "return"),
     )),
     # -- rule Write
     LifeMutant("entering-unwritten", lives.mail_while_one_enters.__name__, (

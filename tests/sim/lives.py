@@ -118,11 +118,13 @@ def _third_enters_unseen(stage: Stage) -> int:
     """Node 3 becomes active; node 2, which had agreed, is cut off in the moment before.
 
     A mailbox with mail on nodes 1 and 3."""
-    stage.until(lambda: all(stage.hub(number).seen.epoch for number in (1, 2, 3)))
-    stage.etcd.cuts.add(1)
+    stage.etcd.cuts.add(3)
+    stage.until(lambda: stage.has_word(1) and stage.has_word(2))
+    stage.etcd.held.add(1)
+    stage.etcd.cuts.discard(3)
     stage.until(lambda: stage.is_proposed(1, 3, ACTIVE))
     stage.isolate(2)
-    stage.etcd.cuts.discard(1)
+    stage.etcd.held.clear()
     stage.until(lambda: stage.is_in(3, ACTIVE, 1) and stage.is_in(3, ACTIVE, 3))
     box = stage.box_of(1, 3)
     stage.put(1, box)
@@ -151,6 +153,26 @@ def listing_under_way_to_a_new_epoch(stage: Stage) -> None:
     end()
 
 
+def back_in_the_last_moment(stage: Stage) -> None:
+    """Node 2 had no lease; it has one, and word, before node 1 marks it absent; and is cut off."""
+    stage.isolate(2, 1)
+    for number in (1, 2):
+        stage.hub(number).absent_after = LATER
+    stage.until(lambda: stage.has_word(1) and stage.has_word(2))
+    stage.etcd.cuts.add(2)
+    stage.wait(16.0)  # its lease has ended
+    stage.etcd.held.add(1)
+    stage.hub(1).absent_after = 0.0
+    stage.until(lambda: stage.transacts(1))
+    stage.etcd.cuts.discard(2)
+    stage.until(lambda: stage.has_word(2))
+    stage.etcd.cuts.add(2)
+    stage.etcd.held.clear()
+    stage.wait(3.0)
+    stage.put(1, 1)
+    stage.look(2, 1)
+
+
 # -- rule Enter
 
 
@@ -158,11 +180,11 @@ def return_unseen(stage: Stage) -> None:
     """Node 3 returns, and node 2 is cut off before it hears of that."""
     stage.kill(3)
     stage.until(lambda: all(stage.is_in(3, ABSENT, at, healed=True) for at in (1, 2)))
-    stage.etcd.cuts.add(1)
+    stage.etcd.held.add(1)
     stage.start(3)
     stage.until(lambda: stage.is_proposed(1, 3, ENTERING) or stage.is_proposed(1, 3, ACTIVE))
     stage.isolate(2)
-    stage.etcd.cuts.discard(1)
+    stage.etcd.held.clear()
     stage.until(lambda: stage.is_in(3, ACTIVE, 1) and stage.is_in(3, ACTIVE, 3), 4.0)
     if stage.is_in(3, ACTIVE, 1):  # it is not
         box = stage.box_of(1, 3)
@@ -226,6 +248,9 @@ LIVES = {
         Life(walk_held_up, THREE, 3),
         Life(mail_behind_a_walk, FOUR, 4),
         Life(replaced_while_cut_off, THREE, 4),
+        Life(back_in_the_last_moment, make_view(
+            make_member(1), make_member(2), alone="accept"
+        ), 2),
         Life(fresh_word_of_an_old_epoch, _entering(1000, 1, 1000), 3),
         Life(epoch_changes_under_a_listing, _entering(1000, 1, 1000), 3),
         Life(listing_under_way_to_a_new_epoch, _entering(1000, 1, 1000), 3),

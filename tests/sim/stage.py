@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from metad.cluster.view import Member, State, View
+from metad.cluster.word import Word
 from metad.errors import RefusedError
 from tests.sim.etcd import Etcd
 from tests.sim.plan import BOXES, Op
@@ -52,6 +53,12 @@ class Stage:
         member = self.view(at).member(number)
         found = member is not None and member.state is state
         return found and (healed is None or member is None or member.healed == healed)
+
+    def has_word(self, number: int) -> bool:
+        """Whether etcd's word is fresh at a node, for its view."""
+        hub = self.hub(number)
+        word = Word(*hub.area.word_cells)
+        return word.is_good(self.view(number).epoch, hub.clock.monotonic_ns())
 
     # -- time
 
@@ -142,11 +149,11 @@ class Stage:
 
     def propose(self, by: int, change: Callable[[View], tuple[Member, ...]]) -> None:
         """A member proposes its view with other members."""
-        worker = self.worker(by)
+        worker, note = self.worker(by), self._clients.sim.note
 
         def work() -> None:
             view = worker.layer.peers.view()
-            worker.layer.adopt(view.changed(members=change(view)))
+            worker.layer.proposals.propose(view.changed(members=change(view)), note)
 
         worker.call(work)
 
@@ -156,6 +163,11 @@ class Stage:
         view = directory.proposed if directory is not None else None
         member = view.member(number) if view is not None else None
         return member is not None and member.state is state
+
+    def transacts(self, number: int) -> bool:
+        """Whether a transaction of a node is on its way to etcd."""
+        directory = self.hub(number).directory()
+        return directory is not None and directory.way.transacts
 
     def walks(self, number: int) -> bool:
         """Whether a node's walk of its present epoch is under way."""
