@@ -10,9 +10,9 @@ import lmdb
 
 from metad.cluster.alone import alone
 from metad.errors import ClusterError, RefusedError
-from metad.layers.base import Envelope, NotAtHandError, Recipient
+from metad.layers.base import Envelope, Incoming, NotAtHandError, Recipient
 from tests.sim.cluster_judge import SENDER, ClusterJudge, address
-from tests.sim.cluster_node import ClusterHub
+from tests.sim.cluster_node import PIECE, ClusterHub
 from tests.sim.network import Network
 from tests.sim.plan import BOXES, Op
 from tests.sim.scheduler import Owner
@@ -20,6 +20,9 @@ from tests.sim.worker import LostError, Worker
 from tests.support.power_kit import MODES
 
 PATIENCE_SECONDS = 20.0
+# Messages from this size on arrive in pieces; some of them, of 256, are aborted.
+LARGE = 1000
+ABORTED = 30
 
 
 class ClusterClients(Owner):
@@ -71,6 +74,10 @@ class ClusterClients(Owner):
         judge, layer = self.judge, worker.layer
         recipients = tuple(Recipient(box, address(box)) for box in boxes)
         answers: list[RefusedError | None] = []
+        incoming = self._arrive(worker, boxes, body) if len(body) > LARGE else None
+        if incoming is not None and body[0] < ABORTED:
+            worker.call(incoming.abort)
+            return
 
         def submit() -> None:
             message_id = layer.next_id()
@@ -84,13 +91,29 @@ class ClusterClients(Owner):
                 else:
                     judge.refuse(message_id)
 
-            layer.check_space()
+            try:
+                layer.check_space()
+            except RefusedError:
+                if incoming is not None:
+                    incoming.abort()
+                raise
             judge.sent(message_id, body, boxes)
-            layer.deliver(envelope, body, done)
+            if incoming is None:
+                layer.deliver(envelope, body, done)
+            else:
+                incoming.commit(envelope, done)
 
         worker.call(submit)
         if wait:
             worker.wait(lambda: bool(answers))
+
+    def _arrive(self, worker: Worker, boxes: tuple[int, ...], body: bytes) -> Incoming:
+        """A large message arrives in pieces, and streams to the other node meanwhile."""
+        incoming: Incoming = worker.call(lambda: worker.layer.begin_for(boxes))
+        for at in range(0, len(body), PIECE):
+            self.sim.scheduler.pause(0.001 * body[1])
+            worker.call(lambda at=at: incoming.write(body[at : at + PIECE]))  # type: ignore[misc]
+        return incoming
 
     # -- sessions
 

@@ -23,12 +23,16 @@ from tests.sim.links import SimLinks
 from tests.sim.network import Network
 from tests.sim.worker import Worker
 
+PIECE = 400
+
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
 
 class Simulated:
-    """A real layer over simulated links, and a simulated directory."""
+    """A real layer over simulated links, and a simulated directory.  What streams is small here."""
+
+    piece = PIECE
 
     def __init__(self, worker: Worker, hub: ClusterHub) -> None:
         self._worker = worker
