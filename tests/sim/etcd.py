@@ -2,7 +2,7 @@
 
 Rules of this file:
 
-* A request takes a while, there and back.  Whoever does not reach etcd, or gets no answer, does not
+* A request takes a while, there and back.  A node that does not reach etcd, or gets no answer, does not
   know whether it was carried out; it may be carried out later.
 * What `metad.cluster.etcd.Etcd` offers is called from a task, and driven to its end at once: it
   waits in the scheduler.
