@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* A request takes a while, there and back.  A node that does not reach etcd, or gets no answer, does not
-  know whether it was carried out; it may be carried out later.
+* A request takes a while, there and back.  A node that does not reach etcd, or gets no answer,
+  does not know whether it was carried out; it may be carried out later.
 * What `metad.cluster.etcd.Etcd` offers is called from a task, and driven to its end at once: it
   waits in the scheduler.
 * A wipe and a rollback leave no trace but what a node remembers (metad.cluster.seen).
