@@ -43,7 +43,7 @@ Report = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class DirectoryNode:
     """What a directory needs of its node.  `frozen`: a cell, since when it is not trusted;
-    `clock_ns`: CLOCK_BOOTTIME."""
+    `clock_ns`: CLOCK_BOOTTIME; `takes_part`: whether it is not refused (cluster.old_disks)."""
 
     number: int
     start: bytes
@@ -54,6 +54,7 @@ class DirectoryNode:
     absent_after: float
     clock_ns: Callable[[], int]
     report: Report
+    takes_part: Callable[[], bool] = lambda: True
 
 
 class Directory:
@@ -148,6 +149,9 @@ class Directory:
 
     async def _round(self) -> None:
         """Raises ClusterError, OSError."""
+        if not self.node.takes_part():
+            await self._leave()
+            return
         sent_ns = self.node.clock_ns()
         renewed = await self._renew()
         found = await self._read()
@@ -162,6 +166,14 @@ class Directory:
             await self._register(found)
         await self._pulse(found)
         await self._mark_absent(found)
+
+    async def _leave(self) -> None:
+        """A node that is refused has no word.  Its lease ends, and others mark it absent: of two
+        nodes with one number, the other has the lease to itself."""
+        self.node.word.clear()
+        self._lease = 0
+        self._absences.forget()
+        await self._read()
 
     async def _renew(self) -> bool:
         """Whether our lease has been there all the time, and still is."""

@@ -6,8 +6,8 @@ Rules of this file:
 
 * The first mark of a run is durable before that run is accepted as a member.  So of two nodes with
   one disk the one that is heard first is the member, and the other is refused.
-* What was told later in a run is durable within a second or two.  A node that forgets it in a
-  crash walks at its start, and sends what the others lack.
+* What was told later in a run is durable within some seconds.  A node that forgets it in a crash
+  walks at its start, and sends what the others lack.
 * Nothing goes back but the vector: a run that begins may be rebuilt, and tells all of it again.
 """
 

@@ -1,7 +1,7 @@
 """The marks by which an old copy of a node's disk is noticed, and a node that runs twice.
 
 Each start of a hub is a run with a random token.  A node keeps its last runs, and counts beats: one
-at each start, and one after each second in which it wrote something.  Both are durable before they
+at each start, and one every few seconds in which it wrote something.  Both are durable before they
 are told (`own_marks`).  The others remember what they heard last (`heard_marks`).
 
     remembered      the node tells                                          it is
@@ -20,8 +20,8 @@ Why ends of logs and vectors of tombstones are not compared.  A rebuilt index ha
 recovery ends a log before its last group, and the collector frees logs: all three go back on a good
 disk.  Beats never do.
 
-What is left: a copy taken within the last second or two before the end of a run, after the last
-beat that was told.  Such a node lacks at most what it confirmed in those seconds.  Every start of a
+What is left: a copy taken within the last seconds before the end of a run, after the last beat
+that was told.  Such a node lacks at most what it confirmed in those seconds.  Every start of a
 node lets the others walk again, and they send it that.
 """
 
@@ -35,7 +35,7 @@ from metad.errors import ClusterError
 TOKEN_SIZE = 8
 MOST_RUNS = 24
 # A HELLO may be on its way while a beat is told on another link.
-BEATS_LATE = 5
+BEATS_LATE = 2
 _COUNTS = struct.Struct(">QQ")
 _RUN = struct.Struct(">8sQ")
 _HEARD = struct.Struct(">8sQQ")

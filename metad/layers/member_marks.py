@@ -1,7 +1,7 @@
 """The marks of this node and of the other members, kept by the workers of a node (cluster.marks).
 
-    a second with new records -> beat, durable -> told in HELLO and with each answer to a pull
-    what a member told -> durable within a second; a member that has started again -> walk again
+    new records, every few seconds -> beat, durable -> told in HELLO and with each answer to a pull
+    what a member told -> durable as often; a member that has started again -> walk again
 
 Rules of this file:
 
@@ -25,6 +25,8 @@ from metad.layers.logs import FIRST_SLOT, LogLayer
 from metad.store.background import Background
 from metad.system.shared_memory import Cell
 
+EVERY = 5  # seconds: each costs some syncs of small files
+
 
 class MemberMarks:
     """One worker's."""
@@ -38,6 +40,7 @@ class MemberMarks:
         self.disks = OldDisks(log.store.node, self._own, self._heard, context.report)
         self._written = 0  # groups of commits, of all workers, when the last beat was counted
         self._is_busy = False
+        self._ticks = 0
         self._members: dict[int, Member] = {}  # what each told since this worker started
         self._known: dict[int, Member] = {}  # and before
         self.on_start: Callable[[], None] = lambda: None
@@ -75,7 +78,8 @@ class MemberMarks:
     def tick(self, view: View, thread: Background) -> None:
         """Once a second, in the first worker."""
         self._own.look()
-        if self._is_busy or self.refusal:
+        self._ticks += 1
+        if self._ticks % EVERY or self._is_busy or self.refusal:
             return
         written = sum(self._groups)
         heard = dict(self._members)

@@ -295,6 +295,11 @@ class SharedArea:
         return self.cells[12:13]
 
     @property
+    def refused_cell(self) -> memoryview:
+        """The second of them."""
+        return self.cells[11:12]
+
+    @property
     def marks_cells(self) -> memoryview:
         """The cells of this node's own marks."""
         return self.cells[10:12]

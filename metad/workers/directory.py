@@ -117,6 +117,7 @@ class DirectoryProcess:
             absent_after=config.cluster.absent_after,
             clock_ns=osio.boottime_ns,
             report=self._report,
+            takes_part=lambda: not area.refused_cell[0],
         )
 
     def _users(self, etcd: Etcd, made: Directory) -> UserDirectory:

@@ -34,6 +34,7 @@ class Node:
         self.word = Word(self.cells[1:2], self.cells[2:3])
         self.lines: list[str] = []
         self.later_ns = 0
+        self.takes_part = True
         self.file = ViewFile(Osio(), str(home / "view"))
         self.file.keep(view)
         self.seen = SeenFile(Osio(), str(home / seen.NAME))
@@ -56,6 +57,7 @@ class Node:
                 absent_after=ABSENT_AFTER,
                 clock_ns=self.clock_ns,
                 report=self.lines.append,
+                takes_part=lambda: self.takes_part,
             ),
         )
 

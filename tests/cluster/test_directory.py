@@ -80,6 +80,25 @@ def test_word_comes_with_the_second_round_and_ends_by_itself(server, tmp_path):
     run(server, tmp_path, test)
 
 
+def test_a_node_that_is_refused_has_neither_word_nor_lease(server, tmp_path):
+    async def test(cluster: Cluster) -> None:
+        node, one = cluster.nodes[1], cluster.directories[1]
+        node.takes_part = False
+        await one.round()
+        assert not node.has_word
+        (alive,) = (await cluster.etcd.get(one.keys.alive(2))).rows
+        await cluster.etcd.revoke(alive.lease)  # as it ends by itself
+        await settle(one)
+        assert not node.has_word
+        await cluster.directories[0].round()
+        assert set(cluster.directories[0].leased()) == {1, 3}
+        node.takes_part = True
+        await settle(one)
+        assert node.has_word
+
+    run(server, tmp_path, test)
+
+
 def test_a_directory_without_a_lease_has_no_word(server, tmp_path):
     async def main() -> None:
         async with Etcd(config(server.urls)) as etcd:
