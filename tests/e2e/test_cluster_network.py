@@ -17,12 +17,13 @@ import pytest
 
 from tests.support.clients import in_time
 from tests.support.cluster_ledger import BOX, Client, Ledger, is_right, listed, read, send
-from tests.support.net_hubs import NetCluster, NetNode
+from tests.support.net_hubs import NetCluster, NetNode, state_of
 from tests.support.sizes import reached, scaled
 
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
-LONG = 4.0  # seconds: longer than a link may be silent
+# Seconds: shorter than any patience, about as long, and longer than a link may be silent.
+WHILES = (0.1, 1.0, 4.0)
 PATIENCE = 90.0  # for all to be well again
 
 
@@ -59,6 +60,14 @@ class Harm:
         self._for_a_while()
         node.start()
 
+    def away(self) -> None:
+        """A node is off until the others go on without it."""
+        node, other, *_ = self._dice.sample(self._cluster.nodes, len(self._cluster.nodes))
+        node.kill()
+        assert in_time(lambda: state_of(node, other) == "absent", PATIENCE), other.cluster()
+        node.start()
+        assert in_time(lambda: state_of(node, other) == "active", PATIENCE), other.cluster()
+
     def cut(self, node: NetNode) -> None:
         self._cluster.net.cut(node.place)
         self._for_a_while()
@@ -89,7 +98,7 @@ class Harm:
         etcd.servers[0].go_on()
 
     def _for_a_while(self) -> None:
-        self._ended.wait(self._dice.choice((0.1, 1.0, LONG)))
+        self._ended.wait(self._dice.choice(WHILES))
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
@@ -131,7 +140,7 @@ def test_whatever_happens_to_three_nodes_nothing_is_lost_and_nothing_returns() -
             nodes, SEED + 9,
         )  # fmt: skip
         harm = Harm(cluster, dice)
-        _under_load([*clients, reader], harm, rounds=int(scaled(24)))
+        _under_load([*clients, reader], harm, rounds=scaled(20))
         assert not ledger.wrong, ledger.wrong[:5]
         assert ledger.listings
         assert ledger.known()[0]
@@ -149,6 +158,7 @@ def _under_load(clients: list[Client], harm: Harm, rounds: int) -> None:
     try:
         for _ in range(rounds):
             harm.hurt()
+        harm.away()
     finally:
         for client in clients:
             client.stopping.set()

@@ -47,6 +47,12 @@ class NetNode(Hub):
         return found
 
 
+def state_of(member: NetNode, seen_by: NetNode) -> str:
+    """Of a member, in the view of another."""
+    members = seen_by.cluster()["members"]
+    return next(str(one["state"]) for one in members if one["number"] == member.number)
+
+
 class NetCluster:
     """Three nodes and an etcd, all running within the context."""
 
