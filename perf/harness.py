@@ -165,6 +165,7 @@ class HubOptions:
     users: tuple[str, ...] = ()
     log_size: str = "128MiB"
     more: str = ""  # lines behind the table [store]
+    commands: tuple[tuple[str, ...], ...] = ()  # `metad ...`, before it starts
     tls: bool = False  # a certificate is made for it
 
 
@@ -188,9 +189,23 @@ def hub(where: Path, options: HubOptions) -> Iterator[Server]:
         done = subprocess.run(made, capture_output=True, cwd=TOP, check=False)
         if done.returncode:
             raise HarnessError(f"tls self-signed: {done.stderr.decode(errors='replace')}")
+    for words in options.commands:
+        metad(where, *words)
     log = where / "hub.log"
     with _running([*command, "start", *place], dict(os.environ), [smtp, pop3], log) as pid:
         yield Server(pid, smtp, pop3)
+
+
+def metad(where: Path, *words: str) -> str:
+    """What a command prints about the hub in `where`."""
+    command = [sys.executable, "-c", "import sys; from metad.cli import main; sys.exit(main())"]
+    place = ["--data", str(where / "data"), "--config", str(where / "metad.toml")]
+    done = subprocess.run(
+        [*command, *words, *place], capture_output=True, text=True, cwd=TOP, check=False
+    )
+    if done.returncode:
+        raise HarnessError(f"metad {' '.join(words)}: {done.stderr or done.stdout}")
+    return done.stdout
 
 
 def user_name() -> str:
