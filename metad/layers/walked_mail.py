@@ -10,6 +10,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -137,13 +138,13 @@ class WalkedMail:
         log = self._log
         spool = Spool(log.osio, log.store.spool, Budget(0))  # always a file: this is a thread
         try:
-            pieces = log.reader.stream(message_id, mailboxes[0])
             envelope: record.Envelope | None = None
-            for piece in pieces:
-                if isinstance(piece, bytes):
-                    spool.write(piece)
-                else:
-                    envelope = piece.envelope
+            with closing(log.reader.stream(message_id, mailboxes[0])) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, bytes):
+                        spool.write(piece)
+                    else:
+                        envelope = piece.envelope
             if envelope is None:
                 raise RefusedError(f"message {message_id.hex()} has no envelope")
             return _found(message_id, envelope, mailboxes, (), spool)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple, cast
 
@@ -154,7 +154,9 @@ class Reader:
                 return frozenset(one.mailbox for one in record.unpack_envelope(packed).recipients)
         return frozenset()
 
-    def stream(self, message_id: bytes, mailbox: int | None = None) -> Iterator[Stored | bytes]:
+    def stream(
+        self, message_id: bytes, mailbox: int | None = None
+    ) -> Generator[Stored | bytes, None, None]:
         """A large message in pieces: first a `Stored` with its envelope and no body, then octets.
 
         `mailbox`: a copy is wanted that names it.

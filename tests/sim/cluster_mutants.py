@@ -10,6 +10,8 @@ from tests.sim.mutants import Mutant
 
 COPYING = "metad.cluster.copying:Copying."
 REFUSALS = "metad.layers.refusals:Refusals."
+COPIES = "metad.layers.arriving_copies:ArrivingCopies."
+STREAM = "metad.cluster.streaming:Stream."
 REQUESTS = "metad.layers.peer_requests:PeerRequests."
 ENTERING = "metad.cluster.entering:"
 PULL = "metad.layers.tombstone_pull:TombstonePull."
@@ -24,7 +26,7 @@ MUTANTS = (
         (COPYING + "_go_on", "if self._own is not None:", "if True:"),
     ), 4),
     Mutant("a peer that has no space confirms", (
-        (REQUESTS + "_copy", "reply(NO_SPACE)", "reply(())"),
+        (COPIES + "copy", "reply(NO_SPACE)", "reply(())"),
     ), 61),
     Mutant("a peer that does not answer counts", (
         (COPYING + "_on_answer", "(group.got if stored else group.failed)", "group.got"),
@@ -49,6 +51,11 @@ MUTANTS = (
         ("index.change:Change._add_again", "if row[0][:4] not in gone]", "]"),
         ("index.relocation:_Moving._enter_missing", "not in gone]", "is not None]"),
     ), 56),
+    # -- messages in pieces
+    Mutant("a part that did not arrive is not sent again", (
+        (STREAM + "_rewind", "self._rewinding = True", "self._confirmed = self._sent"),
+        (COPIES + "store", "if not arriving.is_whole(size, digest):", "if False:"),
+    ), 4),
     # -- rule Delete
     Mutant("a deletion is confirmed after one node", (
         ("metad.cluster.rules:deletion_confirmed",
@@ -68,10 +75,11 @@ MUTANTS = (
         ("metad.cluster.opening:unlock", "peers.request(", "tries or peers.request("),
     ), 0),
     Mutant("a copy is confirmed before it is durable", (
-        (REQUESTS + "_copy", "log.committer.submit(item)", "reply(()); log.committer.submit(item)"),
+        (COPIES + "_append", "self._log.committer.submit(item)",
+         "reply(()); self._log.committer.submit(item)"),
     ), 11),
     Mutant("a peer that could not store it confirms", (
-        ("metad.layers.peer_requests:_durable", "if error is None else", "if True else"),
+        ("metad.layers.arriving_copies:_durable", "if error is None else", "if True else"),
     ), 11),
     # -- rules Enter, Walk, Set copies
     # -- rule Epoch
