@@ -71,6 +71,7 @@ class Health:
         self._since: dict[str, int] = {}
         self._certificates: list[str] = []
         self._certificates_at = float("-inf")
+        self._started_ns = monotonic_ns()
 
     def look(self, facts: Facts) -> Report:
         """What is wrong now."""
@@ -103,7 +104,7 @@ class Health:
         for line in self._certificate_lines(config, now):
             yield Problem(line, "renew it: metad tls install")
         if config.cluster.etcd:
-            yield from _directory(facts)
+            yield from self._directory(facts)
         if facts.totals["log_lines_dropped"]:
             yield Problem(
                 "log lines were dropped: nothing reads the log quickly enough",
@@ -120,6 +121,23 @@ class Health:
             missing = config.store.workers - len(alive)
             yield Problem(f"{missing} of {config.store.workers} workers are not running",
                           "see the log for the reason")  # fmt: skip
+
+    def _directory(self, facts: Facts) -> Iterator[Problem]:
+        """Mail goes on without etcd, until a member fails."""
+        age = facts.word_age
+        if age is None:  # a hub that starts has no word yet
+            age = (self._monotonic_ns() - self._started_ns) / 1e9
+        if facts.untrusted_since:
+            yield Problem(
+                "the directory in etcd was wiped or rolled back",
+                "on the node with the greatest epoch: metad cluster restore-directory",
+                since=facts.untrusted_since,
+            )
+        elif age > CLUSTER_WORD:
+            yield Problem(
+                "etcd does not answer: the view of the cluster and users cannot be changed",
+                "see the log for the reason, and metad cluster status",
+            )
 
     def _certificate_lines(self, config: Config, now: float) -> list[str]:
         if not tls_store.wanted(config):
@@ -169,21 +187,6 @@ def _writing(facts: Facts) -> Iterator[Problem]:
         if begun:
             refuses = stops and len(begun) == len(facts.workers)
             yield Problem(text, remedy, refuses, min(begun))
-
-
-def _directory(facts: Facts) -> Iterator[Problem]:
-    """Mail goes on without etcd, until a member fails."""
-    if facts.untrusted_since:
-        yield Problem(
-            "the directory in etcd was wiped or rolled back",
-            "on the node with the greatest epoch: metad cluster restore-directory",
-            since=facts.untrusted_since,
-        )
-    elif facts.word_age is None or facts.word_age > CLUSTER_WORD:
-        yield Problem(
-            "etcd does not answer: the view of the cluster and users cannot be changed",
-            "see the log for the reason, and metad cluster status",
-        )
 
 
 def _since(facts: Facts, cell: Cell) -> int:

@@ -174,6 +174,9 @@ def test_the_directory_of_a_cluster_degrades(
 ) -> None:
     hub = Hub(tmp_path, CLUSTER + 'message_size = "1MiB"\n')
     hub.more = {"untrusted_since": since, "word_age": age}
+    if age is None:
+        assert hub.look().state == SERVING
+    hub.ticks += 10 * SECOND + 1
     found = hub.look()
     assert [one[: len(text)] for one in found.texts] == ([text] if text else [])
     assert found.state == (DEGRADED if text else SERVING)

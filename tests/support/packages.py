@@ -86,7 +86,7 @@ def _build(stamp: str) -> None:
     later = new / "source"
     _copy(later)
     try:
-        _pip("wheel", "--wheel-dir", str(new / "wheels"), str(later))
+        _pip("wheel", "--wheel-dir", str(new / "wheels"), f"{later}[cluster]")
         _run(["sh", "tools/wheel", str(new / "dist")], ROOT)
     except subprocess.CalledProcessError as error:
         if re.search("No matching distribution|ConnectionError|Could not fetch", error.stderr):
