@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,18 +105,17 @@ class Directory:
 
     async def run(self) -> None:
         """Rounds, for ever; a watch makes them come at once."""
-        watching = asyncio.create_task(self._watch())
-        try:
-            while True:
-                self.wake.clear()
-                await self.round()
-                try:
-                    async with asyncio.timeout(CLUSTER_ROUND):
-                        await self.wake.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            watching.cancel()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._watch())
+            both.create_task(self._rounds())
+
+    async def _rounds(self) -> None:
+        while True:
+            self.wake.clear()
+            await self.round()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLUSTER_ROUND):
+                    await self.wake.wait()
 
     async def _watch(self) -> None:
         """Wake the rounds when the view changes.  One that begins wakes them too: what was missed

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -40,10 +41,10 @@ from metad.cluster.etcd_json import (
 )
 from metad.config.model import ClusterConfig
 from metad.errors import ConfigError, UnavailableError
-from metad.limits import ETCD_ANSWER, ETCD_ATTEMPT, ETCD_PAGE
+from metad.limits import ETCD_ANSWER, ETCD_ATTEMPT, ETCD_PAGE, MIB
 
 if TYPE_CHECKING:
-    import aiohttp  # type: ignore[import-not-found,unused-ignore]
+    import aiohttp
 
 _UNAVAILABLE, _OUT_OF_RANGE = 14, 11  # codes of gRPC: try another one; compacted
 _LATER = (408, 500, 502, 503, 504)  # what a member without a leader answers, or a proxy
@@ -205,9 +206,12 @@ class Etcd:
     async def _post(
         self, path: str, body: Json, timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = f"{self.endpoint}/v3/{path}"
+        url, data = f"{self.endpoint}/v3/{path}", json.dumps(body).encode()
         async with self._session.post(
-            url, data=json.dumps(body), timeout=timeout, allow_redirects=False
+            url,
+            data=data if len(data) <= MIB else io.BytesIO(data),  # as aiohttp wants large ones
+            timeout=timeout,
+            allow_redirects=False,
         ) as response:
             yield response
 
