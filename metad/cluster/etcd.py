@@ -19,6 +19,7 @@ import asyncio
 import importlib
 import io
 import json
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -301,5 +302,12 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 def _shown(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "no answer in time"
-    reason = getattr(error, "os_error", error)
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {reason.verify_message}"
+    if isinstance(reason, ssl.SSLError) and reason.reason:
+        return reason.reason.replace("_", " ").lower()
+    number = getattr(reason, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number).lower()
+    return str(reason) or type(reason).__name__

@@ -276,7 +276,7 @@ def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
             cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 3))
             await begin(etcd, cluster.view)
             await settle(*cluster.directories)
-            one.stop(signal.SIGKILL)
+            await asyncio.to_thread(one.stop, signal.SIGKILL)
             node, directory = cluster.nodes[0], cluster.directories[0]
             await directory.round()
             await directory.round()
@@ -284,7 +284,7 @@ def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
             assert len(node.lines) == 1
             with pytest.raises(ClusterError, match="does not answer"):
                 await directory.propose(cluster.view.changed(copies=3))
-            one.start()
+            await asyncio.to_thread(one.start)
             await etcd.revoke(directory.found.alive[3].lease)
             node.later_ns += int(10 * ABSENT_AFTER * 1e9)
             assert not node.has_word
@@ -305,7 +305,7 @@ def test_a_leader_that_is_killed_stops_no_proposal(tmp_path):
             await begin(etcd, cluster.view)
             await settle(*cluster.directories)
             three.leader.end(signal.SIGKILL)
-            three.wait()
+            await asyncio.to_thread(three.wait)
             await cluster.directories[0].propose(cluster.view.changed(copies=3))
             await settle(*cluster.directories)
             assert [node.view.epoch for node in cluster.nodes] == [2, 2, 2]
@@ -350,7 +350,7 @@ def test_a_wiped_etcd_is_not_trusted_until_it_is_restored(tmp_path):
             await settle(*cluster.directories)
             first, node = cluster.directories[0], cluster.nodes[0]
             await first.propose(cluster.view.changed(copies=3))
-            one.wipe()
+            await asyncio.to_thread(one.wipe)
             await settle(*cluster.directories[:2])
             assert [node.is_frozen for node in cluster.nodes] == [True, True, False]
             assert not node.has_word
@@ -382,7 +382,7 @@ def test_an_old_snapshot_is_not_trusted_however_far_it_grows(tmp_path):
             first, node = cluster.directories[0], cluster.nodes[0]
             snapshot = await asyncio.to_thread(one.snapshot)
             await first.propose(cluster.view.changed(copies=3))
-            one.restore(snapshot)
+            await asyncio.to_thread(one.restore, snapshot)
             await first.round()
             assert node.is_frozen
             assert "gone back to epoch 1; this node knows epoch 2" in node.lines[-1]
@@ -416,7 +416,7 @@ def test_a_rollback_that_lost_no_view_is_noticed_by_revision_or_pulse(tmp_path):
             first = node.directory(etcd)
             await settle(first)
             assert node.seen.load().pulse == 1
-            one.restore(snapshot)
+            await asyncio.to_thread(one.restore, snapshot)
             await first.round()
             assert "gone back to revision" in node.lines[-1]
             known = node.seen.load()
