@@ -249,6 +249,8 @@ CLUSTER_PROPOSAL = 8.0
 ETCD_ANSWER = 16 * MIB
 ETCD_PAGE = 1_000
 ETCD_ATTEMPT = 2.0
+# Seconds for a page of rows: etcd counts all rows of the range that follow it.
+ETCD_PAGE_ATTEMPT = 30.0
 # Seconds until a member whose lease has ended is absent.
 CLUSTER_ABSENT_AFTER = (15, 7 * 86_400)
 # Its socket: clients at once; bytes of a frame; seconds of silence after which one is closed.

@@ -42,7 +42,7 @@ from metad.cluster.etcd_json import (
 )
 from metad.config.model import ClusterConfig
 from metad.errors import ConfigError, UnavailableError
-from metad.limits import ETCD_ANSWER, ETCD_ATTEMPT, ETCD_PAGE, MIB
+from metad.limits import ETCD_ANSWER, ETCD_ATTEMPT, ETCD_PAGE, ETCD_PAGE_ATTEMPT, MIB
 
 if TYPE_CHECKING:
     import aiohttp
@@ -108,7 +108,7 @@ class Etcd:
         end, key = text(end_of_prefix(prefix)), text(prefix)
         while True:
             request = {"key": key, "range_end": end, "limit": str(page), "revision": str(revision)}
-            answer = await self._call("kv/range", request)
+            answer = await self._call("kv/range", request, patience=ETCD_PAGE_ATTEMPT)
             found = _reading(answer)
             revision = revision or found.revision
             yield Reading(revision, found.rows)
@@ -168,13 +168,15 @@ class Etcd:
 
     # -- requests
 
-    async def _call(self, path: str, body: Json, *, again: bool = True) -> Json:
+    async def _call(
+        self, path: str, body: Json, *, again: bool = True, patience: float = ETCD_ATTEMPT
+    ) -> Json:
         """Raises EtcdError, CompactedError.  `again`: it may be sent twice."""
         errors: list[str] = []
         for _ in self._endpoints:
             endpoint = self.endpoint
             try:
-                return await self._attempt(path, body)
+                return await self._attempt(path, body, patience)
             except _NotSentError as error:
                 errors.append(f"{endpoint}: {error}")
             except _ElsewhereError as error:
@@ -188,10 +190,11 @@ class Etcd:
     def _next(self) -> None:
         self._at = (self._at + 1) % len(self._endpoints)
 
-    async def _attempt(self, path: str, body: Json) -> Json:
+    async def _attempt(self, path: str, body: Json, patience: float) -> Json:
         """Raises EtcdError."""
         try:
-            async with self._post(path, body, self._timeout(total=ETCD_ATTEMPT)) as response:
+            timeout = self._timeout(total=patience, sock_connect=ETCD_ATTEMPT)
+            async with self._post(path, body, timeout) as response:
                 found = json.loads(await _whole(response))
         except self._not_sent as error:
             raise _NotSentError(_shown(error)) from None

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from metad.cluster import etcd_json
 from metad.cluster.directory_keys import Identity
+from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import Json
 from metad.users import rows
 from metad.users.rows import Change, Position
+
+# Rows of an answer; with the largest aliases it must stay below limits.ETCD_ANSWER.
+PAGE = 500
 
 
 def position(identity: Identity, revision: int) -> Position:
     """Of a mirror that has this revision of this directory."""
     return Position(identity.encode().decode(), revision)
+
+
+async def everything(
+    etcd: Etcd, prefix: str, revision: int = 0
+) -> AsyncGenerator[list[etcd_json.Row], None]:
+    """All rows at one revision: this one, or the newest.  Raises EtcdError, CompactedError."""
+    async for page in etcd.prefix(prefix, revision, PAGE):
+        if len(page.rows) < PAGE:
+            yield list(page.rows)
+            return
+        revision = page.revision
+        break
+    for part in rows.PARTS:
+        async for page in etcd.prefix(prefix + part.decode(), revision, PAGE):
+            yield list(page.rows)
 
 
 def compare(prefix: str, change: Change) -> list[Json]:

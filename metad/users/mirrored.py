@@ -95,11 +95,11 @@ class MirroredUsers(UserDatabase):
         for address, raw in self._entries():
             members = unpack_alias(raw)
             if members is not None:
-                yield rows.ROW + address, rows.alias_row(members)
+                yield rows.row_key(address), rows.alias_row(members)
             elif (account := unpack_entry(address, raw)) is not None:
                 with self._translated, self._env.begin(self._accounts) as txn:
                     record = bytes(txn.get(ID.pack(account.id), b""))
-                yield rows.ROW + address, rows.account_row(account.id, record)
+                yield rows.row_key(address), rows.account_row(account.id, record)
 
     def _tombstones(self) -> list[tuple[int, bytes]]:
         with self._translated, self._env.begin(self._removed) as txn:
@@ -109,7 +109,7 @@ class MirroredUsers(UserDatabase):
         """Whether an upload writes this row."""
         table, name = self._meta, key
         if key.startswith(rows.ROW):
-            table, name = self._addresses, key.removeprefix(rows.ROW)
+            table, name = self._addresses, rows.row_address(key)
         elif key.startswith(rows.REMOVED):
             table = self._removed
             name = ID.pack(rows.read_number(key.removeprefix(rows.REMOVED)))
@@ -147,7 +147,7 @@ class MirroredUsers(UserDatabase):
     def same(self, txn: Any, key: bytes, value: bytes) -> bool:
         """Whether a row says what is here already."""
         if key.startswith(rows.ROW):
-            return self._same_row(txn, key.removeprefix(rows.ROW), Content(*rows.read_row(value)))
+            return self._same_row(txn, rows.row_address(key), Content(*rows.read_row(value)))
         if key.startswith(rows.REMOVED):
             number = ID.pack(rows.read_number(key.removeprefix(rows.REMOVED)))
             return txn.get(number, db=self._removed) is not None
@@ -271,7 +271,7 @@ class Entering:
 
     def _enter(self, key: bytes, value: bytes) -> None:
         if key.startswith(rows.ROW):
-            address = key.removeprefix(rows.ROW)
+            address = rows.row_address(key)
             content = Content(*rows.read_row(value))
             if content.number:
                 wrong = self._users.enter_account(self._txn, address, content)
@@ -290,8 +290,8 @@ class Entering:
     def check_missing(self, keys: Iterable[bytes]) -> None:
         """Rows that were deleted: with a reason, which is here by now, or without."""
         for key in keys:
-            address = key.removeprefix(rows.ROW)
-            if address != key and self._users.missing(self._txn, address) is not None:
+            address = rows.row_address(key) if key.startswith(rows.ROW) else b""
+            if address and self._users.missing(self._txn, address) is not None:
                 self.wrong.append(f"{address.decode()} is missing in etcd, and stays here")
 
     def link(self) -> None:

@@ -80,7 +80,7 @@ class RecordedTransaction:
                 f"this changes over {rows.MOST_WRITES // 2} addresses at once, more than a cluster "
                 "takes; do it in steps"
             )
-        there = {rows.ROW + key: value is not None for key, value in self._before.items()}
+        there = {rows.row_key(key): value is not None for key, value in self._before.items()}
         return Change(
             self._revision,
             tuple(key for key, is_there in there.items() if is_there),
@@ -108,15 +108,15 @@ class RecordedTransaction:
         was_alias = before is not None and unpack_alias(before) is not None
         if account is not None:
             record = self._txn.get(ID.pack(account.id), db=self._accounts)
-            puts[rows.ROW + key] = rows.account_row(account.id, record)
+            puts[rows.row_key(key)] = rows.account_row(account.id, record)
         elif raw is not None:
-            puts[rows.ROW + key] = rows.alias_row(unpack_alias(raw) or ())
+            puts[rows.row_key(key)] = rows.alias_row(unpack_alias(raw) or ())
             puts[rows.ALIASES] = b""
             if not was_alias:
                 deletes.append(rows.REMOVED_ALIAS + key)
         elif before is not None:
             # Its account has another address now, or is removed: another row says so.
-            deletes.append(rows.ROW + key)
+            deletes.append(rows.row_key(key))
             if was_alias:
                 puts[rows.REMOVED_ALIAS + key] = b"%d" % time.time()
                 puts[rows.ALIASES] = b""

@@ -1,6 +1,6 @@
 """The users of a cluster as rows of etcd.
 
-    row/ADDRESS             [number, record]: an account, its record as the database has it
+    row/XX/ADDRESS          [number, record]: an account, its record as the database has it
                             [0, members]: an alias
     removed/NUMBER          what remains of a removed account
     removed-alias/ADDRESS   an alias was there; deleted when there is one again
@@ -9,6 +9,9 @@
     aliases                 rewritten with every alias
     last/NODE               a random token, rewritten with every change made on this node
     whole                   written last by an upload: all users are there
+
+XX is a hash of the address: for a page of rows, etcd counts all that follow in the range, so
+that only ranges of bounded size can be read in bounded time.
 
 Rules of this file:
 
@@ -21,6 +24,7 @@ Rules of this file:
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgpack
 
@@ -29,12 +33,20 @@ from metad.users.account import unpack_record
 
 # In the order in which they must be entered, which is etcd's.
 REMOVED_ALIAS, REMOVED, ROW = b"removed-alias/", b"removed/", b"row/"
+SHARDS = 256
+_ADDRESS = len(ROW) + len(b"XX/")
 LAST = b"last/"
 NEXT, SECRET, ALIASES, WHOLE = b"next", b"secret", b"aliases", b"whole"
 # Most rows that one change may write: etcd takes 128 operations in a transaction.
 MOST_WRITES = 120
 # Most comparisons row by row; etcd takes 128.  Above, all rows are compared at once.
 MOST_COMPARED = 120
+
+# All rows are below one of these; in this order.
+PARTS = (
+    REMOVED_ALIAS, REMOVED, *(b"%s%02x/" % (ROW, shard) for shard in range(SHARDS)),
+    NEXT, SECRET, WHOLE,
+)  # fmt: skip
 
 # Relative key, and the value; None: the row was deleted.
 Row = tuple[bytes, bytes | None]
@@ -74,6 +86,15 @@ class Change(NamedTuple):
         if len(change.puts) + len(change.deletes) > MOST_WRITES:
             raise ClusterError("a change of too many users")
         return change
+
+
+def row_key(address: bytes) -> bytes:
+    return b"%s%02x/%s" % (ROW, crc32(address) % SHARDS, address)
+
+
+def row_address(key: bytes) -> bytes:
+    """Of a key that begins with `ROW`."""
+    return key[_ADDRESS:]
 
 
 def account_row(number: int, record: bytes) -> bytes:

@@ -26,7 +26,7 @@ from metad.users.mirrored import MirroredUsers
 
 ROWS: Final = 100
 # Transactions at once, and attempts of each: to write a row again does no harm.
-AT_ONCE: Final = 4
+AT_ONCE: Final = 16
 TRIES: Final = 3
 
 
@@ -97,10 +97,8 @@ async def _delete(etcd: Etcd, key: str) -> None:
 
 
 async def _delete_others(etcd: Etcd, prefix: str, users: MirroredUsers) -> None:
-    async for page in etcd.prefix(prefix):
-        others = [
-            row.key for row in page.rows if not users.has_row(row.key[len(prefix) :].encode())
-        ]
+    async for page in etcd_rows.everything(etcd, prefix):
+        others = [row.key for row in page if not users.has_row(row.key[len(prefix) :].encode())]
         for piece in _pieces(others):
             await _write(etcd, [etcd_json.deletes(key) for key in piece])
 

@@ -165,10 +165,10 @@ class UserDirectory:
             revision = (await self._look(identity)).revision
         position = etcd_rows.position(identity, revision)
         reload: Reload = self._users.reload(position)
-        async for page in self._etcd.prefix(self._prefix, revision):
+        async for page in etcd_rows.everything(self._etcd, self._prefix, revision):
             if self._node.trusted() != identity:
                 raise ClusterError("the directory in etcd is not trusted any more")
-            reload.add([(self._relative(row.key), row.value) for row in page.rows])
+            reload.add([(self._relative(row.key), row.value) for row in page])
         reload.finish()
         self._tell(reload.wrong)
         self._move(position)

@@ -99,7 +99,7 @@ class Node:
 
 def account_of(number: int, address: str, **fields: object) -> Row:
     record = {"address": address, "created": 1_700_000_000 + number, **fields}
-    return rows.ROW + address.encode(), rows.account_row(number, pack_record(record))
+    return rows.row_key(address.encode()), rows.account_row(number, pack_record(record))
 
 
 def everything(users: UserDatabase) -> dict[str, object]:

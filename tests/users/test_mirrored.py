@@ -23,7 +23,7 @@ BASICS: tuple[Row, ...] = ((rows.SECRET, b"s" * 32), (rows.NEXT, b"9"), (rows.WH
 
 
 def alias_of(address: str, *members: str) -> Row:
-    return rows.ROW + address.encode(), rows.alias_row(members)
+    return rows.row_key(address.encode()), rows.alias_row(members)
 
 
 def removed(number: int, address: str) -> Row:
@@ -84,7 +84,7 @@ def test_missing_is_not_removed(node: Node, store: RowStore) -> None:
     store.write(account_of(2, ANN), account_of(3, BOB), alias_of(LIST, ANN), *BASICS)
     node.reload()
     before = everything(node.users)
-    keys = [rows.ROW + one.encode() for one in (ANN, LIST)]
+    keys = [rows.row_key(one.encode()) for one in (ANN, LIST)]
     store.write(*((key, None) for key in keys))
     node.catch_up()
     assert node.wrong == [f"{one} is missing in etcd, and stays here" for one in (ANN, LIST)]
@@ -104,7 +104,7 @@ def test_missing_is_not_removed(node: Node, store: RowStore) -> None:
 def test_what_was_removed_stays_removed(node: Node, store: RowStore) -> None:
     store.write(account_of(2, ANN), *BASICS)
     node.reload()
-    store.write(removed(2, ANN), (rows.ROW + ANN.encode(), None))
+    store.write(removed(2, ANN), (rows.row_key(ANN.encode()), None))
     node.catch_up()
     store.write(account_of(2, ANN))
     node.catch_up()
@@ -130,10 +130,10 @@ def test_a_number_keeps_its_account(node: Node, store: RowStore) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        (rows.ROW + ANN.encode(), b""),
-        (rows.ROW + ANN.encode(), b"\xc1"),
-        (rows.ROW + ANN.encode(), rows.account_row(2, b"\x01")),
-        (rows.ROW + ANN.encode(), rows.account_row(2, pack_record({"address": BOB}))),
+        (rows.row_key(ANN.encode()), b""),
+        (rows.row_key(ANN.encode()), b"\xc1"),
+        (rows.row_key(ANN.encode()), rows.account_row(2, b"\x01")),
+        (rows.row_key(ANN.encode()), rows.account_row(2, pack_record({"address": BOB}))),
         (rows.REMOVED + b"x", b""),
         (rows.NEXT, b"-1"),
     ],

@@ -11,7 +11,7 @@ from metad.cluster.directory_keys import Identity
 from metad.cluster.etcd_json import EtcdError
 from metad.errors import ClusterError, DataError, UsersLostError
 from metad.system.backoff import Backoff
-from metad.users import rows, user_directory
+from metad.users import etcd_rows, rows, user_directory
 from metad.users.account import POSTMASTER_ID
 from metad.users.mirrored import MirroredUsers
 from metad.users.rows import Change
@@ -34,6 +34,10 @@ from tests.support.user_rows import everything
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_directory, "AGAIN", Backoff(0.01, 0.01))
+
+
+def row_key(address: str) -> str:
+    return KEYS.users + rows.row_key(address.encode()).decode()
 
 
 def test_what_was_uploaded_and_what_changes_holds_on_both(tmp_path: Path) -> None:
@@ -94,6 +98,27 @@ def test_after_a_compaction_all_rows_come_again(tmp_path: Path) -> None:
             assert two.users.account(ANN) is None
             await until(lambda: level(one, two))
             assert everything(one.users) == everything(two.users)
+
+    asyncio.run(test())
+
+
+def test_many_rows_are_read_in_ranges_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, FakeEtcd()) as (one, two):
+            names = [f"u{number}@example.test" for number in range(60)]
+            await two.stop()
+            entries = [(name, None) for name in names]
+            await asyncio.to_thread(lambda: list(one.users.add_many(entries)))
+            await one.call("set_alias", "all@example.test", names[:3])
+            await one.call("remove", ANN)
+            monkeypatch.setattr(etcd_rows, "PAGE", 20)
+            two.users.follow(empty=True)
+            two.start()
+            await until(lambda: level(one, two))
+            assert everything(one.users) == everything(two.users)
+            assert not two.lines
 
     asyncio.run(test())
 
@@ -198,7 +223,7 @@ def test_a_directory_of_a_new_generation_is_reloaded(tmp_path: Path) -> None:
             one.identity = two.identity = None
             await one.stop()
             newer = Identity(IDENTITY.id, 2)
-            etcd.write({f"{KEYS.users}row/{CAT}": rows.alias_row((ANN,))})  # of an earlier day
+            etcd.write({row_key(CAT): rows.alias_row((ANN,))})  # of an earlier day
             await write_directory(etcd, one, newer)
             one.identity = two.identity = newer
             one.start()
@@ -227,7 +252,7 @@ def test_no_number_is_given_again_by_an_etcd_that_lost_it(tmp_path: Path) -> Non
 def test_a_new_node_of_an_etcd_without_all_users_does_not_refuse_any(tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster(tmp_path, etcd := FakeEtcd()):
-            etcd.write({f"{KEYS.users}whole": None, f"{KEYS.users}row/{ANN}": None})
+            etcd.write({f"{KEYS.users}whole": None, row_key(ANN): None})
             three = Node(tmp_path / "3", 3, etcd)
             three.start()
             await until(lambda: "does not have all users" in three.directory.error)
@@ -242,7 +267,7 @@ def test_a_new_node_of_an_etcd_without_all_users_does_not_refuse_any(tmp_path: P
 def test_rows_edited_in_etcd_are_reported_to_who_changes_them(tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster(tmp_path, etcd := FakeEtcd()) as (one, _):
-            etcd.write({f"{KEYS.users}row/{ANN}": None})
+            etcd.write({row_key(ANN): None})
             await until(lambda: bool(one.lines))
             assert one.lines == [f"warning: users: {ANN} is missing in etcd, and stays here"]
             with pytest.raises(ClusterError, match="are not those of this node"):
