@@ -66,13 +66,15 @@ class Forgetting:
         self.wait_s, self.sample_s = WAIT_S, SAMPLE_S
         self._samples: list[tuple[float, Frontier]] = []
         self._places: Frontier = {}  # how far the present round has looked at each origin
+        self._is_round_over = False
 
     def tick(self) -> None:
         """Once a second."""
         now = self.now()
         if not self._samples or now - self._samples[-1][0] >= self.sample_s:
             self._samples.append((now, self._frontier()))
-            self._places.clear()  # another round: copies may be gone
+            if self._is_round_over:  # another one: copies may be gone
+                self._places.clear()
         while len(self._samples) > 1 and self._samples[1][0] <= now - self.wait_s:
             del self._samples[0]
         if self._samples[0][0] <= now - self.wait_s:
@@ -96,6 +98,7 @@ class Forgetting:
         }
 
     def _forget(self, upto: Frontier) -> None:
+        """The next ones of the first origin that the round has not been through."""
         tombstones = self._layer.tombstones
         for origin, last in upto.items():
             place = self._places.get(origin, 0)
@@ -104,7 +107,9 @@ class Forgetting:
             if keys:
                 if self._is_all_entered() and self._with_lock(keys):
                     self._places[origin] = found[len(keys) - 1].sequence
+                self._is_round_over = False
                 return
+        self._is_round_over = True
 
     def _with_lock(self, keys: list[tuple[int, bytes]]) -> bool:
         """Forget these, if the index's lock is free; False: the next second will do."""

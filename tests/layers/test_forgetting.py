@@ -40,8 +40,11 @@ class Time:
         """What members tell each other has come."""
         for _ in range(count):
             self.bench.tick()
-            for _ in range(20):
-                self.bench.turn()
+            self.bench.until(self._is_quiet, "members have told")
+
+    def _is_quiet(self) -> bool:
+        layers = [node.layer for node in self.bench.nodes if node.is_up]
+        return not any(one.marks._is_busy or (one._pull and one._pull._busy) for one in layers)
 
 
 @pytest.fixture
@@ -233,3 +236,23 @@ def test_a_busy_index_is_tried_again(two: ClusterBench, monkeypatch: pytest.Monk
     monkeypatch.undo()
     time.passes(SAMPLE_S)
     assert dead(a) == []
+
+
+def test_what_stays_does_not_keep_other_origins_waiting(
+    two: ClusterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round goes through all that may be forgotten, however long it takes."""
+    a, b = two.nodes
+    monkeypatch.setattr(forgetting, "MOST", 2)
+    time = Time(two)
+    for _ in range(6):
+        assert a.send([BOX], TEXT) is None
+    assert a.delete(BOX, *range(1, 7)) is None
+    entomb(b, 1)
+    two.until(lambda: bool(two.tick() or 1 in dead(a)), "a has it")
+    a.layer.forgetting.sample_s = b.layer.forgetting.sample_s = 1.0
+    time.passes(WAIT_S + 3 * SAMPLE_S)
+    time.passes(10, step=1.0)
+    for node in (a, b):
+        assert len(dead(node)) == 6
+        assert 1 not in dead(node)

@@ -21,9 +21,11 @@ from tests.sim.etcd import Etcd
 from tests.sim.hub import Hub
 from tests.sim.links import SimLinks
 from tests.sim.network import Network
+from tests.sim.plan import BOXES
 from tests.sim.worker import Worker
 
 PIECE = 400
+FORGET_SECONDS = 15.0
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -37,6 +39,11 @@ class Simulated:
     def __init__(self, worker: Worker, hub: ClusterHub) -> None:
         self._worker = worker
         self._hub = hub
+
+    def start(self, context: LayerContext) -> None:
+        layer = cast(Any, self)
+        super().start(context)  # type: ignore[misc]
+        layer.forgetting.wait_s, layer.forgetting.sample_s = FORGET_SECONDS, 1.0
 
     def _make_links(self, context: LayerContext) -> Links:
         layer, worker = cast(Any, self), self._worker
@@ -107,6 +114,16 @@ class ClusterHub(Hub):
         """The messages that this node itself has."""
         packed = self.workers()[0].log.index.listing(mailbox)
         return {message_id for message_id, _ in LISTING_ENTRY.iter_unpack(packed)}
+
+    def unforgotten(self) -> set[bytes]:
+        """Tombstones of messages that lie in no log here."""
+        worker = self.workers()[0]
+        return {
+            message_id
+            for mailbox in range(1, BOXES + 1)
+            for message_id in worker.layer.tombstones.of_mailbox(mailbox)
+            if not worker.log.index.places(message_id)
+        }
 
     def seen(self) -> Seen | None:
         """What this node has seen of etcd."""

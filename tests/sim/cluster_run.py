@@ -14,7 +14,7 @@ from metad.cluster.view import State, View
 from tests.cluster.views import make_member, make_view
 from tests.sim.cluster_clients import ClusterClients
 from tests.sim.cluster_judge import ClusterJudge
-from tests.sim.cluster_node import ClusterHub
+from tests.sim.cluster_node import FORGET_SECONDS, ClusterHub
 from tests.sim.etcd import Etcd, drive
 from tests.sim.etcd_clients import EtcdClients
 from tests.sim.network import Network
@@ -145,6 +145,12 @@ class ClusterRun:
                     f"mailbox {box} differs: {show({a for a, _ in set(one) ^ set(other)})}"
                 )
             clients.judge.have(box, [hub.entries(box) for hub in hubs], COPIES)
+        for _ in range(TRIES):
+            if any(hub.unforgotten() for hub in hubs):
+                sim.scheduler.pause(FORGET_SECONDS)
+        for hub in hubs:
+            left = hub.unforgotten()
+            assert not left, f"{hub.name} does not forget: {show(left)}"
         assert all(at_rest(hub) for hub in hubs), "it does not come to rest"
 
     def _list(self, clients: ClusterClients, hub: ClusterHub, box: int) -> list[tuple[bytes, int]]:
