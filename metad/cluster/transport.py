@@ -32,6 +32,7 @@ from metad.limits import (
     CLUSTER_REDIAL,
     CLUSTER_SILENCE,
     CLUSTER_UNKNOWN_PEERS,
+    KIB,
 )
 from metad.system.backoff import Backoff
 from metad.system.osio import Buffer
@@ -41,6 +42,8 @@ TICK_SECONDS: Final = 0.25
 LINGER: Final = 1.0
 # Octets that the transport has unsent before the link keeps the rest to itself.
 UNSENT: Final = CLUSTER_OUTSTANDING // 8
+# Octets of frames that do not wait for others.
+AT_ONCE: Final = 64 * KIB
 ACCEPTS: Final = 64
 PAUSE: Final = 1.0
 # Seconds that a node without a certificate has for joining: it makes a key meanwhile.
@@ -82,9 +85,15 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 class _Connection(asyncio.Protocol):
-    """One TLS connection and its link; it is the link's `Wire`."""
+    """One TLS connection and its link; it is the link's `Wire`.
+
+    What is written within a turn of the loop goes in one piece: a TLS record costs more than most
+    frames.
+    """
 
     def __init__(self, links: Links, link: Link) -> None:
+        self._frames: list[bytes] = []
+        self._size = 0  # of these frames
         self._links = links
         self.link = link
         self._join: JoinExchange | None = None
@@ -122,10 +131,20 @@ class _Connection(asyncio.Protocol):
         self.link.close(describe(exc))
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if not self._frames:
+            self._links.loop.call_soon(self._flush)
+        self._frames.append(data)
+        self._size += len(data)
+        if self._size >= AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        frames, self._frames, self._size = self._frames, [], 0
+        if frames and self._transport is not None:
+            self._transport.write(b"".join(frames))
 
     def close(self) -> None:
+        self._flush()
         if self._transport is not None:
             self._transport.close()
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 from xxhash import xxh3_64_intdigest
 
@@ -27,6 +27,8 @@ FORMAT = 1
 DIGEST_SIZE = 16
 MOST_NUMBER = 0xFFFF  # a node's number takes two bytes of each message id
 MOST_EPOCH = 0xFFFFFFFF  # and an epoch four bytes of each frame's head
+# Mailboxes whose line is remembered.
+LINES: Final = 4096
 _MAKER = slice(8, 10)  # where a message id has the number of the node that made it
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -134,8 +136,19 @@ class View:
 
     def line(self, mailbox: int) -> tuple[int, ...]:
         """The active members in the order in which they take mail of this mailbox."""
-        box = mailbox.to_bytes(4, "big")
-        return tuple(number for group in self._groups for number in _ranked(box, group))
+        known = self._lines
+        line = known.get(mailbox)
+        if line is None:
+            box = mailbox.to_bytes(4, "big")
+            line = tuple([number for group in self._groups for number in _ranked(box, group)])
+            if len(known) >= LINES:
+                known.clear()
+            known[mailbox] = line
+        return line
+
+    @cached_property
+    def _lines(self) -> dict[int, tuple[int, ...]]:
+        return {}
 
     def home(self, mailbox: int) -> int:
         """The first in line.  Raises ClusterError if no member is active."""
