@@ -84,6 +84,7 @@ STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fs
 ELSEWHERE = {
     "cluster alone": "tests/cli/test_cluster_commands.py",
     "cluster init": "tests/cli/test_cluster_commands.py",
+    "cluster remove": "tests/e2e/test_cluster_etcd.py",
     "cluster join": "tests/cli/test_cluster_commands.py",
     "cluster restore-directory": "tests/e2e/test_directory.py",
     "cluster status": "tests/cli/test_cluster_commands.py",

@@ -27,9 +27,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "pip install pre-commit": "none: it changes the checkout; tools/test runs the same checks",
     },
     "cluster.md": {
-        "metad cluster": "tests/e2e/test_cluster_commands.py",
-        "metad stop": "tests/e2e/test_cluster_commands.py",
-        "metad start": "tests/e2e/test_cluster_commands.py",
+        "apt-get": "none: tools/packages brings them",
+        "metad cluster restore-directory": "tests/e2e/test_directory.py",
+        "metad cluster remove": "tests/e2e/test_cluster_etcd.py",
+        "": "tests/e2e/test_cluster_page.py",
     },
     "testing.md": {"sh tools/test": "none: it runs these tests"},
     "store-model.md": {

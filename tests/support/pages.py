@@ -27,7 +27,8 @@ PAGES = {
 PROGRAMS = (
     "metad", "sh", "git", "pip", "pipx", ".", "echo", "printf", "apt-get", "systemctl",
     "systemd-sysusers", "journalctl", "certbot", "postfix", "install", "mkdir", "python3", "ln",
-    "cp", "rm", "podman", "usermod", "/opt/metad/bin/pip", ".venv/bin/python", "METAD_TEST_SCALE=1",
+    "cp", "rm", "podman", "curl", "sed", "kill", "usermod", "/opt/metad/bin/pip",
+    ".venv/bin/python", "METAD_TEST_SCALE=1",
 )  # fmt: skip
 _BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<language>[a-z]*)[^\n]*\n(?P<fenced>.*?)^ *```$"

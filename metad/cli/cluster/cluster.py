@@ -18,7 +18,7 @@ from metad.cli import tables
 from metad.cli.cluster import setup
 from metad.cli.cluster.join_client import JoinClient
 from metad.cli.cluster.members import alone, remove
-from metad.cli.cluster.overview import Overview, ask_directory
+from metad.cli.cluster.overview import Overview, ask_directory, show_facts
 from metad.cli.cluster.restore_directory import restore_directory
 from metad.cli.cluster.status import Prospect, found
 from metad.cli.context import HubLocation, hub_options, json_option
@@ -145,7 +145,7 @@ def status(place: HubLocation, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(overview.as_json(), indent=2))
         return
-    tables.show_facts(dict(overview.lines()))
+    show_facts(overview.lines())
     click.echo("")
     tables.show_table("members", overview.rows())
     click.echo("")

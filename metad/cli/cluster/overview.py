@@ -6,19 +6,23 @@ an answer, not an error.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import click
 
 from metad.cli import tables
 from metad.cli.cluster.status import Prospect, Reached, prospects
 from metad.cluster import local
 from metad.cluster.view import View
 from metad.errors import ClusterError
+from metad.limits import CLUSTER_WORD
 
 PATIENCE_S: Final = 3.0
-WORD_S: Final = 10.0  # as rule Lone reader has it
+COLUMNS: Final = 79
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class EtcdSight:
     @property
     def has_word(self) -> bool:
         age = self.known.get("word_s")
-        return age is not None and age <= WORD_S and not self.known.get("frozen")
+        return age is not None and age <= CLUSTER_WORD and not self.known.get("frozen")
 
     def lease(self, number: int) -> str | None:
         """Of a member, for the table."""
@@ -82,6 +86,21 @@ def short_of_copies(view: View) -> str:
 def _nodes(numbers: Collection[int]) -> str:
     shown = " and ".join(map(str, numbers))
     return f"node {shown}" if len(numbers) == 1 else f"nodes {shown}"
+
+
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """One fact a line; on a terminal, what is too long for a line goes on below its beginning."""
+    rows = list(facts)
+    if not tables.terminal():
+        tables.show_facts(dict(rows))
+        return
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        text = tables.cell(value)
+        lines = textwrap.wrap(text, COLUMNS - width, break_on_hyphens=False) or [""]
+        for at, line in enumerate(lines):
+            label = f"{name}:" if at == 0 else ""
+            click.echo(f"{label:<{width}}{line}")
 
 
 @dataclass(frozen=True, slots=True)

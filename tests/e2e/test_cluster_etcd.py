@@ -1,0 +1,124 @@
+"""Three real nodes and a real etcd, made by commands alone: mail goes on whatever is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from metad.cluster.view import State
+from tests.support.clients import SmtpLine, bodies, in_time, message, unique_ids
+from tests.support.etcd_hubs import EtcdNode, three_nodes
+from tests.support.hub import DEADLINE
+from tests.support.live import settled_fetch
+from tests.support.sizes import reached
+
+from .test_cluster import quit_with, send
+
+pytestmark = pytest.mark.slow
+NAMES = ["ann", "bob"]
+
+
+def at_once(act: Callable[[], bytes]) -> float:
+    """Seconds until a client that tries again is served."""
+    began = time.monotonic()
+    while not act().startswith((b"250", b"+OK")):
+        assert time.monotonic() < began + DEADLINE
+    return time.monotonic() - began
+
+
+def test_mail_and_users_on_any_of_three_nodes_with_etcd_and_without() -> None:
+    with three_nodes(NAMES) as trio:
+        nodes, (a, b, c) = trio.nodes, trio.nodes
+        b.add("cat")
+        texts = [message(b"number %d\r\n" % number) for number in range(6)]
+        for number, text in enumerate(texts):
+            assert send(nodes[number % 3], text, "ann", "cat").startswith(b"250")
+        for name in ("ann", "cat"):
+            assert bodies(a, name) == bodies(b, name) == bodies(c, name) == texts
+            assert unique_ids(a, name) == unique_ids(b, name) == unique_ids(c, name)
+        assert quit_with(c, "ann", 1, 3).startswith(b"+OK")
+        left = [texts[1], *texts[3:]]
+        assert bodies(a, "ann") == bodies(b, "ann") == left
+        trio.etcd.stop()
+        sent = message(b"without etcd\r\n")
+        assert send(b, sent, "ann").startswith(b"250")
+        assert quit_with(a, "ann", 1).startswith(b"+OK")
+        assert bodies(c, "ann") == [*left[1:], sent]
+        assert in_time(lambda: c.cluster("status")["etcd"]["error"] != "")
+        facts = c.cluster("status")
+        assert [one["state"] for one in facts["members"]] == ["active"] * 3
+        trio.etcd.start()
+        assert in_time(lambda: c.cluster("status")["etcd"]["error"] == "")
+        a.run("user", "passwd", "ann@example.test", "--password-stdin", given="secret\n")
+        assert bodies(c, "ann") == [*left[1:], sent]
+
+
+def test_a_node_dies_comes_back_is_emptied_and_is_removed() -> None:
+    with three_nodes(NAMES) as trio:
+        a, b, c = trio.nodes
+        first = message(b"first\r\n")
+        assert send(c, first, "ann").startswith(b"250")
+        c.kill()
+        sent = [first]
+        for node in (a, b):
+            sent.append(message(b"without one: %d\r\n" % len(sent)))
+            took = at_once(lambda node=node: send(node, sent[-1], "ann"))  # type: ignore[misc]
+            reached("cluster: milliseconds until a 250 after a kill", int(took * 1000))
+            assert settled_fetch(node, "ann")
+            assert bodies(node, "ann") == sent
+        assert quit_with(a, "ann", 1).startswith(b"+OK")
+        del sent[0]
+        assert "has a lease" in a.refused("remove", "3")
+        a.until_absent(3)
+        # The mail of the absent one is on both now: either of them is enough to read.
+        b.kill()
+        assert bodies(a, "ann") == sent
+        assert send(a, message(b"refused\r\n"), "ann").startswith(b"451")
+        assert "node 2 does not answer" in a.refused("remove", "3")
+        b.start()
+        c.start()
+        for node in trio.nodes:
+            node.until_active(1, 2, 3)
+            assert bodies(node, "ann") == sent
+        _replace(a, b, c, sent)
+        _remove(a, b, sent)
+
+
+def _replace(a: EtcdNode, b: EtcdNode, c: EtcdNode, sent: list[bytes]) -> None:
+    """The disk of one is gone: as a new node it gets another number, and all that belongs there."""
+    c.stop()
+    assert "is active" in _refused_join(a, c)
+    a.until_absent(3)
+    c.empty()
+    assert c.join(a) == 4
+    for node in (a, b, c):
+        view = node.until_active(1, 2, 4)
+        assert view.those(State.REMOVED) == (3,)
+        assert bodies(node, "ann") == sent
+
+
+def _refused_join(a: EtcdNode, c: EtcdNode) -> str:
+    """A machine of that address joins before the node that had it is away."""
+    twin = EtcdNode(c.peer, ())
+    twin.config.write_text(c.config.read_text().replace(str(c.data), str(twin.data)))
+    try:
+        return twin.refused("join", a.run("cluster", "token").stdout.strip())
+    finally:
+        twin.config.unlink()
+
+
+def _remove(a: EtcdNode, b: EtcdNode, sent: list[bytes]) -> None:
+    """A removed node is refused, and says what to do."""
+    assert "this is node 1" in a.refused("remove", "1")
+    b.stop()
+    a.until_absent(2)
+    assert a.cluster("remove", "2")["removed"] == 2
+    assert "removed already" in a.refused("remove", "2")
+    b.start()
+    assert in_time(lambda: "node 2 was removed from the cluster; empty it" in b.log.read_text())
+    with SmtpLine(b) as smtp:
+        smtp.say("MAIL FROM:<sender@client.example.test>", b"451")
+    assert send(a, message(b"on two\r\n"), "bob").startswith(b"250")
+    assert bodies(a, "ann") == sent
