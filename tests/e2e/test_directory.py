@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
-from metad.cluster import local, restoring
-from metad.cluster.certificates import make_ca
-from metad.cluster.etcd import Etcd
+from metad.cluster import local
 from metad.cluster.identity import VIEW, directory
 from metad.cluster.view import View
 from metad.errors import ClusterError
-from tests.cluster.directory_kit import config
 from tests.support.clients import bodies, deliver, in_time, message
-from tests.support.cluster_hubs import CLUSTER, NodeHub
+from tests.support.cluster_hubs import NodeHub
 from tests.support.etcd import EtcdCluster, need_etcd
 from tests.support.hub import HubError, free_ports
 
@@ -39,15 +34,8 @@ class EtcdHub(NodeHub):
         super().configure(table, **store)
 
     def make(self) -> None:
-        """A member of its own cluster, with its directory in etcd."""
-        view = View(CLUSTER, 1, (self.make_member(make_ca(CLUSTER)),), 1, 1, "refuse")
-        self.keep(view)
-
-        async def begin() -> None:
-            async with Etcd(config(self.etcd.urls)) as client:
-                await restoring.begin(client, view, 1)
-
-        asyncio.run(begin())
+        """A node of its own cluster, with its directory in etcd."""
+        self.cluster = json.loads(self.run("cluster", "init", "--json").stdout)["cluster"]
 
     def ask(self, op: str, **values: object) -> dict:
         return local.ask(local.socket_path(self.data), {"op": op, **values})
@@ -71,8 +59,8 @@ class EtcdHub(NodeHub):
 
 
 @contextmanager
-def hub() -> Iterator[EtcdHub]:
-    with EtcdCluster() as etcd:
+def hub(servers: int = 1) -> Iterator[EtcdHub]:
+    with EtcdCluster(servers) as etcd:
         one = EtcdHub(etcd)
         try:
             one.make()
@@ -88,23 +76,28 @@ def hub() -> Iterator[EtcdHub]:
             shutil.rmtree(one.home)
 
 
+def reweighted(view: View, weight: int) -> View:
+    """The next view, which no node changes by itself."""
+    return view.changed(members=view.with_member(1, weight=weight))
+
+
 def test_a_hub_has_etcd_s_word_and_mail_goes_on_without_it():
     with hub() as one:
         assert one.problems() == []
         status = one.ask("status")
         assert (status["frozen"], status["epoch"], status["alive"]) == ("", 1, [1])
         assert status["endpoint"] == one.etcd.urls[0]
-        deliver(one, message(b"first"), "alice")
+        deliver(one, message(b"first\r\n"), "alice")
         one.etcd.stop(signal.SIGKILL)
-        deliver(one, message(b"second"), "alice")
+        deliver(one, message(b"second\r\n"), "alice")
         assert len(bodies(one, "alice")) == 2
         assert in_time(lambda: any("etcd does not answer" in text for text in one.problems()))
-        deliver(one, message(b"third"), "alice")
+        deliver(one, message(b"third\r\n"), "alice")
         assert len(bodies(one, "alice")) == 3
         one.etcd.start()
         assert in_time(lambda: one.problems() == [])
         one.etcd.servers[0].pause()
-        deliver(one, message(b"fourth"), "alice")
+        deliver(one, message(b"fourth\r\n"), "alice")
         assert len(bodies(one, "alice")) == 4
         one.etcd.servers[0].go_on()
 
@@ -112,10 +105,10 @@ def test_a_hub_has_etcd_s_word_and_mail_goes_on_without_it():
 def test_a_proposal_is_in_force_in_all_processes():
     with hub() as one:
         view = View.decode(one.view_bytes())
-        following = view.changed(alone="accept")
+        following = reweighted(view, 50)
         one.ask("propose", view=following.encode())
         assert View.decode(one.view_bytes()) == following
-        late = replace(following, alone="refuse")
+        late = reweighted(view, 60)
         for data, reason in ((late.encode(), "late"), (b"{}", "bad"), (b"", "cannot be read")):
             try:
                 one.ask("propose", view=data)
@@ -123,28 +116,28 @@ def test_a_proposal_is_in_force_in_all_processes():
                 assert reason in str(error)
             else:
                 raise AssertionError(data)
-        deliver(one, message(b"first"), "alice")
+        deliver(one, message(b"first\r\n"), "alice")
 
 
-def test_a_directory_process_that_is_killed_or_hangs_is_replaced():
+def test_a_directory_process_that_is_killed_is_replaced():
     with hub() as one:
         pid = one.directory_pid()
         os.kill(pid, signal.SIGKILL)
         assert in_time(lambda: one.has_word() and one.directory_pid() != pid)
-        deliver(one, message(b"first"), "alice")
+        deliver(one, message(b"first\r\n"), "alice")
         assert "directory (pid" in one.log.read_text()
 
 
 def test_a_wiped_etcd_is_restored_by_the_command():
     with hub() as one:
-        deliver(one, message(b"first"), "alice")
+        deliver(one, message(b"first\r\n"), "alice")
         one.etcd.wipe()
         assert in_time(lambda: any("wiped or rolled back" in text for text in one.problems()))
-        deliver(one, message(b"second"), "alice")
+        deliver(one, message(b"second\r\n"), "alice")
         assert len(bodies(one, "alice")) == 2
         assert one.ask("status")["frozen"]
         done = one.run("cluster", "restore-directory", "--yes", "--json")
-        assert json.loads(done.stdout) == {"cluster": CLUSTER, "epoch": 1, "generation": 2}
+        assert json.loads(done.stdout) == {"cluster": one.cluster, "epoch": 1, "generation": 2}
         assert in_time(lambda: one.problems() == [])
         assert in_time(one.has_word)
 
@@ -164,3 +157,37 @@ def test_etcd_moves_with_a_reload():
         assert "cluster.etcd" in one.run("reload").stdout
         assert in_time(lambda: one.has_word() and one.ask("status")["endpoint"] in table)
         assert in_time(lambda: one.problems() == [])
+
+
+def test_of_three_etcd_servers_the_leader_is_killed():
+    with hub(3) as one:
+        one.etcd.leader.end(signal.SIGKILL)
+        deliver(one, message(b"first\r\n"), "alice")
+        assert len(bodies(one, "alice")) == 1
+        one.etcd.wait()
+        following = reweighted(View.decode(one.view_bytes()), 50)
+        one.ask("propose", view=following.encode())
+        assert View.decode(one.view_bytes()) == following
+        assert in_time(one.has_word)
+        assert one.problems() == []
+
+
+def test_an_old_snapshot_is_told_and_restored_by_the_command():
+    """After a compaction, which is nothing to be told."""
+    with hub() as one:
+        one.etcd.compact()
+        snapshot = one.etcd.snapshot()
+        following = reweighted(View.decode(one.view_bytes()), 50)
+        one.ask("propose", view=following.encode())
+        one.etcd.compact()
+        assert in_time(one.has_word)
+        one.etcd.restore(snapshot)
+        assert in_time(lambda: any("wiped or rolled back" in text for text in one.problems()))
+        status = one.ask("status")
+        assert status["frozen"] == "etcd has gone back to epoch 1; this node knows epoch 2"
+        assert "restore-directory" in status["remedy"]
+        deliver(one, message(b"first\r\n"), "alice")
+        assert len(bodies(one, "alice")) == 1
+        one.run("cluster", "restore-directory", "--yes")
+        assert in_time(lambda: one.problems() == [])
+        assert one.ask("status")["epoch"] == 2
