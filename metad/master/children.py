@@ -152,6 +152,7 @@ class ChildTable:
         if row is None:
             raise OsError("no free row in shared memory for another process")
         row.clear()
+        self._area.use_row(row)
         row[Cell.ROLE] = spec.role
         row[Cell.SLOT] = spec.slot
         row[Cell.HEARTBEAT] = time.monotonic_ns()

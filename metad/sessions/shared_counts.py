@@ -43,11 +43,11 @@ class SharedCounts:
 
     def connections(self) -> int:
         """The sum over all workers.  An impossible value is ignored: the cell was overwritten."""
-        return _sum(self._open)
+        return _sum(self._open[: self._area.rows_used])
 
     def total(self, cell: Cell) -> int:
         """The sum over all workers, for a counter of connections."""
-        return _sum(self._area.column(cell))
+        return _sum(self._area.column(cell)[: self._area.rows_used])
 
     def publish(self, which: Tally, network: str, count: int) -> None:
         """Publish this worker's count of a network; 0 removes it from the table."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metad.errors import MetadError, NoSpaceError
-from metad.store.log.encode import Append, Encoded, write_parts
+from metad.store.log.encode import Append, Encoded, sizes, write_parts
 from metad.store.log.writer import LogWriter
 from metad.store.log_allocator import LogAllocator
 
@@ -71,12 +71,12 @@ class LogChain:
         writer = self.writer
         if writer is None or writer.poisoned:
             return False
-        return writer.takes(*_sizes(group), self._left_by(group))
+        return writer.takes(*sizes(group), self._left_by(group))
 
     def is_full(self, group: Sequence[Append]) -> bool:
         """Whether the log in use is intact and too full for the group."""
         writer = self.writer
-        return writer is not None and not writer.poisoned and not writer.fits(*_sizes(group))
+        return writer is not None and not writer.poisoned and not writer.fits(*sizes(group))
 
     def writer_for(self, group: Sequence[Append]) -> LogWriter:
         """The log in use if the group fits, otherwise the next one.
@@ -84,7 +84,7 @@ class LogChain:
         Raises NoSpaceError (also for a group that is larger than a log, and if the disk has no
         blocks for it: the log goes on), TableBusyError.
         """
-        size, entries_size = _sizes(group)
+        size, entries_size = sizes(group)
         writer = self.writer
         if writer is None or writer.poisoned or not writer.fits(size, entries_size):
             self.retire()
@@ -167,10 +167,6 @@ class LogChain:
             self._allocator.record_end(failed)
         except (OSError, MetadError) as error:
             self.report(f"warning: no log records yet where log {failed.number} ends: {error}")
-
-
-def _sizes(group: Sequence[Append]) -> tuple[int, int]:
-    return sum([item.size for item in group]), sum([item.entries_size for item in group])
 
 
 def _reserve(writer: LogWriter, size: int, entries_size: int, left: int) -> None:

@@ -24,6 +24,7 @@ class PendingDeletions:
     """The set as one process sees it; `me` is its row."""
 
     def __init__(self, area: SharedArea, me: int) -> None:
+        self._area = area
         self._cells = area.pending_cells()
         self._start = me * PENDING_CELLS
 
@@ -39,5 +40,5 @@ class PendingDeletions:
     def may_have(self, mailbox: int) -> bool:
         """Whether any process may have deletions of this mailbox that the index lacks."""
         at, bit = divmod(mailbox % _BITS, 64)
-        column = self._cells[at::PENDING_CELLS]
+        column = self._cells[at : self._area.rows_used * PENDING_CELLS : PENDING_CELLS]
         return any(word >> bit & 1 for word in column) if any(column) else False

@@ -16,15 +16,17 @@ Rules of this file:
 
 from __future__ import annotations
 
+import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from metad.store.log.footer import ENTRY_SIZE
-from metad.store.log.place import Message
 from metad.system.shared_memory import PENDING_CELLS, PROCESSES, SharedArea
 
 _BITS = PENDING_CELLS * 64
 _BIT = [1 << number for number in range(_BITS)]
+# The mailbox in a footer entry, as far as it decides on the bit.
+_NUMBER = struct.Struct(f">2xH{ENTRY_SIZE - 4}x")
 _SIZE = PENDING_CELLS * 8
 _NO_TIMES = bytes(PROCESSES * 8)
 _NONE = memoryview(bytes(_SIZE)).cast("Q")
@@ -42,12 +44,11 @@ class UnenteredMail:
         self._mask = 0
         self.now_ns = now_ns
 
-    def add(self, messages: Iterable[Message]) -> None:
-        """Mail for these mailboxes is about to be acknowledged."""
+    def add(self, entries: bytes) -> None:
+        """Mail with these footer entries is about to be acknowledged."""
         mask = self._mask
-        for _, _, entries, _ in messages:
-            for at in range(0, len(entries), ENTRY_SIZE):
-                mask |= _BIT[(entries[at + 2] << 8 | entries[at + 3]) % _BITS]
+        for (number,) in set(_NUMBER.iter_unpack(entries)):
+            mask |= _BIT[number % _BITS]
         if mask != self._mask:
             self._mask = mask
             self._mine[:] = memoryview(mask.to_bytes(_SIZE, "little")).cast("Q")

@@ -12,6 +12,7 @@
      8-9    the greatest life and the rows in use (metad.store.log_table)
    10-11    the beat of this node, and 1 if it takes no part (metad.cluster.own_marks)
       12    since when the directory in etcd is not trusted, in Unix seconds; 0: it is
+      13    process rows that children have had so far, counted from the first; 0: unknown
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -303,6 +304,14 @@ class SharedArea:
     def marks_cells(self) -> memoryview:
         """The cells of this node's own marks."""
         return self.cells[10:12]
+
+    def rows_used(self) -> int:
+        """Process rows behind this number have never had a child."""
+        return self.cells[13] or PROCESSES
+
+    def use_row(self, row: ProcessRow) -> None:
+        """A child is about to have this row."""
+        self.cells[13] = max(self.cells[13], row.index + 1)
 
     def process(self, index: int) -> ProcessRow:
         return ProcessRow(self.cells, index)

@@ -309,6 +309,22 @@ def test_a_word_that_makes_no_sense_does_not_end_the_master(word):
     assert child.boot_error_code in (70, 71)
 
 
+def test_a_row_counts_as_used_before_its_child_runs():
+    name = f"/metad-test-{os.getpid()}"
+    area = SharedArea.create(name)
+    shared_memory.unlink(name)
+    family = ChildTable(area, lambda: None)
+    specs = [
+        ChildSpec(Role.WORKER, slot, lambda row, _: int(area.rows_used > row.index))
+        for slot in range(3)
+    ]
+    children = [family.fork(spec) for spec in specs]
+    assert area.rows_used == 1 + max(child.row.index for child in children)
+    for child in children:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert sorted(code for _, code in family.reap()) == [1, 1, 1]
+
+
 def test_a_lock_is_taken_even_where_no_pid_can_be_written(tmp_path):
     """As on a full disk: existing mail is served."""
 

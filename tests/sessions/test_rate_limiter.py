@@ -61,6 +61,23 @@ def test_all_workers_together_keep_the_cap_in_all_however_the_kernel_spreads() -
     assert [limiter.connections for limiter in (one, two, three)] == [8, 1, 1]
 
 
+def test_a_worker_that_starts_later_in_another_row_counts_too() -> None:
+    """Only the rows that children have had so far are read."""
+    area = shared_area()
+    caps = Caps(4, 10, 10)
+    area.use_row(area.process(1))
+    first = make_limiter(caps, 0, area, 1)
+    assert area.rows_used == 2
+    assert all(first.enter(f"a{number}") for number in range(2))
+    area.use_row(area.process(159))
+    area.use_row(area.process(3))
+    assert area.rows_used == 160
+    late = make_limiter(caps, 0, area, 159)
+    assert all(late.enter(f"b{number}") for number in range(2))
+    assert not first.enter("c")
+    assert not late.enter("c")
+
+
 def test_one_relay_may_have_a_thousand_connections_to_one_worker_and_no_more_to_two() -> None:
     caps = Caps(10_000, limits.NETWORK_CONNECTIONS, 10_000)
     one, two = workers(caps)

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Protocol
 
-from metad.store.log.encode import Append
+from metad.store.log.encode import Append, sizes
 from metad.store.log.footer import ENTRY_SIZE
 
 GROUP_OCTETS = 1 << 20
 GROUP_RECORDS = 900
 GROUP_ROWS = 4000
 _GROUP_ENTRIES = GROUP_ROWS * ENTRY_SIZE
+_parts = attrgetter("parts")
 
 
 class Loop(Protocol):
@@ -32,6 +34,17 @@ class Loop(Protocol):
 
 def take_group(waiting: deque[Append]) -> list[Append]:
     """Take the next group from the left end of `waiting`, as far as the bounds allow."""
+    if len(waiting) <= GROUP_RECORDS and None not in map(_parts, waiting):
+        octets, entries = sizes(waiting)
+        if octets <= GROUP_OCTETS and entries <= _GROUP_ENTRIES:  # all of them: the usual case
+            everything = list(waiting)
+            waiting.clear()
+            return everything
+    return _as_many_as_fit(waiting)
+
+
+def _as_many_as_fit(waiting: deque[Append]) -> list[Append]:
+    """The first records that the bounds allow, one at least."""
     group: list[Append] = []
     octets = entries = 0
     while waiting and len(group) < GROUP_RECORDS:

@@ -23,6 +23,7 @@ from metad.store.ids import ID_SIZE
 from metad.store.index.index import Index, Publish
 from metad.store.index.rows import Batch
 from metad.store.log import footer
+from metad.store.log.place import joined_entries
 from metad.store.unentered_mail import UnenteredMail
 
 # Index rows that may be acknowledged and not entered; beyond that, an answer waits for the index.
@@ -67,10 +68,11 @@ class IndexFeed:
 
     def answer(self, batch: Batch) -> None:
         """Keep a batch that is acknowledged now and entered by the next `enter`."""
+        entries = joined_entries(batch.messages)
         if self._unentered is not None:
-            self._unentered.add(batch.messages)
+            self._unentered.add(entries)
         self.answered.append(batch)
-        self.rows += _rows(batch)
+        self.rows += len(entries) // footer.ENTRY_SIZE
 
     def enter(self, *batches: Batch) -> None:
         """Enter lagging batches, acknowledged ones, then `batches`; refused ones lag from now
@@ -91,7 +93,8 @@ class IndexFeed:
             self.lagging = waiting
             if self._unentered is not None:
                 if waiting and self.lists_all:
-                    self._unentered.add([one for batch in waiting for one in batch.messages])
+                    for batch in waiting:
+                        self._unentered.add(joined_entries(batch.messages))
                 else:
                     self._unentered.settle()
 
@@ -99,8 +102,8 @@ class IndexFeed:
         """Bytes and messages that `answered` adds to a mailbox."""
         if self._unentered is None or not self._unentered.is_mine(mailbox):
             return 0, 0
-        entries = b"".join([one.entries for batch in self.answered for one in batch.messages])
-        sizes = [one.octets for one in footer.unpack(entries) if one.mailbox == mailbox]
+        entries = map(joined_entries, (batch.messages for batch in self.answered))
+        sizes = [one.octets for one in footer.unpack(b"".join(entries)) if one.mailbox == mailbox]
         return sum(sizes), len(sizes)
 
 
@@ -126,4 +129,4 @@ def merged(batches: list[Batch]) -> list[Batch]:
 
 def _rows(batch: Batch) -> int:
     ids = sum([len(one.ids) for one in batch.deletions]) // ID_SIZE
-    return sum([len(message.entries) for message in batch.messages]) // footer.ENTRY_SIZE + ids
+    return len(joined_entries(batch.messages)) // footer.ENTRY_SIZE + ids

@@ -45,7 +45,7 @@ from metad.store.index.rows import (
 from metad.store.index.tombstone_rows import TombstoneRows
 from metad.store.log import record
 from metad.store.log.footer import ENTRY_SIZE
-from metad.store.log.place import Message, Place
+from metad.store.log.place import Message, Place, joined_entries
 
 _MAILBOX = struct.Struct(">I")
 _KEY = 20  # of a footer entry: mailbox and id
@@ -99,7 +99,7 @@ class Change:
         live = self._live(messages[0].place.log)
         live[0] += live_messages
         live[1] += live_octets
-        self._levels.add(self._txn, entry_rows(b"".join([each.entries for each in messages])))
+        self._levels.add(self._txn, entry_rows(joined_entries(messages)))
 
     def _add_again(self, messages: list[Message], life: int) -> None:
         """Some of these existed before.  All have a row now; the new ones have no entries yet."""

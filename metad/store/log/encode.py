@@ -5,7 +5,8 @@ Rules of this file: no I/O except reading a spooled body; no decisions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_128_digest
@@ -77,6 +78,14 @@ def append_deletion(record_id: bytes, deletion: record.Deletion, done: Done) -> 
 def append_confirmation() -> Append:
     """The record that confirms that everything before it in its log is synced."""
     return append_deletion(NO_ID, record.Deletion(0, b""), lambda _: None)
+
+
+_size, _entries_size = attrgetter("size"), attrgetter("entries_size")
+
+
+def sizes(group: Collection[Append]) -> tuple[int, int]:
+    """Bytes of a group's records, and of their footer entries."""
+    return sum(map(_size, group)), sum(map(_entries_size, group))
 
 
 class Encoded(NamedTuple):

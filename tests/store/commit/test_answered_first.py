@@ -11,6 +11,9 @@ import pytest
 from metad.store.commit import committer as commit
 from metad.store.commit import index_feed
 from metad.store.index.rows import Batch
+from metad.store.log.footer import message_entries
+from metad.store.log.place import joined_entries
+from metad.store.log.record import Recipient
 from metad.store.log_table import State
 from metad.store.unentered_mail import UnenteredMail
 from tests.support.osio_kit import Faults, KitOsio
@@ -349,7 +352,7 @@ def test_in_a_cluster_sessions_wait_for_mail_that_the_index_refused(
 
 def test_refused_deletions_alone_leave_no_mail_to_wait_for(kit: StoreKit, later: Later) -> None:
     """Regression: a node walked no more after its index had refused a session's deletions."""
-    kit.writers[0].unentered.add([])
+    kit.writers[0].unentered.add(b"")
     assert not elsewhere(kit).is_any_older(now(kit))
 
 
@@ -362,8 +365,23 @@ def test_the_next_process_in_a_row_is_not_taken_for_the_last(kit: StoreKit, late
     asked = now(kit)
     assert elsewhere(kit).may_have(1, asked)
     kit.area.process(0).clear()
-    UnenteredMail(kit.area, 0).add(_messages(kit, later))
+    UnenteredMail(kit.area, 0).add(joined_entries(_messages(kit, later)))
     assert not elsewhere(kit).may_have(1, asked)
+
+
+def test_every_mailbox_of_every_message_is_waited_for(kit: StoreKit) -> None:
+    boxes = [1, 255, 256, 1023, 1024 + 7, 65536 + 300, (1 << 32) - 1]
+    recipients = [Recipient(box, "", 5) for box in boxes]
+    groups = [recipients[:1], recipients[1:4], recipients[4:]]
+    entries = [message_entries(bytes(16), 4096, 100, some) for some in groups]
+    kit.writers[0].unentered.add(entries[0] + entries[1])
+    kit.writers[0].unentered.add(entries[2])
+    kit.writers[0].unentered.add(entries[0])
+    other = elsewhere(kit)
+    noted = [box for box in range(1024) if other.may_have(box, now(kit))]
+    assert noted == sorted({box % 1024 for box in boxes})
+    kit.writers[0].unentered.settle()
+    assert not any(other.may_have(box, now(kit)) for box in boxes)
 
 
 def _messages(kit: StoreKit, later: Later) -> list:
