@@ -232,7 +232,7 @@ COLLECTOR = [
      "store/index/test_index.py::test_entering_messages_again_changes_nothing"),
     # -- counts
     ("live counts stay with the old log", "index.relocation:_Moving._put_places",
-     "self._count(old_places[0], -1)", "pass",
+     "self._count(first, -1)", "pass",
      TESTS + "what_is_alive_is_moved_and_the_log_is_free"),
     # -- expiry
     ("mail expires in a mailbox that is in use", "gc.expiry:Expiry._take",

@@ -160,7 +160,7 @@ class Collector:
     def _contents(self, fd: int, log: LogHeader, stop: int | None) -> Contents:
         """The contents of the log.  Raises NotCollectableError if the index lacks some of them."""
         contents = read_contents(self._osio, fd, log, stop)
-        if not all(speaks_of_mail(item.kind) for item in contents.items):
+        if not all(map(speaks_of_mail, {item.kind for item in contents.items})):
             raise NotCollectableError(f"log {log.number} has records of a later release")
         counts = self._tools.index.log_counts(log.number)
         indexed = counts.watermark if counts.life == log.life else log.align

@@ -93,12 +93,12 @@ def _of_entries(entries: bytes) -> Iterator[Item]:
     step = footer.ENTRY_SIZE
     at = 0
     while at < len(entries):
-        first = footer.Entry(*footer.ENTRY.unpack_from(entries, at))
+        _, _, offset, size, _, kind = footer.ENTRY.unpack_from(entries, at)
         place = entries[at + 20 : at + 28]
         stop = at + step
         while entries[stop + 20 : stop + 28] == place:
             stop += step
-        yield Item(first.kind, first.offset, first.size, entries[at:stop])
+        yield Item(kind, offset, size, entries[at:stop])
         at = stop
 
 

@@ -27,9 +27,7 @@ from metad.store.index.rows import (
     LogCounts,
     entry_rows,
     pack_places,
-    unpack_deleted,
-    unpack_places,
-    unpack_references,
+    unpack_row,
 )
 from metad.store.log import record
 from metad.store.log.footer import ENTRY_SIZE
@@ -37,6 +35,7 @@ from metad.store.log.place import Message, Place
 
 _KEY_SIZE = 20
 _SCAN_ROWS = 5000
+_new = tuple.__new__
 
 
 class Item(NamedTuple):
@@ -60,6 +59,8 @@ class Item(NamedTuple):
     def entry_keys(self) -> list[bytes]:
         """Mailbox and id of each entry."""
         entries = self.entries
+        if len(entries) == ENTRY_SIZE:  # of one mailbox, as most mail is
+            return [entries[:_KEY_SIZE]]
         return [entries[at : at + _KEY_SIZE] for at in range(0, len(entries), ENTRY_SIZE)]
 
     @property
@@ -79,6 +80,8 @@ class Looked(NamedTuple):
 
     def gone(self) -> set[int]:
         """The mailboxes that the record names and that no longer have it."""
+        if len(self.mailboxes) * ENTRY_SIZE == len(self.item.entries):
+            return set()
         keys = self.item.entry_keys()
         return {int.from_bytes(key[:4], "big") for key in keys} - self.mailboxes
 
@@ -103,11 +106,10 @@ def look(index: Index, number: int, items: Iterable[Item]) -> list[Looked]:
     with index.reading() as txn:
         view = _Moving(index, txn)
         for item in items:
-            mailboxes = frozenset(
-                int.from_bytes(key[:4], "big") for key in item.entry_keys() if view.has_entry(key)
-            )
+            keys = [key for key in item.entry_keys() if view.has_entry(key)]
+            mailboxes = frozenset([int.from_bytes(key[:4], "big") for key in keys])
             row = view.row_of(item.id) or Row(0, [], [])
-            elsewhere = tuple(place for place in row.places if place.log != number)
+            elsewhere = tuple([place for place in row.places if place.log != number])
             found.append(Looked(item, mailboxes, elsewhere, tuple(row.deleted)))
     return found
 
@@ -222,14 +224,14 @@ class _Moving(Change):
     def row_of(self, message_id: bytes) -> Row | None:
         """The row of a message; None if it has none."""
         value = self._txn.get(message_id, db=self._places)
-        return None if value is None else _unpack_row(bytes(value))
+        return None if value is None else _new(Row, unpack_row(value))
 
     def rows_from(self, start: bytes) -> Iterator[tuple[bytes, Row]]:
         """Ids from `start` on with their rows."""
         with self._txn.cursor(self._places) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
-                    yield bytes(key), _unpack_row(bytes(value))
+                    yield bytes(key), _new(Row, unpack_row(value))
 
     # -- changing
 
@@ -288,8 +290,8 @@ class _Moving(Change):
         row = self.row_of(message_id)
         if row is not None:
             left = [place for place in row.places if place.log != number]
-            # Their records left the log: they were moved, or nothing needs them.
-            row = row._replace(deleted=[one for one in row.deleted if one.log != number])
+            if row.deleted:  # their records left the log: they were moved, or nothing needs them
+                row = row._replace(deleted=[one for one in row.deleted if one.log != number])
             self._put_places(message_id, row, row.references, left)
 
     def is_in_life(self, number: int, life: int) -> bool:
@@ -308,15 +310,14 @@ class _Moving(Change):
     ) -> None:
         """Replace a row; the live counts go with the first place."""
         old_references, old_places, deleted = row or Row(0, [], [])
-        if old_references and old_places:
-            self._count(old_places[0], -1)
-        if references and places:
-            self._count(places[0], 1)
+        first = old_places[0] if old_references and old_places else None
+        fresh = places[0] if references and places else None
+        if first != fresh:
+            if first is not None:
+                self._count(first, -1)
+            if fresh is not None:
+                self._count(fresh, 1)
         if references or places or deleted:
             self._txn.put(message_id, pack_places(references, places, deleted), db=self._places)
         else:
             self._txn.delete(message_id, db=self._places)
-
-
-def _unpack_row(value: bytes) -> Row:
-    return Row(unpack_references(value), unpack_places(value), unpack_deleted(value))
