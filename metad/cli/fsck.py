@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from metad.store.fsck.fsck import Fsck, Plan, Summary
 from metad.store.fsck.repair import repair
 from metad.store.identity import Store, open_store
 from metad.store.index.state import instance
+from metad.store.lost_identity import open_to_check
 from metad.system.osio import Osio
 from metad.users.database import UserDatabase
 
@@ -61,21 +62,23 @@ def fsck(place: HubLocation, do_repair: bool, checksums_only: bool, as_json: boo
 def check(data: Path, *, compare: bool, as_json: bool) -> int:
     """Check and print the result; the exit code."""
     osio = Osio()
-    store = open_store(osio, data)
     with _share_lock(data) as alone:
+        store, fault = open_to_check(osio, data)
         plan = Plan(instance(str(data)), running=not alone, compare=compare)
-        if alone:
-            return _check(osio, store, plan, as_json)
-        with pinned(osio, store) as pin:
-            return _check(osio, store, plan, as_json, pin)
+        with nullcontext() if alone else pinned(osio, store) as pin:
+            return _check(osio, store, plan, as_json, pin, fault)
 
 
-def _check(osio: Osio, store: Store, plan: Plan, as_json: bool, pin: Pin | None = None) -> int:
+def _check(osio: Osio, store: Store, plan: Plan, as_json: bool, pin: Pin | None, fault: str) -> int:
+    """`fault`: what is wrong with store.json, if anything is."""
     lines: list[str] = []
     emit: Callable[[str], None] = lines.append if as_json else click.echo
+    if fault:
+        emit(fault)
     progress = Progress("logs", quiet=as_json)
     summary = Fsck(osio, store, plan, emit, progress.step, pin).run()
     progress.close()
+    summary.findings += bool(fault)
     if summary.clean and summary.compared:
         _note_orphans(store.data, summary)
     if as_json:

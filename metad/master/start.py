@@ -38,8 +38,8 @@ from metad.master.preload import preload
 from metad.master.takeover import Takeover
 from metad.store import log_table
 from metad.store.ballast import Ballast
-from metad.store.identity import open_or_make_store
 from metad.store.index import state as index_state
+from metad.store.lost_identity import open_at_start
 from metad.system import privileges, shared_memory, sockets
 from metad.system.osio import Osio, read_file, write_file
 from metad.system.shared_memory import SharedArea
@@ -71,7 +71,7 @@ def start(config: Config, options: Options | None = None) -> int:
         notifier = Notifier(nanny=options.nanny)
         stack.callback(notifier.close)
         boot = index_state.instance(str(config.data))
-        area, semaphore = _shared_memory(config, stack)
+        area, semaphore, remade = _shared_memory(config, stack)
         moved = note_machine(config.data)
         inner = _enter(config)
         control = ControlServer(inner.data / "run" / "control")
@@ -80,7 +80,7 @@ def start(config: Config, options: Options | None = None) -> int:
         hub = Hub(config, inner, bound, area, semaphore, control, notifier, boot, options, monitor)
         hub.log.as_json = config.log_format == "json"
         hub.takeover = takeover
-        _warn(hub, [*advice(config), *moved])
+        _warn(hub, [*advice(config), *remade, *moved])
         # Freeze what exists now: a child's cyclic garbage collection would touch it and so copy
         # its pages.  That was most of the time that a worker took to start.
         gc.collect()
@@ -135,10 +135,13 @@ def _monitor_socket(config: Config, stack: ExitStack) -> socket.socket | None:
     return sock
 
 
-def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_ipc.Semaphore]:
-    """The segment and its semaphore.  Holding DATA/lock, we remove those of a dead hub."""
+def _shared_memory(
+    config: Config, stack: ExitStack
+) -> tuple[SharedArea, posix_ipc.Semaphore, list[str]]:
+    """The segment and its semaphore, and a warning if store.json was lost.  Holding DATA/lock, we
+    remove those of a dead hub."""
     osio = Osio()
-    store = open_or_make_store(osio, config.data)
+    store, remade = open_at_start(osio, config.data)
     Ballast(osio, store, config.store.log_size).release_at_start()
     noted = config.data / "run" / "segment"
     with suppress(FileNotFoundError):
@@ -153,12 +156,13 @@ def _shared_memory(config: Config, stack: ExitStack) -> tuple[SharedArea, posix_
         shared_memory.unlink(name)
         write_file(osio, str(noted), name.encode())
         area = SharedArea.create(name)
+        area.store_remade = int(time.time()) if remade else 0
         semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
     except (OSError, posix_ipc.Error) as error:
         raise OsError(f"shared memory: {error}") from None
     if config.chroot is not None:
         shared_memory.unlink(name)  # no name is reachable from the chroot; mappings stay valid
-    return area, semaphore
+    return area, semaphore, [remade] if remade else []
 
 
 def _forget(noted: Path) -> None:

@@ -26,7 +26,8 @@ class Facts(NamedTuple):
     and label; `histograms`: by name; `owners`: processes by row; `clock_suspect`: the wall clock is
     not trusted; `damaged_logs`: where each process last found a damaged record; `untrusted_since`:
     when the cluster's directory was found wrong, 0 if it is not; `word_age`: of etcd's word in
-    seconds, None if there is none."""
+    seconds, None if there is none; `store_remade`: when store.json was made again (Unix), 0: it
+    was not."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -40,6 +41,7 @@ class Facts(NamedTuple):
     damaged_logs: frozenset[int] = frozenset()
     untrusted_since: int = 0
     word_age: float | None = None
+    store_remade: int = 0
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -66,7 +68,7 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
     suspect = bool(area.clock_suspect)
     return Facts(
         totals, now, workers, collector, logs, labelled, measured, owners, suspect, damaged,
-        area.frozen_cell[0], _word_age(area),
+        area.frozen_cell[0], _word_age(area), area.store_remade,
     )  # fmt: skip
 
 

@@ -93,6 +93,13 @@ class Health:
                 "the clock is far ahead of the newest mail, so nothing expires",
                 "set the clock; if it is right: metad store time --accept",
             )
+        if facts.store_remade:
+            yield Problem(
+                "store.json could not be read: it was made again from the logs, with another node "
+                "number",
+                "look for I/O errors (dmesg), run metad fsck; restart the hub to clear this",
+                since=facts.store_remade,
+            )
         if facts.totals["damaged"] + facts.collector["damaged"]:
             yield _damage(facts)
         for row in facts.logs:

@@ -12,6 +12,8 @@ Rules of this file:
   this one, locked before it has the name.  It does so before it frees a log, never after.
 * A holder that finds another file there has lost its lease: what it read may be of a log's next
   life.  It must look once more when it has read everything, and fail.
+* A file that cannot be opened may be held all the same.  The collector treats it as held, and
+  replaces it when nobody has touched it for the lease: then a holder notices, as above.
 * Time is counted by the collector alone, from the moment at which it finds the file unchanged: no
   wall clock and no suspend matters.
 """
@@ -113,23 +115,48 @@ class FreeLock:
         self._path = _path(store)
         self._lease = lease
         self._report = report
-        self._fd = _open(osio, self._path)
+        self._fd = -1
+        self._fault = ""  # why the file cannot be opened
         self._seen = (0, 0)  # when the file was touched, and since when it is so
+        self._is_open()  # made now: a full disk may have no room for it later
 
     def acquire(self) -> bool:
-        """False: a backup or a check reads the logs."""
-        if not _is_in_place(self._osio, self._path, self._fd):
-            self._osio.close(self._fd)
-            self._fd = _open(self._osio, self._path)
-        if self._osio.try_lock(self._fd):
+        """False: a backup or a check reads the logs, or may do so.  Raises OSError."""
+        if self._is_open() and self._osio.try_lock(self._fd):
             return True
-        now, touched = self._osio.monotonic_ns(), self._osio.fstat(self._fd).st_mtime_ns
+        now, touched = self._osio.monotonic_ns(), self._touched()
         if touched != self._seen[0]:
             self._seen = touched, now
         if now - self._seen[1] < self._lease * 1e9:
             return False
         self._break()
         return True
+
+    def _is_open(self) -> bool:
+        """Whether the file of that name is open; if not, it cannot be opened."""
+        try:
+            if self._fd < 0 or not _is_in_place(self._osio, self._path, self._fd):
+                self.close()
+                self._fd = _open(self._osio, self._path)
+        except OSError as error:
+            self.close()
+            if not self._fault:
+                self._report(
+                    f"warning: {self._path} cannot be opened: {error.strerror}; no log is freed "
+                    f"before nothing has touched it for {self._lease:g} s, then it is replaced"
+                )
+            self._fault = error.strerror or str(error)
+            return False
+        self._fault = ""
+        return True
+
+    def _touched(self) -> int:
+        if self._fd >= 0:
+            return self._osio.fstat(self._fd).st_mtime_ns
+        try:
+            return self._osio.stat(self._path).st_mtime_ns
+        except OSError:
+            return -1
 
     def _break(self) -> None:
         """Put a file of ours in the place of the one that is held."""
@@ -139,15 +166,22 @@ class FreeLock:
             self._osio.close(fd)
             raise OSError(f"{fresh} is locked")
         self._osio.rename(fresh, self._path)
-        self._osio.close(self._fd)
+        self.close()
         self._fd = fd
-        self._report(
-            f"warning: a backup or a check has read nothing for {self._lease:g} s: it no longer "
-            "keeps logs from being freed, and will fail"
+        why = (
+            f"{self._path} could not be opened ({self._fault}), and was replaced: a backup or a "
+            "check that has it"
+            if self._fault
+            else f"a backup or a check has read nothing for {self._lease:g} s: it"
         )
+        self._fault = ""
+        self._report(f"warning: {why} no longer keeps logs from being freed, and will fail")
 
     def release(self) -> None:
-        self._osio.unlock(self._fd)
+        if self._fd >= 0:
+            self._osio.unlock(self._fd)
 
     def close(self) -> None:
-        self._osio.close(self._fd)
+        if self._fd >= 0:
+            self._osio.close(self._fd)
+            self._fd = -1

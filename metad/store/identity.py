@@ -6,17 +6,32 @@ The secret is also in every log header, so that losing a single file loses no ma
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from metad.errors import DataError
 from metad.system.osio import Osio, read_file, write_file
 
+NODES = 1 << 16
+# Members of a cluster have numbers that follow each other, from the first one's: none that a
+# cluster of this store has had is as far from its number as this.
+APART = 256
+_UNREADABLE = {errno.EIO, errno.EUCLEAN, errno.EBADMSG}
 FORMAT = 1
 CLUSTERED = 2  # the format of a clustered store: a program that knows no tombstones refuses it
+
+
+class UnreadableStoreError(DataError):
+    """store.json is there, but the disk cannot read it, or it makes no sense.  `what`: in short."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; start the hub, or restore the file from a backup")
+        self.what = what
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,7 @@ def make_store(
 
 
 def open_store(osio: Osio, data: Path) -> Store:
-    """The store in `data`.  Raises DataError if it is missing or unreadable."""
+    """The store in `data`.  Raises DataError if it is missing, UnreadableStoreError, OSError."""
     path = data / "store.json"
     try:
         fields = json.loads(read_file(osio, str(path)))
@@ -67,7 +82,11 @@ def open_store(osio: Osio, data: Path) -> Store:
     except FileNotFoundError:
         raise DataError(f"{path}: no store here") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged: {error}") from None
+        raise UnreadableStoreError(f"{path}: damaged: {error}") from None
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        raise UnreadableStoreError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def open_or_make_store(osio: Osio, data: Path) -> Store:
@@ -82,6 +101,13 @@ def open_or_make_store(osio: Osio, data: Path) -> Store:
             raise DataError(f"{data}: there are logs but no store.json; restore it from a backup")
         write_identity(osio, make_store(data, secrets.token_bytes(16), secrets.token_bytes(32), 1))
     return open_store(osio, data)
+
+
+def fresh_node(known: Collection[int]) -> int:
+    """A node number apart from all known ones.  Random, not the next number: two that are drawn
+    for copies of one store are two nodes."""
+    free = [n for n in range(1, NODES - APART) if all(abs(n - one) > APART for one in known)]
+    return secrets.choice(free or [n for n in range(1, NODES) if n not in known])
 
 
 def write_identity(osio: Osio, store: Store) -> None:

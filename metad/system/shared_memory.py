@@ -13,6 +13,7 @@
    10-11    the beat of this node, and 1 if it takes no part (metad.cluster.own_marks)
       12    since when the directory in etcd is not trusted, in Unix seconds; 0: it is
       13    process rows that children have had so far, counted from the first; 0: unknown
+      14    when store.json was made again at this start (metad.store.lost_identity); 0: it was not
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -269,6 +270,15 @@ class SharedArea:
     @clock_suspect.setter
     def clock_suspect(self, value: int) -> None:
         self.cells[3] = value
+
+    @property
+    def store_remade(self) -> int:
+        """When store.json was made again from the logs' headers, in Unix seconds; 0: never."""
+        return int(self.cells[14])
+
+    @store_remade.setter
+    def store_remade(self, when: int) -> None:
+        self.cells[14] = when
 
     @property
     def clock_cell(self) -> memoryview:

@@ -71,6 +71,21 @@ def test_fsck_says_each_difference_on_a_line(run, data, store):
     assert (facts["clean"], facts["findings"], facts["more"]) == (False, lines[:1], 0)
 
 
+def test_fsck_names_a_damaged_store_json_and_checks_the_logs(run, data, store):
+    (data / "store.json").write_text("{")
+    code, out, err = run("fsck", "--data", data)
+    lines = out.splitlines()
+    assert (code, err) == (EX_DATAERR, "")
+    assert lines[0].startswith(f"{data}/store.json: damaged: ")
+    assert lines[0].endswith("; the next start makes it again from the logs' headers")
+    assert lines[1].startswith("damaged: 1 findings; 1 logs, 4 records, ")
+    facts = json.loads(run("fsck", "--json", "--data", data)[1])
+    assert (facts["clean"], facts["findings"]) == (False, lines[:1])
+    code, _, err = run("fsck", "--repair", "--data", data)
+    assert code == EX_DATAERR
+    assert "start the hub, or restore the file from a backup" in err
+
+
 def test_fsck_in_json_is_bounded(run, data, store, monkeypatch):
     monkeypatch.setattr(fsck_module, "MOST_IN_JSON", 2)
     spoil_index(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 
 from tests.support.clients import Pop3Line, bodies, deliver, in_time, message
@@ -57,3 +58,29 @@ def test_a_log_that_cannot_be_read_at_the_start_is_named_until_it_can() -> None:
         hub.start()
         assert problems(hub) == []
         assert bodies(hub, "alice")[0] == sent
+
+
+def test_a_store_json_that_is_damaged_is_made_again_and_named_until_the_next_start() -> None:
+    """Regression: it stopped every start, though the logs' headers repeat what was in it."""
+    with Hub(["alice"]) as hub:
+        sent = message(b"kept\r\n")
+        deliver(hub, sent, "alice")
+        hub.stop()
+        path = hub.data / "store.json"
+        known = json.loads(path.read_text())
+        path.write_bytes(b"")
+        assert "the next start makes it again" in hub.run("fsck", check=False).stdout
+        hub.start()
+        (problem,) = problems(hub)
+        assert problem.startswith("store.json could not be read: it was made again from the logs")
+        assert hub.status()["state"] == "degraded"
+        assert "warning" in hub.log.read_text().partition("store.json: damaged")[0].splitlines()[-1]
+        deliver(hub, message(), "alice")
+        assert [len(bodies(hub, "alice")), bodies(hub, "alice")[0]] == [2, sent]
+        hub.run("fsck")
+        hub.stop()
+        hub.start()
+        assert problems(hub) == []
+        fresh = json.loads(path.read_text())
+        assert fresh["node"] != known["node"]
+        assert fresh | {"node": 0} == known | {"node": 0}

@@ -16,26 +16,29 @@ from unittest import mock
 
 import pytest
 
+from metad import limits
 from metad.errors import OsError
 from metad.store import identity, machine
 from metad.store.backup.backup import Backup, restore
 from metad.store.ballast import Ballast
 from metad.store.fsck.fsck import Fsck, Plan
+from metad.store.gc.copy import Step
 from metad.store.ids import HubClock
 from metad.store.index import state as index_state
-from metad.store.log_table import LogTable
+from metad.store.log_table import LogTable, State
+from metad.store.lost_identity import open_at_start
 from metad.users import passwords
 from metad.users.database import UserDatabase
 from metad.workers.recovery import RecoverySetup, recover_hub
 from tests.support import power_campaign
 from tests.support.agreement import assert_rebuild_is_same
-from tests.support.collector_kit import collect, fill_log, make_collector, sealed
-from tests.support.osio_kit import BLOCK, Faults, KitOsio
+from tests.support.collector_kit import fill_log, make_collector, sealed
+from tests.support.osio_kit import BLOCK, FakeClock, Faults, KitOsio
 from tests.support.sizes import reached, sized
 from tests.support.store_kit import StoreKit, fresh_area
 
 FILES = (
-    "index/state", "index/suspect", "numbers", "quarantine/old.damaged", "run/backup",
+    "store.json", "index/state", "index/suspect", "numbers", "quarantine/old.damaged", "run/backup",
     "spool/ballast", "machine.json",
 )  # fmt: skip
 FAULTS = ("unreadable", "unopenable", "unwritable", "unsyncable", "gone")
@@ -62,7 +65,8 @@ def kit() -> Iterator[StoreKit]:
 def start(kit: StoreKit) -> None:
     """Of a hub with one worker, in the order of metad.master.start."""
     osio = kit.osio
-    store = identity.open_or_make_store(osio, kit.data)
+    kit.store, _ = open_at_start(osio, kit.data)
+    store = kit.store
     Ballast(osio, store, kit.size).release_at_start()
     machine.note(osio, store, machine.this_machine(store))
     kit.area, kit.semaphore = fresh_area()
@@ -113,6 +117,8 @@ def filled(kit: StoreKit) -> StoreKit:
 @pytest.mark.parametrize("name", FILES)
 def test_a_hub_starts_and_serves(filled: StoreKit, name: str, fault: str, end: str) -> None:
     kit = filled
+    if (name, fault) == ("store.json", "gone"):
+        return  # perhaps an unfinished copy: tests/store/test_lost_identity.py
     (kit.stop if end == "stopped" else kit.crash)()
     spoil(kit, name, fault)
     for _ in range(2):
@@ -227,14 +233,25 @@ def test_no_space_anywhere_at_a_start_and_in_service(filled: StoreKit, kind: str
     assert os.listdir(kit.data)
 
 
-def test_a_collector_and_a_backup_name_a_lock_that_cannot_be_opened(
+def test_a_lock_that_cannot_be_opened_holds_up_collections_and_backups_for_the_lease(
     filled: StoreKit, tmp_path: Path
 ) -> None:
-    """Without the lock no log is freed and none is copied; mail is served as before."""
+    """Regression: nothing was freed for ever.  Mail is served all the time."""
     kit = filled
+    kit.osio.clock = clock = FakeClock()
     spoil(kit, "run/backup", "unopenable")
     with pytest.raises(OSError, match="run/backup"):
         Backup(kit.osio, kit.store, tmp_path / "backup").run()
-    with pytest.raises(OSError, match="run/backup"):
-        collect(make_collector(kit), sealed(kit))
+    steps = make_collector(kit).collect(sealed(kit)[0])
+    while next(steps) is not Step.WAITS:
+        pass
+    for _ in range(3):
+        assert next(steps) is Step.WAITS
+    serve(kit)
+    assert any("run/backup cannot be opened" in text for text in kit.reports)
+    clock.monotonic += limits.BACKUP_LEASE * 10**9
+    assert Step.WAITS not in list(steps)
+    assert any("run/backup could not be opened" in text for text in kit.reports)
+    assert State.FREE in [row.state for row in kit.table.rows()]
+    Backup(kit.osio, kit.store, tmp_path / "again").run()
     serve(kit)

@@ -33,6 +33,7 @@ class Hub:
         self.collector = {one.name: 0 for one in counters.COLLECTOR}
         self.cells: list[dict[Cell, int]] = []  # what the workers report about themselves
         self.clock_suspect = False
+        self.store_remade = 0
         self.logs: list[Row] = []
         self.damaged_logs: frozenset[int] = frozenset()
         self.more: dict[str, Any] = {}
@@ -45,7 +46,8 @@ class Hub:
         ]
         facts = Facts(
             self.totals, {}, rows, self.collector, self.logs,
-            clock_suspect=self.clock_suspect, damaged_logs=self.damaged_logs, **self.more,
+            clock_suspect=self.clock_suspect, damaged_logs=self.damaged_logs,
+            store_remade=self.store_remade, **self.more,
         )  # fmt: skip
         report = self.health.look(facts)
         return SimpleNamespace(
@@ -194,6 +196,13 @@ def test_a_clock_that_is_not_believed_degrades(hub: Hub) -> None:
     hub.clock_suspect = True
     assert hub.look().state == DEGRADED
     assert "metad store time --accept" in hub.look().facts[0]["remedy"]
+
+
+def test_a_store_json_that_was_made_again_degrades(hub: Hub) -> None:
+    hub.store_remade = 900_000
+    assert (hub.look().state, hub.look().since) == (DEGRADED, [900_000])
+    assert hub.look().texts[0].startswith("store.json could not be read")
+    assert "metad fsck" in hub.look().facts[0]["remedy"]
 
 
 def test_no_space_is_known_since_the_worker_met_it(

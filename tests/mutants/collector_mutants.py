@@ -10,6 +10,7 @@ KILLS = "store/gc/test_collector_kills.py::test_killed_at_a_failpoint"
 WALKS = "workers/test_expiry_scan.py::test_"
 SUSPECT = "store/index/test_suspect.py::test_"
 DESTROY = "store/gc/test_what_may_destroy.py::test_"
+LOST = "store/test_lost_identity.py::test_"
 LEASE = "store/backup/test_backup_lock.py::test_"
 UNHEARD = "store/recovery/test_unheard_logs.py::test_"
 CLUSTERED = "store/test_clustered.py::test_"
@@ -116,6 +117,9 @@ COLLECTOR = [
     ("a backup is no reason to wait", "backup_lock:FreeLock.acquire",
      "return False", "return True",
      TESTS + "while_a_backup_reads_no_log_is_freed"),
+    ("a lock that cannot be opened is nobody's", "backup_lock:FreeLock.acquire",
+     "if self._is_open() and", "if not self._is_open() or",
+     LEASE + "a_file_that_cannot_be_opened_may_be_held_and_is_replaced_after_the_lease"),
     ("a backup does not notice that it has lost its lease", "backup_lock:Pin.check",
      "if not _is_in_place", "if False and not _is_in_place",
      LEASE + "a_backup_without_its_lease_is_none"),
@@ -280,7 +284,13 @@ COLLECTOR = [
     ("a restore checks nothing", "backup.backup:_restore_file",
      "if digest != entry.digest:", "if False:", BACKUP + "a_flipped_bit_is_found"),
     ("a restored store makes the same ids", "backup.backup:_restore_identity",
-     "old.secret, node)", "old.secret, old.node)", BACKUP + "a_restored_store_is_another_node"),
+     "fresh_node([old.node])", "old.node", BACKUP + "a_restored_store_is_another_node"),
+    ("a store made again gives numbers that were given", "lost_identity:open_at_start",
+     "fresh_node(nodes)", "min(nodes)", LOST + "the_number_is_none_that_was_there_before"),
+    ("a node of a cluster gets a number of its own", "lost_identity:_of_logs",
+     "if os.path.lexists(data / _CLUSTER):", "if False:", LOST + "it_is_refused"),
+    ("logs of two stores make one", "lost_identity:_of_logs",
+     "if len(known) != 1:", "if not known:", LOST + "it_is_refused"),
     ("the hub's own file is linked into the backup", "backup.backup:copy_file",
      "target = osio.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)",
      "os.link(os.readlink(f'/proc/self/fd/{source}'), path)\n"

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from metad.errors import CannotCreateError, DataError, OsError
 from metad.store.backup import manifest
 from metad.store.backup.manifest import BackupFile, Manifest
 from metad.store.backup_lock import pinned
-from metad.store.identity import Store, make_store, open_store, write_identity
+from metad.store.identity import Store, fresh_node, make_store, open_store, write_identity
 from metad.store.log import header
 from metad.store.log.header import LogHeader
 from metad.store.log.salvage import read_past
@@ -42,10 +41,6 @@ from metad.store.log.scan import Scanner
 from metad.store.log.writer import round_up
 from metad.system.osio import Osio
 
-NODES = 1 << 16
-# Members of a cluster have numbers that follow each other, from the first one's: none that the
-# cluster of the backed-up store has had is as far from its number as this.
-APART = 256
 _CANNOT = {errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EBADF}
 _PIECE = 8 << 20
 
@@ -385,7 +380,4 @@ def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> 
     finally:
         osio.close(fd)
     old = open_store(osio, backup)
-    # Random, not the next number: two restores of one backup are two nodes.
-    free = [number for number in range(1, NODES - APART) if abs(number - old.node) > APART]
-    node = secrets.choice(free)
-    write_identity(osio, make_store(data, old.store_id, old.secret, node))
+    write_identity(osio, make_store(data, old.store_id, old.secret, fresh_node([old.node])))

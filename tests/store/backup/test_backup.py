@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from metad.errors import CannotCreateError, DamagedError, DataError, UnavailableError
-from metad.store.backup import backup, manifest
+from metad.store.backup import manifest
 from metad.store.backup.backup import Backup, Done, restore
 from metad.store.gc.copy import Step
-from metad.store.identity import open_store, write_identity
+from metad.store.identity import NODES, open_store, write_identity
 from metad.store.log import header
 from metad.store.log.header import log_path
 from metad.store.log_table import State
@@ -101,7 +101,7 @@ def test_a_restored_store_is_no_member_and_has_no_member_s_number(
     taken = tmp_path / "backup"
     given: list[int] = []
     monkeypatch.setattr(
-        "metad.store.backup.backup.secrets.choice", lambda free: given.extend(free) or free[0]
+        "metad.store.identity.secrets.choice", lambda free: given.extend(free) or free[0]
     )
     Backup(Osio(), kit.store, taken).run()
     restore(Osio(), taken, tmp_path / "again")
@@ -388,7 +388,7 @@ def test_what_is_set_aside_is_backed_up(kit: StoreKit, tmp_path: Path) -> None:
     Backup(Osio(), kit.store, tmp_path / "backup").run()
     restore(Osio(), tmp_path / "backup", tmp_path / "new")
     assert (tmp_path / "new" / "quarantine" / "0.damaged").read_bytes() == b"octets"
-    assert backup.NODES == 65536
+    assert NODES == 65536
 
 
 # -- places that cannot be read

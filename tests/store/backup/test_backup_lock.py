@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +101,49 @@ def test_a_file_that_was_removed_by_hand_is_no_lock(osio: SlowOsio, store: Store
         pin.check()
     pin.close()
     collector.close()
+
+
+class Unopenable(SlowOsio):
+    """The file cannot be opened until another has its name."""
+
+    bad = 0
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        if self.bad and path.endswith("run/backup") and self.stat(path).st_ino == self.bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return super().open(path, flags, mode)
+
+
+def test_a_file_that_cannot_be_opened_may_be_held_and_is_replaced_after_the_lease(
+    store: Store,
+) -> None:
+    """Regression: no log was freed for ever."""
+    osio = Unopenable()
+    said: list[str] = []
+    pin = Pin(osio, store)
+    osio.bad = osio.stat(str(store.data / "run" / "backup")).st_ino
+    collector = FreeLock(osio, store, LEASE, said.append)
+    collector.release()  # as before a wait for a recovery
+    for _ in range(3):  # one that has it open and gets on is safe
+        assert not collector.acquire()
+        wait(osio, LEASE - 1)
+        pin.renew()
+    assert not collector.acquire()
+    wait(osio, LEASE - 1)
+    assert not collector.acquire()
+    pin.check()
+    wait(osio, 1)
+    assert collector.acquire()
+    with pytest.raises(LeaseLostError):
+        pin.check()
+    pin.close()
+    collector.release()
+    fresh = Pin(osio, store)
+    assert not collector.acquire()
+    fresh.close()
+    assert collector.acquire()
+    collector.close()
+    assert ["cannot be opened" in said[0], "was replaced" in said[1], len(said)] == [True, True, 2]
 
 
 class Hanging(SlowOsio):
