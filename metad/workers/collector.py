@@ -2,6 +2,7 @@
 
     resting -> a round (idle, short of space, or requested) -> log by log, step by step -> resting
             -> a scan of the mailboxes, every hour: expired mail, mail of removed users
+            -> a step of the walk through the index, until its end
 
 Rules of this file:
 
@@ -34,7 +35,9 @@ from metad.store.gc.policy import GcPolicy, choose, has_garbage
 from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.identity import open_store
 from metad.store.ids import HubClock, IdMaker
+from metad.store.index import state as index_state
 from metad.store.index.index import Index
+from metad.store.index.patrol import Patrol
 from metad.store.log.alignment import alignment
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_space import needed_space
@@ -116,6 +119,7 @@ class CollectorWorker:
             backup_lease=config.collector.backup_lease,
         )
         self._collector = Collector(tools)
+        self._patrol = Patrol(self._index)
         self._expiry_scan = ExpiryScan(config.data / "users", Policies(config), tools, self._clock)
         self._expiry_scan.clock_is_suspect = lambda: setup.area.clock_suspect
         self._began = time.monotonic()
@@ -144,6 +148,7 @@ class CollectorWorker:
             while True:
                 self._one_round()
                 self._row[Cell.WORK] = Work.RESTING
+                self._walk_on()
                 self._pause(REST_SECONDS)
         except StoppedError:
             return 0
@@ -162,6 +167,15 @@ class CollectorWorker:
         if time.monotonic() - self._checked > READER_CHECK_SECONDS:
             self._checked = time.monotonic()
             self._index.reader_check()
+
+    def _walk_on(self) -> None:
+        """A step of the walk through the index: some milliseconds in each quarter of a second."""
+        if self._patrol.done:
+            return
+        try:
+            self._patrol.step()
+        except (MetadError, lmdb.Error, *index_state.NONSENSE) as error:
+            self._report(f"warning: the index is damaged: {error}")
 
     # -- rounds
 
