@@ -10,6 +10,7 @@ KILLS = "store/gc/test_collector_kills.py::test_killed_at_a_failpoint"
 WALKS = "workers/test_expiry_scan.py::test_"
 SUSPECT = "store/index/test_suspect.py::test_"
 DESTROY = "store/gc/test_what_may_destroy.py::test_"
+WALK = "store/index/test_patrol.py::test_"
 LOST = "store/test_lost_identity.py::test_"
 LEASE = "store/backup/test_backup_lock.py::test_"
 UNHEARD = "store/recovery/test_unheard_logs.py::test_"
@@ -225,6 +226,13 @@ COLLECTOR = [
     ("an index is not tried before it is used", "recovery.hub:Recovery._why_rebuild",
      "return reason or probe.why_damaged", "return reason or (lambda *_: None)",
      SUSPECT + "a_wrong_count_is_found_at_a_start"),
+    ("the walk compares no usage", "index.patrol:_Piece._end",
+     "if self._compares and (", "if False and (", WALK + "damage_is_found_noted_and_healed"),
+    ("the walk looks up no message", "index.patrol:_Piece._entry",
+     "if row is None or not", "if False and", WALK + "damage_is_found_noted_and_healed"),
+    ("the walk takes half a mailbox for a whole one", "index.patrol:_Piece._may_end",
+     "return not self._compares and key[:_MAILBOX] == self._mailbox",
+     "self._end()\n    return True", WALK + "a_good_index_is_walked_to_its_end"),
     ("an error of the index is forgotten", "index.index:Index.doubt",
      "index_state.note_doubt(Osio(), self.path, error)", "pass",
      SUSPECT + "an_error_of_a_transaction_is_noted_and_the_first_reason_stays"),
@@ -237,6 +245,9 @@ COLLECTOR = [
     # -- counts
     ("live counts stay with the old log", "index.relocation:_Moving._put_places",
      "self._count(first, -1)", "pass",
+     TESTS + "closed_between_steps_the_log_is_sealed_as_before"),
+    ("live counts do not come to the new log", "index.relocation:_Moving._put_places",
+     "self._count(fresh, 1)", "pass",
      TESTS + "what_is_alive_is_moved_and_the_log_is_free"),
     # -- expiry
     ("mail expires in a mailbox that is in use", "gc.expiry:Expiry._take",
