@@ -13,7 +13,7 @@ Rules of this file:
 * A holder that finds another file there has lost its lease: what it read may be of a log's next
   life.  It must look once more when it has read everything, and fail.
 * A file that cannot be opened may be held all the same.  The collector treats it as held, and
-  replaces it when nobody has touched it for the lease: then a holder notices, as above.
+  replaces it when it was not touched for the lease: then a holder notices, as above.
 * Time is counted by the collector alone, from the moment at which it finds the file unchanged: no
   wall clock and no suspend matters.
 """
