@@ -315,6 +315,7 @@ class SharedArea:
         """The cells of this node's own marks."""
         return self.cells[10:12]
 
+    @property
     def rows_used(self) -> int:
         """Process rows behind this number have never had a child."""
         return self.cells[13] or PROCESSES

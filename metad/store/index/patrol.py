@@ -53,7 +53,7 @@ class Patrol:
             raise
 
     def _walk(self) -> Iterator[None]:
-        last = b""
+        last: bytes | None = b""
         while last is not None:
             with self._index.reading() as txn:
                 last = self._messages(txn, last)
@@ -146,7 +146,7 @@ class _Piece:
         self._octets -= _number(value)
         self._messages -= 1
         row = self._txn.get(key[_MAILBOX:], db=self._places)
-        if row is None or not unpack_references(row):
+        if row is None or not unpack_references(bytes(row)):
             raise DisagreementError(
                 f"mailbox {_number(self._mailbox)} has a message that it knows nothing of"
             )

@@ -224,14 +224,14 @@ class _Moving(Change):
     def row_of(self, message_id: bytes) -> Row | None:
         """The row of a message; None if it has none."""
         value = self._txn.get(message_id, db=self._places)
-        return None if value is None else _new(Row, unpack_row(value))
+        return None if value is None else _new(Row, unpack_row(bytes(value)))
 
     def rows_from(self, start: bytes) -> Iterator[tuple[bytes, Row]]:
         """Ids from `start` on with their rows."""
         with self._txn.cursor(self._places) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
-                    yield bytes(key), _new(Row, unpack_row(value))
+                    yield bytes(key), _new(Row, unpack_row(bytes(value)))
 
     # -- changing
 

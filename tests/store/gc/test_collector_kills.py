@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from metad.store.index import relocation
+from metad.store.index.rows import unpack_row
 from metad.store.log_table import State
 from metad.store.recovery.hub import Recovery
 from tests.support.agreement import assert_agree
@@ -223,7 +224,7 @@ def test_what_a_killed_collector_left_is_forgotten_without_reading_all_places(
         assert kit.table.row(victim).state == State.FREE
         with kit.index.reading() as txn:
             rows = [bytes(row) for _, row in txn.cursor(kit.index.tables.places)]
-        assert rows and not any(relocation._unpack_row(row).is_in(victim) for row in rows)
+        assert rows and not any(relocation.Row(*unpack_row(row)).is_in(victim) for row in rows)
         kit.check()
         kit.crash()
         kit.recover()

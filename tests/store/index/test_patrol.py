@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,13 +84,13 @@ def test_no_change_meanwhile_is_taken_for_damage(kit: StoreKit, number: int) -> 
     kit.check()
 
 
-def entry(kit: StoreKit, mailbox: int) -> tuple[object, bytes, bytes]:
+def entry(kit: StoreKit, mailbox: int) -> tuple[Any, bytes, bytes]:
     """The level, key and value of one entry."""
     with kit.index.reading() as txn:
         for level in kit.index.tables.mailboxes:
             with txn.cursor(level) as cursor:
                 if cursor.set_range(mailbox.to_bytes(4, "big") + b"\0"):
-                    return level, cursor.key(), cursor.value()
+                    return level, bytes(cursor.key()), bytes(cursor.value())
     raise AssertionError
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from metad.store.index import relocation
 from metad.store.index.index import Index
+from metad.store.index.rows import unpack_row
 from metad.store.log import files as log_files
 from metad.store.log import header, record
 from metad.store.log.header import log_path
@@ -322,7 +323,7 @@ def test_a_log_whose_contents_do_not_show_any_more_holds_up_no_start(
         assert kit.table.row(victim).state == (State.FREE if what == "damaged" else State.NONE)
         with kit.index.reading() as txn:
             rows = [bytes(row) for _, row in txn.cursor(kit.index.tables.places)]
-        assert rows and not any(relocation._unpack_row(row).is_in(victim) for row in rows)
+        assert rows and not any(relocation.Row(*unpack_row(row)).is_in(victim) for row in rows)
         if what == "unlinked":
             kit.check()
 
