@@ -91,6 +91,11 @@ MUTANTS = (
     LifeMutant("enter-no-tombstones", lives.returns_with_deleted_mail.__name__, (
         (ENTERING + "_may_serve", "return both_ways and", "return"),
     )),
+    # -- rule Forget
+    LifeMutant("forget-absent", lives.away_for_longer_than_tombstones_stand.__name__, (
+        ("metad.layers.forgetting:_others", "one.state is not State.REMOVED",
+         "one.number in view.active"),
+    )),
     # -- rule Write
     LifeMutant("entering-unwritten", lives.mail_while_one_enters.__name__, (
         (RULES + "also", "return view.entering if view.short else ()", "return ()"),

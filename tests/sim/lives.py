@@ -15,6 +15,7 @@ from unittest.mock import patch
 from metad.cluster.view import State, View
 from metad.layers import tombstone_pull
 from tests.cluster.views import make_member, make_view
+from tests.sim.cluster_node import FORGET_SECONDS
 from tests.sim.cluster_run import ClusterRun
 from tests.sim.plan import Plan
 from tests.sim.stage import Stage
@@ -226,6 +227,20 @@ def returns_with_deleted_mail(stage: Stage) -> None:
         stage.look(2, 1)
 
 
+def away_for_longer_than_tombstones_stand(stage: Stage) -> None:
+    """Node 1 alone deletes what node 2 has, drops it, and waits; then node 2 returns with it."""
+    for _ in range(10):
+        stage.put(1, 1)
+    stage.kill(2)
+    stage.alone(1)
+    stage.delete(1, 1)
+    stage.collect(1)
+    stage.wait(3 * FORGET_SECONDS)
+    stage.start(2)
+    stage.until(lambda: _both_active(stage), 30.0)
+    stage.look(1, 1)
+
+
 def mail_while_one_enters(stage: Stage) -> None:
     """Mail comes all the time, until the moment in which node 2 is active."""
     stage.kill(2)
@@ -259,6 +274,7 @@ LIVES = {
         ), 3),
         Life(returns_without_mail, TWO, 2, etcd=False),
         Life(returns_with_deleted_mail, TWO, 2, etcd=False),
+        Life(away_for_longer_than_tombstones_stand, TWO, 2, etcd=False),
         Life(mail_while_one_enters, TWO, 2, etcd=False),
     )
 }  # fmt: skip

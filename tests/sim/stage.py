@@ -113,6 +113,12 @@ class Stage:
         """A session that deletes everything."""
         self._clients.delete_all(self.worker(node), self.hub(node), box)
 
+    def collect(self, number: int) -> None:
+        """The logs of a node that may be freed are, the one in use as well."""
+        self._clients._stop(Op("stop", number - 1))
+        self.worker(number)
+        self._clients._collect(Op("collect", number - 1, 0, 2))
+
     # -- failures
 
     def kill(self, number: int) -> None:
