@@ -287,6 +287,45 @@ def test_a_large_alias_compares_all_rows(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+PREFIX = KEYS.users
+CASES: dict[str, tuple[dict[str, bytes | None], bool]] = {
+    "nothing": ({}, True),
+    "another row": ({PREFIX + "d": b"2"}, True),
+    "another key": ({KEYS.view: b"2"}, True),
+    "a present row was written": ({PREFIX + "a": b"2"}, False),
+    "a present row was deleted": ({PREFIX + "a": None}, False),
+    "an absent row was written": ({PREFIX + "b": b"2"}, False),
+    "the next number was written": ({PREFIX + "c": b"2"}, False),
+    "an earlier row of many": ({PREFIX + "m7": b"2"}, False),
+}
+
+
+@pytest.mark.parametrize("many", [0, 200])
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_holds_only_if_its_rows_are_as_they_were(case: str, many: int) -> None:
+    written, holds = CASES[case]
+    more = [f"m{number}" for number in range(many)]
+    if many and case == "another row":
+        holds = False  # all rows are compared
+    if not many and case == "an earlier row of many":
+        holds = True
+
+    async def test() -> None:
+        etcd = FakeEtcd()
+        rows_there = ["a", "c", "d", *more]
+        etcd.write({PREFIX + name: b"1" for name in rows_there})
+        there = tuple(name.encode() for name in ("a", *more))
+        change = Change(etcd.state.revision, there, (b"b",), (b"c", b"never"), ((b"e", b"1"),))
+        etcd.write(written)
+        if "deleted" in case:
+            etcd.write({PREFIX + "last/1": b"token"})  # as every change of users writes
+        compare = etcd_rows.compare(PREFIX, change)
+        outcome = await etcd.transact(compare, etcd_rows.writes(PREFIX, change))
+        assert outcome.succeeded is holds
+
+    asyncio.run(test())
+
+
 def test_what_is_not_a_change_is_refused() -> None:
     for bad in (None, [], [1, 2, 3, 4, 5, 6], [1, [], [], [], [[b"a"]], []]):
         with pytest.raises(ClusterError):

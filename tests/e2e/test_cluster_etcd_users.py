@@ -1,0 +1,127 @@
+"""The users of three real nodes with a real etcd: changed on any, whatever becomes of etcd.
+
+The tests share the nodes, and use mailboxes of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clients import Pop3Line, SmtpLine, fetch, in_time, message
+from tests.support.etcd_hubs import EtcdNode, Trio, three_nodes
+from tests.support.hub import address
+from tests.support.sizes import noted
+
+from .test_cluster import send
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[Trio]:
+    with three_nodes(["ann", "bob", "sam"]) as made:
+        yield made
+
+
+def may_log_in(node: EtcdNode, name: str, password: str = "secret") -> bool:
+    with Pop3Line(node) as pop:
+        pop.say(f"USER {address(name)}")
+        pop.send(f"PASS {password}\r\n".encode())
+        return pop.line().startswith(b"+OK")
+
+
+def everywhere(trio: Trio, name: str, password: str = "secret") -> bool:
+    return all(may_log_in(node, name, password) for node in trio.nodes)
+
+
+def answer(node: EtcdNode, name: str) -> bytes:
+    """To RCPT."""
+    with SmtpLine(node) as smtp:
+        smtp.say("MAIL FROM:<sender@client.example.test>")
+        return smtp.say(f"RCPT TO:<{address(name)}>", b"")
+
+
+def user(node: EtcdNode, *words: str, given: str = "") -> str:
+    """What a command says that is refused; "" if it was carried out."""
+    done = node.run("user", *words, given=given, check=False)
+    return done.stderr if done.returncode else ""
+
+
+def test_users_are_changed_on_any_node_and_hold_on_all(trio: Trio) -> None:
+    a, b, c = trio.nodes
+    assert in_time(lambda: everywhere(trio, "ann"))
+    b.add("cat")
+    began = time.monotonic()
+    assert in_time(lambda: everywhere(trio, "cat"))
+    assert not user(c, "passwd", address("ann"), "--password-stdin", given="changed\n")
+    noted("users: until a change holds on three nodes", f"{time.monotonic() - began:.1f} s")
+    assert in_time(lambda: everywhere(trio, "ann", "changed"))
+    assert not any(may_log_in(node, "ann") for node in trio.nodes)
+    assert not user(a, "alias", address("all"), address("ann"), address("cat"))
+    assert in_time(lambda: answer(c, "all").startswith(b"250"))
+    assert send(c, message(b"to all\r\n"), "all").startswith(b"250")
+    assert in_time(lambda: len(fetch(b, "cat")) == 1)
+    assert not user(b, "rename", address("bob"), address("rob"))
+    assert in_time(lambda: answer(c, "bob").startswith(b"550"))
+    assert in_time(lambda: everywhere(trio, "rob"))
+    assert not user(c, "remove", address("rob"))
+    assert in_time(lambda: answer(a, "rob").startswith(b"550"))
+    listed = [node.run("user", "list", "--json").stdout for node in trio.nodes]
+    assert len(set(listed)) == 1
+    b.stop()
+    assert "the hub, which must run" in user(b, "add", address("dan"), "--no-password")
+    b.start()
+
+
+def test_two_nodes_add_the_same_address_at_once(trio: Trio) -> None:
+    answers: dict[int, str] = {}
+
+    def add(number: int) -> None:
+        words = ("add", address("dan"), "--password-stdin")
+        answers[number] = user(trio.nodes[number], *words, given=f"secret{number}\n")
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = [number for number, text in answers.items() if not text]
+    refused = [text for text in answers.values() if text]
+    assert len(done) == 1, answers
+    assert all("a user has this address already" in text for text in refused)
+    assert in_time(lambda: everywhere(trio, "dan", f"secret{done[0]}"))
+
+
+def test_etcd_is_stopped_wiped_and_restored_and_removes_no_user(trio: Trio) -> None:
+    a, b, c = trio.nodes
+    b.add("tom")
+    assert in_time(lambda: everywhere(trio, "tom"))
+    trio.etcd.stop()
+    assert "etcd does not answer" in user(c, "add", address("eve"), "--no-password")
+    trio.etcd.wipe()
+    assert in_time(lambda: "not trusted" in user(c, "add", address("eve"), "--no-password"))
+    for node in (a, b, c):
+        node.stop()
+        node.start()
+        assert send(node, message(b"etcd is empty\r\n"), "tom").startswith(b"250")
+    assert in_time(lambda: everywhere(trio, "tom"))
+    a.cluster("restore-directory", "--yes")
+    assert in_time(lambda: not user(c, "add", address("eve"), "--password-stdin", given="secret\n"))
+    assert in_time(lambda: everywhere(trio, "eve") and everywhere(trio, "tom"))
+
+
+def test_a_node_that_was_away_over_a_compaction_gets_what_changed(trio: Trio) -> None:
+    a, b, c = trio.nodes
+    assert in_time(lambda: everywhere(trio, "sam"))
+    c.stop()
+    a.add("kai")
+    assert not user(b, "remove", address("sam"))
+    trio.etcd.compact()
+    a.add("ivo")
+    c.start()
+    assert in_time(lambda: everywhere(trio, "kai") and everywhere(trio, "ivo"))
+    assert in_time(lambda: answer(c, "sam").startswith(b"550"))
