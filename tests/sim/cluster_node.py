@@ -86,6 +86,7 @@ class ClusterHub(Hub):
         self.network = network
         self.etcd = etcd
         self.is_member = False
+        self.is_lost = False  # with its disk
         self.is_off = False  # and stays so until the operator switches it on
         rng = random.Random(f"clocks {sim.plan.seed} {node}")
         self.clock.ahead = rng.randrange(10**15)

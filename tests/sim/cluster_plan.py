@@ -48,6 +48,7 @@ class EtcdMixture(NamedTuple):
     back: float = 0.1  # etcd is wiped, or restored from an old snapshot, until it is set right
     settle: float = 0.4  # nothing fails for some seconds
     join: float = 0.3  # a new machine
+    lose: float = 0.2  # a disk is lost, and the node removed
 
 
 def make_plan(seed: int, nodes: int = 2, *, etcd: bool = False) -> Plan:

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import cast
 
 from metad.cluster import etcd as real_etcd
+from metad.cluster.removing import Removal, without
 from metad.cluster.restoring import restore
 from metad.cluster.view import State
 from metad.errors import ClusterError
@@ -17,7 +18,10 @@ from tests.sim.etcd import LATENCY_SECONDS, Etcd, NodeEtcd, drive
 from tests.sim.plan import Op
 from tests.sim.worker import LostError, Worker
 
+COPIES = 2
 JOIN_TRIES = 5
+REMOVE_TRIES = 8
+DOWN_PATIENCE = 30.0
 FROZEN_SECONDS = 15.0
 
 
@@ -125,14 +129,14 @@ class EtcdClients(ClusterClients):
         if self.is_frozen:
             self.set_right()
         for hub in self.hubs:
-            if not hub.is_member:
+            if not (hub.is_member or hub.is_lost):
                 self._is_in(hub)
 
     # -- machines
 
     def _join(self, op: Op) -> None:
         """`metad cluster join` on a new machine: the member that takes it in proposes the view."""
-        spare = next((hub for hub in self.hubs if not hub.is_member), None)
+        spare = next((hub for hub in self.hubs if not (hub.is_member or hub.is_lost)), None)
         worker = self._worker(op) if self.hub(op).is_member else None
         if spare is None or worker is None:
             return
@@ -167,3 +171,54 @@ class EtcdClients(ClusterClients):
 
         worker.call(propose)
         worker.wait(lambda: bool(told))
+
+    def _lose(self, op: Op) -> None:
+        """A disk is lost for good, at most one at a time and while all others serve.  Once the rest
+        has its mail, `metad cluster remove`."""
+        hub = self.hub(op)
+        if not self.sim.scheduler.wait(lambda: self._may_lose(hub), DOWN_PATIENCE):
+            return
+        rest = self._others(hub)
+        self.sim.note(f"the disk of {hub.name} is lost")
+        hub.crash()
+        hub.is_member, hub.is_lost = False, True
+        for _ in range(REMOVE_TRIES):
+            self.sim.scheduler.pause(5.0)
+            if self._remove(rest[op.number % len(rest)], hub.node):
+                return
+
+    def _others(self, hub: ClusterHub) -> list[ClusterHub]:
+        return [one for one in self.hubs if one.is_member and one is not hub]
+
+    def _may_lose(self, hub: ClusterHub) -> bool:
+        rest = self._others(hub)
+        if not hub.is_member or len(rest) < COPIES:
+            return False
+        newest = max((one.durable_view() for one in rest), key=lambda view: view.epoch)
+        return {one.node for one in rest} <= set(newest.active) and not newest.unhealed
+
+    def _remove(self, by: ClusterHub, number: int) -> bool:
+        """What `metad cluster remove` does on a node.  Whether the other is removed."""
+        directory, worker = by.directory(), by.worker(0)
+        if directory is None or directory.directory is None or worker is None:
+            return False
+        answering = {
+            hub.node
+            for hub in self.hubs
+            if hub.worker(0) is not None and not self.network.cuts & {(by.node, hub.node)}
+        }
+        told: list[str] = []
+        leased = directory.directory.leased()
+
+        def remove() -> None:
+            view = worker.layer.peers.view()
+            following = without(view, Removal(number, by.node, answering, leased))
+            worker.layer.proposals.propose(following, told.append)
+
+        try:
+            worker.call(remove)
+            worker.wait(lambda: bool(told))
+        except (ClusterError, LostError) as error:
+            self.sim.note(f"node {number} is not removed: {error}")
+            return False
+        return not told[0]
