@@ -184,7 +184,7 @@ class EtcdClients(ClusterClients):
         hub.is_member, hub.is_lost = False, True
         for _ in range(REMOVE_TRIES):
             self.sim.scheduler.pause(5.0)
-            if self._remove(rest[op.number % len(rest)], hub.node):
+            if self.remove(rest[op.number % len(rest)], hub.node):
                 return
 
     def _others(self, hub: ClusterHub) -> list[ClusterHub]:
@@ -197,7 +197,7 @@ class EtcdClients(ClusterClients):
         newest = max((one.durable_view() for one in rest), key=lambda view: view.epoch)
         return {one.node for one in rest} <= set(newest.active) and not newest.unhealed
 
-    def _remove(self, by: ClusterHub, number: int) -> bool:
+    def remove(self, by: ClusterHub, number: int, *, is_lossy: bool = False) -> bool:
         """What `metad cluster remove` does on a node.  Whether the other is removed."""
         directory, worker = by.directory(), by.worker(0)
         if directory is None or directory.directory is None or worker is None:
@@ -212,7 +212,7 @@ class EtcdClients(ClusterClients):
 
         def remove() -> None:
             view = worker.layer.peers.view()
-            following = without(view, Removal(number, by.node, answering, leased))
+            following = without(view, Removal(number, by.node, answering, leased, is_lossy))
             worker.layer.proposals.propose(following, told.append)
 
         try:

@@ -52,6 +52,15 @@ MUTANTS = (
          "now = self._layer.peers.view().epoch\n"
          "    if whole or now != epoch:\n        self._layer.walked[0] = now"),
     )),
+    LifeMutant("heal-no-tombstones", lives.behind_with_tombstones.__name__, (
+        (ENTERING + "_of_copies", "return _healed(view) if are_level else None",
+         "return _healed(view)"),
+    )),
+    # -- rule Remove
+    LifeMutant("remove-leased", lives.removed_while_it_serves.__name__, (
+        ("metad.cluster.removing:_may_serve", "if removal.number not in removal.leased:", "if 1:"),
+        ("metad.cluster.directory:Directory._compare_and_swap", "in leaving(old, view)", "in ()"),
+    )),
     # -- rule Lone reader
     LifeMutant("lone-lease", lives.replaced_while_cut_off.__name__, (
         (RULES + "may_list", "and (has_word or not (lone and missing))", ""),

@@ -100,6 +100,24 @@ def mail_behind_a_walk(stage: Stage) -> None:
     stage.look(1, box)
 
 
+def behind_with_tombstones(stage: Stage) -> None:
+    """Node 3 misses deletions, and pulls them on a slow disk; meanwhile node 1 is dead."""
+    node, box = stage.box_for(3, 1)
+    for _ in range(10):
+        stage.put(node, box)
+    stage.isolate(3, 1, 2)
+    stage.wait(4.0)
+    stage.delete(1, box)
+    stage.kill(1)
+    stage.until(lambda: stage.is_in(1, ABSENT, 3) and stage.is_in(1, ABSENT, 2))
+    stage.hub(3).sync_seconds = SLOW_SYNC
+    with patch.object(tombstone_pull, "MOST", 1):
+        stage.mend()
+        stage.until(lambda: stage.is_in(1, ABSENT, 3, healed=True), 40.0)
+        stage.kill(2)
+        stage.look(3, box)
+
+
 # -- rules Lone reader, Epoch
 
 
@@ -113,6 +131,21 @@ def replaced_while_cut_off(stage: Stage) -> None:
     box = stage.box_of(2, 4)
     stage.put(2, box)
     stage.look(3, box)
+
+
+def removed_while_it_serves(stage: Stage) -> None:
+    """As before; but an operator removes node 3 at once, whatever may be lost."""
+    stage.kill(1)
+    stage.until(lambda: stage.is_in(1, ABSENT, 3, healed=True))
+    stage.wait(3.0)
+    stage.isolate(3)
+    stage.remove(2, 3)
+    stage.join(by=2)
+    stage.until(lambda: stage.is_in(4, ACTIVE, 2), 8.0)
+    if stage.is_in(4, ACTIVE, 2):
+        box = stage.box_of(2, 4)
+        stage.put(2, box)
+        stage.look(3, box)
 
 
 def _third_enters_unseen(stage: Stage) -> int:
@@ -262,6 +295,8 @@ LIVES = {
         Life(dead_with_mail, THREE, 3),
         Life(walk_held_up, THREE, 3),
         Life(mail_behind_a_walk, FOUR, 4),
+        Life(behind_with_tombstones, THREE, 3),
+        Life(removed_while_it_serves, THREE, 4),
         Life(replaced_while_cut_off, THREE, 4),
         Life(back_in_the_last_moment, make_view(
             make_member(1), make_member(2), alone="accept"

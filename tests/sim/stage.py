@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from metad.cluster.view import Member, State, View
 from metad.cluster.word import Word
@@ -16,6 +16,7 @@ from tests.sim.worker import LostError, Worker
 if TYPE_CHECKING:
     from tests.sim.cluster_clients import ClusterClients
     from tests.sim.cluster_node import ClusterHub
+    from tests.sim.etcd_clients import EtcdClients
 
 PATIENCE_SECONDS = 60.0
 
@@ -144,6 +145,11 @@ class Stage:
         self.network.heal()
         if self._clients.hubs[0].etcd is not None:
             self.etcd.cuts.clear()
+
+    def remove(self, by: int, number: int) -> bool:
+        """`metad cluster remove --lossy`."""
+        clients = cast("EtcdClients", self._clients)
+        return clients.remove(self.hub(by), number, is_lossy=True)
 
     def join_up(self, node: int, other: int) -> None:
         """They hear each other again, and both reach etcd."""
