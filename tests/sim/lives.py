@@ -279,7 +279,7 @@ def mail_while_one_enters(stage: Stage) -> None:
     stage.kill(2)
     stage.alone(1)
     stage.start(2)
-    for _ in range(200):
+    for _ in range(500):
         if _both_active(stage):
             break
         stage.put(1, 1, wait=False)
