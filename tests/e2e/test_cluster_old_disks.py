@@ -13,7 +13,9 @@ import pytest
 from tests.e2e.test_cluster import quit_with, send
 from tests.support.clients import Pop3Line, SmtpLine, bodies, in_time, message
 from tests.support.cluster_hubs import ClusterOfHubs, NodeHub
-from tests.support.hub import PASSWORD, address, free_ports
+from tests.support.etcd import need_etcd
+from tests.support.etcd_hubs import three_nodes
+from tests.support.hub import PASSWORD, Hub, address, free_ports
 
 OLD = "node 2 has an old copy of its disk, or runs twice; empty it and join again"
 OWN = "this node takes part no more: node 1 knows a later state of its disk, or it runs twice"
@@ -35,12 +37,12 @@ def copy(source: Path, to: Path) -> None:
             os.chown(its, owner.st_uid, owner.st_gid)
 
 
-def refuses_mail(node: NodeHub) -> None:
+def refuses_mail(node: Hub) -> None:
     with SmtpLine(node) as smtp:
         smtp.say("MAIL FROM:<sender@client.example.test>", b"45")
 
 
-def login(node: NodeHub, name: str) -> bytes:
+def login(node: Hub, name: str) -> bytes:
     """The reply to the password."""
     with Pop3Line(node) as pop:
         pop.say(f"USER {address(name)}")
@@ -69,6 +71,8 @@ def test_a_node_that_gets_an_old_copy_of_its_disk_is_refused(
     b.start()
     assert in_time(lambda: OLD in a.log.read_text())
     assert in_time(lambda: OWN in b.log.read_text())
+    assert "refused: node 1 knows a later state" in b.run("cluster", "status", "--json").stdout
+    assert "node 2 takes no part" in a.run("cluster", "status", "--json").stdout
     # Nothing that was deleted is back, nothing that was acknowledged is missing.
     assert login(b, "ann").startswith(b"-ERR [SYS/TEMP]")
     assert bodies(a, "ann") == wanted
@@ -108,6 +112,39 @@ def test_a_copy_that_runs_beside_the_node_is_refused_and_the_node_goes_on(
             print(twin.log.read_text())
             twin.kill()
         shutil.rmtree(twin.home)
+
+
+@pytest.mark.slow
+def test_with_etcd_an_old_copy_loses_its_lease_and_a_new_node_takes_its_place(
+    tmp_path: Path,
+) -> None:
+    need_etcd()
+    with three_nodes(["ann"]) as trio:
+        a, b, c = trio.nodes
+        texts = [message(b"%d\r\n" % number) for number in range(4)]
+        assert in_time(lambda: send(a, texts[0], "ann").startswith(b"250"))
+        b.stop()
+        copy(b.data, tmp_path / "copy")
+        b.start()
+        assert in_time(lambda: send(b, texts[1], "ann").startswith(b"250"))
+        assert in_time(lambda: quit_with(b, "ann", 1).startswith(b"+OK"))
+        b.stop()
+        copy(tmp_path / "copy", b.data)
+        b.start()
+        for node in (a, c):
+            assert in_time(lambda node=node: OLD in node.log.read_text())  # type: ignore[misc]
+        assert in_time(lambda: "this node takes part no more" in b.log.read_text())
+        assert login(b, "ann").startswith(b"-ERR [SYS/TEMP]")
+        assert in_time(lambda: send(a, texts[2], "ann").startswith(b"250"))
+        a.until_absent(2)  # though it runs
+        assert bodies(a, "ann") == bodies(c, "ann") == texts[1:3]
+        b.stop()
+        assert in_time(lambda: a.run("cluster", "remove", "2", check=False).returncode == 0)
+        b.empty()
+        assert b.join(a) == 4
+        a.until_active(1, 3, 4)
+        assert in_time(lambda: send(b, texts[3], "ann").startswith(b"250"))
+        assert bodies(a, "ann") == bodies(b, "ann") == bodies(c, "ann") == texts[1:]
 
 
 def test_kills_restarts_and_a_rebuilt_index_are_no_old_disk(two: ClusterOfHubs) -> None:
