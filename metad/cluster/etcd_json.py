@@ -9,7 +9,8 @@ an EtcdError.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from metad.errors import ClusterError
@@ -119,20 +120,25 @@ def reads_prefix(prefix: str) -> Json:
 # --- Answers --------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raises EtcdError for whatever is not as it should be."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise EtcdError(f"{what} of etcd cannot be read") from None
+
+
 def revision_of(answer: Json) -> int:
     """Raises EtcdError."""
-    try:
+    with _reading("the revision"):
         return int(answer["header"]["revision"])
-    except (KeyError, TypeError, ValueError):
-        raise EtcdError("an answer of etcd has no revision") from None
 
 
 def rows_of(answer: Json) -> list[Row]:
     """Raises EtcdError."""
-    try:
+    with _reading("an answer"):
         return [_row(one) for one in answer.get("kvs", [])]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise EtcdError("an answer of etcd cannot be read") from None
 
 
 def _row(found: Json) -> Row:
@@ -143,23 +149,22 @@ def _row(found: Json) -> Row:
 
 def outcome_of(answer: Json) -> Outcome:
     """Raises EtcdError."""
-    parts: Iterable[Json] = answer.get("responses") or ()
-    found = [rows_of(one["response_range"]) for one in parts if "response_range" in one]
-    return Outcome(answer.get("succeeded") is True, revision_of(answer), found)
+    with _reading("an answer"):
+        parts = list(answer.get("responses") or ())
+        found = [rows_of(one["response_range"]) for one in parts if "response_range" in one]
+        return Outcome(answer.get("succeeded") is True, revision_of(answer), found)
 
 
 def changes_of(result: Json) -> Changes:
     """What a line of a watch has.  Raises CompactedError, EtcdError."""
-    if result.get("canceled"):
-        oldest = int(result.get("compact_revision", 0))
-        if oldest:
-            raise CompactedError(oldest)
-        raise EtcdError(f"etcd ended a watch: {result.get('cancel_reason', 'no reason given')}")
-    try:
+    with _reading("an event"):
+        if result.get("canceled"):
+            oldest = int(result.get("compact_revision", 0))
+            if oldest:
+                raise CompactedError(oldest)
+            raise EtcdError(f"etcd ended a watch: {result.get('cancel_reason', 'no reason given')}")
         changes = [_change(one) for one in result.get("events", [])]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise EtcdError("an event of etcd cannot be read") from None
-    return Changes(revision_of(result), changes, result.get("fragment") is True)
+        return Changes(revision_of(result), changes)
 
 
 def _change(event: Json) -> Change:

@@ -25,7 +25,7 @@ CLUSTER: Final = (
     ),
     Setting(
         "cluster", "etcd_ca", checks.path, None,
-        "The CA of etcd's certificates, in PEM.  Default: those that the system trusts.",
+        "The CA of etcd's certificates, in PEM.  Required for https.",
     ),
     Setting(
         "cluster", "etcd_certificate", checks.path, None,

@@ -287,9 +287,13 @@ def _check_cluster(tables: dict[str, Any], fail: Fail) -> None:
 
 
 def _check_etcd(cluster: dict[str, Any], fail: Fail) -> None:
-    """Files are for https; a certificate and its key go together."""
+    """Files are for https; a certificate and its key go together.  The process that talks to etcd
+    is confined, so it cannot read the certificates of the system."""
+    has_tls = any(url[:5] == "https" for url in cluster["etcd"])
+    if has_tls and cluster["etcd_ca"] is None:
+        raise fail("cluster.etcd", "an https URL needs cluster.etcd_ca")
     for name in ("etcd_ca", "etcd_certificate", "etcd_key"):
-        if cluster[name] is not None and not any(url[:5] == "https" for url in cluster["etcd"]):
+        if cluster[name] is not None and not has_tls:
             raise fail(f"cluster.{name}", "means nothing without an https URL in cluster.etcd")
     for name, other in (("etcd_certificate", "etcd_key"), ("etcd_key", "etcd_certificate")):
         if cluster[name] is not None and cluster[other] is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -271,3 +273,45 @@ def test_tls_with_certificates_on_both_sides(tmp_path):
 
     with TlsEtcd() as one:
         asyncio.run(main(one))
+
+
+IMPORTS = """
+import asyncio, sys
+import uvloop
+from pathlib import Path
+from metad.config.parse import parse
+from metad.master.preload import preload
+text = '[cluster]\\naddress = "127.0.0.1:1"\\netcd = ["{url}"]\\n'
+config = parse(text, None, Path("/srv/m"), {{"HOME": "/"}})
+preload(config)
+import metad.workers.directory
+from metad.cluster.etcd import Etcd
+from metad.cluster.etcd_json import EtcdError, puts
+before = set(sys.modules)
+
+async def main():
+    async with Etcd(config.cluster) as etcd:
+        await etcd.transact([], [puts("/imports", b"x" * 1_000_000)])
+        async for _ in etcd.prefix("/imports"):
+            pass
+        async for _ in etcd.watch("/imports", "/importt", 0):
+            break
+    try:
+        async with Etcd(config.cluster) as etcd:
+            etcd._endpoints = ("http://127.0.0.1:1",)
+            await etcd.get("/x")
+    except EtcdError:
+        pass
+
+uvloop.new_event_loop().run_until_complete(main())
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_client_imports_nothing_later(server):
+    """In a chroot, or confined, it no longer could."""
+    script = IMPORTS.format(url=server.urls[0])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr

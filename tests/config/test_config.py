@@ -334,6 +334,7 @@ def test_the_files_for_etcd_are_below_the_chroot_and_seen_from_inside():
         (ETCD.replace("https://10.0.0.1", "https://etcd.example"), "begin with an IP address"),
         (ETCD.replace("1:2379/", "1:2379/v3"), "cluster.etcd: must end in a port"),
         (ETCD.replace("https://10", "http://10"), "etcd_ca: means nothing without an https URL"),
+        (ETCD.replace("etcd_ca", "#"), "cluster.etcd: an https URL needs cluster.etcd_ca"),
         (ETCD.replace("etcd_key", "#"), "cluster.etcd_certificate: needs cluster.etcd_key"),
         (ETCD.replace("etcd_certificate", "#"), "cluster.etcd_key: needs cluster.etcd_certificate"),
         (ETCD.replace("1min", "14s"), "cluster.absent_after: must be from 15s to 1w"),
