@@ -9,13 +9,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from metad.cluster import local
 from metad.cluster.identity import VIEW, directory
 from metad.cluster.view import View
 from metad.errors import ClusterError
 from tests.support.clients import bodies, deliver, in_time, message
 from tests.support.cluster_hubs import NodeHub
-from tests.support.etcd import EtcdCluster, need_etcd
+from tests.support.etcd import EtcdCluster, TlsEtcd, need_etcd
 from tests.support.hub import HubError, free_ports
 
 need_etcd()
@@ -30,7 +32,7 @@ class EtcdHub(NodeHub):
         super().__init__(1, ["alice"], [f"127.0.0.2:{port}"], port)
 
     def configure(self, settings: str = "", **store: object) -> None:
-        table = f'[cluster]\naddress = "{self.peer}"\netcd = {json.dumps(self.etcd.urls)}\n'
+        table = f'[cluster]\naddress = "{self.peer}"\netcd = {json.dumps(self.etcd.urls)}'
         super().configure(table, **store)
 
     def make(self) -> None:
@@ -58,22 +60,46 @@ class EtcdHub(NodeHub):
         return found["pid"]
 
 
+class ChrootHub(EtcdHub):
+    """In a chroot, which has copies of the files for TLS."""
+
+    def configure(self, settings: str = "", **store: object) -> None:
+        super().configure(settings, **store)
+        names = ("etcd_ca", "etcd_certificate", "etcd_key")
+        lines = [f'{name} = "{self.data}/{name}.pem"' for name in names]
+        text = "\n".join([f'chroot = "{self.data}"', self.config.read_text(), *lines, ""])
+        self.config.write_text(text)
+
+    def make(self) -> None:
+        owner, etcd = os.stat(self.data), self.etcd
+        for name in ("etcd_ca", "etcd_certificate", "etcd_key"):
+            path = self.data / f"{name}.pem"
+            shutil.copy(getattr(etcd, name.removeprefix("etcd_")), path)
+            os.chown(path, owner.st_uid, owner.st_gid)
+            path.chmod(0o400)
+        super().make()
+
+
 @contextmanager
 def hub(servers: int = 1) -> Iterator[EtcdHub]:
-    with EtcdCluster(servers) as etcd:
-        one = EtcdHub(etcd)
-        try:
-            one.make()
-            one.start()
-            if not in_time(one.has_word):
-                raise HubError(f"no word:\n{one.log.read_text()}")
-            yield one
-            one.close()
-        finally:
-            if one.process is not None:
-                print(one.log.read_text())
-                one.kill()
-            shutil.rmtree(one.home)
+    with EtcdCluster(servers) as etcd, running(EtcdHub(etcd)) as one:
+        yield one
+
+
+@contextmanager
+def running(one: EtcdHub) -> Iterator[EtcdHub]:
+    try:
+        one.make()
+        one.start()
+        if not in_time(one.has_word):
+            raise HubError(f"no word:\n{one.log.read_text()}")
+        yield one
+        one.close()
+    finally:
+        if one.process is not None:
+            print(one.log.read_text())
+            one.kill()
+        shutil.rmtree(one.home)
 
 
 def reweighted(view: View, weight: int) -> View:
@@ -191,3 +217,17 @@ def test_an_old_snapshot_is_told_and_restored_by_the_command():
         one.run("cluster", "restore-directory", "--yes")
         assert in_time(lambda: one.problems() == [])
         assert one.ask("status")["epoch"] == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: no chroot")
+def test_in_a_chroot_and_with_certificates_on_both_sides():
+    with TlsEtcd() as etcd, running(ChrootHub(etcd)) as one:
+        assert one.status()["chroot"] == str(one.data)
+        pid = one.directory_pid()
+        os.kill(pid, signal.SIGKILL)  # its successor reads the files again
+        assert in_time(lambda: one.has_word() and one.directory_pid() != pid)
+        following = reweighted(View.decode(one.view_bytes()), 50)
+        one.ask("propose", view=following.encode())
+        deliver(one, message(b"first\r\n"), "alice")
+        assert len(bodies(one, "alice")) == 1
+        assert one.problems() == []
