@@ -24,6 +24,7 @@ from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Re
 from metad.cluster.frames import Kind
 from metad.cluster.listed import ENTRY_SIZE, ID_SIZE, Listed, unpack_listed
 from metad.cluster.peers import Peers
+from metad.cluster.view import View
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
 
 PATIENCE_S = 1.0
@@ -167,7 +168,7 @@ class Opening:
         elif self._peers.now() - self._began > LISTING_S:
             self._fail(BehindError())
         elif not rules.may_list(view, heard, self._entering, has_word=self._peers.has_word()):
-            self._fail(RefusedError(_unheard(view.active, heard)))
+            self._fail(RefusedError(_why_not(view, heard)))
         else:
             self._finish(self._union())
 
@@ -233,6 +234,11 @@ def _split(packed: bytes, size: int) -> list[bytes]:
     return [packed[at : at + size] for at in range(0, len(packed), size)]
 
 
-def _unheard(active: tuple[int, ...], heard: set[int]) -> str:
-    names = ", ".join(str(one) for one in active if one not in heard)
-    return f"members {names} of the cluster do not answer"
+def _why_not(view: View, heard: set[int]) -> str:
+    """Why a list would not be complete."""
+    silent = ", ".join(str(one) for one in view.active if one not in heard)
+    away = ", ".join(map(str, view.unhealed))
+    reasons = [f"members {silent} of the cluster do not answer"] if silent else []
+    if away:
+        reasons.append(f"members {away} are away and may have mail that no other has")
+    return "; ".join(reasons) or "etcd does not confirm the view that this node uses"

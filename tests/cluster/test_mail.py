@@ -367,6 +367,11 @@ def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
     assert "members 2, 3 of the cluster do not answer" in str(read.error)
 
 
+def test_members_that_are_away_with_mail_are_named() -> None:
+    read = Read(view_of(State.ACTIVE, State.ABSENT, State.ABSENT), Listed(entry(1)))
+    assert "members 2, 3 are away and may have mail that no other has" in str(read.error)
+
+
 OWN = Listed(entry(1) + entry(3), an_id(2), {an_id(3): "one"})
 
 

@@ -9,7 +9,7 @@ from typing import cast
 from metad.cluster import etcd as real_etcd
 from metad.cluster.removing import Removal, without
 from metad.cluster.restoring import restore
-from metad.cluster.view import State
+from metad.cluster.view import Member, State
 from metad.errors import ClusterError
 from tests.cluster.views import make_member
 from tests.sim.cluster_clients import ClusterClients
@@ -23,6 +23,10 @@ JOIN_TRIES = 5
 REMOVE_TRIES = 8
 DOWN_PATIENCE = 30.0
 FROZEN_SECONDS = 15.0
+
+
+def is_away(member: Member) -> bool:
+    return member.state in (State.ABSENT, State.REMOVED)
 
 
 class EtcdClients(ClusterClients):
@@ -195,7 +199,10 @@ class EtcdClients(ClusterClients):
         if not hub.is_member or len(rest) < COPIES:
             return False
         newest = max((one.durable_view() for one in rest), key=lambda view: view.epoch)
-        return {one.node for one in rest} <= set(newest.active) and not newest.unhealed
+        lost = [newest.member(one.node) for one in self.hubs if one.is_lost]
+        waits = any(one is not None and not (one.healed and is_away(one)) for one in lost)
+        serve = {one.node for one in rest} <= set(newest.active)
+        return serve and not newest.unhealed and not waits
 
     def remove(self, by: ClusterHub, number: int, *, is_lossy: bool = False) -> bool:
         """What `metad cluster remove` does on a node.  Whether the other is removed."""
