@@ -272,6 +272,19 @@ def test_two_others_replace_a_full_disk(three: ClusterBench, after: int) -> None
     idle(three)
 
 
+@pytest.mark.parametrize("after", [0, 1_000_000])
+def test_a_log_that_has_room_takes_what_found_none_in_a_file(
+    three: ClusterBench, after: int
+) -> None:
+    a = three.nodes[0]
+    break_spool(a, after)
+    sending = Sending(a)
+    assert sending.end() is None
+    assert here(a) == 1
+    listed_once(three, sending)
+    idle(three)
+
+
 def test_a_node_that_takes_no_mail_streams_to_two_others(three: ClusterBench) -> None:
     a, b, c = three.nodes
     a.layer.log.committer.blocked = True
