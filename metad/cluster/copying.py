@@ -150,4 +150,10 @@ class Copying:
     def _finish(self, reason: str | None) -> None:
         if not self._over:
             self._over = True
-            self._done(reason)
+            done, self._done, self._send = self._done, _over, _over
+            done(reason)
+
+
+def _over(*_: object) -> None:
+    """In place of what a finished message needs no more: a cycle of references would keep the
+    message in memory until the collector of garbage runs, which it seldom does."""

@@ -145,7 +145,7 @@ class Outgoing:
             self._copying.own_done(stored=False)
         for stream in self._unused.values():  # the rules have chosen others
             stream.drop()
-        self._unused = {}
+        self._unused.clear()
 
     def _own_done(self, error: RefusedError | None) -> None:
         self._copying.own_done(stored=error is None)
@@ -171,6 +171,7 @@ class Outgoing:
     def _finished(self, reason: str | None) -> None:
         for stream in self._streams:
             stream.drop()
+        del self.item  # which refers to this: garbage would keep the message in memory
         if reason is None:
             self._done(None)
         else:
@@ -207,11 +208,13 @@ class ClusterIncoming(HeldSpool, SpooledIncoming):
         outgoing = Outgoing(self._layer, envelope, self, parts, self.finished(done))
         if parts is None:
             outgoing.item.spooled = SpooledBody(envelope.trace, self)
-        if self._ahead is not None:
-            outgoing.use(self._ahead)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            outgoing.use(ahead)
         outgoing.start()
 
     def abort(self) -> None:
-        if self._ahead is not None:
-            self._ahead.drop()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.drop()
         super().abort()

@@ -140,6 +140,7 @@ class FarBodies:
         self._coming.clear()
         self._here.clear()
         self.fetched = 0
+        self._id_of, self._size_of = bytes, int  # no cycle with the mailbox, which has this
 
 
 def _read(spool: Spool) -> Iterator[Buffer]:

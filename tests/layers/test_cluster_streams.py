@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any, cast
@@ -10,11 +11,15 @@ from typing import Any, cast
 import pytest
 
 from metad.cluster import streaming
+from metad.cluster.copying import Copying
 from metad.cluster.frames import Kind
 from metad.cluster.serving import Reply
+from metad.cluster.streaming import Stream
 from metad.errors import NoSpaceError, RefusedError
 from metad.layers.base import Incoming
 from metad.layers.bench import make_envelope, stuff
+from metad.layers.cluster_outgoing import ClusterIncoming, CopiesAhead, Outgoing
+from metad.layers.merged_mailbox import MergedMaildrop
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY
 from tests.layers.test_cluster import BOX, here
 from tests.layers.test_cluster_bodies import a_text, idle
@@ -392,6 +397,35 @@ def test_many_at_once_share_the_link(two: ClusterBench) -> None:
     assert outcomes == [None] * count
     assert (here(a), here(b)) == (count, count)
     idle(two)
+
+
+def test_messages_leave_no_garbage_that_a_collector_must_find(two: ClusterBench) -> None:
+    """A worker collects garbage rarely, and does not count it in its budget."""
+    a, b = two.nodes
+    kinds = (Outgoing, Copying, CopiesAhead, Stream, ClusterIncoming, MergedMaildrop)
+    gc.collect()
+    gc.disable()
+    try:
+        for size in (1000, 300_000, 2_000_000):
+            assert a.send([BOX], a_text(size)) is None
+            assert a.stream([BOX], a_text(size)) is None
+            sending = Sending(a, size)
+            sending.go_to(1)
+            sending.incoming.abort()
+        del sending
+        assert len(b.texts(BOX)) == 6
+        copies = b.layer.requests.copies
+        copies._is_taken = lambda: False  # type: ignore[method-assign]
+        for size in (1000, 2_000_000):
+            assert isinstance(a.stream([BOX], a_text(size)), RefusedError)
+        del copies._is_taken
+        # The thread of each committer keeps its last group until the next one.
+        assert a.send([BOX], b"last\r\n") is None
+        idle(two)
+        left = sorted(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
+        assert left in ([], ["Copying", "Outgoing"])
+    finally:
+        gc.enable()
 
 
 def test_streams_that_arrive_are_bounded(
