@@ -47,12 +47,13 @@ _READY, _CLOSED = Phase.READY, Phase.CLOSED
 
 class Link:
     """`closed` is told when it ends, for `reason`.  `dialed`: the member that was called, or 0.
-    `peer`: the number of the other side, once it is known.  `epoch`: the newest that it has."""
+    `peer`: the number of the other side, once it is known.  `epoch`: the newest that it has.
+    `known_reason`: why the attempt before failed; it is reported once."""
 
     __slots__ = (
         "_asking", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard", "_hello",
         "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
-        "_welcome", "_wire", "epoch", "peer", "place", "reason", "was_ready",
+        "_welcome", "_wire", "epoch", "known_reason", "peer", "place", "reason", "was_ready",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +82,7 @@ class Link:
         self._judged = 0  # the epoch of our view in which the other side was found to be a member
         self.peer = dialed
         self.place = place
-        self.reason = ""
+        self.reason = self.known_reason = ""
         self.was_ready = False
 
     def __repr__(self) -> str:
@@ -222,7 +223,7 @@ class Link:
             return
         if self._phase is _READY:
             self._node.report(f"warning: link with {self._name()} lost: {reason}")
-        elif self._dialed:
+        elif self._dialed and reason != self.known_reason:
             self._node.report(f"warning: no link with {self._name()}: {reason}")
         self._end(reason)
         if self._wire is not None:

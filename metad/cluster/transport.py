@@ -208,6 +208,7 @@ class Links:
         self._dialed: dict[int, Link] = {}
         self._open: set[Link] = set()
         self._failures: dict[int, int] = {}
+        self._reasons: dict[int, str] = {}  # of members that were not reached, until they are
         self._not_before: dict[int, float] = {}
         self._tasks: dict[Link, asyncio.Task[None]] = {}
         self._unknown: set[Link] = set()
@@ -251,6 +252,7 @@ class Links:
         if is_soon and not self._has_dialed_us(number):
             return f"node {number} cannot be reached"
         link = Link(self._node, self._ended, number, member.address)
+        link.known_reason = self._reasons.get(number, "")
         self._dialed[number] = link
         self._open.add(link)
         self._start(link, self._connect(link, member.address))
@@ -345,6 +347,7 @@ class Links:
             del self._dialed[number]
             failures = 1 if link.was_ready else self._failures.get(number, 0) + 1
             self._failures[number] = failures
+            self._reasons[number] = "" if link.was_ready else link.reason
             self._not_before[number] = self._node.clock() + REDIAL.delay(failures)
 
     def _tick(self) -> None:

@@ -508,6 +508,57 @@ def test_a_directory_with_another_nodes_view(computers: tuple[Computer, Computer
     assert "the view has no member with the certificate of this node" in err
 
 
+# -- peers or etcd
+
+ETCD = 'etcd = ["http://127.0.0.1:1"]'
+
+
+def with_etcd(computer: Computer) -> None:
+    text = computer.config.read_text()
+    computer.config.write_text(f"{text[: text.index('peers')]}{ETCD}\n")
+
+
+def test_no_node_is_removed_without_etcd(computers: tuple[Computer, Computer]) -> None:
+    code, _, err = computers[0].run("remove", "2")
+    assert code == EX_CONFIG
+    assert "cluster.etcd is missing: without etcd, a node that joins" in err
+
+
+def test_a_node_that_joins_must_know_of_etcd(
+    computers: tuple[Computer, Computer], serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = computers
+    monkeypatch.setattr(DirectProposals, "compares", True)
+    code, _, err = two.run("join", make_token(one))
+    assert code == EX_CONFIG
+    assert "cluster.etcd is missing: the cluster of this token has its view in etcd" in err
+    monkeypatch.undo()
+    with_etcd(two)
+    code, _, err = two.run("join", make_token(one))
+    assert code == EX_CONFIG
+    assert "cluster.etcd: the cluster of this token has no etcd" in err
+    assert not (two.directory / identity.VIEW).exists()
+
+
+def test_init_needs_an_etcd_that_answers(computers: tuple[Computer, Computer]) -> None:
+    with_etcd(computers[0])
+    code, _, err = computers[0].run("init")
+    assert code != EX_OK
+    assert "etcd does not answer" in err
+    assert not (computers[0].directory / identity.VIEW).exists()
+
+
+def test_what_needs_the_directory_process_tells_that_it_is_away(
+    computers: tuple[Computer, Computer],
+) -> None:
+    one = computers[0]
+    one.run("init")
+    with_etcd(one)
+    assert "the directory process cannot be asked" in one.facts("status")["etcd"]["reason"]
+    code, _, err = one.run("remove", "2")
+    assert (code, "the directory process cannot be asked" in err) == (EX_PROTOCOL, True)
+
+
 # -- alone
 
 

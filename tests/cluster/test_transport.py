@@ -232,6 +232,7 @@ def test_attempts_become_rarer_up_to_two_seconds(two: Two) -> None:
     assert waits == sorted(waits)
     assert waits[0] < 0.3
     assert waits[-1] == 2.0
+    assert len(two.a.lines) == 1  # the same reason is reported once
 
 
 def test_a_member_that_dials_us_is_dialed_at_once(two: Two) -> None:
