@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
@@ -32,20 +32,12 @@ from metad.users.account import (
 )
 from metad.users.database import UserDatabase
 from metad.users.directory_users import put_position, read_position
-from metad.users.lmdb_env import ID, KINDS, LOST, put_postmaster
+from metad.users.lmdb_env import ID, KINDS, LOST, MAX_KEY, put_postmaster
 from metad.users.lookup import alias_name, found_account
-from metad.users.rows import Position, Row
+from metad.users.rows import Content, Position, Row
 
 # Rows of a reload that are kept until they are entered in one transaction; above, in several.
 MOST_PENDING = 20_000
-
-
-class Content(NamedTuple):
-    """The row of an address, read."""
-
-    number: int
-    record: dict[str, Any]
-    members: tuple[str, ...]
 
 
 class MirroredUsers(UserDatabase):
@@ -147,7 +139,8 @@ class MirroredUsers(UserDatabase):
     def same(self, txn: Any, key: bytes, value: bytes) -> bool:
         """Whether a row says what is here already."""
         if key.startswith(rows.ROW):
-            return self._same_row(txn, rows.row_address(key), Content(*rows.read_row(value)))
+            address = rows.row_address(key)
+            return self._same_row(txn, address, rows.read_row(address, value))
         if key.startswith(rows.REMOVED):
             number = ID.pack(rows.read_number(key.removeprefix(rows.REMOVED)))
             return txn.get(number, db=self._removed) is not None
@@ -166,8 +159,6 @@ class MirroredUsers(UserDatabase):
     def enter_account(self, txn: Any, address: bytes, content: Content) -> str:
         """Why not, or ""."""
         number, record, _ = content
-        if record["address"].encode() != address:
-            return f"the row of {address.decode()} is of {record['address']}"
         if txn.get(ID.pack(number), db=self._removed) is not None:
             return f"{record['address']}, mailbox {number}, was removed here and is in etcd"
         raw = txn.get(ID.pack(number), db=self._accounts)
@@ -235,7 +226,7 @@ class MirroredUsers(UserDatabase):
         if key == rows.NEXT:
             known = ID.unpack(txn.get(b"next", db=self._meta))[0]
             txn.put(b"next", ID.pack(max(known, rows.read_number(value))), db=self._meta)
-        elif key == rows.SECRET:
+        elif key == rows.SECRET and len(value) == len(self._secret):
             txn.put(b"secret", value, db=self._meta)
 
     def missing(self, txn: Any, address: bytes) -> Account | bytes | None:
@@ -272,7 +263,7 @@ class Entering:
     def _enter(self, key: bytes, value: bytes) -> None:
         if key.startswith(rows.ROW):
             address = rows.row_address(key)
-            content = Content(*rows.read_row(value))
+            content = rows.read_row(address, value)
             if content.number:
                 wrong = self._users.enter_account(self._txn, address, content)
                 self.wrong += [wrong] if wrong else []
@@ -280,10 +271,11 @@ class Entering:
                 self._users.enter_alias(self._txn, address, content.members)
                 self._aliases.append(address)
         elif key.startswith(rows.REMOVED_ALIAS):
-            self._users.enter_removed_alias(self._txn, key.removeprefix(rows.REMOVED_ALIAS))
+            address = rows.checked_address(key.removeprefix(rows.REMOVED_ALIAS))
+            self._users.enter_removed_alias(self._txn, address)
         elif key.startswith(rows.REMOVED):
             number = rows.read_number(key.removeprefix(rows.REMOVED))
-            self._users.enter_removed(self._txn, number, value)
+            self._users.enter_removed(self._txn, number, rows.read_tombstone(value))
         else:
             self._users.enter_meta(self._txn, key, value)
 
@@ -291,7 +283,8 @@ class Entering:
         """Rows that were deleted: with a reason, which is here by now, or without."""
         for key in keys:
             address = rows.row_address(key) if key.startswith(rows.ROW) else b""
-            if address and self._users.missing(self._txn, address) is not None:
+            is_there = 0 < len(address) <= MAX_KEY
+            if is_there and self._users.missing(self._txn, address) is not None:
                 self.wrong.append(f"{address.decode()} is missing in etcd, and stays here")
 
     def link(self) -> None:

@@ -23,13 +23,22 @@ Rules of this file:
 
 from __future__ import annotations
 
+import struct
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgpack
 
 from metad.errors import ClusterError, DataError
-from metad.users.account import unpack_record
+from metad.users import login_kinds
+from metad.users.account import (
+    MAX_ID,
+    checked_policy,
+    from_record,
+    pack_entry,
+    unpack_record,
+)  # fmt: skip
+from metad.users.lmdb_env import MAX_KEY
 
 # In the order in which they must be entered, which is etcd's.
 REMOVED_ALIAS, REMOVED, ROW = b"removed-alias/", b"removed/", b"row/"
@@ -57,6 +66,14 @@ class Position(NamedTuple):
 
     identity: str = ""
     revision: int = 0
+
+
+class Content(NamedTuple):
+    """The row of an address: an account, or with number 0 an alias."""
+
+    number: int
+    record: dict[str, Any]
+    members: tuple[str, ...]
 
 
 class Change(NamedTuple):
@@ -107,21 +124,55 @@ def alias_row(members: tuple[str, ...]) -> bytes:
     return packed
 
 
-def read_row(value: bytes) -> tuple[int, dict[str, Any], tuple[str, ...]]:
-    """Number and record of an account, or 0, nothing and the members of an alias.
+def read_row(address: bytes, value: bytes) -> Content:
+    """Raises DataError: what the database could not store is left out."""
+    content = _content(value)
+    for one in (address, *(member.encode() for member in content.members)):
+        checked_address(one)
+    if content.number:
+        check_record(content.number, content.record)
+        if content.record["address"].encode() != address:
+            raise DataError("etcd holds an account under another address")
+    return content
 
-    Raises DataError.
-    """
+
+def checked_address(address: bytes) -> bytes:
+    """Raises DataError if it is no key of the database."""
+    if not 0 < len(address) <= MAX_KEY:
+        raise DataError("etcd holds an address of impossible length")
+    return address
+
+
+def check_record(number: int, record: dict[str, Any]) -> None:
+    """Raises DataError if it does not fit in the database."""
+    try:
+        account = from_record(number, record)
+        checked_policy(account.policy)
+        pack_entry(account)
+        login_kinds.kind_of(record)
+    except (TypeError, ValueError, KeyError, AttributeError, struct.error):
+        raise DataError("etcd holds an account that cannot be read") from None
+
+
+def read_tombstone(value: bytes) -> bytes:
+    """Raises DataError."""
+    record = unpack_record(value)
+    if not isinstance(record.get("address"), str) or not isinstance(record.get("time"), int):
+        raise DataError("etcd holds a removed user that cannot be read")
+    return value
+
+
+def _content(value: bytes) -> Content:
     try:
         number, content = msgpack.unpackb(value, use_list=False)
     except (ValueError, TypeError, msgpack.UnpackException):
         number, content = -1, None
-    if isinstance(number, int) and number > 0 and isinstance(content, bytes):
+    if isinstance(number, int) and 0 < number <= MAX_ID and isinstance(content, bytes):
         record = unpack_record(content)
         if isinstance(record.get("address"), str):
-            return number, record, ()
-    elif number == 0 and isinstance(content, tuple) and all(isinstance(o, str) for o in content):
-        return 0, {}, content
+            return Content(number, record, ())
+    elif number == 0 and _are_members(content):
+        return Content(0, {}, content)
     raise DataError("etcd holds a row of users that cannot be read")
 
 
@@ -129,8 +180,12 @@ def removed_key(number: int) -> bytes:
     return REMOVED + b"%010d" % number
 
 
+def _are_members(content: Any) -> bool:
+    return isinstance(content, tuple) and bool(content) and all(isinstance(o, str) for o in content)
+
+
 def read_number(text: bytes) -> int:
     """Raises DataError."""
-    if not text.isdigit() or len(text) > 20:
-        raise DataError("etcd holds a row of users that cannot be read")
+    if not text.isdigit() or len(text) > 10 or int(text) > MAX_ID + 1:
+        raise DataError("etcd holds a mailbox number that cannot be read")
     return int(text)

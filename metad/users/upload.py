@@ -21,13 +21,15 @@ from metad.cluster.directory_keys import Identity, Keys
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import EtcdError, Json
 from metad.errors import ClusterError
+from metad.system.backoff import Backoff
 from metad.users import etcd_rows, rows
 from metad.users.mirrored import MirroredUsers
 
 ROWS: Final = 100
 # Transactions at once, and attempts of each: to write a row again does no harm.
-AT_ONCE: Final = 16
-TRIES: Final = 3
+AT_ONCE: Final = 8
+TRIES: Final = 12
+AGAIN: Final = Backoff(0.2, 5.0)
 
 
 class Upload:
@@ -83,13 +85,12 @@ def _puts(prefix: str, piece: list[tuple[bytes, bytes]]) -> list[Json]:
 
 async def _write(etcd: Etcd, requests: list[Json]) -> int:
     """Raises EtcdError."""
-    for attempt in range(TRIES):
+    for failures in range(1, TRIES):
         try:
             return (await etcd.transact([], requests)).revision
         except EtcdError:
-            if attempt == TRIES - 1:
-                raise
-    raise AssertionError
+            await asyncio.sleep(AGAIN.delay(failures))
+    return (await etcd.transact([], requests)).revision
 
 
 async def _delete(etcd: Etcd, key: str) -> None:

@@ -14,7 +14,7 @@ from metad.users.account import Policy, pack_record
 from metad.users.database import UserDatabase
 from metad.users.mirrored import MirroredUsers
 from metad.users.rows import Position, Row
-from tests.support.sizes import SEED
+from tests.support.sizes import SEED, scaled
 from tests.support.user_rows import Node, RowStore, account_of, everything
 
 ANN, BOB, CAT = "ann@example.test", "bob@example.test", "cat@example.test"
@@ -147,6 +147,44 @@ def test_a_row_that_cannot_be_read_is_left_out(node: Node, store: RowStore, row:
     node.reload()
     assert len(node.wrong) == 2
     assert everything(node.users) == before
+
+
+def test_rows_of_random_bytes_do_no_harm(node: Node, store: RowStore) -> None:
+    choose = random.Random(SEED)
+    store.write(account_of(3, CAT), alias_of(LIST, CAT), *BASICS)
+    node.reload()
+    good = [account_of(4, ANN, quota=1, scram=[4096, b"s", b"k", b"v"]), alias_of(BOB, CAT)]
+    good += [removed(9, ANN), (rows.NEXT, b"12"), (rows.SECRET, b"s" * 32)]
+    bad_record = pack_record({"address": ANN, "quota": "x", "expiry": 1 << 63})
+    strange: list[Row] = [
+        (rows.row_key(ANN.encode()), rows.account_row(5, bad_record)),
+        (rows.ROW, good[0][1]),
+        (rows.ROW + b"00/" + b"x" * 600, good[1][1]),
+        (rows.row_key(ANN.encode()), rows.alias_row(("x" * 600,))),
+        (rows.row_key(ANN.encode()), rows.alias_row(("",))),
+        (rows.REMOVED_ALIAS, b""),
+        (rows.REMOVED_ALIAS + b"x" * 600, b""),
+        (rows.NEXT, b"9" * 15),
+        (rows.SECRET, b"s" * 65),
+    ]
+    for _ in range(scaled(300)):
+        key, value = choose.choice(good)
+        octets = bytearray(value or b"")
+        octets[choose.randrange(len(octets))] = choose.randrange(256)
+        strange.append((key, bytes(octets[: choose.randrange(len(octets)) + 1])))
+    for row in strange:
+        store.write(row)
+        node.catch_up()
+        store.write((row[0], None))
+        node.catch_up()
+        store.write(row)
+        node.mirror.follow(empty=False)
+        node.reload()
+        assert node.users.resolve(CAT).id == 3
+        assert len(list(node.users.accounts())) <= 4
+        assert len(list(node.users.removed())) <= 1
+        assert node.users.imitate_check("unknown@example.test", b"x") is None
+    assert node.wrong
 
 
 def test_an_address_may_go_from_one_account_to_another(node: Node, store: RowStore) -> None:
