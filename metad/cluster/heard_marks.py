@@ -8,13 +8,15 @@ Rules of this file:
   one disk the one that is heard first is the member, and the other is refused.
 * What was told later in a run is durable within some seconds.  A node that forgets it in a crash
   walks at its start, and sends what the others lack.
+* A file that is damaged counts as none, and is written again: this node has then forgotten what
+  others told, which costs no mail while their disks are not old.
 * Nothing goes back but the vector: a run that begins may be rebuilt, and tells all of it again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -39,8 +41,9 @@ class Member(NamedTuple):
 class HeardMarks:
     """The file, as one process uses it."""
 
-    def __init__(self, osio: Osio, path: str) -> None:
+    def __init__(self, osio: Osio, path: str, report: Callable[[str], None]) -> None:
         self._osio = osio
+        self._report = report
         self._path = path
         self._kept: dict[int, Member] = {}  # what this process stored last
 
@@ -93,7 +96,8 @@ class HeardMarks:
             rows: Any = msgpack.unpackb(data, strict_map_key=False, use_list=False)
             return {int(number): _unpack(*row) for number, row in rows.items()}
         except (ClusterError, ValueError, TypeError, AttributeError, msgpack.UnpackException):
-            raise ClusterError(f"{self._path}: damaged") from None
+            self._report(f"warning: {self._path}: damaged; it is written again")
+            return {}
 
     def _write(self, members: Mapping[int, Member]) -> None:
         rows = {

@@ -1,13 +1,14 @@
 """This node's own marks on its disk, and whether it knows itself to be an old copy.
 
     DATA/cluster/told      starts, beat and runs (metad.cluster.marks)
-    DATA/logs/told         token and beat once more, so that neither directory is exchanged alone
+    DATA/logs/told         the same, so that neither directory is exchanged alone
     DATA/cluster/refused   why this node takes part no more, once it has learned that
 
 Rules of this file:
 
 * DATA/logs/told is durable first, then DATA/cluster/told, then the beat is told.  So the first is
   at most one beat ahead, whenever the node is killed or loses its power.
+* If one of the two cannot be read, the other is believed: a bad sector is no old disk.
 * The first process of a hub begins the run; a cell tells the others.
 * Only the process whose run is the newest on this disk believes that the disk is old.  One that is
   left over from the run before does not know better.
@@ -16,8 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,15 +28,22 @@ from metad.system.osio import Osio, read_file, write_file
 
 TOLD, REFUSED = "told", "refused"
 REMEDY = "empty it and join again"
-_BESIDE = struct.Struct(">8sQ")
 _BEAT, _REFUSED = range(2)
 
 
 class OwnMarks:
     """As one process sees them.  `cells`: the beat, and 1 if this node is refused."""
 
-    def __init__(self, osio: Osio, cluster: Path, logs: str, cells: memoryview) -> None:
+    def __init__(
+        self,
+        osio: Osio,
+        cluster: Path,
+        logs: str,
+        cells: memoryview,
+        report: Callable[[str], None],
+    ) -> None:
         self._osio = osio
+        self._report = report
         self._told_path = str(cluster / TOLD)
         self._refused_path = str(cluster / REFUSED)
         self._beside_path = os.path.join(logs, TOLD)
@@ -50,12 +57,12 @@ class OwnMarks:
         Returns why this node cannot take part; "" if it can.  Raises ClusterError, OSError.
         """
         with self._locked():
-            told = self._read()
             if self._cells[_BEAT]:
+                told = self._read(self._told_path)
                 if told is None:
                     raise ClusterError(f"{self._told_path} is missing")
             else:
-                self._judge_parts(told)
+                told = self._judged()
                 told = told.begun(token) if told is not None else marks.first(token)
                 self._write(told)
             self._told = told
@@ -107,41 +114,44 @@ class OwnMarks:
 
     # -- files
 
-    def _judge_parts(self, told: Told | None) -> None:
-        """Whether DATA/logs and DATA/cluster are of one time."""
+    def _judged(self) -> Told | None:
+        """What was told last, None if nothing was.  Refuses this node if DATA/logs and
+        DATA/cluster are not of one time."""
         if self._is_there(self._refused_path):
             self._cells[_REFUSED] = 1
-            return
-        if told is None:
-            return
-        beat = self._beat_beside()
-        if beat < told.beat:
-            self.refuse(f"this node's logs are older than it told other nodes; {REMEDY}")
-        elif beat > told.beat + 1:
-            self.refuse(f"this node's view is older than its logs; {REMEDY}")
-
-    def _beat_beside(self) -> int:
         try:
-            return int(_BESIDE.unpack(read_file(self._osio, self._beside_path))[1])
-        except FileNotFoundError:
-            return 0
-        except struct.error:
-            raise ClusterError(f"{self._beside_path}: damaged") from None
+            told = self._read(self._told_path)
+        except (ClusterError, OSError) as error:
+            self._report(f"warning: {error}; {self._beside_path} is used")
+            return self._read(self._beside_path)
+        try:
+            beside = self._read(self._beside_path)
+        except (ClusterError, OSError) as error:
+            self._report(f"warning: {error}; it is written again")
+            return told
+        if told is None or self._cells[_REFUSED]:
+            return told or beside
+        if beside is None or beside.beat < told.beat:
+            self.refuse(f"this node's logs are older than it told other nodes; {REMEDY}")
+        elif beside.beat > told.beat + 1:
+            self.refuse(f"this node's view is older than its logs; {REMEDY}")
+        return told
 
     def _is_newest(self) -> bool:
-        told = self._read()
+        told = self._read(self._told_path)
         return told is not None and told.runs[0].token == self.token
 
-    def _read(self) -> Told | None:
+    def _read(self, path: str) -> Told | None:
+        """None: there is none.  Raises ClusterError if it is damaged, and OSError."""
         try:
-            return marks.unpack_told(read_file(self._osio, self._told_path))
+            return marks.unpack_told(read_file(self._osio, path))
         except FileNotFoundError:
             return None
         except ClusterError:
-            raise ClusterError(f"{self._told_path}: damaged") from None
+            raise ClusterError(f"{path}: damaged") from None
 
     def _write(self, told: Told) -> None:
-        write_file(self._osio, self._beside_path, _BESIDE.pack(told.runs[0].token, told.beat))
+        write_file(self._osio, self._beside_path, told.pack())
         write_file(self._osio, self._told_path, told.pack())
         self._cells[_BEAT] = told.beat
 

@@ -35,8 +35,9 @@ class MemberMarks:
         self._report = context.report
         self._is_first = context.row[Cell.SLOT] == FIRST_SLOT
         self._groups = context.area.column(Cell.GROUPS)
-        self._own = OwnMarks(log.osio, place, log.store.logs, context.area.marks_cells)
-        self._heard = HeardMarks(log.osio, str(place / HEARD))
+        cells, report = context.area.marks_cells, context.report
+        self._own = OwnMarks(log.osio, place, log.store.logs, cells, report)
+        self._heard = HeardMarks(log.osio, str(place / HEARD), report)
         self.disks = OldDisks(log.store.node, self._own, self._heard, context.report)
         self._written = 0  # groups of commits, of all workers, when the last beat was counted
         self._is_busy = False

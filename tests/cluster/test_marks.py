@@ -37,7 +37,7 @@ class Hub:
         """A run begins; why the node takes no part."""
         self.cells = memoryview(bytearray(16)).cast("Q")
         self.own = self.process()
-        self.heard = HeardMarks(self.osio, str(self.cluster / "heard"))
+        self.heard = HeardMarks(self.osio, str(self.cluster / "heard"), self.lines.append)
         number = int(self.place.name)
         refusal = self.own.begin(next(_tokens).to_bytes(8, "big"))
         self.disks = OldDisks(number, self.own, self.heard, self.lines.append)
@@ -45,7 +45,7 @@ class Hub:
 
     def process(self) -> OwnMarks:
         """A process of the hub."""
-        return OwnMarks(self.osio, self.cluster, str(self.logs), self.cells)
+        return OwnMarks(self.osio, self.cluster, str(self.logs), self.cells, self.lines.append)
 
     def copy(self, to: Path) -> None:
         shutil.copytree(self.place, to, dirs_exist_ok=True)
@@ -244,12 +244,40 @@ def test_members_that_are_gone_are_forgotten_and_marks_never_go_back(two: tuple[
 
 
 @pytest.mark.parametrize("name", ["cluster/told", "logs/told", "cluster/heard"])
-def test_a_damaged_file_is_named(two: tuple[Hub, Hub], name: str) -> None:
+def test_a_damaged_file_is_no_old_disk(two: tuple[Hub, Hub], name: str) -> None:
     a, b = two
+    a.own.beat()
+    b.heard.keep({1: Member(a.own.told().last)}, [1, 2])
     (a.place / name).write_bytes(b"\xc1")
-    with pytest.raises(ClusterError, match=f"{name}: damaged"):
+    assert a.start() == ""
+    assert meet(a, b) == (None, None)
+    assert f"{name}: damaged" in a.lines[0]
+    assert a.start() == ""
+    assert meet(a, b) == (None, None)
+    assert len(a.lines) <= 2
+
+
+def test_a_file_that_cannot_be_read_is_no_old_disk(two: tuple[Hub, Hub], tmp_path: Path) -> None:
+    a, b = two
+    a.osio = KitOsio(str(tmp_path), faults=Faults("pread", 1, only="cluster/told"))
+    assert a.start() == ""
+    assert meet(a, b) == (None, None)
+    assert "Input/output error" in a.lines[0]
+
+
+def test_a_file_that_is_gone_is_made_from_the_other(two: tuple[Hub, Hub]) -> None:
+    a, b = two
+    (a.cluster / "told").unlink()
+    assert a.start() == ""
+    assert meet(a, b) == (None, None)
+
+
+def test_both_files_damaged_is_an_error(two: tuple[Hub, Hub]) -> None:
+    a, _ = two
+    for name in ("cluster/told", "logs/told"):
+        (a.place / name).write_bytes(b"\xc1")
+    with pytest.raises(ClusterError, match="logs/told: damaged"):
         a.start()
-        meet(a, b)
 
 
 def test_what_is_not_a_mark_is_refused() -> None:
