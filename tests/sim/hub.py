@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,18 @@ class Hub:
             self.cluster_disk = Disk(state)
         self.boots += 1
 
+    def copy_disk(self, to: Path) -> None:
+        """A snapshot of a machine that is off."""
+        shutil.copytree(self.data, to)
+
+    def restore_disk(self, copy: Path) -> None:
+        """The machine, which is off, gets the disk of that day."""
+        shutil.rmtree(self.data)
+        shutil.copytree(copy, self.data)
+        self.disk = Disk(_files(Path(self.store.logs)))
+        self.cluster_disk = Disk(_files(self.data / "cluster"))
+        self.boots += 1
+
     def ended(self, process: Process) -> None:
         self.processes.remove(process)
         if self.master is not None and process is not self.master:
@@ -186,6 +199,10 @@ class Hub:
 
     def index_is_suspect(self) -> bool:
         return index_state.suspicion(Osio(), self.store.index) is not None
+
+
+def _files(place: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(place.iterdir()) if path.is_file()}
 
 
 class NodeClock(FakeClock):

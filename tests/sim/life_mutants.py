@@ -76,6 +76,11 @@ MUTANTS = (
         (LINK + "_finish", "waiting.epoch == epoch == self._node.current_view().epoch",
          "epoch is not None"),
     )),
+    # -- old disks
+    LifeMutant("old-disk-serves", lives.old_disk.__name__, (
+        ("metad.cluster.own_marks:OwnMarks.is_behind", "and self._is_newest()", "and False"),
+        ("metad.cluster.old_disks:OldDisks.fault", "if theirs.told and not", "if False and not"),
+    )),
     # -- rule Absent
     LifeMutant("absent-unleased", lives.back_in_the_last_moment.__name__, (
         ("metad.cluster.directory:Directory._compare_and_swap", "in leaving(old, view)", "in ()"),

@@ -207,6 +207,29 @@ def back_in_the_last_moment(stage: Stage) -> None:
     stage.look(2, 1)
 
 
+# -- old disks
+
+
+def old_disk(stage: Stage) -> None:
+    """Node 3 gets a disk from before a message that only node 1 has besides; and that is off."""
+    node, box = stage.box_for(3, 1)
+    stage.put(node, box)
+    stage.kill(3)
+    copy = stage.copy_disk(3)
+    stage.start(3)
+    stage.wait(2.0)
+    stage.put(node, box)
+    stage.wait(15.0)  # the others have heard of the state of its disk
+    stage.kill(3)
+    stage.restore_disk(3, copy)
+    stage.kill(1)
+    stage.start(3)
+    stage.wait(2.0)
+    stage.look(2, box)
+    stage.discard(3)
+    stage.start(1)
+
+
 # -- rule Enter
 
 
@@ -304,6 +327,7 @@ LIVES = {
         Life(fresh_word_of_an_old_epoch, _entering(1000, 1, 1000), 3),
         Life(epoch_changes_under_a_listing, _entering(1000, 1, 1000), 3),
         Life(listing_under_way_to_a_new_epoch, _entering(1000, 1, 1000), 3),
+        Life(old_disk, THREE, 3),
         Life(return_unseen, make_view(
             make_member(1, weight=1000), make_member(2, weight=1), make_member(3, weight=1000)
         ), 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from metad.cluster.view import Member, State, View
@@ -130,6 +131,23 @@ class Stage:
     def start(self, number: int) -> None:
         self._clients.sim.note(f"node {number} is on")
         self._clients.start(self.hub(number))
+
+    def copy_disk(self, number: int) -> Path:
+        """Of a node that is off."""
+        hub = self.hub(number)
+        copy = hub.data.with_name(f"copy-of-{number}")
+        hub.copy_disk(copy)
+        return copy
+
+    def restore_disk(self, number: int, copy: Path) -> None:
+        self._clients.sim.note(f"node {number} gets an old disk")
+        self.hub(number).restore_disk(copy)
+
+    def discard(self, number: int) -> None:
+        """It is switched off for good; the others go on without it."""
+        self.kill(number)
+        hub = self.hub(number)
+        hub.is_member, hub.is_lost = False, True
 
     def isolate(self, number: int, *others: int) -> None:
         """From these; from all and etcd if there are none."""

@@ -19,7 +19,7 @@ from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
 COUNT = 50  # seeds of CI
-OF_THREE = 20  # 13 s of CPU
+OF_THREE = 12  # 8 s of CPU
 MUTANT_SEEDS = 100
 FIRST = (SEED - 1999) * 1_000_000
 JOBS = 2

@@ -17,7 +17,7 @@ from tests.support import power_campaign
 from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
-COUNT = 30  # seeds of CI: 20 s of CPU
+COUNT = 20  # seeds of CI: 20 s of CPU
 FIRST = (SEED - 1999) * 1_000_000
 JOBS = 2
 
