@@ -3,7 +3,7 @@
 Rules of this file:
 
 * One request and one reply are one line of JSON each: {"command": "stop", "now": false} and
-  {"ok": true, …} or {"ok": false, "error": "…", "exit_code": 64}.
+  {"ok": true, …} or {"ok": false, "error": "…", "remedy": "…", "exit_code": 64}.
 * The peer is the hub's owner or root, by SO_PEERCRED, and not a process of the hub itself: a
   compromised one must not reconfigure the hub.  Other connections are closed at once.
 * The hub's side never blocks: sockets are non-blocking, lines and clients are bounded, and a client
@@ -36,6 +36,7 @@ from metad.errors import (
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _READ = 64 * limits.KIB
 _SUN_PATH = 107
+_BUSY = "try again; if it happens again, the hub's log says why"
 
 
 def socket_path(data: Path) -> Path:
@@ -119,7 +120,8 @@ class Connection:
 
     def reply_error(self, error: MetadError) -> None:
         """Queue an error; the command exits with its text and exit code."""
-        self._send({"ok": False, "error": str(error), "exit_code": error.exit_code})
+        facts = {"error": str(error), "remedy": error.remedy, "exit_code": error.exit_code}
+        self._send({"ok": False} | facts)
 
     def flush(self) -> None:
         """Send as much as possible without waiting."""
@@ -182,7 +184,7 @@ class ControlServer:
             self._listen()
         except OSError as error:
             self._sock.close()
-            raise OsError(f"{path}: {error.strerror or error}") from None
+            raise OsError.of(error, path) from None
 
     def _listen(self) -> None:
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -268,13 +270,17 @@ class Client:
             self._connect(socket_path(data))
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             self._sock.close()
-            raise UnavailableError(f"no hub is running on {data}") from None
+            raise UnavailableError(
+                f"no hub is running on {data}", remedy="metad start starts it"
+            ) from None
         except PermissionError:
             self._sock.close()
             raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
         except OSError as error:
             self._sock.close()
-            raise UnavailableError(f"the hub on {data} does not answer: {error}") from None
+            raise UnavailableError(
+                f"the hub on {data} does not answer: {error}", remedy=_BUSY
+            ) from None
         self._input = bytearray()
 
     def _connect(self, path: Path) -> None:
@@ -296,12 +302,17 @@ class Client:
             self._sock.sendall(line)
             answer = self._line(deadline)
         except TimeoutError:
-            raise UnavailableError("the hub does not answer") from None
+            raise UnavailableError("the hub does not answer", remedy=_BUSY) from None
         except OSError as error:
-            raise UnavailableError(f"the hub closed the connection: {error.strerror}") from None
+            raise UnavailableError(
+                f"the hub closed the connection: {error.strerror}", remedy=_BUSY
+            ) from None
         reply = _decoded(answer)
         if reply is None:
-            raise UnavailableError("the hub sent an unintelligible reply")
+            raise UnavailableError(
+                "the hub sent an unintelligible reply",
+                remedy="metad reload executes the installed release",
+            )
         if not reply.get("ok"):
             raise _refusal(reply)
         return reply
@@ -332,7 +343,9 @@ class Client:
             self._sock.settimeout(left)
             data = self._receive()
             if not data or len(self._input) > limits.CONTROL_REPLY:
-                raise UnavailableError("the hub closed the connection without a reply")
+                raise UnavailableError(
+                    "the hub closed the connection without a reply", remedy=_BUSY
+                )
             self._input += data
         line, _, rest = bytes(self._input).partition(b"\n")
         self._input = bytearray(rest)
@@ -348,7 +361,8 @@ def request(
 
 
 def _refusal(reply: dict[str, Any]) -> MetadError:
-    error = MetadError(str(reply.get("error", "the hub refused")))
+    text, remedy = reply.get("error", "the hub refused"), reply.get("remedy", "")
+    error = MetadError(str(text), remedy=str(remedy))
     code = reply.get("exit_code")
     if isinstance(code, int) and 0 < code < 256:
         error.exit_code = code

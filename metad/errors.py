@@ -4,13 +4,22 @@ Rules of this file:
 
 * Every error that can reach a client carries its SMTP reply and its POP3 response.
 * `ours`: True if the hub is at fault (disk, index), False if the client is.
-* Every error that can end a command carries its exit code (sysexits.h).
+* Every error that can end a command carries its exit code (sysexits.h), and says three things in
+  one line: where and what went wrong (its text), and what to do next (its `remedy`):
+
+      metad: fatal: /srv/mail: no such data directory (metad user add makes it)
+
+  A remedy names a command, an option, a setting, or what must be changed.  A class may have a
+  general one, the code that raises an error a better one.
 
 Reply codes: RFC 5321 section 4.2; enhanced codes: RFC 3463; POP3 response codes: RFC 2449
 section 8 and RFC 3206.
 """
 
 from __future__ import annotations
+
+import errno
+from typing import Self
 
 EX_OK = 0
 EX_USAGE = 64
@@ -69,14 +78,67 @@ class QueuedReply(Reply):
         self.wire = b"250 2.0.0 Ok: queued as %b\r\n" % name.encode()
 
 
+# What to do about an error of the system.
+_REMEDIES = {
+    errno.EACCES: "run this as root or as the owner of the file",
+    errno.EPERM: "run this as root or as the owner of the file",
+    errno.ENOENT: "give a path that exists",
+    errno.ENOTDIR: "give a path below directories",
+    errno.EISDIR: "give a file, not a directory",
+    errno.EEXIST: "give a path that does not exist",
+    errno.ENOTEMPTY: "give a directory that is empty",
+    errno.ELOOP: "it is a symbolic link: name its target",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENOSPC: "free some space on this disk: df shows it",
+    errno.EDQUOT: "free some space: this user's share of the disk is used up",
+    errno.EFBIG: "raise the limit of the size of files: ulimit -f",
+    errno.EROFS: "mount it for writing, or give another path",
+    errno.EIO: "the disk may be failing: dmesg shows it",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.ENFILE: "raise the system's limit of open files: sysctl fs.file-max",
+    errno.ENOMEM: "free some memory: free shows it",
+    errno.EAGAIN: "raise the limit of processes: ulimit -u",
+    errno.EADDRINUSE: "ss -ltnp shows what has it: end that, or set another address",
+    errno.EADDRNOTAVAIL: "set an address of this machine: ip address shows them",
+    errno.ECONNREFUSED: "start the server, or correct its address",
+    errno.ETIMEDOUT: "see whether the server and the network work",
+    errno.EHOSTUNREACH: "see whether the server and the network work",
+    errno.ENETUNREACH: "see whether the server and the network work",
+}
+_UNKNOWN = "metad doctor examines the machine"
+
+
+def remedy_for(error: OSError) -> str:
+    """What to do about an error of the system."""
+    return _REMEDIES.get(error.errno or 0, _UNKNOWN)
+
+
 class MetadError(Exception):
-    """The root.  `str()` is one line for a log or a terminal."""
+    """The root.  `str()` says what went wrong, `remedy` what to do next; `line` is both."""
 
     exit_code = EX_SOFTWARE
     ours = True
+    remedy = ""
+
+    def __init__(self, text: object = "", *, remedy: str = "") -> None:
+        super().__init__(text)
+        if remedy:
+            self.remedy = remedy
+
+    @classmethod
+    def of(cls, error: OSError, place: object) -> Self:
+        """An error of the system at `place`, with its remedy."""
+        return cls(f"{place}: {error.strerror or error}", remedy=remedy_for(error))
+
+    @property
+    def line(self) -> str:
+        """One line for a log or a terminal."""
+        return f"{self} ({self.remedy})" if self.remedy else str(self)
 
 
 class UsageError(MetadError):
+    """Bad arguments.  Without a remedy of its own, the command adds its --help."""
+
     exit_code = EX_USAGE
     ours = False
 
@@ -86,10 +148,11 @@ class ConfigError(MetadError):
 
     exit_code = EX_CONFIG
     ours = False
+    remedy = "metad.toml(5) describes every setting"
 
 
 class DataError(MetadError):
-    """Bad data, stored or given (exit 65)."""
+    """Bad data, stored or given (exit 65).  Its text says what good data is, or it has a remedy."""
 
     exit_code = EX_DATAERR
 
@@ -97,24 +160,28 @@ class DataError(MetadError):
 class NotPermittedError(MetadError):
     exit_code = EX_NOPERM
     ours = False
+    remedy = "run this as root or as the owner of the data directory"
 
 
 class UnavailableError(MetadError):
     """A service is unavailable: no hub is running, or one is running already (exit 69)."""
 
     exit_code = EX_UNAVAILABLE
+    remedy = "metad status shows whether a hub is running"
 
 
 class TemporaryError(MetadError):
     """Not possible now; a retry may succeed (exit 75)."""
 
     exit_code = EX_TEMPFAIL
+    remedy = "try again later"
 
 
 class OsError(MetadError):
     """A system error: a port in use, no memory, no permission (exit 71)."""
 
     exit_code = EX_OSERR
+    remedy = _UNKNOWN
 
 
 class CannotCreateError(MetadError):
@@ -124,12 +191,14 @@ class CannotCreateError(MetadError):
 class NoSuchUserError(MetadError):
     exit_code = EX_NOUSER
     ours = False
+    remedy = "metad user list shows those that exist"
 
 
 class ClusterError(MetadError):
     """What another node sent, or a file has, is not as the cluster's protocol wants it."""
 
     exit_code = EX_PROTOCOL
+    remedy = "metad cluster status shows the nodes and their releases"
 
 
 class RefusedError(MetadError):
@@ -141,6 +210,7 @@ class RefusedError(MetadError):
     smtp = Reply(451, "4.3.0", "Temporary failure")
     pop3 = "[SYS/TEMP] temporary failure"
     exit_code = EX_TEMPFAIL
+    remedy = "the hub's log says why"
 
 
 class UnknownUserError(RefusedError):
@@ -255,3 +325,4 @@ class DamagedError(RefusedError):
     log = 0
     pop3 = "[SYS/PERM] this message is damaged in the store"
     exit_code = EX_DATAERR
+    remedy = "metad fsck names everything that is damaged"

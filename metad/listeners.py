@@ -66,7 +66,10 @@ def bind_all(config: Config, passed: Sequence[Passed] = ()) -> list[Bound]:
         close_passed([one for one in left if one.name == OWN])
         left = [one for one in left if one.name != OWN]
         if left:
-            raise ConfigError(f"no [[listen]] table matches the {_describe(left[0])}")
+            raise ConfigError(
+                f"no [[listen]] table matches the {_describe(left[0])}",
+                remedy='name it by address = "fd:NAME", or disable its socket unit',
+            )
     except BaseException:
         close_all([one for one in bound if one.ours])
         raise
@@ -111,7 +114,9 @@ def bind(listener: Listener, slots: int) -> Bound:
         if listener.path is not None:
             return Bound(listener, (unix_socket(listener.path),))
         if listener.port is None:
-            raise ConfigError(f"no socket was passed for {listener.address}")
+            raise ConfigError(
+                f"no socket was passed for {listener.address}", remedy="enable its socket unit"
+            )
         return Bound(listener, tuple(sockets.bind_slots(listener.host, listener.port, slots)))
     except OSError as error:
         raise _cannot(listener, error) from None
@@ -172,7 +177,7 @@ def _describe(passed: Passed) -> str:
 
 
 def _cannot(listener: Listener, error: OSError) -> OsError:
-    return OsError(f"cannot listen on {listener.address}: {error.strerror or error}")
+    return OsError.of(error, f"cannot listen on {listener.address}")
 
 
 def unix_socket(path: str) -> socket.socket:

@@ -59,7 +59,7 @@ def bind(spec: Spec) -> int:
             for sock in sockets.bind_slots(host, port, spec.slots):
                 os.set_inheritable(sock.detach(), True)
         except OSError as error:
-            raise OsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+            raise OsError.of(error, f"cannot listen on {host}:{port}") from None
     return len(wanted)
 
 
@@ -143,7 +143,7 @@ def main(text: str) -> int:
         privileges.give_data_to(Path(spec.data), spec.user)
         return supervise(spec, count)
     except MetadError as error:
-        say(f"fatal: {error}")
+        say(f"fatal: {error.line}")
         return error.exit_code
 
 

@@ -2,8 +2,8 @@
 
 Rules of this file:
 
-* Bad input never causes a traceback: it causes one line on standard error, "metad: fatal: …", and
-  the exit code of the error (sysexits.h).
+* Bad input never causes a traceback: it causes one line on standard error, "metad: fatal: WHERE:
+  WHAT (WHAT TO DO NEXT)", and the exit code of the error (sysexits.h): see metad.errors.
 * A traceback (exit 70) means a bug in metad, and is shown in full.
 """
 
@@ -19,7 +19,16 @@ import click
 
 from metad import __version__
 from metad.cli.lazy import LazyGroup
-from metad.errors import EX_OK, EX_OSERR, EX_SOFTWARE, EX_USAGE, MetadError
+from metad.errors import (
+    EX_OK,
+    EX_OSERR,
+    EX_SOFTWARE,
+    EX_USAGE,
+    DataError,
+    MetadError,
+    UsageError,
+    remedy_for,
+)
 from metad.system.systemd import priority, to_journal
 
 COMPLETE = "_METAD_COMPLETE"
@@ -75,23 +84,26 @@ def version(as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code.  Bad arguments never raise."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+        code = _run(given)
         sys.stdout.flush()
     except MetadError as error:
-        return _fatal(str(error), error.exit_code)
+        if not error.remedy and isinstance(error, UsageError | DataError):
+            error.remedy = f"try {_path(given)} --help"
+        return _fatal(error.line, error.exit_code)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "metad"
         return _fatal(f"{_lower(error.format_message())} (try {where} --help)", EX_USAGE)
     except click.ClickException as error:
-        return _fatal(_lower(error.format_message()), EX_USAGE)
+        return _fatal(f"{_lower(error.format_message())} (try {_path(given)} --help)", EX_USAGE)
     except (click.Abort, KeyboardInterrupt):
         return EX_INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        return _fatal(f"{place}{error.strerror or error}", EX_OSERR)
+        return _fatal(f"{place}{error.strerror or error} ({remedy_for(error)})", EX_OSERR)
     except Exception:
         traceback.print_exc()
         return EX_SOFTWARE
@@ -107,6 +119,21 @@ def _run(arguments: list[str]) -> object:
             return command.invoke(context)
     except click.exceptions.Exit as ended:  # --help and --version
         return ended.exit_code
+
+
+def _path(arguments: Sequence[str]) -> str:
+    """The words that name the command: "metad user add"."""
+    found: click.Command = command
+    words = ["metad"]
+    for one in arguments:
+        inner = None
+        if isinstance(found, click.Group):
+            inner = found.get_command(click.Context(found), one)
+        if inner is None:
+            break
+        words.append(one)
+        found = inner
+    return " ".join(words)
 
 
 def _complete(instruction: str) -> int:

@@ -82,7 +82,7 @@ class Workers:
         self._data = data
         self.workers = _attach(data)
         if not self.workers:
-            raise UnavailableError("no worker is serving yet: try again in a moment")
+            raise UnavailableError("no worker is serving yet", remedy="try again in a moment")
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Workers:

@@ -12,10 +12,10 @@ import click
 import lmdb
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, become_owner, hub_options, json_option
+from metad.cli.context import HubLocation, become_owner, hub_options, json_option, no_data
 from metad.cli.progress import Progress
 from metad.config.checks import show_size
-from metad.errors import EX_DATAERR, CannotCreateError, OsError, UnavailableError
+from metad.errors import EX_DATAERR, CannotCreateError, OsError
 from metad.store.backup.backup import Backup, Done, restore
 from metad.store.identity import open_store
 from metad.system.directories import make_directory
@@ -98,7 +98,9 @@ def copy_users(users: Path, target: Path) -> None:
         finally:
             env.close()
     except lmdb.Error as error:
-        raise OsError(f"{users}: {error}") from None
+        raise OsError(
+            f"{users}: {error}", remedy="metad doctor examines the data directory"
+        ) from None
 
 
 def _make_for_owner(directory: Path, data: Path) -> None:
@@ -108,13 +110,13 @@ def _make_for_owner(directory: Path, data: Path) -> None:
     try:
         owner = os.stat(data)
     except OSError:
-        raise UnavailableError(f"{data}: no such data directory") from None
+        raise no_data(data) from None
     try:
         os.close(make_directory(directory, owner))
     except FileExistsError:
         return
     except OSError as error:
-        raise CannotCreateError(f"{directory}: {error.strerror}") from None
+        raise CannotCreateError.of(error, directory) from None
     Osio().fsync_directory(str(directory.parent))
 
 
@@ -122,7 +124,7 @@ def _must_be_empty(data: Path) -> None:
     if data.is_dir():
         become_owner(data)
         if os.listdir(data):
-            raise CannotCreateError(f"{data}: not empty; give a new directory with --data")
+            raise CannotCreateError(f"{data}: not empty", remedy="give a new directory with --data")
 
 
 class Steps(Progress):

@@ -108,7 +108,7 @@ def get(place: HubLocation, key: str, as_json: bool) -> None:
             text = "" if value is None else _plain(value)
             click.echo(json.dumps({"key": key, "value": value}) if as_json else text)
             return
-    raise UsageError(f"{key}: no such setting; metad config show --defaults lists them")
+    raise UsageError(f"{key}: no such setting", remedy="metad config show --defaults lists them")
 
 
 def _plain(value: Any) -> str:

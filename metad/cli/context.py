@@ -108,7 +108,7 @@ def become_owner(data: Path) -> None:
     try:
         found = os.stat(data)
     except (FileNotFoundError, NotADirectoryError):
-        raise UnavailableError(f"{data}: no such data directory") from None
+        raise no_data(data) from None
     except PermissionError:
         raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
     if found.st_uid == os.geteuid():
@@ -117,9 +117,15 @@ def become_owner(data: Path) -> None:
         return
     if os.geteuid() != 0:
         raise NotPermittedError(
-            f"{data} belongs to {user_name(found.st_uid)}: run this as that user or root"
+            f"{data} belongs to {user_name(found.st_uid)}", remedy="run this as that user or root"
         )
     _become(found.st_uid, found.st_gid)
+
+
+def no_data(data: Path) -> UnavailableError:
+    return UnavailableError(
+        f"{data}: no such data directory", remedy="name it by --data; metad user add makes one"
+    )
 
 
 def _refuse_users_path(data: Path) -> None:
@@ -131,7 +137,8 @@ def _refuse_users_path(data: Path) -> None:
         uid = os.lstat(path).st_uid
         if uid != 0:
             raise NotPermittedError(
-                f"{data} belongs to root, but {user_name(uid)} decides where {path} leads"
+                f"{data} belongs to root, but {user_name(uid)} decides where {path} leads",
+                remedy=f"give {path} to root, or the data directory to another user",
             )
 
 
@@ -149,7 +156,9 @@ def _become(uid: int, gid: int) -> None:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise NotPermittedError(f"cannot become {user_name(uid)}: {error.strerror}") from None
+        raise NotPermittedError(
+            f"cannot become {user_name(uid)}: {error.strerror}", remedy="run this as that user"
+        ) from None
 
 
 def make_data(data: Path, user: str | None) -> None:
@@ -168,7 +177,7 @@ def make_data(data: Path, user: str | None) -> None:
             osio.close(fd)
         osio.fsync_directory(str(data.parent))
     except OSError as error:
-        raise OsError(f"{error.filename or data}: {error.strerror}") from None
+        raise OsError.of(error, error.filename or data) from None
 
 
 def may_start(config: Config) -> None:
@@ -179,12 +188,15 @@ def may_start(config: Config) -> None:
     uid = os.geteuid()
     if uid == 0 and config.user is None:
         raise ConfigError(
-            f"{config.source or 'configuration'}: user: must be set when root starts the hub"
+            f"{config.source or 'configuration'}: user: must be set when root starts the hub",
+            remedy="set user to the system user that shall own the data",
         )
     if config.user is not None:
         wanted = system_user(config.user).pw_uid
         if uid not in (0, wanted):
-            raise NotPermittedError(f"the hub runs as {config.user}: run this as that user or root")
+            raise NotPermittedError(
+                f"the hub runs as {config.user}", remedy="run this as that user or root"
+            )
     if uid != 0 and config.data.exists():
         become_owner(config.data)
 
@@ -193,7 +205,9 @@ def system_user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise ConfigError(f"user: no such system user: {name}") from None
+        raise ConfigError(
+            f"user: no such system user: {name}", remedy=f"useradd --system {name}"
+        ) from None
 
 
 def user_name(uid: int) -> str:

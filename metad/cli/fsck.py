@@ -135,7 +135,9 @@ def rebuilding(work: Callable[[], object]) -> None:
     try:
         work()
     except lmdb.Error as error:
-        raise DataError(f"index: {error}") from None
+        raise DataError(
+            f"index: {error}", remedy="run metad store rebuild on a disk with space"
+        ) from None
 
 
 # -- the lock

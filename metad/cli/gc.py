@@ -58,7 +58,9 @@ def gc(place: HubLocation, full: bool, as_json: bool) -> None:
     else:
         _show(done)
     if done["failed"]:
-        raise OsError(f"logs that could not be collected: {done['failed']}; the hub's log says why")
+        raise OsError(
+            f"logs that could not be collected: {done['failed']}", remedy="the hub's log says why"
+        )
 
 
 def _sums(first: dict[str, Any]) -> dict[str, int]:

@@ -38,6 +38,7 @@ class NotStoppedError(MetadError):
     """The hub was told to stop and is still running (exit 69)."""
 
     exit_code = EX_UNAVAILABLE
+    remedy = "metad stop --now does not wait for sessions"
 
 
 def _port_option(name: str, text: str) -> Callable[[F], F]:
@@ -164,7 +165,7 @@ def stop(place: HubLocation, now: bool, timeout: float) -> None:
         client.request("stop", now=now)
         gone = _wait_gone(client, timeout)
     if not gone or not wait_unlocked(data / "lock", deadline - time.monotonic()):
-        raise NotStoppedError(f"the hub on {data} did not stop within {timeout:g} s")  # fmt: skip
+        raise NotStoppedError(f"the hub on {data} did not stop within {timeout:g} s")
 
 
 def _wait_gone(client: Client, seconds: float) -> bool:

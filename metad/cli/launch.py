@@ -52,7 +52,7 @@ def launch(spec: Launch) -> int:
     close_inherited()
     spec = spec.absolute()
     if spec.detach and spec.log_file is None and os.isatty(2):
-        raise UsageError("--detach on a terminal needs --log-file FILE")
+        raise UsageError("--detach on a terminal", remedy="give --log-file FILE")
     # Before standard error is redirected to the log, and before a nanny finds the ports in use.
     check_unlocked(spec.place.config.data)
     if spec.detach:
@@ -174,7 +174,7 @@ def _become_nanny(config: Config, launch: Launch, pid_file: PidFile) -> None:
         command = [sys.executable, "-P", "-m", "metad.nanny", json.dumps(spec)]
         os.execv(sys.executable, command)  # noqa: S606
     except OSError as error:
-        raise OsError(f"{sys.executable}: {error.strerror}") from None
+        raise OsError.of(error, sys.executable) from None
 
 
 def _snapshot(place: HubLocation) -> int:

@@ -23,7 +23,9 @@ def check_unlocked(data: Path) -> None:
     except BlockingIOError:
         pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
         if _alive(pid):
-            raise UnavailableError(f"{data}: a hub is already running, pid {pid}") from None
+            raise UnavailableError(
+                f"{data}: a hub is already running, pid {pid}", remedy="metad stop ends it"
+            ) from None
     finally:
         os.close(fd)
 

@@ -88,7 +88,7 @@ def _certificates(config: Config) -> Iterator[Finding]:
     try:
         tls_store.check(config)
     except ConfigError as error:
-        yield Finding(True, str(error))
+        yield Finding(True, error.line)
         return
     for line in tls_store.expiry_warnings(config, datetime.now(UTC)):
         yield Finding(False, line)

@@ -82,7 +82,9 @@ def kick(place: HubLocation, sessions: tuple[str, ...], as_json: bool, **wanted:
       metad kick --user alice@example.org
     """
     if not sessions and not any(wanted.values()):
-        raise UsageError("name a session, or give --client, --user or --protocol")
+        raise UsageError(
+            "no session is named", remedy="give its name, or --client, --user or --protocol"
+        )
     request = {"command": "kick", "sessions": sessions, **wanted}
     ended, _, silent = _ask(place.enter(), request)
     if as_json:
@@ -92,7 +94,7 @@ def kick(place: HubLocation, sessions: tuple[str, ...], as_json: bool, **wanted:
             name = one["user"] or (f"<{one['from']}>" if one["from"] else "")
             click.echo(f"ended {one['session']}: {one['protocol']} {one['client']} {name}".rstrip())
     if not ended and not silent:
-        raise DataError("there is no such session: metad who shows those of now")
+        raise DataError("there is no such session", remedy="metad who shows those of now")
     return _warn(silent, "sessions of its may go on")
 
 

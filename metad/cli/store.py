@@ -143,7 +143,7 @@ def dump(place: HubLocation, log: str, bodies: bool, as_json: bool) -> int:
       metad store dump 3
     """
     if not (log.isascii() and log.isdigit()) or len(log) > 8:
-        raise UsageError(f"not the number of a log: {log}")
+        raise UsageError(f"not the number of a log: {log}", remedy="metad store logs shows them")
     osio = Osio()
     store = open_store(osio, place.enter())
     path = Path(log_path(store.logs, int(log)))

@@ -35,7 +35,9 @@ def wait(data: Path, since: float, seconds: float, *, quiet: bool = False) -> No
                 return
         time.sleep(LOOK_SECONDS)
     progress.close()
-    raise UnavailableError(f"{data}: no hub has taken over within {seconds:g} s: see its log")
+    raise UnavailableError(
+        f"{data}: no hub has taken over within {seconds:g} s", remedy="the hub's log says why"
+    )
 
 
 def show(before: str, as_json: bool) -> None:

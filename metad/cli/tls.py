@@ -157,7 +157,9 @@ def make_self_signed(names: list[str], days: int = SELF_SIGNED_DAYS) -> tuple[st
     """(certificate, key) as PEM.  Raises UnavailableError (no openssl) and DataError."""
     program = shutil.which("openssl")
     if program is None:
-        raise UnavailableError("openssl not found; it is needed to make the certificate")
+        raise UnavailableError(
+            "openssl not found, which makes the certificate", remedy="apt-get install openssl"
+        )
     with tempfile.TemporaryDirectory() as directory:
         chain, key = (Path(directory, part) for part in ("cert", "key"))
         alternatives = ",".join(f"DNS:{name}" for name in names)
@@ -173,7 +175,9 @@ def make_self_signed(names: list[str], days: int = SELF_SIGNED_DAYS) -> tuple[st
         )  # fmt: skip
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise DataError(f"openssl: {reason}")
+            raise DataError(
+                f"openssl: {reason}", remedy="metad tls self-signed --help shows what it takes"
+            )
         return chain.read_text(), key.read_text()
 
 

@@ -58,7 +58,9 @@ def trace(
 
 def _wanted(what: str) -> dict[str, str]:
     if not what.strip():
-        raise UsageError("name a client, a network, a user or an address")
+        raise UsageError(
+            "nothing to follow is named", remedy="give a client, a network, a user or an address"
+        )
     try:
         return {"client": str(ipaddress.ip_network(what, strict=False))}
     except ValueError:
@@ -83,7 +85,7 @@ def follow(data: Path, request: dict[str, Any], seconds: float | None) -> Iterat
                 workers.look_again(request)
             seen = now if workers.open else seen
             if now - seen > GONE_SECONDS:
-                raise UnavailableError("the hub has stopped")
+                raise UnavailableError("the hub has stopped", remedy="metad start starts it")
 
 
 def text_of(line: dict[str, Any]) -> str:

@@ -57,7 +57,8 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except PermissionError:
         raise ConfigError(
-            f"{path}: permission denied: run this as root, or give --config for a hub of your own"
+            f"{path}: permission denied",
+            remedy="run this as root, or give --config for a hub of your own",
         ) from None
 
 
@@ -136,7 +137,7 @@ def _home(environ: Mapping[str, str]) -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
-        raise ConfigError("no home directory: give --data DIR or METAD_DATA") from None
+        raise ConfigError("no home directory", remedy="give --data DIR or METAD_DATA") from None
 
 
 def _read(path: Path) -> str:
@@ -144,7 +145,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(limits.CONFIG_FILE + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError.of(error, path) from None
     if len(content) > limits.CONFIG_FILE:
         raise ConfigError(f"{path}: larger than {checks.show_size(limits.CONFIG_FILE)}")
     try:

@@ -22,4 +22,5 @@ def carry_out(
         connection.reply_error(error)
     except Exception as error:  # a bug must not let a command end the hub
         report(f"warning: {request['command']}: {error!r}")
-        connection.reply_error(MetadError(f"internal error: {error!r}"))
+        failure = MetadError(f"internal error: {error!r}", remedy="the hub's log says where")
+        connection.reply_error(failure)

@@ -25,21 +25,26 @@ def prepare_data(data: Path) -> None:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = data.stat()
     except OSError as error:
-        hint = _read_only_hint(data) if error.errno == errno.EROFS else ""
-        raise CannotCreateError(f"{error.filename or data}: {error.strerror}{hint}") from None
+        failed = CannotCreateError.of(error, error.filename or data)
+        if error.errno == errno.EROFS:
+            failed.remedy = _read_only_remedy(data)
+        raise failed from None
     if found.st_uid != os.geteuid():
-        raise NotPermittedError(f"{data}: belongs to another user (uid {found.st_uid})")
+        raise NotPermittedError(
+            f"{data}: belongs to another user (uid {found.st_uid})",
+            remedy="run this as that user, or give the directory to this one",
+        )
     if os.statvfs(data).f_flag & os.ST_RDONLY:
-        raise CannotCreateError(f"{data}: Read-only file system{_read_only_hint(data)}")
+        raise CannotCreateError(f"{data}: Read-only file system", remedy=_read_only_remedy(data))
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
-        raise CannotCreateError(f"{data}: not writable by this user")
+        raise CannotCreateError(f"{data}: not writable by this user", remedy=f"chmod 700 {data}")
 
 
-def _read_only_hint(data: Path) -> str:
+def _read_only_remedy(data: Path) -> str:
     """What to do about it where systemd has made it so (ProtectSystem=strict)."""
     if "INVOCATION_ID" not in os.environ:
-        return ""
-    return f": add ReadWritePaths={data} to the unit (systemctl edit metad)"
+        return "mount it for writing"
+    return f"add ReadWritePaths={data} to the unit: systemctl edit metad"
 
 
 def take_lock(data: Path) -> int:
@@ -52,7 +57,7 @@ def take_lock(data: Path) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise CannotCreateError(f"{path}: {error.strerror}") from None
+        raise CannotCreateError.of(error, path) from None
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -62,7 +67,9 @@ def take_lock(data: Path) -> int:
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             if time.monotonic() > deadline or _is_alive(pid):
                 os.close(fd)
-                raise UnavailableError(f"{data}: a hub is already running, pid {pid}") from None
+                raise UnavailableError(
+                    f"{data}: a hub is already running, pid {pid}", remedy="metad stop ends it"
+                ) from None
             select.select([], [], [], 0.05)
     with suppress(OSError):  # only shown; a full disk must not prevent a start
         os.ftruncate(fd, 0)

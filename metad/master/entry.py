@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         return start(config, options)
     except MetadError as error:
         mark = priority("fatal:") if to_journal() else ""
-        print(f"{mark}metad: fatal: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{mark}metad: fatal: {error.line}", file=sys.stderr)  # noqa: T201
         code = error.exit_code
     except Exception:
         traceback.print_exc()

@@ -290,12 +290,11 @@ class Master:
 
     def _fail(self, child: Child, what: str, code: int) -> None:
         """The start has failed: report why and stop."""
-        self._failure = MetadError(f"{what}: {child.boot_error or describe(code)}")
-        self._failure.exit_code = (
-            child.boot_error_code if child.boot_error else max(code, EX_SOFTWARE)
-        )
-        self._report(f"fatal: {self._failure}; stopping")
-        self._exit_code = self._failure.exit_code
+        remedy = "" if child.boot_error else "the lines above say more"
+        failure = MetadError(f"{what}: {child.boot_error or describe(code)}", remedy=remedy)
+        failure.exit_code = child.boot_error_code if child.boot_error else max(code, EX_SOFTWARE)
+        self._report(f"fatal: {failure.line}; stopping")
+        self._failure, self._exit_code = failure, failure.exit_code
         self._stop(now=True)
 
     # -- stopping
@@ -310,7 +309,7 @@ class Master:
             self._report("stopping" if now else "draining")
             limits = self._hub.config.limits
             self._stop_deadline = time.monotonic() + limits.stop_deadline + STOP_GRACE_SECONDS
-        self._reloading.abandon(MetadError("the hub is stopping"))
+        self._reloading.abandon(MetadError("the hub is stopping", remedy="metad start, later"))
         if self._job is not None:
             self._job.signal(signal.SIGKILL)  # a recovery may be killed at any point
         self._phase = Phase.DRAINING
@@ -384,7 +383,7 @@ class Master:
         elif command == "time":
             connection.reply(self._hub_time.answer(accept=request.get("accept") is True))
         else:
-            raise MetadError(f"unknown command {command!r}")
+            raise MetadError(f"unknown command {command!r}", remedy="metad reload")
 
     @property
     def _busy(self) -> str:

@@ -19,6 +19,8 @@ from metad.master.hub import Hub
 from metad.master.options import Snapshot
 from metad.master.worker_pool import Generation, WorkerPool
 
+_SEE_LOG = "the hub goes on as before; its log says more"
+
 
 class Reloading:
     """`changed` is called when a reload has completed or failed."""
@@ -80,7 +82,7 @@ class Reloading:
     def _check_idle(self, serving: bool) -> None:
         """Raises NotNowError unless a reload can begin now."""
         if not serving or self.change is not None:
-            raise reload_plan.NotNowError("the hub is starting, stopping or reloading; try again")
+            raise reload_plan.NotNowError("the hub is starting, stopping or reloading")
 
     def by_signal(self, serving: bool) -> None:
         """SIGHUP: no client passes a configuration, so this process reads the file as its user."""
@@ -90,8 +92,9 @@ class Reloading:
             source, content = config_parse.read(given.source)
             self.begin(Snapshot(content, str(source) if source else None), None, serving)
         except MetadError as error:
-            hint = "; use metad reload" if given.chroot else ""
-            self._report(f"warning: not reloaded: {error}{hint}")
+            if given.chroot:
+                error.remedy = "use metad reload"
+            self._report(f"warning: not reloaded: {error.line}")
             if serving and self.change is None:  # systemd waits for the end of the reload
                 self._hub.notifier.reloading()
                 self._changed()
@@ -101,25 +104,25 @@ class Reloading:
         try:
             self._hub.options.log_file.reopen()
         except MetadError as error:
-            self._report(f"warning: the log was not reopened: {error}")
+            self._report(f"warning: the log was not reopened: {error.line}")
 
     def advance(self, now: float) -> None:
         """Complete a reload that is ready, abandon an overdue one.  `now`: monotonic seconds."""
         if self.change is not None and self._pool.successors_ready():
             self._complete(self.change)
         elif self.change is not None and now > self.change.deadline:
-            self.abandon(MetadError("the new workers were not ready in time"))
+            self.abandon(MetadError("the new workers were not ready in time", remedy=_SEE_LOG))
 
     def failed(self, why: str) -> None:
         """A successor died."""
-        self.abandon(MetadError(f"a new worker cannot start: {why}"))
+        self.abandon(MetadError(f"a new worker cannot start: {why}", remedy=_SEE_LOG))
 
     def abandon(self, error: MetadError) -> None:
         """Return to the old workers if a reload is under way, and tell its client why."""
         change, self.change = self.change, None
         if change is not None:
             self._pool.kill_successors()
-            self._report(f"warning: not reloaded: {error}")
+            self._report(f"warning: not reloaded: {error.line}")
             change.fail(error)
             self._changed()
 

@@ -78,6 +78,7 @@ class NotNowError(MetadError):
     """The hub is starting, stopping or reloading (exit 75)."""
 
     exit_code = EX_TEMPFAIL
+    remedy = "try again in a moment"
 
 
 def plan(old: Config, new: Config, bound: Sequence[Bound], may_bind: Callable[[int], bool]) -> Plan:

@@ -97,9 +97,14 @@ def _warn(hub: Hub, lines: Sequence[str]) -> None:
 
 def _leave_root(config: Config) -> None:
     if config.user is None:
-        raise ConfigError("user: not set; the hub does not run as root")
+        raise ConfigError(
+            "user: not set; the hub does not run as root",
+            remedy="set user to the system user that shall own the data",
+        )
     if config.chroot is not None:
-        raise ConfigError("chroot: with passed sockets, start the hub as its user")
+        raise ConfigError(
+            "chroot: not with passed sockets and root", remedy="start the hub as its user"
+        )
     user = privileges.find_user(config.user)
     privileges.give_data_to(config.data, user)
     privileges.become(user)
@@ -110,7 +115,9 @@ def _claim(config: Config, stack: ExitStack) -> list[Bound]:
     try:
         passed = passed_sockets()
     except ValueError as error:
-        raise ConfigError(f"socket activation: {error}") from None
+        raise ConfigError(
+            f"socket activation: {error}", remedy="see metad-smtp.socket and systemd.socket(5)"
+        ) from None
     prepare_data(config.data)
     stack.callback(os.close, take_lock(config.data))
     bound = bind_all(config, passed)
@@ -130,7 +137,7 @@ def _monitor_socket(config: Config, stack: ExitStack) -> socket.socket | None:
             (sock,) = sockets.bind_slots(address.host, address.port or 0, 1)
         sock.listen(128)
     except OSError as error:
-        raise OsError(f"cannot listen on {address.text}: {error.strerror or error}") from None
+        raise OsError.of(error, f"cannot listen on {address.text}") from None
     stack.callback(sock.close)
     return sock
 
@@ -159,7 +166,7 @@ def _shared_memory(
         area.store_remade = int(time.time()) if remade else 0
         semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
     except (OSError, posix_ipc.Error) as error:
-        raise OsError(f"shared memory: {error}") from None
+        raise OsError(f"shared memory: {error}", remedy="df /dev/shm shows its space") from None
     if config.chroot is not None:
         shared_memory.unlink(name)  # no name is reachable from the chroot; mappings stay valid
     return area, semaphore, [remade] if remade else []
@@ -179,10 +186,10 @@ def _enter(config: Config) -> Config:
             os.chroot(config.chroot)
             os.chdir("/")
         except OSError as error:
-            raise OsError(f"chroot {config.chroot}: {error.strerror}") from None
+            raise OsError.of(error, f"chroot {config.chroot}") from None
         inner = inside(config)
     try:
         privileges.drop_capabilities()
     except OSError as error:
-        raise OsError(f"capabilities: {error.strerror}") from None
+        raise OsError.of(error, "capabilities") from None
     return inner

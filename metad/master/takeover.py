@@ -47,9 +47,13 @@ class Takeover:
     def begin(self, snapshot: Snapshot, *, chroot: bool) -> None:
         """Raises TakeoverError if the program could not be executed; then nothing has changed."""
         if chroot:
-            raise TakeoverError("Python cannot be executed in the chroot: restart the hub")
+            raise TakeoverError(
+                "Python cannot be executed in the chroot", remedy="restart the hub instead"
+            )
         if not all(os.access(path, os.R_OK) for path in (sys.executable, metad.__file__)):
-            raise TakeoverError("the hub's user cannot read Python: restart the hub")
+            raise TakeoverError(
+                "the hub's user cannot read Python", remedy="restart the hub instead"
+            )
         self._snapshot = snapshot
 
     def cancel(self) -> None:
@@ -84,7 +88,7 @@ class Takeover:
         try:
             os.execv(self._command[0], self._command)  # noqa: S606
         except OSError as error:
-            raise OsError(f"{self._command[0]}: {error.strerror}") from None
+            raise OsError.of(error, self._command[0]) from None
 
 
 def _inheritable(fd: int, above: int) -> int:

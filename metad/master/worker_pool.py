@@ -117,7 +117,7 @@ class WorkerPool:
         need = len(self.slots) + 2  # and rows for a recovery and the collector
         if self._children.free_rows() < need:
             self.signal_retired(signal.SIGTERM)
-            raise TryAgainError("workers of earlier generations are still finishing; try again")
+            raise TryAgainError("workers of earlier generations are still finishing")
         try:
             for slot in self.slots:
                 spec = self._spec(slot.number, generation)
@@ -165,3 +165,4 @@ class TryAgainError(MetadError):
     """Not now."""
 
     exit_code = 75
+    remedy = "try again in a moment"

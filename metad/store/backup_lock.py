@@ -79,8 +79,9 @@ class Pin:
         """To be called when everything was read.  Raises LeaseLostError."""
         if not _is_in_place(self._osio, self._path, self._fd):
             raise LeaseLostError(
-                "the hub has freed logs meanwhile, because nothing was read for too long "
-                "([collector] backup_lease): what was read is of no use; run it again"
+                "the hub has freed logs meanwhile, because nothing was read for too long: "
+                "what was read is of no use",
+                remedy="run it again; [collector] backup_lease allows more",
             )
 
     def close(self) -> None:

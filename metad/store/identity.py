@@ -29,8 +29,10 @@ CLUSTERED = 2  # the format of a clustered store: a program that knows no tombst
 class UnreadableStoreError(DataError):
     """store.json is there, but the disk cannot read it, or it makes no sense.  `what`: in short."""
 
+    remedy = "start the hub, or restore the file from a backup"
+
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; start the hub, or restore the file from a backup")
+        super().__init__(what)
         self.what = what
 
 
@@ -71,7 +73,10 @@ def open_store(osio: Osio, data: Path) -> Store:
     try:
         fields = json.loads(read_file(osio, str(path)))
         if fields["format"] > CLUSTERED:
-            raise DataError(f"{path}: format {fields['format']} is newer than this program")
+            raise DataError(
+                f"{path}: format {fields['format']} is newer than this program",
+                remedy="install the release of metad that wrote it",
+            )
         return make_store(
             data,
             bytes.fromhex(fields["store_id"]),
@@ -80,7 +85,10 @@ def open_store(osio: Osio, data: Path) -> Store:
             clustered=fields["format"] == CLUSTERED,
         )
     except FileNotFoundError:
-        raise DataError(f"{path}: no store here") from None
+        raise DataError(
+            f"{path}: no store here",
+            remedy="name the data directory by --data; metad start makes a new store",
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableStoreError(f"{path}: damaged: {error}") from None
     except OSError as error:
@@ -98,7 +106,9 @@ def open_or_make_store(osio: Osio, data: Path) -> Store:
             continue
     if not (data / "store.json").exists():
         if any(name.endswith(".log") for name in osio.listdir(str(data / "logs"))):
-            raise DataError(f"{data}: there are logs but no store.json; restore it from a backup")
+            raise DataError(
+                f"{data}: there are logs but no store.json", remedy="restore it from a backup"
+            )
         write_identity(osio, make_store(data, secrets.token_bytes(16), secrets.token_bytes(32), 1))
     return open_store(osio, data)
 

@@ -30,21 +30,26 @@ def open_log(path: Path, owner: tuple[int, int] | None = None) -> int:
     try:
         fd, is_new = _opened(path)
     except OSError as error:
-        raise CannotCreateError(f"{path}: {error.strerror}") from None
+        raise CannotCreateError.of(error, path) from None
     try:
         if is_new:
             os.fchmod(fd, _MODE)  # whatever the umask: after a rotation it is the hub's
         found = os.fstat(fd)
         regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not regular and not stat.S_ISCHR(found.st_mode):
-            raise CannotCreateError(f"{path}: not a plain file with a single name")
+            raise CannotCreateError(
+                f"{path}: not a plain file with a single name", remedy="give another path"
+            )
         if regular and owner is not None and (found.st_uid, found.st_gid) != owner:
             if found.st_uid != os.geteuid():
-                raise CannotCreateError(f"{path}: belongs to another user (uid {found.st_uid})")
+                raise CannotCreateError(
+                    f"{path}: belongs to another user (uid {found.st_uid})",
+                    remedy="give it to the hub's user, or give another path",
+                )
             os.fchown(fd, *owner)
     except OSError as error:
         os.close(fd)
-        raise CannotCreateError(f"{path}: {error.strerror}") from None
+        raise CannotCreateError.of(error, path) from None
     except BaseException:
         os.close(fd)
         raise
@@ -64,7 +69,7 @@ def _connected(path: Path) -> int:
     try:
         return syslog.connect(path)
     except OSError as error:
-        raise CannotCreateError(f"{path}: {error.strerror}") from None
+        raise CannotCreateError.of(error, path) from None
 
 
 class LogFile:

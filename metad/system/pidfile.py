@@ -40,11 +40,13 @@ class PidFile:
             except FileExistsError:
                 self._fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError as error:
-            raise CannotCreateError(f"{path}: {error.strerror}") from None
+            raise CannotCreateError.of(error, path) from None
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             os.close(self._fd)
-            raise CannotCreateError(f"{path}: not a plain file with a single name")
+            raise CannotCreateError(
+                f"{path}: not a plain file with a single name", remedy="give another path"
+            )
 
     def fileno(self) -> int:
         """-1 if there is none."""

@@ -51,9 +51,11 @@ def find_user(name: str) -> Identity:
     try:
         found = pwd.getpwnam(name)
     except KeyError:
-        raise ConfigError(f"user: no such system user: {name}") from None
+        raise ConfigError(
+            f"user: no such system user: {name}", remedy=f"useradd --system {name}"
+        ) from None
     if found.pw_uid == 0:
-        raise ConfigError("user: the hub does not run as root")
+        raise ConfigError("user: must not be root")
     groups = tuple(os.getgrouplist(name, found.pw_gid))
     return Identity(name, found.pw_uid, found.pw_gid, groups)
 
@@ -71,12 +73,15 @@ def give_data_to(data: Path, user: Identity) -> None:
         try:
             if os.fstat(fd).st_uid != user.uid:
                 if os.listdir(fd):
-                    raise NotPermittedError(f"{data}: belongs to a user other than {user.name}")
+                    raise NotPermittedError(
+                        f"{data}: belongs to a user other than {user.name}",
+                        remedy=f"chown -R {user.name} {data}, if its mail is this hub's",
+                    )
                 os.fchown(fd, user.uid, user.gid)
         finally:
             os.close(fd)
     except OSError as error:
-        raise OsError(f"{error.filename or data}: {error.strerror}") from None
+        raise OsError.of(error, error.filename or data) from None
 
 
 def become(user: Identity, keep: Sequence[int] = ()) -> None:
@@ -97,7 +102,7 @@ def become(user: Identity, keep: Sequence[int] = ()) -> None:
             _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, capability)
         no_new_privileges()
     except OSError as error:
-        raise OsError(f"cannot become {user.name}: {error.strerror}") from None
+        raise OsError.of(error, f"cannot become {user.name}") from None
 
 
 def drop_capabilities(keep: Sequence[int] = ()) -> None:

@@ -35,6 +35,8 @@ from metad.tls.x509 import Facts
 DIRECTORY: Final = "tls"
 # A chain of a dozen certificates with RSA keys of 8,192 bits takes a quarter of it.
 MOST_OCTETS: Final = 256 * 1024
+_REPLACE = "metad tls install replaces it, metad tls remove removes it"
+_PEM = "give the chain and the key that belongs to it, both as PEM"
 # Let's Encrypt renews at 30 days: with 14 left, the renewal has failed for two weeks.
 EXPIRES_SOON: Final = timedelta(days=14)
 _NAME: Final = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}")
@@ -85,7 +87,7 @@ def load_contexts(config: Config) -> TlsContexts | None:
         except ConfigError as error:
             bad.append(str(error))
     if not found and bad:
-        raise ConfigError(bad[0])
+        raise ConfigError(bad[0], remedy=_REPLACE)
     if not found:
         return None
     names: dict[str, ssl.SSLContext] = {}
@@ -104,8 +106,8 @@ def required(config: Config) -> TlsContexts:
     contexts = load_contexts(config)
     if contexts is None:
         raise ConfigError(
-            f"{config.data / DIRECTORY}: a listener needs a certificate and there is none: "
-            "use metad tls install, or metad tls self-signed for a trial"
+            f"{config.data / DIRECTORY}: a listener needs a certificate and there is none",
+            remedy="use metad tls install, or metad tls self-signed for a trial",
         )
     return contexts
 
@@ -148,9 +150,9 @@ def _load(path: Path) -> Certificate:
         pem = path.read_bytes()[:MOST_OCTETS].decode("ascii", "replace")
         return Certificate(path.stem, x509.read_pem(pem), _context(path))
     except OSError as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from None
+        raise ConfigError(f"{path}: {_reason(error)}", remedy=_REPLACE) from None
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}", remedy=_REPLACE) from None
 
 
 def _context(path: Path) -> ssl.SSLContext:
@@ -218,7 +220,9 @@ def read_pair(certificate: Path, key: Path | None) -> tuple[str, str]:
     chain = _read(certificate)
     found = _KEY.search(chain if key is None else _read(key))
     if found is None:
-        raise DataError(f"{key or certificate}: contains no private key")
+        raise DataError(
+            f"{key or certificate}: contains no private key", remedy="name its file by --key"
+        )
     return _KEY.sub("", chain), found[0]
 
 
@@ -227,9 +231,9 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             octets = file.read(MOST_OCTETS + 1)
     except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
+        raise OsError.of(error, path) from None
     if len(octets) > MOST_OCTETS:
-        raise DataError(f"{path}: larger than {MOST_OCTETS:,} bytes")
+        raise DataError(f"{path}: must not be larger than {MOST_OCTETS:,} bytes")
     return octets.decode("ascii", "replace")
 
 
@@ -241,22 +245,26 @@ def install(data: Path, chain: str, key: str, name: str | None = None) -> Certif
     try:
         facts = x509.read_pem(chain)
     except ValueError as error:
-        raise DataError(str(error)) from None
+        raise DataError(str(error), remedy=_PEM) from None
     if facts.not_after <= datetime.now(UTC):
-        raise DataError(f"the certificate expired on {facts.not_after:%Y-%m-%d}")
+        raise DataError(
+            f"the certificate expired on {facts.not_after:%Y-%m-%d}", remedy="renew it first"
+        )
     if not facts.names:
-        raise DataError("the certificate is for no domain")
+        raise DataError(
+            "the certificate is for no domain", remedy="ask for one with a subjectAltName"
+        )
     name = file_name(name or facts.names[0])
     directory = data / DIRECTORY
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         context = _write(directory / f"{name}.pem", key.strip() + "\n" + chain.strip() + "\n")
     except ValueError as error:
-        raise DataError(str(error)) from None
+        raise DataError(str(error), remedy=_PEM) from None
     except ssl.SSLError as error:
-        raise DataError(_reason(error)) from None
+        raise DataError(_reason(error), remedy=_PEM) from None
     except OSError as error:
-        raise OsError(f"{directory}: {error.strerror}") from None
+        raise OsError.of(error, directory) from None
     return Certificate(name, facts, context)
 
 
@@ -264,7 +272,7 @@ def file_name(name: str) -> str:
     """The name of a file for a domain; "*" is "_".  Raises DataError."""
     plain = name.lower().replace("*", "_")
     if not _NAME.fullmatch(plain):
-        raise DataError(f"{name!a}: no name for a certificate (letters, digits, . _ -)")
+        raise DataError(f"{name!a}: the name must be of letters, digits, '.', '_' and '-'")
     return plain
 
 
@@ -277,7 +285,9 @@ def _write(path: Path, pem: str) -> ssl.SSLContext:
         try:
             octets = pem.encode("ascii", "replace")
             if osio.pwrite(fd, octets, 0) != len(octets):
-                raise OsError(f"{aside}: short write")
+                raise OsError(
+                    f"{aside}: short write", remedy="free some space on this disk: df shows it"
+                )
             osio.fsync(fd)
         finally:
             osio.close(fd)
@@ -297,9 +307,14 @@ def remove(config: Config, name: str) -> None:
     """
     path = config.data / DIRECTORY / f"{file_name(name)}.pem"
     if wanted(config) and path.is_file() and not _usable_without(config, path):
-        raise DataError(f"{name}: a listener needs it, and no other certificate is usable")
+        raise DataError(
+            f"{name}: a listener needs it, and no other certificate is usable",
+            remedy="metad tls install another one first",
+        )
     try:
         path.unlink()
     except FileNotFoundError:
-        raise DataError(f"{name}: no such certificate") from None
+        raise DataError(
+            f"{name}: no such certificate", remedy="metad tls list shows them"
+        ) from None
     Osio().fsync_directory(str(path.parent))

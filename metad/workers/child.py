@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import lmdb
 
-from metad.errors import EX_IOERR, EX_OK, EX_SOFTWARE, MetadError, OsError
+from metad.errors import EX_IOERR, EX_OK, EX_SOFTWARE, MetadError, OsError, remedy_for
 from metad.loglines import LogLines
 from metad.system import landlock, privileges
 
@@ -58,8 +58,7 @@ class ChildHandle:
 
     def fail(self, error: BaseException, code: int) -> None:
         """Tell the master why this child cannot start."""
-        text = str(error) if isinstance(error, MetadError) else f"{type(error).__name__}: {error}"
-        self._report(f"E{code} {text}".encode("utf-8", "replace")[:_WORD])
+        self._report(f"E{code} {_told(error)}".encode("utf-8", "replace")[:_WORD])
 
     def _report(self, word: bytes) -> None:
         if not self.reported:
@@ -67,6 +66,14 @@ class ChildHandle:
             with suppress(OSError):
                 os.write(self.word_fd, word)
                 os.close(self.word_fd)
+
+
+def _told(error: BaseException) -> str:
+    """The error in one line, with what to do about it."""
+    if isinstance(error, MetadError):
+        return error.line
+    remedy = remedy_for(error) if isinstance(error, OSError) else "the lines above show where"
+    return f"{type(error).__name__}: {error} ({remedy})"
 
 
 def describe(code: int) -> str:

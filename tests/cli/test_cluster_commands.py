@@ -199,7 +199,7 @@ def test_a_second_init_changes_nothing(computers: tuple[Computer, Computer]) -> 
     before = {path.name: path.read_bytes() for path in one.directory.iterdir()}
     code, _, err = one.run("init")
     assert code == EX_CANTCREAT
-    assert err == f"metad: fatal: {one.data}: in a cluster already\n"
+    assert err.startswith(f"metad: fatal: {one.data}: in a cluster already (")
     assert {path.name: path.read_bytes() for path in one.directory.iterdir()} == before
 
 
@@ -244,7 +244,7 @@ def test_a_hub_in_no_cluster(computers: tuple[Computer, Computer], command: str)
     computers[0].data.mkdir(mode=0o700)
     code, _, err = computers[0].run(command)
     assert code == EX_UNAVAILABLE
-    assert err.endswith("in no cluster; use metad cluster init or join\n")
+    assert err.endswith("in no cluster (metad cluster init or join puts it into one)\n")
 
 
 # -- join
@@ -352,7 +352,7 @@ def test_a_store_with_logs_is_refused_before_the_token_is_used(
     (two.data / "logs" / "0000000001.log").touch()
     code, _, err = two.run("join", make_token(one))
     assert code == EX_CANTCREAT
-    assert "has logs; a node joins with a data directory without mail" in err
+    assert "has logs (join with a data directory without mail)" in err
     assert len(list((one.directory / "tokens").iterdir())) == 1
 
 
@@ -380,7 +380,7 @@ def test_a_node_that_does_not_answer(computers: tuple[Computer, Computer]) -> No
     assert err == "metad: warning: no hub is running here; start it before the join\n"
     code, _, err = two.run("join", out.strip())
     assert code == EX_UNAVAILABLE
-    assert err == f"metad: fatal: {one.address}: connection refused\n"
+    assert err.startswith(f"metad: fatal: {one.address}: connection refused (")
 
 
 def test_a_token_from_elsewhere_than_peers(computers: tuple[Computer, Computer]) -> None:

@@ -98,9 +98,9 @@ def test_every_field_of_the_configuration_is_a_setting():
 
 def test_check_says_what_is_bad(run, file):
     file.write_text("hostname = 5\n")
-    assert run("config", "check", "--config", file) == (
-        EX_CONFIG, "", f"metad: fatal: {file}:1: hostname: must be a string\n",
-    )  # fmt: skip
+    code, out, err = run("config", "check", "--config", file)
+    assert (code, out) == (EX_CONFIG, "")
+    assert err.startswith(f"metad: fatal: {file}:1: hostname: must be a string (")
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_get_refuses_what_is_no_setting(run, tmp_path, key):
     file.write_text("")
     code, out, err = run("config", "get", key, "--config", file)
     assert (code, out) == (EX_USAGE, "")
-    assert "no such setting; metad config show --defaults lists them" in err
+    assert "no such setting (metad config show --defaults lists them)" in err

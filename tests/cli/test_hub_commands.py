@@ -63,7 +63,7 @@ def test_status_on_a_terminal_is_drawn(run, data, fake_hub, monkeypatch):
 def test_status_without_a_hub_says_so(run, data):
     data.mkdir()
     assert run("status", "--data", data) == (
-        EX_UNAVAILABLE, "", f"metad: fatal: no hub is running on {data}\n",
+        EX_UNAVAILABLE, "", f"metad: fatal: no hub is running on {data} (metad start starts it)\n",
     )  # fmt: skip
     code, out, _ = run("status", "--data", data, "--json")
     assert (code, json.loads(out)) == (EX_UNAVAILABLE, {"running": False})

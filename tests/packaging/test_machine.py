@@ -243,7 +243,7 @@ def test_a_directory_that_is_read_only_is_explained_and_not_tried_again(machine)
         found = shown(machine, "ExecMainStatus", "NRestarts", "ActiveState")
         assert found == {"ExecMainStatus": "73", "NRestarts": "0", "ActiveState": "failed"}
         errors = machine.run("journalctl -u metad -p err -o cat -n 3")
-        assert "Read-only file system: add ReadWritePaths=/srv/mail to the unit" in errors
+        assert "Read-only file system (add ReadWritePaths=/srv/mail to the unit" in errors
         for command in tell_the_unit:
             machine.run(command)
         machine.run("systemctl reset-failed metad; systemctl start metad")

@@ -173,7 +173,7 @@ from metad.master.datadir import prepare_data
 try:
     prepare_data(Path({!r}))
 except MetadError as error:
-    print(error.exit_code, error)
+    print(error.exit_code, error.line)
 """
 
 
@@ -194,8 +194,9 @@ def test_a_read_only_data_directory_names_the_setting_of_the_unit(tmp_path, made
         timeout=60,
         check=False,
     )
-    hint = f": add ReadWritePaths={data} to the unit (systemctl edit metad)" if unit else ""
-    assert done.stdout == f"73 {data}: Read-only file system{hint}\n", done.stderr
+    edit = f"add ReadWritePaths={data} to the unit: systemctl edit metad"
+    remedy = edit if unit else "mount it for writing"
+    assert done.stdout == f"73 {data}: Read-only file system ({remedy})\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_below_a_nanny_the_master_is_executed_again_and_in_a_chroot_it_reports_w
         live.config.write_text(f'chroot = "{live.data}"\n' + text)
         live.start()
         done = live.run("reload", "--execute", check=False)
-        assert "Python cannot be executed in the chroot: restart the hub" in done.stderr
+        assert "Python cannot be executed in the chroot (restart the hub" in done.stderr
         assert live.facts()["state"] == "serving"
         live.stop()
         live.config.write_text(text)

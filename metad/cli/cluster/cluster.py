@@ -85,7 +85,7 @@ def token(place: HubLocation, as_json: bool) -> None:
     try:
         secret = Tokens(Osio(), directory).make(now)
     except OSError as error:
-        raise OsError(f"{directory}: {error.strerror}") from None
+        raise OsError.of(error, directory) from None
     text = Token(address, fingerprint, secret).text()
     if as_json:
         until = now + tokens.GOOD_SECONDS

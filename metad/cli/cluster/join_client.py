@@ -27,6 +27,9 @@ class JoinAnswer(NamedTuple):
     with_etcd: bool
 
 
+_SEE_OTHER = "see there whether its hub runs, and what its log says"
+
+
 class JoinClient:
     """Blocking, for a command.  Raises UnavailableError (the network), ClusterError (refused)."""
 
@@ -58,10 +61,15 @@ class JoinClient:
             plain = socket.create_connection(split_address(self._token.address), SECONDS)
             sock = context.wrap_socket(plain)
         except (OSError, ValueError) as error:
-            raise UnavailableError(f"{self._token.address}: {describe(error)}") from None
+            raise UnavailableError(
+                f"{self._token.address}: {describe(error)}", remedy=_SEE_OTHER
+            ) from None
         if fingerprint(sock.getpeercert(binary_form=True) or b"") != self._token.fingerprint:
             sock.close()
-            raise ClusterError(f"{self._token.address}: not the node that the token is from")
+            raise ClusterError(
+                f"{self._token.address}: not the node that the token is from",
+                remedy="metad cluster token makes another one there",
+            )
         return sock
 
     def ask(self, earlier: str) -> JoinAnswer:
@@ -84,7 +92,9 @@ class JoinClient:
             self._socket.sendall(encode(Kind.JOIN, self._tag, 0, (body,), len(body)))
             kind, _, _, _, answer = self._receive()
         except OSError as error:
-            raise UnavailableError(f"{self._token.address}: {describe(error)}") from None
+            raise UnavailableError(
+                f"{self._token.address}: {describe(error)}", remedy=_SEE_OTHER
+            ) from None
         if kind == Kind.REFUSED:
             text = clean(answer.decode("utf-8", "replace"))
             raise ClusterError(f"{self._token.address} refuses: {text}")

@@ -44,7 +44,9 @@ def member_directory(data: Path) -> Path:
     """Of a node that is in a cluster.  Raises UnavailableError."""
     directory = identity.directory(data)
     if not (directory / VIEW).exists():
-        raise UnavailableError(f"{data}: in no cluster; use metad cluster init or join")
+        raise UnavailableError(
+            f"{data}: in no cluster", remedy="metad cluster init or join puts it into one"
+        )
     return directory
 
 
@@ -58,10 +60,12 @@ def stopped(place: HubLocation) -> Iterator[Store]:
     fd = take_lock(data)
     try:
         if (identity.directory(data) / VIEW).exists():
-            raise CannotCreateError(f"{data}: in a cluster already")
+            raise CannotCreateError(
+                f"{data}: in a cluster already", remedy="metad cluster status shows it"
+            )
         yield open_or_make_store(Osio(), data)
     except OSError as error:
-        raise OsError(f"{error.filename or data}: {error.strerror}") from None
+        raise OsError.of(error, error.filename or data) from None
     finally:
         os.close(fd)
 
@@ -145,7 +149,7 @@ def check_empty(store: Store) -> None:
     """Raises CannotCreateError: mail of another node's number would be among the cluster's."""
     if any(name.endswith(".log") for name in os.listdir(store.logs)):
         raise CannotCreateError(
-            f"{store.data}: has logs; a node joins with a data directory without mail"
+            f"{store.data}: has logs", remedy="join with a data directory without mail"
         )
 
 
@@ -188,4 +192,4 @@ def keep(data: Path, view: View) -> None:
     try:
         ViewFile(Osio(), str(path)).keep(view)
     except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
+        raise OsError.of(error, path) from None

@@ -104,11 +104,16 @@ def found(data: Path, release: str) -> tuple[View, int, list[Reached]]:
     directory = member_directory(data)
     view = ViewFile(Osio(), str(directory / VIEW)).load()
     if view is None:
-        raise UnavailableError(f"{data}: in no cluster; use metad cluster init or join")
+        raise UnavailableError(
+            f"{data}: in no cluster", remedy="metad cluster init or join puts it into one"
+        )
     own = own_fingerprint(directory)
     numbers = [one.number for one in view.members if one.fingerprint == own]
     if not numbers:
-        raise ClusterError(f"{directory}: the view has no member with the certificate of this node")
+        raise ClusterError(
+            f"{directory}: the view has no member with the certificate of this node",
+            remedy="restore the directory from a backup, or join again",
+        )
     return view, numbers[0], asyncio.run(_reach(directory, view, numbers[0], release))
 
 

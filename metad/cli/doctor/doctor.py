@@ -85,7 +85,7 @@ def examination(place: HubLocation, *, dns: bool) -> Iterator[Iterable[Result]]:
     try:
         config = place.config
     except MetadError as problem:
-        yield [error("configuration", str(problem), "metad config show --defaults")]
+        yield [error("configuration", str(problem), problem.remedy)]
         return
     yield _done("configuration", lambda: check_configuration(config))
     if not config.data.exists():
@@ -113,7 +113,7 @@ def _of_machine(
     try:
         store = machine.store_of(data)
     except MetadError as problem:
-        yield [error("store", str(problem), "restore store.json from a backup")]
+        yield [error("store", str(problem), problem.remedy)]
         return
     if store is not None:
         yield _done("leftovers", lambda: machine.check_leftovers(store, running=running))

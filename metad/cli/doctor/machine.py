@@ -11,7 +11,7 @@ from pathlib import Path
 
 from metad.cli.doctor.result import Result, error, ok, warning
 from metad.config.model import Config
-from metad.errors import MetadError
+from metad.errors import OsError
 from metad.store import machine
 from metad.store.identity import Store, open_store
 from metad.store.log_space import needed_space
@@ -187,10 +187,10 @@ def check_clone(store: Store, *, running: bool) -> Iterator[Result]:
 
 
 def store_of(data: Path) -> Store | None:
-    """The store in `data`; None if there is none yet.  Raises MetadError: it is damaged."""
+    """The store in `data`; None if there is none yet.  Raises DataError: it is damaged."""
     if not (data / "store.json").exists():
         return None
     try:
         return open_store(Osio(), data)
     except OSError as problem:
-        raise MetadError(f"{data}: {problem.strerror}") from None
+        raise OsError.of(problem, data) from None

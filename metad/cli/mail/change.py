@@ -23,7 +23,7 @@ from metad.cli.attached import ask_one
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.import_client import ImportClient, prepare, some_hub
-from metad.cli.mail.mail import ListedMail, account_of, entries_of
+from metad.cli.mail.mail import ListedMail, account_of, entries_of, no_such_message
 from metad.cli.mail.mailstore import MailStore, hub_runs, mail_store
 from metad.cli.progress import Progress
 from metad.errors import (
@@ -74,17 +74,13 @@ def choose(
         if first.isdecimal() and (last.isdecimal() or not dash) and text not in by_uid:
             wanted = range(int(first), int(last or first) + 1)
             if not wanted or wanted[0] < 1 or wanted[-1] > len(entries):
-                raise DataError(_no_such(address, text))
+                raise no_such_message(address, text)
             chosen.update(wanted)
         elif text in by_uid:
             chosen.add(by_uid[text])
         else:
-            raise DataError(_no_such(address, text))
+            raise no_such_message(address, text)
     return [entries[number - 1] for number in sorted(chosen)]
-
-
-def _no_such(address: str, text: str) -> str:
-    return f"{address}: no such message: {text!a} (metad mail list {address} shows them)"
 
 
 # --- Delete ---------------------------------------------------------------------------------------
@@ -142,13 +138,15 @@ def delete_uids(data: Path, account: Account, uids: list[str]) -> dict[str, Any]
         answer = ask_one(data, request, ANSWER_SECONDS)
         if answer is None:
             raise UnavailableError(
-                f"no answer of the hub: metad mail list {account.address} shows what is deleted"
+                "no answer of the hub",
+                remedy=f"metad mail list {account.address} shows what is left",
             )
         if "refused" not in answer:
             return answer
         if "[IN-USE]" not in answer["refused"] or time.monotonic() > deadline:
             raise TemporaryError(
-                f"{account.address}: {answer['refused']} (metad who --user {account.address})"
+                f"{account.address}: {answer['refused']}",
+                remedy=f"metad who --user {account.address} shows by whom",
             )
         time.sleep(RETRY_SECONDS)
 
@@ -212,8 +210,8 @@ def check_room(place: HubLocation, store: MailStore, account: Account, sizes: li
     octets, messages = usage.octets + sum(sizes), usage.messages + len(sizes)
     if (quota.octets and octets > quota.octets) or (quota.messages and messages > quota.messages):
         raise DataError(
-            f"{account.address} would hold {messages:,} messages, {octets:,} bytes, more than its "
-            "quota: metad user set --quota, or --force"
+            f"{account.address}: {messages:,} messages, {octets:,} bytes are more than its quota",
+            remedy="metad user set --quota raises it, --force goes beyond it",
         )
 
 

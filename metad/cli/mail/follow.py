@@ -37,6 +37,7 @@ class TimedOutError(MetadError):
     """The messages did not arrive in time (exit 75)."""
 
     exit_code = EX_TEMPFAIL
+    remedy = "wait longer with --timeout"
 
 
 class Arrival(NamedTuple):

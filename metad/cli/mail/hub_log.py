@@ -104,7 +104,7 @@ def _open(path: Path) -> TextIO:
     try:
         return path.open(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
+        raise OsError.of(error, path) from None
 
 
 def _unit(pid: int) -> Sequence[str]:

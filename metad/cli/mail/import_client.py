@@ -92,7 +92,10 @@ class ImportClient:
 
 def _gone(error: OSError | None) -> UnavailableError:
     why = f": {error.strerror or error}" if error else ""
-    return UnavailableError(f"the hub stopped during the import{why}; run the import again")
+    return UnavailableError(
+        f"the hub stopped during the import{why}",
+        remedy="run the import again: it skips what is there already",
+    )
 
 
 def _connect(data: Path) -> socket.socket:
@@ -107,7 +110,9 @@ def _connect(data: Path) -> socket.socket:
             sock.close()
             continue
         return sock
-    raise UnavailableError(f"no worker of the hub on {data} accepts messages now")
+    raise UnavailableError(
+        f"no worker of the hub on {data} accepts messages now", remedy="try again in a moment"
+    )
 
 
 @contextmanager
@@ -126,7 +131,9 @@ def some_hub(config: Config, data: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGTERM)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code:
-        raise MetadError(f"the hub that stored the messages exited with {code}")
+        raise MetadError(
+            f"the hub that stored the messages exited with {code}", remedy="see the lines above"
+        )
 
 
 def prepare() -> None:
@@ -151,7 +158,10 @@ def _start(config: Config) -> int:
             return pid
         error = words.read(4096).decode("utf-8", "replace")
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    failure = MetadError(error or f"no hub could be started on {config.data}")
+    text, _, remedy = error.partition("\n")
+    failure = MetadError(
+        text or f"no hub could be started on {config.data}", remedy=remedy or "see the lines above"
+    )
     failure.exit_code = code if 0 < code < 256 else EX_SOFTWARE
     raise failure
 
@@ -171,7 +181,7 @@ def _be_hub(config: Config, parent: int, write_end: int) -> None:
             code = start(config, Options(ready=lambda: _tell(write_end, _READY)))
     except MetadError as error:
         code = error.exit_code
-        _tell(write_end, b"E" + str(error).encode("utf-8", "replace")[:4000])
+        _tell(write_end, b"E" + f"{error}\n{error.remedy}".encode("utf-8", "replace")[:4000])
     except BaseException:
         traceback.print_exc()
     finally:

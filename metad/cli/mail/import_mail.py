@@ -131,7 +131,7 @@ def _open_source(
     if not is_server(text):
         return file_source(text, uidl_format, template=everyone)
     if everyone and master is None:
-        raise UsageError("--all from a server needs its master user: --master NAME")
+        raise UsageError("--all from a server needs its master user", remedy="give --master NAME")
     return server_source(text, PopOptions(read_password(password_stdin), master, insecure))
 
 

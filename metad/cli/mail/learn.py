@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 
 from metad.cli.context import HubLocation, hub_options, json_option
-from metad.cli.mail.mail import account_of, entries_of, wire_of
+from metad.cli.mail.mail import account_of, entries_of, no_such_message, wire_of
 from metad.cli.mail.mailstore import mail_store
 from metad.config import checks
 from metad.errors import DataError, UnavailableError, UsageError
@@ -74,7 +74,7 @@ def _texts(place: HubLocation, address: str, wanted: tuple[str, ...]) -> dict[st
         for name in wanted:
             one = next((e for e in entries if name in (e.uid, str(e.number))), None)
             if one is None:
-                raise DataError(f"{address}: no such message: {name!a}")
+                raise no_such_message(address, name)
             wire = wire_of(store, account.id, one.id)
             found[name] = b"".join(unstuffed(wire, lf=False))
     return found
@@ -91,7 +91,10 @@ async def _teach(target: Address, kind: str, octets: bytes, password: str) -> st
             )
     except (HttpError, OSError, TimeoutError) as error:
         reason = str(error) or "no answer"
-        raise UnavailableError(f"rspamd's controller at {target}: {reason}") from None
+        raise UnavailableError(
+            f"rspamd's controller at {target}: {reason}",
+            remedy="start rspamd, or name its controller by --controller",
+        ) from None
     finally:
         pool.close()
     if response.status == _LEARNED:
@@ -99,8 +102,13 @@ async def _teach(target: Address, kind: str, octets: bytes, password: str) -> st
     if response.status in _SKIPPED:
         return f"known as {kind} already, or there is nothing to learn from"
     if response.status == _REFUSED:
-        raise DataError(f"rspamd's controller at {target} wants a password (--password-stdin)")
-    raise DataError(f"rspamd's controller at {target}: {_reason(response.body, response.status)}")
+        raise DataError(
+            f"rspamd's controller at {target} wants a password", remedy="give --password-stdin"
+        )
+    raise DataError(
+        f"rspamd's controller at {target}: {_reason(response.body, response.status)}",
+        remedy="rspamd's log says more",
+    )
 
 
 def _reason(body: bytes, status: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.context import HubLocation, hub_options, json_option, no_data
 from metad.cli.lazy import LazyGroup
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.maildir import MaildirWriter
@@ -29,7 +29,6 @@ from metad.errors import (
     MetadError,
     NoSuchUserError,
     RefusedError,
-    UnavailableError,
 )
 from metad.layers.imported_ids import imported_ids
 from metad.layers.texts import unstuffed
@@ -94,6 +93,12 @@ def account_of(data: Path, address: str) -> Account:
     return account
 
 
+def no_such_message(address: str, text: str) -> DataError:
+    return DataError(
+        f"{address}: no such message: {text!a}", remedy=f"metad mail list {address} shows them"
+    )
+
+
 def entries_of(store: MailStore, mailbox: int) -> list[ListedMail]:
     pairs = list(LISTING_ENTRY.iter_unpack(store.index.listing(mailbox)))
     uids = imported_ids(store, [one for one, _ in pairs if is_imported(one)])
@@ -152,7 +157,7 @@ def show(place: HubLocation, address: str, message: str) -> None:
                     sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
                 return
-    raise DataError(f"{address}: no such message: {message!a}")
+    raise no_such_message(address, message)
 
 
 def wire_of(store: MailStore, mailbox: int, message_id: bytes) -> Iterator[Buffer]:
@@ -193,7 +198,7 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
     try:
         owner = os.stat(place.data)
     except OSError:
-        raise UnavailableError(f"{place.data}: no such data directory") from None
+        raise no_data(place.data) from None
     writer = MboxWriter(path) if kind == "mbox" else MaildirWriter(path, owner)
     data = place.enter()
     account = account_of(data, address)

@@ -59,7 +59,7 @@ def read_maildir(path: Path, uidl_format: str) -> Iterator[SourceItem]:
     try:
         top = os.open(path, _DIRECTORY)
     except OSError as error:
-        raise OsError(f"{shown(path)}: {error.strerror}") from None
+        raise OsError.of(error, shown(path)) from None
     parts: list[Part] = []
     try:
         parts = _open_parts(top, path)
@@ -71,7 +71,7 @@ def read_maildir(path: Path, uidl_format: str) -> Iterator[SourceItem]:
             yield from _message(part, name, known.get(base_name(name)))
         yield from _subfolders(top, path)
     except OSError as error:
-        raise OsError(f"{shown(path)}: {error.strerror}") from None
+        raise OsError.of(error, shown(path)) from None
     finally:
         for fd in (top, *(part.fd for part in parts)):
             os.close(fd)
@@ -86,7 +86,10 @@ def _open_parts(top: int, path: Path) -> list[Part]:
             names = [one for one in os.listdir(fd) if not one.startswith(".")]
             parts.append(Part(fd, shown(path / name), names))
     if not parts:
-        raise DataError(f"{shown(path)}: not a Maildir: it has neither cur nor new")
+        raise DataError(
+            f"{shown(path)}: not a Maildir: it has neither cur nor new",
+            remedy="name the directory that has them",
+        )
     return parts
 
 
@@ -191,7 +194,7 @@ class MaildirWriter:
         try:
             self._top = make_directory(path, owner)
         except OSError as error:
-            raise CannotCreateError(f"{self._path}: {error.strerror}") from None
+            raise CannotCreateError.of(error, self._path) from None
 
     def _directory(self, name: str) -> int:
         """Created at the first message, when the command has become the owner."""
@@ -216,7 +219,7 @@ class MaildirWriter:
             os.utime(name, (seconds, seconds), dir_fd=tmp, follow_symlinks=False)
             os.rename(name, f"{name}:2,", src_dir_fd=tmp, dst_dir_fd=cur)
         except OSError as error:
-            raise OsError(f"{self._path}/{name}: {error.strerror}") from None
+            raise OsError.of(error, f"{self._path}/{name}") from None
         self._list.append(f"{self._number} P{message.uid} :{name}\n")
 
     def close(self) -> None:
@@ -231,7 +234,7 @@ class MaildirWriter:
                 os.fsync(fd)
             os.fsync(self._top)
         except OSError as error:
-            raise OsError(f"{self._path}: {error.strerror}") from None
+            raise OsError.of(error, self._path) from None
         finally:
             for fd in (self._top, *self._fds.values()):
                 os.close(fd)

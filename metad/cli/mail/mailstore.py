@@ -41,14 +41,22 @@ class MailStore:
             store = open_store(osio, data)
             has_index = os.path.exists(os.path.join(store.index, index_state.DATA_FILE))
             if not has_index and not os.listdir(store.logs):
-                raise UnavailableError(f"{data}: there is no mail here")
+                raise UnavailableError(
+                    f"{data}: there is no mail here", remedy="name the data directory by --data"
+                )
             boot = index_state.instance(str(data))
             unusable = index_state.why_unusable(osio, store.index, boot)
             if unusable and not hub_runs(data):
-                raise UnavailableError(f"{data}: the index has to be rebuilt: start the hub once")
+                raise UnavailableError(
+                    f"{data}: the index has to be rebuilt",
+                    remedy="start the hub, or run metad store rebuild",
+                )
             self.index = Index(store.index, readonly=True)
         except lmdb.Error as error:
-            raise UnavailableError(f"{data}: the index cannot be read: {error}") from None
+            raise UnavailableError(
+                f"{data}: the index cannot be read: {error}",
+                remedy="restart the hub, which rebuilds it",
+            ) from None
         self.osio = osio
         self.store = store
         self.reader = Reader(osio, store, self.index)

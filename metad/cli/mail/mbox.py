@@ -58,7 +58,7 @@ def read_mbox(path: Path) -> Iterator[SourceItem]:
         with os.fdopen(fd, "rb") as file:
             yield from _messages(shown(path), file, os.fstat(fd).st_size)
     except OSError as error:
-        raise OsError(f"{shown(path)}: {error.strerror}") from None
+        raise OsError.of(error, shown(path)) from None
 
 
 def _messages(name: str, file: IO[bytes], size: int) -> Iterator[SourceItem]:
@@ -71,7 +71,10 @@ def _messages(name: str, file: IO[bytes], size: int) -> Iterator[SourceItem]:
                 yield Reached(file.tell(), size)
             held, start = [], number
         elif not start and line.strip():
-            raise DataError(f"{name}:{number}: not an mbox file: no separator line")
+            raise DataError(
+                f"{name}:{number}: not an mbox file: no separator line",
+                remedy="for a directory of files give maildir:DIR",
+            )
         after_blank = not line.strip(b"\r\n")
         held.append(line)
     if start:
@@ -123,7 +126,7 @@ class MboxWriter:
             self._directory = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         except OSError as error:
-            raise CannotCreateError(f"{shown(path)}: {error.strerror}") from None
+            raise CannotCreateError.of(error, shown(path)) from None
 
     def write(self, message: Foreign) -> None:
         when = time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime(message.time_us // 1_000_000))

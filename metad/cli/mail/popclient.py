@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from metad import limits
 from metad.cli.mail.foreign import BadItem, Reached, SourceItem, foreign
-from metad.errors import DataError, MetadError, UnavailableError, UsageError
+from metad.errors import EX_PROTOCOL, DataError, MetadError, UnavailableError, UsageError
 
 SECONDS = 60.0
 LINE = 1 << 20
@@ -38,10 +38,11 @@ _LISTED = re.compile(rb"([0-9]{1,10}) +(.{1,512}?) *")
 class ServerError(MetadError):
     """The other server refused something (exit 76).  `reply`: its own words."""
 
-    exit_code = 76
+    exit_code = EX_PROTOCOL
+    remedy = "the log of that server may say more"
 
-    def __init__(self, place: str, reply: str) -> None:
-        super().__init__(f"{place}: {reply}")
+    def __init__(self, place: str, reply: str, *, remedy: str = "") -> None:
+        super().__init__(f"{place}: {reply}", remedy=remedy)
         self.reply = reply
 
 
@@ -67,9 +68,9 @@ def parse_url(url: str) -> Account:
     except ValueError as error:
         raise UsageError(f"{url}: {error}") from None
     if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise UsageError("not pop3://USER@HOST:PORT or pop3s://USER@HOST:PORT")
+        raise UsageError(f"{url}: must be pop3://USER@HOST:PORT or pop3s://USER@HOST:PORT")
     if parts.password is not None:
-        raise UsageError("no password in a URL: use --password-stdin")
+        raise UsageError("no password in a URL", remedy="give --password-stdin")
     user = unquote(parts.username or "")
     tls = parts.scheme == "pop3s"
     return Account(parts.hostname, port or _PORTS[parts.scheme], tls, user)
@@ -84,7 +85,7 @@ class PopClient:
         try:
             self._socket = socket.create_connection((account.host, account.port), SECONDS)
         except OSError as error:
-            raise UnavailableError(f"{self._place}: {error.strerror or error}") from None
+            raise UnavailableError.of(error, self._place) from None
         self._input = self._socket.makefile("rb")
         try:
             if account.tls:
@@ -169,7 +170,9 @@ class PopClient:
             self._input.close()
             self._socket = context.wrap_socket(self._socket, server_hostname=self._account.host)
         except OSError as error:
-            raise UnavailableError(f"{self._place}: TLS: {error}") from None
+            raise UnavailableError(
+                f"{self._place}: TLS: {error}", remedy="--insecure accepts any certificate"
+            ) from None
         self._input = self._socket.makefile("rb")
 
     def _secure(self) -> None:
@@ -181,7 +184,9 @@ class PopClient:
             self._start_tls()
         elif not (self._account.insecure or _is_here(self._socket)):
             raise ServerError(
-                self._place, "offers no TLS; --insecure permits to send the password without it"
+                self._place,
+                "offers no TLS",
+                remedy="--insecure permits to send the password without it",
             )
 
     def _capabilities(self) -> set[str]:
@@ -196,7 +201,9 @@ class PopClient:
         account = self._account
         if account.master is None:
             if any(octet in b"\r\n\0" for octet in account.password):
-                raise DataError("the password has control characters")
+                raise DataError(
+                    "the password has control characters", remedy="USER and PASS cannot send it"
+                )
             self._command(f"USER {account.user}")
             self._send(b"PASS " + account.password)
             self._reply("login")
@@ -214,11 +221,11 @@ class PopClient:
 
     def _send(self, line: bytes) -> None:
         if b"\r" in line or b"\n" in line:
-            raise UsageError("a user name with control characters")
+            raise UsageError("a user name must have no control characters")
         try:
             self._socket.sendall(line + b"\r\n")
         except OSError as error:
-            raise UnavailableError(f"{self._place}: {error.strerror or error}") from None
+            raise UnavailableError.of(error, self._place) from None
 
     def _reply(self, to: str) -> bytes:
         line = self._line()
@@ -231,9 +238,12 @@ class PopClient:
         try:
             line = self._input.readline(LINE)
         except OSError as error:
-            raise UnavailableError(f"{self._place}: {error.strerror or error}") from None
+            raise UnavailableError.of(error, self._place) from None
         if not line:
-            raise UnavailableError(f"{self._place}: the server closed the connection")
+            raise UnavailableError(
+                f"{self._place}: the server closed the connection",
+                remedy="run the import again: it skips what is there already",
+            )
         return line
 
     def _lines(self) -> Iterator[bytes]:

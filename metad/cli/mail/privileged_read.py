@@ -56,13 +56,16 @@ class Reading:
         while True:
             head = self._input.read(_HEAD.size)
             if len(head) < _HEAD.size:
-                raise MetadError("the process that reads the messages has died")
+                raise MetadError(
+                    "the process that reads the messages has died",
+                    remedy="run the import again: it skips what is there already",
+                )
             kind, size = _HEAD.unpack(head)
             fields = msgpack.unpackb(self._input.read(size))
             if kind == _END:
                 return
             if kind == _ERROR:
-                error = MetadError(fields[1])
+                error = MetadError(fields[1], remedy=fields[2])
                 error.exit_code = fields[0]
                 raise error
             yield _KINDS[kind](*fields)
@@ -102,7 +105,7 @@ def _reader(source: Source, address: str, writer: int) -> NoReturn:
                 for item in source.read(address):
                     _write(out, _KINDS.index(type(item)), tuple(item))
             except MetadError as error:
-                _write(out, _ERROR, (error.exit_code, str(error)))
+                _write(out, _ERROR, (error.exit_code, str(error), error.remedy))
             else:
                 _write(out, _END, ())
     except BrokenPipeError:

@@ -86,7 +86,7 @@ def split_place(text: str, option: str) -> tuple[str, Path]:
     """mbox:FILE or maildir:DIRECTORY -> its kind and path.  Raises UsageError."""
     kind, _, path = text.partition(":")
     if kind not in {"mbox", "maildir"} or not path:
-        raise UsageError(f"{option}: not mbox:FILE or maildir:DIRECTORY")
+        raise UsageError(f"{option}: must be mbox:FILE or maildir:DIRECTORY")
     return kind, Path(path)
 
 
@@ -98,7 +98,10 @@ def expand(template: str, address: str) -> str:
     local, _, domain = address.rpartition("@")
     for part in (local, domain):
         if "/" in part or "\0" in part or part in ("", ".", ".."):
-            raise UsageError(f"{address}: has no directory: it is not a file name")
+            raise UsageError(
+                f"{address}: has no directory: it is not a file name",
+                remedy="import it alone, with its path in --from",
+            )
     values = {"u": address, "n": local, "d": domain, "%": "%"}
 
     def one(match: re.Match[str]) -> str:
@@ -117,7 +120,7 @@ def owner_of(path: Path) -> os.stat_result:
     try:
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise OsError(f"{shown(path)}: {error.strerror}") from None
+        raise OsError.of(error, shown(path)) from None
     try:
         return os.fstat(fd)
     finally:

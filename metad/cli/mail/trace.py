@@ -247,8 +247,8 @@ def _show_messages(found: list[Facts], what: str, notes: list[str], *, as_json: 
         return EX_OK if found else EX_DATAERR
     if not found:
         raise DataError(
-            f"no log tells of {what!a}: it was never stored here, or it was deleted and collected; "
-            "the hub's log may know"
+            f"no log tells of {what!a}: it was never stored here, or it was deleted and collected",
+            remedy="--log FILE searches a log of the hub",
         )
     for facts in found:
         for line in _lines(facts):

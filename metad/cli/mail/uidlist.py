@@ -56,7 +56,10 @@ def read_uidlist(top: int, place: str, uidl_format: str) -> dict[str, ListedFile
     head, *lines = text.split("\n")
     match = _HEAD.fullmatch(head)
     if match is None:
-        raise DataError(f"{place}/{UIDLIST}:1: unknown version of Dovecot's list of unique ids")
+        raise DataError(
+            f"{place}/{UIDLIST}:1: unknown version of Dovecot's list of unique ids",
+            remedy="import by POP3 from the running Dovecot instead: --from pop3://HOST",
+        )
     validity = int(next(one for one in match.groups() if one))
     known: dict[str, ListedFile] = {}
     for line in lines:

@@ -178,8 +178,8 @@ def _choose(found: Sequence[Candidate], ids: Sequence[str], everything: bool) ->
     for one in ids:
         if one not in by_name:
             raise DataError(
-                f"{one!a} is not among the deleted messages that still lie in a log: "
-                "metad mail trace tells what became of it"
+                f"{one!a} is not among the deleted messages that still lie in a log",
+                remedy=f"metad mail trace {one} tells what became of it",
             )
     return [by_name[one] for one in dict.fromkeys(ids)]
 

@@ -98,7 +98,9 @@ def set_user(
         if value is not None
     }
     if not changes and disabled is None:
-        raise UsageError("there is nothing to set")
+        raise UsageError(
+            "there is nothing to set", remedy="metad user set --help shows what can be set"
+        )
     with open_users(place) as database:
         account = _existing(database, address)
         if changes:
@@ -262,7 +264,9 @@ def alias(
     with directory_client.open_users(data / "users", create=making) as database:
         old = database.alias(address)
         if old is None and not making:
-            raise NoSuchUserError(f"{address}: no such alias")
+            raise NoSuchUserError(
+                f"{address}: no such alias", remedy="metad user list --aliases shows them"
+            )
         if how == "delete" and not members:
             gone = database.remove_alias(address, force=force)
             said(gone, f"removed {gone.address}", as_json)
@@ -282,5 +286,5 @@ def _members(old: tuple[str, ...], given: tuple[str, ...], how: str | None) -> t
     gone = {alias_name(alias_key(member)) for member in given}
     left = tuple(one for one in old if one not in gone)
     if not left:
-        raise DataError("an alias has a member: delete it whole with --delete and no member")
+        raise DataError("an alias has a member", remedy="--delete without members deletes it whole")
     return left

@@ -109,7 +109,7 @@ def _open(stack: ExitStack, path: Path) -> importers.Text:
     try:
         return importers.Text(str(path), stack.enter_context(path.open("rb")))
     except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
+        raise OsError.of(error, path) from None
 
 
 def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) -> UserDatabase:

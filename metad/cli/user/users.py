@@ -88,7 +88,9 @@ def remove(place: HubLocation, address: str, force: bool, as_json: bool) -> None
         except NoSuchUserError:
             if database.alias(address) is None:
                 raise
-            raise DataError(f"{address} is an alias: metad user alias {address} --delete") from None
+            raise DataError(
+                f"{address} is an alias", remedy=f"metad user alias {address} --delete removes it"
+            ) from None
     said(account, f"removed {account.address}, mailbox {account.id}", as_json)
 
 
@@ -153,7 +155,7 @@ def list_users(
     """
     if any(options.values()):
         if aliases:
-            raise UsageError("--aliases has no usage: give it alone")
+            raise UsageError("--aliases has no usage", remedy="give it alone")
         from metad.cli.user.user_list import ListOptions, list_long
 
         config = place.config
@@ -213,7 +215,7 @@ def read_password(from_stdin: bool) -> bytes:
     if from_stdin:
         return _line(sys.stdin.buffer.readline(limits.PASSWORD + 3))
     if not terminal():
-        raise UsageError("there is no terminal to ask on: give --password-stdin")
+        raise UsageError("there is no terminal to ask on", remedy="give --password-stdin")
     typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return typed.encode("utf-8", "surrogateescape")
 
@@ -225,5 +227,7 @@ def terminal() -> bool:
 
 def _line(line: bytes) -> bytes:
     if not line:
-        raise DataError("there is no password on standard input")
+        raise DataError(
+            "there is no password on standard input", remedy="write it there, as one line"
+        )
     return line.removesuffix(b"\n").removesuffix(b"\r")

@@ -75,7 +75,9 @@ class Backup:
         self._previous = previous
         self._old = manifest.read(osio, str(previous)) if previous else None
         if self._old is not None and self._old.store_id != store.store_id.hex():
-            raise DataError(f"{previous}: a backup of another store")
+            raise DataError(
+                f"{previous}: a backup of another store", remedy="leave out --incremental"
+            )
         self.done = Done()
         self._files: dict[str, BackupFile] = {}
         self._get_on = _nothing  # to be called when something was read
@@ -232,9 +234,11 @@ def make_empty(osio: Osio, target: Path) -> None:
             osio.fsync_directory(str(target.parent))
     except FileExistsError:
         if not target.is_dir() or osio.listdir(str(target)):
-            raise CannotCreateError(f"{target}: not an empty directory") from None
+            raise CannotCreateError(
+                f"{target}: not an empty directory", remedy="name a new one"
+            ) from None
     except OSError as error:
-        raise CannotCreateError(f"{target}: {error.strerror}") from None
+        raise CannotCreateError.of(error, target) from None
 
 
 def copy_file(
@@ -324,7 +328,7 @@ def restore(
             done.octets += sum(stop - start for start, stop in entry.extents())
     if done.bad and not partial:
         more = f" (and {len(done.bad) - 1} more)" if len(done.bad) > 1 else ""
-        raise DataError(f"{done.bad[0]}{more}; --partial restores what is good")
+        raise DataError(f"{done.bad[0]}{more}", remedy="--partial restores what is good")
     for name in ("logs", "quarantine", "users"):
         osio.fsync_directory(str(data / name))
     _restore_identity(osio, backup, data, found)
@@ -372,11 +376,14 @@ def _restore_identity(osio: Osio, backup: Path, data: Path, found: Manifest) -> 
     """Make it the same store with another node number, durably."""
     entry = found.files.get("store.json")
     if entry is None:
-        raise DataError(f"{backup}: no store.json in the manifest")
+        raise DataError(f"{backup}: no store.json in the manifest", remedy="restore another backup")
     fd = osio.open(str(backup / entry.name), os.O_RDONLY)
     try:
         if manifest.digest(osio, fd, entry) != entry.digest:
-            raise DataError(f"{backup / entry.name}: damaged: not what was copied")
+            raise DataError(
+                f"{backup / entry.name}: damaged: not what was copied",
+                remedy="restore another backup",
+            )
     finally:
         osio.close(fd)
     old = open_store(osio, backup)

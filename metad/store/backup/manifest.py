@@ -67,14 +67,17 @@ def read(osio: Osio, directory: str) -> Manifest:
     try:
         fields: dict[str, Any] = json.loads(read_file(osio, path, LIMIT))
         if fields.pop("format") > FORMAT:
-            raise DataError(f"{path}: made by a newer version")
+            raise DataError(f"{path}: made by a newer metad", remedy="install that release")
         files = {entry["name"]: BackupFile(**entry) for entry in fields.pop("files")}
         manifest = Manifest(files=files, **fields)
         _check_names(manifest.files)
     except FileNotFoundError:
-        raise UnavailableError(f"{directory}: no complete backup (it has no {NAME})") from None
+        raise UnavailableError(
+            f"{directory}: no complete backup: it has no {NAME}",
+            remedy="name the directory of another backup",
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: damaged: {error}") from None
+        raise DataError(f"{path}: damaged: {error}", remedy="name another backup") from None
     return manifest
 
 

@@ -50,13 +50,19 @@ def dump_log(osio: Osio, path: Path, secret: bytes | None, *, bodies: bool) -> I
 def _log(osio: Osio, path: Path, fd: int, secret: bytes | None) -> LogHeader:
     known = secret or header.own_secret(osio, fd)
     if known is None:
-        raise DataError(f"{path}: both headers are damaged: the store's secret is needed")
+        raise DataError(
+            f"{path}: both headers are damaged: the store's secret is needed",
+            remedy="restore store.json from a backup",
+        )
     found = header.read(osio, fd, known)
     if found is None and path.stem.isascii() and path.stem.isdigit():
         store = replace(make_store(path.parent, bytes(16), known, 0), logs=str(path.parent))
         found = TailReader(osio, store, lambda _: None).header(int(path.stem))
     if found is None:
-        raise DataError(f"{path}: no log that this secret opens")
+        raise DataError(
+            f"{path}: no log that this secret opens",
+            remedy="restore the store.json that belongs to it",
+        )
     return found
 
 

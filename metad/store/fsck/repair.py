@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from metad.errors import DataError, OsError
+from metad.errors import DataError, OsError, remedy_for
 from metad.store.fsck.fsck import Summary
 from metad.store.fsck.log_check import log_numbers, read_headers
 from metad.store.identity import Store
@@ -59,7 +59,10 @@ def _must_be_ours(osio: Osio, store: Store) -> None:
     for number in log_numbers(osio, store):
         headers = read_headers(osio, store, number)
         if headers is not None and headers.foreign:
-            raise DataError(f"{headers.findings[0]}: nothing is changed")
+            raise DataError(
+                f"{headers.findings[0]}: nothing is changed",
+                remedy="restore the store.json that belongs to the logs",
+            )
 
 
 def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None:
@@ -68,7 +71,9 @@ def _set_aside(osio: Osio, store: Store, found: Summary, report: Report) -> None
         try:
             name = quarantine.quarantine_range(osio, store, fd, log, damage)
         except OSError as error:
-            raise OsError(f"log {log.number}: damage cannot be set aside: {error}") from None
+            raise OsError(
+                f"log {log.number}: damage cannot be set aside: {error}", remedy=remedy_for(error)
+            ) from None
         finally:
             osio.close(fd)
         report(f"log {log.number}: bytes {damage.start} to {damage.end} kept in quarantine/{name}")

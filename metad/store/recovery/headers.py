@@ -76,8 +76,8 @@ class HeaderReader:
             self._tails.read_all(number)
             if self._tails.is_of_another_store(number):
                 raise DataError(
-                    f"log {number} is good, but not under the secret in store.json: "
-                    "put the right store.json back"
+                    f"log {number} is good, but not under the secret in store.json",
+                    remedy="put the right store.json back",
                 )
             if self._tails.is_blank(number):
                 self._report(f"log {number} was never finished; removing it")

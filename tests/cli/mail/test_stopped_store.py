@@ -62,4 +62,4 @@ def test_a_restored_store_answers_no_mail_list_before_its_first_start(
     restore(Osio(), tmp_path / "backup", new)
     code, out, err = run("mail", "list", ADDRESS, "--data", new)
     assert (code, out) == (EX_UNAVAILABLE, "")
-    assert "start the hub once" in err
+    assert "start the hub, or run metad store rebuild" in err

@@ -61,4 +61,5 @@ def test_rename(user):
     assert (code, out) == (EX_OK, "renamed ann@x.org to anna@x.org\n")
     assert "delivered to anna@x.org, bob@x.org" in user("check", "info@x.org")[1]
     code, _, err = user("rename", "anna@x.org", "bob@x.org")
-    assert (code, err) == (EX_DATAERR, "metad: fatal: bob@x.org: a user has this address already\n")
+    assert code == EX_DATAERR
+    assert err.startswith("metad: fatal: bob@x.org: a user has this address already (")

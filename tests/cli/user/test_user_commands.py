@@ -80,7 +80,8 @@ def test_what_is_no_address_is_refused(user, address):
 def test_an_address_there_already_is_refused(user):
     user("add", "ann@x.org", "--no-password")
     code, _, err = user("add", "ANN@x.org", "--no-password")
-    assert (code, err) == (EX_DATAERR, "metad: fatal: ann@x.org: a user has this address already\n")
+    assert code == EX_DATAERR
+    assert err.startswith("metad: fatal: ann@x.org: a user has this address already (")
 
 
 def test_a_new_password_replaces_the_old_one(user, data):
@@ -101,7 +102,8 @@ def test_who_is_not_there_cannot_be_changed(user, verb):
     user("add", "ann@x.org", "--no-password")
     more = ["--password-stdin"] if verb == "passwd" else []
     code, _, err = user(verb, "bob@x.org", *more, stdin=b"x\n")
-    assert (code, err) == (EX_NOUSER, "metad: fatal: bob@x.org: no such user\n")
+    assert code == EX_NOUSER
+    assert err.startswith("metad: fatal: bob@x.org: no such user (")
 
 
 def test_the_list_is_by_address_and_as_json(user):

@@ -432,8 +432,9 @@ def test_a_backup_goes_on_past_a_place_that_cannot_be_read(
 def test_a_restore_takes_what_is_good_of_a_damaged_backup(made: Path, tmp_path: Path) -> None:
     log = next((made / "logs").iterdir())
     os.truncate(log, log.stat().st_size // 2)
-    with pytest.raises(DataError, match="--partial"):
+    with pytest.raises(DataError) as raised:
         restore(Osio(), made, tmp_path / "first")
+    assert "--partial" in raised.value.line
     assert not (tmp_path / "first" / "store.json").exists()
     done = restore(Osio(), made, tmp_path / "second", partial=True)
     assert len(done.bad) == 1
