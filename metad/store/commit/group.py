@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Protocol
 
 from metad.store.log.encode import Append, sizes
@@ -21,7 +20,6 @@ GROUP_OCTETS = 1 << 20
 GROUP_RECORDS = 900
 GROUP_ROWS = 4000
 _GROUP_ENTRIES = GROUP_ROWS * ENTRY_SIZE
-_parts = attrgetter("parts")
 
 
 class Loop(Protocol):
@@ -34,7 +32,7 @@ class Loop(Protocol):
 
 def take_group(waiting: deque[Append]) -> list[Append]:
     """Take the next group from the left end of `waiting`, as far as the bounds allow."""
-    if len(waiting) <= GROUP_RECORDS and None not in map(_parts, waiting):
+    if len(waiting) <= GROUP_RECORDS and not [one for one in waiting if one.parts is None]:
         octets, entries = sizes(waiting)
         if octets <= GROUP_OCTETS and entries <= _GROUP_ENTRIES:  # all of them: the usual case
             everything = list(waiting)

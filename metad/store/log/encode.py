@@ -6,7 +6,6 @@ Rules of this file: no I/O except reading a spooled body; no decisions.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_128_digest
@@ -80,12 +79,9 @@ def append_confirmation() -> Append:
     return append_deletion(NO_ID, record.Deletion(0, b""), lambda _: None)
 
 
-_size, _entries_size = attrgetter("size"), attrgetter("entries_size")
-
-
 def sizes(group: Collection[Append]) -> tuple[int, int]:
     """Bytes of a group's records, and of their footer entries."""
-    return sum(map(_size, group)), sum(map(_entries_size, group))
+    return sum([item.size for item in group]), sum([item.entries_size for item in group])
 
 
 class Encoded(NamedTuple):

@@ -6,7 +6,6 @@ Writers and readers of a log create both; other modules enter them in the index.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import NamedTuple
 
 
@@ -27,9 +26,6 @@ class Message(NamedTuple):
     uid: str = ""
 
 
-_entries = attrgetter("entries")
-
-
 def joined_entries(messages: Iterable[Message]) -> bytes:
-    """The footer entries of messages.  `map` costs a third of a comprehension, for each message."""
-    return b"".join(map(_entries, messages))
+    """The footer entries of messages."""
+    return b"".join([one.entries for one in messages])
