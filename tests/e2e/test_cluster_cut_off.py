@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.support import etcd as etcd_support
 from tests.support.clients import Pop3Line, bodies, in_time, message
 from tests.support.cut_network import BRIDGE, CutNetwork
 from tests.support.etcd import EtcdCluster
@@ -72,14 +71,13 @@ class Machine(EtcdNode):
 
 
 @pytest.fixture
-def trio(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trio]:
-    monkeypatch.setattr(etcd_support, "HOST", BRIDGE)
+def trio() -> Iterator[Trio]:
     with CutNetwork(3) as network:
 
         def place(number: int, etcd: EtcdCluster) -> EtcdNode:
             return Machine(network, number, etcd.urls)
 
-        with three_nodes(["ann"], place) as trio:
+        with three_nodes(["ann"], place, BRIDGE) as trio:
             yield trio
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from metad.cluster.identity import VIEW, directory
 from metad.cluster.view import State, View
-from tests.support.etcd import EtcdCluster
+from tests.support.etcd import HOST, EtcdCluster
 from tests.support.hub import DEADLINE, Hub, HubError, free_ports
 
 ABSENT_AFTER = 15  # seconds, the least that there is; a lease takes 12 more
@@ -130,10 +130,12 @@ class Trio:
 
 @contextmanager
 def three_nodes(
-    names: Sequence[str], place: Callable[[int, EtcdCluster], EtcdNode] | None = None
+    names: Sequence[str],
+    place: Callable[[int, EtcdCluster], EtcdNode] | None = None,
+    etcd_host: str = HOST,
 ) -> Iterator[Trio]:
     """`place` makes each machine; otherwise they are addresses of the loopback."""
-    with EtcdCluster() as etcd:
+    with EtcdCluster(host=etcd_host) as etcd:
         make = place or on_loopback
         trio = Trio(etcd, [make(number, etcd) for number in range(3)])
         try:
