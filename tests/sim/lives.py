@@ -65,7 +65,7 @@ def dead_with_mail(stage: Stage) -> None:
     stage.kill(1)
     stage.until(lambda: stage.is_in(1, ABSENT, 3))
     stage.wait(3.0)  # so that etcd's word is of this epoch
-    stage.look(3, box)
+    stage.look_thrice(3, box)
 
 
 def walk_held_up(stage: Stage) -> None:
@@ -76,7 +76,7 @@ def walk_held_up(stage: Stage) -> None:
     stage.kill(3)
     stage.until(lambda: stage.is_in(3, ABSENT, 1, healed=True), 25.0)
     stage.isolate(1, 2)
-    stage.look(1, box)
+    stage.look_thrice(1, box)
 
 
 def mail_behind_a_walk(stage: Stage) -> None:
@@ -97,7 +97,7 @@ def mail_behind_a_walk(stage: Stage) -> None:
     stage.network.held.clear()
     stage.until(lambda: stage.is_in(4, ABSENT, 1, healed=True), 25.0)
     stage.kill(2)
-    stage.look(1, box)
+    stage.look_thrice(1, box)
 
 
 def behind_with_tombstones(stage: Stage) -> None:
@@ -115,7 +115,7 @@ def behind_with_tombstones(stage: Stage) -> None:
         stage.mend()
         stage.until(lambda: stage.is_in(1, ABSENT, 3, healed=True), 40.0)
         stage.kill(2)
-        stage.look(3, box)
+        stage.look_thrice(3, box)
 
 
 # -- rules Lone reader, Epoch
@@ -130,7 +130,7 @@ def replaced_while_cut_off(stage: Stage) -> None:
     stage.until(lambda: stage.is_in(4, ACTIVE, 2))
     box = stage.box_of(2, 4)
     stage.put(2, box)
-    stage.look(3, box)
+    stage.look_thrice(3, box)
 
 
 def removed_while_it_serves(stage: Stage) -> None:
@@ -145,7 +145,7 @@ def removed_while_it_serves(stage: Stage) -> None:
     if stage.is_in(4, ACTIVE, 2):
         box = stage.box_of(2, 4)
         stage.put(2, box)
-        stage.look(3, box)
+        stage.look_thrice(3, box)
 
 
 def _third_enters_unseen(stage: Stage) -> int:
@@ -204,7 +204,7 @@ def back_in_the_last_moment(stage: Stage) -> None:
     stage.etcd.held.clear()
     stage.wait(3.0)
     stage.put(1, 1)
-    stage.look(2, 1)
+    stage.look_thrice(2, 1)
 
 
 # -- old disks
@@ -225,7 +225,7 @@ def old_disk(stage: Stage) -> None:
     stage.kill(1)
     stage.start(3)
     stage.wait(2.0)
-    stage.look(2, box)
+    stage.look_thrice(2, box)
     stage.discard(3)
     stage.start(1)
 
@@ -246,7 +246,7 @@ def return_unseen(stage: Stage) -> None:
     if stage.is_in(3, ACTIVE, 1):  # it is not
         box = stage.box_of(1, 3)
         stage.put(1, box)
-        stage.look(2, box)
+        stage.look_thrice(2, box)
 
 
 def _both_active(stage: Stage) -> bool:
@@ -265,7 +265,7 @@ def returns_without_mail(stage: Stage) -> None:
     stage.start(2)
     stage.until(lambda: _both_active(stage), 30.0)
     stage.isolate(2, 1)
-    stage.look(2, 1)
+    stage.look_thrice(2, 1)
 
 
 def returns_with_deleted_mail(stage: Stage) -> None:
@@ -280,7 +280,7 @@ def returns_with_deleted_mail(stage: Stage) -> None:
         stage.start(2)
         stage.until(lambda: _both_active(stage), 30.0)
         stage.kill(1)
-        stage.look(2, 1)
+        stage.look_thrice(2, 1)
 
 
 def away_for_longer_than_tombstones_stand(stage: Stage) -> None:
@@ -308,7 +308,7 @@ def mail_while_one_enters(stage: Stage) -> None:
         stage.put(1, 1, wait=False)
         stage.wait(0.02)
     stage.isolate(2, 1)
-    stage.look(2, 1)
+    stage.look_thrice(2, 1)
 
 
 THREE, FOUR, TWO = all_active(3), all_active(4), all_active(2)

@@ -111,6 +111,12 @@ class Stage:
         )
         return None if found is None else [one for one, _ in found]
 
+    def look_thrice(self, node: int, box: int) -> None:
+        """A client that is refused, for a view that has just changed for instance, tries again."""
+        for _ in range(3):
+            self.look(node, box)
+            self.wait(0.5)
+
     def delete(self, node: int, box: int) -> None:
         """A session that deletes everything."""
         self._clients.delete_all(self.worker(node), self.hub(node), box)
