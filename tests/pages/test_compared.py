@@ -39,7 +39,7 @@ def test_postfix_has_these_settings_and_commands(tmp_path: Path) -> None:
     (tmp_path / "main.cf").touch()
     (tmp_path / "master.cf").touch()
     settings = [one for one in named("If you use Postfix") if re.fullmatch(r"[a-z_]+", one)]
-    settings = [DAEMONS.get(one, one) for one in settings]
+    settings = [DAEMONS.get(one, one) for one in settings if shutil.which(one) is None]
     done = subprocess.run(
         ["postconf", "-c", str(tmp_path), "-d", *settings],
         capture_output=True, text=True, timeout=60, check=False,
