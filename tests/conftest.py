@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import sizes
@@ -20,6 +21,9 @@ CAMPAIGNS = ("crash", "model", "sim", "fault", "mutants", "fuzz")
 FIRST = (*CAMPAIGNS, "processes", "e2e")
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks
 
+# On a busy machine the making of inputs may stand still for seconds.
+settings.register_profile("metad", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("metad")
 
 # A background job of a shell ignores SIGINT, and so would every program that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -35,7 +35,6 @@ from metad.store.log.place import Message, Place
 
 _KEY_SIZE = 20
 _SCAN_ROWS = 5000
-_new = tuple.__new__
 
 
 class Item(NamedTuple):
@@ -224,14 +223,14 @@ class _Moving(Change):
     def row_of(self, message_id: bytes) -> Row | None:
         """The row of a message; None if it has none."""
         value = self._txn.get(message_id, db=self._places)
-        return None if value is None else _new(Row, unpack_row(bytes(value)))
+        return None if value is None else Row._make(unpack_row(bytes(value)))
 
     def rows_from(self, start: bytes) -> Iterator[tuple[bytes, Row]]:
         """Ids from `start` on with their rows."""
         with self._txn.cursor(self._places) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
-                    yield bytes(key), _new(Row, unpack_row(bytes(value)))
+                    yield bytes(key), Row._make(unpack_row(bytes(value)))
 
     # -- changing
 
