@@ -93,7 +93,9 @@ class Environment:
         self._env.close()
 
     def _missing(self) -> UnavailableError:
-        return UnavailableError(f"{self.path}: there is no users database yet")
+        return UnavailableError(
+            f"{self.path}: there is no users database yet", remedy="metad user add makes it"
+        )
 
     def _open_tables(self, create: bool) -> None:
         if create:
