@@ -42,6 +42,7 @@ class FakeEtcd:
         self.state = State()
         self.is_up = True
         self.transactions = 0
+        self.cuts = 0  # watches that will be lost after their next fragment
         self.fault: Callable[[str], None] = lambda when: None
         self._moved = asyncio.Event()
 
@@ -89,6 +90,7 @@ class FakeEtcd:
                 seen = [one for one in found if first <= one.key < end]
                 for at, one in enumerate(seen, 1):  # in fragments
                     yield Changes(found[0].mod, [one], more=at < len(seen))
+                    self._cut()
             await moved.wait()
             self._answer()
 
@@ -120,6 +122,11 @@ class FakeEtcd:
     def _answer(self) -> None:
         if not self.is_up:
             raise EtcdError("etcd does not answer")
+
+    def _cut(self) -> None:
+        if self.cuts:
+            self.cuts -= 1
+            raise EtcdError("the watch is lost")
 
     def _wake(self) -> None:
         self._moved.set()

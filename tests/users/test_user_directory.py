@@ -12,7 +12,7 @@ from metad.cluster.etcd_json import EtcdError
 from metad.errors import ClusterError, DataError, UsersLostError
 from metad.system.backoff import Backoff
 from metad.users import etcd_rows, rows, user_directory
-from metad.users.account import POSTMASTER_ID
+from metad.users.account import POSTMASTER_ID, pack_record
 from metad.users.mirrored import MirroredUsers
 from metad.users.rows import Change
 from tests.support.etcd_fake import FakeEtcd
@@ -119,6 +119,23 @@ def test_many_rows_are_read_in_ranges_of_bounded_size(
             await until(lambda: level(one, two))
             assert everything(one.users) == everything(two.users)
             assert not two.lines
+
+    asyncio.run(test())
+
+
+def test_a_watch_that_is_lost_within_a_revision_begins_with_all_of_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
+            await one.stop()
+            etcd.cuts = 1
+            row = etcd.state.rows[row_key(ANN)].value
+            number, record, _ = rows.read_row(ANN.encode(), row)
+            renamed = rows.account_row(number, pack_record(record | {"address": BOB}))
+            token = f"{KEYS.users}last/1"
+            etcd.write({token: b"t", row_key(BOB): renamed, row_key(ANN): None})
+            await until(lambda: etcd.cuts == 0 and two.users.account(BOB) is not None)
+            assert two.users.account(ANN) is None
+            one.start()
 
     asyncio.run(test())
 
