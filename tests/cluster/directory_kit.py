@@ -9,6 +9,7 @@ from metad.cluster import restoring, seen
 from metad.cluster.current_view import CurrentView
 from metad.cluster.directory import Directory, DirectoryNode
 from metad.cluster.etcd import Etcd
+from metad.cluster.etcd_json import Json
 from metad.cluster.seen import SeenFile
 from metad.cluster.view import View
 from metad.cluster.view_file import ViewFile
@@ -17,10 +18,19 @@ from metad.config.model import ClusterConfig
 from metad.system.osio import Osio
 
 ABSENT_AFTER = 15.0
+PATIENCE = 30.0
 
 
 def config(urls: tuple[str, ...]) -> ClusterConfig:
     return ClusterConfig(address="127.0.0.1:1", etcd=urls)
+
+
+class PatientEtcd(Etcd):
+    """On a busy machine a real etcd takes longer than a hub waits: a round would fail, report that
+    etcd does not answer and then that it does again, and the lease would come a round later."""
+
+    async def _attempt(self, path: str, body: Json, patience: float) -> Json:
+        return await super()._attempt(path, body, max(patience, PATIENCE))
 
 
 class Node:

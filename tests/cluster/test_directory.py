@@ -18,7 +18,14 @@ from metad.cluster.etcd_json import puts
 from metad.cluster.view import State, View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_LEASE, CLUSTER_WORD
-from tests.cluster.directory_kit import ABSENT_AFTER, Node, begin, config, settle
+from tests.cluster.directory_kit import (
+    ABSENT_AFTER,
+    Node,
+    PatientEtcd,
+    begin,
+    config,
+    settle,
+)
 from tests.cluster.views import make_member, make_view
 from tests.support.etcd import EtcdCluster, need_etcd
 
@@ -48,7 +55,7 @@ def run(one: EtcdCluster, home: Path, test: Test, members: int = 3) -> None:
     """`test` with a cluster of its own, which is registered and has word."""
 
     async def main() -> None:
-        async with Etcd(config(one.urls)) as etcd:
+        async with PatientEtcd(config(one.urls)) as etcd:
             cluster = Cluster(home, etcd, fresh_view(home, members))
             await begin(etcd, cluster.view)
             await settle(*cluster.directories)
@@ -101,7 +108,7 @@ def test_a_node_that_is_refused_has_neither_word_nor_lease(server, tmp_path):
 
 def test_a_directory_without_a_lease_has_no_word(server, tmp_path):
     async def main() -> None:
-        async with Etcd(config(server.urls)) as etcd:
+        async with PatientEtcd(config(server.urls)) as etcd:
             view = fresh_view(tmp_path, 1)
             node = Node(tmp_path / "1", 1, view)
             await begin(etcd, view)
@@ -272,7 +279,7 @@ def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
     """All leases have ended while it was stopped, and no node is gone."""
 
     async def main(one: EtcdCluster) -> None:
-        async with Etcd(config(one.urls)) as etcd:
+        async with PatientEtcd(config(one.urls)) as etcd:
             cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 3))
             await begin(etcd, cluster.view)
             await settle(*cluster.directories)
@@ -344,7 +351,7 @@ def test_etcd_moves_to_another_endpoint(tmp_path):
 
 def test_a_wiped_etcd_is_not_trusted_until_it_is_restored(tmp_path):
     async def main(one: EtcdCluster) -> None:
-        async with Etcd(config(one.urls)) as etcd:
+        async with PatientEtcd(config(one.urls)) as etcd:
             cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 3))
             await begin(etcd, cluster.view)
             await settle(*cluster.directories)
@@ -375,7 +382,7 @@ def test_a_wiped_etcd_is_not_trusted_until_it_is_restored(tmp_path):
 
 def test_an_old_snapshot_is_not_trusted_however_far_it_grows(tmp_path):
     async def main(one: EtcdCluster) -> None:
-        async with Etcd(config(one.urls)) as etcd:
+        async with PatientEtcd(config(one.urls)) as etcd:
             cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 3))
             await begin(etcd, cluster.view)
             await settle(*cluster.directories)
@@ -408,7 +415,7 @@ def test_an_old_snapshot_is_not_trusted_however_far_it_grows(tmp_path):
 
 def test_a_rollback_that_lost_no_view_is_noticed_by_revision_or_pulse(tmp_path):
     async def main(one: EtcdCluster) -> None:
-        async with Etcd(config(one.urls)) as etcd:
+        async with PatientEtcd(config(one.urls)) as etcd:
             view = fresh_view(tmp_path, 1)
             await begin(etcd, view)
             node = Node(tmp_path / "1", 1, view)
