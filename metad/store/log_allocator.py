@@ -245,10 +245,19 @@ class LogAllocator:
             except OSError:
                 self._put_back(given)
                 raise
-            self._table.set_tail(given.number, new.align)
-            self._table.change(given.number, State.ACTIVE)
-            return self._writer(fd, new, given.fresh)
+            return self._enter(fd, new, given.fresh)
         raise NoSpaceError("no free log can be used")
+
+    def _enter(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
+        """A log that was made becomes active.  If that fails it stays ours, without mail, and the
+        recovery after this process ends it."""
+        try:
+            self._table.set_tail(new.number, new.align)
+            self._table.change(new.number, State.ACTIVE)
+            return self._writer(fd, new, fresh)
+        except BaseException:
+            self._osio.close(fd)
+            raise
 
     def _put_back(self, given: Allocation) -> None:
         """The log was not made.  A free log of another size was unlinked to be replaced."""

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from metad.errors import NoSpaceError
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import State
+from metad.store.log_table import State, TableBusyError
+from metad.store.recovery.hub import Recovery
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import KitWriter, StoreKit
 
@@ -288,3 +290,32 @@ def test_a_seal_that_fails_leaves_the_log_to_recovery(kit: StoreKit) -> None:
     log = read(kit, 1)
     assert log is not None
     assert log.seal_offset
+
+
+def test_a_log_that_cannot_be_entered_is_closed_and_recovered_later(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The semaphore is lost after the file was made: the row still says that it is being made."""
+    kit.start()
+    source, table = kit.writers[0].source, kit.writers[0].table
+    source.take()
+    before = len(list(kit.log_files()))
+
+    def busy(number: int, state: State) -> None:
+        raise TableBusyError("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "change", busy)
+        with pytest.raises(NoSpaceError, match="lost"):
+            source.take()
+    left = kit.table.rows()[-1]
+    assert left.state == State.PREPARING
+    assert len(list(kit.log_files())) == before + 1
+    kit.osio.close(log_files.lock_log(kit.osio, kit.store.logs, left.number))
+    assert source.take().number != left.number
+    kit.crash()
+    Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, 0)
+    assert State.PREPARING not in states(kit)
+    assert kit.table.row(left.number).owner == 0
+    kit.open_index()
+    kit.check()
