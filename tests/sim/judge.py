@@ -171,6 +171,7 @@ class Judge:
         for row in hub.table().rows():
             if row.state == State.COLLECTING and hub.sim.faults.hits:
                 continue  # what could not be written to is left alone until the next start
+            assert row.state != State.PREPARING, f"{row} is left: no thread makes it"
             fd = os.open(log_path(hub.store.logs, row.number), os.O_RDONLY)
             try:
                 log = header.read(Osio(), fd, hub.store.secret)
@@ -181,5 +182,5 @@ class Judge:
                 continue  # the sync that should have made it free failed
             assert row.life == log.life, f"{row} is in another life: {log}"
             assert (row.state == State.FREE) == (log.state == header.FREE), f"{row} is not {log}"
-            is_owned = row.state in (State.ACTIVE, State.PREPARING)
+            is_owned = row.state == State.ACTIVE
             assert is_owned == (row.owner in owners), f"{row} has the wrong owner"

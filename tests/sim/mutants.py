@@ -77,6 +77,11 @@ MUTANTS = (
         ("pending_deletions:PendingDeletions.may_have", "any(word >> bit & 1 for word in column)",
          "False"),
     ), 1),
+    # -- at rest, the table says of each log what is there
+    Mutant("a log that could not be made stays in the table as being made", (
+        ("log_allocator:LogAllocator._put_back",
+         "self._table.put_back(given, State.FREE if there else State.NONE)", "pass"),
+    ), 9),
     # -- what is durable when, and entered when
     Mutant("acknowledged before the sync", (
         ("log.writer:LogWriter.append", "self._sync_now()", "pass"),

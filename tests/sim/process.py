@@ -42,6 +42,7 @@ class Process(Owner):
         self.scheduler: Scheduler = hub.sim.scheduler
         self.pid = hub.sim.next_pid()
         self.name = f"{self.role} {self.pid}"
+        self.threads: list[Thread] = []
         self.indexes: list[SimIndex] = []
         self.handles: list[Handle] = []
         self.osio = SimOsio(self)
@@ -105,7 +106,14 @@ class Thread:
         self._jobs: deque[Job | None] = deque()
         self._idle = idle
         self._every = every
+        self._works = False
+        process.threads.append(self)
         self._task = self._scheduler.spawn(name, process, self._run, process.hub.sim.weight())
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in no job and has none."""
+        return not self._works and not self._jobs
 
     def put(self, job: Job) -> None:
         self._jobs.append(job)
@@ -120,8 +128,10 @@ class Thread:
             job = self._jobs.popleft() if there else self._idle
             if job is None:
                 return
+            self._works = True
             self._scheduler.point("job")
             job()
+            self._works = False
 
 
 class Loop:

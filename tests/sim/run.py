@@ -102,6 +102,7 @@ def settle(clients: Clients) -> None:
         until = sim.clock.monotonic + int(REST_SECONDS * 1e9)
         sim.scheduler.run(lambda: sim.clock.monotonic >= until)  # noqa: B023
     assert at_rest(hub), "it does not come to rest"
+    sim.scheduler.run(lambda: at_rest(hub) and threads_wait(hub))
 
 
 def at_rest(hub: Hub) -> bool:
@@ -115,6 +116,12 @@ def at_rest(hub: Hub) -> bool:
         and len(workers) == hub.slots
         and all(one.idle and not one._feed.lagging for one in committers)
     )
+
+
+def threads_wait(hub: Hub) -> bool:
+    """Whether no thread is within a job.  One that is slow or stands still may be making a log,
+    whose row is there before its file."""
+    return all(thread.waits for process in hub.processes for thread in process.threads)
 
 
 class View:
