@@ -26,6 +26,7 @@ class Hello(NamedTuple):
     """`start` is drawn at random by each process; `hub_time_us` is this node's clock.
 
     `told`, `heard`: marks (metad.cluster.old_disks); commands, and releases before them, send none.
+    `command`: this is `metad cluster status` or the like, which goes in a moment.
     """
 
     least: int
@@ -39,6 +40,7 @@ class Hello(NamedTuple):
     hub_time_us: int
     told: bytes = b""
     heard: bytes = b""
+    command: bool = False
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(self._asdict())
@@ -57,6 +59,7 @@ _KINDS: dict[str, type] = {
     "hub_time_us": int,
     "told": bytes,
     "heard": bytes,
+    "command": bool,
 }
 _OPTIONAL = frozenset(Hello._field_defaults)
 

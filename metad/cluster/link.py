@@ -51,9 +51,10 @@ class Link:
     `known_reason`: why the attempt before failed; it is reported once."""
 
     __slots__ = (
-        "_asking", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard", "_hello",
-        "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
-        "_welcome", "_wire", "epoch", "known_reason", "peer", "place", "reason", "was_ready",
+        "_asking", "_brief", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard",
+        "_hello", "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving",
+        "_ticked", "_welcome", "_wire", "epoch", "known_reason", "peer", "place", "reason",
+        "was_ready",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +78,7 @@ class Link:
         self._outgoing = Outgoing(self._write)
         self._early: list[tuple[int, int, int, Sequence[Buffer], int]] = []
         self._heard = self._ticked = self._pinged = node.clock()
-        self._welcome = False  # the other side has accepted us
+        self._brief = self._welcome = False  # it is a command; it has accepted us
         self.epoch = 0
         self._judged = 0  # the epoch of our view in which the other side was found to be a member
         self.peer = dialed
@@ -221,7 +222,7 @@ class Link:
         """The connection is lost, or not wanted any more.  Idempotent."""
         if self._phase is _CLOSED:
             return
-        if self._phase is _READY:
+        if self._phase is _READY and not self._brief:
             self._node.report(f"warning: link with {self._name()} lost: {reason}")
         elif self._dialed and reason != self.known_reason:
             self._node.report(f"warning: no link with {self._name()}: {reason}")
@@ -278,6 +279,7 @@ class Link:
         if fault is not None:
             raise FrameError(fault)
         self._hello = theirs
+        self._brief = theirs.command
         self._judged = view.epoch
         self.epoch = theirs.epoch
         if theirs.epoch > view.epoch:
@@ -314,7 +316,8 @@ class Link:
         """Both sides know each other: what waited is sent."""
         self._phase = _READY
         self.was_ready = True
-        self._node.report(f"link with {self._name()} is up")
+        if not self._brief:
+            self._node.report(f"link with {self._name()} is up")
         early, self._early = self._early, []
         for kind, tag, epoch, parts, size in early:
             if epoch != self._judged:

@@ -33,7 +33,7 @@ class Node:
     durable and current, or raises ClusterError or OSError.  `handler` takes a request: kind, body,
     reply.  `report` takes lines for the log.  `ended` is told of
     each link that is closed, as `Reply.link` had it.  `disks` judges the disks of two nodes that
-    meet; commands have none.
+    meet; commands have none.  The links of a command (`is_command`) are not in the other's log.
     """
 
     number: int
@@ -47,6 +47,7 @@ class Node:
     hub_time_us: Callable[[], int]
     ended: Callable[[Asker], None] = lambda link: None
     disks: OldDisks | None = None
+    is_command: bool = False
 
 
 class Phase(IntEnum):

@@ -41,6 +41,15 @@ def test_a_request_is_answered():
     assert pipe.b.lines == ["link with node 1 (127.0.0.2:40000) is up"]
 
 
+def test_the_link_of_a_command_is_not_in_the_log_of_the_other_node():
+    pipe = Pipe()
+    pipe.a.node.is_command = True
+    pipe.connect()
+    assert pipe.taker.is_ready
+    pipe.taker.close("closed by the other side")
+    assert pipe.b.lines == []
+
+
 def test_both_sides_may_ask():
     pipe = Pipe().connect()
     got, other = pipe.ask(b"x"), pipe.ask(b"y", kind=17, link=pipe.taker)

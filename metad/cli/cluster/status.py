@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,8 @@ POLL_SECONDS: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """One member.  `link`: "this node", "up", or why it cannot be reached."""
+    """One member.  `link`: "this node", with "off" if no hub runs here; "up"; or why it cannot be
+    reached."""
 
     number: int
     address: str
@@ -43,6 +44,10 @@ class Reached:
     @property
     def is_up(self) -> bool:
         return self.link in ("up", "this node")
+
+    def without_hub(self) -> Reached:
+        """This node, on which no hub runs."""
+        return replace(self, link="this node, off") if self.is_up else self
 
     def row(self) -> dict[str, Any]:
         return {
@@ -129,6 +134,7 @@ async def _reach(directory: Path, view: View, number: int, release: str) -> list
         report=lambda line: None,
         clock=time.monotonic,
         hub_time_us=lambda: time.time_ns() // 1000,
+        is_command=True,
     )
     links = Links(asyncio.get_running_loop(), load_contexts(directory), node)
     others = [one for one in view.members if one.number != number and one.state != State.REMOVED]
