@@ -73,6 +73,14 @@ class Computer:
         found: dict[str, Any] = json.loads(out)
         return found
 
+    def status(self) -> dict[str, Any]:
+        """As while its hub runs."""
+        fd = take_lock(self.data)
+        try:
+            return self.facts("status")
+        finally:
+            os.close(fd)
+
     @property
     def directory(self) -> Path:
         return identity.directory(self.data)
@@ -272,7 +280,7 @@ def test_the_new_node_and_the_old_one_have_a_link(
 ) -> None:
     one, two = computers
     two.run("join", make_token(one))
-    facts = two.facts("status")
+    facts = two.status()
     assert [(row["number"], row["link"], row["epoch"]) for row in facts["members"]] == [
         (1, "up", 2),
         (2, "this node", 2),
@@ -421,15 +429,15 @@ def test_tokens_are_bounded_and_old_ones_removed(tmp_path: Path) -> None:
 
 def test_status_of_a_cluster_of_one(computers: tuple[Computer, Computer]) -> None:
     computers[0].run("init")
-    facts = computers[0].facts("status")
+    facts = computers[0].status()
     assert (facts["node"], facts["epoch"], facts["copies"]) == (1, 1, 1)
     assert facts["outlook"] == [
         {"when": "now", "mail_in": True, "mail_out": True, "deletions": True}
     ]
-    code, out, _ = computers[0].run("status")
+    code, out, _ = computers[0].run("status")  # no hub runs
     assert code == EX_OK
-    assert f"1\t{computers[0].address}\tactive\tthis node\t1" in out
-    assert "now\tyes\tyes\tyes" in out
+    assert f"1\t{computers[0].address}\tactive\tthis node, off\t1" in out
+    assert "now\tno\tno\tno" in out
 
 
 def both_active(view: View, read_copies: int = 2) -> View:
@@ -447,7 +455,7 @@ def test_status_tells_what_one_more_failure_costs(
     two.run("join", make_token(one))
     serving.station.view = both_active(two.view())
     ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(serving.station.view)
-    facts = two.facts("status")
+    facts = two.status()
     assert [one["link"] for one in facts["members"]] == ["up", "this node"]
     lost = {"mail_in": False, "mail_out": True, "deletions": False}
     assert facts["outlook"] == [
@@ -457,7 +465,7 @@ def test_status_tells_what_one_more_failure_costs(
     ]
     serving.station.view = both_active(two.view(), read_copies=1)
     ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(serving.station.view)
-    facts = two.facts("status")
+    facts = two.status()
     assert [one["mail_out"] for one in facts["outlook"]] == [True, False, False]
 
 
@@ -469,7 +477,7 @@ def test_status_of_a_member_that_is_down(
     ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(both_active(two.view()))
     serving.socket.close()
     serving.socket = socket.socket()
-    facts = two.facts("status")
+    facts = two.status()
     assert facts["members"][0]["link"] in ("connection refused", "no answer")
     assert facts["outlook"] == [
         {"when": "now", "mail_in": False, "mail_out": True, "deletions": False}
@@ -482,7 +490,7 @@ def test_status_of_a_node_that_has_an_older_view(
     one, two = computers
     two.run("join", make_token(one))
     serving.station.view = both_active(two.view())
-    facts = two.facts("status")
+    facts = two.status()
     row = facts["members"][0]
     assert (row["link"], row["epoch"]) == ("epoch 3 is newer", 3)
     assert two.view().epoch == 2  # a command adopts nothing
@@ -493,7 +501,7 @@ def test_status_of_a_removed_node(computers: tuple[Computer, Computer], serving:
     two.run("join", make_token(one))
     members = two.view().with_member(2, state=State.REMOVED)
     serving.station.view = two.view().changed(members=members)
-    row = two.facts("status")["members"][0]
+    row = two.status()["members"][0]
     assert row["link"] == "node 2 was removed from the cluster; empty it and join again"
 
 
@@ -554,7 +562,7 @@ def test_what_needs_the_directory_process_tells_that_it_is_away(
     one = computers[0]
     one.run("init")
     with_etcd(one)
-    assert "the directory process cannot be asked" in one.facts("status")["etcd"]["reason"]
+    assert "the directory process cannot be asked" in one.status()["etcd"]["reason"]
     code, _, err = one.run("remove", "2")
     assert (code, "the directory process cannot be asked" in err) == (EX_PROTOCOL, True)
 
@@ -580,7 +588,7 @@ def test_a_node_goes_on_alone(computers: tuple[Computer, Computer], serving: Ser
     view = one.view()
     assert [member.state for member in view.members] == [State.ACTIVE, State.ABSENT]
     assert (view.alone, view.unhealed) == ("accept", (2,))
-    outlook = one.facts("status")["outlook"][0]
+    outlook = one.status()["outlook"][0]
     assert outlook == {"when": "now", "mail_in": True, "mail_out": True, "deletions": True}
 
 
@@ -626,13 +634,13 @@ def test_both_alone_and_once_more(
     serving.station.view = one.view()
     assert one.view().epoch == 4
     ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(going.alone(two.view(), 2))
-    assert "two views of epoch 4" in two.facts("status")["members"][0]["link"]
+    assert "two views of epoch 4" in two.status()["members"][0]["link"]
     code, _, err = two.run("alone", "--yes")
     assert (code, "not all users are on this node yet" in err) == (EX_PROTOCOL, True)
     monkeypatch.setattr(UserDatabase, "lost", False)  # as if it had them
     assert two.run("alone", "--yes")[0] == EX_OK
     assert two.view().epoch == 5
-    assert two.facts("status")["members"][0]["link"] == "up"
+    assert two.status()["members"][0]["link"] == "up"
     assert serving.station.view == two.view()
     assert [one.state for one in two.view().members] == [State.ABSENT, State.ACTIVE]
 

@@ -45,15 +45,16 @@ def test_leases_are_shown_with_what_is_known_of_them() -> None:
     facts = {row["node"]: row["lease"] for row in overview().rows()}
     assert facts == {1: "yes", 2: "yes", 3: "gone 1 min 15 s"}
     assert [row["lease"] for row in overview(away_s={}).rows()] == ["yes", "yes", "no"]
+    assert [row["lease"] for row in overview(word_s=75.0).rows()] == [None] * 3  # it may be over
     assert [one["lease"] for one in overview().as_json()["members"]] == [True, True, False]
 
 
 @pytest.mark.parametrize(
     ("known", "line"),
     [
-        ({}, "http://127.0.0.1:2379, word is 1 s old"),
-        ({"word_s": None}, "http://127.0.0.1:2379, no word"),
-        ({"word_s": 75.0, "error": "it is away"}, "word is 1 min 15 s old; it is away"),
+        ({}, "http://127.0.0.1:2379, answered 1 s ago"),
+        ({"word_s": None}, "http://127.0.0.1:2379, no answer yet"),
+        ({"word_s": 75.0, "error": "it is away"}, "answered 1 min 15 s ago; it is away"),
         ({"frozen": "etcd was wiped"}, "not trusted: etcd was wiped"),
     ],
 )  # fmt: skip

@@ -43,10 +43,11 @@ def group() -> None:
 @hub_options
 @json_option
 def init(place: HubLocation, as_json: bool) -> None:
-    """Make this hub the first node of a new cluster; it must be stopped.
+    """Make this hub, which is stopped, the first node of a new cluster.
 
-    It keeps its mail and users.  The configuration has the table [cluster]: the address of this
-    node, and the other node's or etcd's, which must answer.  Needs the program openssl.
+    It keeps its mail and users.  The configuration needs the table [cluster]: the address of this
+    node, and the address of the other node or of etcd.  etcd must answer.  The program openssl is
+    needed.
 
     \b
     Example:
@@ -68,7 +69,7 @@ def init(place: HubLocation, as_json: bool) -> None:
 @hub_options
 @json_option
 def token(place: HubLocation, as_json: bool) -> None:
-    """Print a token with which another node can join, once, within an hour.
+    """Print a token.  With it, another node can join once, within an hour.
 
     The token is a secret: it lets a machine become a member.  The hub must be running when the
     other node joins.
@@ -101,10 +102,10 @@ def token(place: HubLocation, as_json: bool) -> None:
 @click.argument("token")
 @json_option
 def join(place: HubLocation, token: str, as_json: bool) -> None:
-    """Make this hub a node of the cluster that TOKEN is from; it must be stopped.
+    """Make this hub, which is stopped, a node of the cluster that made TOKEN.
 
-    Its store must be empty.  After its start it takes part in the cluster as soon as it has
-    reached the active nodes.  Needs the program openssl.
+    Its store must be empty.  Start the hub then: it takes part in the cluster as soon as it has
+    reached the active nodes.  The program openssl is needed.
 
     \b
     Example:
@@ -130,9 +131,10 @@ def join(place: HubLocation, token: str, as_json: bool) -> None:
 @hub_options
 @json_option
 def status(place: HubLocation, as_json: bool) -> None:
-    """Show the members, which of them can be reached, and what one more failure would cost.
+    """Show the members, which of them answer, and what works.
 
-    This command asks each member itself, so it shows the network of the moment.
+    This command asks each member itself.  Its last table shows what works now, and what would
+    still work if one more node or etcd failed.
 
     \b
     Example:
@@ -141,7 +143,10 @@ def status(place: HubLocation, as_json: bool) -> None:
     with_etcd = bool(place.config.cluster.etcd)
     data = place.enter()
     etcd = ask_directory(data) if with_etcd else None
-    overview = Overview(*found(data, __version__), etcd)
+    view, number, members = found(data, __version__)
+    if not _runs(place):
+        members = [one.without_hub() if one.number == number else one for one in members]
+    overview = Overview(view, number, members, etcd)
     if as_json:
         click.echo(json.dumps(overview.as_json(), indent=2))
         return

@@ -1,4 +1,4 @@
-"""What `metad cluster status` shows: who is in, what works, and how old etcd's word is.
+"""What `metad cluster status` shows: who is in, what works, and when etcd answered last.
 
 Rule of this file: what is not known is shown as not known; a silent etcd or directory process is
 an answer, not an error.
@@ -38,8 +38,8 @@ class EtcdSight:
         return age is not None and age <= CLUSTER_WORD and not self.known.get("frozen")
 
     def lease(self, number: int) -> str | None:
-        """Of a member, for the table."""
-        if self.reason or not self.known.get("epoch"):
+        """Of a member, for the table.  None: not known, as while etcd is away."""
+        if not self.has_word or not self.known.get("epoch"):
             return None
         if number in self.known["alive"]:
             return "yes"
@@ -53,7 +53,7 @@ class EtcdSight:
         if self.known["frozen"]:
             return f"not trusted: {self.known['frozen']}"
         age = self.known["word_s"]
-        word = "no word" if age is None else f"word is {tables.duration(age)} old"
+        word = "no answer yet" if age is None else f"answered {tables.duration(age)} ago"
         if self.known["error"]:
             return f"{word}; {self.known['error']}"
         return f"{self.known['endpoint']}, {word}"
