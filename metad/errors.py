@@ -198,7 +198,7 @@ class ClusterError(MetadError):
     """What another node sent, or a file has, is not as the cluster's protocol wants it."""
 
     exit_code = EX_PROTOCOL
-    remedy = "metad cluster status shows the nodes and their releases"
+    remedy = "metad cluster status shows the nodes"
 
 
 class RefusedError(MetadError):

@@ -25,7 +25,9 @@ class CurrentView:
     def _load(self) -> View:
         view = self._file.load(self._switch)
         if view is None:
-            raise ClusterError("this node is in no cluster: metad cluster init, or join")
+            raise ClusterError(
+                "this node is in no cluster", remedy="metad cluster init or join puts it into one"
+            )
         return view
 
     def get(self) -> View:

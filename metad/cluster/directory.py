@@ -304,7 +304,10 @@ class Directory:
             if not is_there:
                 raise
         if not is_there:
-            raise ClusterError("another view was made meanwhile, or a member is not away")
+            raise ClusterError(
+                "the view has changed meanwhile, or a node that should be off still has a lease",
+                remedy="wait 15 seconds after it ended, and give the command again",
+            )
 
     # -- showing
 

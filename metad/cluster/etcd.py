@@ -160,7 +160,7 @@ class Etcd:
                     yield changes_of(_result(line))
         except self._errors as error:
             self._next()
-            raise EtcdError(f"etcd's watch is lost: {_shown(error)}") from None
+            raise EtcdError(f"the watch on etcd ended: {_shown(error)}") from None
         except EtcdError as error:
             if not isinstance(error, CompactedError):
                 self._next()

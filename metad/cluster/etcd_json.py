@@ -21,6 +21,8 @@ Json = dict[str, Any]
 class EtcdError(ClusterError):
     """etcd cannot be reached, or refuses.  Whether it did what it was asked is not known."""
 
+    remedy = "start etcd, or correct cluster.etcd: it names all servers of etcd"
+
 
 class CompactedError(EtcdError):
     """The revision that was asked for has been compacted.  `revision`: the oldest that is left."""

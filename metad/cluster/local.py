@@ -29,6 +29,8 @@ from metad.limits import CLUSTER_LOCAL_CLIENTS, CLUSTER_LOCAL_FRAME, CLUSTER_LOC
 class AwayError(ClusterError):
     """The directory process cannot be reached, or did not answer in time."""
 
+    remedy = "metad status shows whether the hub runs; metad start starts it"
+
 
 Message = dict[str, Any]
 Handler = Callable[[Message], Awaitable[Message]]
@@ -69,7 +71,8 @@ def _length(head: bytes) -> int:
 def _good(answer: Message) -> Message:
     """Raises ClusterError with the reason of a refusal."""
     if answer.get("ok") is not True:
-        raise ClusterError(str(answer.get("error", "no reason given")))
+        remedy = answer.get("remedy", "")
+        raise ClusterError(str(answer.get("error", "no reason given")), remedy=str(remedy))
     return answer
 
 
@@ -210,7 +213,7 @@ class LocalServer:
         try:
             return {"ok": True, **await handler(message)}
         except MetadError as error:
-            return {"ok": False, "error": str(error)}
+            return {"ok": False, "error": str(error), "remedy": error.remedy}
         except Exception as error:
             self._report(f"panic: the request {op}: {error!r}")
             return {"ok": False, "error": f"the request {op} failed: {error!r}"}

@@ -78,7 +78,9 @@ class ClusterLayer(Layer):
     def start(self, context: LayerContext) -> None:
         place = directory(context.data)
         if not (place / VIEW).exists():
-            raise ClusterError("this node is in no cluster: metad cluster init, or join")
+            raise ClusterError(
+                "this node is in no cluster", remedy="metad cluster init or join puts it into one"
+            )
         log = self.log = LogLayer()
         log.start(context)
         self._current = CurrentView(ViewFile(log.osio, str(place / VIEW)), context.area.epoch_cell)

@@ -124,7 +124,7 @@ class Steward:
         if whole and not must_repeat:
             self._layer.walked[0] = epoch
             if walk is not None and walk.sent:
-                self._report(f"cluster: epoch {epoch}: {walk.sent:,} copies sent to other nodes")
+                self._report(f"cluster: epoch {epoch}: copies sent to other nodes: {walk.sent:,}")
 
     # -- the view
 

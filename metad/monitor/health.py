@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from metad.config.model import Config
 from metad.errors import MetadError
@@ -87,7 +87,7 @@ class Health:
         config = self._config()
         yield from self._workers(facts, config)
         yield from _disk(facts, config)
-        yield from _writing(facts)
+        yield from _writing(facts, config)
         if facts.clock_suspect:
             yield Problem(
                 "the clock is far ahead of the newest mail, so nothing expires",
@@ -186,14 +186,21 @@ _NOTED = (
     ),
 )
 
+# In a cluster with etcd, as after a join.
+USERS_AWAITED: Final = (
+    "not all users of the cluster are here yet: mail for unknown users is deferred (451)",
+    "wait a minute: they come from etcd; if this stays, see the log",
+)
 
-def _writing(facts: Facts) -> Iterator[Problem]:
+
+def _writing(facts: Facts, config: Config) -> Iterator[Problem]:
     """What workers report about their own logs; new mail stops only if all of them report it."""
     for cell, text, remedy, stops in _NOTED:
         begun = [row[cell] for row in facts.workers if row[cell]]
         if begun:
             refuses = stops and len(begun) == len(facts.workers)
-            yield Problem(text, remedy, refuses, min(begun))
+            awaited = cell is Cell.USERS_LOST and config.cluster.etcd
+            yield Problem(*(USERS_AWAITED if awaited else (text, remedy)), refuses, min(begun))
 
 
 def _since(facts: Facts, cell: Cell) -> int:

@@ -25,7 +25,8 @@ from metad.users.repair import repair_users
 
 LOST = (
     "the users database was missing; mail for unknown users gets 451 until it is restored, or "
-    "until metad user accept-loss says that they are not to come back"
+    "until metad user accept-loss says that they are not to come back; a node of a cluster gets "
+    "its users from the others"
 )
 
 

@@ -187,6 +187,16 @@ def test_the_directory_of_a_cluster_degrades(
         assert "restore-directory" in found.facts[0]["remedy"]
 
 
+def test_a_node_that_waits_for_the_users_of_its_cluster_says_so(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, CLUSTER + 'message_size = "1MiB"\n')
+    hub.more = {"word_age": 1.0}
+    hub.cells = [{Cell.USERS_LOST: 900_000}, {Cell.USERS_LOST: 900_000}]
+    found = hub.look()
+    assert found.state == REFUSING
+    assert found.texts[0].startswith("not all users of the cluster are here yet")
+    assert "accept-loss" not in found.facts[0]["remedy"]
+
+
 def test_a_hub_that_is_alone_needs_no_etcd(hub: Hub) -> None:
     hub.more = {"word_age": None}
     assert hub.look().state == SERVING
