@@ -106,7 +106,7 @@ def _is_unanswered(view: View, removal: Removal) -> str:
     silent = [one for one in _staying(view, removal) if one not in removal.answering]
     if not silent:
         return ""
-    return f"{_nodes(silent)} {_does(silent)} not answer, and all that stay must"
+    return f"{_nodes(silent)} {_does(silent)} not answer, and every active node that stays must"
 
 
 def _leaves_few(view: View, removal: Removal) -> str:

@@ -32,9 +32,9 @@ def alone(place: HubLocation, yes: bool, lossy: bool, as_json: bool) -> None:
     Without etcd, if both nodes go on alone, mail of both is kept, but users see one half of it
     until the nodes are connected and this command is given on one of them once more.
 
-    With etcd, nodes go on by themselves while enough are left.  This command is for a cluster of
-    which one node is left.  It can list mailboxes when all but one of the others are back or
-    removed (metad cluster remove).
+    With etcd, nodes go on by themselves while enough are left.  Give this command when one node is
+    left, 15 seconds after the others ended.  The node can list mailboxes when all but one of the
+    others are back or removed (metad cluster remove --lossy).
 
     \b
     Example:
@@ -62,14 +62,14 @@ def alone(place: HubLocation, yes: bool, lossy: bool, as_json: bool) -> None:
 @click.command()
 @hub_options
 @click.argument("number", type=click.IntRange(1, 65_535))
-@click.option("--lossy", is_flag=True, help="Lose the mail that only this node has.")
+@click.option("--lossy", is_flag=True, help="Lose the mail that only node NUMBER has.")
 @json_option
 def remove(place: HubLocation, number: int, lossy: bool, as_json: bool) -> None:
     """Take node NUMBER, which is off, out of the cluster for good.
 
-    Give it on another node.  It is refused while the node runs, while a node that stays is down,
-    and while the mail of the node is not on enough others.  The number is not used again; the
-    machine can join again with an empty data directory.
+    Give it on another node.  It is refused while the node runs, while another active node is down,
+    if too few nodes would be left, and while the mail of the node is not on enough others.  The
+    number is not used again; the machine can join again with an empty data directory.
 
     \b
     Example:
