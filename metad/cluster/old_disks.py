@@ -39,7 +39,7 @@ class OldDisks:
 
     @property
     def refusal(self) -> str:
-        """Why this node takes part no more; "" if it does."""
+        """Why this node no longer takes part; "" if it does."""
         return self._own.refusal
 
     def tell(self, member: int) -> Marks:
@@ -54,7 +54,7 @@ class OldDisks:
         if theirs.heard and self._own.is_behind(marks.unpack_heard(theirs.heard)):
             reason = f"node {member} knows a later state of its disk, or it runs twice"
             self._own.refuse(f"{reason}; {REMEDY}")
-            self._report(f"warning: this node takes part no more: {self._own.refusal}")
+            self._report(f"warning: this node no longer takes part: {self._own.refusal}")
             return f"node {self._number} has an old copy of its disk, or runs twice; {REMEDY}"
         if theirs.told and not self._heard.accept(member, marks.unpack_told(theirs.told)):
             return f"node {member} has an old copy of its disk, or runs twice; {REMEDY}"

@@ -2,7 +2,7 @@
 
     DATA/cluster/told      starts, beat and runs (metad.cluster.marks)
     DATA/logs/told         the same, so that neither directory is exchanged alone
-    DATA/cluster/refused   why this node takes part no more, once it has learned that
+    DATA/cluster/refused   why this node no longer takes part, once it has learned that
 
 Rules of this file:
 
@@ -85,7 +85,7 @@ class OwnMarks:
 
     @property
     def refusal(self) -> str:
-        """Why this node takes part no more; "" if it does."""
+        """Why this node no longer takes part; "" if it does."""
         if not self._cells[_REFUSED]:
             return ""
         if not self._refusal:

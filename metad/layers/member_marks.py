@@ -52,11 +52,11 @@ class MemberMarks:
         if self._is_first:
             self._known = self._heard.all()
         if refusal and self._is_first:
-            self._report(f"warning: this node takes part no more: {refusal}")
+            self._report(f"warning: this node no longer takes part: {refusal}")
 
     @property
     def refusal(self) -> str:
-        """Why this node takes part no more; "" if it does."""
+        """Why this node no longer takes part; "" if it does."""
         return self._own.refusal
 
     def mark(self) -> bytes:

@@ -95,8 +95,8 @@ def test_a_copy_of_before_the_last_start_is_refused_by_both(
     assert there == "node 2 has an old copy of its disk, or runs twice; empty it and join again"
     assert here == there
     assert b.lines == [
-        "warning: this node takes part no more: node 1 knows a later state of its disk, or it runs "
-        "twice; empty it and join again"
+        "warning: this node no longer takes part: node 1 knows a later state of its disk, or it "
+        "runs twice; empty it and join again"
     ]
     assert b.own.refusal
     assert "takes no part" in str(meet(a, b)[1])

@@ -167,7 +167,11 @@ THREE = (State.ACTIVE, State.ACTIVE, State.ACTIVE)
         (THREE, {"number": 1}, "this is node 1; give the command on another node"),
         ((State.ABSENT, *THREE), {"number": 2}, "this node is not active"),
         (THREE, {"leased": {3}}, "node 3 has a lease in etcd"),
-        (THREE, {"answering": {1}}, "node 2 does not answer, and every active node that stays must"),
+        (
+            THREE,
+            {"answering": {1}},
+            "node 2 does not answer, and every active node that stays must",
+        ),
         ((*THREE, State.ACTIVE), {"answering": {1}}, "nodes 2 and 4 do not answer"),
         (THREE[:2], {"number": 2, "leased": {1}}, "1 active node would be left for 2 copies"),
         ((*THREE, State.ABSENT), {}, "only nodes 3 and 4 may have some of the mail"),

@@ -18,7 +18,7 @@ from tests.support.etcd_hubs import three_nodes
 from tests.support.hub import PASSWORD, Hub, address, free_ports
 
 OLD = "node 2 has an old copy of its disk, or runs twice; empty it and join again"
-OWN = "this node takes part no more: node 1 knows a later state of its disk, or it runs twice"
+OWN = "this node no longer takes part: node 1 knows a later state of its disk, or it runs twice"
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_with_etcd_an_old_copy_loses_its_lease_and_a_new_node_takes_its_place(
         b.start()
         for node in (a, c):
             assert in_time(lambda node=node: OLD in node.log.read_text())  # type: ignore[misc]
-        assert in_time(lambda: "this node takes part no more" in b.log.read_text())
+        assert in_time(lambda: "this node no longer takes part" in b.log.read_text())
         assert login(b, "ann").startswith(b"-ERR [SYS/TEMP]")
         assert in_time(lambda: send(a, texts[2], "ann").startswith(b"250"))
         a.until_absent(2)  # though it runs
