@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def login(node: Hub, name: str) -> bytes:
         return pop.line()
 
 
+def deletes(node: Hub, name: str, left: int) -> bool:
+    """Delete the oldest message, unless only so many are left.  Where a link is not up yet, QUIT is
+    refused, and the deletion may be carried out all the same."""
+    with suppress(AssertionError):
+        if len(bodies(node, name)) == left:
+            return True
+        return quit_with(node, name, 1).startswith(b"+OK")
+    return False
+
+
 def test_a_node_that_gets_an_old_copy_of_its_disk_is_refused(
     two: ClusterOfHubs, tmp_path: Path
 ) -> None:
@@ -62,8 +73,8 @@ def test_a_node_that_gets_an_old_copy_of_its_disk_is_refused(
     b.start()
     new = message(b"new\r\n")
     assert in_time(lambda: send(b, new, "ann").startswith(b"250"))
-    assert quit_with(b, "ann", 1).startswith(b"+OK")
-    assert quit_with(a, "ann", 1).startswith(b"+OK")
+    assert in_time(lambda: deletes(b, "ann", left=3))
+    assert in_time(lambda: deletes(a, "ann", left=2))
     wanted = [old[2], new]
     assert bodies(b, "ann") == wanted
     b.stop()

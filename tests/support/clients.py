@@ -243,6 +243,13 @@ def unique_ids(hub: Hub, name: str) -> list[bytes]:
         return found
 
 
+def shows(hub: Hub, name: str, texts: list[bytes]) -> bool:
+    """Whether a mailbox has these messages.  A node that cannot tell yet refuses the login."""
+    with contextlib.suppress(AssertionError):
+        return bodies(hub, name) == texts
+    return False
+
+
 def in_time(condition: Callable[[], bool], seconds: float = DEADLINE) -> bool:
     """Whether a condition without notification becomes true: polled up to a deadline."""
     deadline = time.monotonic() + seconds
