@@ -9,6 +9,8 @@ Rules of this file:
 * A watch begins at the revision after the mirror's.  Where that has been compacted, all rows are
   read again at one revision; not if no user has changed since, which "last/NODE" tells.
 * An etcd that is away delays changes of users, and nothing else.
+* A server of etcd that is cut off, or loses its power, leaves a watch open that tells nothing any
+  more.  So etcd is also asked, every few seconds, whether there is more than the watch has told.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from metad.users.rows import Change, Position, Row
 AGAIN: Final = Backoff(0.1, 5.0)
 # Until the mirror has what etcd has.
 MIRRORED_S: Final = 5.0
+# Between questions whether the watch has told everything.
+LISTEN_S: Final = 5.0
 # Lines of the log about rows that are wrong, for one page or watch.
 MOST_LINES: Final = 5
 
@@ -110,7 +114,7 @@ class UserDirectory:
             self._enter([], found.revision)  # nothing has changed in between
         await self._raise_next(identity, found)
         try:
-            await self._watch(identity)
+            await self._watch_or_deaf(identity)
         except CompactedError:
             await self._reload(identity, 0)
 
@@ -128,6 +132,31 @@ class UserDirectory:
         if known.identity == now.identity and known.revision > now.revision:
             raise ClusterError(f"etcd has gone back from revision {known.revision}")
         return found
+
+    async def _watch_or_deaf(self, identity: Identity) -> None:
+        """Until the watch is lost, or tells nothing any more.  Raises ClusterError."""
+        both = [asyncio.create_task(one(identity)) for one in (self._watch, self._until_deaf)]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def _until_deaf(self, identity: Identity) -> None:
+        """Raises ClusterError once etcd has changes that do not come."""
+        while True:
+            await asyncio.sleep(LISTEN_S)
+            known = self._position
+            try:
+                found = await self._look(identity)
+            except EtcdError:  # it cannot be known now
+                continue
+            latest = etcd_rows.latest(found.found[1])
+            if not await self._reach(latest) and self._position == known:
+                raise ClusterError("etcd's watch does not tell of changes any more")
 
     async def _watch(self, identity: Identity) -> None:
         end = etcd_json.end_of_prefix(self._prefix)

@@ -13,6 +13,7 @@ import pytest
 from metad.cluster.etcd import Etcd
 from metad.config.model import ClusterConfig
 from metad.errors import ClusterError, DataError
+from metad.users import user_directory
 from tests.support.etcd import EtcdCluster
 from tests.support.sizes import noted, scaled
 from tests.support.user_nodes import ANN, BOB, CAT, Node, cluster, level, until
@@ -124,3 +125,28 @@ def test_an_etcd_that_was_away_is_followed_again(server: EtcdCluster, tmp_path: 
             assert two.users.account(BOB) is not None
 
     asyncio.run(test())
+
+
+def test_a_server_that_falls_silent_leaves_no_node_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_directory, "LISTEN_S", 0.2)
+    monkeypatch.setattr(user_directory, "MIRRORED_S", 1.0)
+
+    async def test(servers: EtcdCluster) -> None:
+        silent = next(one for one in servers.servers if one is not servers.leader)
+        others = [url for url in servers.urls if url != silent.url]
+        near, far = (ClusterConfig(etcd=(*urls, *others)) for urls in ((), (silent.url,)))
+        async with Etcd(near) as etcd, Etcd(far) as other, cluster(tmp_path, etcd) as (one, two):
+            await two.stop()
+            two.etcd = other
+            two.start()
+            await one.call("set_password", ANN, b"first")
+            await until(lambda: two.users.verify(ANN, b"first") is not None)
+            silent.pause()  # its connections stay open
+            await one.call("set_password", ANN, b"second")
+            await until(lambda: two.users.verify(ANN, b"second") is not None)
+            assert two.users.verify(ANN, b"first") is None
+
+    with EtcdCluster(3) as servers:
+        asyncio.run(test(servers))
