@@ -62,6 +62,9 @@ class Kind(IntEnum):
 
 FIRST_REQUEST: Final = Kind.COPY
 FIRST_ANSWER: Final = Kind.ANSWER
+# What gives back a lock or a message begun on the other side.  They are answered at once and always
+# taken, however much waits on the link: nothing else would ever release it while the link lives.
+RELEASES: Final = frozenset({int(Kind.UNLOCK), int(Kind.DROP)})
 _KNOWN: Final = frozenset(int(kind) for kind in Kind)
 # Kind, flags, tag, epoch, body.  A plain tuple: there is one for every copy of a message.
 Frame = tuple[int, int, int, int, bytes]

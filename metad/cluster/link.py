@@ -24,6 +24,7 @@ from metad.cluster.frames import (
     FIRST_REQUEST,
     MORE,
     PIECE,
+    RELEASES,
     Decoder,
     FrameError,
     Kind,
@@ -112,7 +113,7 @@ class Link:
             done(LinkFailed(self.reason))
             return
         size = sum(map(len, parts))
-        obstacle = self._asking.obstacle(size)
+        obstacle = None if kind in RELEASES else self._asking.obstacle(size)
         if obstacle is not None:
             done(obstacle)
             return
@@ -375,7 +376,7 @@ class Link:
                 raise FrameError(f"a request of epoch {epoch} without its view")
             self._send(Kind.STALE, tag, mine, (), 0)
             return
-        serving.begin(tag, len(body))
+        serving.begin(tag, len(body), is_release=kind in RELEASES)
         reply = Reply(self, tag)
         try:
             node.handler(kind, body, reply)

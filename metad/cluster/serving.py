@@ -68,14 +68,17 @@ class Serving:
         self._held -= len(whole)
         return whole
 
-    def begin(self, tag: int, size: int) -> None:
-        """A request is handed to its handler.  Raises FrameError."""
+    def begin(self, tag: int, size: int, *, is_release: bool = False) -> None:
+        """A request is handed to its handler.  Raises FrameError.
+
+        `is_release`: it is answered before the next one is read (frames.RELEASES).
+        """
         unanswered = self.unanswered
         cost = size + CLUSTER_REQUEST_MEMORY
         if unanswered:
             if tag in unanswered:
                 raise FrameError("two requests have one tag")
-            if self._total + cost > CLUSTER_OUTSTANDING:
+            if self._total + cost > CLUSTER_OUTSTANDING and not is_release:
                 raise FrameError(f"more than {CLUSTER_OUTSTANDING // MIB} MiB of requests wait")
         self._total += cost
         unanswered[tag] = cost

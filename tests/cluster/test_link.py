@@ -209,6 +209,22 @@ def test_requests_without_a_body_are_bounded_too():
     assert not pipe.taker.is_closed
 
 
+@pytest.mark.parametrize("kind", sorted(frames.RELEASES))
+def test_a_lock_or_a_message_is_given_back_however_much_waits(kind: int) -> None:
+    pipe = Pipe().connect()
+    pipe.b.answers = None
+    size = limits.CLUSTER_OUTSTANDING + 1  # a large copy, of which the disk takes its time
+    pipe.ask(bytes(size))
+    pipe.run()
+    pipe.b.answers = pipe.b.echo
+    assert failed(pipe.ask(b"other")) == "too much waits for answers on this link"
+    got: list[Answer] = []
+    pipe.dialer.request(kind, [b"given back"], got.append, 1.0)
+    pipe.run()
+    assert got == [Answered(b"%d:given back" % kind)]
+    assert not pipe.taker.is_closed
+
+
 def test_one_large_request_may_be_larger_than_what_many_may_have():
     pipe = Pipe().connect()
     got = pipe.ask(bytes(limits.CLUSTER_OUTSTANDING + 1))
