@@ -24,8 +24,9 @@ import msgpack
 
 from metad.cluster import marks
 from metad.cluster.marks import Heard, Told
+from metad.cluster.reserve import Reserve
 from metad.errors import ClusterError
-from metad.system.osio import Osio, read_file, write_file
+from metad.system.osio import Osio, read_file
 
 HEARD = "heard"
 Vector = Mapping[tuple[int, int], int]
@@ -45,6 +46,7 @@ class HeardMarks:
         self._osio = osio
         self._report = report
         self._path = path
+        self._reserve = Reserve(osio, os.path.dirname(path))
         self._kept: dict[int, Member] = {}  # what this process stored last
 
     def mark(self, member: int) -> Heard | None:
@@ -104,7 +106,7 @@ class HeardMarks:
             number: (one.mark.pack(), [(*origin, last) for origin, last in one.vector.items()])
             for number, one in members.items()
         }
-        write_file(self._osio, self._path, msgpack.packb(rows))
+        self._reserve.replace(self._path, msgpack.packb(rows))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

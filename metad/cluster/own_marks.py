@@ -23,8 +23,9 @@ from pathlib import Path
 
 from metad.cluster import marks
 from metad.cluster.marks import Heard, Told
+from metad.cluster.reserve import Reserve
 from metad.errors import ClusterError
-from metad.system.osio import Osio, read_file, write_file
+from metad.system.osio import Osio, read_file
 
 TOLD, REFUSED = "told", "refused"
 REMEDY = "empty it and join again"
@@ -44,6 +45,7 @@ class OwnMarks:
     ) -> None:
         self._osio = osio
         self._report = report
+        self._reserve = Reserve(osio, str(cluster))
         self._told_path = str(cluster / TOLD)
         self._refused_path = str(cluster / REFUSED)
         self._beside_path = os.path.join(logs, TOLD)
@@ -104,7 +106,7 @@ class OwnMarks:
         """Take part no more, from now on and after each start.  Raises OSError: only till then."""
         self._refusal = reason
         self._cells[_REFUSED] = 1
-        write_file(self._osio, self._refused_path, reason.encode())
+        self._reserve.replace(self._refused_path, reason.encode())
 
     def look(self) -> None:
         """The operator may have let this node go on all the same."""
@@ -151,8 +153,8 @@ class OwnMarks:
             raise ClusterError(f"{path}: damaged") from None
 
     def _write(self, told: Told) -> None:
-        write_file(self._osio, self._beside_path, told.pack())
-        write_file(self._osio, self._told_path, told.pack())
+        self._reserve.replace(self._beside_path, told.pack())
+        self._reserve.replace(self._told_path, told.pack())
         self._cells[_BEAT] = told.beat
 
     def _is_there(self, path: str) -> bool:

@@ -14,11 +14,13 @@ Rules of this file:
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
 
 from metad.cluster.directory_keys import Found, Identity
+from metad.cluster.reserve import Reserve
 from metad.errors import ClusterError
-from metad.system.osio import Osio, read_file, write_file
+from metad.system.osio import Osio, read_file
 
 NAME = "etcd-seen"
 REMEDY = "give `metad cluster restore-directory` on the node with the greatest epoch"
@@ -48,6 +50,7 @@ class SeenFile:
     def __init__(self, osio: Osio, path: str) -> None:
         self._osio = osio
         self._path = path
+        self._reserve = Reserve(osio, os.path.dirname(path))
 
     def load(self) -> Seen | None:
         """None: this node has seen no directory yet.  Raises ClusterError, OSError."""
@@ -65,7 +68,7 @@ class SeenFile:
 
     def keep(self, seen: Seen) -> None:
         """Raises OSError."""
-        write_file(self._osio, self._path, seen.encode())
+        self._reserve.replace(self._path, seen.encode())
 
 
 def look(seen: Seen | None, found: Found, own_epoch: int) -> Seen:

@@ -16,10 +16,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from metad.cluster.reserve import Reserve
 from metad.cluster.view import View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_VIEW
-from metad.system.osio import Osio, read_file, write_file
+from metad.system.osio import Osio, read_file
 
 Switch = Callable[[View], None]
 
@@ -34,6 +35,7 @@ class ViewFile:
     def __init__(self, osio: Osio, path: str) -> None:
         self._osio = osio
         self._path = path
+        self._reserve = Reserve(osio, os.path.dirname(path))
         self._stamp = (0, 0)
         self._durable = b""  # the digest of the view that this object made durable
 
@@ -99,7 +101,7 @@ class ViewFile:
 
     def _write(self, view: View) -> None:
         self._durable = b""
-        write_file(self._osio, self._path, view.encode())
+        self._reserve.replace(self._path, view.encode())
         self._durable = view.digest
 
     @contextmanager

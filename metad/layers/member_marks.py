@@ -18,6 +18,7 @@ from metad.cluster.heard_marks import HEARD, HeardMarks, Member, Vector
 from metad.cluster.marks import Heard
 from metad.cluster.old_disks import OldDisks
 from metad.cluster.own_marks import OwnMarks
+from metad.cluster.reserve import Reserve
 from metad.cluster.view import State, View
 from metad.errors import ClusterError
 from metad.layers.base import LayerContext
@@ -36,6 +37,7 @@ class MemberMarks:
         self._is_first = context.row[Cell.SLOT] == FIRST_SLOT
         self._groups = context.area.column(Cell.GROUPS)
         cells, report = context.area.marks_cells, context.report
+        self._reserve = Reserve(log.osio, str(place))
         self._own = OwnMarks(log.osio, place, log.store.logs, cells, report)
         self._heard = HeardMarks(log.osio, str(place / HEARD), report)
         self.disks = OldDisks(log.store.node, self._own, self._heard, context.report)
@@ -50,6 +52,7 @@ class MemberMarks:
         """Raises ClusterError, OSError."""
         refusal = self._own.begin(token)
         if self._is_first:
+            self._reserve.fill()
             self._known = self._heard.all()
         if refusal and self._is_first:
             self._report(f"warning: this node no longer takes part: {refusal}")
@@ -93,6 +96,7 @@ class MemberMarks:
                     self._own.beat()
                     self._written = written
                 self._heard.keep(heard, numbers)
+                self._reserve.fill()
             except (ClusterError, OSError) as error:
                 self._report(f"warning: marks are not stored: {error}")
             finally:
