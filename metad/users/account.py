@@ -180,7 +180,7 @@ def unpack_record(raw: bytes) -> dict[str, Any]:
     """Raises DataError if `raw` is not a map."""
     try:
         record = msgpack.unpackb(raw, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException):
+    except (ValueError, TypeError, msgpack.UnpackException):  # TypeError: a key that is a list
         record = None
     if not isinstance(record, dict):
         raise DataError("the users database holds an account that is not a map")

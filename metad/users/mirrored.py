@@ -285,7 +285,8 @@ class Entering:
             address = rows.row_address(key) if key.startswith(rows.ROW) else b""
             is_there = 0 < len(address) <= MAX_KEY
             if is_there and self._users.missing(self._txn, address) is not None:
-                self.wrong.append(f"{address.decode()} is missing in etcd, and stays here")
+                shown = address.decode("utf-8", "replace")
+                self.wrong.append(f"{shown} is missing in etcd, and stays here")
 
     def link(self) -> None:
         for key in self._aliases:

@@ -39,6 +39,7 @@ from metad.users.account import (
     unpack_record,
 )  # fmt: skip
 from metad.users.lmdb_env import MAX_KEY
+from metad.users.lookup import POSTMASTER_ALIAS
 
 # In the order in which they must be entered, which is etcd's.
 REMOVED_ALIAS, REMOVED, ROW = b"removed-alias/", b"removed/", b"row/"
@@ -140,6 +141,12 @@ def checked_address(address: bytes) -> bytes:
     """Raises DataError if it is no key of the database."""
     if not 0 < len(address) <= MAX_KEY:
         raise DataError("etcd holds an address of impossible length")
+    try:
+        text = address.decode()
+    except UnicodeDecodeError:  # a character was cut in two: the key has no shard
+        raise DataError("etcd holds an address that is not UTF-8") from None
+    if text.endswith("@") and address != POSTMASTER_ALIAS:
+        raise DataError("etcd holds an address without a domain")
     return address
 
 

@@ -134,6 +134,9 @@ def test_a_number_keeps_its_account(node: Node, store: RowStore) -> None:
         (rows.row_key(ANN.encode()), b"\xc1"),
         (rows.row_key(ANN.encode()), rows.account_row(2, b"\x01")),
         (rows.row_key(ANN.encode()), rows.account_row(2, pack_record({"address": BOB}))),
+        (rows.row_key(ANN.encode()), rows.account_row(2, b"\x81\x91\x01\x02")),  # a list as key
+        (b"row/cd\xc3\xbc", rows.alias_row((BOB,))),  # the address begins within a character
+        (rows.row_key(b"al@"), rows.alias_row((BOB,))),
         (rows.REMOVED + b"x", b""),
         (rows.NEXT, b"-1"),
     ],
