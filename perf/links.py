@@ -18,7 +18,7 @@ from metad.cluster.frames import Kind
 from metad.cluster.link import Link
 from metad.cluster.node import Node
 from metad.cluster.serving import Reply
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 
 BATCH = 50  # messages on their way at once
 HEAD = b"h" * 200  # envelope and ids
@@ -76,7 +76,7 @@ def joined(view: View) -> tuple[Link, Wire, Link, Wire]:
 
 def measure(seconds: float, octets: int) -> dict[str, float]:
     members = tuple(
-        Member(number, f"127.0.0.{number}:7525", f"{number:064x}", State.ACTIVE, healed=False)
+        Member(number, f"127.0.0.{number}:7525", f"{number:064x}", Membership.ACTIVE, healed=False)
         for number in (1, 2)
     )
     asker, near, taker, far = joined(View(CLUSTER, 1, members, 2, 2, "refuse"))

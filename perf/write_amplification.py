@@ -26,7 +26,7 @@ from typing import Any
 
 from metad.limits import ENOUGH_SPACE, GARBAGE, LOW_SPACE
 from metad.store.gc.policy import OLDEST, GcPolicy, choose
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 from metad.workers.collector import SCARCE
 from perf import harness
 
@@ -180,7 +180,9 @@ class Model:
             if log.sealed:
                 live = log.live(self.now)
                 used = len(log.deaths)
-                yield Row(log.number, State.SEALED, log.life, log.generation, 0, used, live, live)
+                yield Row(
+                    log.number, LogState.SEALED, log.life, log.generation, 0, used, live, live
+                )
 
     def live_share(self) -> float:
         return sum(log.live(self.now) for log in self._all.values()) / self._logs / self._size

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 
-LEFT_OUT = frozenset({State.ABSENT, State.REMOVED})
+LEFT_OUT = frozenset({Membership.ABSENT, Membership.REMOVED})
 
 
 def without(view: View, number: int, by: int) -> View | None:
@@ -27,8 +27,8 @@ def without(view: View, number: int, by: int) -> View | None:
         spare = len(view.active) > view.copies or view.alone == "accept" or view.entering
         if not spare:
             return None
-        return view.changed(members=view.with_member(number, state=State.ABSENT, healed=False))
-    return view.changed(members=view.with_member(number, state=State.ABSENT))
+        return view.changed(members=view.with_member(number, state=Membership.ABSENT, healed=False))
+    return view.changed(members=view.with_member(number, state=Membership.ABSENT))
 
 
 class Absences:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 
 COPIES = 2
@@ -20,7 +20,7 @@ def alone(view: View, number: int) -> View:
     What only the other has is not shown until it is back: it stays unhealed.
     """
     others = [one for one in view.members if one.number != number]
-    if all(one.state is State.REMOVED for one in others):
+    if all(one.state is Membership.REMOVED for one in others):
         raise ClusterError("there is no other node")
     if number not in view.active:
         raise ClusterError(f"node {number} is not active and may lack mail; it cannot go on alone")
@@ -30,8 +30,8 @@ def alone(view: View, number: int) -> View:
         raise ClusterError("not all mail is on both nodes yet; this node cannot go on alone")
     members = tuple(
         one
-        if one.number == number or one.state is State.REMOVED
-        else replace(one, state=State.ABSENT, healed=False)
+        if one.number == number or one.state is Membership.REMOVED
+        else replace(one, state=Membership.ABSENT, healed=False)
         for one in view.members
     )
     return view.changed(members=members, alone="accept")
@@ -47,10 +47,10 @@ def alone_with_etcd(view: View, number: int, *, is_lossy: bool = False) -> View:
     waited for then.
     """
     others = [one for one in view.members if one.number != number]
-    if all(one.state is State.REMOVED for one in others):
+    if all(one.state is Membership.REMOVED for one in others):
         raise ClusterError("there is no other node")
     member = view.member(number)
-    if member is None or member.state is State.REMOVED:
+    if member is None or member.state is Membership.REMOVED:
         raise ClusterError(f"node {number} was removed from the cluster")
     was_active = number in view.active
     if was_active and len(view.active) == 1 and view.alone == "accept":
@@ -60,10 +60,10 @@ def alone_with_etcd(view: View, number: int, *, is_lossy: bool = False) -> View:
             f"node {number} is not active and may lack mail; start a node of those that are active "
             f"({', '.join(map(str, view.active)) or 'none'}), or lose their mail with --lossy"
         )
-    members = [replace(member, state=State.ACTIVE, healed=False)]
+    members = [replace(member, state=Membership.ACTIVE, healed=False)]
     for one in others:
         healed = not was_active or (one.healed and one.number not in view.active)
-        is_out = one.state is State.REMOVED
-        members.append(one if is_out else replace(one, state=State.ABSENT, healed=healed))
+        is_out = one.state is Membership.REMOVED
+        members.append(one if is_out else replace(one, state=Membership.ABSENT, healed=healed))
     in_order = tuple(sorted(members, key=lambda one: one.number))
     return view.changed(members=in_order, alone="accept")

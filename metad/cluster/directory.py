@@ -29,7 +29,7 @@ from metad.cluster.directory_keys import Found, Identity, Keys, as_found, read_d
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import EtcdError, Outcome, missing, puts, reads, unchanged
 from metad.cluster.seen import Seen, SeenFile
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.cluster.word import Word
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_LEASE, CLUSTER_PULSE, CLUSTER_ROUND
@@ -182,7 +182,7 @@ class Directory:
 
     def _belongs(self) -> bool:
         member = self.view().member(self.node.number)
-        return member is not None and member.state is not State.REMOVED
+        return member is not None and member.state is not Membership.REMOVED
 
     async def _register(self, found: Found) -> None:
         """A lease, from which the next round has word."""
@@ -337,7 +337,7 @@ def leaving(old: View, view: View) -> Iterator[int]:
         before = old.member(member.number)
         if before is None or member.state not in LEFT_OUT or before.state is member.state:
             continue
-        if before.state is not State.DRAINING:
+        if before.state is not Membership.DRAINING:
             yield member.number
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import ClusterError
 
 COPIES = 2  # as soon as there are two nodes
@@ -122,10 +122,14 @@ def _of_member(
     state = found.last.get(member.number)
     if state is None or not state.has_word:
         return None
-    if member.state is State.ABSENT:
-        return {"state": State.ENTERING}
-    if member.state is State.ENTERING and have_adopted and _may_serve(view, found, member.number):
-        return {"state": State.ACTIVE, "healed": False}
+    if member.state is Membership.ABSENT:
+        return {"state": Membership.ENTERING}
+    if (
+        member.state is Membership.ENTERING
+        and have_adopted
+        and _may_serve(view, found, member.number)
+    ):
+        return {"state": Membership.ACTIVE, "healed": False}
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from metad.cluster.frames import FrameError
-from metad.cluster.view import DIGEST_SIZE, MOST_EPOCH, MOST_NUMBER, State, View
+from metad.cluster.view import DIGEST_SIZE, MOST_EPOCH, MOST_NUMBER, Membership, View
 
 # The protocols that this release speaks.  Neighbouring releases share one.
 PROTOCOLS = (1, 1)
@@ -108,7 +108,7 @@ def member_fault(view: View, number: int, fingerprint: str) -> str | None:
     member = view.member(number)
     if member is None:
         return f"node {number} is not in the view of epoch {view.epoch}"
-    if member.state is State.REMOVED:
+    if member.state is Membership.REMOVED:
         return f"node {number} was removed from the cluster; empty it and join again"
     if member.fingerprint != fingerprint:
         return f"node {number} does not have the certificate of the view of epoch {view.epoch}"
@@ -117,7 +117,7 @@ def member_fault(view: View, number: int, fingerprint: str) -> str | None:
 
 def own_fault(view: View, number: int) -> str | None:
     member = view.member(number)
-    if member is None or member.state is State.REMOVED:
+    if member is None or member.state is Membership.REMOVED:
         return f"node {number} was removed from the cluster; empty it and join again"
     return None
 

@@ -28,7 +28,7 @@ from metad.cluster.identity import CA, CA_KEY
 from metad.cluster.node import Node, Wire
 from metad.cluster.proposals import Proposals
 from metad.cluster.tokens import Tokens
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import ClusterError
 from metad.loglines import clean
 from metad.system.osio import Osio, read_file
@@ -75,7 +75,7 @@ def with_entering(
     """The next view, with a new member (rule Enter: it has no mail, so it enters healed).
 
     Raises ClusterError."""
-    member = Member(number, address, fingerprint, State.ENTERING, healed=True)
+    member = Member(number, address, fingerprint, Membership.ENTERING, healed=True)
     there = view.member(number)
     if there is not None:
         if (there.fingerprint, there.address) == (fingerprint, address):
@@ -83,7 +83,7 @@ def with_entering(
         raise ClusterError("another node has joined meanwhile; use another token")
     replaced = _replaced_with_etcd if with_etcd else _replaced
     others = [replaced(one) if one.address == address else one for one in view.members]
-    left = [one for one in others if one.state is not State.REMOVED]
+    left = [one for one in others if one.state is not Membership.REMOVED]
     if with_etcd and len(left) >= MOST_WITH_ETCD:
         raise ClusterError(f"a cluster has at most {MOST_WITH_ETCD} nodes, and they are there")
     if not with_etcd and len(left) >= MOST_WITHOUT_ETCD:
@@ -96,8 +96,8 @@ def with_entering(
 def _replaced(member: Member) -> Member:
     """A member whose address a new node has.  It was absent, so the operator has decided that the
     others go on without it: what it had is on them.  Raises ClusterError."""
-    if member.state is State.ABSENT or member.state is State.REMOVED:
-        return replace(member, state=State.REMOVED, healed=True)
+    if member.state is Membership.ABSENT or member.state is Membership.REMOVED:
+        return replace(member, state=Membership.REMOVED, healed=True)
     raise ClusterError(
         f"{member.address} is the address of node {member.number}, which is {member.state}; "
         "if that node is lost, use `metad cluster alone` first"
@@ -109,12 +109,12 @@ def _replaced_with_etcd(member: Member) -> Member:
     must be on others: removing it is then a removal that rule Remove never refuses.
 
     Raises ClusterError."""
-    if member.state is State.REMOVED:
+    if member.state is Membership.REMOVED:
         return member
-    if member.state is State.ABSENT and member.healed:
-        return replace(member, state=State.REMOVED)
+    if member.state is Membership.ABSENT and member.healed:
+        return replace(member, state=Membership.REMOVED)
     state = str(member.state)
-    if member.state is State.ABSENT:
+    if member.state is Membership.ABSENT:
         state = "absent, and not all mail is on other nodes yet"
     raise ClusterError(
         f"{member.address} is the address of node {member.number}, which is {state}; "

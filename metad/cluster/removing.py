@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 
 
@@ -56,7 +56,7 @@ def without(view: View, removal: Removal) -> View:
         if text:
             raise ClusterError(text)
     healed = removal.is_lossy or _is_healed(view, removal.number)
-    members = view.with_member(removal.number, state=State.REMOVED, healed=healed)
+    members = view.with_member(removal.number, state=Membership.REMOVED, healed=healed)
     return view.changed(members=members)
 
 
@@ -80,7 +80,7 @@ def _is_no_member(view: View, removal: Removal) -> str:
     number, member = removal.number, view.member(removal.number)
     if member is None:
         return f"there is no node {number}"
-    if member.state is State.REMOVED:
+    if member.state is Membership.REMOVED:
         return f"node {number} is removed already"
     if number == removal.by:
         return f"this is node {number}; give the command on another node"

@@ -24,7 +24,7 @@ from metad.cluster.identity import PeerContexts, fingerprint
 from metad.cluster.joining import UNKNOWN, JoinExchange, JoinService
 from metad.cluster.link import Link
 from metad.cluster.node import Node
-from metad.cluster.view import State
+from metad.cluster.view import Membership
 from metad.limits import (
     CLUSTER_LINKS,
     CLUSTER_LONGEST_REDIAL,
@@ -246,7 +246,7 @@ class Links:
         if self._is_closed:
             return "shutting down"
         member = self._node.current_view().member(number)
-        if member is None or member.state is State.REMOVED or number == self._node.number:
+        if member is None or member.state is Membership.REMOVED or number == self._node.number:
             return f"node {number} is not a member"
         is_soon = self._node.clock() < self._not_before.get(number, 0.0)
         if is_soon and not self._has_dialed_us(number):

@@ -35,7 +35,7 @@ _HEX64 = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"[0-9A-Za-z.:\[\]%-]{1,64}")
 
 
-class State(StrEnum):
+class Membership(StrEnum):
     """What a member takes part in."""
 
     ENTERING = "entering"  # it is written to while too few are active
@@ -45,7 +45,7 @@ class State(StrEnum):
     REMOVED = "removed"  # its number is never used again
 
 
-SERVING = frozenset({State.ACTIVE, State.DRAINING})
+SERVING = frozenset({Membership.ACTIVE, Membership.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Member:
     number: int
     address: str
     fingerprint: str
-    state: State
+    state: Membership
     healed: bool
     weight: int = 100
 
@@ -64,7 +64,7 @@ class Member:
         _check(_is_within(self.number, 1, MOST_NUMBER), "number")
         _check(_is_text(self.address, _ADDRESS), "address")
         _check(_is_text(self.fingerprint, _HEX64), "fingerprint")
-        _check(isinstance(self.state, State), "state")
+        _check(isinstance(self.state, Membership), "state")
         _check(isinstance(self.healed, bool), "healed")
         _check(_is_within(self.weight, 1, CLUSTER_WEIGHT), "weight")
 
@@ -92,7 +92,7 @@ class View:
 
     # -- numbers of members, each in ascending order
 
-    def those(self, *states: State) -> tuple[int, ...]:
+    def those(self, *states: Membership) -> tuple[int, ...]:
         return tuple(member.number for member in self.members if member.state in states)
 
     @cached_property
@@ -103,7 +103,7 @@ class View:
     @cached_property
     def keeping(self) -> tuple[int, ...]:
         """The active ones that do not drain."""
-        return self.those(State.ACTIVE)
+        return self.those(Membership.ACTIVE)
 
     @cached_property
     def counting(self) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ class View:
 
     @cached_property
     def entering(self) -> tuple[int, ...]:
-        return self.those(State.ENTERING)
+        return self.those(Membership.ENTERING)
 
     @cached_property
     def unhealed(self) -> tuple[int, ...]:
@@ -168,7 +168,7 @@ class View:
         """Active members, then draining ones; a group that is empty is left out."""
         both = (
             tuple(member for member in self.members if member.state is state)
-            for state in (State.ACTIVE, State.DRAINING)
+            for state in (Membership.ACTIVE, Membership.DRAINING)
         )
         return tuple(group for group in both if group)
 
@@ -228,7 +228,7 @@ def _read(found: Any) -> View:
 
 def _read_member(found: Any) -> Member:
     _check(isinstance(found, dict) and found.keys() == _MEMBER_FIELDS, "set of a member's fields")
-    return Member(**found | {"state": State(found["state"])})
+    return Member(**found | {"state": Membership(found["state"])})
 
 
 def _check(good: bool, what: str) -> None:

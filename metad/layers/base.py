@@ -31,6 +31,7 @@ from metad.errors import RefusedError
 from metad.store.commit.group import Loop
 from metad.store.log_table import Semaphore
 from metad.store.runtime import Runtime
+from metad.store.usage import Usage as Usage  # noqa: PLC0414 - part of the interface
 from metad.system.osio import Buffer
 from metad.system.shared_memory import ProcessRow, SharedArea
 
@@ -64,13 +65,6 @@ class LayerContext:
     address_of: Callable[[int], str | None] = lambda mailbox: None
     budget: Budget = field(default_factory=Budget)
     runtime: Runtime = field(default_factory=Runtime)
-
-
-class Usage(NamedTuple):
-    """The size of a mailbox, in octets as POP3 counts them."""
-
-    octets: int = 0
-    messages: int = 0
 
 
 class Recipient(NamedTuple):

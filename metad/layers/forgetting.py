@@ -23,11 +23,11 @@ from typing import Protocol
 import lmdb
 
 from metad.cluster.peers import Peers
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.layers.logs import LogLayer
 from metad.layers.member_marks import MemberMarks
 from metad.store.index.tombstones import Origin, Tombstones
-from metad.store.log_table import State as LogState
+from metad.store.log_table import LogState
 from metad.system.shared_memory import PROCESSES, Cell, SharedArea
 
 WAIT_S = 3600.0
@@ -145,5 +145,7 @@ class Forgetting:
 def _others(view: View, own: int) -> list[int]:
     """Every member besides this one, in whatever state."""
     return [
-        one.number for one in view.members if one.number != own and one.state is not State.REMOVED
+        one.number
+        for one in view.members
+        if one.number != own and one.state is not Membership.REMOVED
     ]

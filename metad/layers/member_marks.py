@@ -19,7 +19,7 @@ from metad.cluster.marks import Heard
 from metad.cluster.old_disks import OldDisks
 from metad.cluster.own_marks import OwnMarks
 from metad.cluster.reserve import Reserve
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 from metad.layers.base import LayerContext
 from metad.layers.logs import FIRST_SLOT, LogLayer
@@ -87,7 +87,7 @@ class MemberMarks:
             return
         written = sum(self._groups)
         heard = dict(self._members)
-        numbers = [one.number for one in view.members if one.state is not State.REMOVED]
+        numbers = [one.number for one in view.members if one.state is not Membership.REMOVED]
         self._is_busy = True
 
         def store() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 from metad.system import counters, histograms
 from metad.system.histograms import Counts
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
@@ -79,7 +79,7 @@ def _word_age(area: SharedArea) -> float | None:
 
 def as_json(facts: Facts, log_size: int) -> dict[str, Any]:
     """What the status page shows: counts and logs, no addresses and no users."""
-    used = sorted((one for one in facts.logs if one.state is not State.FREE), key=_place)
+    used = sorted((one for one in facts.logs if one.state is not LogState.FREE), key=_place)
     return {
         "totals": facts.totals,
         "now": facts.now,
@@ -105,7 +105,7 @@ def as_json(facts: Facts, log_size: int) -> dict[str, Any]:
 
 def _place(one: Row) -> tuple[bool, int, int]:
     """Active logs come first, then the young ones."""
-    return (one.state is not State.ACTIVE, one.generation, one.number)
+    return (one.state is not LogState.ACTIVE, one.generation, one.number)
 
 
 def _owner(row: ProcessRow) -> str:

@@ -21,7 +21,7 @@ from metad.errors import MetadError
 from metad.limits import CLUSTER_WORD
 from metad.monitor.facts import Facts
 from metad.store.log_space import needed_space
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell
 from metad.tls import store as tls_store
@@ -103,7 +103,7 @@ class Health:
         if facts.totals["damaged"] + facts.collector["damaged"]:
             yield _damage(facts)
         for row in facts.logs:
-            if row.state == State.ACTIVE and not row.owner:
+            if row.state == LogState.ACTIVE and not row.owner:
                 yield Problem(
                     f"log {row.number} was left out at the start: its mail may be missing",
                     "see the log for the reason; check the disk, then restart",

@@ -26,7 +26,7 @@ from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.successor import Ended, write_successor
 from metad.store.log.writer import LogWriter
 from metad.store.log_space import LogSpace, is_sparse
-from metad.store.log_table import ROOM, Allocation, LogTable, Room, State
+from metad.store.log_table import ROOM, Allocation, LogState, LogTable, Room
 from metad.system.osio import Osio
 
 # Blocks that a new log begins with.
@@ -111,7 +111,7 @@ class LogAllocator:
     @property
     def has_free_log(self) -> bool:
         """Whether `take` would find a free log this moment."""
-        return self._table.count(State.FREE) > self._settings.room.spare
+        return self._table.count(LogState.FREE) > self._settings.room.spare
 
     # -- the committer's side
 
@@ -153,7 +153,7 @@ class LogAllocator:
             self._put_back(given)
             raise
         failed.predecessor_recorded = True
-        self._table.change(given.number, State.SEALED)
+        self._table.change(given.number, LogState.SEALED)
 
     def stop(self, last: LogWriter | None) -> None:
         """Seal the open logs and end the thread."""
@@ -240,7 +240,7 @@ class LogAllocator:
                     fd = log_files.reuse(self._osio, self._store.logs, new, given.old_life, FIRST)
             except (log_files.LogBusyError, FileExistsError) as error:
                 self.report(f"warning: log {given.number} is left alone: {error}")
-                self._table.change(given.number, State.COLLECTING)
+                self._table.change(given.number, LogState.COLLECTING)
                 continue
             except OSError:
                 self._put_back(given)
@@ -253,7 +253,7 @@ class LogAllocator:
         recovery after this process ends it."""
         try:
             self._table.set_tail(new.number, new.align)
-            self._table.change(new.number, State.ACTIVE)
+            self._table.change(new.number, LogState.ACTIVE)
             return self._writer(fd, new, fresh)
         except BaseException:
             self._osio.close(fd)
@@ -262,7 +262,7 @@ class LogAllocator:
     def _put_back(self, given: Allocation) -> None:
         """The log was not made.  A free log of another size was unlinked to be replaced."""
         there = log_files.is_there(self._osio, self._store.logs, given.number)
-        self._table.put_back(given, State.FREE if there else State.NONE)
+        self._table.put_back(given, LogState.FREE if there else LogState.NONE)
 
     def _writer(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
         writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)
@@ -296,10 +296,10 @@ class LogAllocator:
         try:
             if not writer.poisoned and not writer.sequence and not writer.log.predecessor_life:
                 log_files.mark_free(self._osio, writer.fd, writer.log)
-                self._table.change(writer.number, State.FREE)
+                self._table.change(writer.number, LogState.FREE)
             elif not writer.poisoned:
                 writer.seal()
-                self._table.change(writer.number, State.SEALED)
+                self._table.change(writer.number, LogState.SEALED)
         except (OSError, MetadError) as error:
             # The next recovery will find it unsealed and seal it.
             self.report(f"warning: log {writer.number} could not be sealed: {error}")

@@ -21,7 +21,7 @@ from metad.store.identity import Store
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import LogTable, Room, State
+from metad.store.log_table import LogState, LogTable, Room
 from metad.system.osio import Osio
 
 MOST_AHEAD = 8 << 20
@@ -74,14 +74,14 @@ class LogSpace:
     def figures(self) -> Figures:
         states = [row.state for row in self._table.rows()]
         free = self._osio.free_space(self._store.logs)
-        free_logs = states.count(State.FREE)
+        free_logs = states.count(LogState.FREE)
         return Figures(free, self.needed, len(states), free_logs, self._room.most, self._size)
 
     def look(self) -> bool:
         """Whether the disk has room for new mail.  Unlinks one free log if that helps, or if there
         are more than the reserve.  Raises OSError."""
         is_short = self._osio.free_space(self._store.logs) <= self.needed
-        free_logs = self._table.count(State.FREE)
+        free_logs = self._table.count(LogState.FREE)
         keep = self._room.spare + (KEPT_WHEN_SHORT if is_short else KEPT_FREE)
         if free_logs > keep and not is_short:
             keep = max(keep, len(self._table.rows()) // KEPT_SHARE)
@@ -100,9 +100,9 @@ class LogSpace:
         try:
             self._discard(number, given.old_life)
         except (OSError, MetadError):
-            self._table.change(number, State.COLLECTING)  # like one that cannot be reused
+            self._table.change(number, LogState.COLLECTING)  # like one that cannot be reused
             return False
-        self._table.change(number, State.NONE)
+        self._table.change(number, LogState.NONE)
         return True
 
     def _discard(self, number: int, life: int) -> None:

@@ -36,7 +36,7 @@ _GREATEST_LIFE = 8
 _ROWS_IN_USE = 9
 
 
-class State(IntEnum):
+class LogState(IntEnum):
     """States of a log.  NONE: no such log.  PREPARING: being made for its owner."""
 
     NONE = 0
@@ -49,7 +49,7 @@ class State(IntEnum):
 
 class Row(NamedTuple):
     number: int
-    state: State
+    state: LogState
     life: int
     generation: int
     owner: int
@@ -109,12 +109,12 @@ class LogTable:
     def row(self, number: int) -> Row:
         start = number * LOG_CELLS
         state, life, generation, owner, tail, messages, octets = self._logs[start : start + 7]
-        return Row(number, State(state), life, generation, owner, tail, messages, octets)
+        return Row(number, LogState(state), life, generation, owner, tail, messages, octets)
 
     def rows(self) -> list[Row]:
         """All existing logs."""
         rows = [self.row(number) for number in range(1, self._cells[_ROWS_IN_USE] + 1)]
-        return [row for row in rows if row.state != State.NONE]
+        return [row for row in rows if row.state != LogState.NONE]
 
     def set_tail(self, number: int, tail: int) -> None:
         self._logs[number * LOG_CELLS + 4] = tail
@@ -127,7 +127,7 @@ class LogTable:
     def greatest_life(self) -> int:
         return int(self._cells[_GREATEST_LIFE])
 
-    def count(self, state: State) -> int:
+    def count(self, state: LogState) -> int:
         """Logs in that state."""
         used = self._cells[_ROWS_IN_USE]
         return self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist().count(state)
@@ -155,11 +155,11 @@ class LogTable:
             self._plan(row.number, row.state, row.life, row.generation, row.owner)
         return True
 
-    def put_back(self, given: Allocation, state: State) -> None:
+    def put_back(self, given: Allocation, state: LogState) -> None:
         """An allocation was not used: the log is as before, in its old life."""
         was = self.row(given.number)
         if was.life == given.life:
-            life = given.life if state == State.NONE else given.old_life
+            life = given.life if state == LogState.NONE else given.old_life
             self.restore(was._replace(state=state, owner=0, life=life), was)
 
     def is_mine(self, row: Row) -> bool:
@@ -177,32 +177,36 @@ class LogTable:
         with self._change():
             used = self._cells[_ROWS_IN_USE]
             states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
-            free = states.count(State.FREE) - room.spare
-            wanted = (State.FREE, State.NONE) if free > 0 else (State.NONE,)
+            free = states.count(LogState.FREE) - room.spare
+            wanted = (LogState.FREE, LogState.NONE) if free > 0 else (LogState.NONE,)
             number = next((states.index(s) + 1 for s in wanted if s in states), used + 1)
-            if free <= 0 and used - states.count(State.NONE) >= room.most:
+            if free <= 0 and used - states.count(LogState.NONE) >= room.most:
                 raise NoSpaceError("the logs have reached their limit")
             if number >= shared_memory.LOGS:
                 raise RefusedError("the log table is full")
             life = max(self._cells[_GREATEST_LIFE] + 1, now_seconds)
-            fresh = number > used or self._logs[number * LOG_CELLS] == State.NONE
+            fresh = number > used or self._logs[number * LOG_CELLS] == LogState.NONE
             old_life = int(self._logs[number * LOG_CELLS + 1])
             its = self._me.index if owner is None else owner
-            self._plan(number, State.PREPARING, life, generation, its + 1)
+            self._plan(number, LogState.PREPARING, life, generation, its + 1)
         return Allocation(number, life, fresh, old_life)
 
     def has_room(self, room: Room) -> bool:
         """Whether `allocate` would find a log now, within `room`."""
         used = self._cells[_ROWS_IN_USE]
         states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
-        there = used - states.count(State.NONE)
-        return there < room.most or states.count(State.FREE) > room.spare
+        there = used - states.count(LogState.NONE)
+        return there < room.most or states.count(LogState.FREE) > room.spare
 
-    def change(self, number: int, state: State) -> None:
+    def change(self, number: int, state: LogState) -> None:
         """Set the state of a log that we own, or whose lock we hold."""
         with self._change():
             row = self.row(number)
-            owner = 0 if state in (State.SEALED, State.FREE, State.NONE) else self._me.index + 1
+            owner = (
+                0
+                if state in (LogState.SEALED, LogState.FREE, LogState.NONE)
+                else self._me.index + 1
+            )
             self._plan(number, state, row.life, row.generation, owner)
 
     def owned_by(self, process: int) -> list[Row]:
@@ -229,7 +233,7 @@ class LogTable:
             self._failpoint("released")
             cell[Cell.SEMAPHORE] = IDLE
 
-    def _plan(self, number: int, state: State, life: int, generation: int, owner: int) -> None:
+    def _plan(self, number: int, state: LogState, life: int, generation: int, owner: int) -> None:
         plan = self._cells
         for at, value in enumerate((number, state, life, generation, owner), PLAN + 1):
             plan[at] = value

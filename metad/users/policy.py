@@ -9,23 +9,15 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from metad import limits
 from metad.config.model import Config, DomainConfig
 from metad.errors import MailboxFullError, OverQuotaError
 from metad.filters.base import DEFAULT as FILTER_DEFAULT
 from metad.filters.base import Preferences
+from metad.store.usage import Usage
 from metad.users.account import DEFAULT, POSTMASTER_ID, Account, Policy
-
-
-class Usage(Protocol):
-    """The usage of a mailbox (metad.layers.base.Usage)."""
-
-    @property
-    def octets(self) -> int: ...
-    @property
-    def messages(self) -> int: ...
 
 
 class Quota(NamedTuple):

@@ -41,7 +41,7 @@ from metad.store.index.patrol import Patrol
 from metad.store.log.alignment import alignment
 from metad.store.log_allocator import LogAllocator, LogSettings
 from metad.store.log_space import needed_space
-from metad.store.log_table import LogTable, Row, Semaphore, State
+from metad.store.log_table import LogState, LogTable, Row, Semaphore
 from metad.system.osio import Osio
 from metad.system.shared_memory import Cell, ProcessRow, SharedArea
 from metad.users.policy import Policies
@@ -211,11 +211,11 @@ class CollectorWorker:
         now = self._now()
         if asked & 1:
             kept = self._survivors.kept
-            sealed = [row for row in rows if row.state == State.SEALED]
+            sealed = [row for row in rows if row.state == LogState.SEALED]
             victims = [row for row in sealed if has_garbage(row, kept.get(row.number, 0))]
         else:
             policy = self._policy()
-            victims = [r for r in rows if r.state == State.SEALED and policy.is_worth(r)]
+            victims = [r for r in rows if r.state == LogState.SEALED and policy.is_worth(r)]
             victims.sort(key=lambda row: policy.score(row, now), reverse=True)
         for left, row in zip(range(len(victims), 0, -1), victims, strict=True):
             self._row[Cell.LEFT] = left

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metad.config.model import StoreConfig
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 from metad.system import shared_memory
 from metad.system.shared_memory import Cell, Role, SharedArea
 
@@ -80,5 +80,5 @@ def space(rows: Iterable[Row], settings: StoreConfig, logs: Path, needed: int = 
     else:
         more = disk // settings.log_size
     more = max(more, 0)
-    free = states.count(State.FREE) + more
+    free = states.count(LogState.FREE) + more
     return Space(len(states) + more, free if disk > needed else 0)

@@ -23,7 +23,7 @@ from metad.cluster.identity import MEMBER, load_contexts, own_fingerprint
 from metad.cluster.joining import JoinService
 from metad.cluster.proposals import DirectProposals
 from metad.cluster.transport import Links
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.errors import (
     EX_CANTCREAT,
@@ -175,7 +175,7 @@ def test_init_makes_a_cluster_of_one(computers: tuple[Computer, Computer]) -> No
     assert view.cluster in out
     assert (view.epoch, view.copies, view.read_copies, view.alone) == (1, 1, 1, "refuse")
     fingerprint = own_fingerprint(one.directory)
-    assert view.members == (Member(1, one.address, fingerprint, State.ACTIVE, False),)
+    assert view.members == (Member(1, one.address, fingerprint, Membership.ACTIVE, False),)
     store = open_store(Osio(), one.data)
     assert (store.node, store.clustered) == (1, True)
 
@@ -267,7 +267,7 @@ def test_a_node_joins(computers: tuple[Computer, Computer], serving: Serving) ->
     assert view == serving.station.view
     assert (view.epoch, view.copies) == (2, 1)
     fingerprint = own_fingerprint(two.directory)
-    assert view.members[1] == Member(2, two.address, fingerprint, State.ENTERING, healed=True)
+    assert view.members[1] == Member(2, two.address, fingerprint, Membership.ENTERING, healed=True)
     store = open_store(Osio(), two.data)
     assert (store.node, store.clustered) == (2, True)
     assert f"node 2 ({two.address}) has joined: epoch 2" in serving.lines
@@ -442,7 +442,7 @@ def test_status_of_a_cluster_of_one(computers: tuple[Computer, Computer]) -> Non
 
 def both_active(view: View, read_copies: int = 2) -> View:
     return view.changed(
-        members=view.with_member(2, state=State.ACTIVE, healed=False),
+        members=view.with_member(2, state=Membership.ACTIVE, healed=False),
         copies=2,
         read_copies=read_copies,
     )
@@ -499,7 +499,7 @@ def test_status_of_a_node_that_has_an_older_view(
 def test_status_of_a_removed_node(computers: tuple[Computer, Computer], serving: Serving) -> None:
     one, two = computers
     two.run("join", make_token(one))
-    members = two.view().with_member(2, state=State.REMOVED)
+    members = two.view().with_member(2, state=Membership.REMOVED)
     serving.station.view = two.view().changed(members=members)
     row = two.status()["members"][0]
     assert row["link"] == "node 2 was removed from the cluster; empty it and join again"
@@ -586,7 +586,7 @@ def test_a_node_goes_on_alone(computers: tuple[Computer, Computer], serving: Ser
     facts = one.facts("alone", "--yes")
     assert facts == {"node": 1, "epoch": 4, "copies": 1}
     view = one.view()
-    assert [member.state for member in view.members] == [State.ACTIVE, State.ABSENT]
+    assert [member.state for member in view.members] == [Membership.ACTIVE, Membership.ABSENT]
     assert (view.alone, view.unhealed) == ("accept", (2,))
     outlook = one.status()["outlook"][0]
     assert outlook == {"when": "now", "mail_in": True, "mail_out": True, "deletions": True}
@@ -642,7 +642,7 @@ def test_both_alone_and_once_more(
     assert two.view().epoch == 5
     assert two.status()["members"][0]["link"] == "up"
     assert serving.station.view == two.view()
-    assert [one.state for one in two.view().members] == [State.ABSENT, State.ACTIVE]
+    assert [one.state for one in two.view().members] == [Membership.ABSENT, Membership.ACTIVE]
 
 
 @pytest.mark.parametrize(
@@ -650,13 +650,13 @@ def test_both_alone_and_once_more(
     [
         ({"read_copies": 1}, "not all mail is on both nodes yet"),
         ({"copies": 1, "read_copies": 1}, "goes on without the other already"),
-        ({"one": State.ENTERING}, "node 1 is not active and may lack mail"),
-        ({"one": State.ABSENT}, "node 1 is not active and may lack mail"),
-        ({"two": State.REMOVED}, "there is no other node"),
+        ({"one": Membership.ENTERING}, "node 1 is not active and may lack mail"),
+        ({"one": Membership.ABSENT}, "node 1 is not active and may lack mail"),
+        ({"two": Membership.REMOVED}, "there is no other node"),
     ],
 )
 def test_who_cannot_go_on_alone(change: dict[str, Any], text: str) -> None:
-    states = {"one": State.ACTIVE, "two": State.ACTIVE, **change}
+    states = {"one": Membership.ACTIVE, "two": Membership.ACTIVE, **change}
     members = make_member(1, states.pop("one")), make_member(2, states.pop("two"))
     view = replace(make_view(*members), **states)
     with pytest.raises(ClusterError, match=text):
@@ -677,6 +677,6 @@ def test_a_lost_node_is_replaced_by_an_empty_one(
     serving.station.view = one.view()
     assert two.facts("join", make_token(one))["node"] == 3
     states = {member.number: member.state for member in two.view().members}
-    assert states == {1: State.ACTIVE, 2: State.REMOVED, 3: State.ENTERING}
+    assert states == {1: Membership.ACTIVE, 2: Membership.REMOVED, 3: Membership.ENTERING}
     assert two.view().unhealed == ()
     assert open_store(Osio(), two.data).node == 3

@@ -16,7 +16,7 @@ from metad.cli.cluster.overview import (
     show_facts,
 )
 from metad.cli.cluster.status import Reached
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from tests.cluster.test_mail import view_of
 
 KNOWN: dict[str, Any] = {
@@ -24,7 +24,7 @@ KNOWN: dict[str, Any] = {
     "answered_s": 0.5, "word_s": 1.5, "epoch": 5, "revision": 9, "generation": 1,
     "alive": [1, 2], "away_s": {"3": 75.0},
 }  # fmt: skip
-THREE = view_of(State.ACTIVE, State.ACTIVE, State.ACTIVE)
+THREE = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE)
 UP, DOWN = "up", "connection refused"
 
 
@@ -85,7 +85,7 @@ def test_what_one_more_failure_costs() -> None:
         "now": yes, "if node 1 fails": yes, "if node 2 fails": yes, "if node 3 fails": yes,
         "if etcd fails": yes,
     }  # fmt: skip
-    two = view_of(State.ACTIVE, State.ACTIVE)
+    two = view_of(Membership.ACTIVE, Membership.ACTIVE)
     assert rows(overview(two))["if node 2 fails"] == (False, True, False)
     # A node that reaches no other needs etcd's word to list.
     assert rows(overview(two, silent=(2,))) == {
@@ -99,10 +99,10 @@ def test_what_one_more_failure_costs() -> None:
     ("view", "text"),
     [
         (THREE, ""),
-        (view_of(State.ACTIVE, State.ENTERING), "all new mail: 1 active for 2 copies"),
-        (view_of(State.ACTIVE, State.ACTIVE, State.ABSENT),
+        (view_of(Membership.ACTIVE, Membership.ENTERING), "all new mail: 1 active for 2 copies"),
+        (view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT),
          "perhaps mail of node 3: it is being copied"),
-        (view_of(State.ACTIVE, State.ACTIVE, State.ABSENT, State.ABSENT),
+        (view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT, Membership.ABSENT),
          "perhaps mail of nodes 3 and 4: start these nodes"),
         (View(THREE.cluster, 5, THREE.members, 2, 1, "refuse"), "old mail: it is being copied"),
     ],

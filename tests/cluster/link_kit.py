@@ -10,7 +10,7 @@ from metad.cluster.answers import Answer, Refused
 from metad.cluster.link import Link
 from metad.cluster.node import Node
 from metad.cluster.serving import Reply
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import ClusterError
 from metad.system.osio import Buffer
 from tests.cluster.views import make_member, make_view
@@ -145,7 +145,7 @@ class Pipe:
         return got
 
 
-def with_states(view: View, **states: State) -> tuple[Member, ...]:
+def with_states(view: View, **states: Membership) -> tuple[Member, ...]:
     """The members of a view, node1="removed" and so on."""
     members = view.members
     for name, state in states.items():

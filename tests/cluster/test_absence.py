@@ -6,7 +6,7 @@ from random import Random
 from types import SimpleNamespace
 
 from metad.cluster.absence import Absences, without
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from tests.cluster import cluster_model
 from tests.cluster.test_rules import in_model
 from tests.cluster.views import make_member, make_view, random_view
@@ -24,7 +24,7 @@ def in_the_model(view: View, by: int) -> dict[int, tuple[dict[int, str], frozens
         ((number, _),) = states.items()
         made[number] = (old.states | states, frozenset(healed))
 
-    for number in view.those(*State):
+    for number in view.those(*Membership):
         asked = SimpleNamespace(
             view=model,
             accept=world.accept,
@@ -54,9 +54,9 @@ def test_the_rule_is_the_model_s():
                 assert {one.number: str(one.state) for one in found.members} == states
                 assert {one.number for one in found.members if one.healed} == healed
                 assert found.epoch == view.epoch + 1
-    serving = {State.ACTIVE, State.DRAINING, State.ENTERING}
+    serving = {Membership.ACTIVE, Membership.DRAINING, Membership.ENTERING}
     assert {(state, True) for state in serving} <= outcomes
-    assert {(state, False) for state in State} <= outcomes
+    assert {(state, False) for state in Membership} <= outcomes
     reached("cluster: random views, rule Absent compared with the model's", CASES)
 
 
@@ -87,7 +87,9 @@ def test_after_a_gap_all_begin_again():
 
 
 def test_those_that_are_out_already_are_not_looked_for():
-    view = make_view(make_member(1), make_member(2, State.ABSENT), make_member(3, State.REMOVED))
+    view = make_view(
+        make_member(1), make_member(2, Membership.ABSENT), make_member(3, Membership.REMOVED)
+    )
     away = Absences(15, 100)
     away.look(view, {1}, 1.0)
     assert away.look(view, {1}, 50.0) == []

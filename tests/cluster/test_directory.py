@@ -15,7 +15,7 @@ from metad.cluster.directory import leaving
 from metad.cluster.directory_keys import Identity
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import puts
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_LEASE, CLUSTER_WORD
 from tests.cluster.directory_kit import (
@@ -72,7 +72,7 @@ def fresh_view(home: Path, members: int) -> View:
 
 
 def absent(view: View, number: int) -> View:
-    return view.changed(members=view.with_member(number, state=State.ABSENT))
+    return view.changed(members=view.with_member(number, state=Membership.ABSENT))
 
 
 def test_word_comes_with_the_second_round_and_ends_by_itself(server, tmp_path):
@@ -210,7 +210,7 @@ def test_a_late_proposal_is_refused_and_a_repeated_one_stands(server, tmp_path):
 def test_a_member_with_a_lease_cannot_be_left_out(server, tmp_path):
     async def test(cluster: Cluster) -> None:
         one = cluster.directories[0]
-        for state in (State.ABSENT, State.REMOVED):
+        for state in (Membership.ABSENT, Membership.REMOVED):
             members = cluster.view.with_member(3, state=state)
             with pytest.raises(ClusterError, match="a member is not away"):
                 await one.propose(cluster.view.changed(members=members))
@@ -221,11 +221,13 @@ def test_a_member_with_a_lease_cannot_be_left_out(server, tmp_path):
 
 
 def test_who_has_to_be_away_for_a_change():
-    view = make_view(make_member(1), make_member(2, State.ABSENT), make_member(3, State.DRAINING))
-    gone = view.changed(members=view.with_member(2, state=State.REMOVED))
-    drained = view.changed(members=view.with_member(3, state=State.REMOVED))
-    back = view.changed(members=view.with_member(2, state=State.ENTERING))
-    joined = view.changed(members=(*view.members, make_member(4, State.ENTERING)))
+    view = make_view(
+        make_member(1), make_member(2, Membership.ABSENT), make_member(3, Membership.DRAINING)
+    )
+    gone = view.changed(members=view.with_member(2, state=Membership.REMOVED))
+    drained = view.changed(members=view.with_member(3, state=Membership.REMOVED))
+    back = view.changed(members=view.with_member(2, state=Membership.ENTERING))
+    joined = view.changed(members=(*view.members, make_member(4, Membership.ENTERING)))
     assert [list(leaving(view, one)) for one in (gone, drained, back, joined, view)] == [
         [2], [], [], [], [],
     ]  # fmt: skip
@@ -247,7 +249,7 @@ def test_the_others_go_on_without_a_member_that_is_away(server, tmp_path):
         assert cluster.nodes[0].view == cluster.view
         await wait(cluster, ABSENT_AFTER, 1, 2)
         for number in (1, 2):
-            assert cluster.nodes[number - 1].view.those(State.ABSENT) == (3,)
+            assert cluster.nodes[number - 1].view.those(Membership.ABSENT) == (3,)
             assert cluster.nodes[number - 1].view.epoch == 2
         said = [line for node in cluster.nodes for line in node.lines]
         assert said == ["cluster: epoch 2: node 3 is absent"]

@@ -16,7 +16,7 @@ from metad.cluster.entering import (
     unpack_state,
     walks,
 )
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 from tests.cluster.test_mail import THREE, TWO, view_of
 
@@ -37,14 +37,14 @@ def test_a_view_in_which_all_is_well_stays() -> None:
 
 
 def test_nothing_changes_before_every_active_member_has_adopted_the_view() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ENTERING)
     states = states_of(view)
     del states[2]
     assert next_view(view, states) is None
 
 
 def test_one_that_enters_needs_the_tombstones_both_ways() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ENTERING)
     for number, last, enters in ((3, 4, False), (3, 6, False), (1, 4, False), (3, 5, True)):
         states = states_of(view) | {number: state(view, last=last)}
         then = next_view(view, states)
@@ -57,7 +57,7 @@ def test_one_that_enters_needs_the_tombstones_both_ways() -> None:
 
 
 def test_one_that_enters_a_cluster_that_is_short_needs_all_its_mail() -> None:
-    view = view_of(State.ACTIVE, State.ENTERING, alone="accept")
+    view = view_of(Membership.ACTIVE, Membership.ENTERING, alone="accept")
     assert next_view(view, states_of(view) | {1: state(view, walked=False)}) is None
     # Both may have gone on alone: it gives what it has, too.
     assert next_view(view, states_of(view) | {2: state(view, walked=False)}) is None
@@ -67,14 +67,14 @@ def test_one_that_enters_a_cluster_that_is_short_needs_all_its_mail() -> None:
 
 
 def test_who_sends_what_others_lack() -> None:
-    short = view_of(State.ACTIVE, State.ENTERING, State.ABSENT)
+    short = view_of(Membership.ACTIVE, Membership.ENTERING, Membership.ABSENT)
     assert [walks(short, number) for number in (1, 2, 3)] == [True, True, False]
-    enough = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    enough = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ENTERING)
     assert [walks(enough, number) for number in (1, 2, 3)] == [True, True, False]
 
 
 def test_one_that_is_away_and_answers_enters_first() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT)
     then = next_view(view, states_of(view))
     assert then is not None
     assert then.entering == (3,)
@@ -86,24 +86,24 @@ def test_one_that_is_away_and_answers_enters_first() -> None:
 
 
 def test_none_is_healed_before_a_walk_or_while_too_many_are_away() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT)
     states = {number: state(view) for number in (1, 2)}
     assert next_view(view, states | {2: state(view, walked=False)}) is None
     assert next_view(view, states | {2: state(view, last=4)}) is None
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT, State.ABSENT)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT, Membership.ABSENT)
     assert next_view(view, {number: state(view) for number in (1, 2)}) is None
-    view = view_of(State.ACTIVE, State.ABSENT, alone="accept")
+    view = view_of(Membership.ACTIVE, Membership.ABSENT, alone="accept")
     assert next_view(view, {1: state(view)}) is None
 
 
 def test_none_is_healed_while_readers_count_on_fewer_copies_than_are_written() -> None:
     """Mail of before the change may be on the absent member alone."""
-    view = replace(view_of(State.ACTIVE, State.ACTIVE, State.ABSENT), read_copies=1)
+    view = replace(view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT), read_copies=1)
     assert next_view(view, {number: state(view) for number in (1, 2)}) is None
 
 
 def test_copies_are_written_at_once_and_counted_by_readers_after_a_walk() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, copies=1)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, copies=1)
     written = next_view(view, states_of(view, walked=False))
     assert written is not None
     assert (written.copies, written.read_copies) == (2, 1)
@@ -116,14 +116,14 @@ def test_copies_are_written_at_once_and_counted_by_readers_after_a_walk() -> Non
 
 
 def test_copies_do_not_grow_while_a_member_is_away_unhealed() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT, copies=1)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT, copies=1)
     states = states_of(view)
     del states[3]
     assert next_view(view, states) is None
 
 
 def test_alone_ends_when_there_are_enough_again() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, alone="accept")
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, alone="accept")
     assert next_view(view, states_of(view, walked=False)) is None
     then = next_view(view, states_of(view))
     assert then is not None
@@ -131,7 +131,7 @@ def test_alone_ends_when_there_are_enough_again() -> None:
 
 
 def test_a_member_that_returns_waits_for_no_dead_one() -> None:
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT)
     states = states_of(view)
     del states[2]
     then = next_view(view, states)
@@ -140,8 +140,8 @@ def test_a_member_that_returns_waits_for_no_dead_one() -> None:
 
 
 def test_one_that_does_not_reach_etcd_neither_returns_nor_enters() -> None:
-    for its in (State.ABSENT, State.ENTERING):
-        view = view_of(State.ACTIVE, State.ACTIVE, its)
+    for its in (Membership.ABSENT, Membership.ENTERING):
+        view = view_of(Membership.ACTIVE, Membership.ACTIVE, its)
         states = states_of(view) | {3: MemberState(view.epoch, {ORIGIN: 5}, has_word=False)}
         then = next_view(view, states)
         assert then is None or then.those(its) == (3,)
@@ -149,7 +149,7 @@ def test_one_that_does_not_reach_etcd_neither_returns_nor_enters() -> None:
 
 def test_deletions_that_go_on_hold_nothing_up() -> None:
     """No two members ever have the same tombstones while users delete."""
-    view = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT)
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT)
     first = {1: state(view, last=5), 2: state(view, last=4)}
     assert following(view, Found(first, first)) is None
     later = {1: state(view, last=9), 2: state(view, last=7)}
@@ -160,13 +160,13 @@ def test_deletions_that_go_on_hold_nothing_up() -> None:
 
 
 def test_the_first_active_member_decides() -> None:
-    view = view_of(State.ABSENT, State.ACTIVE, State.ACTIVE)
+    view = view_of(Membership.ABSENT, Membership.ACTIVE, Membership.ACTIVE)
     who = [may_decide(view, number, compares=False) for number in (1, 2, 3)]
     assert who == [False, True, False]
 
 
 def test_with_etcd_the_first_decides_that_answers_and_reaches_it() -> None:
-    view = view_of(State.ABSENT, State.ACTIVE, State.ACTIVE, State.ACTIVE)
+    view = view_of(Membership.ABSENT, Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE)
     who = [may_decide(view, number, compares=True) for number in (1, 2, 3, 4)]
     assert who == [False, True, True, True]
     cut_off = MemberState(view.epoch, {}, has_word=False)

@@ -12,7 +12,7 @@ from metad.cluster.identity import CA, CA_KEY
 from metad.cluster.joining import JoinExchange, JoinService, read_answer, with_entering
 from metad.cluster.proposals import Done
 from metad.cluster.tokens import Tokens
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import ClusterError
 from metad.system.osio import Osio
 from tests.cluster.link_kit import Clock, End, Station
@@ -84,7 +84,7 @@ def test_the_answer_comes_when_the_view_stands(tmp_path: Path) -> None:
     (encoded,) = read_answer(body, view=bytes)
     assert (kind, View.decode(encoded)) == (Kind.ANSWER, proposed)
     assert proposed.epoch == 5
-    assert proposed.members[2] == Member(3, ADDRESS, FINGERPRINT, State.ENTERING, healed=True)
+    assert proposed.members[2] == Member(3, ADDRESS, FINGERPRINT, Membership.ENTERING, healed=True)
     assert one.station.lines == [f"node 3 ({ADDRESS}) has joined: epoch 5"]
 
 
@@ -147,8 +147,11 @@ def test_a_client_that_does_not_wait_is_refused(tmp_path: Path) -> None:
     ("member", "text"),
     [
         (make_member(9), "the address of node 9, which is active; .*remove 9` first"),
-        (make_member(9, State.ENTERING), "which is entering"),
-        (make_member(9, State.ABSENT), "which is absent, and not all mail is on other nodes yet"),
+        (make_member(9, Membership.ENTERING), "which is entering"),
+        (
+            make_member(9, Membership.ABSENT),
+            "which is absent, and not all mail is on other nodes yet",
+        ),
     ],
 )
 def test_whose_address_a_new_node_does_not_get(member: Member, text: str) -> None:
@@ -157,18 +160,18 @@ def test_whose_address_a_new_node_does_not_get(member: Member, text: str) -> Non
         with_entering(view, 10, member.address, FINGERPRINT, with_etcd=True)
 
 
-@pytest.mark.parametrize("state", [State.ABSENT, State.REMOVED])
-def test_a_member_whose_mail_is_on_others_is_replaced(state: State) -> None:
+@pytest.mark.parametrize("state", [Membership.ABSENT, Membership.REMOVED])
+def test_a_member_whose_mail_is_on_others_is_replaced(state: Membership) -> None:
     member = make_member(9, state, healed=True)
     view = make_view(make_member(1), make_member(2), member)
     entered = with_entering(view, 10, member.address, FINGERPRINT, with_etcd=True)
-    assert entered.those(State.REMOVED) == (9,)
+    assert entered.those(Membership.REMOVED) == (9,)
     assert entered.entering == (10,)
     assert entered.unhealed == ()
 
 
 def test_a_removed_member_that_is_not_healed_stays_so() -> None:
-    member = make_member(9, State.REMOVED)
+    member = make_member(9, Membership.REMOVED)
     view = make_view(make_member(1), make_member(2), member)
     entered = with_entering(view, 10, member.address, FINGERPRINT, with_etcd=True)
     assert entered.unhealed == (9,)
@@ -178,5 +181,5 @@ def test_a_cluster_has_at_most_eight_nodes() -> None:
     view = make_view(*(make_member(number) for number in range(1, 9)))
     with pytest.raises(ClusterError, match="at most 8 nodes"):
         with_entering(view, 9, ADDRESS, FINGERPRINT, with_etcd=True)
-    left = view.changed(members=view.with_member(3, state=State.REMOVED, healed=True))
+    left = view.changed(members=view.with_member(3, state=Membership.REMOVED, healed=True))
     assert with_entering(left, 9, ADDRESS, FINGERPRINT, with_etcd=True).entering == (9,)

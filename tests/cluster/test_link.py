@@ -12,7 +12,7 @@ from metad.cluster import frames, hello
 from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import HEAD_SIZE, Kind, encode
 from metad.cluster.serving import Reply
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 from tests.cluster.link_kit import Pipe, with_states
 from tests.cluster.views import make_member, make_view
@@ -429,7 +429,7 @@ def test_another_cluster():
 
 
 def test_a_removed_member_is_refused_and_told():
-    removed = NEXT.changed(members=with_states(VIEW, node1=State.REMOVED))
+    removed = NEXT.changed(members=with_states(VIEW, node1=Membership.REMOVED))
     a, b = refusal(Pipe(VIEW, removed))
     text = "node 1 was removed from the cluster; empty it and join again"
     assert b == f"warning: link with node 1 (127.0.0.2:40000) refused: {text}"
@@ -438,7 +438,7 @@ def test_a_removed_member_is_refused_and_told():
 
 def test_a_removed_member_cannot_make_itself_one_again():
     """It has its certificate and the CA's key; so its newer view must not be taken from it."""
-    removed = NEXT.changed(members=with_states(VIEW, node1=State.REMOVED))
+    removed = NEXT.changed(members=with_states(VIEW, node1=Membership.REMOVED))
     forged = replace(VIEW, epoch=99)
     pipe = Pipe(forged, removed)
     refusal(pipe)
@@ -456,7 +456,7 @@ def test_a_view_sent_before_the_hello_is_not_taken():
 
 def test_a_member_that_is_removed_while_the_link_is_up_is_out_at_once():
     pipe = Pipe().connect()
-    pipe.b.view = NEXT.changed(members=with_states(VIEW, node1=State.REMOVED))
+    pipe.b.view = NEXT.changed(members=with_states(VIEW, node1=Membership.REMOVED))
     got = pipe.ask(b"x")
     pipe.run()
     assert pipe.b.asked == []
@@ -465,7 +465,7 @@ def test_a_member_that_is_removed_while_the_link_is_up_is_out_at_once():
 
 def test_a_removed_member_is_not_asked():
     pipe = Pipe().connect()
-    pipe.a.view = NEXT.changed(members=with_states(VIEW, node2=State.REMOVED))
+    pipe.a.view = NEXT.changed(members=with_states(VIEW, node2=Membership.REMOVED))
     assert failed(pipe.ask(b"x")) == "node 2 was removed from the cluster; empty it and join again"
     pipe.run()
     assert pipe.b.asked == []
@@ -473,7 +473,7 @@ def test_a_removed_member_is_not_asked():
 
 def test_a_removed_member_cannot_send_a_view_over_an_old_link():
     pipe = Pipe().connect()
-    pipe.b.view = NEXT.changed(members=with_states(VIEW, node1=State.REMOVED))
+    pipe.b.view = NEXT.changed(members=with_states(VIEW, node1=Membership.REMOVED))
     forged = replace(VIEW, epoch=99).encode()
     pipe.taker.feed(encode(Kind.VIEW, 0, 99, (forged,), len(forged)))
     assert pipe.b.view.epoch == 3

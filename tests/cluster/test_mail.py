@@ -14,7 +14,7 @@ from metad.cluster.frames import Kind
 from metad.cluster.listed import Listed
 from metad.cluster.opening import LISTING_S, Opened, Opening
 from metad.cluster.peers import Peers
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import BehindError, MailboxInUseError, RefusedError
 
 BOX = 7
@@ -22,7 +22,7 @@ LOST = LinkFailed("lost")
 DONE = Answered(b"")
 
 
-def view_of(*states: State, epoch: int = 5, copies: int = 2, alone: str = "refuse") -> View:
+def view_of(*states: Membership, epoch: int = 5, copies: int = 2, alone: str = "refuse") -> View:
     members = tuple(
         Member(number, f"127.0.0.{number}:7525", f"{number:064x}", state, healed=False)
         for number, state in enumerate(states, 1)
@@ -30,8 +30,8 @@ def view_of(*states: State, epoch: int = 5, copies: int = 2, alone: str = "refus
     return View("0" * 32, epoch, members, copies, copies, alone)
 
 
-TWO = view_of(State.ACTIVE, State.ACTIVE)
-THREE = view_of(State.ACTIVE, State.ACTIVE, State.ACTIVE)
+TWO = view_of(Membership.ACTIVE, Membership.ACTIVE)
+THREE = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE)
 
 
 class FakePeers(Peers):
@@ -159,7 +159,7 @@ def test_an_own_copy_that_fails_with_two_nodes_is_too_few() -> None:
 
 
 def test_entering_members_must_have_it_while_too_few_are_active() -> None:
-    view = view_of(State.ACTIVE, State.ENTERING, State.ABSENT, alone="accept")
+    view = view_of(Membership.ACTIVE, Membership.ENTERING, Membership.ABSENT, alone="accept")
     write = Write(view)
     write.own()
     assert write.peers.members == [2]
@@ -170,7 +170,7 @@ def test_entering_members_must_have_it_while_too_few_are_active() -> None:
 
 def test_alone_is_refused_unless_it_is_allowed() -> None:
     for alone, outcome in (("accept", True), ("refuse", False)):
-        write = Write(view_of(State.ACTIVE, State.ABSENT, alone=alone))
+        write = Write(view_of(Membership.ACTIVE, Membership.ABSENT, alone=alone))
         write.own()
         assert (write.outcome == [None]) is outcome
         assert write.failed is not outcome
@@ -368,7 +368,7 @@ def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
 
 
 def test_members_that_are_away_with_mail_are_named() -> None:
-    read = Read(view_of(State.ACTIVE, State.ABSENT, State.ABSENT), Listed(entry(1)))
+    read = Read(view_of(Membership.ACTIVE, Membership.ABSENT, Membership.ABSENT), Listed(entry(1)))
     assert "members 2, 3 are away and may have mail that no other has" in str(read.error)
 
 
@@ -420,7 +420,9 @@ def test_a_tombstone_that_one_member_alone_has_counts_though_the_entries_are_the
 
 
 def test_a_member_that_enters_is_asked_for_its_epoch_alone() -> None:
-    read = Read(view_of(State.ACTIVE, State.ACTIVE, State.ENTERING), Listed(entry(1)))
+    read = Read(
+        view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ENTERING), Listed(entry(1))
+    )
     assert [one[:2] for one in read.peers.asked] == [(2, Kind.LIST), (3, Kind.STATE)]
     read.answer(2, listed())
     read.answer(3, Answered(b"anything"))
@@ -446,7 +448,9 @@ def test_a_listing_of_an_epoch_that_ended_or_that_took_long_is_discarded() -> No
 
 
 def test_a_node_that_is_not_active_opens_no_mailbox() -> None:
-    read = Read(view_of(State.ENTERING, State.ACTIVE, State.ACTIVE), Listed(b""), home=2)
+    read = Read(
+        view_of(Membership.ENTERING, Membership.ACTIVE, Membership.ACTIVE), Listed(b""), home=2
+    )
     assert "not an active member" in str(read.error)
 
 

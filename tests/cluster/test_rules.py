@@ -11,7 +11,7 @@ from tests.cluster import cluster_model
 from tests.cluster.views import make_member, make_view, random_view
 from tests.support.sizes import SEED, reached, scaled
 
-ABSENT, ENTERING = view.State.ABSENT, view.State.ENTERING
+ABSENT, ENTERING = view.Membership.ABSENT, view.Membership.ENTERING
 MAILBOX = 77
 CASES = scaled(2000)
 
@@ -117,6 +117,6 @@ def test_who_enters_beside_one_that_is_alone_is_written_to() -> None:
 
 
 def test_a_removed_member_takes_no_part() -> None:
-    removed = make_view(make_member(1), make_member(2, view.State.REMOVED, healed=True))
+    removed = make_view(make_member(1), make_member(2, view.Membership.REMOVED, healed=True))
     assert not rules.takes_part(removed, 2)
     assert not rules.takes_part(removed, 3)

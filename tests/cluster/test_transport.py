@@ -22,7 +22,7 @@ from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import load_contexts, own_fingerprint
 from metad.cluster.node import Node
 from metad.cluster.transport import Links, split_address
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import ConfigError
 from metad.system.sockets import BACKLOG
 from tests.cluster.link_kit import Clock, Station
@@ -90,7 +90,7 @@ class Two:
         self.b = self.machine(2)
         self.b.links.serve(self.sockets[1])
 
-    def member(self, number: int, state: State = State.ACTIVE) -> Member:
+    def member(self, number: int, state: Membership = Membership.ACTIVE) -> Member:
         directory = self.authority.directory(number)
         address = "{}:{}".format(*self.sockets[number - 1].getsockname())
         return Member(number, address, own_fingerprint(directory), state, healed=False)
@@ -286,7 +286,7 @@ def test_an_impostor_at_a_members_address_gets_no_mail(two: Two, ours: Authority
 
 
 def test_a_removed_member(two: Two) -> None:
-    members = (two.member(1, State.REMOVED), two.member(2))
+    members = (two.member(1, Membership.REMOVED), two.member(2))
     two.b.station.view = two.view.changed(members=members)
     text = "node 1 was removed from the cluster; empty it and join again"
     assert failure(two.ask(two.a)) == text
@@ -297,7 +297,7 @@ def test_a_removed_member(two: Two) -> None:
 
 def test_a_member_that_is_removed_loses_its_link_within_a_tick(two: Two) -> None:
     two.ask(two.a)
-    members = (two.member(1, State.REMOVED), two.member(2))
+    members = (two.member(1, Membership.REMOVED), two.member(2))
     two.b.station.view = two.view.changed(members=members)
     two.line(two.a, "refuses the link: node 1 was removed from the cluster")
     assert not two.a.links.is_up(2)

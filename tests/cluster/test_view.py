@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.errors import ClusterError
 from tests.cluster.views import make_member, make_view, random_view
 from tests.support.sizes import SEED, reached, scaled
@@ -69,7 +69,7 @@ def test_every_change_has_a_digest_of_its_own() -> None:
         {"alone": "accept"},
         {"cluster": "ab" * 16},
         {"members": TWO.members[:1]},
-        {"members": TWO.with_member(2, state=State.ABSENT)},
+        {"members": TWO.with_member(2, state=Membership.ABSENT)},
         {"members": TWO.with_member(2, healed=True)},
         {"members": TWO.with_member(2, weight=101)},
         {"members": TWO.with_member(2, address="127.0.0.9:1")},
@@ -95,7 +95,7 @@ def test_equal_weights_are_as_no_weights() -> None:
     """The quick way for equal weights gives the order of the general one."""
     plain = make_view(*(make_member(number) for number in range(1, 8)))
     light = make_view(*(make_member(number, weight=7) for number in range(1, 8)))
-    odd = make_member(9, State.ACTIVE, weight=1)
+    odd = make_member(9, Membership.ACTIVE, weight=1)
     general = make_view(*light.members, odd)
     for mailbox in range(300):
         assert plain.line(mailbox) == light.line(mailbox)
@@ -104,13 +104,13 @@ def test_equal_weights_are_as_no_weights() -> None:
 
 def test_a_member_that_goes_moves_only_its_own_mailboxes() -> None:
     three = make_view(*(make_member(number, weight=100 * number) for number in (1, 2, 3)))
-    gone = three.changed(members=three.with_member(3, state=State.ABSENT))
+    gone = three.changed(members=three.with_member(3, state=Membership.ABSENT))
     for mailbox in range(300):
         assert gone.line(mailbox) == tuple(n for n in three.line(mailbox) if n != 3)
 
 
 def test_a_draining_member_is_last_in_every_line() -> None:
-    view = make_view(make_member(1), make_member(2, State.DRAINING), make_member(3))
+    view = make_view(make_member(1), make_member(2, Membership.DRAINING), make_member(3))
     assert {view.line(mailbox)[-1] for mailbox in range(50)} == {2}
     by_the_draining = bytes(8) + b"\0\2" + bytes(6)
     assert 2 not in view.expected(5, by_the_draining)
@@ -127,7 +127,7 @@ def test_the_maker_is_expected_to_have_it() -> None:
 
 def test_a_cluster_without_an_active_member_has_no_home() -> None:
     with pytest.raises(ClusterError, match="no member of the cluster is active"):
-        make_view(make_member(1, State.ABSENT)).home(1)
+        make_view(make_member(1, Membership.ABSENT)).home(1)
 
 
 # -- what is refused

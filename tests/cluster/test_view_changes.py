@@ -10,7 +10,7 @@ import pytest
 from metad.cluster.alone import alone_with_etcd
 from metad.cluster.entering import MemberState, next_view
 from metad.cluster.removing import Removal, without
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 from tests.cluster import cluster_model
 from tests.cluster.cluster_model import LEASE, Node, World
@@ -77,7 +77,7 @@ def changes(one: View, answering: set[int], with_etcd: set[int]) -> Iterator[Out
 
     for number in one.entering:  # each decides for itself there
         yield from tried(World.enter, with_etcd & {number})
-    for number in one.those(State.ABSENT):
+    for number in one.those(Membership.ABSENT):
         yield from tried(World.come_back, with_etcd & answering & {number})
     active = with_etcd & answering & set(one.active)
     yield from tried(World.heal, active)
@@ -91,9 +91,11 @@ def test_a_view_changes_as_in_the_model() -> None:
     made: dict[str, int] = {}
     for _ in range(CASES):
         one = random_view(random, most=5)
-        if one.copies < one.read_copies or State.DRAINING in {m.state for m in one.members}:
+        if one.copies < one.read_copies or Membership.DRAINING in {m.state for m in one.members}:
             continue  # draining, and lowering `copies`: no command makes these yet
-        numbers = [member.number for member in one.members if member.state is not State.REMOVED]
+        numbers = [
+            member.number for member in one.members if member.state is not Membership.REMOVED
+        ]
         answering = {number for number in numbers if random.random() < 0.9}
         with_etcd = {number for number in answering if random.random() < 0.8}
         if not set(one.active) & with_etcd:
@@ -156,29 +158,29 @@ def _without(one: View, removal: Removal) -> View | None:
         return None
 
 
-THREE = (State.ACTIVE, State.ACTIVE, State.ACTIVE)
+THREE = (Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE)
 
 
 @pytest.mark.parametrize(
     ("states", "removal", "text"),
     [
         (THREE, {"number": 9}, "there is no node 9"),
-        ((*THREE, State.REMOVED), {"number": 4}, "node 4 is removed already"),
+        ((*THREE, Membership.REMOVED), {"number": 4}, "node 4 is removed already"),
         (THREE, {"number": 1}, "this is node 1; give the command on another node"),
-        ((State.ABSENT, *THREE), {"number": 2}, "this node is not active"),
+        ((Membership.ABSENT, *THREE), {"number": 2}, "this node is not active"),
         (THREE, {"leased": {3}}, "node 3 has a lease in etcd"),
         (
             THREE,
             {"answering": {1}},
             "node 2 does not answer, and every active node that stays must",
         ),
-        ((*THREE, State.ACTIVE), {"answering": {1}}, "nodes 2 and 4 do not answer"),
+        ((*THREE, Membership.ACTIVE), {"answering": {1}}, "nodes 2 and 4 do not answer"),
         (THREE[:2], {"number": 2, "leased": {1}}, "1 active node would be left for 2 copies"),
-        ((*THREE, State.ABSENT), {}, "only nodes 3 and 4 may have some of the mail"),
+        ((*THREE, Membership.ABSENT), {}, "only nodes 3 and 4 may have some of the mail"),
     ],
 )
 def test_why_a_node_is_not_removed(
-    states: tuple[State, ...], removal: dict[str, object], text: str
+    states: tuple[Membership, ...], removal: dict[str, object], text: str
 ) -> None:
     facts = {"number": 3, "by": 1, "answering": {1, 2, 3}, "leased": {1, 2}} | removal
     one = view_of(*states)
@@ -187,11 +189,11 @@ def test_why_a_node_is_not_removed(
 
 
 def test_what_is_lost_is_the_operators_choice() -> None:
-    one = view_of(State.ACTIVE, State.ACTIVE, State.ABSENT, State.ABSENT)
+    one = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT, Membership.ABSENT)
     assert one.unhealed == (3, 4)
     lost = without(one, Removal(3, 1, {1, 2}, {1, 2}, is_lossy=True))
     assert lost.unhealed == (4,)
-    assert lost.those(State.REMOVED) == (3,)
+    assert lost.those(Membership.REMOVED) == (3,)
     last = without(lost.changed(), Removal(2, 1, {1}, {1}, is_lossy=True))
     assert last.active == (1,)
     for removal in (
@@ -206,39 +208,45 @@ def test_what_is_lost_is_the_operators_choice() -> None:
 
 
 def test_one_that_is_left_goes_on_alone() -> None:
-    one = view_of(State.ACTIVE, State.ACTIVE, State.ACTIVE, State.ENTERING, State.REMOVED)
+    one = view_of(
+        Membership.ACTIVE,
+        Membership.ACTIVE,
+        Membership.ACTIVE,
+        Membership.ENTERING,
+        Membership.REMOVED,
+    )
     then = alone_with_etcd(one, 2)
     assert (then.active, then.alone, then.epoch) == ((2,), "accept", one.epoch + 1)
-    assert then.those(State.ABSENT) == (1, 3, 4)
+    assert then.those(Membership.ABSENT) == (1, 3, 4)
     assert set(then.unhealed) >= {1, 3}  # so it takes mail and does not list yet
     left = without(then, Removal(1, 2, {2}, {2}, is_lossy=True))
     assert len(left.unhealed) < len(then.unhealed)
 
 
 def test_one_that_may_lack_mail_goes_on_alone_only_if_that_is_given_up() -> None:
-    one = view_of(State.ABSENT, State.ACTIVE)
+    one = view_of(Membership.ABSENT, Membership.ACTIVE)
     with pytest.raises(ClusterError, match=r"node 1 is not active .* \(2\), or lose their mail"):
         alone_with_etcd(one, 1)
     then = alone_with_etcd(one, 1, is_lossy=True)
     assert (then.active, then.unhealed) == ((1,), ())
-    assert then.those(State.ABSENT) == (2,)
+    assert then.those(Membership.ABSENT) == (2,)
 
 
 @pytest.mark.parametrize(
     ("states", "number", "text"),
     [
-        ((State.ACTIVE,), 1, "there is no other node"),
-        ((State.ACTIVE, State.REMOVED), 1, "there is no other node"),
-        ((State.ACTIVE, State.REMOVED), 2, "node 2 was removed"),
-        ((State.ACTIVE, State.ACTIVE), 3, "node 3 was removed"),
+        ((Membership.ACTIVE,), 1, "there is no other node"),
+        ((Membership.ACTIVE, Membership.REMOVED), 1, "there is no other node"),
+        ((Membership.ACTIVE, Membership.REMOVED), 2, "node 2 was removed"),
+        ((Membership.ACTIVE, Membership.ACTIVE), 3, "node 3 was removed"),
     ],
 )
-def test_who_does_not_go_on_alone(states: tuple[State, ...], number: int, text: str) -> None:
+def test_who_does_not_go_on_alone(states: tuple[Membership, ...], number: int, text: str) -> None:
     with pytest.raises(ClusterError, match=text):
         alone_with_etcd(view_of(*states), number)
 
 
 def test_one_that_goes_on_alone_already() -> None:
-    then = alone_with_etcd(view_of(State.ACTIVE, State.ACTIVE), 1)
+    then = alone_with_etcd(view_of(Membership.ACTIVE, Membership.ACTIVE), 1)
     with pytest.raises(ClusterError, match="alone already"):
         alone_with_etcd(then, 1)

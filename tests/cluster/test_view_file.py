@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.errors import ClusterError
 from metad.system.osio import Osio
@@ -18,8 +18,8 @@ from tests.support.power_kit import MODES, Disk, lay_out
 from tests.support.sizes import reached, scaled
 
 ONE = make_view(make_member(1), make_member(2), epoch=5)
-NEXT = ONE.changed(members=ONE.with_member(2, state=State.ABSENT))
-OTHER = ONE.changed(members=ONE.with_member(1, state=State.ABSENT))
+NEXT = ONE.changed(members=ONE.with_member(2, state=Membership.ABSENT))
+OTHER = ONE.changed(members=ONE.with_member(1, state=Membership.ABSENT))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from metad.cluster.answers import Answer, Answered, LinkFailed, Refused
 from metad.cluster.fetching import Ask, unpack_ask
 from metad.cluster.frames import Kind
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.cluster.walking import WINDOW, Missing, Sent, Walk
 from tests.cluster.test_mail import LOST, THREE, TWO, FakePeers, an_id, view_of
 
@@ -72,9 +72,9 @@ def test_a_member_is_asked_for_what_it_should_have_alone() -> None:
 
 
 def test_entering_members_get_all_while_too_few_are_active() -> None:
-    short = view_of(State.ACTIVE, State.ENTERING, alone="accept")
+    short = view_of(Membership.ACTIVE, Membership.ENTERING, alone="accept")
     assert Walking(short, FakeMail([key(1, 1)])).peers.members == [2]
-    enough = view_of(State.ACTIVE, State.ACTIVE, State.ENTERING)
+    enough = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ENTERING)
     assert Walking(enough, FakeMail([key(1, 1)])).peers.members == [2]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 
 CLUSTER = "c0ffee00" * 4
 
 
 def make_member(
-    number: int, state: State = State.ACTIVE, *, healed: bool = False, weight: int = 100
+    number: int, state: Membership = Membership.ACTIVE, *, healed: bool = False, weight: int = 100
 ) -> Member:
     fingerprint = f"{number:064x}"
     return Member(number, f"127.0.0.{number % 250 + 1}:7525", fingerprint, state, healed, weight)
@@ -25,7 +25,7 @@ def make_view(
 def random_view(random: Random, most: int = 7) -> View:
     """Any members in any state, also those that no history leads to."""
     numbers = sorted(random.sample(range(1, 12), random.randint(1, most)))
-    states = [*State, State.ACTIVE, State.ACTIVE, State.ACTIVE]
+    states = [*Membership, Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE]
     weights = random.choice([(100,), (100, 200, 350)])
     members = [
         make_member(

@@ -19,7 +19,7 @@ from metad.store.gc.collector import Collector, NotCollectableError
 from metad.store.gc.expiry import Due, Expiry
 from metad.store.ids import time_of
 from metad.store.log.header import log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.recovery.hub import Recovery
 from tests.support import power_campaign
@@ -84,7 +84,7 @@ def live_and_agree(seed: int) -> int:
 def empty_one(kit: StoreKit, collector, rng: random.Random) -> None:
     """Collect a sealed log, with deletions between the steps."""
     kit.background()
-    sealed = [row.number for row in kit.table.rows() if row.state == State.SEALED]
+    sealed = [row.number for row in kit.table.rows() if row.state == LogState.SEALED]
     for number in rng.sample(sealed, min(2, len(sealed))):
         if rng.random() < 0.2:  # especially when it is freed
             kit.osio.faults = Faults("sync", rng.choice([1, 1, 2]), only=f"{number:08d}")
@@ -245,7 +245,7 @@ def test_survivors_whose_log_cannot_be_ended_are_left_to_the_next_recovery(
         kit.osio.unwritable.add(log_path(kit.store.logs, survivors))
         if when == "start":
             recover_without_a_log(kit)
-            assert kit.table.row(survivors).state == State.ACTIVE
+            assert kit.table.row(survivors).state == LogState.ACTIVE
         else:
             with pytest.raises(OSError, match="error"):
                 recover_without_a_log(kit, ROW)
@@ -259,10 +259,10 @@ def test_survivors_whose_log_cannot_be_ended_are_left_to_the_next_recovery(
         kit.crash()
         kit.start()
         kit.check()
-        assert kit.table.row(survivors).state == State.SEALED
+        assert kit.table.row(survivors).state == LogState.SEALED
 
 
 def owned(kit: StoreKit) -> list[int]:
     """The dead collector's logs of survivors."""
     rows = kit.table.owned_by(ROW)
-    return [row.number for row in rows if row.generation and row.state == State.ACTIVE]
+    return [row.number for row in rows if row.generation and row.state == LogState.ACTIVE]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from metad.cluster.view import State
+from metad.cluster.view import Membership
 from tests.support.clients import Pop3Line, SmtpLine, bodies, in_time, message, unique_ids
 from tests.support.etcd_hubs import EtcdNode, three_nodes
 from tests.support.hub import DEADLINE, PASSWORD, address
@@ -95,7 +95,7 @@ def _replace(a: EtcdNode, b: EtcdNode, c: EtcdNode, sent: list[bytes]) -> None:
     assert c.join(a) == 4
     for node in (a, b, c):
         view = node.until_active(1, 2, 4)
-        assert view.those(State.REMOVED) == (3,)
+        assert view.those(Membership.REMOVED) == (3,)
         assert bodies(node, "ann") == sent
 
 

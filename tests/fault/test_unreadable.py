@@ -10,7 +10,7 @@ import pytest
 from metad.store.fsck.fsck import Fsck, Plan
 from metad.store.log import header
 from metad.store.log.header import LogHeader, log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect, fill_log, make_collector, sealed
 from tests.support.osio_kit import BLOCK, KitOsio
@@ -103,7 +103,7 @@ def test_a_collection_loses_nothing_that_can_be_read(kit: StoreKit, where: str) 
     if where == "record":  # it may become readable later
         with pytest.raises(OSError, match="error"):
             collect(collector, [number])
-        assert kit.table.row(number).state == State.SEALED
+        assert kit.table.row(number).state == LogState.SEALED
     elif where == "both headers":
         return
     else:

@@ -25,7 +25,7 @@ from metad.store.fsck.fsck import Fsck, Plan
 from metad.store.gc.copy import Step
 from metad.store.ids import HubClock
 from metad.store.index import state as index_state
-from metad.store.log_table import LogTable, State
+from metad.store.log_table import LogState, LogTable
 from metad.store.lost_identity import open_at_start
 from metad.users import passwords
 from metad.users.database import UserDatabase
@@ -252,6 +252,6 @@ def test_a_lock_that_cannot_be_opened_holds_up_collections_and_backups_for_the_l
     clock.monotonic += limits.BACKUP_LEASE * 10**9
     assert Step.WAITS not in list(steps)
     assert any("run/backup could not be opened" in text for text in kit.reports)
-    assert State.FREE in [row.state for row in kit.table.rows()]
+    assert LogState.FREE in [row.state for row in kit.table.rows()]
     Backup(kit.osio, kit.store, tmp_path / "again").run()
     serve(kit)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from metad.cluster import frames
 from metad.cluster.frames import Decoder, FrameError
 from metad.cluster.link import Link
-from metad.cluster.view import State
+from metad.cluster.view import Membership
 from tests.cluster.link_kit import Clock, End, Station
 from tests.cluster.views import make_member, make_view
 from tests.fuzz.cuts import same_for_every_cut
 
-VIEW = make_view(make_member(1), make_member(2), make_member(3, State.REMOVED), epoch=5)
+VIEW = make_view(make_member(1), make_member(2), make_member(3, Membership.REMOVED), epoch=5)
 FINGERPRINT = VIEW.members[0].fingerprint
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.cluster.view import State
+from metad.cluster.view import Membership
 from metad.errors import MailboxInUseError, RefusedError
 from metad.layers.own_mailbox import OwnMailbox
 from metad.store.index.rows import Batch
@@ -188,7 +188,7 @@ def alone(node: Node) -> None:
     """What `metad cluster alone` does: the operator says that the other node is off."""
     view = node.layer.peers.view()
     other = next(one.number for one in view.members if one.number != node.number)
-    members = view.with_member(other, state=State.ABSENT, healed=False)
+    members = view.with_member(other, state=Membership.ABSENT, healed=False)
     node.layer.adopt(view.changed(members=members, alone="accept"))
 
 

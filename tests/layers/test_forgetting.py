@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from metad.cluster.view import State
+from metad.cluster.view import Membership
 from metad.layers import forgetting
 from metad.layers.forgetting import SAMPLE_S, WAIT_S
-from metad.store.log_table import State as LogState
+from metad.store.log_table import LogState
 from metad.system.shared_memory import Cell
 from tests.support.cluster_bench import ClusterBench, Node
 
@@ -92,8 +92,10 @@ def test_all_forget_an_hour_after_they_learned_that_all_have_it(two: ClusterBenc
     assert dead(a) == dead(b) == []
 
 
-@pytest.mark.parametrize("state", [State.ACTIVE, State.ABSENT])
-def test_a_member_that_is_away_keeps_what_it_does_not_have(two: ClusterBench, state: State) -> None:
+@pytest.mark.parametrize("state", [Membership.ACTIVE, Membership.ABSENT])
+def test_a_member_that_is_away_keeps_what_it_does_not_have(
+    two: ClusterBench, state: Membership
+) -> None:
     """The mutant forget-absent."""
     a, b = two.nodes
     time = Time(two)
@@ -102,9 +104,9 @@ def test_a_member_that_is_away_keeps_what_it_does_not_have(two: ClusterBench, st
     time.ticks()
     b.stop()
     entomb(a, 2)
-    if state is State.ABSENT:
+    if state is Membership.ABSENT:
         view = a.layer.peers.view()
-        absent = view.with_member(2, state=State.ABSENT)
+        absent = view.with_member(2, state=Membership.ABSENT)
         a.layer.adopt(view.changed(members=absent, alone="accept"))
     time.passes(3 * WAIT_S)
     assert dead(a) == [2]  # it told that it has the first
@@ -145,14 +147,14 @@ def test_the_hour_begins_again_when_a_member_joins() -> None:
         a, b, c = bench.nodes
         time = Time(bench)
         view = a.layer.peers.view()
-        removed = view.with_member(3, state=State.REMOVED)
+        removed = view.with_member(3, state=Membership.REMOVED)
         c.stop()
         a.layer.adopt(view.changed(members=removed))
         entomb(a, 1)
         bench.until(lambda: bool(bench.tick() or dead(b) == [1]), "b has it")
         time.passes(WAIT_S - 5 * SAMPLE_S)
         view = a.layer.peers.view()
-        enters = view.with_member(3, state=State.ENTERING, healed=True)
+        enters = view.with_member(3, state=Membership.ENTERING, healed=True)
         a.layer.adopt(view.changed(members=enters))
         time.passes(10 * SAMPLE_S)
         assert dead(a) == dead(b) == [1]

@@ -12,7 +12,7 @@ from metad.config.parse import parse
 from metad.monitor import health
 from metad.monitor.facts import Facts
 from metad.monitor.health import DEGRADED, REFUSING, SERVING, Health
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 from metad.system import counters
 from metad.system.shared_memory import Cell
 from metad.workers.load import space
@@ -94,7 +94,7 @@ def test_damage_is_named_and_so_is_a_log_that_was_left_out(hub: Hub) -> None:
     hub.damaged_logs = frozenset({7, 3})
     assert hub.look().texts == ["damaged records were found, the last in log 3, 7"]
     hub.totals["damaged"] = 0
-    rows = [(State.ACTIVE, 1), (State.ACTIVE, 0), (State.SEALED, 0)]
+    rows = [(LogState.ACTIVE, 1), (LogState.ACTIVE, 0), (LogState.SEALED, 0)]
     hub.logs = [Row(n, state, 9, 0, owner, 0, 0, 0) for n, (state, owner) in enumerate(rows, 1)]
     assert hub.look().texts == ["log 2 was left out at the start: its mail may be missing"]
     assert hub.look().state == DEGRADED

@@ -16,7 +16,7 @@ from metad.config.parse import parse
 from metad.monitor.facts import Facts
 from metad.monitor.health import SERVING, Report
 from metad.monitor.metrics import HubCollector, page
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 from metad.system import counters
 from metad.system.histograms import HISTOGRAMS, Counts, Shape
 
@@ -39,7 +39,7 @@ def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
     collector = {one.name: 1 for one in counters.COLLECTOR}
     now = {one.name: 0 for one in counters.OPEN}
     rows: list[Any] = [SimpleNamespace()]
-    facts = Facts(totals, now, rows, collector, [Row(1, State.SEALED, 1, 2, 0, 9, 1, 5)])
+    facts = Facts(totals, now, rows, collector, [Row(1, LogState.SEALED, 1, 2, 0, 9, 1, 5)])
     facts = facts._replace(
         labelled={one.name: {label: 1 for label, _ in one.cells} for one in counters.LABELLED},
         histograms={one.name: counts(one) for one in HISTOGRAMS},

@@ -185,7 +185,7 @@ MUTANTS = [
            "max(self._cells[_GREATEST_LIFE], now_seconds)",
            "fault/test_clock.py::test_a_clock_that_stands_still_at_start_gives_new_lives"),
     Mutant("a sealed log is taken for a free one", "log_table:LogTable.allocate",
-           "State.FREE", "State.SEALED",
+           "LogState.FREE", "LogState.SEALED",
            "store/test_log_table.py::test_a_free_log_is_used_before_a_new_one"),
     Mutant("the end of a poisoned log is not stated", "log_chain:LogChain._record_in",
            "writer.state_predecessor(failed)", "pass",

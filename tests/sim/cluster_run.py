@@ -10,7 +10,7 @@ from typing import cast
 
 from metad.cluster import etcd as real_etcd
 from metad.cluster.restoring import begin
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from tests.cluster.views import make_member, make_view
 from tests.sim.cluster_clients import ClusterClients
 from tests.sim.cluster_judge import ClusterJudge
@@ -40,7 +40,7 @@ def first_view(seed: int, nodes: int, *, etcd: bool) -> View:
         nodes -= seed // 2 % 2
     if seed % 2:
         return make_view(*(make_member(number) for number in range(1, nodes + 1)))
-    entering = make_member(nodes, State.ENTERING, healed=True)
+    entering = make_member(nodes, Membership.ENTERING, healed=True)
     active = [make_member(number) for number in range(1, nodes)]
     return make_view(*active, entering, copies=min(COPIES, len(active)))
 
@@ -150,7 +150,7 @@ class ClusterRun:
 
     def _forgets(self, sim: Simulation, hubs: list[ClusterHub]) -> None:
         """No tombstone stays that could be forgotten; one that a lost node lacks cannot."""
-        if hubs[0].durable_view().those(State.ABSENT):
+        if hubs[0].durable_view().those(Membership.ABSENT):
             return
         for _ in range(TRIES):
             if any(hub.unforgotten() for hub in hubs):

@@ -19,7 +19,7 @@ from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.ids import HubClock, IdMaker
 from metad.store.index.rows import DisagreementError
 from metad.store.log_allocator import LogAllocator, LogSettings
-from metad.store.log_table import LogTable, State
+from metad.store.log_table import LogState, LogTable
 from metad.store.mailbox_locks import MailboxLocks
 from metad.system.shared_memory import ProcessRow
 from tests.sim.process import Process
@@ -125,7 +125,7 @@ class CollectorProcess(Process):
             self.report(f"tidy: {error!r}")
             return
         for _ in range(most):
-            sealed = [row.number for row in self.table.rows() if row.state == State.SEALED]
+            sealed = [row.number for row in self.table.rows() if row.state == LogState.SEALED]
             if not sealed or self.stopping:
                 return
             number = sealed[choice % len(sealed)]

@@ -9,7 +9,7 @@ from typing import cast
 from metad.cluster import etcd as real_etcd
 from metad.cluster.removing import Removal, without
 from metad.cluster.restoring import restore
-from metad.cluster.view import Member, State
+from metad.cluster.view import Member, Membership
 from metad.errors import ClusterError
 from tests.cluster.views import make_member
 from tests.sim.cluster_clients import ClusterClients
@@ -26,7 +26,7 @@ FROZEN_SECONDS = 15.0
 
 
 def is_away(member: Member) -> bool:
-    return member.state in (State.ABSENT, State.REMOVED)
+    return member.state in (Membership.ABSENT, Membership.REMOVED)
 
 
 class EtcdClients(ClusterClients):
@@ -169,7 +169,7 @@ class EtcdClients(ClusterClients):
 
         def propose() -> None:
             view = layer.peers.view()
-            member = make_member(spare.node, State.ENTERING, healed=True)
+            member = make_member(spare.node, Membership.ENTERING, healed=True)
             members = tuple(sorted((*view.members, member), key=lambda one: one.number))
             layer.proposals.propose(view.changed(members=members), told.append)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from tests.support.oracle import Ledger, digest, show
 
@@ -160,7 +160,7 @@ class Judge:
             return
         row = self._hub.table().row(writer.number)
         found = (row.owner, row.state, row.life)
-        assert found == (process.row.index + 1, State.ACTIVE, writer.life), (
+        assert found == (process.row.index + 1, LogState.ACTIVE, writer.life), (
             f"{process.name} writes to log {writer.number} in life {writer.life}, it is {row}"
         )
 
@@ -169,18 +169,18 @@ class Judge:
         hub = self._hub
         owners = {process.row.index + 1 for process in hub.processes}
         for row in hub.table().rows():
-            if row.state == State.COLLECTING and hub.sim.faults.hits:
+            if row.state == LogState.COLLECTING and hub.sim.faults.hits:
                 continue  # what could not be written to is left alone until the next start
-            assert row.state != State.PREPARING, f"{row} is left: no thread makes it"
+            assert row.state != LogState.PREPARING, f"{row} is left: no thread makes it"
             fd = os.open(log_path(hub.store.logs, row.number), os.O_RDONLY)
             try:
                 log = header.read(Osio(), fd, hub.store.secret)
             finally:
                 os.close(fd)
             assert log is not None, f"log {row.number} has no header"
-            if row.state == State.SEALED and hub.sim.faults.hits and log.state == header.FREE:
+            if row.state == LogState.SEALED and hub.sim.faults.hits and log.state == header.FREE:
                 continue  # the sync that should have made it free failed
             assert row.life == log.life, f"{row} is in another life: {log}"
-            assert (row.state == State.FREE) == (log.state == header.FREE), f"{row} is not {log}"
-            is_owned = row.state == State.ACTIVE
+            assert (row.state == LogState.FREE) == (log.state == header.FREE), f"{row} is not {log}"
+            is_owned = row.state == LogState.ACTIVE
             assert is_owned == (row.owner in owners), f"{row} has the wrong owner"

@@ -87,8 +87,8 @@ MUTANTS = (
     )),
     # -- rule Enter
     LifeMutant("enter-one-step", lives.return_unseen.__name__, (
-        (ENTERING + "_of_member", 'return {"state": State.ENTERING}',
-         'return {"state": State.ACTIVE, "healed": False}'),
+        (ENTERING + "_of_member", 'return {"state": Membership.ENTERING}',
+         'return {"state": Membership.ACTIVE, "healed": False}'),
     )),
     LifeMutant("enter-unadopted", lives.return_unseen.__name__, (
         (ENTERING + "_of_member", "and have_adopted and", "and"),
@@ -107,7 +107,7 @@ MUTANTS = (
     )),
     # -- rule Forget
     LifeMutant("forget-absent", lives.away_for_longer_than_tombstones_stand.__name__, (
-        ("metad.layers.forgetting:_others", "one.state is not State.REMOVED",
+        ("metad.layers.forgetting:_others", "one.state is not Membership.REMOVED",
          "one.number in view.active"),
     )),
     # -- rule Write

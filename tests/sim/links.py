@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from metad.cluster.answers import Done, LinkFailed
 from metad.cluster.link import Link
 from metad.cluster.node import Node
-from metad.cluster.view import State
+from metad.cluster.view import Membership
 from metad.limits import CLUSTER_LONGEST_REDIAL, CLUSTER_REDIAL
 from metad.system.backoff import Backoff
 from metad.system.osio import Buffer
@@ -106,7 +106,7 @@ class SimLinks:
         if self._is_closed:
             return "shutting down"
         member = self._node.current_view().member(number)
-        if member is None or member.state is State.REMOVED or number == self.number:
+        if member is None or member.state is Membership.REMOVED or number == self.number:
             return f"node {number} is not a member"
         if self._node.clock() < self._not_before.get(number, 0.0):
             return f"node {number} cannot be reached"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from unittest.mock import patch
 
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.layers import tombstone_pull
 from tests.cluster.views import make_member, make_view
 from tests.sim.cluster_node import FORGET_SECONDS
@@ -20,7 +20,7 @@ from tests.sim.cluster_run import ClusterRun
 from tests.sim.plan import Plan
 from tests.sim.stage import Stage
 
-ABSENT, ACTIVE, ENTERING = State.ABSENT, State.ACTIVE, State.ENTERING
+ABSENT, ACTIVE, ENTERING = Membership.ABSENT, Membership.ACTIVE, Membership.ENTERING
 SLOW_SYNC = 0.7  # seconds: a process that stands still for longer closes its links
 LATER = 1000.0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.cluster.word import Word
 from metad.errors import RefusedError
 from tests.sim.etcd import Etcd
@@ -50,7 +50,7 @@ class Stage:
     def view(self, number: int) -> View:
         return self.hub(number).durable_view()
 
-    def is_in(self, number: int, state: State, at: int, *, healed: bool | None = None) -> bool:
+    def is_in(self, number: int, state: Membership, at: int, *, healed: bool | None = None) -> bool:
         """Whether a member is in a state, in the view of node `at`."""
         member = self.view(at).member(number)
         found = member is not None and member.state is state
@@ -193,7 +193,7 @@ class Stage:
 
         worker.call(work)
 
-    def is_proposed(self, by: int, number: int, state: State) -> bool:
+    def is_proposed(self, by: int, number: int, state: Membership) -> bool:
         """Whether a proposal with a member in this state is on its way to etcd."""
         directory = self.hub(by).directory()
         view = directory.proposed if directory is not None else None

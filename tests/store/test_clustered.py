@@ -13,7 +13,7 @@ from metad.store.index.rows import UNFOUNDED
 from metad.store.index.tombstones import Origin, Tombstones, pack_told
 from metad.store.log import record
 from metad.store.log.encode import append_deletion
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from tests.support.agreement import assert_agree, assert_rebuild_is_same
 from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
@@ -225,7 +225,7 @@ def test_a_record_that_moves_makes_no_tombstone_that_was_forgotten(kit: StoreKit
     kit.index.unlock()
     left_out = max(row.number for row in kit.table.rows())  # every deletion record is kept
     row = kit.table.row(left_out)
-    kit.table.restore(row._replace(number=left_out + 1, state=State.ACTIVE, owner=0))
+    kit.table.restore(row._replace(number=left_out + 1, state=LogState.ACTIVE, owner=0))
     collector = make_collector(kit)
     collect(collector, sealed(kit)[:1])
     assert collector.figures.deletions == 1

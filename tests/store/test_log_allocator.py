@@ -13,7 +13,7 @@ from metad.errors import NoSpaceError
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import State, TableBusyError
+from metad.store.log_table import LogState, TableBusyError
 from metad.store.recovery.hub import Recovery
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import KitWriter, StoreKit
@@ -28,7 +28,7 @@ def kit(tmp_path: Path) -> Iterator[StoreKit]:
         yield made
 
 
-def states(kit: StoreKit) -> list[State]:
+def states(kit: StoreKit) -> list[LogState]:
     return [row.state for row in kit.table.rows()]
 
 
@@ -49,7 +49,7 @@ def test_the_next_log_is_ready_before_it_is_needed(kit: StoreKit) -> None:
     kit.crash()
     kit.start()
     kit.put([1], b"x")
-    assert states(kit) == [State.ACTIVE, State.ACTIVE]
+    assert states(kit) == [LogState.ACTIVE, LogState.ACTIVE]
     creations = [op for op in kit.osio.ops if op.kind == "create"]
     for _ in range(8):
         kit.put([1], b"x" * 3500)
@@ -64,8 +64,8 @@ def test_a_log_is_active_only_when_its_header_is_durable(kit: StoreKit) -> None:
     table = kit.writers[0].table
     real = type(table).change
 
-    def change(number: int, state: State) -> None:
-        if state == State.ACTIVE:
+    def change(number: int, state: LogState) -> None:
+        if state == LogState.ACTIVE:
             path = log_path(kit.store.logs, number)
             mine = (path, f"{path}.new", kit.store.logs)
             ops = [op.kind for op in kit.osio.ops if op.path in mine]
@@ -87,7 +87,7 @@ def test_an_unused_log_is_free_after_a_stop_and_used_again(kit: StoreKit) -> Non
     kit.start()
     kit.put([1], b"y")
     assert len(list(kit.log_files())) == 3
-    assert states(kit) == [State.SEALED, State.ACTIVE, State.ACTIVE]
+    assert states(kit) == [LogState.SEALED, LogState.ACTIVE, LogState.ACTIVE]
     lives = {row.life for row in kit.table.rows()}
     assert len(lives) == 3
     assert kit.check() == 2
@@ -110,15 +110,15 @@ def test_a_log_that_is_being_read_is_skipped(kit: StoreKit) -> None:
     kit.put([1], b"x")
     kit.stop()
     kit.recover()
-    free = [row.number for row in kit.table.rows() if row.state == State.FREE]
+    free = [row.number for row in kit.table.rows() if row.state == LogState.FREE]
     assert free
     readers = [os.open(log_path(kit.store.logs, n), os.O_RDONLY) for n in free]
     assert all(map(log_files.try_reader_lock, readers))
     kit.open()
-    used = [row.number for row in kit.table.rows() if row.state == State.ACTIVE]
+    used = [row.number for row in kit.table.rows() if row.state == LogState.ACTIVE]
     assert used
     assert not set(used) & set(free)
-    assert {kit.table.row(n).state for n in free} == {State.COLLECTING}
+    assert {kit.table.row(n).state for n in free} == {LogState.COLLECTING}
     for fd in readers:
         os.close(fd)
 
@@ -162,7 +162,7 @@ def test_a_free_log_that_fails_is_set_aside_for_good(kit: StoreKit, kind: str) -
     kit.put([1], b"x")
     kit.stop()
     kit.recover()
-    free = [row.number for row in kit.table.rows() if row.state == State.FREE]
+    free = [row.number for row in kit.table.rows() if row.state == LogState.FREE]
     kit.osio.faults = Faults(kind, 1)
     kit.osio.syncs.clear()
     kit.open()
@@ -170,7 +170,7 @@ def test_a_free_log_that_fails_is_set_aside_for_good(kit: StoreKit, kind: str) -
     failed = kit.osio.faults.hit_paths[0]
     assert failed == log_path(kit.store.logs, free[0])
     assert [ok for path, ok in kit.osio.syncs if path == failed] in ([], [False])
-    assert kit.table.row(free[0]).state == State.COLLECTING
+    assert kit.table.row(free[0]).state == LogState.COLLECTING
     assert any("left alone" in text for text in kit.reports)
     kit.check()
 
@@ -301,7 +301,7 @@ def test_a_log_that_cannot_be_entered_is_closed_and_recovered_later(
     source.take()
     before = len(list(kit.log_files()))
 
-    def busy(number: int, state: State) -> None:
+    def busy(number: int, state: LogState) -> None:
         raise TableBusyError("lost")
 
     with monkeypatch.context() as patch:
@@ -309,13 +309,13 @@ def test_a_log_that_cannot_be_entered_is_closed_and_recovered_later(
         with pytest.raises(NoSpaceError, match="lost"):
             source.take()
     left = kit.table.rows()[-1]
-    assert left.state == State.PREPARING
+    assert left.state == LogState.PREPARING
     assert len(list(kit.log_files())) == before + 1
     kit.osio.close(log_files.lock_log(kit.osio, kit.store.logs, left.number))
     assert source.take().number != left.number
     kit.crash()
     Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, 0)
-    assert State.PREPARING not in states(kit)
+    assert LogState.PREPARING not in states(kit)
     assert kit.table.row(left.number).owner == 0
     kit.open_index()
     kit.check()

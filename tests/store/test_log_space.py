@@ -13,7 +13,7 @@ from metad.errors import NoSpaceError
 from metad.store import log_allocator, log_chain, log_space
 from metad.store.log.header import log_path
 from metad.store.log_space import LogSpace
-from metad.store.log_table import Room, State
+from metad.store.log_table import LogState, Room
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect, fill_log, make_collector, sealed
 from tests.support.osio_kit import Faults, KitOsio
@@ -33,7 +33,7 @@ def no_blocks(kit: StoreKit) -> None:
     kit.osio.faults = Faults("allocate", 1, error=errno.ENOSPC, persistent=True)
 
 
-def count(kit: StoreKit, state: State) -> int:
+def count(kit: StoreKit, state: LogState) -> int:
     return kit.table.count(state)
 
 
@@ -169,7 +169,7 @@ def test_survivors_go_on_in_a_free_log_where_the_disk_has_no_blocks(kit: StoreKi
     fill_log(kit, mailbox=2, size=200_000)
     kit.delete(1, gone)
     collect(collector, sealed(kit)[:1])  # little stays: the log for it gets few blocks
-    assert count(kit, State.FREE) == 1
+    assert count(kit, LogState.FREE) == 1
     no_blocks(kit)
     before = set(kit.listing(2))
     collect(collector, sealed(kit)[:1])
@@ -188,7 +188,7 @@ def freed(kit: StoreKit, logs: int, monkeypatch: pytest.MonkeyPatch) -> None:
         for writer in taken:
             kit.writers[0].source._seal(writer)
         kit.writers[0].background.kept.clear()
-    assert count(kit, State.FREE) == logs
+    assert count(kit, LogState.FREE) == logs
 
 
 def test_free_logs_beyond_a_reserve_go_back_to_the_file_system(
@@ -199,7 +199,7 @@ def test_free_logs_beyond_a_reserve_go_back_to_the_file_system(
     kit.writers[0].background.run()
     for _ in range(20):
         kit.writers[0].source._tend()
-    assert count(kit, State.FREE) == 4
+    assert count(kit, LogState.FREE) == 4
     assert len(list(kit.log_files())) < files
     assert kit.put([1], b"x").acked
 
@@ -229,8 +229,8 @@ def test_no_log_is_unlinked_whose_own_header_does_not_say_that_it_is_free(
     kit.writers[0].chain.retire()
     kit.writers[0].background.run()
     for row in kit.table.rows():
-        if row.state == State.SEALED:
-            kit.table.restore(row._replace(state=State.FREE))
+        if row.state == LogState.SEALED:
+            kit.table.restore(row._replace(state=LogState.FREE))
     source = kit.writers[0].source
     for _ in range(30):
         source._tend()

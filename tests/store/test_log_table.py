@@ -16,9 +16,9 @@ from metad.store.log_table import (  # fmt: skip
     IDLE,
     WAITING,
     Allocation,
+    LogState,
     LogTable,
     Row,
-    State,
     TableBusyError,
     is_stopped,
     repair,
@@ -71,8 +71,8 @@ def test_logs_are_numbered_from_one_and_lives_rise(both: Shared) -> None:
     assert table.allocate(0, 10) == Allocation(4, 5001, True)
     assert table.greatest_life() == 5001
     assert [(r.number, r.state, r.generation, r.owner) for r in table.rows()] == [
-        (1, State.PREPARING, 0, 1), (2, State.PREPARING, 1, 1),
-        (3, State.PREPARING, 0, 1), (4, State.PREPARING, 0, 1),
+        (1, LogState.PREPARING, 0, 1), (2, LogState.PREPARING, 1, 1),
+        (3, LogState.PREPARING, 0, 1), (4, LogState.PREPARING, 0, 1),
     ]  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def test_a_free_log_is_used_before_a_new_one(both: Shared) -> None:
     table = both.table(0)
     for _ in range(3):
         table.allocate(0, 1000)
-    table.change(2, State.FREE)
+    table.change(2, LogState.FREE)
     assert table.allocate(0, 1000) == Allocation(2, 1003, False, 1001)
     assert table.allocate(0, 1000) == Allocation(4, 1004, True)
 
@@ -90,7 +90,7 @@ def test_the_number_of_a_log_that_could_not_be_made_is_used_again(both: Shared) 
     table = both.table(0)
     for life in range(1000, 1050):
         assert table.allocate(0, 1000)[:3] == (1, life, True)
-        table.change(1, State.NONE)
+        table.change(1, LogState.NONE)
     assert table.rows() == []
 
 
@@ -100,18 +100,18 @@ def test_a_log_never_begins_a_life_twice(both: Shared) -> None:
     for number in range(40):
         given = (table if number % 3 else other).allocate(0, 1000 - number)
         lives.append(given.life)
-        table.change(given.number, State.FREE)
+        table.change(given.number, LogState.FREE)
     assert lives == sorted(set(lives))
 
 
 def test_states_have_owners_while_a_process_writes(both: Shared) -> None:
     table = both.table(5)
     table.allocate(0, 1000)
-    for state in (State.PREPARING, State.ACTIVE, State.COLLECTING):
+    for state in (LogState.PREPARING, LogState.ACTIVE, LogState.COLLECTING):
         table.change(1, state)
         assert table.row(1).owner == 6
         assert [row.number for row in table.owned_by(5)] == [1]
-    for state in (State.SEALED, State.FREE, State.NONE):
+    for state in (LogState.SEALED, LogState.FREE, LogState.NONE):
         table.change(1, state)
         assert table.row(1).owner == 0
         assert table.owned_by(5) == []
@@ -122,18 +122,18 @@ def test_figures_are_kept_beside_the_state(both: Shared) -> None:
     table.allocate(3, 1000)
     table.set_tail(1, 4096)
     table.set_live(1, 7, 7000)
-    table.change(1, State.SEALED)
-    assert table.row(1) == Row(1, State.SEALED, 1000, 3, 0, 4096, 7, 7000)
+    table.change(1, LogState.SEALED)
+    assert table.row(1) == Row(1, LogState.SEALED, 1000, 3, 0, 4096, 7, 7000)
     table.set_live(1, -1, -5)
     assert table.row(1)[6:] == (0, 0)
 
 
 def test_recovery_restores_rows(both: Shared) -> None:
     table = both.table(0)
-    table.restore(Row(5, State.SEALED, 900, 2, 0, 7777, 0, 0))
-    table.restore(Row(3, State.FREE, 950, 0, 0, 0, 0, 0))
+    table.restore(Row(5, LogState.SEALED, 900, 2, 0, 7777, 0, 0))
+    table.restore(Row(3, LogState.FREE, 950, 0, 0, 0, 0, 0))
     assert [(r.number, r.state, r.life, r.tail) for r in table.rows()] == [
-        (3, State.FREE, 950, 0), (5, State.SEALED, 900, 7777),
+        (3, LogState.FREE, 950, 0), (5, LogState.SEALED, 900, 7777),
     ]  # fmt: skip
     assert table.allocate(0, 1) == Allocation(3, 951, False, 950)
 
@@ -146,7 +146,7 @@ def test_a_full_table_is_refused(both: Shared, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RefusedError):
         table.allocate(0, 1)
     assert both.cell(0) == IDLE
-    table.change(1, State.FREE)
+    table.change(1, LogState.FREE)
     assert table.allocate(0, 1).number == 1
 
 
@@ -174,7 +174,7 @@ def allocate(table: LogTable) -> object:
 
 
 def seal(table: LogTable) -> object:
-    return table.change(1, State.SEALED)
+    return table.change(1, LogState.SEALED)
 
 
 def killer(step: int) -> Callable[[str], None]:
@@ -387,7 +387,7 @@ def test_random_kills_never_break_the_table(both: Shared) -> None:
         given = here.table(1).allocate(0, 1)
         assert given.life not in seen
         seen.add(given.life)
-        here.table(1).change(given.number, State.FREE)
+        here.table(1).change(given.number, LogState.FREE)
     assert here.semaphore.value == 1
     lives = [row.life for row in here.table(1).rows()]
     assert len(lives) == len(set(lives))

@@ -12,7 +12,7 @@ import pytest
 
 from metad.errors import NoSpaceError, RefusedError
 from metad.layers.logs import LogLayer
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.mailbox_locks import MailboxLocks
 from metad.store.pending_deletions import PendingDeletions
 from tests.support.osio_kit import KitOsio
@@ -106,7 +106,7 @@ def test_a_worker_that_ends_while_the_index_lags_leaves_its_log_to_recovery(
     kit.delete(7, [sent.id])
     writer.source.stop(writer.committer.stop())
     mine = kit.table.owned_by(0)
-    assert [row.state for row in mine] == [State.ACTIVE]
+    assert [row.state for row in mine] == [LogState.ACTIVE]
     assert kit.writers[1].pending.may_have(7)
 
 
@@ -117,7 +117,7 @@ def test_no_full_log_is_sealed_while_the_index_lacks_something_of_it(
     break_index(kit, monkeypatch)
     sent = [kit.put([7], b"x" * 7000) for _ in range(12)]
     assert isinstance(sent[-1].error, NoSpaceError)
-    assert State.SEALED not in [row.state for row in kit.table.rows()]
+    assert LogState.SEALED not in [row.state for row in kit.table.rows()]
     monkeypatch.undo()
     kit.writers[0].committer.catch_up()
     kit.run()

@@ -12,7 +12,7 @@ from metad.errors import DamagedError
 from metad.store import reader
 from metad.store.log import files as log_files
 from metad.store.log import header
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.reader import Reader, Stored
 from metad.system.osio import Osio
 from tests.support.oracle import Ledger
@@ -198,7 +198,7 @@ def test_few_logs_stay_open(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> N
         kit.put([1], b"x" * 2500)
     for each, _ in kit.listing(1):
         kit.stored(each)
-    assert len([s for s in kit.table.rows() if s.state == State.SEALED]) > 2
+    assert len([s for s in kit.table.rows() if s.state == LogState.SEALED]) > 2
     assert len(kit.reader._open) <= 2
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from metad.store.fsck.fsck import Fsck, Plan
 from metad.store.index.index import Index
-from metad.store.index.lsm import Usage
 from metad.store.index.rows import (
     UNFOUNDED,
     Deleted,
@@ -23,6 +22,7 @@ from metad.store.index.rows import (
     unpack_references,
 )
 from metad.store.log.place import Place
+from metad.store.usage import Usage
 from metad.system.osio import Osio
 from tests.support.store_kit import StoreKit
 

@@ -17,7 +17,7 @@ import uvloop
 from metad.cluster import transport
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW, directory, own_fingerprint
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.config.model import StoreConfig
 from metad.errors import MailboxInUseError, RefusedError
@@ -78,7 +78,7 @@ class Node:
     def member(self) -> Member:
         fingerprint = own_fingerprint(directory(self.data))
         return Member(
-            self.number, f"{self.host}:{self.port}", fingerprint, State.ACTIVE, healed=False
+            self.number, f"{self.host}:{self.port}", fingerprint, Membership.ACTIVE, healed=False
         )
 
     def keep(self, view: View) -> None:
@@ -214,7 +214,7 @@ class ClusterBench:
         members = tuple(node.member for node in self.nodes)
         self.view = View(CLUSTER, 1, members, copies, copies, "refuse")
         if entering:
-            fresh = self.view.with_member(entering, state=State.ENTERING, healed=True)
+            fresh = self.view.with_member(entering, state=Membership.ENTERING, healed=True)
             self.view = View(CLUSTER, 1, fresh, copies, copies, "refuse")
 
     def __enter__(self) -> ClusterBench:

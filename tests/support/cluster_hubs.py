@@ -11,7 +11,7 @@ from typing import Self
 
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW, directory, own_fingerprint
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.store import identity
 from metad.system.osio import Osio
@@ -51,7 +51,9 @@ class NodeHub(Hub):
             identity.make_store(self.data, bytes(16), secret, self.number, clustered=True),
         )
         self._give(owner)
-        return Member(self.number, self.peer, own_fingerprint(place), State.ACTIVE, healed=False)
+        return Member(
+            self.number, self.peer, own_fingerprint(place), Membership.ACTIVE, healed=False
+        )
 
     def keep(self, view: View) -> None:
         ViewFile(Osio(), str(directory(self.data) / VIEW)).keep(view)

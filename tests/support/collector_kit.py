@@ -9,7 +9,7 @@ from metad.store.gc.copy import Tools
 from metad.store.gc.survivor_logs import SurvivorLogs
 from metad.store.ids import IdMaker
 from metad.store.log_allocator import LogAllocator, LogSettings
-from metad.store.log_table import LogTable, State
+from metad.store.log_table import LogState, LogTable
 from tests.support.store_kit import StoreKit
 
 ROW = 6  # the process row that the collector has
@@ -40,7 +40,7 @@ def make_collector(
 
 
 def sealed(kit: StoreKit) -> list[int]:
-    return [row.number for row in kit.table.rows() if row.state == State.SEALED]
+    return [row.number for row in kit.table.rows() if row.state == LogState.SEALED]
 
 
 def collect(collector: Collector, numbers: Iterable[int]) -> None:

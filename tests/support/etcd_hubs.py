@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from metad.cluster.identity import VIEW, directory
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from tests.support.etcd import HOST, EtcdCluster
 from tests.support.hub import DEADLINE, Hub, HubError, free_ports
 
@@ -87,7 +87,7 @@ class EtcdNode(Hub):
     def until_absent(self, number: int, *, healed: bool = True) -> View:
         def is_so(view: View) -> bool:
             is_healed = number not in view.unhealed or not healed
-            return number in view.those(State.ABSENT) and is_healed
+            return number in view.those(Membership.ABSENT) and is_healed
 
         return self.until(is_so, f"absent: {number}")
 

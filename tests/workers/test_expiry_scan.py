@@ -11,8 +11,8 @@ import pytest
 from metad import limits
 from metad.config import parse as config_parse
 from metad.errors import DataError, UnavailableError
-from metad.store.index.index import Usage  # type: ignore[attr-defined]
 from metad.store.mailbox_locks import MailboxLocks
+from metad.store.usage import Usage
 from metad.system.osio import Osio
 from metad.users.account import POSTMASTER_ID, Policy, pack_record, unpack_record
 from metad.users.database import UserDatabase

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metad.config.model import StoreConfig
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 from metad.system.shared_memory import Cell, Role, SharedArea
 from metad.workers.load import Load, Space, space
 from tests.support.store_kit import shared
@@ -91,27 +91,29 @@ def test_the_collector_s_own_row_is_no_load(area: SharedArea) -> None:
     assert load.rate == 0
 
 
-def rows(*states: State) -> list[Row]:
+def rows(*states: LogState) -> list[Row]:
     return [Row(number, state, 1, 0, 0, 0, 0, 0) for number, state in enumerate(states, 1)]
 
 
 def test_room_below_the_limit(tmp_path: Path) -> None:
     config = StoreConfig(log_size=MIB, size_limit=10 * MIB + 5)
-    found = space(rows(State.FREE, State.SEALED, State.ACTIVE), config, tmp_path)
+    found = space(rows(LogState.FREE, LogState.SEALED, LogState.ACTIVE), config, tmp_path)
     assert found == Space(10, 8)
     assert found.share == 0.8
 
 
 def test_no_room_beyond_the_limit(tmp_path: Path) -> None:
     config = StoreConfig(log_size=MIB, size_limit=2 * MIB)
-    assert space(rows(State.SEALED, State.SEALED, State.FREE), config, tmp_path) == Space(3, 1)
+    assert space(rows(LogState.SEALED, LogState.SEALED, LogState.FREE), config, tmp_path) == Space(
+        3, 1
+    )
 
 
 def test_free_logs_are_no_room_while_the_disk_has_none_for_the_index(tmp_path: Path) -> None:
     """Regression: 452 for new mail, and a collector that rested because it found enough free
     logs."""
     config = StoreConfig(log_size=MIB)
-    logs = rows(State.FREE, State.SEALED)
+    logs = rows(LogState.FREE, LogState.SEALED)
     disk = shutil.disk_usage(tmp_path).free
     assert space(logs, config, tmp_path, needed=disk // 2).free > 1
     assert space(logs, config, tmp_path, needed=disk * 2).free == 0
@@ -119,6 +121,6 @@ def test_free_logs_are_no_room_while_the_disk_has_none_for_the_index(tmp_path: P
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
     config = StoreConfig(log_size=2 << 30)
-    found = space(rows(State.SEALED), config, tmp_path)
+    found = space(rows(LogState.SEALED), config, tmp_path)
     assert found.total == found.free + 1
     assert Space(0, 0).share == 1.0

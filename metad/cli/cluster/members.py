@@ -14,7 +14,7 @@ from metad.cli.cluster.status import Reached, found
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cluster import alone as going
 from metad.cluster import local
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.errors import ClusterError, ConfigError
 
 
@@ -49,7 +49,7 @@ def alone(place: HubLocation, yes: bool, lossy: bool, as_json: bool) -> None:
     else:
         changed = going.alone(view, number)
     if not yes:
-        others = " and ".join(str(one) for one in changed.those(State.ABSENT))
+        others = " and ".join(str(one) for one in changed.those(Membership.ABSENT))
         click.confirm(f"Is node {others} off?", abort=True, err=True)
     if with_etcd:
         _propose(place, changed)

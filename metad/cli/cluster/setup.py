@@ -16,7 +16,7 @@ from metad.cluster import identity
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW
 from metad.cluster.own_marks import REFUSED
-from metad.cluster.view import Member, State, View
+from metad.cluster.view import Member, Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.config.model import ClusterConfig, Config
 from metad.errors import CannotCreateError, ClusterError, ConfigError, OsError, UnavailableError
@@ -78,7 +78,7 @@ def init(store: Store, address: str, config: ClusterConfig) -> View:
     cluster = secrets.token_hex(CLUSTER_ID_SIZE)
     ca = make_ca(cluster)
     fingerprint = write_certificates(store.data, ca, make_member(ca, store.node))
-    member = Member(store.node, address, fingerprint, State.ACTIVE, healed=False)
+    member = Member(store.node, address, fingerprint, Membership.ACTIVE, healed=False)
     view = View(cluster, 1, (member,), copies=1, read_copies=1, alone="refuse")
     if config.etcd:
         begin_directory(config, view, store.data / "users")

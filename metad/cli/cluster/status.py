@@ -20,7 +20,7 @@ from metad.cluster.node import Node
 from metad.cluster.own_marks import REFUSED
 from metad.cluster.serving import Reply
 from metad.cluster.transport import Links
-from metad.cluster.view import State, View
+from metad.cluster.view import Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.errors import ClusterError, UnavailableError
 from metad.system.osio import Osio
@@ -137,7 +137,9 @@ async def _reach(directory: Path, view: View, number: int, release: str) -> list
         is_command=True,
     )
     links = Links(asyncio.get_running_loop(), load_contexts(directory), node)
-    others = [one for one in view.members if one.number != number and one.state != State.REMOVED]
+    others = [
+        one for one in view.members if one.number != number and one.state != Membership.REMOVED
+    ]
     try:
         made = {one.number: links.dial(one.number) for one in others}
         until = time.monotonic() + SECONDS

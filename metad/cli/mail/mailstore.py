@@ -23,8 +23,8 @@ from metad.errors import MetadError, UnavailableError
 from metad.store.identity import open_store
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
-from metad.store.index.lsm import Usage
 from metad.store.reader import Reader
+from metad.store.usage import Usage
 from metad.system.osio import Osio
 
 RECOVERY_SECONDS = 30.0

@@ -40,7 +40,7 @@ from metad.store.log.footer import speaks_of_mail
 from metad.store.log.freed import ids_in_freed
 from metad.store.log.header import LogHeader
 from metad.store.log.scan import Damage
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 
 MOST_WAITS = 40  # for a recovery, before the log is skipped for a while
 DROPPED = 250  # places per write transaction: below a millisecond
@@ -130,7 +130,7 @@ class Collector:
 
     def _unrecovered(self) -> list[int]:
         """Survivors' logs that a dead collector left unsealed."""
-        unsealed = (State.PREPARING, State.ACTIVE)
+        unsealed = (LogState.PREPARING, LogState.ACTIVE)
         return [
             row.number
             for row in self._table.rows()
@@ -145,14 +145,14 @@ class Collector:
 
     def _take(self, number: int, fd: int) -> Victim:
         """Mark the log as being collected, if it may be, and read its contents."""
-        if self._table.row(number).state != State.SEALED:
+        if self._table.row(number).state != LogState.SEALED:
             raise NotCollectableError(f"log {number} is not sealed")
         log = header.read(self._osio, fd, self._tools.store.secret)
         if log is None or log.state == header.FREE or log.number != number:
             raise NotCollectableError(f"log {number} has no good header")
         if log.life != self._table.row(number).life:
             raise NotCollectableError(f"log {number} is in another life than the table says")
-        self._table.change(number, State.COLLECTING)
+        self._table.change(number, LogState.COLLECTING)
         self._tools.failpoint("taken")
         stop = self._stop(log)
         return Victim(number, fd, log, self._contents(fd, log, stop), stop is not None)
@@ -174,8 +174,8 @@ class Collector:
         return contents
 
     def _give_back(self, number: int) -> None:
-        if self._table.row(number).state == State.COLLECTING:
-            self._table.change(number, State.SEALED)
+        if self._table.row(number).state == LogState.COLLECTING:
+            self._table.change(number, LogState.SEALED)
 
     # -- poisoned logs
 
@@ -186,7 +186,7 @@ class Collector:
         """
         stop = None
         for row in self._table.rows():
-            if row.state in (State.FREE, State.NONE, State.PREPARING):
+            if row.state in (LogState.FREE, LogState.NONE, LogState.PREPARING):
                 continue
             if log.predecessor_life and row.life == log.predecessor_life:
                 raise NotCollectableError(f"log {log.number} says where log {row.number} ends")
@@ -208,13 +208,13 @@ class Collector:
             found = header.read(self._osio, fd, self._tools.store.secret)
         finally:
             self._osio.close(fd)
-        if found is not None and row.state == State.SEALED:
+        if found is not None and row.state == LogState.SEALED:
             self._words[row.number] = found
         return found
 
     # -- free
 
-    def _free(self, victim: Victim) -> State:
+    def _free(self, victim: Victim) -> LogState:
         """From here on, nothing in the log counts.  Returns the new state of its number.
 
         A poisoned log is never written to again, and one with a second name is never overwritten:
@@ -226,7 +226,7 @@ class Collector:
             if victim.poisoned or self._osio.fstat(victim.fd).st_nlink > 1:
                 self._osio.unlink(header.log_path(self._logs, victim.number))
                 self._osio.fsync_directory(self._logs)
-                state = State.NONE
+                state = LogState.NONE
             else:
                 state = self._mark_free(victim.fd, victim.log)
             failpoint("freed")
@@ -236,8 +236,8 @@ class Collector:
         self.figures.octets += victim.log.size
         return state
 
-    def _mark_free(self, fd: int, log: LogHeader) -> State:
-        return State.FREE if log_files.free(self._osio, self._logs, fd, log) else State.NONE
+    def _mark_free(self, fd: int, log: LogHeader) -> LogState:
+        return LogState.FREE if log_files.free(self._osio, self._logs, fd, log) else LogState.NONE
 
     def _ids(self, victim: Victim) -> Iterator[list[bytes]]:
         """Ids of the former records of the log, one transaction's worth at a time."""
@@ -263,7 +263,7 @@ class Collector:
         self._tools.change(relocation.drop_log, number, life)
         self._tools.failpoint("forgotten")
 
-    def _release(self, number: int, state: State) -> None:
+    def _release(self, number: int, state: LogState) -> None:
         """The number may be used again."""
         self._table.change(number, state)
         self._tools.failpoint("released")
@@ -277,7 +277,7 @@ class Collector:
         other is sealed as before.  Raises OSError, lmdb.Error, RefusedError.
         """
         for row in self._table.rows():
-            if row.state != State.COLLECTING:
+            if row.state != LogState.COLLECTING:
                 continue
             try:
                 fd = self._lock(row.number)
@@ -286,12 +286,12 @@ class Collector:
             except FileNotFoundError:
                 self._osio.fsync_directory(self._logs)  # its removal may not be durable yet
                 yield from self._forget(row.number, row.life, None)
-                self._put(row, row._replace(state=State.NONE))
+                self._put(row, row._replace(state=LogState.NONE))
                 continue
             try:
                 ids = self._ids_on_disk(fd)
                 became = self._on_disk(row, fd)
-                if became is not None and became.state != State.SEALED:
+                if became is not None and became.state != LogState.SEALED:
                     yield from self._forget(row.number, became.life, ids)
             finally:
                 self._osio.close(fd)
@@ -309,7 +309,7 @@ class Collector:
             # A killed process may not have synced it.
             return row._replace(state=self._mark_free(fd, log), life=log.life, tail=0)
         if log.life == self._tools.index.log_counts(row.number).life:
-            return row._replace(state=State.SEALED, life=log.life)
+            return row._replace(state=LogState.SEALED, life=log.life)
         return None
 
     def _ids_on_disk(self, fd: int) -> list[bytes] | None:

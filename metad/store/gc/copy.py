@@ -36,7 +36,7 @@ from metad.store.log.encode import Append, append_deletion
 from metad.store.log.header import LogHeader
 from metad.store.log.quarantine import quarantine_range
 from metad.store.log.scan import Damage
-from metad.store.log_table import LogTable, State
+from metad.store.log_table import LogState, LogTable
 from metad.system.osio import Osio
 
 GROUP_OCTETS = 256 << 10
@@ -190,7 +190,7 @@ class SurvivorCopy:
         """Whether the start failed to read some log: it may have copies that the index lacks, and
         may become readable later."""
         rows = self._tools.table.rows()
-        return any(row.state == State.ACTIVE and not row.owner for row in rows)
+        return any(row.state == LogState.ACTIVE and not row.owner for row in rows)
 
     def _deletion(self, item: Item, needed: bytes) -> Append:
         """The deletion record, reduced to the ids that are needed."""

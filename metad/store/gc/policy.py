@@ -26,7 +26,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 
 OLDEST = 3  # survivors of this generation stay in it
 # Full logs are not full to the last octet: padding, the seal, space too small for another message.
@@ -96,6 +96,6 @@ def choose(
     worth = (
         row
         for row in rows
-        if row.state == State.SEALED and row.number not in avoid and taste.is_worth(row)
+        if row.state == LogState.SEALED and row.number not in avoid and taste.is_worth(row)
     )
     return max(worth, key=lambda row: taste.score(row, now), default=None)

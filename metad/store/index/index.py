@@ -35,10 +35,11 @@ import lmdb
 from metad.store.ids import NO_ID
 from metad.store.index import state as index_state
 from metad.store.index.change import Change, Tables
-from metad.store.index.lsm import BOUNDS, Lsm, Usage
+from metad.store.index.lsm import BOUNDS, Lsm
 from metad.store.index.rows import Batch, LogCounts, unpack_log, unpack_places
 from metad.store.index.tombstone_rows import TABLE as TOMBSTONES
 from metad.store.log.place import Place
+from metad.store.usage import Usage
 from metad.system.osio import Osio
 
 MAP_SIZE = 1 << 40

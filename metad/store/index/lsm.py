@@ -28,11 +28,12 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import lmdb
 
 from metad.store.ids import ID_SIZE
+from metad.store.usage import Usage
 
 # Rows of each level but the last.  Between two visits of a sweep to the same key, twice a level's
 # entries pass through, so that a leaf of the next level receives several: docs/performance.md,
@@ -53,11 +54,6 @@ Row = tuple[bytes, bytes]
 # LMDB's stubs declare bytes or memoryview here; without `buffers` it is always bytes.
 Txn = Any
 Cursor = Any
-
-
-class Usage(NamedTuple):
-    octets: int = 0
-    messages: int = 0
 
 
 class Lsm:

@@ -37,7 +37,7 @@ from metad.store.log import header
 from metad.store.log.freed import ids_in_freed
 from metad.store.log.header import FREE, LogHeader, log_path
 from metad.store.log.tail import Report, Tail
-from metad.store.log_table import LogTable, Row, State
+from metad.store.log_table import LogState, LogTable, Row
 from metad.store.recovery.enter import drop_log, enter_deletions, enter_messages
 from metad.store.recovery.headers import HeaderReader
 from metad.store.recovery.one_log import LogRecovery, Numbers, Recovered, predecessors
@@ -122,14 +122,14 @@ class Recovery:
                 table.restore(_row(number, log, done.get(number)))
             for stale in table.rows():  # from before, if an index is rebuilt in a running hub
                 if stale.number not in logs:
-                    table.restore(stale._replace(state=State.NONE, owner=0, tail=0))
+                    table.restore(stale._replace(state=LogState.NONE, owner=0, tail=0))
             for number in self._unforgotten:
                 table.restore(self._left_to_collector(table.row(number)))
             for number in plan.unreadable | self._failed.keys():
                 # Its number is not reused, it is not freed, and no collection waits for it.
                 known = logs.get(number)
                 life = known.life if known else index.log_counts(number).life
-                table.restore(Row(number, State.ACTIVE, life, 0, 0, 0, 0, 0))
+                table.restore(Row(number, LogState.ACTIVE, life, 0, 0, 0, 0, 0))
             _show_counts(table, logs, index)
             newest = time_of(index.greatest_id(self._store.node))
             index.sync()
@@ -168,7 +168,7 @@ class Recovery:
             for one in self._each(plan):
                 its, tail = one.log, one.tail
                 done[its.number] = one._replace(tail=tail._replace(entries=b""))
-                if one.state != State.FREE:
+                if one.state != LogState.FREE:
                     yield Source(its.number, its.life, tail.end, tail.entries)
 
         expected = sum([log.state != FREE for log in plan.logs.values()])
@@ -273,7 +273,7 @@ class Recovery:
             elif log.state == FREE and not self._free_again(index, log):
                 del logs[number]
             if number not in logs:
-                rows.append(row._replace(state=State.NONE, owner=0, tail=0))
+                rows.append(row._replace(state=LogState.NONE, owner=0, tail=0))
         done = self.recover_logs(index, plan._replace(logs=logs))
         logs |= {number: one.log for number, one in done.items()}
         rows += [
@@ -286,7 +286,7 @@ class Recovery:
     def _left_to_collector(self, row: Row) -> Row:
         if row.number not in self._unforgotten:
             return row
-        return row._replace(state=State.COLLECTING, life=self._unforgotten[row.number])
+        return row._replace(state=LogState.COLLECTING, life=self._unforgotten[row.number])
 
     # -- logs
 
@@ -303,13 +303,13 @@ class Recovery:
             known = counts.watermark if counts.life == log.life else 0
             if 0 < log.seal_offset <= known and log.life not in plan.stops and log.state != FREE:
                 tail = Tail(number, b"", log.seal_offset)
-                done[number] = Recovered(log, State.SEALED, known, tail)
+                done[number] = Recovered(log, LogState.SEALED, known, tail)
             else:
                 left[number], starts[number] = log, max(known, log.align)
         changed: list[Recovered] = []
         for one in self._each(plan._replace(logs=left), starts):
             done[one.log.number] = one
-            if one.state != State.FREE:
+            if one.state != LogState.FREE:
                 changed.append(one)
                 enter_messages(index, one)
         for one in changed:
@@ -336,7 +336,7 @@ class Recovery:
 
 def _row(number: int, log: LogHeader, one: Recovered | None) -> Row:
     """The row of a log.  If it is neither recovered nor free, a living process holds it."""
-    state = one.state if one else State.FREE if log.state == FREE else State.ACTIVE
+    state = one.state if one else LogState.FREE if log.state == FREE else LogState.ACTIVE
     end = one.tail.end if one else 0
     return Row(number, state, log.life, log.generation, 0, end, 0, 0)
 

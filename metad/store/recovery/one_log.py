@@ -33,7 +33,7 @@ from metad.store.log.scan import Found
 from metad.store.log.successor import Ended, read_ended, write_successor
 from metad.store.log.tail import Report, Tail, TailReader, entries_from
 from metad.store.log.writer import Footer, seal
-from metad.store.log_table import Allocation, LogTable, State
+from metad.store.log_table import Allocation, LogState, LogTable
 from metad.system.osio import Osio
 
 
@@ -74,14 +74,14 @@ class Numbers:
         """
         if self._dead is not None:
             is_free = there and not given.fresh
-            self._dead[0].put_back(given, State.FREE if is_free else State.NONE)
+            self._dead[0].put_back(given, LogState.FREE if is_free else LogState.NONE)
 
 
 class Recovered(NamedTuple):
     """A log after its recovery: its tail not yet entered, beyond `start`."""
 
     log: LogHeader
-    state: State
+    state: LogState
     start: int
     tail: Tail
 
@@ -112,13 +112,13 @@ class LogRecovery:
             poisoned_at = stops.get(log.life)
             if poisoned_at is not None:
                 tail = self._tails.scanned(fd, log, min(start, poisoned_at), poisoned_at)
-                return [Recovered(log, State.SEALED, start, tail)]
+                return [Recovered(log, LogState.SEALED, start, tail)]
             found = self._tails.seal(fd, log)
             if found is not None:
                 tail = self._tails.sealed(fd, log, start, found)
-                return [Recovered(log, State.SEALED, start, tail)]
+                return [Recovered(log, LogState.SEALED, start, tail)]
             tail = self._tails.scanned(fd, log, start, log.seal_offset or None)
-            return self._ended(fd, Recovered(log, State.SEALED, start, tail))
+            return self._ended(fd, Recovered(log, LogState.SEALED, start, tail))
         finally:
             self._osio.close(fd)
 
@@ -190,7 +190,7 @@ class LogRecovery:
                 self._numbers.give_back(given, there=there)
             return []
         old = one._replace(tail=_in_front_of(ended.end, one.tail))
-        return [old, Recovered(successor.log, State.SEALED, successor.log.align, successor.tail)]
+        return [old, Recovered(successor.log, LogState.SEALED, successor.log.align, successor.tail)]
 
     def _cut(self, fd: int, one: Recovered, ended: Ended) -> Recovered:
         """A log of survivors, sealed before its last group.  Raises OSError."""
@@ -201,16 +201,16 @@ class LogRecovery:
             self._report(f"log {one.log.number} of survivors ends before its last group")
         return one._replace(tail=tail)
 
-    def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> State:
+    def _end(self, fd: int, log: LogHeader, start: int, tail: Tail) -> LogState:
         """Seal a log, or free it if it was never used and nothing needs its header.
 
         The sync of the seal covers everything in the file.  Raises OSError.
         """
         if tail.end == log.align and not (tail.damaged or log.predecessor_life):
             log_files.mark_free(self._osio, fd, log)
-            return State.FREE
+            return LogState.FREE
         seal(self._osio, fd, log, tail.end, Footer(tail.entries, tail.sequence, start))
-        return State.SEALED
+        return LogState.SEALED
 
 
 def _is_deletion(found: Found) -> bool:

@@ -20,7 +20,7 @@ from metad.store.gc.copy import Step
 from metad.store.identity import NODES, open_store, write_identity
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect_all, fill_log, make_collector, sealed
 from tests.support.oracle import Ledger
@@ -151,7 +151,7 @@ def test_no_log_is_freed_meanwhile(kit: StoreKit, tmp_path: Path) -> None:
     assert steps[-1] == Step.WAITS
     restored(tmp_path / "backup", tmp_path / "new", kit.ledger)
     list(collection)
-    assert kit.table.row(victim).state == State.FREE
+    assert kit.table.row(victim).state == LogState.FREE
     kit.check()
 
 
@@ -205,7 +205,7 @@ def test_a_log_in_its_next_life_is_not_taken_from_the_earlier_backup(
     Backup(Osio(), kit.store, tmp_path / "one").run()
     victim = sealed(kit)[0]
     list(make_collector(kit).collect(victim))
-    while kit.table.row(victim).state != State.SEALED:
+    while kit.table.row(victim).state != LogState.SEALED:
         fill_log(kit, 1)
     second = Backup(Osio(), kit.store, tmp_path / "two", tmp_path / "one")
     second.run()

@@ -14,7 +14,7 @@ from metad.store.index.rows import Batch
 from metad.store.log.footer import message_entries
 from metad.store.log.place import joined_entries
 from metad.store.log.record import Recipient
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.unentered_mail import UnenteredMail
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import KitWriter, StoreKit
@@ -234,7 +234,7 @@ def test_a_full_log_with_a_lag_stays_this_workers(
         monkeypatch.setattr(kit.index, "apply", fail)
         sent = [kit.put([1], b"x" * 1500 + b"%d" % n) for n in range(40)]
         assert not sent[-1].acked
-        assert kit.writers[0].table.row(number).state == State.ACTIVE
+        assert kit.writers[0].table.row(number).state == LogState.ACTIVE
         monkeypatch.undo()
         kit.crash()
         kit.recover()

@@ -15,7 +15,7 @@ from metad.store.commit import group as bounds
 from metad.store.commit.index_feed import IndexFeed
 from metad.store.commit_delay import CommitDelay
 from metad.store.log import header
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import StoreKit
 
@@ -179,7 +179,7 @@ def test_a_log_whose_zeros_failed_is_spoken_of_by_the_next(kit: StoreKit) -> Non
     successor = kit.writers[0].committer.writer
     assert successor is not None
     assert successor.log.predecessor_life == writer.life
-    assert kit.writers[0].table.row(writer.number).state == State.ACTIVE
+    assert kit.writers[0].table.row(writer.number).state == LogState.ACTIVE
 
 
 def test_a_full_log_is_sealed_and_the_next_takes_its_place(kit: StoreKit) -> None:
@@ -187,8 +187,8 @@ def test_a_full_log_is_sealed_and_the_next_takes_its_place(kit: StoreKit) -> Non
         assert kit.put([1], b"x" * 1500 + b"%d" % number).acked
     rows = kit.writers[0].table.rows()
     states = [row.state for row in rows]
-    assert states.count(State.SEALED) >= 2
-    assert states.count(State.ACTIVE) == 2
+    assert states.count(LogState.SEALED) >= 2
+    assert states.count(LogState.ACTIVE) == 2
     assert kit.check() == 60
     for row in rows:
         counts = kit.index.log_counts(row.number)
@@ -354,7 +354,7 @@ def test_commits_under_load(tmp_path: Path, others: bool) -> None:
         assert [each for each, _ in kit.listing(1)] == sorted(bodies)
         for each, body in bodies.items():
             assert bytes(kit.stored(each).body) == body
-        assert all(row.state in (State.SEALED, State.FREE) for row in table.rows())
+        assert all(row.state in (LogState.SEALED, LogState.FREE) for row in table.rows())
         kit.crash()
         kit.recover()
         kit.drop_index()

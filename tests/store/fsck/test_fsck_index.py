@@ -19,11 +19,12 @@ from metad.store.fsck.index_snapshot import read_snapshot
 from metad.store.fsck.repair import repair
 from metad.store.ids import NO_ID
 from metad.store.index.index import Index
-from metad.store.index.lsm import Usage, pack_usage
+from metad.store.index.lsm import pack_usage
 from metad.store.index.rows import LogCounts, pack_log, pack_places
 from metad.store.log import footer, record
 from metad.store.log.header import LogHeader
 from metad.store.log.place import Place
+from metad.store.usage import Usage
 from metad.system.osio import Osio
 from tests.support.fsck_kit import assert_clean, flip, fsck, spoil_index, stopped
 from tests.support.osio_kit import SEED, FakeClock, KitOsio, scaled

@@ -19,7 +19,7 @@ from metad.store.log import files as log_files
 from metad.store.log import header, record
 from metad.store.log.header import log_path
 from metad.store.log.scan import Found, Scanner, find_seal
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
 from tests.support.osio_kit import Faults, KitOsio
@@ -49,7 +49,7 @@ def records(kit: StoreKit, number: int) -> list[tuple[record.Header, bytes, byte
 
 def everywhere(kit: StoreKit, kind: int) -> list[tuple[record.Header, bytes, bytes]]:
     """Records of a kind in all logs in use, without confirmations."""
-    rows = [row for row in kit.table.rows() if row.state != State.FREE]
+    rows = [row for row in kit.table.rows() if row.state != LogState.FREE]
     found = [one for row in rows for one in records(kit, row.number) if one[0].kind == kind]
     return [one for one in found if not one[0].is_confirmation]
 
@@ -80,7 +80,7 @@ def test_what_is_alive_is_moved_and_the_log_is_free(kit: StoreKit) -> None:
     kit.delete(1, ids[::2])
     collector = make_collector(kit)
     collect(collector, [number])
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     assert {kit.index.places(each)[0].log for each in ids[1::2]}.isdisjoint({number})
     assert kit.index.log_counts(number).life == 0
     kit.check()
@@ -131,7 +131,7 @@ def test_survivors_go_to_the_next_generation_and_the_oldest_stay_there(kit: Stor
     for _ in range(5):
         (place,) = kit.index.places(keep)
         seen.append(kit.table.row(place.log).generation)
-        if kit.table.row(place.log).state != State.SEALED:
+        if kit.table.row(place.log).state != LogState.SEALED:
             collector.close()
             collector = make_collector(kit)
         collect(collector, [place.log])
@@ -256,7 +256,7 @@ def test_a_free_log_without_headers_does_not_come_back(kit: StoreKit, rebuilt: b
     collect_all(kit, collector)
     collector.close()
     assert everywhere(kit, record.DELETION) == []
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     kit.crash()
     with Path(log_path(kit.store.logs, number)).open("r+b") as file:
         assert file.read().count(record.MAGIC) > len(ids)
@@ -306,7 +306,7 @@ def test_a_log_in_use_is_not_collected(kit: StoreKit) -> None:
     number = kit.writers[0].committer.writer.number
     with pytest.raises(NotCollectableError):
         collect(make_collector(kit), [number])
-    assert kit.table.row(number).state == State.ACTIVE
+    assert kit.table.row(number).state == LogState.ACTIVE
     assert kit.put([1], b"y").acked
 
 
@@ -319,7 +319,7 @@ def test_a_log_that_the_index_does_not_have_whole_is_not_collected(kit: StoreKit
         txn.put(number.to_bytes(4, "big"), pack_log(lower), db=kit.index._logs)
     with pytest.raises(NotCollectableError, match="indexed"):
         collect(make_collector(kit), [number])
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     kit.check()
 
 
@@ -332,7 +332,7 @@ def test_while_a_backup_reads_no_log_is_freed(kit: StoreKit) -> None:
         assert next(collection) == Step.WAITS
         assert records(kit, number)
     assert Step.DROPPED in list(collection)
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     kit.check()
 
 
@@ -345,7 +345,7 @@ def test_closed_between_steps_the_log_is_sealed_as_before(kit: StoreKit) -> None
         for _ in range(stop + 1):
             next(collection)
         collection.close()
-        assert kit.table.row(number).state == State.SEALED
+        assert kit.table.row(number).state == LogState.SEALED
         kit.check()
     collect(collector, [number])
     kit.check()
@@ -365,7 +365,7 @@ def test_a_log_with_a_second_name_is_unlinked_and_never_reused(kit: StoreKit, tm
     before = (tmp_path / "somebody's").read_bytes()
     collect(make_collector(kit), [number])
     assert not os.path.exists(path)
-    assert kit.table.row(number).state == State.NONE
+    assert kit.table.row(number).state == LogState.NONE
     fill_log(kit)
     fill_log(kit)
     assert os.path.exists(path)
@@ -401,9 +401,9 @@ def test_a_poisoned_log_goes_before_the_one_that_speaks_of_it(kit: StoreKit) -> 
     assert not os.path.exists(path)
     assert os.pread(keep, len(before), 0) == before, "a poisoned log was written to"
     os.close(keep)
-    assert kit.table.row(broken).state == State.NONE
+    assert kit.table.row(broken).state == LogState.NONE
     collect(collector, [successor])
-    assert kit.table.row(successor).state == State.FREE
+    assert kit.table.row(successor).state == LogState.FREE
     kit.check()
     restart(kit, rebuilt=True)
     kit.check()
@@ -427,14 +427,14 @@ def test_a_successor_is_freed_after_a_log_that_a_dead_collector_unlinked(kit: St
     die_at(kit, broken, "freed")
     assert not os.path.exists(log_path(kit.store.logs, broken))
     restart(kit, rebuilt=False)
-    assert kit.table.row(broken).state == State.COLLECTING
+    assert kit.table.row(broken).state == LogState.COLLECTING
     collector = make_collector(kit)
     with pytest.raises(NotCollectableError, match="says where"):
         collect(collector, [successor])
     list(collector.tidy())
-    assert kit.table.row(broken).state == State.NONE
+    assert kit.table.row(broken).state == LogState.NONE
     collect(collector, [successor])
-    assert kit.table.row(successor).state == State.FREE
+    assert kit.table.row(successor).state == LogState.FREE
     collector.close()
     kit.check()
     restart(kit, rebuilt=True)
@@ -455,13 +455,13 @@ def test_an_unlinked_log_is_forgotten_once_its_removal_is_durable(kit: StoreKit)
     collector = make_collector(kit)
     with pytest.raises(OSError, match="error"):
         list(collector.tidy())
-    assert kit.table.row(broken).state == State.COLLECTING
+    assert kit.table.row(broken).state == LogState.COLLECTING
     assert broken in kit.index.logs()
     with pytest.raises(NotCollectableError, match="says where"):
         collect(collector, [successor])
     kit.osio.faults = None
     list(collector.tidy())
-    assert kit.table.row(broken).state == State.NONE
+    assert kit.table.row(broken).state == LogState.NONE
     assert (kit.store.logs, True) == kit.osio.syncs[-1]
     assert broken not in kit.index.logs()
     kit.check()
@@ -477,12 +477,12 @@ def test_a_log_being_read_is_given_back_when_the_reader_is_done(kit: StoreKit) -
     collect(collector, [number])
     fill_log(kit)
     fill_log(kit)
-    assert kit.table.row(number).state == State.COLLECTING
+    assert kit.table.row(number).state == LogState.COLLECTING
     assert list(collector.tidy()) == []
-    assert kit.table.row(number).state == State.COLLECTING
+    assert kit.table.row(number).state == LogState.COLLECTING
     os.close(reader)
     list(collector.tidy())
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     kit.check()
 
 
@@ -496,7 +496,7 @@ def test_damaged_mail_is_set_aside_and_the_rest_moves(kit: StoreKit) -> None:
     place = kit.index.places(ids[2])[0]
     collector = make_collector(kit)
     collect(collector, [number])
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     assert collector.figures.damaged == 1
     assert any("quarantine" in report for report in kit.reports)
     (kept,) = os.listdir(kit.store.quarantine)
@@ -515,7 +515,7 @@ def test_a_damaged_deletion_is_rewritten_from_the_footer(kit: StoreKit) -> None:
     where = next(
         (row.number, one[0])
         for row in kit.table.rows()
-        if row.state == State.ACTIVE
+        if row.state == LogState.ACTIVE
         for one in records(kit, row.number)
         if one[0].id == deletion.id
     )
@@ -526,9 +526,9 @@ def test_a_damaged_deletion_is_rewritten_from_the_footer(kit: StoreKit) -> None:
     data[at] ^= 1
     Path(path).write_bytes(data)
     collect(make_collector(kit), [where[0]])
-    assert kit.table.row(where[0]).state == State.FREE
+    assert kit.table.row(where[0]).state == LogState.FREE
     restart(kit, rebuilt=True)
-    assert kit.table.row(first).state == State.SEALED
+    assert kit.table.row(first).state == LogState.SEALED
     kit.check()
 
 
@@ -544,7 +544,7 @@ def test_a_log_with_a_damaged_seal_is_scanned(kit: StoreKit) -> None:
     os.close(fd)
     kit.delete(1, ids[:2])
     collect(make_collector(kit), [number])
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     assert all(number not in [p.log for p in kit.index.places(each)] for each in ids)
     kit.check()
     restart(kit, rebuilt=True)
@@ -558,7 +558,7 @@ def test_a_log_that_cannot_be_read_is_kept(kit: StoreKit) -> None:
     with pytest.raises(OSError, match="error"):
         collect(make_collector(kit), [number])
     kit.osio.faults = None
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     kit.check()
 
 
@@ -572,10 +572,10 @@ def test_a_survivor_log_that_fails_is_spoken_of_by_the_next(kit: StoreKit) -> No
         collect(collector, [number])
     broken = kit.osio.faults.hit_paths
     kit.osio.faults = None
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     collect(collector, [number])
     assert header.log_path(kit.store.logs, kit.index.places(ids[0])[0].log) not in broken
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
     assert count.bad_syncs_repeated() == []
     kit.check()
     restart(kit, rebuilt=True)
@@ -609,7 +609,7 @@ def test_a_log_that_cannot_be_marked_free_is_unlinked(kit: StoreKit) -> None:
     kit.osio.faults = Faults("sync", 1, only=f"{number:08d}")
     collect(collector, [number])
     kit.osio.faults = None
-    assert kit.table.row(number).state == State.NONE
+    assert kit.table.row(number).state == LogState.NONE
     assert not Path(log_path(kit.store.logs, number)).exists()
     kit.check()
     restart(kit, rebuilt=False)
@@ -622,11 +622,11 @@ def test_without_room_for_survivors_nothing_is_freed(kit: StoreKit, monkeypatch)
     collector = make_collector(kit)
     monkeypatch.setattr(KitOsio, "allocate", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     for row in kit.table.rows():
-        if row.state == State.FREE:
-            kit.table.change(row.number, State.ACTIVE)
+        if row.state == LogState.FREE:
+            kit.table.change(row.number, LogState.ACTIVE)
     with pytest.raises(NoSpaceError):
         collect(collector, [number])
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     kit.check()
 
 
@@ -642,7 +642,7 @@ def test_an_index_that_fails_frees_nothing(kit: StoreKit, monkeypatch) -> None:
     with pytest.raises(lmdb.Error):
         collect(collector, [number])
     monkeypatch.undo()
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     assert kit.index.try_lock(), "the writers' lock was kept"
     kit.index.unlock()
     collect(collector, [number])
@@ -657,7 +657,7 @@ def test_closing_seals_the_survivors(kit: StoreKit) -> None:
     collect_all(kit, collector)
     collector.close()
     (row,) = [row for row in kit.table.rows() if row.generation]
-    assert row.state == State.SEALED
+    assert row.state == LogState.SEALED
     kit.crash()
     kit.reports.clear()
     kit.start()

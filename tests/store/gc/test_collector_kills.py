@@ -18,7 +18,7 @@ import pytest
 
 from metad.store.index import relocation
 from metad.store.index.rows import unpack_row
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.recovery.hub import Recovery
 from tests.support.agreement import assert_agree
 from tests.support.collector_kit import (
@@ -114,7 +114,7 @@ def judge(data: Path, ledger: Ledger, *, rebuilt: bool) -> None:
         assert kit.check() > 10
         collector = make_collector(kit)
         list(collector.tidy())
-        assert State.COLLECTING not in [row.state for row in kit.table.rows()]
+        assert LogState.COLLECTING not in [row.state for row in kit.table.rows()]
         collect_all(kit, collector)
         kit.check()
         collector.close()
@@ -221,7 +221,7 @@ def test_what_a_killed_collector_left_is_forgotten_without_reading_all_places(
             else:
                 Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, ROW)
             kit.open_index()
-        assert kit.table.row(victim).state == State.FREE
+        assert kit.table.row(victim).state == LogState.FREE
         with kit.index.reading() as txn:
             rows = [bytes(row) for _, row in txn.cursor(kit.index.tables.places)]
         assert rows and not any(relocation.Row(*unpack_row(row)).is_in(victim) for row in rows)

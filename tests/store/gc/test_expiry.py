@@ -10,9 +10,10 @@ import pytest
 
 from metad.store.gc.expiry import DELETED, Due, Expiry
 from metad.store.ids import time_of
-from metad.store.index.index import Index, Usage  # type: ignore[attr-defined]
-from metad.store.log_table import State
+from metad.store.index.index import Index
+from metad.store.log_table import LogState
 from metad.store.mailbox_locks import MailboxLocks
+from metad.store.usage import Usage
 from metad.system.osio import Osio
 from tests.support.collector_kit import collect_all, fill_log, make_collector
 from tests.support.osio_kit import FakeClock, Faults, KitOsio
@@ -287,7 +288,7 @@ def test_what_expired_is_garbage_and_never_comes_back(kit: StoreKit) -> None:
     assert not ids(kit, 3)
     for mailbox in (1, 2, 3):
         assert kit.index.usage(mailbox) == usage_of_listing(kit, mailbox)
-    rows = [row for row in kit.table.rows() if row.state == State.SEALED]
+    rows = [row for row in kit.table.rows() if row.state == LogState.SEALED]
     assert sum(row.live_messages for row in rows) <= len(left) + 1
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from metad.store.gc.expiry import Due, Expiry
 from metad.store.ids import time_of
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.mailbox_locks import MailboxLocks
 from tests.support.collector_kit import collect, fill_log, make_collector, sealed
 from tests.support.kill_kit import Killed, killed, scratch_directory
@@ -72,7 +72,7 @@ def expire(kit: StoreKit, due: list[Due], failpoint: Callable[[str], None] = lam
     """
     collector = make_collector(kit, failpoint)
     list(collector.tidy())
-    assert State.COLLECTING not in [row.state for row in kit.table.rows()]
+    assert LogState.COLLECTING not in [row.state for row in kit.table.rows()]
     locks = MailboxLocks(kit.osio, kit.store.locks)
     expiry = Expiry(collector._tools, locks)
     list(expiry.steps(due))

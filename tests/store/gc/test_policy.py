@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from metad.store.gc.policy import OLDEST, SLACK, GcPolicy, choose, has_garbage, next_generation
-from metad.store.log_table import Row, State
+from metad.store.log_table import LogState, Row
 
 SIZE = 1000
 NOW = 1_800_000_000
 
 
-def row(number: int, live: int, *, age: int = 100, generation: int = 0, state=State.SEALED) -> Row:
+def row(
+    number: int, live: int, *, age: int = 100, generation: int = 0, state=LogState.SEALED
+) -> Row:
     return Row(number, state, NOW - age, generation, 0, 900, 1, live)
 
 
@@ -32,7 +34,7 @@ def test_an_old_log_is_worth_more_than_a_slightly_emptier_young_one() -> None:
     assert chosen(row(1, 100, age=60), row(2, 300, age=86_400)) == 2
 
 
-@pytest.mark.parametrize("state", [state for state in State if state != State.SEALED])
+@pytest.mark.parametrize("state", [state for state in LogState if state != LogState.SEALED])
 def test_only_sealed_logs(state) -> None:
     assert chosen(row(1, 0, state=state)) is None
 

@@ -18,7 +18,7 @@ from metad.store.index.rows import Deleted, DisagreementError, unpack_deleted
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import FREE, log_path
-from metad.store.log_table import LogTable, Row, State
+from metad.store.log_table import LogState, LogTable, Row
 from metad.store.recovery.hub import Recovery
 from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
 from tests.support.osio_kit import Faults
@@ -76,7 +76,7 @@ def test_a_flipped_bit_in_an_entry_s_key_loses_no_message(kit: StoreKit) -> None
     flip_key(kit, 1, ids[0])
     with pytest.raises(DisagreementError, match=ids[0].hex()):
         collect(make_collector(kit), [number])
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     reason = index_state.why_unusable(kit.osio, kit.store.index, kit.boot)
     assert reason is not None and "no record deletes it" in reason
     kit.crash()
@@ -108,7 +108,7 @@ def test_the_footer_proves_a_deletion_whose_record_is_damaged(kit: StoreKit) -> 
     hint = place_of_deletion(kit, ids[0])
     flip(log_path(kit.store.logs, hint.log), hint.offset + 80)
     collect(make_collector(kit), [victim])
-    assert kit.table.row(victim).state == State.FREE
+    assert kit.table.row(victim).state == LogState.FREE
 
 
 def spoil_row(kit: StoreKit, message_id: bytes, spoil: Callable[[bytes], bytes]) -> None:
@@ -135,7 +135,7 @@ def test_a_lost_row_of_places_brings_no_deleted_mail_back(kit: StoreKit) -> None
     spoil_row(kit, ids[1], lambda row: b"")
     with pytest.raises(DisagreementError, match=ids[1].hex()):
         collect(make_collector(kit), [second])
-    assert kit.table.row(second).state == State.SEALED
+    assert kit.table.row(second).state == LogState.SEALED
     assert index_state.why_unusable(kit.osio, kit.store.index, kit.boot) is not None
     kit.crash()
     kit.start()
@@ -288,7 +288,7 @@ def test_a_copy_in_a_log_that_is_free_explains_no_missing_entry(kit: StoreKit) -
     flip_key(kit, 1, ids[0])
     with pytest.raises(DisagreementError, match=ids[0].hex()):
         collect(make_collector(kit), [victim])
-    assert kit.table.row(victim).state == State.SEALED
+    assert kit.table.row(victim).state == LogState.SEALED
     restart(kit)
 
 
@@ -299,7 +299,7 @@ def test_a_wrong_cell_of_the_table_costs_no_log(kit: StoreKit) -> None:
     fill_log(kit)
     (number,) = sealed(kit)
     row = kit.table.row(number)
-    kit.table.restore(row._replace(state=State.FREE))
+    kit.table.restore(row._replace(state=LogState.FREE))
     for _ in range(3):
         fill_log(kit, mailbox=2)
     kit.check()
@@ -333,7 +333,7 @@ def test_a_recovery_that_was_overtaken_changes_no_row(
     with pytest.raises(Killed):
         list(steps)
     kit.osio.close_all()  # the collector's locks go with it
-    assert kit.table.row(victim).state == State.COLLECTING
+    assert kit.table.row(victim).state == LogState.COLLECTING
     worker = LogTable(kit.area, kit.semaphore, kit.area.process(WORKER))
     begun: list[Row] = []
 
@@ -344,7 +344,7 @@ def test_a_recovery_that_was_overtaken_changes_no_row(
                 pass
             given = worker.allocate(0, 1)
             assert given.number == victim
-            worker.change(victim, State.ACTIVE)
+            worker.change(victim, LogState.ACTIVE)
             begun.append(worker.row(victim))
 
     monkeypatch.setattr("metad.store.recovery.hub.drop_log", overtaken)
@@ -399,7 +399,7 @@ def test_survivors_that_the_index_refused_once_are_entered_before_the_next(
             collect(collector, [first])
         with pytest.raises(lmdb.MapFullError):
             collect(collector, [second])
-        assert kit.table.row(second).state == State.SEALED
+        assert kit.table.row(second).state == LogState.SEALED
     collect(collector, [second])
     assert all(len(kit.index.places(each)) == 2 for each in ids[:1])
     collector.close()
@@ -438,7 +438,7 @@ def test_nothing_is_freed_while_a_survivors_log_waits_for_its_recovery(kit: Stor
     open_logs = [row for row in kit.table.rows() if row.generation == 1]
     for row in open_logs:  # its owner's row is another one than the successor's
         kit.table.restore(row._replace(owner=DEAD + 2))
-    kit.table.restore(kit.table.row(number)._replace(state=State.SEALED, owner=0))
+    kit.table.restore(kit.table.row(number)._replace(state=LogState.SEALED, owner=0))
     with pytest.raises(NotCollectableError):
         collect(make_collector(kit), [number])
     kit.osio.close_all()

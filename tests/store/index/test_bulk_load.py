@@ -11,9 +11,9 @@ import pytest
 from metad.store.ids import NO_ID
 from metad.store.index.bulk_load import ENTRY_ROW, Loader
 from metad.store.index.index import Index
-from metad.store.index.lsm import Usage
 from metad.store.index.rows import LogCounts
 from metad.store.log.place import Place
+from metad.store.usage import Usage
 
 SIZES = {1: 1, 2: 30, 3: 2, 70000: 17, 70001: 1}  # mailbox: how many messages
 

@@ -10,10 +10,10 @@ import pytest
 
 from metad.store.index import relocation
 from metad.store.index.index import LISTING_ENTRY, Index
-from metad.store.index.lsm import Usage
 from metad.store.index.rows import UNFOUNDED, Batch, Deleted, LogCounts
 from metad.store.log import footer, record
 from metad.store.log.place import Message, Place
+from metad.store.usage import Usage
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metad.store.index.lsm import Lsm, Usage, pack_usage
+from metad.store.index.lsm import Lsm, pack_usage
+from metad.store.usage import Usage
 
 Model = dict[tuple[int, int], int]  # mailbox and id: octets
 BOUNDS = [(1,), (3,), (20,), (2, 7)]

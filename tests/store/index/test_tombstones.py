@@ -10,7 +10,6 @@ import pytest
 from metad.errors import DataError
 from metad.store.index import relocation
 from metad.store.index.index import LISTING_ENTRY, Index
-from metad.store.index.lsm import Usage
 from metad.store.index.rows import UNFOUNDED, Batch
 from metad.store.index.tombstones import (
     Origin,
@@ -22,6 +21,7 @@ from metad.store.index.tombstones import (
 )
 from metad.store.log import footer, record
 from metad.store.log.place import Message, Place
+from metad.store.usage import Usage
 
 MINE, OTHER = Origin(1, 77), Origin(2, 5)
 

@@ -12,7 +12,7 @@ from metad.store.fsck.dump import dump_log
 from metad.store.gc.collector import NotCollectableError
 from metad.store.log import footer, record
 from metad.store.log.header import log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.system.osio import Osio
 from tests.support.agreement import assert_rebuild_is_same
 from tests.support.collector_kit import collect, fill_log, make_collector, sealed
@@ -79,7 +79,7 @@ def test_a_log_that_has_one_is_not_collected(
         spoil_seal(kit, number)
     with pytest.raises(NotCollectableError, match="later release"):
         collect(make_collector(kit), [number])
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     assert not any("panic" in line for line in kit.reports)
     kit.check()
 

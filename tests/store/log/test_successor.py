@@ -12,7 +12,7 @@ from metad.store.backup.backup import Backup, restore
 from metad.store.gc.collector import NotCollectableError
 from metad.store.log import header
 from metad.store.log.header import LogHeader, log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.recovery import hub
 from metad.store.recovery.hub import Recovery
 from metad.system.osio import Osio
@@ -60,7 +60,7 @@ def test_it_is_small_and_sealed(kit: StoreKit) -> None:
     (successor,) = successors(kit)
     assert successor.size < kit.size // 4
     assert successor.seal_offset
-    assert kit.table.row(successor.number).state == State.SEALED
+    assert kit.table.row(successor.number).state == LogState.SEALED
 
 
 @pytest.mark.parametrize("index", ["kept", "removed"])
@@ -127,7 +127,7 @@ def test_a_dead_workers_group_is_rewritten_beside_a_living_hub(
                 patch.setattr(hub, "enter_messages", interrupted)
                 with pytest.raises(InterruptedError):
                     recover_process(kit, None)
-            assert State.PREPARING in [row.state for row in kit.table.owned_by(0)]
+            assert LogState.PREPARING in [row.state for row in kit.table.owned_by(0)]
         full = Faults("allocate", 1, errno.ENOSPC) if trouble == "no room" else None
         recover_process(kit, full)
         kit.open_index()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from metad.store.index.index import Index
-from metad.store.index.lsm import Usage
 from metad.store.index.rows import (
     Deleted,
     LogCounts,
@@ -24,6 +23,7 @@ from metad.store.log.place import Place
 from metad.store.log.record import Deletion, Recipient
 from metad.store.recovery import rebuild as rebuilding
 from metad.store.recovery.rebuild import Source, rebuild
+from metad.store.usage import Usage
 from tests.support.collector_kit import collect, make_collector, sealed
 from tests.support.osio_kit import FakeClock, KitOsio
 from tests.support.store_kit import StoreKit

@@ -19,7 +19,7 @@ from metad.store.index.index import Index
 from metad.store.log import header
 from metad.store.log.header import log_path
 from metad.store.log.scan import find_seal
-from metad.store.log_table import Room, State
+from metad.store.log_table import LogState, Room
 from metad.store.recovery.hub import Recovery
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import StoreKit
@@ -122,8 +122,8 @@ def test_every_log_is_sealed_or_free_after_recovery(kit: StoreKit) -> None:
         log, seal = seal_of(kit, row.number)
         assert log is not None
         assert row.life == log.life
-        assert (row.state == State.FREE) == (log.state == header.FREE)
-        assert (row.state == State.SEALED) == (seal is not None)
+        assert (row.state == LogState.FREE) == (log.state == header.FREE)
+        assert (row.state == LogState.SEALED) == (seal is not None)
 
 
 def test_recovery_twice_changes_nothing(kit: StoreKit) -> None:
@@ -147,7 +147,7 @@ def test_no_log_is_appended_to_after_recovery(kit: StoreKit) -> None:
     work(kit, 3)
     kit.crash()
     kit.recover()
-    sealed = {row.number for row in kit.table.rows() if row.state == State.SEALED}
+    sealed = {row.number for row in kit.table.rows() if row.state == LogState.SEALED}
     files = {n: Path(log_path(kit.store.logs, n)).read_bytes() for n in sealed}
     kit.open(2)
     work(kit, 4)
@@ -616,7 +616,7 @@ def test_a_log_that_cannot_be_sealed_is_ended_by_another(kit: StoreKit) -> None:
     kit.recover()
     assert kit.osio.faults.hits == 1
     assert not kit.osio.retried
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     kit.osio.faults = None
     kit.open_index()
     assert kit.check() == 3
@@ -645,8 +645,8 @@ def test_a_log_with_a_living_writer_is_left_alone(kit: StoreKit) -> None:
     other.close_all()
     reopen_index(kit)
     assert kit.table.owned_by(0) == []
-    assert kit.table.row(mine.number).state == State.SEALED
-    assert kit.table.row(its.number).state == State.ACTIVE
+    assert kit.table.row(mine.number).state == LogState.SEALED
+    assert kit.table.row(its.number).state == LogState.ACTIVE
     assert Path(log_path(kit.store.logs, its.number)).read_bytes() == before
     kit.writers = [living, living]
     assert kit.put([1], b"x", 1).acked
@@ -682,7 +682,7 @@ def test_a_log_that_an_orphan_still_holds_is_not_marked_free(kit: StoreKit) -> N
     kit.recover()
     state = kit.table.row(number).state
     os.close(orphan)
-    assert state != State.FREE
+    assert state != LogState.FREE
 
 
 def test_logs_of_another_secret_are_left_alone_and_stop_the_start(kit: StoreKit) -> None:

@@ -19,7 +19,7 @@ from metad.store.log import header, record
 from metad.store.log.header import log_path
 from metad.store.log.record import parse_header
 from metad.store.log.scan import find_seal
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.recovery import rebuild
 from metad.store.recovery.hub import Recovery
 from tests.support.collector_kit import ROW, collect, fill_log, make_collector, sealed
@@ -62,7 +62,7 @@ def test_a_log_that_is_entered_to_its_seal_is_not_read_at_all(kit: StoreKit) -> 
         kit.put([1], b"%d" % number * 1500)
     kit.crash()
     kit.recover()
-    sealed = {row.number for row in kit.table.rows() if row.state == State.SEALED}
+    sealed = {row.number for row in kit.table.rows() if row.state == LogState.SEALED}
     assert len(sealed) > 3
     octets = reads_of(kit)
     kit.recover()
@@ -144,7 +144,7 @@ def test_a_log_that_recovery_frees_has_no_row(kit: StoreKit, index: str) -> None
     if index == "removed":
         kit.drop_index()
     kit.recover()
-    free = {row.number for row in kit.table.rows() if row.state == State.FREE}
+    free = {row.number for row in kit.table.rows() if row.state == LogState.FREE}
     kit.open_index()
     assert free
     assert not free & set(kit.index.logs())
@@ -257,7 +257,7 @@ def test_a_rebuild_leaves_alone_what_an_orphan_holds(kit: StoreKit) -> None:
     kit.recover()
     assert Path(log_path(kit.store.logs, number)).read_bytes() == before
     assert [text for text in kit.reports if f"log {number}" in text]
-    assert kit.table.row(number).state == State.ACTIVE
+    assert kit.table.row(number).state == LogState.ACTIVE
     os.close(orphan)
     kit.recover()
     kit.open_index()
@@ -272,12 +272,12 @@ def test_the_places_in_a_log_that_a_dead_collector_unlinked_are_dropped(kit: Sto
         path.unlink()
     kit.index.close()
     Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, 0)
-    assert kit.table.row(number)[:2] == (number, State.COLLECTING)  # nothing was searched
+    assert kit.table.row(number)[:2] == (number, LogState.COLLECTING)  # nothing was searched
     kit.open_index()
     assert list(make_collector(kit).tidy())
     assert kit.index.places(sent.id) == []
     assert number not in kit.index.logs()
-    assert kit.table.row(number).state == State.NONE
+    assert kit.table.row(number).state == LogState.NONE
 
 
 @pytest.mark.parametrize("what", ["damaged", "unlinked"])
@@ -315,12 +315,14 @@ def test_a_log_whose_contents_do_not_show_any_more_holds_up_no_start(
                 kit.recover()
             else:
                 Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, ROW)
-        assert kit.table.row(victim).state == State.COLLECTING
+        assert kit.table.row(victim).state == LogState.COLLECTING
         kit.open()
         collector = make_collector(kit)
         list(collector.tidy())
         collector.close()
-        assert kit.table.row(victim).state == (State.FREE if what == "damaged" else State.NONE)
+        assert kit.table.row(victim).state == (
+            LogState.FREE if what == "damaged" else LogState.NONE
+        )
         with kit.index.reading() as txn:
             rows = [bytes(row) for _, row in txn.cursor(kit.index.tables.places)]
         assert rows and not any(relocation.Row(*unpack_row(row)).is_in(victim) for row in rows)

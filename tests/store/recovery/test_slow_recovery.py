@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metad.store.log.header import LogHeader, log_path
-from metad.store.log_table import LogTable, Row, State
+from metad.store.log_table import LogState, LogTable, Row
 from metad.store.recovery.headers import HeaderReader
 from metad.store.recovery.hub import Plan, Recovery
 from tests.support.collector_kit import ROW, collect_all, fill_log, make_collector, sealed
@@ -47,7 +47,7 @@ def test_a_recovery_that_was_stopped_after_the_rows_takes_no_other_processes_log
     with StoreKit(tmp_path) as kit:
         kit.start()
         number = _seal_one_message(kit)
-        LogTable(kit.area, kit.semaphore, kit.area.process(ROW)).change(number, State.COLLECTING)
+        LogTable(kit.area, kit.semaphore, kit.area.process(ROW)).change(number, LogState.COLLECTING)
         headers_of = HeaderReader.of
         late: list[list[Row]] = []
         octets: list[bytes] = []
@@ -89,7 +89,7 @@ def _seal_one_message(kit: StoreKit) -> int:
 
 def _begin_recovery(kit: StoreKit, number: int) -> tuple[Recovery, Plan]:
     """A collector is killed with its victim, and the recovery has read the victim's header."""
-    LogTable(kit.area, kit.semaphore, kit.area.process(ROW)).change(number, State.COLLECTING)
+    LogTable(kit.area, kit.semaphore, kit.area.process(ROW)).change(number, LogState.COLLECTING)
     recovery = Recovery(kit.osio, kit.store, kit.reports.append)
     return recovery, recovery._plan_process(kit.table, ROW, [number])
 
@@ -102,11 +102,11 @@ def _collect(kit: StoreKit, number: int) -> None:
         pass
     collect_all(kit, collector)
     collector.close()
-    assert kit.table.row(number).state == State.FREE
+    assert kit.table.row(number).state == LogState.FREE
 
 
 def _fill_next_life(kit: StoreKit, number: int, beyond: int) -> None:
     """The log is used again, and has acknowledged mail where its old seal was."""
     while kit.index.log_counts(number).watermark <= beyond:
         fill_log(kit, 2)
-        assert kit.table.count(State.SEALED) < 20
+        assert kit.table.count(LogState.SEALED) < 20

@@ -13,7 +13,7 @@ import pytest
 from metad.store.gc.collector import NotCollectableError
 from metad.store.log import header, record
 from metad.store.log.header import LogHeader, log_path
-from metad.store.log_table import State
+from metad.store.log_table import LogState
 from metad.store.recovery.one_log import Numbers
 from tests.support.agreement import assert_agree
 from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
@@ -171,7 +171,7 @@ def test_copies_that_no_log_was_freed_for_are_not_missed(
     kill_collector(kit, number, where)
     restart(kit, index)
     assert kit.check()
-    assert kit.table.row(number).state == State.SEALED
+    assert kit.table.row(number).state == LogState.SEALED
     collector = make_collector(kit)
     collect_all(kit, collector)
     collector.close()
