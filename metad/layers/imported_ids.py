@@ -119,7 +119,6 @@ def _enter(index: Index, ids: dict[bytes, str]) -> bool:
 
 def _recorded(store: _Store, message_id: bytes) -> str:
     try:
-        stored = store.reader.read(message_id, wait=True)
+        return store.reader.read(message_id).envelope.uid
     except RefusedError:
         return ""
-    return stored.envelope.uid if stored else ""

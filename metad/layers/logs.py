@@ -325,7 +325,7 @@ class LogMaildrop(Maildrop):
         if self.size(number) > min(most, BUFFER):
             return self._stream(message_id)
         hint = self._hint(number)
-        stored = self._layer.reader.read(message_id, wait=False, hint=hint)
+        stored = self._layer.reader.read_now(message_id, hint)
         if stored is None:
             return self._wait_for(message_id)
         try:
@@ -347,7 +347,7 @@ class LogMaildrop(Maildrop):
 
     def _wait_for(self, message_id: bytes) -> Iterator[Buffer]:
         """A message that is not in the page cache."""
-        stored = self._layer.reader.wait_for(message_id, self._mailbox)
+        stored = self._layer.reader.read(message_id, self._mailbox)
         yield self._prefix(stored.envelope)
         yield stored.body
 

@@ -131,7 +131,7 @@ class WalkedMail:
         reader = self._log.reader
         if reader.size(message_id) > self._layer.streaming.piece:
             return self._read_large(message_id, mailboxes)
-        stored = reader.wait_for(message_id, mailboxes[0])
+        stored = reader.read(message_id, mailboxes[0])
         return _found(message_id, stored.envelope, mailboxes, (stored.body,))
 
     def _read_large(self, message_id: bytes, mailboxes: Sequence[int]) -> _Found:

@@ -63,21 +63,20 @@ class Reader:
         return places[0].size
 
     def look_ahead(self, ids: Iterable[bytes]) -> list[Place | None]:
-        """The present places of these messages: hints for `read`.  Raises lmdb.Error."""
+        """The present places of these messages: hints for `read_now`.  Raises lmdb.Error."""
         return self._index.first_places(ids)
 
-    def read(
-        self,
-        message_id: bytes,
-        *,
-        wait: bool,
-        hint: Place | None = None,
-        mailbox: int | None = None,
-    ) -> Stored | None:
-        """The message, verified.  None: it is not in memory and `wait` is False.
+    def read(self, message_id: bytes, mailbox: int | None = None) -> Stored:
+        """The message, verified, if need be from the disk.  `mailbox`: a copy that names it.
 
-        `hint`: a place looked up some time ago; only for a read that does not wait. `mailbox`: a
-        copy is wanted that names it. Raises DamagedError if no place holds the stored message.
+        Raises DamagedError if no place holds the stored message.
+        """
+        return cast(Stored, self._find(message_id, mailbox, wait=True))
+
+    def read_now(self, message_id: bytes, hint: Place | None = None) -> Stored | None:
+        """The message, verified, if it is in memory; else None.
+
+        `hint`: a place looked up some time ago.  Raises DamagedError as `read` does.
         """
         if hint is not None:
             try:
@@ -88,6 +87,9 @@ class Reader:
                 found = None
             if found is not None:
                 return found
+        return self._find(message_id, None, wait=False)
+
+    def _find(self, message_id: bytes, mailbox: int | None, *, wait: bool) -> Stored | None:
         number = 0
         for _ in range(2):
             for place in self._places(message_id, mailbox):
@@ -130,10 +132,6 @@ class Reader:
             return None
         split = found.envelope_size
         return Stored(record.unpack_envelope(payload[:split]), payload[split:])
-
-    def wait_for(self, message_id: bytes, mailbox: int) -> Stored:
-        """As `read`, from a copy that names the mailbox, if need be from the disk."""
-        return cast(Stored, self.read(message_id, wait=True, mailbox=mailbox))
 
     def _places(self, message_id: bytes, mailbox: int | None) -> list[Place]:
         """The places of a message; if copies name different mailboxes, those that name this one."""

@@ -196,7 +196,7 @@ def read_all(small: Small, directory: Path) -> None:
         for at in range(0, len(listing), 20):
             message_id = listing[at : at + 16]
             try:
-                stored = reader.read(message_id, wait=True)
+                stored = reader.read(message_id)
             except DamagedError:
                 continue
             assert stored is not None

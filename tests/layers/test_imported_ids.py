@@ -61,7 +61,7 @@ class Reader:
     def __init__(self) -> None:
         self.read_ids: list[bytes] = []
 
-    def read(self, one: bytes, *, wait: bool) -> Any:
+    def read(self, one: bytes) -> Any:
         self.read_ids.append(one)
         number = int.from_bytes(one[:8], "big")
         if number % 10 == 6:

@@ -135,7 +135,7 @@ class View:
         return list(LISTING_ENTRY.iter_unpack(self.index.listing(mailbox)))
 
     def stored(self, message_id: bytes, mailbox: int | None = None) -> Stored:
-        found = self._reader.read(message_id, wait=True, mailbox=mailbox)
+        found = self._reader.read(message_id, mailbox)
         assert found is not None
         return found
 

@@ -151,14 +151,14 @@ def test_what_is_not_in_memory_is_left_to_a_thread(
         raise BlockingIOError
 
     monkeypatch.setattr(kit.osio, "preadv", would_wait)
-    assert kit.reader.read(sent.id, wait=False) is None
+    assert kit.reader.read_now(sent.id) is None
 
 
 def test_a_reused_log_is_opened_again(kit: StoreKit) -> None:
     """The reader had the log open in its earlier life."""
     old = kit.put([1], b"old")
     kept = Reader(Osio(), kit.store, kit.index)
-    assert kept.read(old.id, wait=True) is not None
+    assert kept.read(old.id).body == b"old"
     number = kit.index.places(old.id)[0].log
     kit.crash()
     fd = os.open(header.log_path(kit.store.logs, number), os.O_RDWR)
@@ -173,7 +173,7 @@ def test_a_reused_log_is_opened_again(kit: StoreKit) -> None:
     while kit.index.places(sent.id)[0].log != number:
         sent = kit.put([1], b"x" * 3000)
     kept._index = kit.index
-    found = kept.read(sent.id, wait=True)
+    found = kept.read(sent.id)
     assert found is not None
     assert bytes(found.body) in (b"new", b"x" * 3000)
     kept.close()
@@ -246,7 +246,7 @@ def test_a_hint_spares_the_index(kit: StoreKit, monkeypatch: pytest.MonkeyPatch)
     places = kit.reader.look_ahead([each.id for each in sent])
     monkeypatch.setattr(kit.index, "places", None)
     for number, (each, place) in enumerate(zip(sent, places, strict=True)):
-        found = kit.reader.read(each.id, wait=False, hint=place)
+        found = kit.reader.read_now(each.id, place)
         assert found is not None
         assert bytes(found.body) == b"%d" % number * 50
 
@@ -262,7 +262,7 @@ def test_a_wrong_hint_costs_a_look_up_and_nothing_else(kit: StoreKit) -> None:
         place._replace(size=9),
     ]
     for hint in hints:
-        found = kit.reader.read(one.id, wait=False, hint=hint)
+        found = kit.reader.read_now(one.id, hint)
         assert found is not None
         assert bytes(found.body) == b"one" * 50
 

@@ -352,7 +352,7 @@ class StoreKit:
         return list(LISTING_ENTRY.iter_unpack(self.index.listing(mailbox)))
 
     def stored(self, message_id: bytes, mailbox: int | None = None) -> Stored:
-        found = self.reader.read(message_id, wait=True, mailbox=mailbox)
+        found = self.reader.read(message_id, mailbox)
         assert found is not None
         return found
 
