@@ -59,11 +59,7 @@ class Link:
     )  # fmt: skip
 
     def __init__(
-        self,
-        node: Node,
-        closed: Callable[[Link], None],
-        dialed: int = 0,
-        place: str = "",
+        self, node: Node, closed: Callable[[Link], None], dialed: int = 0, place: str = ""
     ) -> None:
         self._node = node
         self._closed = closed
