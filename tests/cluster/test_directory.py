@@ -212,7 +212,7 @@ def test_a_member_with_a_lease_cannot_be_left_out(server, tmp_path):
         one = cluster.directories[0]
         for state in (Membership.ABSENT, Membership.REMOVED):
             members = cluster.view.with_member(3, state=state)
-            with pytest.raises(ClusterError, match="a member is not away"):
+            with pytest.raises(ClusterError, match="still has a lease"):
                 await one.propose(cluster.view.changed(members=members))
         await cluster.etcd.revoke(one.found.alive[3].lease)
         await one.propose(absent(cluster.view, 3))
