@@ -75,7 +75,7 @@ def test_a_backup_that_hangs_loses_its_lease_and_says_so(own_hub: Hub, dice: ran
         process.kill()
         process.wait()
     assert code == EX_TEMPFAIL
-    assert "what was read is of no use; run it again" in err
+    assert "what was read is of no use (run it again" in err
     assert not (target / "manifest.json").exists()
     refused = own_hub.run(
         "store", "restore", str(target), "--data", str(own_hub.home / "new"), check=False
@@ -98,5 +98,5 @@ def test_a_check_that_hangs_loses_its_lease_and_says_so(own_hub: Hub, dice: rand
         process.wait()
     assert code == EX_TEMPFAIL
     assert "clean" not in out
-    assert "what was read is of no use; run it again" in err
+    assert "what was read is of no use (run it again" in err
     own_hub.run("fsck")

@@ -117,7 +117,7 @@ def test_a_session_within_a_message_can_be_kicked(hub, mailbox):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["kick"], EX_USAGE, "name a session"),
+        (["kick"], EX_USAGE, "no session is named"),
         (["kick", "1-1"], EX_DATAERR, "metad who shows"),
         (["who", "--client", "nonsense"], EX_USAGE, "no address or network"),
         (["who", "--protocol", "imap"], EX_USAGE, "imap"),

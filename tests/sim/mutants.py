@@ -80,7 +80,7 @@ MUTANTS = (
     # -- at rest, the table says of each log what is there
     Mutant("a log that could not be made stays in the table as being made", (
         ("log_allocator:LogAllocator._put_back",
-         "self._table.put_back(given, State.FREE if there else State.NONE)", "pass"),
+         "self._table.put_back(given, LogState.FREE if there else LogState.NONE)", "pass"),
     ), 9),
     # -- what is durable when, and entered when
     Mutant("acknowledged before the sync", (
