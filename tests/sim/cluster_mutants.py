@@ -27,7 +27,7 @@ MUTANTS = (
     ), 4),
     Mutant("a peer that has no space confirms", (
         (COPIES + "copy", "reply(NO_SPACE)", "reply(())"),
-    ), 267),
+    ), 105),
     Mutant("a peer that does not answer counts", (
         (COPYING + "_on_answer", "(group.got if stored else group.failed)", "group.got"),
     ), 1),
