@@ -56,7 +56,7 @@ def wheels_for(version: str, packages: Built, target: Path) -> Path:
         [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download",
          "--only-binary=:all:", f"--python-version={version}", "--implementation=cp",
          f"--abi={abi}", "--abi=abi3", "--abi=none", *platforms, "--dest", str(target),
-         str(metad)],
+         f"{metad}[cluster]"],
         check=True,
     )  # fmt: skip
     return target
