@@ -91,7 +91,7 @@ MUTANTS = (
          'return {"state": Membership.ACTIVE, "healed": False}'),
     )),
     LifeMutant("enter-unadopted", lives.return_unseen.__name__, (
-        (ENTERING + "_of_member", "and have_adopted and", "and"),
+        (ENTERING + "_of_member", "and have_adopted\n        and", "and"),
         ("metad.layers.steward:Steward._decide",
          "if all(number in states for number in view.active):", "if True:"),
         (ENTERING + "_may_serve",
