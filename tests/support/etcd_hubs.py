@@ -117,7 +117,7 @@ class Trio:
     def close(self, *, failed: bool) -> None:
         try:
             for node in self.nodes:
-                if node.process is not None and not failed:
+                if not failed:  # one that was killed, too: its shared memory is still there
                     node.close()
         finally:
             for node in self.nodes:
