@@ -16,8 +16,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
@@ -26,7 +25,7 @@ from metad.cluster import marks
 from metad.cluster.marks import Heard, Told
 from metad.cluster.reserve import Reserve
 from metad.errors import ClusterError
-from metad.system.osio import Osio, read_file
+from metad.system.osio import Osio, locked, read_file
 
 HEARD = "heard"
 Vector = Mapping[tuple[int, int], int]
@@ -61,7 +60,7 @@ class HeardMarks:
     def accept(self, member: int, told: Told) -> bool:
         """Whether a node that tells this may be that member.  If it has begun a run, that is
         durable now.  Raises ClusterError, OSError."""
-        with self._locked():
+        with locked(self._osio, self._path):
             found = self._read()
             known = found.get(member)
             if known is not None and marks.is_behind(told, known.mark):
@@ -77,7 +76,7 @@ class HeardMarks:
         """
         if heard == self._kept:
             return
-        with self._locked():
+        with locked(self._osio, self._path):
             found = self._read()
             newer = {
                 number: one
@@ -107,15 +106,6 @@ class HeardMarks:
             for number, one in members.items()
         }
         self._reserve.replace(self._path, msgpack.packb(rows))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = self._osio.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT)
-        try:
-            self._osio.lock(fd)
-            yield
-        finally:
-            self._osio.close(fd)
 
 
 def _unpack(mark: bytes, rows: Any) -> Member:

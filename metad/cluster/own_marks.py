@@ -17,15 +17,14 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from metad.cluster import marks
 from metad.cluster.marks import Heard, Told
 from metad.cluster.reserve import Reserve
 from metad.errors import ClusterError
-from metad.system.osio import Osio, read_file
+from metad.system.osio import Osio, locked, read_file
 
 TOLD, REFUSED = "told", "refused"
 REMEDY = "empty it and join again"
@@ -58,7 +57,7 @@ class OwnMarks:
 
         Returns why this node cannot take part; "" if it can.  Raises ClusterError, OSError.
         """
-        with self._locked():
+        with locked(self._osio, self._told_path):
             if self._cells[_BEAT]:
                 told = self._read(self._told_path)
                 if told is None:
@@ -79,7 +78,7 @@ class OwnMarks:
 
     def beat(self) -> None:
         """All that is durable now is older than the next beat.  Raises ClusterError, OSError."""
-        with self._locked():
+        with locked(self._osio, self._told_path):
             if self._is_newest():
                 self._write(self._told._replace(beat=int(self._cells[_BEAT]) + 1))
 
@@ -163,12 +162,3 @@ class OwnMarks:
         except FileNotFoundError:
             return False
         return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = self._osio.open(f"{self._told_path}.lock", os.O_RDWR | os.O_CREAT)
-        try:
-            self._osio.lock(fd)
-            yield
-        finally:
-            self._osio.close(fd)

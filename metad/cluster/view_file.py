@@ -13,14 +13,13 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from metad.cluster.reserve import Reserve
 from metad.cluster.view import View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_VIEW
-from metad.system.osio import Osio, read_file
+from metad.system.osio import Osio, locked, read_file
 
 Switch = Callable[[View], None]
 
@@ -46,7 +45,7 @@ class ViewFile:
 
         Raises ClusterError if the file is damaged, and OSError.
         """
-        with self._locked():
+        with locked(self._osio, self._path):
             view = self.read()
             if view is not None:  # it may have been renamed by a process that was killed then
                 self._write(view)
@@ -58,7 +57,7 @@ class ViewFile:
 
         Raises ClusterError if the file has a newer view or another one of this epoch, and OSError.
         """
-        with self._locked():
+        with locked(self._osio, self._path):
             old = self.read()
             self._refuse_backwards(view, old)
             # A view that another process wrote may have its name only until the power fails.
@@ -103,12 +102,3 @@ class ViewFile:
         self._durable = b""
         self._reserve.replace(self._path, view.encode())
         self._durable = view.digest
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = self._osio.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT)
-        try:
-            self._osio.lock(fd)
-            yield
-        finally:
-            self._osio.close(fd)

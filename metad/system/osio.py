@@ -14,8 +14,8 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 Buffer = bytes | bytearray | memoryview
@@ -188,5 +188,16 @@ def read_file(osio: Osio, path: str, limit: int = 1 << 20) -> bytes:
     fd = osio.open(path, os.O_RDONLY)
     try:
         return osio.pread(fd, limit, 0)
+    finally:
+        osio.close(fd)
+
+
+@contextmanager
+def locked(osio: Osio, path: str) -> Iterator[None]:
+    """The lock of a small file that several processes replace, for the time.  Raises OSError."""
+    fd = osio.open(f"{path}.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        osio.lock(fd)
+        yield
     finally:
         osio.close(fd)
