@@ -210,7 +210,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/perf peers")
-    parser.add_argument("--minutes", type=float, default=8.0, help="about so long, once maildrops are full")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="about so long, once the maildrops are full"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server under a load")
     parser.add_argument("--drop", type=int, default=200, help="messages in a full maildrop")
     parser.add_argument("--left", type=int, default=0, help="messages left in a polled maildrop")
