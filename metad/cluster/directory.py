@@ -37,6 +37,7 @@ from metad.system.backoff import Backoff
 
 AGAIN = Backoff(0.1, 2.0)  # seconds until a watch that was lost is begun again
 GAP = 5 * CLUSTER_ROUND
+ELSEWHERE = "change users on another node; metad cluster status shows why"
 Report = Callable[[str], None]
 
 
@@ -100,6 +101,13 @@ class Directory:
         """Raises ClusterError unless the directory is trusted."""
         if self.frozen:
             raise ClusterError(f"the directory is not trusted: {self.frozen}; {seen.REMEDY}")
+
+    def check_member(self) -> None:
+        """Raises ClusterError unless this node takes part: its users may be old ones."""
+        if not self.node.takes_part():
+            raise ClusterError("this node no longer takes part in the cluster", remedy=ELSEWHERE)
+        if not self._belongs():
+            raise ClusterError("this node was removed from the cluster", remedy=ELSEWHERE)
 
     # -- rounds
 

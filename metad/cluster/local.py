@@ -22,6 +22,7 @@ from typing import Any
 
 import msgpack
 
+from metad.control import short_path
 from metad.errors import ClusterError, MetadError
 from metad.limits import CLUSTER_LOCAL_CLIENTS, CLUSTER_LOCAL_FRAME, CLUSTER_LOCAL_IDLE
 
@@ -95,20 +96,12 @@ def ask(path: Path, message: Message, patience_s: float = 10.0) -> Message:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(patience_s)
-            _connect(sock, path)
+            with short_path(path) as short:
+                sock.connect(short)
             sock.sendall(data)
             return _good(_decode(_receive(sock, _length(_receive(sock, _LENGTH.size)))))
     except (OSError, EOFError) as error:
         raise _away(error) from None
-
-
-def _connect(sock: socket.socket, path: Path) -> None:
-    """Raises OSError.  A path may be longer than the address of a socket (unix(7))."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sock.connect(f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)
 
 
 def _receive(sock: socket.socket, count: int) -> bytes:
@@ -127,7 +120,8 @@ async def request(path: Path, message: Message, patience_s: float = 10.0) -> Mes
     data, writer = _encode(message), None
     try:
         async with asyncio.timeout(patience_s):
-            reader, writer = await asyncio.open_unix_connection(str(path))
+            with short_path(path) as short:
+                reader, writer = await asyncio.open_unix_connection(short)
             writer.write(data)
             return _good(await _read(reader))
     except (OSError, EOFError) as error:
@@ -169,7 +163,11 @@ class LocalServer:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            sock.bind(str(self._path))
+            with short_path(self._path) as short:
+                sock.bind(short)
+        except OSError:
+            sock.close()
+            raise
         finally:
             os.umask(mask)
         self._server = await asyncio.start_unix_server(self._serve, sock=sock)

@@ -1,6 +1,7 @@
 """Rules Read and Lock: one mailbox as all members together have it.
 
     start -> lock at the home, or the next in line -> own list -> LIST to all -> done(Opened)
+    a link was lost, or the view changed meanwhile -> once again
 
 Rules of this file:
 
@@ -8,6 +9,8 @@ Rules of this file:
   has just as this node has it, it does not send (`listed`).
 * If too many members did not answer, there is no list: a short one is never shown.
 * A listing that took longer than `LISTING_S` is discarded.
+* If it fails because a link was lost or the view changed, it is tried once more: by then the link
+  is dialed again, and the view is the same on all.  Clients show an error to their users at once.
 * A request for the lock that got no answer may be carried out later, so the lock is released then
   too.  A token of the session's keeps that from another session's lock.
 """
@@ -26,11 +29,15 @@ from metad.cluster.listed import ENTRY_SIZE, ID_SIZE, Listed, unpack_listed
 from metad.cluster.peers import Peers
 from metad.cluster.view import View
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
+from metad.system.node_standing import nodes
 
 PATIENCE_S = 1.0
 LISTING_S = 2.0
 UNLOCK_TRIES = 3  # each under another epoch
 TOKEN_SIZE = 8
+# Until a link that was lost has been dialed again.
+AGAIN_S = 0.3
+VIEW_CHANGES = "the cluster's view changes"
 
 
 _tokens = count(1)
@@ -62,10 +69,31 @@ class OwnMailbox(Protocol):
 
 
 Done = Callable[[Opened | RefusedError], None]
+Later = Callable[[float, Callable[[], None]], object]
+
+
+class PassingError(RefusedError):
+    """It may be over after `after_s` seconds."""
+
+    def __init__(self, text: str, after_s: float) -> None:
+        super().__init__(text)
+        self.after_s = after_s
+
+
+def open_mailbox(peers: Peers, mailbox: int, own: OwnMailbox, later: Later, done: Done) -> None:
+    """Open it for a session.  `done` is called once; `later` calls after so many seconds."""
+
+    def tried(outcome: Opened | RefusedError) -> None:
+        if isinstance(outcome, PassingError):
+            later(outcome.after_s, Opening(peers, mailbox, own, done).start)
+        else:
+            done(outcome)
+
+    Opening(peers, mailbox, own, tried).start()
 
 
 class Opening:
-    """One session's way to its mailbox."""
+    """One attempt of a session to open its mailbox, under one view."""
 
     def __init__(self, peers: Peers, mailbox: int, own: OwnMailbox, done: Done) -> None:
         """`done` is called once; with an error, no lock is held."""
@@ -79,6 +107,7 @@ class Opening:
         self._token = next(_tokens).to_bytes(TOKEN_SIZE, "big")
         self._heard: dict[int, Listed] = {}
         self._entering: set[int] = set()
+        self._lost: set[int] = set()  # whose link or epoch failed
         self._waiting: set[int] = set()
         self._over = False
 
@@ -115,7 +144,7 @@ class Opening:
             if isinstance(answer, LinkFailed) and rest:
                 self._lock_at(rest)
             else:
-                self._fail(RefusedError("the cluster's view changes"))
+                self._fail(PassingError(VIEW_CHANGES, 0.0))
 
         body = [*self._body, self._token]
         self._peers.request(member, Kind.LOCK, body, answered, PATIENCE_S)
@@ -153,7 +182,9 @@ class Opening:
                         own = self._heard[self._peers.number]
                         self._heard[member] = unpack_listed(answer.body, own)
                     except ClusterError as error:
-                        self._fail(RefusedError(f"member {member}: {error}"))
+                        self._fail(RefusedError(f"node {member}: {error}"))
+            elif not isinstance(answer, Refused):
+                self._lost.add(member)
             self._came(member)
 
         return answered
@@ -164,13 +195,22 @@ class Opening:
             return
         view, heard = self._view, set(self._heard)
         if self._peers.view() is not view:
-            self._fail(RefusedError("the cluster's view changes"))
+            self._fail(PassingError(VIEW_CHANGES, 0.0))
         elif self._peers.now() - self._began > LISTING_S:
             self._fail(BehindError())
         elif not rules.may_list(view, heard, self._entering, has_word=self._peers.has_word()):
-            self._fail(RefusedError(_why_not(view, heard)))
+            self._fail(self._no_list())
         else:
             self._finish(self._union())
+
+    def _no_list(self) -> RefusedError:
+        """Why there is none, and whether there may be one when lost links are there again."""
+        view, heard = self._view, set(self._heard)
+        reason, word = _why_not(view, heard), self._peers.has_word()
+        entering = self._entering | self._lost
+        if self._lost and rules.may_list(view, heard | self._lost, entering, has_word=word):
+            return PassingError(reason, AGAIN_S)
+        return RefusedError(reason)
 
     def _union(self) -> Opened:
         own = self._heard[self._peers.number]
@@ -236,9 +276,9 @@ def _split(packed: bytes, size: int) -> list[bytes]:
 
 def _why_not(view: View, heard: set[int]) -> str:
     """Why a list would not be complete."""
-    silent = ", ".join(str(one) for one in view.active if one not in heard)
-    away = ", ".join(map(str, view.unhealed))
-    reasons = [f"members {silent} of the cluster do not answer"] if silent else []
-    if away:
-        reasons.append(f"members {away} are away and may have mail that no other has")
+    silent = [one for one in view.active if one not in heard]
+    do = "does" if len(silent) == 1 else "do"
+    reasons = [f"{nodes(silent)} {do} not answer"] if silent else []
+    if view.unhealed:
+        reasons.append(f"{nodes(view.unhealed)} may have mail that no other node has")
     return "; ".join(reasons) or "etcd does not confirm the view that this node uses"

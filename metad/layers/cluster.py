@@ -29,9 +29,10 @@ from metad.cluster.hello import START_SIZE
 from metad.cluster.identity import VIEW, directory, load_contexts
 from metad.cluster.joining import JoinService
 from metad.cluster.node import Node
-from metad.cluster.opening import Opened, Opening
+from metad.cluster.opening import Opened, open_mailbox
 from metad.cluster.peers import Answered, Peers
 from metad.cluster.proposals import DirectProposals, Proposals
+from metad.cluster.standing import Standings
 from metad.cluster.streaming import STREAMED, Streaming
 from metad.cluster.transport import Links
 from metad.cluster.view import View
@@ -104,6 +105,8 @@ class ClusterLayer(Layer):
             self.walked[0] = 0  # which member started again, the worker before this one knew
             self.marks.on_start = self._steward.walk_again
         self.forgetting = Forgetting(self, context.area, context.report, self.peers.now)
+        cells, clocks = context.area.standing_cells(), (log.osio.boottime_ns, log.osio.time_ns)
+        self._standings = Standings(cells, self.peers, self.links.is_up, clocks)
 
     def _make_proposals(self, context: LayerContext) -> Proposals:
         return DirectProposals(self._current.adopt)
@@ -130,12 +133,7 @@ class ClusterLayer(Layer):
         loop = cast(Any, context.loop)
         place = directory(context.data)
         join = JoinService(
-            self._node,
-            log.osio,
-            place,
-            lambda: log.osio.time_ns() / 1e9,
-            self.proposals,
-            self._current.look,
+            self._node, log.osio, place, lambda: log.osio.time_ns() / 1e9, self.proposals
         )
         return Links(loop, load_contexts(place), self._node, join)
 
@@ -156,6 +154,7 @@ class ClusterLayer(Layer):
         if self._pull is not None and self._steward is not None:
             self._current.look()
             self.marks.tick(self.peers.view(), self._thread)
+            self._standings.tick(is_refused=bool(self.marks.refusal))
             if not self.marks.refusal:
                 self._pull.tick()
                 self._steward.tick()
@@ -252,7 +251,7 @@ class ClusterLayer(Layer):
                 result = outcome
             self.log.loop.call_soon(partial(done, result))
 
-        Opening(self.peers, mailbox, own, opened).start()
+        open_mailbox(self.peers, mailbox, own, self.log.loop.call_later, opened)
 
 
 class WorkerPeers(Peers):

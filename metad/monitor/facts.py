@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from metad.store.log_table import LogState, Row
-from metad.system import counters, histograms
+from metad.system import counters, histograms, node_standing
 from metad.system.histograms import Counts
+from metad.system.node_standing import Standing
 from metad.system.shared_memory import PROCESSES, Cell, ProcessRow, Role, SharedArea
 
 MASTER_ROW = 0
@@ -27,7 +28,8 @@ class Facts(NamedTuple):
     not trusted; `damaged_logs`: where each process last found a damaged record; `untrusted_since`:
     when the cluster's directory was found wrong, 0 if it is not; `word_age`: of etcd's word in
     seconds, None if there is none; `store_remade`: when store.json was made again (Unix), 0: it
-    was not."""
+    was not; `epoch`: of the cluster's view, 0: the hub is in none; `standing`: None if it is not
+    known."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -42,6 +44,8 @@ class Facts(NamedTuple):
     untrusted_since: int = 0
     word_age: float | None = None
     store_remade: int = 0
+    epoch: int = 0
+    standing: Standing | None = None
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -68,7 +72,8 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
     suspect = bool(area.clock_suspect)
     return Facts(
         totals, now, workers, collector, logs, labelled, measured, owners, suspect, damaged,
-        area.frozen_cell[0], _word_age(area), area.store_remade,
+        area.frozen_cell[0], _word_age(area), area.store_remade, area.epoch_cell[0],
+        node_standing.read(area.standing_cells(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)),
     )  # fmt: skip
 
 

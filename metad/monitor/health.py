@@ -19,7 +19,9 @@ from typing import Any, Final, NamedTuple
 from metad.config.model import Config
 from metad.errors import MetadError
 from metad.limits import CLUSTER_WORD
+from metad.monitor import cluster_problems
 from metad.monitor.facts import Facts
+from metad.monitor.problem import Problem
 from metad.store.log_space import needed_space
 from metad.store.log_table import LogState
 from metad.system.osio import Osio
@@ -31,15 +33,6 @@ SERVING, DEGRADED, REFUSING = "serving", "degraded", "refusing"
 # Certificates are read from the disk, no more often than this.
 CERTIFICATE_SECONDS = 60.0
 MOST_NAMED = 5  # logs in one problem
-
-
-class Problem(NamedTuple):
-    """`refuses`: new mail is refused because of it; `since`: Unix time, 0 if unknown."""
-
-    text: str
-    remedy: str
-    refuses: bool = False
-    since: int = 0
 
 
 class Report(NamedTuple):
@@ -110,6 +103,9 @@ class Health:
                 )
         for line in self._certificate_lines(config, now):
             yield Problem(line, "renew it: metad tls install")
+        if facts.standing is not None:
+            with_etcd = bool(config.cluster.etcd)
+            yield from cluster_problems.problems(facts.standing, with_etcd=with_etcd)
         if config.cluster.etcd:
             yield from self._directory(facts)
         if facts.totals["log_lines_dropped"]:
@@ -224,11 +220,12 @@ def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
         yield Problem(f"the disk cannot be checked: {error}", "check the file system")
         return
     if not found.free and (free <= needed or config.store.size_limit is not None):
+        elsewhere = facts.standing is not None and facts.standing.suffice
         yield Problem(
-            "no space for new mail",
+            "no space for new mail" + (": other nodes store it" if elsewhere else ""),
             f"free space ({free:,} bytes left, {needed:,} needed), raise store.size_limit, or run "
             "metad gc --full",
-            refuses=True,
+            refuses=not elsewhere,
             since=_since(facts, Cell.NO_SPACE),
         )
     elif found.share * 100 < config.collector.low_space:

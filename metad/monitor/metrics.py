@@ -29,6 +29,7 @@ from metad.store.log_table import Row
 from metad.system import counters
 from metad.system.counters import Kind
 from metad.system.histograms import HISTOGRAMS
+from metad.system.node_standing import Obstacle, Short
 from metad.tls import store as tls_store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,6 +77,7 @@ class HubCollector:
         yield from _logs(facts, config)
         yield from _disk(config)
         yield from _certificates(config)
+        yield from _cluster(facts)
         yield _gauge("up_seconds", "Seconds since the start.", time.time() - self._started)
         yield _gauge("workers", "Running workers.", len(facts.workers))
         yield _gauge("ready", "1 unless new mail is refused.", int(report.state != REFUSING))
@@ -177,6 +179,30 @@ def _disk(config: Config) -> Iterator[Metric]:
                      shutil.disk_usage(config.data).free)  # fmt: skip
     except OSError:
         return
+
+
+def _cluster(facts: Facts) -> Iterator[Metric]:
+    """Of a node of a cluster."""
+    if not facts.epoch:
+        return
+    yield _gauge("cluster_epoch", "The epoch of the view in force.", facts.epoch)
+    if facts.word_age is not None:
+        yield _gauge("cluster_etcd_word_age_seconds", "Since etcd confirmed the view.",
+                     facts.word_age)  # fmt: skip
+    found = facts.standing
+    if found is None:
+        return
+    takes, lists = found.mail is Obstacle.NONE, found.logins is Obstacle.NONE
+    yield _gauge("cluster_takes_mail", "1 unless the cluster keeps this node from taking mail.",
+                 int(takes))  # fmt: skip
+    yield _gauge("cluster_lists_mail", "1 unless the cluster keeps users from logging in here.",
+                 int(lists))  # fmt: skip
+    yield _gauge("cluster_members", "Active members.", found.active)
+    yield _gauge("cluster_members_up", "Active members that this node reaches, and itself.",
+                 found.reached)  # fmt: skip
+    yield _gauge("cluster_links_up", "Other members to which this node has a link.", found.linked)
+    yield _gauge("cluster_short_of_copies", "1 while some mail may have too few copies.",
+                 int(found.short is not Short.NONE))  # fmt: skip
 
 
 def _certificates(config: Config) -> Iterator[Metric]:

@@ -298,7 +298,8 @@ class Pop3Login(Connection):
 
     def _refuse_login(self, error: RefusedError) -> None:
         self._context.row.add(Cell.LOGIN_REFUSED)
-        self._log_failure(error.pop3)
+        # The client may know that it must wait; the reason is for the operator.
+        self._log_failure(f"{error.pop3}: {clean(str(error))}" if str(error) else error.pop3)
         self._machine.login_failed(error.pop3)
 
     def _close_drop(self) -> None:

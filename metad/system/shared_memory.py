@@ -22,6 +22,7 @@
             (metad.store.pending_deletions)
      ..     per process, since when acknowledged mail waits for its entry in the index, then 16
             cells per process: the mailboxes that it is for (metad.store.unentered_mail)
+     ..     16 cells: how a node of a cluster stands (metad.system.node_standing)
 
 Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
 memoryview, so that no reader ever sees half of one.  The master creates the area before it forks,
@@ -37,7 +38,9 @@ from enum import IntEnum
 
 import posix_ipc
 
-LAYOUT = 7
+from metad.system import node_standing
+
+LAYOUT = 8
 HEAD_CELLS = 32
 PROCESS_CELLS = 128
 PROCESSES = 160
@@ -52,7 +55,8 @@ TALLY_TABLES = 3
 PENDING = TALLIES + TALLY_TABLES * PROCESSES * TALLY_CELLS
 UNENTERED_SINCE = PENDING + PROCESSES * PENDING_CELLS
 UNENTERED = UNENTERED_SINCE + PROCESSES
-CELLS = UNENTERED + PROCESSES * PENDING_CELLS
+STANDING = UNENTERED + PROCESSES * PENDING_CELLS
+CELLS = STANDING + node_standing.CELLS
 _MASK = (1 << 64) - 1
 
 
@@ -282,8 +286,8 @@ class SharedArea:
 
     @property
     def clock_cell(self) -> memoryview:
-        """The cell of the offset, signed, for frequent readers of hub time."""
-        return self.cells[1:2].cast("B").cast("q")
+        """The cell of the offset, for frequent readers of hub time."""
+        return self.cells[1:2]
 
     @property
     def epoch_cell(self) -> memoryview:
@@ -341,7 +345,11 @@ class SharedArea:
 
     def unentered_cells(self) -> tuple[memoryview, memoryview]:
         """Of every process: a cell, and `PENDING_CELLS`."""
-        return self.cells[UNENTERED_SINCE:UNENTERED], self.cells[UNENTERED:CELLS]
+        return self.cells[UNENTERED_SINCE:UNENTERED], self.cells[UNENTERED:STANDING]
+
+    def standing_cells(self) -> memoryview:
+        """How this node of a cluster stands (metad.system.node_standing)."""
+        return self.cells[STANDING:CELLS]
 
 
 def unlink(name: str) -> None:

@@ -106,6 +106,26 @@ def test_a_node_that_is_refused_has_neither_word_nor_lease(server, tmp_path):
     run(server, tmp_path, test)
 
 
+def test_a_node_that_is_refused_or_removed_changes_no_users(server, tmp_path):
+    async def test(cluster: Cluster) -> None:
+        node, one = cluster.nodes[2], cluster.directories[2]
+        one.check_member()
+        node.takes_part = False
+        with pytest.raises(ClusterError, match="no longer takes part"):
+            one.check_member()
+        node.takes_part = True
+        await one.etcd.revoke(one._lease)  # it is stopped
+        removed = cluster.view.with_member(3, state=Membership.REMOVED)
+        await cluster.directories[0].propose(cluster.view.changed(members=removed))
+        one.check_member()  # it does not know yet
+        await one.round()
+        with pytest.raises(ClusterError, match="was removed") as refused:
+            one.check_member()
+        assert "on another node" in refused.value.remedy
+
+    run(server, tmp_path, test)
+
+
 def test_a_directory_without_a_lease_has_no_word(server, tmp_path):
     async def main() -> None:
         async with PatientEtcd(config(server.urls)) as etcd:

@@ -62,6 +62,31 @@ def test_a_command_and_a_process_get_their_answers(tmp_path):
     serve(tmp_path, test)
 
 
+def test_a_path_may_be_longer_than_the_address_of_a_socket(tmp_path):
+    """Bound, replaced, and asked by a process and by a command."""
+    home = tmp_path / ("d" * 100) / ("e" * 100)
+    home.mkdir(parents=True)
+
+    async def test(path: Path, lines: list[str]) -> None:
+        assert len(os.fsencode(path)) > 200
+        message = {"op": "echo", "what": 1}
+        assert (await request(path, message))["said"] == 1
+        assert (await asyncio.to_thread(ask, path, message))["said"] == 1
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        second = LocalServer(path, lines.append)
+        second.register("echo", echo)
+        await second.start()
+        assert (await request(path, message))["said"] == 1
+        await second.close()
+
+    serve(home, test)
+    assert not socket_path(home).exists()
+    with pytest.raises(ClusterError, match="cannot be asked: No such file"):
+        ask(socket_path(home), {})
+    with pytest.raises(ClusterError, match="cannot be asked: No such file"):
+        asyncio.run(request(socket_path(home), {}))
+
+
 def test_only_the_owner_may_ask(tmp_path):
     async def test(path: Path, _: list[str]) -> None:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600

@@ -356,7 +356,7 @@ def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
         if word:
             assert read.opened.entries == [entry(1)]
         else:  # it may be cut off: rule Lone reader
-            assert "members 2 of the cluster do not answer" in str(read.error)
+            assert "node 2 does not answer" in str(read.error)
     read = Read(THREE, Listed(entry(1)))
     read.answer(2, LOST)
     read.answer(3, listed())
@@ -364,12 +364,12 @@ def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
     read = Read(THREE, Listed(entry(1)))
     read.answer(2, LOST)
     read.answer(3, Refused("the index lags"))
-    assert "members 2, 3 of the cluster do not answer" in str(read.error)
+    assert "nodes 2 and 3 do not answer" in str(read.error)
 
 
 def test_members_that_are_away_with_mail_are_named() -> None:
     read = Read(view_of(Membership.ACTIVE, Membership.ABSENT, Membership.ABSENT), Listed(entry(1)))
-    assert "members 2, 3 are away and may have mail that no other has" in str(read.error)
+    assert "nodes 2 and 3 may have mail that no other node has" in str(read.error)
 
 
 OWN = Listed(entry(1) + entry(3), an_id(2), {an_id(3): "one"})

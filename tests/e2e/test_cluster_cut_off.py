@@ -70,6 +70,11 @@ class Machine(EtcdNode):
             return pop.line()
 
 
+def problems(node: Machine) -> list[str]:
+    """What `metad status` tells."""
+    return [one["problem"] for one in node.status()["problems"]]
+
+
 @pytest.fixture
 def trio() -> Iterator[Trio]:
     with CutNetwork(3) as network:
@@ -91,8 +96,11 @@ def test_one_is_cut_off_and_then_of_two_that_are_left_another(trio: Trio) -> Non
         sent.append(message(b"without the third: %d\r\n" % len(sent)))
         assert in_time(lambda node=node: node.send(sent[-1], "ann")[:3] == b"250")  # type: ignore[misc]
         assert in_time(lambda node=node: node.login("ann")[:3] == b"+OK")  # type: ignore[misc]
+    assert in_time(lambda: problems(a) == ["node 3 of the cluster does not answer"])
+    assert a.status()["state"] == "degraded"
     assert in_time(lambda: c.login("ann").startswith(b"-ERR [SYS/TEMP]"))
     assert c.send(message(b"refused\r\n"), "ann").startswith(b"451")
+    assert in_time(lambda: c.status()["state"] == "refusing")
     a.until_absent(3)
     taken = a.bodies("ann")
     assert set(taken) == set(sent)  # an attempt that was not acknowledged may be there, too
@@ -104,8 +112,14 @@ def test_one_is_cut_off_and_then_of_two_that_are_left_another(trio: Trio) -> Non
     assert in_time(lambda: a.login("ann").startswith(b"+OK"))
     assert a.bodies("ann") == taken[1:]
     assert a.send(message(b"refused\r\n"), "ann").startswith(b"451")
+    absent = "node 3 is absent: the other nodes have gone on"
+    few = "too few nodes of the cluster answer, node 2 does not: new mail and deletions are refused"
+    assert in_time(lambda: problems(a) == [few, absent])
+    word = "neither etcd nor enough other nodes answer"
+    assert in_time(lambda: any(one.startswith(word) for one in problems(b)))
     for node in (b, c):
         node.mend()
     for node in (a, b, c):
         node.until_active(1, 2, 3)
         assert node.bodies("ann") == taken[1:]
+        assert in_time(lambda node=node: node.status()["state"] == "serving"), problems(node)  # type: ignore[misc]

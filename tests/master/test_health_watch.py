@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from metad.master.health_watch import HealthWatch
-from metad.monitor.health import DEGRADED, SERVING, Problem, Report
+from metad.monitor.health import DEGRADED, SERVING, Report
+from metad.monitor.problem import Problem
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from metad.monitor.metrics import HubCollector, page
 from metad.store.log_table import LogState, Row
 from metad.system import counters
 from metad.system.histograms import HISTOGRAMS, Counts, Shape
+from metad.system.node_standing import Standing
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "packaging" / "monitoring"
@@ -43,6 +44,9 @@ def exposition(tmp_path_factory: pytest.TempPathFactory) -> str:
     facts = facts._replace(
         labelled={one.name: {label: 1 for label, _ in one.cells} for one in counters.LABELLED},
         histograms={one.name: counts(one) for one in HISTOGRAMS},
+        epoch=7,
+        word_age=0.5,
+        standing=Standing(),
     )
     return page(HubCollector(lambda: (facts, Report(SERVING, [])), lambda: config, 0.0)).decode()
 

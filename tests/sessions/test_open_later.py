@@ -213,3 +213,12 @@ def test_the_command_that_deletes_waits_too(
     assert next(iter(answers[0])) == key
     if key == "deleted":
         assert answers[0] == {"deleted": ["far"], "missing": ["gone"]}
+
+
+def test_only_the_log_tells_why_a_mailbox_was_not_opened(
+    world: World, layer: LateLayer, client: Connected
+) -> None:
+    layer.opening.pop()(RefusedError("nodes 2 and 3\r\ndo not answer"))
+    assert client.transport.take().startswith(b"-ERR [SYS/TEMP] temporary failure\r\n")
+    (line,) = [line for line in world.lines if "login failed" in line]
+    assert line.endswith("reason=[SYS/TEMP] temporary failure: nodes 2 and 3??do not answer")

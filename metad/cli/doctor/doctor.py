@@ -43,9 +43,10 @@ _INDENT = " " * 9
 def doctor(place: HubLocation, no_dns: bool, quiet: bool, as_json: bool) -> int:
     """Examine the machine, the configuration and the data, and name a remedy for each finding.
 
-    It looks at the hub, its ports and certificates, the host name, MX and PTR records, permissions,
-    the disk (what it has, and below what new mail is deferred), the clock, what a killed hub left,
-    and whether this is a clone of another machine.  It changes nothing.
+    It looks at the hub, its ports and certificates, the other nodes of its cluster, the host name,
+    MX and PTR records, permissions, the disk (what it has, and below what new mail is deferred),
+    the clock, what a killed hub left, and whether this is a clone of another machine.  It changes
+    nothing.
 
     Exit code 0 if all is well, 1 for warnings, 2 for errors.
 
@@ -96,11 +97,19 @@ def examination(place: HubLocation, *, dns: bool) -> Iterator[Iterable[Result]]:
     yield _done("hub", lambda: service.check_hub(facts))
     if facts is not None:
         yield _done("ports", lambda: service.check_ports(config, facts))
+    if config.cluster.address is not None:
+        yield _done("cluster", lambda: _of_cluster(config, data, facts))
     yield _done("certificate", lambda: service.check_certificates(config))
     if dns:
         public = any(map(_is_mx, config.listen))
         yield _done("DNS", lambda: names.check_names(config, _domains(data), is_mx=public))
     yield from _of_machine(config, data, facts)
+
+
+def _of_cluster(config: Config, data: Path, facts: dict[str, Any] | None) -> Iterable[Result]:
+    from metad.cli.doctor.cluster import check_cluster
+
+    return check_cluster(config.cluster, data, running=facts is not None)
 
 
 def _of_machine(

@@ -35,6 +35,8 @@ def check_ports(config: Config, facts: Mapping[str, Any]) -> Iterator[Result]:
     """Whether each port of a running hub sends a correct greeting."""
     for given in facts.get("listen", []):
         listener = next((one for one in config.listen if _is_of(one, given)), None)
+        if given["protocol"] == "peer":  # it speaks TLS; the check of the cluster reaches others
+            continue
         name = f"{given['protocol']} {given['address']}"
         if listener is not None and listener.proxy:
             yield ok("ports", f"{name} expects a PROXY header: not tried")
