@@ -1,4 +1,4 @@
-"""Rules Enter, Set copies and Heal: the view that follows, once members have what it requires.
+"""Rules Enter, Set copies, Heal, Drain: the view that follows, once members have what it requires.
 
 One active member decides.  It asks all others what they have, and changes one thing at a time:
 
@@ -6,6 +6,7 @@ One active member decides.  It asks all others what they have, and changes one t
     entering, has tombstones  -> active (with all mail, if fewer than `copies` are active)
     two are active, `copies` is 1                    -> `copies` is 2
     all have walked           -> reads count on `copies`; those that are away are healed
+    all have walked, one drains                      -> it is removed
 
 Without etcd that is the first active member, and only the operator's command also changes a view.
 With etcd any active member may: the first of those that answer, and that reach etcd, does.  If two
@@ -111,7 +112,9 @@ def following(view: View, found: Found) -> View | None:
         change = _of_member(view, found, member, have_adopted=have_adopted)
         if change is not None:
             return view.changed(members=view.with_member(member.number, **change))
-    return _of_copies(view, found) if have_adopted else None
+    if not have_adopted:
+        return None
+    return _of_copies(view, found) or _drained(view, found)
 
 
 def _of_member(
@@ -163,4 +166,16 @@ def _healed(view: View) -> View | None:
     members = tuple(
         replace(one, healed=True) if one.number in away else one for one in view.members
     )
+    return view.changed(members=members)
+
+
+def _drained(view: View, found: Found) -> View | None:
+    """Drain: all active members have sent what others lack, and have the same tombstones.  So what
+    the draining one has is on `copies` others, and what was written since does not count on it."""
+    leaving = view.those(Membership.DRAINING)[:1]
+    if not leaving or len(view.keeping) < view.copies:
+        return None
+    if not found.have_walked(view, view.active) or not found.are_level(view.active, view.active):
+        return None
+    members = view.with_member(leaving[0], state=Membership.REMOVED, healed=True)
     return view.changed(members=members)

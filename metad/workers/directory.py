@@ -19,6 +19,7 @@ import uvloop
 from metad.cluster import local, seen
 from metad.cluster.current_view import CurrentView
 from metad.cluster.directory import Directory, DirectoryNode
+from metad.cluster.draining import answer_drain
 from metad.cluster.etcd import Etcd
 from metad.cluster.hello import START_SIZE
 from metad.cluster.identity import VIEW, directory
@@ -149,13 +150,18 @@ def register(server: LocalServer, made: Directory, users: UserDirectory) -> None
 
     async def change_users(message: Message) -> Message:
         made.check()
+        made.check_member()
         is_done = await users.change(Change.decode(message.get("change")))
         return {"overtaken": not is_done}
 
     async def remove(message: Message) -> Message:
         return await answer_removal(made, made.node.number, message)
 
+    async def drain(message: Message) -> Message:
+        return await answer_drain(made, made.node.number, message)
+
     server.register("propose", propose)
+    server.register("drain", drain)
     server.register("remove", remove)
     server.register("status", status)
     server.register("users", change_users)

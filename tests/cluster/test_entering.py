@@ -186,3 +186,30 @@ def test_a_state_goes_over_the_link_as_it_is() -> None:
     for body in (b"", b"\xc1", b"\x91\x05", b"\x92\x05\x91\x01", b"\x93\x05\x91\x01\xc3"):
         with pytest.raises(ClusterError):
             unpack_state(body)
+
+
+DRAINS = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.DRAINING)
+
+
+def test_one_that_drains_is_removed_when_its_mail_is_on_others() -> None:
+    then = next_view(DRAINS, states_of(DRAINS))
+    assert then is not None
+    assert (then.active, then.those(Membership.REMOVED), then.unhealed) == ((1, 2), (3,), ())
+    assert then.epoch == DRAINS.epoch + 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_one_that_drains_stays_until_all_have_walked_and_have_the_same_tombstones(
+    number: int,
+) -> None:
+    states = states_of(DRAINS)
+    assert next_view(DRAINS, states | {number: state(DRAINS, walked=False)}) is None
+    assert next_view(DRAINS, states | {number: state(DRAINS, last=4)}) is None
+    del states[number]
+    assert next_view(DRAINS, states) is None
+
+
+def test_one_that_drains_stays_while_its_copies_count() -> None:
+    """Another one is away: with one less, mail would be on one node."""
+    view = view_of(Membership.ACTIVE, Membership.DRAINING)
+    assert next_view(view, states_of(view)) is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
 
 from metad.cluster.alone import alone_with_etcd
+from metad.cluster.draining import answer_drain, draining, kept
 from metad.cluster.entering import MemberState, next_view
 from metad.cluster.removing import Removal, without
 from metad.cluster.view import Membership, View
@@ -65,7 +67,7 @@ def outcome_of(one: View) -> Outcome:
 
 
 def changes(one: View, answering: set[int], with_etcd: set[int]) -> Iterator[Outcome]:
-    """What the model may make of this view, by its rules Enter, Heal and Set copies."""
+    """What the model may make of this view, by its rules Enter, Heal, Drain and Set copies."""
 
     def tried(act: Callable[[World], None], etcd: set[int], chosen: int = 0) -> Iterator[Outcome]:
         world = world_of(one, answering, etcd)
@@ -81,6 +83,8 @@ def changes(one: View, answering: set[int], with_etcd: set[int]) -> Iterator[Out
         yield from tried(World.come_back, with_etcd & answering & {number})
     active = with_etcd & answering & set(one.active)
     yield from tried(World.heal, active)
+    if one.those(Membership.DRAINING):  # otherwise the model begins to drain, as an operator does
+        yield from tried(World.drain, active)
     if answering.issuperset(one.active) and (one.copies <= 2 or one.copies != one.read_copies):
         # The code lowers no copies, and raises them when all active members answer.
         yield from tried(World.set_copies, active, 2)
@@ -91,15 +95,15 @@ def test_a_view_changes_as_in_the_model() -> None:
     made: dict[str, int] = {}
     for _ in range(CASES):
         one = random_view(random, most=5)
-        if one.copies < one.read_copies or Membership.DRAINING in {m.state for m in one.members}:
-            continue  # draining, and lowering `copies`: no command makes these yet
+        if one.copies < one.read_copies:
+            continue  # lowering `copies`: no command makes that yet
         numbers = [
             member.number for member in one.members if member.state is not Membership.REMOVED
         ]
         answering = {number for number in numbers if random.random() < 0.9}
         with_etcd = {number for number in answering if random.random() < 0.8}
-        if not set(one.active) & with_etcd:
-            continue
+        if not set(one.keeping) & with_etcd:
+            continue  # in the model no draining member decides
         states = {
             number: MemberState(one.epoch, {(1, 1): 5}, number in with_etcd) for number in answering
         }
@@ -114,7 +118,7 @@ def test_a_view_changes_as_in_the_model() -> None:
         assert outcome_of(following) in allowed, (one, following, states)
         kind = _kind(one, following)
         made[kind] = made.get(kind, 0) + 1
-    assert made.keys() >= {"entering", "active", "healed", "copies", "read"}, made
+    assert made.keys() >= {"entering", "active", "healed", "copies", "read", "removed"}, made
     reached("cluster: changes of a view compared with the model's", sum(made.values()))
 
 
@@ -158,7 +162,34 @@ def _without(one: View, removal: Removal) -> View | None:
         return None
 
 
+def test_who_drains_is_the_model_s() -> None:
+    random = Random(f"{SEED} draining")
+    seen: set[bool] = set()
+    for _ in range(CASES):
+        one = random_view(random)
+        if not one.keeping or one.those(Membership.DRAINING) or one.copies < one.read_copies:
+            continue
+        by, number = random.choice(one.keeping), random.choice(one.keeping)
+        everyone = {member.number for member in one.members}
+        world = world_of(one, everyone, {by})
+        world.random.chosen = number  # type: ignore[attr-defined]
+        world.drain()
+        try:
+            drains = draining(one, number, by, everyone)
+        except ClusterError:
+            assert world.view.epoch == one.epoch
+            seen.add(False)
+        else:
+            assert outcome_of(drains) == (
+                world.view.states, world.view.healed, world.view.write, world.view.read
+            )  # fmt: skip
+            assert kept(drains, number, by).members == one.members
+            seen.add(True)
+    assert seen == {False, True}
+
+
 THREE = (Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE)
+DRAINING = Membership.DRAINING
 
 
 @pytest.mark.parametrize(
@@ -186,6 +217,67 @@ def test_why_a_node_is_not_removed(
     one = view_of(*states)
     with pytest.raises(ClusterError, match=text):
         without(one, Removal(**facts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("states", "facts", "text"),
+    [
+        (THREE, {"number": 9}, "there is no node 9"),
+        ((*THREE, Membership.ABSENT), {"number": 4}, "node 4 is absent; only an active node"),
+        ((Membership.ABSENT, *THREE), {"number": 2}, "this node is not active"),
+        (THREE, {"answering": {1, 2}}, "node 3 does not answer; start it, or .* remove 3"),
+        (THREE, {"answering": {1, 3}}, "node 2 does not answer, and every active node must"),
+        ((*THREE, DRAINING), {"number": 4}, "node 4 drains already"),
+        ((*THREE, DRAINING), {}, "node 4 drains; wait until it is removed"),
+        (THREE[:2], {"number": 2}, "1 active node would be left for 2 copies; join another"),
+    ],
+)
+def test_why_a_node_does_not_drain(
+    states: tuple[Membership, ...], facts: dict[str, object], text: str
+) -> None:
+    facts = {"number": 3, "by": 1, "answering": {1, 2, 3, 4}} | facts
+    with pytest.raises(ClusterError, match=text):
+        draining(view_of(*states), **facts)  # type: ignore[arg-type]
+
+
+def test_a_node_that_does_not_drain_is_not_kept() -> None:
+    with pytest.raises(ClusterError, match="node 3 does not drain"):
+        kept(view_of(*THREE), 3, 1)
+    with pytest.raises(ClusterError, match="node 9 does not drain"):
+        kept(view_of(*THREE), 9, 1)
+    with pytest.raises(ClusterError, match="this node is not active"):
+        kept(view_of(Membership.ABSENT, *THREE, DRAINING), 5, 1)
+
+
+class Directory:
+    """What a request needs of its node."""
+
+    def __init__(self, view: View) -> None:
+        self.current = view
+
+    def view(self) -> View:
+        return self.current
+
+    def leased(self) -> set[int]:
+        return set()
+
+    async def propose(self, view: View) -> None:
+        self.current = view
+
+
+def test_the_request_of_a_command_to_drain_and_to_keep() -> None:
+    directory = Directory(view_of(*THREE))
+
+    def ask(**message: object) -> dict[str, object]:
+        return asyncio.run(answer_drain(directory, 1, message))
+
+    assert ask(number=3, answering=[2, 3], cancel=False) == {"epoch": directory.current.epoch}
+    assert directory.current.those(DRAINING) == (3,)
+    ask(number=3, answering=[], cancel=True)
+    assert directory.current.keeping == (1, 2, 3)
+    for wrong in ({"number": "3", "answering": []}, {"number": 3}, {}):
+        with pytest.raises(ClusterError, match="names no node"):
+            ask(**wrong)
 
 
 def test_what_is_lost_is_the_operators_choice() -> None:

@@ -83,6 +83,7 @@ STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fs
 # Commands that run until interrupted, or need rspamd or another node: their JSON is tested there.
 ELSEWHERE = {
     "cluster alone": "tests/cli/test_cluster_commands.py",
+    "cluster drain": "tests/e2e/test_cluster_etcd.py",
     "cluster init": "tests/cli/test_cluster_commands.py",
     "cluster remove": "tests/e2e/test_cluster_etcd.py",
     "cluster join": "tests/cli/test_cluster_commands.py",

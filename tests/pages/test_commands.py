@@ -30,6 +30,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "apt-get": "none: tools/packages brings them",
         "metad cluster restore-directory": "tests/e2e/test_directory.py",
         "metad cluster remove": "tests/e2e/test_cluster_etcd.py",
+        "metad cluster drain": "tests/e2e/test_cluster_etcd.py",
         "metad cluster alone": "tests/e2e/test_cluster_commands.py",
         "metad cluster init": "tests/e2e/test_cluster_commands.py",
         "metad cluster join": "tests/e2e/test_cluster_commands.py",

@@ -61,6 +61,10 @@ MUTANTS = (
         ("metad.cluster.removing:_may_serve", "if removal.number not in removal.leased:", "if 1:"),
         ("metad.cluster.directory:Directory._compare_and_swap", "in leaving(old, view)", "in ()"),
     )),
+    # -- rule Drain
+    LifeMutant("drain-counted", lives.mail_for_one_that_drains.__name__, (
+        (RULES + "enough", "intersection(view.counting)", "intersection(view.active)"),
+    )),
     # -- rule Lone reader
     LifeMutant("lone-lease", lives.replaced_while_cut_off.__name__, (
         (RULES + "may_list", "and (has_word or not (lone and missing))", ""),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from unittest.mock import patch
 
+from metad.cluster.draining import draining
 from metad.cluster.view import Membership, View
 from metad.layers import tombstone_pull
 from tests.cluster.views import make_member, make_view
@@ -21,6 +22,7 @@ from tests.sim.plan import Plan
 from tests.sim.stage import Stage
 
 ABSENT, ACTIVE, ENTERING = Membership.ABSENT, Membership.ACTIVE, Membership.ENTERING
+DRAINING, REMOVED = Membership.DRAINING, Membership.REMOVED
 SLOW_SYNC = 0.7  # seconds: a process that stands still for longer closes its links
 LATER = 1000.0
 
@@ -311,6 +313,29 @@ def mail_while_one_enters(stage: Stage) -> None:
     stage.look_thrice(2, 1)
 
 
+# -- rule Drain
+
+
+def mail_for_one_that_drains(stage: Stage) -> None:
+    """Node 3 has given all that it has, and is about to be removed.  Then node 2 is off for a
+    moment, and mail comes to node 1."""
+    stage.put(1, 1)
+    stage.propose(1, lambda view: draining(view, 3, 1, (1, 2, 3)).members)
+    stage.until(lambda: all(stage.is_in(3, DRAINING, at) for at in (1, 2, 3)) and stage.has_word(1))
+    stage.etcd.held.add(1)
+    stage.until(lambda: stage.is_proposed(1, 3, REMOVED))
+    stage.kill(2)
+    stage.put(1, 1)
+    stage.etcd.held.clear()
+    stage.until(lambda: stage.is_in(3, REMOVED, 1))
+    stage.kill(1)
+    stage.start(2)
+    stage.until(lambda: stage.is_in(3, REMOVED, 2) and stage.has_word(2))
+    stage.look_thrice(2, 1)
+    stage.start(1)
+    stage.discard(3)
+
+
 THREE, FOUR, TWO = all_active(3), all_active(4), all_active(2)
 LIVES = {
     life.live.__name__: life
@@ -328,6 +353,7 @@ LIVES = {
         Life(epoch_changes_under_a_listing, _entering(1000, 1, 1000), 3),
         Life(listing_under_way_to_a_new_epoch, _entering(1000, 1, 1000), 3),
         Life(old_disk, THREE, 3),
+        Life(mail_for_one_that_drains, THREE, 3),
         Life(return_unseen, make_view(
             make_member(1, weight=1000), make_member(2, weight=1), make_member(3, weight=1000)
         ), 3),

@@ -17,7 +17,7 @@ from metad import __version__
 from metad.cli import tables
 from metad.cli.cluster import setup
 from metad.cli.cluster.join_client import JoinClient
-from metad.cli.cluster.members import alone, remove
+from metad.cli.cluster.members import alone, drain, remove
 from metad.cli.cluster.overview import Overview, ask_directory, show_facts
 from metad.cli.cluster.restore_directory import restore_directory
 from metad.cli.cluster.status import Prospect, found
@@ -159,6 +159,7 @@ def status(place: HubLocation, as_json: bool) -> None:
 
 group.add_command(alone)
 group.add_command(remove)
+group.add_command(drain)
 
 
 def _shown(one: Prospect) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`metad cluster alone` and `remove`: the operator decides about members that are away."""
+"""`metad cluster alone`, `remove` and `drain`: the operator decides which members take part."""
 
 from __future__ import annotations
 
@@ -92,6 +92,41 @@ def remove(place: HubLocation, number: int, lossy: bool, as_json: bool) -> None:
         },
     )
     _show({"removed": number, "node": own, "epoch": answer["epoch"]}, as_json)
+
+
+@click.command()
+@hub_options
+@click.argument("number", type=click.IntRange(1, 65_535))
+@click.option("--cancel", is_flag=True, help="Keep node NUMBER after all, while it drains.")
+@json_option
+def drain(place: HubLocation, number: int, cancel: bool, as_json: bool) -> None:
+    """Take node NUMBER, which runs, out of the cluster without a loss of copies.
+
+    It goes on serving, and gets no more copies of new mail.  When all its mail is on other nodes it
+    is removed by itself: then stop it.  It is refused while another node drains, and if too few
+    nodes would be left.  Needs etcd.
+
+    \b
+    Example:
+      metad cluster drain 3
+    """
+    if not place.config.cluster.etcd:
+        raise ConfigError(
+            "cluster.etcd is missing: without etcd there are two nodes, and neither can be spared"
+        )
+    data = place.enter()
+    _, own, members = found(data, __version__)
+    answer = local.ask(
+        local.socket_path(data),
+        {
+            "op": "drain",
+            "number": number,
+            "answering": [one.number for one in members if one.is_up],
+            "cancel": cancel,
+        },
+    )
+    what = "kept" if cancel else "draining"
+    _show({what: number, "node": own, "epoch": answer["epoch"]}, as_json)
 
 
 def _check_off(members: list[Reached], own: int) -> None:
