@@ -75,7 +75,7 @@ class QueuedReply(Reply):
         self.code = 250
         self.enhanced = "2.0.0"
         self.text = f"Ok: queued as {name}"
-        self.wire = b"250 2.0.0 Ok: queued as %b\r\n" % name.encode()
+        self.wire = f"250 2.0.0 {self.text}\r\n".encode()
 
 
 # What to do about an error of the system.

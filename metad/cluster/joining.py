@@ -45,13 +45,18 @@ TRIES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class JoinService:
-    """What a process needs to take nodes in.  `now`: seconds since the epoch."""
+    """What a process needs to take nodes in.
+
+    `now`: seconds since the epoch.  `look`: use a view that a command has stored, as `metad cluster
+    alone` does just before a node joins; raises ClusterError, OSError.
+    """
 
     node: Node
     osio: Osio
     place: Path
     now: Callable[[], float]
     proposals: Proposals
+    look: Callable[[], None]
 
     @property
     def tokens(self) -> Tokens:
@@ -189,6 +194,7 @@ class JoinExchange:
     def _second(self, tag: int, body: bytes) -> None:
         """Answered when the view with the new node stands.  Raises ClusterError, OSError."""
         address, fingerprint = _read(body, address=str, fingerprint=str)
+        self._service.look()
         self._enter(tag, address, fingerprint, TRIES)
 
     def _enter(self, tag: int, address: str, fingerprint: str, tries: int) -> None:

@@ -133,7 +133,12 @@ class ClusterLayer(Layer):
         loop = cast(Any, context.loop)
         place = directory(context.data)
         join = JoinService(
-            self._node, log.osio, place, lambda: log.osio.time_ns() / 1e9, self.proposals
+            self._node,
+            log.osio,
+            place,
+            lambda: log.osio.time_ns() / 1e9,
+            self.proposals,
+            self._current.look,
         )
         return Links(loop, load_contexts(place), self._node, join)
 

@@ -33,7 +33,7 @@ def append_message(
     if not time_us:
         time_us = now_ns // 1000
     kept = (time_us, client, helo, sender, shown, stuffed, uid)
-    packed = record.pack_envelope(_new(record.Envelope, kept))
+    packed = record.pack_envelope(kept)
     item = Append(message_id, packed, parts, trace_octets + wire_octets, done, shown)
     item.uid = uid
     return item

@@ -53,14 +53,11 @@ def received(origin: bytes, message_id: str, date: bytes, recipient: str | None)
     `recipient`: only if the transaction has exactly one, as given in RCPT; otherwise the others
     would learn of it (RFC 5321 section 7.2).
     """
+    name = message_id.encode()
     if recipient is None:
-        return b"%b%b;\r\n\t%b\r\n" % (origin, message_id.encode(), date)
-    return b"%b%b\r\n\tfor <%b>;\r\n\t%b\r\n" % (
-        origin,
-        message_id.encode(),
-        recipient.encode() if recipient.isprintable() else _clean(recipient),
-        date,
-    )
+        return b"".join((origin, name, b";\r\n\t", date, b"\r\n"))
+    address = recipient.encode() if recipient.isprintable() else _clean(recipient)
+    return b"".join((origin, name, b"\r\n\tfor <", address, b">;\r\n\t", date, b"\r\n"))
 
 
 @functools.lru_cache(maxsize=4)

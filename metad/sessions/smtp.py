@@ -44,6 +44,7 @@ from metad.sessions.message_id import SEARCHED, find_message_id
 from metad.sessions.recipients import Recipients
 from metad.sessions.smtp_service import KICKED, TIMEOUT, TOO_MANY, TOO_SLOW, SmtpService
 from metad.sessions.unfinished import Room
+from metad.store.ids import time_of
 from metad.system.refusals import count_refusal
 from metad.system.shared_memory import Cell
 
@@ -302,12 +303,9 @@ class SmtpSession(Connection):
         recipients = tuple(self._recipients.entries.values())
         if machine.greetings != self._greeting or machine.utf8:
             self._make_origin()
-        trace = received(
-            self._origin,
-            message_id.hex(),
-            date(int.from_bytes(message_id[:8], "big") // 1_000_000),
-            recipients[0].address if len(recipients) == 1 else None,
-        )
+        seconds = time_of(message_id) // 1_000_000
+        recipient = recipients[0].address if len(recipients) == 1 else None
+        trace = received(self._origin, message_id.hex(), date(seconds), recipient)
         if not starts_with_header:
             trace += b"\r\n"
         client, helo, sender = self._client, self._helo_text, self._sender

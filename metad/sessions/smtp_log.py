@@ -54,7 +54,7 @@ def log_message(session: Logged, envelope: Envelope, status: str) -> None:
     session._has_logged = True
     delay = context.loop.time() - session._arrived
     if not log.as_json:
-        message_id, client, _, sender, recipients, _, octets, *_ = envelope
+        message_id, client, _, sender, recipients, _, octets, _, _, _ = envelope
         count = len(recipients)
         shown = recipients if count <= RECIPIENTS_LOGGED else recipients[:RECIPIENTS_LOGGED]
         to = recipients[0][1] if count == 1 else ">,<".join([one[1] for one in shown])

@@ -19,12 +19,11 @@ from metad.system.osio import Osio
 ID_SIZE = 16
 NO_ID = bytes(ID_SIZE)
 _ID = struct.Struct(">QHHI")
-
+_TIME = struct.Struct(">Q")
 
 _SEQUENCE = (1 << 31) - 1
 _IMPORTED = 1 << 31
 _IMPORTED_OCTET = 12
-MASK = (1 << 64) - 1
 
 
 def is_imported(message_id: bytes) -> bool:
@@ -34,7 +33,8 @@ def is_imported(message_id: bytes) -> bool:
 
 def time_of(message_id: bytes) -> int:
     """Hub time of an id, in microseconds since the epoch."""
-    return int.from_bytes(message_id[:8], "big")
+    microseconds: int = _TIME.unpack_from(message_id)[0]
+    return microseconds
 
 
 class HubClock:
@@ -48,10 +48,10 @@ class HubClock:
     def __init__(self, osio: Osio, offset: int | memoryview) -> None:
         """`offset` in ns, or the shared cell that holds it (`SharedArea.clock_cell`)."""
         self.boottime_ns = osio.boottime_ns
-        self.cell: Sequence[int] = [offset & MASK] if isinstance(offset, int) else offset
+        self.cell: Sequence[int] = [offset] if isinstance(offset, int) else offset
 
     def now_us(self) -> int:
-        return (self.boottime_ns() + self.cell[0] & MASK) // 1000
+        return (self.boottime_ns() + self.cell[0]) // 1000
 
 
 class IdMaker:
@@ -75,7 +75,7 @@ class IdMaker:
         return _ID.pack(*made[:3], made[3] | _IMPORTED)
 
     def next(self) -> bytes:
-        now = (self._boottime_ns() + self._cell[0] & MASK) // 1000
+        now = (self._boottime_ns() + self._cell[0]) // 1000
         if now <= self._last_us:
             now = self._last_us + 1
         self._last_us = now

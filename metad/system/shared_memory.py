@@ -286,8 +286,8 @@ class SharedArea:
 
     @property
     def clock_cell(self) -> memoryview:
-        """The cell of the offset, for frequent readers of hub time."""
-        return self.cells[1:2]
+        """The cell of the offset, signed, for frequent readers of hub time."""
+        return self.cells[1:2].cast("B").cast("q")
 
     @property
     def epoch_cell(self) -> memoryview:

@@ -196,12 +196,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             facts["titles"][name] = KINDS[name].title
             one, other = cells_of(name, KINDS[name], peer, options.left)
             smtp, pop3 = smtp + one, pop3 + other
-        fill_all(peers, pop3, options)  # first: it takes minutes if many messages are left
-        left = seconds - (time.monotonic() - began)
-        print(f"{', '.join(peers)}: {left:.0f} s for {len(smtp) + len(pop3)} figures", flush=True)
+        fill_all(peers, pop3, options)
+        print(f"{', '.join(peers)}: {len(smtp) + len(pop3)} figures", flush=True)
+        filled = time.monotonic()  # filling takes minutes if many messages are left
         share = POP3_SHARE if pop3 else 0.0
-        rounds(smtp, options.rounds, began + seconds - left * share)
-        rounds(pop3, options.rounds, began + seconds)
+        rounds(smtp, options.rounds, filled + seconds * (1 - share))
+        rounds(pop3, options.rounds, filled + seconds)
         facts["smtp"], facts["pop3"] = results(smtp), results(pop3)
         facts["costs"] = {name: costs(name, peer) for name, peer in peers.items()}
         facts["minutes"] = round((time.monotonic() - began) / 60, 1)
@@ -210,7 +210,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools/perf peers")
-    parser.add_argument("--minutes", type=float, default=8.0, help="about so long, in all")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="about so long, once the maildrops are full"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server under a load")
     parser.add_argument("--drop", type=int, default=200, help="messages in a full maildrop")
     parser.add_argument("--left", type=int, default=0, help="messages left in a polled maildrop")

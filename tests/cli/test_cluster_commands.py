@@ -123,6 +123,7 @@ class Serving:
             directory,
             lambda: time.time() + self.offset,
             DirectProposals(self.station.adopt),
+            lambda: None,
         )
         links = Links(self.loop, load_contexts(directory), self.station.node, service)
         links.serve(self.socket)

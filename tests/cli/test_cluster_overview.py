@@ -105,6 +105,9 @@ def test_what_one_more_failure_costs() -> None:
         (view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ABSENT, Membership.ABSENT),
          "perhaps mail of nodes 3 and 4: start these nodes"),
         (View(THREE.cluster, 5, THREE.members, 2, 1, "refuse"), "old mail: it is being copied"),
+        (View(THREE.cluster, 5, THREE.members, 1, 1, "refuse"),
+         "all mail: the next view asks for two copies"),
+        (View(THREE.cluster, 5, view_of(Membership.ACTIVE).members, 1, 1, "refuse"), ""),
     ],
 )  # fmt: skip
 def test_which_mail_is_short_of_copies(view: View, text: str) -> None:

@@ -43,7 +43,10 @@ class Joining:
         self.proposals = FakeProposals()
         for name in (CA, CA_KEY):
             (place / name).write_text(name)
-        service = JoinService(self.station.node, Osio(), place, lambda: NOW, self.proposals)
+        self.stored: View | None = None
+        service = JoinService(
+            self.station.node, Osio(), place, lambda: NOW, self.proposals, self._look
+        )
         secret = Tokens(Osio(), place).make(NOW)
         self.wire = End()
         self.exchange = JoinExchange(service, self.wire, "127.0.0.99")
@@ -54,6 +57,10 @@ class Joining:
         number, with_etcd = read_answer(body, number=int, with_etcd=bool)
         assert with_etcd
         self.number: int = number
+
+    def _look(self) -> None:
+        if self.stored is not None:
+            self.station.view = self.stored
 
     def ask(self, body: bytes) -> None:
         self.exchange.feed(encode(Kind.JOIN, 1, 0, (body,), len(body)))
@@ -95,6 +102,15 @@ def test_another_change_of_the_view_comes_first(tmp_path: Path) -> None:
     one.decide("another view came first", healed)
     proposed = one.decide()
     assert proposed.epoch == healed.epoch + 1
+    assert one.answer()[0] == Kind.ANSWER
+
+
+def test_a_view_that_a_command_has_stored_counts(tmp_path: Path) -> None:
+    one = Joining(tmp_path)
+    one.stored = TWO.changed(alone="accept")
+    one.enter()
+    proposed = one.decide()
+    assert (proposed.epoch, proposed.alone) == (one.stored.epoch + 1, "accept")
     assert one.answer()[0] == Kind.ANSWER
 
 

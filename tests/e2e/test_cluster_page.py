@@ -119,7 +119,8 @@ class Machine:
         while True:
             facts = json.loads(self.shell(f"{line} --json"))
             found = {one["number"]: one["state"] for one in facts["members"]}
-            if found == states and not facts["short_of_copies"]:
+            epochs = {one["epoch"] for one in facts["members"] if one["epoch"]}
+            if found == states and epochs == {facts["epoch"]} and not facts["short_of_copies"]:
                 return self.shell(line)
             assert time.monotonic() < deadline, facts
 

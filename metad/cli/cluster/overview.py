@@ -17,6 +17,7 @@ import click
 from metad.cli import tables
 from metad.cli.cluster.status import Prospect, Reached, prospects
 from metad.cluster import local
+from metad.cluster.entering import COPIES
 from metad.cluster.view import View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_WORD
@@ -80,6 +81,8 @@ def short_of_copies(view: View) -> str:
         return f"perhaps mail of {_nodes(view.unhealed)}: it is being copied"
     if view.read_copies < view.copies:
         return "old mail: it is being copied"
+    if view.copies < COPIES <= len(view.keeping):
+        return "all mail: the next view asks for two copies"
     return ""
 
 

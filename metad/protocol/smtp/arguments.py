@@ -14,7 +14,13 @@ import re
 from typing import Final, NamedTuple
 
 from metad.errors import Reply
-from metad.protocol.address import LOCAL_LIMIT, AddressError, parse_local, parse_mailbox
+from metad.protocol.address import (
+    LABEL_LIMIT,
+    LOCAL_LIMIT,
+    AddressError,
+    parse_local,
+    parse_mailbox,
+)
 from metad.protocol.smtp.events import MailFrom, RcptTo
 
 MAIL_SYNTAX: Final = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
@@ -27,22 +33,24 @@ _UNSUPPORTED: Final = Reply(555, "5.5.4", "Unsupported option")
 _NOT_UTF8: Final = Reply(553, "5.6.7", "Address requires SMTPUTF8")  # RFC 6531 section 3.5
 _BINARY: Final = Reply(501, "5.5.4", "BODY=BINARYMIME is not supported")
 
+# A domain is runs of letters and digits, with one dot or some hyphens between them: so nothing is
+# matched twice.  `has_long_part` checks the limits.  A group of several items is never possessive:
+# one that fails in its middle keeps what it has matched, in Python before 3.11.5.
 _ADDRESS: Final = (
-    rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++)*+"
-    rb"@[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-    rb"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*+"
+    rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++)*"
+    rb"@[A-Za-z0-9]++(?:(?:\.|-++)[A-Za-z0-9]++)*"
 )
-_REST: Final = rb"(?: ++(.++))?+"
+_REST: Final = rb"(?: ++(.++))?"
 # Whole lines in the usual form: one match frames and checks them (see `Smtp`).
 QUICK_MAIL: Final = re.compile(
     rb"(?:MAIL FROM|mail FROM):<(" + _ADDRESS + rb"|)>"
-    rb"(?: (?:SIZE|size)=([0-9]{1,20}))?+(?: BODY=(?:8BITMIME|7BIT))?+\r\n"
+    rb"(?: (?:SIZE|size)=([0-9]{1,20}))?(?: BODY=(?:8BITMIME|7BIT))?\r\n"
 )
 QUICK_RCPT: Final = re.compile(rb"(?:RCPT TO|rcpt TO):<(" + _ADDRESS + rb")>\r\n")
 _PLAIN_MAIL: Final = re.compile(rb"(?i:FROM): *+<(" + _ADDRESS + rb"|)>" + _REST)
 _PLAIN_RCPT: Final = re.compile(rb"(?i:TO): *+<(" + _ADDRESS + rb")>" + _REST)
-# Longer ones take the slow path, which checks the limit of each part.
-PLAIN_LIMIT: Final = LOCAL_LIMIT
+# An address of this length has no part that is too long.
+SHORT: Final = LABEL_LIMIT
 
 # A path ends at the first ">" outside quotes.
 _PATH: Final = rb'<((?:[^<>"\\\x00-\x20\x7f]|"(?:[^"\\]|\\.)*+")*+)>'
@@ -56,7 +64,7 @@ _ROUTE: Final = re.compile(r"@[^@:,]+(?:,@[^@:,]+)*:")
 # RFC 5321 section 4.1.2: esmtp-param; RFC 6531 section 3.3 lets values hold UTF-8.
 _PARAMETER: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\x80-\xff]+))?")
 _SIZE: Final = re.compile(rb"[0-9]{1,20}")  # RFC 1870 section 6.1: at most 20 digits
-_BDAT: Final = re.compile(rb"([0-9]{1,20})(?: ++((?i:LAST)))?+")
+_BDAT: Final = re.compile(rb"([0-9]{1,20})(?: ++((?i:LAST)))?")
 
 
 class Chunk(NamedTuple):
@@ -66,12 +74,20 @@ class Chunk(NamedTuple):
     last: bool
 
 
+def has_long_part(address: bytes) -> bool:
+    """Whether a part of an address in the usual form may be beyond its limit."""
+    if len(address) <= SHORT:
+        return False
+    domain = address.rpartition(b"@")[2]
+    return len(address) > LOCAL_LIMIT or max(map(len, domain.split(b"."))) > LABEL_LIMIT
+
+
 def parse_mail(argument: bytes, *, strict: bool = False) -> MailFrom | Reply:
     """`FROM:<address> [SIZE=n] [BODY=7BIT|8BITMIME] [SMTPUTF8]`."""
     if strict and argument[5:6] != b"<":
         return MAIL_SYNTAX
     match = _PLAIN_MAIL.fullmatch(argument)
-    if match is None or len(match[1]) > PLAIN_LIMIT:
+    if match is None or has_long_part(match[1]):
         return _mail_the_long_way(argument)
     address, parameters = match.groups()
     if parameters is None:
@@ -84,7 +100,7 @@ def parse_rcpt(argument: bytes, *, utf8: bool, strict: bool = False) -> RcptTo |
     if strict and argument[3:4] != b"<":
         return RCPT_SYNTAX
     match = _PLAIN_RCPT.fullmatch(argument)
-    if match is None or len(match[1]) > PLAIN_LIMIT:
+    if match is None or has_long_part(match[1]):
         return _rcpt_the_long_way(argument, utf8)
     address, parameters = match.groups()
     if parameters is not None:

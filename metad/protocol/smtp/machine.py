@@ -27,11 +27,7 @@ from typing import Final
 from metad.errors import Reply
 from metad.protocol.lines import Fault
 from metad.protocol.smtp import table as states
-from metad.protocol.smtp.arguments import (
-    PLAIN_LIMIT,
-    QUICK_MAIL,
-    QUICK_RCPT,
-)
+from metad.protocol.smtp.arguments import QUICK_MAIL, QUICK_RCPT, SHORT, has_long_part
 from metad.protocol.smtp.base import ANSWERED, Row, Table
 from metad.protocol.smtp.commands import Commands
 from metad.protocol.smtp.events import (
@@ -281,7 +277,7 @@ class Smtp(Commands):
         size = None if digits is None else int(digits)
         if (
             end - lines.position > self._longest
-            or len(sender) > PLAIN_LIMIT
+            or (len(sender) > SHORT and has_long_part(sender))
             or (size is not None and size > self._settings.message_size)
         ):
             return self._read_command()
@@ -299,7 +295,7 @@ class Smtp(Commands):
         address = match[1]
         if (
             end - lines.position > self._longest
-            or len(address) > PLAIN_LIMIT
+            or (len(address) > SHORT and has_long_part(address))
             or self.accepted >= self._settings.recipients
         ):
             return self._read_command()

@@ -26,7 +26,7 @@ from __future__ import annotations
 import heapq
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -49,6 +49,7 @@ _MAILBOX = 4
 _KEY = _MAILBOX + ID_SIZE
 _USAGE = struct.Struct(">QI")
 _ONE_MESSAGE = (1).to_bytes(4, "big")
+_ENTRY = struct.Struct(">4s16xI")  # of an entry, key and value: mailbox, octets
 
 Row = tuple[bytes, bytes]
 # LMDB's stubs declare bytes or memoryview here; without `buffers` it is always bytes.
@@ -218,9 +219,8 @@ def _packed(usage: int) -> bytes:
 def _sums(entries: list[Row]) -> dict[bytes, int]:
     """What entries add to the usage of their mailboxes."""
     sums: dict[bytes, int] = {}
-    for key, octets in entries:
-        mailbox = key[:_MAILBOX]
-        sums[mailbox] = sums.get(mailbox, 0) + int.from_bytes(octets + _ONE_MESSAGE, "big")
+    for mailbox, octets in _ENTRY.iter_unpack(b"".join(chain.from_iterable(entries))):
+        sums[mailbox] = sums.get(mailbox, 0) + (octets << 32) + 1
     return sums
 
 

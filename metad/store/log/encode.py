@@ -128,7 +128,7 @@ def encode(writer: LogWriter, group: Sequence[Append]) -> Encoded:
     return Encoded(buffers, at - writer.end, b"".join(entries), messages, deletions)
 
 
-def _payload(item: Append, seed: int) -> tuple[bytes, record.Payload]:
+def _payload(item: Append, seed: int) -> tuple[bytes, record.PayloadFields]:
     """The part of the payload in memory, and the digest of the whole payload."""
     envelope, parts = item.envelope, item.parts
     if parts is None:
@@ -136,7 +136,7 @@ def _payload(item: Append, seed: int) -> tuple[bytes, record.Payload]:
     data = b"".join((envelope, *parts))
     octets = len(envelope)
     digest = xxh3_128_digest(data, seed)
-    return data, _new(record.Payload, (octets, len(data) - octets, digest, seed))
+    return data, (octets, len(data) - octets, digest, seed)
 
 
 def write_parts(buffers: list[Buffer], group: Sequence[Append]) -> Iterator[Sequence[Buffer]]:

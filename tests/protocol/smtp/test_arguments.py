@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metad.errors import Reply
-from metad.protocol.smtp.arguments import Chunk, parse_bdat, parse_mail, parse_rcpt
+from metad.protocol.address import AddressError, parse_mailbox
+from metad.protocol.smtp.arguments import (
+    QUICK_MAIL,
+    QUICK_RCPT,
+    Chunk,
+    has_long_part,
+    parse_bdat,
+    parse_mail,
+    parse_rcpt,
+)
 from metad.protocol.smtp.events import MailFrom, RcptTo
 
 LONG = b"a" * 192
@@ -59,10 +68,12 @@ UTF8 = "553 5.6.7 Address requires SMTPUTF8"
         (b"FROM:\t<a@b>", SYNTAX),
         (b"FROM:<a@b..c>", SENDER),
         (b"FROM:<a..b>", SENDER),
+        (b"FROM:<a.@b>", SENDER),
         (b"FROM:<@x>", SENDER),
         (b"FROM:<a@b@c>", SENDER),
         (b"FROM:<\xff@c>", SENDER),
         (b"FROM:<" + LONG + b"a@b>", SENDER),
+        (b"FROM:<a@b." + b"c" * 64 + b">", SENDER),
         (b"FROM:<a@b> SIZE", PARAMETER),
         (b"FROM:<a@b> SIZE=", PARAMETER),
         (b"FROM:<a@b> SIZE=+1", PARAMETER),
@@ -100,6 +111,7 @@ def test_mail_is_refused(argument: bytes, expected: str) -> None:
         (b"TO:<postmaster>", False, "postmaster"),
         (b"TO:<PostMaster>", False, "PostMaster"),
         (b"TO:<" + LONG + b"@b>", False, "a" * 192 + "@b"),
+        (b"TO:<a@b." + b"c" * 63 + b">", False, "a@b." + "c" * 63),
         ("TO:<ü@b>".encode(), True, "ü@b"),
     ],
 )
@@ -126,6 +138,7 @@ RECIPIENT = "501 5.1.3 Bad recipient address syntax"
         (b"TO:<a@>", False, RECIPIENT),
         (b"TO:<\xff@b>", True, RECIPIENT),
         (b"TO:<" + LONG + b"a@b>", False, RECIPIENT),
+        (b"TO:<a@b." + b"c" * 64 + b">", False, RECIPIENT),
         (b"TO:<a@b> NOTIFY=NEVER", False, UNSUPPORTED),
         (b'TO:<"a b"@c> ORCPT=rfc822;x', False, UNSUPPORTED),
         ("TO:<ü@b>".encode(), False, UTF8),
@@ -185,3 +198,25 @@ def test_no_argument_raises(octets: bytes, utf8: bool) -> None:
     assert isinstance(parse_mail(b"FROM:<" + octets), MailFrom | Reply)
     assert isinstance(parse_rcpt(b"TO:<" + octets + b"@b>", utf8=utf8), RcptTo | Reply)
     assert parse_bdat(octets) is None or octets[:1].isdigit()
+
+
+@given(
+    st.text("aB9.-", min_size=1, max_size=12)
+    | st.lists(st.sampled_from(["a" * 62, "a-", "9", "."]), max_size=8).map("".join),
+    st.text("aB9.-", min_size=1, max_size=12),
+)
+def test_the_quick_path_takes_the_addresses_of_the_grammar(domain: str, local: str) -> None:
+    address = f"{local}@{domain}"
+    quick = QUICK_RCPT.match(f"RCPT TO:<{address}>\r\n".encode())
+    taken = quick is not None and not has_long_part(quick[1])
+    try:
+        parse_mailbox(address)
+    except AddressError:
+        assert not taken
+    else:
+        assert taken or len(address) > 192
+
+
+@pytest.mark.parametrize("rest", [b" SIZE=", b" SIZE=1 BODY=", b" BODY=8BIT", b" "])
+def test_the_quick_path_takes_no_half_of_a_parameter(rest: bytes) -> None:
+    assert QUICK_MAIL.match(b"MAIL FROM:<a@b>%b\r\n" % rest) is None
