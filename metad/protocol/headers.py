@@ -30,12 +30,11 @@ def look_at(body: bytes) -> tuple[bool, int]:
     """For a complete message: whether its first line is a header field or the empty line, and the
     number of Received: fields in its header."""
     starts_with_header = _FIELD.match(body, 0, _FIRST_LIMIT) is not None
-    end = body.find(_END)
-    header = (body[:end] if end >= 0 else body).lower()
-    received = header.count(_RECEIVED)
-    if header.startswith(b"\r\n"):
+    if body.startswith(b"\r\n"):
         return starts_with_header, 0
-    return starts_with_header, received + header.startswith(b"received:")
+    end = body.find(_END)
+    header = b"\r\n" + (body[:end] if end >= 0 else body).lower()
+    return starts_with_header, header.count(_RECEIVED)
 
 
 class MboxLine:

@@ -21,10 +21,8 @@ def find_message_id(head: bytes) -> str:
 
 
 def _find_anyhow(head: bytes) -> str:
-    head = head[:SEARCHED]
-    end = head.find(b"\r\n\r\n")
-    if end >= 0:
-        head = head[:end]
+    end = head.find(b"\r\n\r\n", 0, SEARCHED)
+    head = head[: end if end >= 0 else SEARCHED]
     at = (b"\n" + head.lower()).find(_NAME)
     if at < 0:
         return ""

@@ -174,7 +174,7 @@ class SmtpSession(Connection):
             event = machine.next_event()
         if machine.refusals:
             smtp_log.log_refused_commands(self)
-        if self._busy or self._holds or self._paused or machine.closed:
+        if self._holds or self._paused or machine.closed or (self._busy and machine.buffered):
             self._flush()
         elif machine.output:  # the usual case
             self._transport.write(machine.take_output())

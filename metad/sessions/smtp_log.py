@@ -56,8 +56,10 @@ def log_message(session: Logged, envelope: Envelope, status: str) -> None:
     if not log.as_json:
         message_id, client, _, sender, recipients, _, octets, _, _, _ = envelope
         count = len(recipients)
-        shown = recipients if count <= RECIPIENTS_LOGGED else recipients[:RECIPIENTS_LOGGED]
-        to = recipients[0][1] if count == 1 else ">,<".join([one[1] for one in shown])
+        if count == 1:  # nearly all messages
+            to = recipients[0].address
+        else:
+            to = ">,<".join([one.address for one in recipients[:RECIPIENTS_LOGGED]])
         log.plain(
             "smtp",
             f"{message_id.hex()}: client={client}, helo=<{session._helo_shown}>, "

@@ -113,7 +113,7 @@ class Smtp(Commands):
         event: Event | None = (self._reading or _READERS[self._state])(self)
         if event is None and lines.position != lines.end:
             return self.next_event()
-        return event if event is not None and event is not _STARVED else self._out_of_input()
+        return self._out_of_input() if event is None or event is _STARVED else event
 
     def eof(self) -> None:
         """The client has closed its side.  Complete commands sent before are still answered."""
