@@ -6,6 +6,8 @@ zeros, seals), so that a full log costs the commit path one assignment.
 Rules of this file:
 
 * A log is entered in the table as active only after its header is durable.
+* What this process gives up does not stay its own because the table's semaphore was busy
+  (`LogTable.give_up`): no other process takes the log while this one lives.
 * A poisoned log is never sealed and never written to again.  What must be recorded about it is
   decided in `store/log_chain.py`.
 """
@@ -26,7 +28,7 @@ from metad.store.log.header import ACTIVE, LogHeader
 from metad.store.log.successor import Ended, write_successor
 from metad.store.log.writer import LogWriter
 from metad.store.log_space import LogSpace, is_sparse
-from metad.store.log_table import ROOM, Allocation, LogState, LogTable, Room
+from metad.store.log_table import ROOM, Allocation, LogState, LogTable, Room, TableBusyError
 from metad.system.osio import Osio
 
 # Blocks that a new log begins with.
@@ -153,7 +155,7 @@ class LogAllocator:
             self._put_back(given)
             raise
         failed.predecessor_recorded = True
-        self._table.change(given.number, LogState.SEALED)
+        self._table.give_up(given.number, LogState.SEALED)
 
     def stop(self, last: LogWriter | None) -> None:
         """Seal the open logs and end the thread."""
@@ -180,6 +182,7 @@ class LogAllocator:
         """One round: space, the next log, zeros ahead of both tails."""
         try:
             self.on_round()
+            self._table.catch_up()
             may_make = self._check_space()
             with self._lock:
                 if self._ready is None and may_make:
@@ -240,7 +243,7 @@ class LogAllocator:
                     fd = log_files.reuse(self._osio, self._store.logs, new, given.old_life, FIRST)
             except (log_files.LogBusyError, FileExistsError) as error:
                 self.report(f"warning: log {given.number} is left alone: {error}")
-                self._table.change(given.number, LogState.COLLECTING)
+                self._table.give_up(given.number, LogState.COLLECTING)
                 continue
             except OSError:
                 self._put_back(given)
@@ -249,20 +252,38 @@ class LogAllocator:
         raise NoSpaceError("no free log can be used")
 
     def _enter(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
-        """A log that was made becomes active.  If that fails it stays ours, without mail, and the
-        recovery after this process ends it."""
+        """A log that was made becomes active.
+
+        Raises TableBusyError: then it is free, on disk and soon in the table."""
         try:
             self._table.set_tail(new.number, new.align)
             self._table.change(new.number, LogState.ACTIVE)
             return self._writer(fd, new, fresh)
+        except TableBusyError:
+            self._free_unentered(fd, new)
+            raise
         except BaseException:
             self._osio.close(fd)
             raise
 
+    def _free_unentered(self, fd: int, new: LogHeader) -> None:
+        try:
+            log_files.mark_free(self._osio, fd, new)
+        except OSError as error:
+            # It stays ours, without mail, and the recovery after this process ends it.
+            self.report(f"warning: log {new.number} could not be freed: {error}")
+            return
+        finally:
+            self._osio.close(fd)
+        self._table.owe(new.number, LogState.FREE)
+
     def _put_back(self, given: Allocation) -> None:
         """The log was not made.  A free log of another size was unlinked to be replaced."""
         there = log_files.is_there(self._osio, self._store.logs, given.number)
-        self._table.put_back(given, LogState.FREE if there else LogState.NONE)
+        if there:
+            self._table.give_up(given.number, LogState.FREE, given.old_life)
+        else:
+            self._table.give_up(given.number, LogState.NONE)
 
     def _writer(self, fd: int, new: LogHeader, fresh: bool) -> LogWriter:
         writer = LogWriter(self._osio, fd, new, sync=self._settings.sync)
@@ -296,10 +317,10 @@ class LogAllocator:
         try:
             if not writer.poisoned and not writer.sequence and not writer.log.predecessor_life:
                 log_files.mark_free(self._osio, writer.fd, writer.log)
-                self._table.change(writer.number, LogState.FREE)
+                self._table.give_up(writer.number, LogState.FREE)
             elif not writer.poisoned:
                 writer.seal()
-                self._table.change(writer.number, LogState.SEALED)
+                self._table.give_up(writer.number, LogState.SEALED)
         except (OSError, MetadError) as error:
             # The next recovery will find it unsealed and seal it.
             self.report(f"warning: log {writer.number} could not be sealed: {error}")

@@ -100,9 +100,9 @@ class LogSpace:
         try:
             self._discard(number, given.old_life)
         except (OSError, MetadError):
-            self._table.change(number, LogState.COLLECTING)  # like one that cannot be reused
+            self._table.give_up(number, LogState.COLLECTING)  # like one that cannot be reused
             return False
-        self._table.change(number, LogState.NONE)
+        self._table.give_up(number, LogState.NONE)
         return True
 
     def _discard(self, number: int, life: int) -> None:

@@ -12,6 +12,8 @@ Rules of this file:
 * POSIX semaphores are not released when their holder is killed.  So each process shows in its row
   what it does (idle, waiting, holding), every acquire has a timeout and none runs on an event loop,
   and only the master calls `repair`.
+* A log that its owner has given up must not depend on that timeout: `give_up` notes the change, and
+  the owner's next change makes it.
 * Figures (tail, live counts) are plain stores, by one writer at a time.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -103,6 +105,8 @@ class LogTable:
         self._semaphore = semaphore
         self._me = me
         self._failpoint = failpoint
+        # Rows of ours as they are to be, which the semaphore has refused so far.
+        self._owed: dict[int, Row] = {}
 
     # -- figures
 
@@ -202,12 +206,27 @@ class LogTable:
         """Set the state of a log that we own, or whose lock we hold."""
         with self._change():
             row = self.row(number)
-            owner = (
-                0
-                if state in (LogState.SEALED, LogState.FREE, LogState.NONE)
-                else self._me.index + 1
-            )
-            self._plan(number, state, row.life, row.generation, owner)
+            self._plan(number, state, row.life, row.generation, self._owner_in(state))
+
+    def give_up(self, number: int, state: LogState, life: int | None = None) -> None:
+        """Like `change` (with another life, if given), of a log that we own and no longer use.  If
+        the semaphore cannot be acquired, our next change or `catch_up` makes it."""
+        self.owe(number, state, life)
+        with suppress(TableBusyError):
+            self.catch_up()
+
+    def owe(self, number: int, state: LogState, life: int | None = None) -> None:
+        """Like `give_up`, without a try: for one that has just failed."""
+        row = self.row(number)
+        self._owed[number] = row._replace(
+            state=state, life=row.life if life is None else life, owner=self._owner_in(state)
+        )
+
+    def catch_up(self) -> None:
+        """Make the changes that are owed.  Raises TableBusyError."""
+        if self._owed:
+            with self._change():
+                pass
 
     def owned_by(self, process: int) -> list[Row]:
         """Logs that the process row `process` has and has not sealed."""
@@ -227,11 +246,22 @@ class LogTable:
         try:
             self._failpoint("holding")
             self._roll_forward()
+            self._make_owed()
             yield
         finally:
             self._semaphore.release()
             self._failpoint("released")
             cell[Cell.SEMAPHORE] = IDLE
+
+    def _make_owed(self) -> None:
+        for number, row in list(self._owed.items()):
+            self._plan(number, row.state, row.life, row.generation, row.owner)
+            del self._owed[number]
+
+    def _owner_in(self, state: LogState) -> int:
+        """The owner of a log that we bring into this state."""
+        ownerless = (LogState.SEALED, LogState.FREE, LogState.NONE)
+        return 0 if state in ownerless else self._me.index + 1
 
     def _plan(self, number: int, state: LogState, life: int, generation: int, owner: int) -> None:
         plan = self._cells

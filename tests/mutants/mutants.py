@@ -196,6 +196,15 @@ MUTANTS = [
     Mutant("a prepared log is thrown in while it fails", "log_allocator:LogAllocator.take",
            "writer.poisoned", "False",
            "store/test_log_allocator.py::test_a_prepared_log_whose_zeros_failed_is_not_given_out"),
+    Mutant("what the table's semaphore refused is forgotten", "log_table:LogTable.catch_up",
+           "self._owed", "self._owed.clear()",
+           "store/test_log_allocator.py"
+           "::test_what_was_given_up_while_the_semaphore_was_held_is_entered_by_a_later_round"),
+    Mutant("a log that could not be entered is not given up",
+           "log_allocator:LogAllocator._free_unentered",
+           "self._table.owe(new.number, LogState.FREE)", "pass",
+           "store/test_log_allocator.py"
+           "::test_a_log_that_was_made_while_the_semaphore_was_held_is_used_afterwards"),
     Mutant("one free header is not enough", "log.header:read",
            "if FREE in (first.state, last.state):", "if first.state == last.state == FREE:",
            "store/log/test_header.py::test_one_copy_that_says_free_makes_the_log_free"),

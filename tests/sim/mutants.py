@@ -80,8 +80,12 @@ MUTANTS = (
     # -- at rest, the table says of each log what is there
     Mutant("a log that could not be made stays in the table as being made", (
         ("log_allocator:LogAllocator._put_back",
-         "self._table.put_back(given, LogState.FREE if there else LogState.NONE)", "pass"),
+         "self._table.give_up(given.number, LogState.NONE)", "pass"),
     ), 9),
+    Mutant("a log that could not be entered stays in the table as being made", (
+        ("log_allocator:LogAllocator._free_unentered", "self._table.owe(new.number, LogState.FREE)",
+         "pass"),
+    ), 2183),
     # -- what is durable when, and entered when
     Mutant("acknowledged before the sync", (
         ("log.writer:LogWriter.append", "self._sync_now()", "pass"),

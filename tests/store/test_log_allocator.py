@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import posix_ipc
 import pytest
 
 from metad.errors import NoSpaceError
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import LogState, TableBusyError
+from metad.store.log_table import ROOM, LogState, Semaphore
 from metad.store.recovery.hub import Recovery
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import KitWriter, StoreKit
@@ -292,27 +293,108 @@ def test_a_seal_that_fails_leaves_the_log_to_recovery(kit: StoreKit) -> None:
     assert log.seal_offset
 
 
-def test_a_log_that_cannot_be_entered_is_closed_and_recovered_later(
-    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+class Taken:
+    """The table's semaphore, which a stopped process holds once `grants` are used up."""
+
+    def __init__(self, real: Semaphore, grants: int) -> None:
+        self._real = real
+        self.grants = grants
+
+    def acquire(self, timeout: float | None = None) -> None:
+        if not self.grants:
+            raise posix_ipc.BusyError
+        self.grants -= 1
+        self._real.acquire(timeout)
+
+    def release(self) -> None:
+        self._real.release()
+
+
+def hold_semaphore(kit: StoreKit, *, grants: int = 0) -> Taken:
+    table = kit.writers[0].table
+    taken = Taken(table._semaphore, grants)
+    table._semaphore = taken
+    return taken
+
+
+def test_a_log_that_was_made_while_the_semaphore_was_held_is_used_afterwards(
+    kit: StoreKit,
 ) -> None:
-    """The semaphore is lost after the file was made: the row still says that it is being made."""
+    """Else each stop of another process that holds it would cost a log, until this one ends."""
     kit.start()
-    source, table = kit.writers[0].source, kit.writers[0].table
+    source = kit.writers[0].source
     source.take()
     before = len(list(kit.log_files()))
-
-    def busy(number: int, state: LogState) -> None:
-        raise TableBusyError("lost")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(table, "change", busy)
-        with pytest.raises(NoSpaceError, match="lost"):
-            source.take()
+    taken = hold_semaphore(kit, grants=1)
+    with pytest.raises(NoSpaceError, match="semaphore"):
+        source.take()
     left = kit.table.rows()[-1]
     assert left.state == LogState.PREPARING
     assert len(list(kit.log_files())) == before + 1
     kit.osio.close(log_files.lock_log(kit.osio, kit.store.logs, left.number))
-    assert source.take().number != left.number
+    taken.grants = 1000
+    assert source.take().number == left.number
+    assert LogState.PREPARING not in states(kit)
+    assert len(list(kit.log_files())) <= before + 2  # and the one that is prepared
+    kit.crash()
+    kit.start()
+    kit.check()
+
+
+def test_what_was_given_up_while_the_semaphore_was_held_is_entered_by_a_later_round(
+    kit: StoreKit,
+) -> None:
+    kit.crash()
+    kit.start()
+    kit.put([1], b"x")
+    source, chain = kit.writers[0].source, kit.writers[0].committer._chain
+    writer = chain.close()
+    assert writer is not None
+    number = writer.number
+    taken = hold_semaphore(kit)
+    source._seal(writer)
+    log = read(kit, number)
+    assert log is not None
+    assert log.seal_offset
+    assert kit.table.row(number).state == LogState.ACTIVE
+    taken.grants = 1000
+    source._tend()
+    assert kit.table.row(number).state == LogState.SEALED
+    assert kit.table.row(number).owner == 0
+
+
+def test_a_log_that_could_not_be_made_while_the_semaphore_was_held_is_no_log(
+    kit: StoreKit,
+) -> None:
+    kit.crash()
+    kit.start()
+    kit.eager = False
+    source = kit.writers[0].source
+    taken = hold_semaphore(kit, grants=1)
+    kit.osio.faults = Faults("allocate", 1, error=errno.ENOSPC)
+    with pytest.raises(NoSpaceError, match="No space"):
+        source._make_now(ROOM)
+    assert LogState.PREPARING in states(kit)
+    taken.grants = 1
+    kit.table.catch_up()  # another process's table owes nothing
+    assert LogState.PREPARING in states(kit)
+    kit.writers[0].table.catch_up()
+    assert LogState.PREPARING not in states(kit)
+
+
+def test_a_log_that_can_neither_be_entered_nor_freed_is_recovered_later(kit: StoreKit) -> None:
+    kit.start()
+    source = kit.writers[0].source
+    source.take()
+    hold_semaphore(kit, grants=1)
+    kit.osio.faults = Faults("sync", 2)
+    with pytest.raises(NoSpaceError, match="semaphore"):
+        source.take()
+    kit.osio.faults = None
+    left = kit.table.rows()[-1]
+    assert left.state == LogState.PREPARING
+    assert f"log {left.number} could not be freed" in kit.reports[-1]
+    kit.osio.close(log_files.lock_log(kit.osio, kit.store.logs, left.number))
     kit.crash()
     Recovery(kit.osio, kit.store, kit.reports.append).recover_process(kit.table, 0)
     assert LogState.PREPARING not in states(kit)

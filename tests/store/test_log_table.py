@@ -76,6 +76,32 @@ def test_logs_are_numbered_from_one_and_lives_rise(both: Shared) -> None:
     ]  # fmt: skip
 
 
+def test_a_log_that_is_given_up_while_the_semaphore_is_held_is_so_with_the_next_change(
+    both: Shared,
+) -> None:
+    mine, other = both.table(0), both.table(1)
+    for _ in range(3):
+        mine.allocate(0, 1000)
+    both.semaphore.acquire()
+    mine.give_up(1, LogState.SEALED)
+    mine.give_up(2, LogState.FREE, life=7)
+    mine.give_up(3, LogState.COLLECTING)
+    assert {row.state for row in mine.rows()} == {LogState.PREPARING}
+    with pytest.raises(TableBusyError):
+        mine.catch_up()
+    both.semaphore.release()
+    other.change(other.allocate(0, 1000).number, LogState.ACTIVE)
+    assert mine.row(1).state == LogState.PREPARING
+    assert mine.allocate(0, 2000) == Allocation(2, 2000, False, old_life=7)
+    assert [(r.state, r.life, r.owner) for r in mine.rows()] == [
+        (LogState.SEALED, 1000, 0), (LogState.PREPARING, 2000, 1),
+        (LogState.COLLECTING, 1002, 1), (LogState.ACTIVE, 1003, 2),
+    ]  # fmt: skip
+    mine.change(1, LogState.COLLECTING)
+    mine.catch_up()  # nothing is made twice
+    assert mine.row(1).state == LogState.COLLECTING
+
+
 def test_a_free_log_is_used_before_a_new_one(both: Shared) -> None:
     table = both.table(0)
     for _ in range(3):

@@ -107,6 +107,7 @@ class Tools:
         """Enter the durable records of survivors' logs that the index lacks, and have the next log
         record where a failed one ends.  Until then no log is freed, and nothing more is written.
         """
+        self.table.catch_up()
         self.survivors.settle()
         behind = self.survivors.behind
         while behind:
