@@ -164,10 +164,20 @@ class Judge:
             f"{process.name} writes to log {writer.number} in life {writer.life}, it is {row}"
         )
 
+    def _written(self) -> set[int]:
+        """The logs that a process has open for writing, now or next."""
+        sources = [worker.log.source for worker in self._hub.workers()]
+        collector = self._hub.collector()
+        if collector is not None and collector.begun:
+            sources += [chain._allocator for chain in collector.survivors._chains.values()]
+        writers = [one for source in sources for one in (source._active, source._ready)]
+        return {one.number for one in writers if one is not None}
+
     def look_at_table(self) -> None:
         """At rest: each row agrees with its log."""
         hub = self._hub
         owners = {process.row.index + 1 for process in hub.processes}
+        written = self._written()
         for row in hub.table().rows():
             if row.state == LogState.COLLECTING and hub.sim.faults.hits:
                 continue  # what could not be written to is left alone until the next start
@@ -182,5 +192,8 @@ class Judge:
                 continue  # the sync that should have made it free failed
             assert row.life == log.life, f"{row} is in another life: {log}"
             assert (row.state == LogState.FREE) == (log.state == header.FREE), f"{row} is not {log}"
+            assert row.state != LogState.ACTIVE or hub.sim.faults.hits or row.number in written, (
+                f"{row} is left: no writer has it"
+            )
             is_owned = row.state == LogState.ACTIVE
             assert is_owned == (row.owner in owners), f"{row} has the wrong owner"

@@ -25,6 +25,8 @@ JOBS = 2
 FOUND = {
     793: "a recovery left a free log without a file in the table",
     2064: "the judge looked while a thread that stood still was making a log",
+    2183: "a log that was made while the table's semaphore was held stayed 'being made'",
+    2383: "the judge took the order of two whole copies for a difference",
 }
 
 
