@@ -265,6 +265,7 @@ class Client:
 
     def __init__(self, data: Path, timeout: float = limits.CONTROL_TIMEOUT) -> None:
         self._timeout = timeout
+        self._hub = f"the hub on {data}"
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._connect(socket_path(data))
@@ -278,9 +279,7 @@ class Client:
             raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
         except OSError as error:
             self._sock.close()
-            raise UnavailableError(
-                f"the hub on {data} does not answer: {error}", remedy=_BUSY
-            ) from None
+            raise UnavailableError(f"{self._hub} does not answer: {error}", remedy=_BUSY) from None
         self._input = bytearray()
 
     def _connect(self, path: Path) -> None:
@@ -302,15 +301,15 @@ class Client:
             self._sock.sendall(line)
             answer = self._line(deadline)
         except TimeoutError:
-            raise UnavailableError("the hub does not answer", remedy=_BUSY) from None
+            raise UnavailableError(f"{self._hub} does not answer", remedy=_BUSY) from None
         except OSError as error:
             raise UnavailableError(
-                f"the hub closed the connection: {error.strerror}", remedy=_BUSY
+                f"{self._hub} closed the connection: {error.strerror}", remedy=_BUSY
             ) from None
         reply = _decoded(answer)
         if reply is None:
             raise UnavailableError(
-                "the hub sent an unintelligible reply",
+                f"{self._hub} sent an unintelligible reply",
                 remedy="metad reload executes the installed release",
             )
         if not reply.get("ok"):
@@ -344,7 +343,7 @@ class Client:
             data = self._receive()
             if not data or len(self._input) > limits.CONTROL_REPLY:
                 raise UnavailableError(
-                    "the hub closed the connection without a reply", remedy=_BUSY
+                    f"{self._hub} closed the connection without a reply", remedy=_BUSY
                 )
             self._input += data
         line, _, rest = bytes(self._input).partition(b"\n")

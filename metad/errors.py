@@ -78,7 +78,8 @@ class QueuedReply(Reply):
         self.wire = f"250 2.0.0 {self.text}\r\n".encode()
 
 
-# What to do about an error of the system.
+# What to do about a full disk, and about an error of the system.
+SPACE = "free some space on this disk: df shows it"
 _REMEDIES = {
     errno.EACCES: "run this as root or as the owner of the file",
     errno.EPERM: "run this as root or as the owner of the file",
@@ -89,7 +90,7 @@ _REMEDIES = {
     errno.ENOTEMPTY: "give a directory that is empty",
     errno.ELOOP: "it is a symbolic link: name its target",
     errno.ENAMETOOLONG: "give a shorter path",
-    errno.ENOSPC: "free some space on this disk: df shows it",
+    errno.ENOSPC: SPACE,
     errno.EDQUOT: "free some space: this user's share of the disk is used up",
     errno.EFBIG: "raise the limit of the size of files: ulimit -f",
     errno.EROFS: "mount it for writing, or give another path",

@@ -12,7 +12,14 @@ import click
 import lmdb
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, become_owner, hub_options, json_option, no_data
+from metad.cli.context import (
+    HubLocation,
+    become_owner,
+    hub_options,
+    is_there,
+    json_option,
+    no_data,
+)
 from metad.cli.progress import Progress
 from metad.config.checks import show_size
 from metad.errors import EX_DATAERR, CannotCreateError, OsError
@@ -22,7 +29,7 @@ from metad.system.directories import make_directory
 from metad.system.osio import Osio
 
 _STEP = re.compile(r"(?:log|file) (\d+) of (\d+)")
-DIRECTORY = click.Path(path_type=Path, file_okay=False)
+DIRECTORY = click.Path(path_type=Path, file_okay=False, readable=False)
 
 
 @click.command("backup")
@@ -121,7 +128,7 @@ def _make_for_owner(directory: Path, data: Path) -> None:
 
 
 def _must_be_empty(data: Path) -> None:
-    if data.is_dir():
+    if is_there(data):
         become_owner(data)
         if os.listdir(data):
             raise CannotCreateError(f"{data}: not empty", remedy="give a new directory with --data")

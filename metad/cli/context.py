@@ -72,7 +72,7 @@ class HubLocation:
 
     def make(self) -> Path:
         """Like `enter`, but create the directory if it does not exist."""
-        if not self.data.exists():
+        if not is_there(self.data):
             make_data(self.data, self.config.user if os.geteuid() == 0 else None)
         return self.enter()
 
@@ -86,14 +86,14 @@ def hub_options(command: F) -> F:
     @click.option(
         "--data",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         help="Data directory (default: METAD_DATA, then the configuration).",
     )
     @click.option(
         "--config",
         "config_file",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         help="Configuration file (default: /etc/metad/metad.toml, if it exists).",
     )
     @functools.wraps(command)
@@ -110,7 +110,7 @@ def become_owner(data: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise no_data(data) from None
     except PermissionError:
-        raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
+        raise not_permitted(data) from None
     if found.st_uid == os.geteuid():
         if found.st_uid == 0:
             _refuse_users_path(data)
@@ -120,6 +120,21 @@ def become_owner(data: Path) -> None:
             f"{data} belongs to {user_name(found.st_uid)}", remedy="run this as that user or root"
         )
     _become(found.st_uid, found.st_gid)
+
+
+def is_there(data: Path) -> bool:
+    """Whether the data directory exists.  Raises NotPermittedError: a directory above is closed."""
+    try:
+        os.stat(data)
+    except PermissionError:
+        raise not_permitted(data) from None
+    except OSError:
+        return False
+    return True
+
+
+def not_permitted(data: Path) -> NotPermittedError:
+    return NotPermittedError(f"{data}: permitted only to its owner and root")
 
 
 def no_data(data: Path) -> UnavailableError:
@@ -197,7 +212,7 @@ def may_start(config: Config) -> None:
             raise NotPermittedError(
                 f"the hub runs as {config.user}", remedy="run this as that user or root"
             )
-    if uid != 0 and config.data.exists():
+    if uid != 0 and is_there(config.data):
         become_owner(config.data)
 
 

@@ -23,7 +23,7 @@ import lmdb
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.mailstore import mail_store
 from metad.cli.progress import Progress
-from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError
+from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, OsError
 from metad.store.backup_lock import Pin, pinned
 from metad.store.fsck.fsck import Fsck, Plan, Summary
 from metad.store.fsck.repair import repair
@@ -114,7 +114,7 @@ def _repair(place: HubLocation, as_json: bool) -> int:
         if before.clean and before.compared:
             remain = before
         else:
-            rebuilding(lambda: repair(osio, store, plan.boot, before, report))
+            rebuilding(store, lambda: repair(osio, store, plan.boot, before, report))
             emit("after the repair:")
             remain = Fsck(osio, store, plan, emit, progress.step).run()
             progress.close()
@@ -130,14 +130,16 @@ def report(text: str) -> None:
     click.echo(f"metad: {text}", err=True)
 
 
-def rebuilding(work: Callable[[], object]) -> None:
-    """Run `work` on the index; an error of LMDB becomes a DataError."""
+def rebuilding(store: Store, work: Callable[[], object]) -> None:
+    """Run `work` on the index.  Raises DataError for an error of LMDB, OsError."""
     try:
         work()
     except lmdb.Error as error:
         raise DataError(
             f"index: {error}", remedy="run metad store rebuild on a disk with space"
         ) from None
+    except OSError as error:
+        raise OsError.of(error, error.filename or store.index) from None
 
 
 # -- the lock
@@ -151,6 +153,7 @@ def exclusive(place: HubLocation) -> Iterator[Store]:
     from metad.master.datadir import take_lock
 
     data = place.enter()
+    os.umask(0o077)  # as a hub: what is made in DATA is its owner's alone
     store = open_store(Osio(), data)
     fd = take_lock(data)
     try:

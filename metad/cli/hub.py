@@ -46,7 +46,9 @@ def _port_option(name: str, text: str) -> Callable[[F], F]:
 
 
 def _file_option(name: str, text: str) -> Callable[[F], F]:
-    return click.option(name, metavar="FILE", type=click.Path(path_type=Path), help=text)
+    return click.option(
+        name, metavar="FILE", type=click.Path(path_type=Path, readable=False), help=text
+    )
 
 
 @click.command()

@@ -21,7 +21,7 @@ from metad.cli.context import HubLocation
 from metad.cli.locked import check_unlocked
 from metad.config.model import Config
 from metad.config.parse import read
-from metad.errors import EX_SOFTWARE, OsError, UsageError
+from metad.errors import EX_SOFTWARE, MetadError, OsError, UsageError
 from metad.system import privileges, systemd
 from metad.system.log_file import LogFile
 from metad.system.log_output import own_terminal
@@ -30,6 +30,10 @@ from metad.system.privileges import Identity
 
 READY = b"metad: ready\n"
 UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
+
+class NotStartedError(MetadError):
+    """A detached hub did not become ready; its log has the reason."""
 
 
 class Launch(NamedTuple):
@@ -56,7 +60,7 @@ def launch(spec: Launch) -> int:
     # Before standard error is redirected to the log, and before a nanny finds the ports in use.
     check_unlocked(spec.place.config.data)
     if spec.detach:
-        return _detached(lambda: _run(spec))
+        return _detached(lambda: _run(spec), spec.log_file)
     return _run(spec)
 
 
@@ -105,7 +109,7 @@ def _log_owner(config: Config) -> tuple[int, int] | None:
 # --- Detached -------------------------------------------------------------------------------------
 
 
-def _detached(run: Callable[[], int]) -> int:
+def _detached(run: Callable[[], int], log_file: Path | None) -> int:
     """Run in a child with its own session; return when it is ready, or with its exit code."""
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -115,7 +119,14 @@ def _detached(run: Callable[[], int]) -> int:
         if _relay(reader):
             return 0
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return code if code >= 0 else EX_SOFTWARE  # killed before it was ready
+        code = code if code >= 0 else EX_SOFTWARE  # killed before it was ready
+        if log_file is not None:  # where the reason is; without one it is on standard error
+            failed = NotStartedError(
+                "the hub did not start", remedy=f"the last lines of the log {log_file} say why"
+            )
+            failed.exit_code = code
+            raise failed
+        return code
     os.close(reader)
     os.setsid()
     os.chdir("/")

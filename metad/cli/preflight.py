@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from metad.cli.context import is_there
 from metad.cli.locked import check_unlocked
 from metad.config.advice import advice
 from metad.config.model import Config, Listener
-from metad.errors import ConfigError, MetadError, UnavailableError
+from metad.errors import ConfigError, MetadError, NotPermittedError, UnavailableError
 from metad.system import sockets
 from metad.tls import store as tls_store
 
@@ -51,7 +52,12 @@ def _user(config: Config) -> Iterator[Finding]:
 def _directory(config: Config) -> Iterator[Finding]:
     """The data directory, or the nearest directory above it that exists."""
     data = config.data
-    if not data.exists():
+    try:
+        exists = is_there(data)
+    except NotPermittedError as error:
+        yield Finding(True, f"data: {error}")
+        return
+    if not exists:
         above = next(one for one in data.parents if one.exists())
         if not os.access(above, os.W_OK | os.X_OK):
             yield Finding(True, f"data: {data} does not exist and {above} is not writable")

@@ -121,7 +121,7 @@ def rebuild(place: HubLocation, as_json: bool) -> None:
       metad store rebuild
     """
     with exclusive(place) as store:
-        rebuilding(lambda: rebuild_index(Osio(), store, instance(str(store.data)), report))
+        rebuilding(store, lambda: rebuild_index(Osio(), store, instance(str(store.data)), report))
     counts = read_snapshot(store).logs.values()
     live = sum(row.live_messages for row in counts)
     if as_json:

@@ -46,13 +46,13 @@ def group() -> None:
     "certificate",
     metavar="FILE",
     required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="The certificate and its chain (PEM).",
 )
 @click.option(
     "--key",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="The private key (PEM); default: in the file of the certificate.",
 )
 @click.option(

@@ -12,6 +12,7 @@ from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 
 COPIES = 2
+_NEEDLESS = "start the hub, if it does not run: it needs nothing more"
 
 
 def alone(view: View, number: int) -> View:
@@ -21,13 +22,21 @@ def alone(view: View, number: int) -> View:
     """
     others = [one for one in view.members if one.number != number]
     if all(one.state is Membership.REMOVED for one in others):
-        raise ClusterError("there is no other node")
+        raise ClusterError("there is no other node", remedy=_NEEDLESS)
     if number not in view.active:
-        raise ClusterError(f"node {number} is not active and may lack mail; it cannot go on alone")
+        raise ClusterError(
+            f"node {number} is not active and may lack mail; it cannot go on alone",
+            remedy=f"start node {view.active[0]}, and wait until this one is active",
+        )
     if view.copies < COPIES:
-        raise ClusterError("mail has one copy, so this node goes on without the other already")
+        raise ClusterError(
+            "mail has one copy, so this node goes on without the other already", remedy=_NEEDLESS
+        )
     if view.read_copies < COPIES:
-        raise ClusterError("not all mail is on both nodes yet; this node cannot go on alone")
+        raise ClusterError(
+            "not all mail is on both nodes yet; this node cannot go on alone",
+            remedy="start the other node, and wait until metad cluster status shows it healed",
+        )
     members = tuple(
         one
         if one.number == number or one.state is Membership.REMOVED
@@ -48,17 +57,21 @@ def alone_with_etcd(view: View, number: int, *, is_lossy: bool = False) -> View:
     """
     others = [one for one in view.members if one.number != number]
     if all(one.state is Membership.REMOVED for one in others):
-        raise ClusterError("there is no other node")
+        raise ClusterError("there is no other node", remedy=_NEEDLESS)
     member = view.member(number)
     if member is None or member.state is Membership.REMOVED:
-        raise ClusterError(f"node {number} was removed from the cluster")
+        raise ClusterError(
+            f"node {number} was removed from the cluster",
+            remedy="join again with an empty data directory: metad cluster join",
+        )
     was_active = number in view.active
     if was_active and len(view.active) == 1 and view.alone == "accept":
-        raise ClusterError("this node goes on alone already")
+        raise ClusterError("this node goes on alone already", remedy=_NEEDLESS)
     if not was_active and not is_lossy:
         raise ClusterError(
-            f"node {number} is not active and may lack mail; start a node of those that are active "
-            f"({', '.join(map(str, view.active)) or 'none'}), or lose their mail with --lossy"
+            f"node {number} is not active and may lack mail of nodes that are "
+            f"({', '.join(map(str, view.active)) or 'none'})",
+            remedy="start one of them, or give --lossy to lose their mail",
         )
     members = [replace(member, state=Membership.ACTIVE, healed=False)]
     for one in others:

@@ -58,7 +58,9 @@ def make_member(ca: Pair, number: int) -> Pair:
 def _make(section: str, name: str, ca: Pair | None) -> Pair:
     program = shutil.which("openssl")
     if program is None:
-        raise UnavailableError("openssl not found; it is needed to make the certificate")
+        raise UnavailableError(
+            "openssl not found, which makes the certificate", remedy="apt-get install openssl"
+        )
     with tempfile.TemporaryDirectory() as directory:  # mode 0700
         place = Path(directory)
         (place / "config").write_text(_SECTIONS.format(name=name))
@@ -78,5 +80,7 @@ def _make(section: str, name: str, ca: Pair | None) -> Pair:
         )  # fmt: skip
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise DataError(f"openssl: {reason}")
+            raise DataError(
+                f"openssl: {reason}", remedy="correct what it names, such as a full TMPDIR"
+            )
         return Pair((place / "certificate").read_text(), (place / "key").read_text())

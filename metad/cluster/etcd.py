@@ -226,7 +226,7 @@ def load() -> ModuleType:
         return importlib.import_module("aiohttp")
     except ImportError:
         raise UnavailableError(
-            "cluster.etcd needs the Python package aiohttp: install metad[cluster]"
+            "cluster.etcd needs the Python package aiohttp", remedy="install metad[cluster]"
         ) from None
 
 
@@ -239,7 +239,8 @@ def tls_context(config: ClusterConfig) -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one
         names = ", ".join(str(path) for path in config.etcd_files)
         raise ConfigError(
-            f"cluster.etcd_ca, etcd_certificate, etcd_key: {error.strerror or error} ({names})"
+            f"cluster.etcd_ca, etcd_certificate, etcd_key: {error.strerror or error} ({names})",
+            remedy="give PEM files that the hub's user may read: see metad.toml(5)",
         ) from None
     return context
 

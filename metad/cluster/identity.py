@@ -25,6 +25,7 @@ DIRECTORY: Final = "cluster"
 CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW = "ca.pem", "ca.key", "member.pem", "member.key", "view"
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which the ssl module has no name.
 _NO_CHECK_TIME: Final = 0x200000
+_RESTORE: Final = "restore DATA/cluster from a backup, or join again: metad cluster join"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ def own_fingerprint(place: Path) -> str:
     try:
         return fingerprint(ssl.PEM_cert_to_DER_cert(path.read_text("ascii")))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", remedy=_RESTORE) from None
     except ValueError:
-        raise ConfigError(f"{path}: the certificate is not PEM") from None
+        raise ConfigError(f"{path}: the certificate is not PEM", remedy=_RESTORE) from None
 
 
 def load_contexts(place: Path) -> PeerContexts:
@@ -64,8 +65,8 @@ def load_contexts(place: Path) -> PeerContexts:
     except OSError as error:  # ssl.SSLError is one
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"{place}: the cluster's certificates cannot be used: {reason}; "
-            "use metad cluster init on the first node, metad cluster join on others"
+            f"{place}: the cluster's certificates cannot be used: {reason}",
+            remedy=_RESTORE,
         ) from None
 
 

@@ -77,14 +77,14 @@ def _good(answer: Message) -> Message:
     return answer
 
 
-def _away(error: Exception) -> AwayError:
+def _away(error: Exception, path: Path) -> AwayError:
     if isinstance(error, TimeoutError):
         reason = "it does not answer in time"
     elif isinstance(error, EOFError):
         reason = "it closed the connection"
     else:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return AwayError(f"the directory process cannot be asked: {reason}")
+    return AwayError(f"{path}: the directory process cannot be asked: {reason}")
 
 
 # --- Asking ---------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def ask(path: Path, message: Message, patience_s: float = 10.0) -> Message:
             sock.sendall(data)
             return _good(_decode(_receive(sock, _length(_receive(sock, _LENGTH.size)))))
     except (OSError, EOFError) as error:
-        raise _away(error) from None
+        raise _away(error, path) from None
 
 
 def _receive(sock: socket.socket, count: int) -> bytes:
@@ -125,7 +125,7 @@ async def request(path: Path, message: Message, patience_s: float = 10.0) -> Mes
             writer.write(data)
             return _good(await _read(reader))
     except (OSError, EOFError) as error:
-        raise _away(error) from None
+        raise _away(error, path) from None
     finally:
         if writer is not None:
             writer.close()

@@ -33,7 +33,10 @@ async def begin(etcd: Etcd, view: View, number: int, write: Write | None = None)
     if found.identity is not None and found.view is not None and found.view.digest == view.digest:
         return found.identity  # an attempt whose answer was lost
     if found.identity_row is not None or found.view_row is not None:
-        raise ClusterError("etcd has a directory of this cluster already")
+        raise ClusterError(
+            "etcd has a directory of this cluster already",
+            remedy="use an empty etcd, or another one for this cluster",
+        )
     identity = Identity(secrets.token_hex(ID_SIZE), 1)
     await _write(etcd, found, view, identity, write)
     return identity
@@ -51,8 +54,8 @@ async def restore(
     found = await read_directory(etcd, keys, number)
     if found.epoch > view.epoch:
         raise ClusterError(
-            f"etcd has epoch {found.epoch}, this node epoch {view.epoch}: "
-            "give this command on the node with the greatest epoch"
+            f"etcd has epoch {found.epoch}, this node epoch {view.epoch}",
+            remedy="give this command on the node with the greatest epoch",
         )
     is_other = found.view is not None and found.epoch == view.epoch and found.view != view
     wanted = view.changed() if is_other else view
@@ -79,4 +82,4 @@ async def _write(
         [puts(keys.view, view.encode()), puts(keys.identity, identity.encode())],
     )
     if not outcome.succeeded:
-        raise ClusterError("etcd was changed meanwhile; try again")
+        raise ClusterError("etcd was changed meanwhile", remedy="try again")

@@ -53,7 +53,9 @@ def parse(text: str) -> Token:
             return Token(address, bytes(fingerprint).hex(), bytes(secret))
     except Exception:  # noqa: S110 - whatever is wrong with it
         pass
-    raise UsageError("not a token of `metad cluster token`")
+    raise UsageError(
+        "not a token of `metad cluster token`", remedy="give it whole, as it was printed there"
+    )
 
 
 class Tokens:
@@ -69,7 +71,10 @@ class Tokens:
         if not self._directory.exists():
             self._osio.mkdir(str(self._directory))
         if self._good(now) >= MOST_TOKENS:
-            raise ClusterError(f"{MOST_TOKENS} tokens are good already; use one of them, or wait")
+            raise ClusterError(
+                f"{self._directory}: {MOST_TOKENS} tokens are good already",
+                remedy="use one of them, or wait an hour",
+            )
         secret = secrets.token_bytes(SECRET_SIZE)
         write_file(self._osio, self._path(secret), b"%d\n" % (now + GOOD_SECONDS))
         return secret

@@ -160,8 +160,11 @@ def _shared_memory(
     if config.chroot is None:
         stack.callback(_forget, noted)
     try:
-        shared_memory.unlink(name)
         write_file(osio, str(noted), name.encode())
+    except OSError as error:  # of the data directory
+        raise OsError.of(error, noted) from None
+    try:
+        shared_memory.unlink(name)
         area = SharedArea.create(name)
         area.store_remade = int(time.time()) if remade else 0
         semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)

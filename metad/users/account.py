@@ -43,6 +43,10 @@ MAX_QUOTA = (1 << 64) - 2
 MAX_COUNT = MAX_ID - 1
 MAX_SCORE = 100_000
 
+# Remedies of errors.
+ADDRESS = "give an address such as alice@example.org"
+DAMAGED = "restart the hub, which repairs it and keeps the damaged file"
+
 
 class Policy(NamedTuple):
     """The settings of one account.  None: the default applies.  0: no limit, never, no delay.
@@ -167,7 +171,7 @@ def unpack_alias(raw: bytes) -> tuple[str, ...] | None:
     except (ValueError, msgpack.UnpackException):
         members = None
     if not isinstance(members, list) or not all(isinstance(one, str) for one in members):
-        raise DataError("the users database holds an alias without members")
+        raise DataError("the users database holds an alias without members", remedy=DAMAGED)
     return tuple(members)
 
 
@@ -183,7 +187,7 @@ def unpack_record(raw: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, msgpack.UnpackException):  # TypeError: a key that is a list
         record = None
     if not isinstance(record, dict):
-        raise DataError("the users database holds an account that is not a map")
+        raise DataError("the users database holds an account that is not a map", remedy=DAMAGED)
     return record
 
 

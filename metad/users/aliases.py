@@ -15,7 +15,7 @@ from typing import Any
 
 from metad import limits
 from metad.errors import DataError, ForeignDomainError, NoSuchUserError, UnknownUserError
-from metad.users.account import KIND_ALIAS, Alias, pack_alias, unpack_alias
+from metad.users.account import ADDRESS, KIND_ALIAS, Alias, pack_alias, unpack_alias
 from metad.users.lmdb_env import ID
 from metad.users.lookup import Lookup, alias_key, alias_name, key_of
 
@@ -46,11 +46,17 @@ class AliasTable(Lookup):
         key = alias_key(address)
         keys = [_member_key(key, member) for member in dict.fromkeys(members)]
         if not keys or len(keys) > limits.ALIAS_MEMBERS:
-            raise DataError(f"{address}: an alias has 1 to {limits.ALIAS_MEMBERS:,} members")
+            raise DataError(
+                f"{address}: an alias has 1 to {limits.ALIAS_MEMBERS:,} members",
+                remedy="give more as members of another alias, and name that one",
+            )
         alias = Alias(alias_name(key), tuple(dict.fromkeys(one.decode() for one in keys)))
         old = txn.get(key, db=self._addresses)
         if old is not None and old[0] != KIND_ALIAS:
-            raise DataError(f"{alias.address}: a user has this address already")
+            raise DataError(
+                f"{alias.address}: a user has this address already",
+                remedy="give the alias another address, or rename the user: metad user rename",
+            )
         # Loops can be found only with the new alias in place.
         txn.put(key, pack_alias(alias.members), db=self._addresses)
         try:
@@ -76,7 +82,9 @@ class AliasTable(Lookup):
             raw = txn.get(key, db=self._addresses)
             members = None if raw is None else unpack_alias(raw)
             if raw is None or members is None:
-                raise NoSuchUserError(f"{address}: no such alias")
+                raise NoSuchUserError(
+                    f"{address}: no such alias", remedy="metad user list --aliases shows them"
+                )
             self._leave_aliases(txn, key, force=force)
             self._drop(txn, key, raw)
         return Alias(alias_name(key), members)
@@ -96,21 +104,29 @@ class AliasTable(Lookup):
             member = waiting.pop()
             entry, raw = self._entry_of_member(txn, key, member)
             if entry == key:
-                raise DataError(f"{alias_name(key)}: the alias would lead back to itself")
+                raise DataError(
+                    f"{alias_name(key)}: the alias would lead back to itself",
+                    remedy="metad user list --aliases shows what leads where",
+                )
             if entry not in seen:
                 seen.add(entry)
                 waiting.extend(unpack_alias(raw) or ())
             if len(seen) > limits.ALIAS_MEMBERS:
-                raise DataError(f"{alias_name(key)}: leads to over {limits.ALIAS_MEMBERS:,} others")
+                raise DataError(
+                    f"{alias_name(key)}: leads to over {limits.ALIAS_MEMBERS:,} others",
+                    remedy="name fewer members: metad user list --aliases shows what leads where",
+                )
 
     def _entry_of_member(self, txn: Any, key: bytes, member: str) -> tuple[bytes, bytes]:
         try:
             return self._entry(txn, key_of(member))
         except ForeignDomainError:
             reason = "its domain is not served here, and metad relays nothing"
+            remedy = "name an address of this hub: metad user list shows them"
         except UnknownUserError:
             reason = "no such user or alias"
-        raise DataError(f"{alias_name(key)}: {member}: {reason}")
+            remedy = "add it first: metad user add"
+        raise DataError(f"{alias_name(key)}: {member}: {reason}", remedy=remedy)
 
     def _link(self, txn: Any, key: bytes, member: bytes) -> None:
         entry, _ = self._entry_of_member(txn, key, member.decode())
@@ -150,7 +166,10 @@ class AliasTable(Lookup):
         if named and not force:
             names = ", ".join(alias_name(one) for one in named[:3])
             more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-            raise DataError(f"{alias_name(key)}: named by the aliases {names}{more}")
+            raise DataError(
+                f"{alias_name(key)}: named by the aliases {names}{more}",
+                remedy="--force takes it out of them",
+            )
         for alias in named:
             raw = txn.get(alias, db=self._addresses)
             members = unpack_alias(raw) or ()
@@ -208,4 +227,6 @@ def _member_key(alias: bytes, member: str) -> bytes:
     try:
         return key_of(member)
     except UnknownUserError:
-        raise DataError(f"{alias_name(alias)}: {member!a} is not an address") from None
+        raise DataError(
+            f"{alias_name(alias)}: {member!a} is not an address", remedy=ADDRESS
+        ) from None

@@ -41,6 +41,7 @@ from metad.errors import (
 from metad.protocol.address import AddressError, fold
 from metad.users import hashes, login_kinds, passwords
 from metad.users.account import (
+    ADDRESS,
     DEFAULT,
     MAX_ID,
     POSTMASTER_ID,
@@ -61,6 +62,8 @@ from metad.users.lookup import found_account, key_of
 
 __all__ = ["Account", "UserDatabase", "login_name"]
 
+_POSTMASTER = "metad user alias postmaster ADDRESS gives its mail to another mailbox"
+_TAKEN = "metad user show ADDRESS shows it; metad user rename frees the address"
 BATCH = 1000
 IMPORTED = 20_000
 T = TypeVar("T")
@@ -171,7 +174,10 @@ class UserDatabase(CountedUsers):
             return error
         number = _number(txn, self._meta)
         if number > MAX_ID:
-            return DataError(f"{address}: all {MAX_ID:,} numbers of mailboxes have been assigned")
+            return DataError(
+                f"{address}: all {MAX_ID:,} numbers of mailboxes have been assigned",
+                remedy="use another hub for more: numbers are not used twice",
+            )
         txn.put(b"next", ID.pack(number + 1), db=self._meta)
         self._count_domain(txn, address, 1)
         record: dict[str, Any] = {"address": address, "created": int(time.time())}
@@ -221,7 +227,10 @@ class UserDatabase(CountedUsers):
         with self._writing() as txn:
             account, record = self._existing(txn, address)
             if account.id == POSTMASTER_ID:
-                raise DataError("postmaster is built in and cannot be removed (RFC 5321 4.5.1)")
+                raise DataError(
+                    "postmaster is built in and cannot be removed (RFC 5321 4.5.1)",
+                    remedy=_POSTMASTER,
+                )
             self._leave_aliases(txn, account.address.encode(), force=force)
             self._remove(txn, account, record)
         return account
@@ -247,7 +256,10 @@ class UserDatabase(CountedUsers):
         with self._writing() as txn:
             account, record = self._existing(txn, address)
             if account.id == POSTMASTER_ID:
-                raise DataError("postmaster is built in and cannot be renamed (RFC 5321 4.5.1)")
+                raise DataError(
+                    "postmaster is built in and cannot be renamed (RFC 5321 4.5.1)",
+                    remedy=_POSTMASTER,
+                )
             self._check_free(txn, folded)
             self._count_domain(txn, folded, 1)
             renamed = self._put(txn, account.id, record | {"address": folded})
@@ -261,7 +273,7 @@ class UserDatabase(CountedUsers):
         there = txn.get(address.encode(), db=self._addresses)
         if there is not None:
             what = "a user" if unpack_entry(b"", there) is not None else "an alias"
-            raise DataError(f"{address}: {what} has this address already")
+            raise DataError(f"{address}: {what} has this address already", remedy=_TAKEN)
 
     # -- changing
 
@@ -375,9 +387,9 @@ def account_address(address: str) -> str:
     try:
         folded = fold(address)
     except AddressError as error:
-        raise DataError(f"{address!a}: {error}") from None
+        raise DataError(f"{address!a}: {error}", remedy=ADDRESS) from None
     if len(folded.encode()) > MAX_KEY:
-        raise DataError(f"{address!a}: longer than {MAX_KEY} bytes")
+        raise DataError(f"{address!a}: longer than {MAX_KEY} bytes", remedy="give a shorter one")
     return folded
 
 

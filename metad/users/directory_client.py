@@ -39,9 +39,12 @@ def _proposing(data: Path) -> Propose:
             answer = local.ask(local.socket_path(data), message, PATIENCE_S)
         except local.AwayError as error:
             raise UnavailableError(
-                f"users of a cluster are changed through the hub, which must run: {error}"
+                f"users of a cluster are changed through the hub, which must run: {error}",
+                remedy="metad start starts it; metad status shows how it is",
             ) from None
         if answer.get("overtaken"):
-            raise OvertakenError("another node changes the same users; try again")
+            raise OvertakenError(
+                "another node changes the same users", remedy="try again in a moment"
+            )
 
     return propose

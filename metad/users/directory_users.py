@@ -64,7 +64,10 @@ class DirectoryUsers(UserDatabase):
             try:
                 position = read_position(txn, self._meta)
                 if not position.revision:
-                    raise UnavailableError("the users of the cluster are not on this node yet")
+                    raise UnavailableError(
+                        "the users of the cluster are not on this node yet",
+                        remedy="wait until metad cluster status shows this node as active",
+                    )
                 recorded = RecordedTransaction(txn, self, position.revision)
                 yield recorded
                 change = recorded.change()

@@ -37,15 +37,16 @@ class IdAllocator:
         except FileNotFoundError:
             if any(self._logs.glob("*.log")):
                 raise DataError(
-                    f"{self._path}, the highest mailbox id used so far, is missing; "
-                    "start the hub once to recreate it"
+                    f"{self._path}, the highest mailbox id used so far, is missing",
+                    remedy="start the hub once, which makes it again from the mail",
                 ) from None
             return 0
         except OSError as error:
-            raise OsError(f"{self._path}: {error.strerror}") from None
+            raise OsError.of(error, self._path) from None
         if not text.rstrip(b"\n").isdigit():
             raise DataError(
-                f"{self._path}: not a number; remove the file and start the hub to recreate it"
+                f"{self._path}: not a number",
+                remedy="start the hub once, which makes it again from the mail",
             )
         return int(text)
 
@@ -54,4 +55,4 @@ class IdAllocator:
         try:
             write_file(self._osio, str(self._path), b"%d\n" % number)
         except OSError as error:
-            raise OsError(f"{self._path}: {error.strerror or error}") from None
+            raise OsError.of(error, self._path) from None

@@ -70,7 +70,10 @@ def refuse_mirror(txn: Any, meta: Any) -> None:
     """Raises MirrorError if this database is a copy."""
     node = source(txn, meta)
     if node:
-        raise MirrorError(f"users are changed on node {node} of the cluster; here is its copy")
+        raise MirrorError(
+            f"users are changed on node {node} of the cluster; here is its copy",
+            remedy=f"give the command on node {node}",
+        )
 
 
 class JournaledTransaction:

@@ -41,7 +41,7 @@ class LastLogins:
         except FileNotFoundError:
             self._fd = -1
         except OSError as error:
-            raise OsError(f"{users / NAME}: {error.strerror}") from None
+            raise OsError.of(error, users / NAME) from None
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -23,9 +23,16 @@ import lmdb._envid  # a late import would fail when a checkout below /root is ou
 import msgpack
 
 from metad import limits
-from metad.errors import DataError, MetadError, NoSpaceError, OsError, UnavailableError
+from metad.errors import SPACE, DataError, MetadError, NoSpaceError, OsError, UnavailableError
 from metad.system.osio import Osio
-from metad.users.account import POSTMASTER, POSTMASTER_ID, Account, pack_entry, pack_record
+from metad.users.account import (
+    DAMAGED,
+    POSTMASTER,
+    POSTMASTER_ID,
+    Account,
+    pack_entry,
+    pack_record,
+)
 from metad.users.id_allocator import IdAllocator
 from metad.users.journal import CHANGES, JournaledTransaction, MirrorError, refuse_mirror
 
@@ -121,7 +128,9 @@ class Environment:
     def _writing(self) -> Iterator[Any]:
         """A write transaction for a change of users.  Raises MirrorError."""
         if self.in_directory:
-            raise MirrorError("the users of this cluster are in etcd; change them by metad user")
+            raise MirrorError(
+                "the users of this cluster are in etcd", remedy="metad user changes them there"
+            )
         if self.changes_table is not None:  # not after waiting for a copy that is taken over
             with self._translated, self._env.begin(self._meta) as txn:
                 refuse_mirror(txn, self._meta)
@@ -181,11 +190,12 @@ class Environment:
         except (ValueError, msgpack.UnpackException):
             found = None
         if not isinstance(found, int):
-            raise DataError(f"{self.path}: not a users database")
+            raise DataError(f"{self.path}: not a users database", remedy=DAMAGED)
         if found > FORMAT:
             raise DataError(
                 f"{self.path}: the users database has format {found}, made by a newer metad; "
-                f"this one knows {FORMAT}"
+                f"this one knows {FORMAT}",
+                remedy="install the release of metad that made it",
             )
 
     def _initialise(self) -> None:
@@ -227,7 +237,7 @@ def _make_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise OsError(f"{path}: {error.strerror}") from None
+        raise OsError.of(error, path) from None
 
 
 class Translated:
@@ -246,10 +256,15 @@ class Translated:
             raise self.ours(error) from None
 
     def ours(self, error: lmdb.Error) -> MetadError:
-        if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
-            return NoSpaceError(f"{self.path}: {error}")
+        if isinstance(error, lmdb.DiskError):
+            return NoSpaceError(f"{self.path}: {error}", remedy=SPACE)
+        if isinstance(error, lmdb.MapFullError):
+            return NoSpaceError(f"{self.path}: {error}", remedy="try again after metad user remove")
         if isinstance(error, lmdb.CorruptedError | lmdb.InvalidError | lmdb.PageNotFoundError):
-            return DataError(f"{self.path}: the users database is damaged: {error}")
+            return DataError(f"{self.path}: the users database is damaged: {error}", remedy=DAMAGED)
         if isinstance(error, lmdb.VersionMismatchError):
-            return DataError(f"{self.path}: the users database is of another LMDB: {error}")
+            return DataError(
+                f"{self.path}: the users database is of another LMDB: {error}",
+                remedy="give it to the release of metad that made it",
+            )
         return OsError(f"{self.path}: {error}")

@@ -29,6 +29,7 @@ from metad.errors import (
 from metad.protocol.address import LOCAL_LIMIT, AddressError, fold, fold_domain
 from metad.users import hashes, login_kinds, passwords
 from metad.users.account import (
+    ADDRESS,
     DISABLED,
     KIND_ACCOUNT,
     KIND_ALIAS,
@@ -52,8 +53,7 @@ _POSTMASTER = POSTMASTER.encode()
 POSTMASTER_ALIAS = b"postmaster@"
 _BUILTIN = (POSTMASTER_ALIAS, _POSTMASTER)
 
-# Addresses whose accounts are cached.
-KNOWN = 512
+KNOWN = 512  # addresses whose accounts are cached
 
 
 class CachedAccounts(NamedTuple):
@@ -125,7 +125,7 @@ class Lookup(Environment):
         """The one account of `address`.  Raises as `expand`, and DataError if it has several."""
         found = self.expand(address)
         if len(found) > 1:
-            raise DataError(f"{address}: stands for {len(found)} mailboxes")
+            raise DataError(f"{address}: must stand for one mailbox, not {len(found)}")
         return found[0]
 
     def _expand(self, txn: Any, key: bytes) -> tuple[Account, ...]:
@@ -379,7 +379,7 @@ def alias_key(address: str) -> bytes:
             return b"@" + fold_domain(address[1:]).encode()
         key = key_of(address)
     except (AddressError, UnknownUserError) as error:
-        raise DataError(f"{address!a}: not an address: {error}") from None
+        raise DataError(f"{address!a}: not an address: {error}", remedy=ADDRESS) from None
     return POSTMASTER_ALIAS if key == _POSTMASTER else key
 
 

@@ -31,6 +31,7 @@ _PROHIBITED = (
     stringprep.in_table_c4, stringprep.in_table_c5, stringprep.in_table_c6,
     stringprep.in_table_c7, stringprep.in_table_c8, stringprep.in_table_c9,
 )  # fmt: skip
+_GOOD = f"one of 1 to {limits.PASSWORD:,} bytes without control characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,13 @@ def fake(
 def acceptable(password: bytes) -> bytes:
     """`password`, if a POP3 client can send it.  Raises DataError with the reason."""
     if not password:
-        raise DataError("the password is empty")
+        raise DataError("the password is empty", remedy=f"give {_GOOD}")
     if len(password) > limits.PASSWORD:
-        raise DataError(f"the password is longer than {limits.PASSWORD:,} bytes")
+        raise DataError(
+            f"the password is longer than {limits.PASSWORD:,} bytes", remedy=f"give {_GOOD}"
+        )
     if any(octet < 0x20 or octet == 0x7F for octet in password):
-        raise DataError("the password has control characters")
+        raise DataError("the password has control characters", remedy=f"give {_GOOD}")
     return password
 
 

@@ -78,7 +78,8 @@ class RecordedTransaction:
         if count >= rows.MOST_WRITES:
             raise DataError(
                 f"this changes over {rows.MOST_WRITES // 2} addresses at once, more than a cluster "
-                "takes; do it in steps"
+                "takes",
+                remedy="try fewer in one step",
             )
         there = {rows.row_key(key): value is not None for key, value in self._before.items()}
         return Change(

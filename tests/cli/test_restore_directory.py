@@ -38,5 +38,6 @@ def test_it_is_given_on_the_node_with_the_greatest_epoch():
 
     check_newest(view, reached(5))
     check_newest(view, reached(0))
-    with pytest.raises(ClusterError, match="node 2 has epoch 6, this node 5: give this command"):
+    with pytest.raises(ClusterError, match="node 2 has epoch 6, this node 5") as found:
         check_newest(view, reached(6))
+    assert found.value.remedy == "give this command on node 2"

@@ -78,8 +78,9 @@ def test_a_number_is_in_the_file_before_it_is_given(path, monkeypatch):
 
 def test_without_the_file_and_with_mail_no_number_is_given(path, mail):
     with UserDatabase(path, create=True) as users:
-        with pytest.raises(DataError, match=r"numbers.* is missing.* start the hub once"):
+        with pytest.raises(DataError, match=r"numbers.* is missing") as found:
             users.add("ann@example.org")
+        assert "start the hub once" in found.value.remedy
         assert users.account("ann@example.org") is None
         users.reserve(41)
         assert users.add("ann@example.org").id == 42

@@ -26,6 +26,7 @@ from metad.cli.locked import check_unlocked
 from metad.cluster import identity, tokens
 from metad.cluster.tokens import Token, Tokens
 from metad.errors import ConfigError, OsError, UnavailableError
+from metad.store.identity import open_store
 from metad.system.osio import Osio
 
 
@@ -81,6 +82,7 @@ def token(place: HubLocation, as_json: bool) -> None:
     address = setup.own_address(place.config)
     data = place.enter()
     directory = setup.member_directory(data)
+    open_store(Osio(), data)  # not of a newer release
     fingerprint = identity.own_fingerprint(directory)
     now = int(time.time())
     try:
@@ -115,7 +117,11 @@ def join(place: HubLocation, token: str, as_json: bool) -> None:
     address = setup.own_address(place.config)
     config = place.config.cluster
     if not config.etcd and shown.address not in config.peers:
-        raise ConfigError(f"cluster.peers: must name {shown.address}, where the token is from")
+        raise ConfigError(
+            f"{place.file or 'configuration'}: cluster.peers: must name {shown.address}, where the "
+            "token is from",
+            remedy=f'set cluster.peers to ["{shown.address}"]',
+        )
     place.make()
     with setup.stopped(place) as store, JoinClient(shown, __version__) as client:
         number, view = setup.join(store, client, address, with_etcd=bool(config.etcd))

@@ -97,7 +97,10 @@ class JoinClient:
             ) from None
         if kind == Kind.REFUSED:
             text = clean(answer.decode("utf-8", "replace"))
-            raise ClusterError(f"{self._token.address} refuses: {text}")
+            raise ClusterError(
+                f"{self._token.address} refuses: {text}",
+                remedy="metad cluster status there shows the nodes; each token is good once",
+            )
         return answer
 
     def _receive(self) -> Frame:

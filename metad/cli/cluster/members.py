@@ -78,7 +78,8 @@ def remove(place: HubLocation, number: int, lossy: bool, as_json: bool) -> None:
     if not place.config.cluster.etcd:
         raise ConfigError(
             "cluster.etcd is missing: without etcd, a node that joins at the address of a lost one "
-            "replaces it, after `metad cluster alone`"
+            "replaces it",
+            remedy="metad cluster alone here, then metad cluster join on the new node",
         )
     data = place.enter()
     _, own, members = found(data, __version__)
@@ -133,7 +134,10 @@ def _check_off(members: list[Reached], own: int) -> None:
     """Raises ClusterError."""
     for one in members:
         if one.number != own and one.epoch:
-            raise ClusterError(f"node {one.number} answers at {one.address}: it is not off")
+            raise ClusterError(
+                f"node {one.number} answers at {one.address}: it is not off",
+                remedy="stop it first: metad stop there",
+            )
 
 
 def _propose(place: HubLocation, view: View) -> None:

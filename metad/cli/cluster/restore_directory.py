@@ -39,7 +39,10 @@ def restore_directory(place: HubLocation, yes: bool, as_json: bool) -> None:
     """
     config = place.config
     if not config.cluster.etcd:
-        raise ConfigError("cluster.etcd: is not set; there is no directory without etcd")
+        raise ConfigError(
+            f"{config.source or 'configuration'}: cluster.etcd: is not set",
+            remedy="set cluster.etcd, if this cluster has one",
+        )
     etcd.load()
     data = place.enter()
     view, number, members = found(data, __version__)
@@ -64,8 +67,8 @@ def check_newest(view: View, members: list[Reached]) -> None:
     for one in members:
         if one.epoch > view.epoch:
             raise ClusterError(
-                f"node {one.number} has epoch {one.epoch}, this node {view.epoch}: "
-                "give this command there"
+                f"node {one.number} has epoch {one.epoch}, this node {view.epoch}",
+                remedy=f"give this command on node {one.number}",
             )
 
 

@@ -35,7 +35,8 @@ def own_address(config: Config) -> str:
     if config.cluster.address is None:
         raise ConfigError(
             f"{config.source or 'configuration'}: cluster.address is missing: where other nodes "
-            "reach this one"
+            "reach this one",
+            remedy='set address in the table [cluster], such as "192.0.2.1:7525"',
         )
     return config.cluster.address
 
@@ -105,7 +106,10 @@ def join(store: Store, client: JoinClient, address: str, *, with_etcd: bool) -> 
     view = client.enter(address, earlier)
     member = view.member(answer.number)
     if view.cluster != answer.cluster or member is None or member.fingerprint != earlier:
-        raise UnavailableError("the other node answered with a view in which this node is not")
+        raise UnavailableError(
+            "the other node answered with a view in which this node is not",
+            remedy="try again with another token: metad cluster token there",
+        )
     if with_etcd:
         with MirroredUsers(store.data / "users", create=True) as mirrored:
             mirrored.follow(empty=True)
@@ -119,9 +123,15 @@ def join(store: Store, client: JoinClient, address: str, *, with_etcd: bool) -> 
 def _check_mode(answer: JoinAnswer, with_etcd: bool) -> None:
     """Raises ConfigError."""
     if answer.with_etcd and not with_etcd:
-        raise ConfigError("cluster.etcd is missing: the cluster of this token has its view in etcd")
+        raise ConfigError(
+            "cluster.etcd is missing: the cluster of this token has its view in etcd",
+            remedy="set cluster.etcd to the URLs that the other nodes have",
+        )
     if with_etcd and not answer.with_etcd:
-        raise ConfigError("cluster.etcd: the cluster of this token has no etcd; name its peers")
+        raise ConfigError(
+            "cluster.etcd: the cluster of this token has no etcd",
+            remedy="set cluster.peers in its place",
+        )
 
 
 def go_on_alone(data: Path, view: View) -> None:
@@ -131,7 +141,10 @@ def go_on_alone(data: Path, view: View) -> None:
     """
     with _users(data) as users:
         if users.lost:
-            raise ClusterError("not all users are on this node yet; it cannot go on alone")
+            raise ClusterError(
+                "not all users are on this node yet; it cannot go on alone",
+                remedy="start the other node, which has them",
+            )
         UserMirror(users).lead(view.epoch)
     keep(data, view)
 

@@ -107,7 +107,7 @@ def found(data: Path, release: str) -> tuple[View, int, list[Reached]]:
     Raises UnavailableError, ClusterError, ConfigError, OSError.
     """
     directory = member_directory(data)
-    view = ViewFile(Osio(), str(directory / VIEW)).load()
+    view = ViewFile(Osio(), str(directory / VIEW)).read()
     if view is None:
         raise UnavailableError(
             f"{data}: in no cluster", remedy="metad cluster init or join puts it into one"

@@ -19,13 +19,14 @@ from typing import Any
 
 import click
 
-from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.context import HubLocation, hub_options, is_there, json_option
 from metad.cli.doctor import machine, names, service
 from metad.cli.doctor.result import Level, Result, error, ok, warning
+from metad.cli.locked import check_unlocked
 from metad.cli.preflight import preflight
 from metad.config.model import Config, Listener
 from metad.control import request
-from metad.errors import MetadError, UnavailableError
+from metad.errors import MetadError, NotPermittedError, UnavailableError
 from metad.users.database import UserDatabase
 
 Check = Callable[[], Iterable[Result]]
@@ -89,12 +90,16 @@ def examination(place: HubLocation, *, dns: bool) -> Iterator[Iterable[Result]]:
         yield [error("configuration", str(problem), problem.remedy)]
         return
     yield _done("configuration", lambda: check_configuration(config))
-    if not config.data.exists():
-        yield [warning("data", f"{config.data} does not exist", "metad user add makes it")]
+    try:
+        if not is_there(config.data):
+            yield [warning("data", f"{config.data} does not exist", "metad user add makes it")]
+            return
+        data = place.enter()
+    except NotPermittedError as problem:
+        yield [error("data", str(problem), problem.remedy)]
         return
-    data = place.enter()
     facts = _ask(data, "status")
-    yield _done("hub", lambda: service.check_hub(facts))
+    yield _done("hub", lambda: _check_hub(data, facts))
     if facts is not None:
         yield _done("ports", lambda: service.check_ports(config, facts))
     if config.cluster.address is not None:
@@ -146,6 +151,17 @@ def check_configuration(config: Config) -> Iterator[Result]:
         yield make("configuration", one.text, "see metad.toml(5) and metad config check")
     if not found:
         yield ok("configuration", f"{config.source or 'the defaults apply'}")
+
+
+def _check_hub(data: Path, facts: dict[str, Any] | None) -> Iterator[Result]:
+    try:
+        if facts is None:
+            check_unlocked(data)
+    except UnavailableError as problem:
+        what = "the log says why; kill -9 that process and metad start, which loses no mail"
+        yield error("hub", f"{problem}, and does not answer", what)
+        return
+    yield from service.check_hub(facts)
 
 
 def _ask(data: Path, command: str) -> dict[str, Any] | None:

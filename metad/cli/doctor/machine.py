@@ -23,6 +23,7 @@ MOUNTS = Path("/proc/self/mounts")
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph"}
 _VOLATILE = {"tmpfs", "ramfs"}
 _FEW_INODES = 1000
+_OF_RUNNING = {"control", "segment"}  # in DATA/run, until the hub ends by itself
 _MOST_OFF = 300.0  # seconds
 _UNSYNCHRONISED = 0x40  # STA_UNSYNC of adjtimex(2)
 _SIZE_OF_TIMEX = 512
@@ -144,7 +145,9 @@ def check_leftovers(store: Store, *, running: bool, shared: Path = SHARED) -> It
         return
     run = Path(store.data) / "run"
     names = sorted(path.name for path in run.glob("*")) if run.is_dir() else []
-    names = [name for name in names if name in ("control", "segment") or name.startswith("import-")]
+    names = [name for name in names if name in _OF_RUNNING or name.startswith("import-")]
+    if not _OF_RUNNING.intersection(names):
+        names = []  # a hub that ends leaves the workers' sockets
     found = [str(run / name) for name in names]
     prefix = f"metad-{store.store_id.hex()[:12]}-"
     if shared.is_dir():

@@ -138,7 +138,7 @@ def delete_uids(data: Path, account: Account, uids: list[str]) -> dict[str, Any]
         answer = ask_one(data, request, ANSWER_SECONDS)
         if answer is None:
             raise UnavailableError(
-                "no answer of the hub",
+                f"the hub on {data} does not answer",
                 remedy=f"metad mail list {account.address} shows what is left",
             )
         if "refused" not in answer:
@@ -223,7 +223,8 @@ def store_again(
 
     Returns the names of those stored durably, and the errors of the others.
     """
-    with closing(ImportClient(data)) as client:
+    arrived = f"metad mail list {account.address} shows what has arrived"
+    with closing(ImportClient(data, arrived)) as client:
         failed: list[str] = []
         sent: list[str] = []
         for number, (name, message_id) in enumerate(messages):

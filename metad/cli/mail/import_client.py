@@ -34,12 +34,18 @@ SECONDS = 120.0
 # Messages and octets that may be sent without a reply.
 MESSAGES, OCTETS = 64, 4 << 20
 _READY = b"R"
+_AGAIN = "run the import again: it skips what is there already"
 
 
 class ImportClient:
-    """A connection to a worker's import socket.  Raises UnavailableError."""
+    """A connection to a worker's import socket.  Raises UnavailableError.
 
-    def __init__(self, data: Path) -> None:
+    `again`: what to do if the hub ends before everything is stored.
+    """
+
+    def __init__(self, data: Path, again: str = _AGAIN) -> None:
+        self._hub = f"the hub on {data}"
+        self._again = again
         self._socket = _connect(data)
         self._input = self._socket.makefile("rb")
         self._waiting: deque[tuple[Foreign, int]] = deque()
@@ -65,7 +71,7 @@ class ImportClient:
         try:
             self._socket.sendall(json.dumps(announced).encode() + b"\n" + wire)
         except OSError as error:
-            raise _gone(error) from None
+            raise self._gone(error) from None
         self._waiting.append((message, len(wire)))
         self._octets += len(wire)
 
@@ -78,9 +84,9 @@ class ImportClient:
         try:
             line = self._input.readline()
         except OSError as error:
-            raise _gone(error) from None
+            raise self._gone(error) from None
         if not line.endswith(b"\n"):
-            raise _gone(None)
+            raise self._gone(None)
         answer = json.loads(line)
         message, size = self._waiting.popleft()
         self._octets -= size
@@ -89,13 +95,11 @@ class ImportClient:
         else:
             self.refused.append((message, str(answer.get("error"))))
 
-
-def _gone(error: OSError | None) -> UnavailableError:
-    why = f": {error.strerror or error}" if error else ""
-    return UnavailableError(
-        f"the hub stopped during the import{why}",
-        remedy="run the import again: it skips what is there already",
-    )
+    def _gone(self, error: OSError | None) -> UnavailableError:
+        if isinstance(error, TimeoutError):
+            return UnavailableError(f"{self._hub} does not answer", remedy=self._again)
+        why = f": {error.strerror or error}" if error else ""
+        return UnavailableError(f"{self._hub} ended meanwhile{why}", remedy=self._again)
 
 
 def _connect(data: Path) -> socket.socket:

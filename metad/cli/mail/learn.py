@@ -90,7 +90,7 @@ async def _teach(target: Address, kind: str, octets: bytes, password: str) -> st
                 request(f"/learn{kind}", fields, len(octets)), of_bytes(octets)
             )
     except (HttpError, OSError, TimeoutError) as error:
-        reason = str(error) or "no answer"
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
         raise UnavailableError(
             f"rspamd's controller at {target}: {reason}",
             remedy="start rspamd, or name its controller by --controller",

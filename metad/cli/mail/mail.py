@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options, json_option, no_data
+from metad.cli.context import HubLocation, hub_options, is_there, json_option, no_data
 from metad.cli.lazy import LazyGroup
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.maildir import MaildirWriter
@@ -195,10 +195,9 @@ def export_mail(place: HubLocation, address: str, target: str, as_json: bool) ->
       metad mail export alice@example.org --to mbox:/tmp/alice.mbox
     """
     kind, path = split_place(target, "--to")
-    try:
-        owner = os.stat(place.data)
-    except OSError:
-        raise no_data(place.data) from None
+    if not is_there(place.data):
+        raise no_data(place.data)
+    owner = os.stat(place.data)
     writer = MboxWriter(path) if kind == "mbox" else MaildirWriter(path, owner)
     data = place.enter()
     account = account_of(data, address)

@@ -45,7 +45,7 @@ Facts = dict[str, Any]
 @click.argument("what", metavar="ID|ADDRESS|MESSAGE-ID")
 @hub_options
 @click.option(
-    "--log", "logs", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+    "--log", "logs", multiple=True, metavar="FILE", type=click.Path(path_type=Path, readable=False),
     help="Show the lines of this log about the message, not of the one that the hub writes.",
 )  # fmt: skip
 @click.option(

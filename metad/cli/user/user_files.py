@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.context import HubLocation, hub_options, is_there, json_option
 from metad.cli.progress import Progress
 from metad.cli.user.users import iterations, open_users, user
 from metad.config import checks
@@ -47,7 +47,7 @@ class ImportOptions:
 
 
 @user.command("import")
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True, readable=False))
 @hub_options
 @click.option(
     "--format", "kind", type=click.Choice(list(importers.FORMATS)), required=True,
@@ -56,8 +56,10 @@ class ImportOptions:
 )  # fmt: skip
 @click.option("--domain", help="The domain of names without one; with --sync, only this one's.")
 @click.option(
-    "--shadow", type=click.Path(path_type=Path), help="The shadow file with passwd's passwords."
-)
+    "--shadow",
+    type=click.Path(path_type=Path, readable=False),
+    help="The shadow file with passwd's passwords.",
+)  # fmt: skip
 @click.option(
     "--least-uid", type=click.IntRange(0), default=importers.LEAST_UID, show_default=True,
     help="Skip passwd users with lower uids.",
@@ -116,8 +118,10 @@ def _database(stack: ExitStack, place: HubLocation, dry_run: bool, work: int) ->
     """The database; for a dry run without one, a temporary empty one."""
     if not dry_run:
         return directory_client.open_users(place.make() / "users", create=True, iterations=work)
-    if (place.data / "users" / "data.mdb").exists():
-        return UserDatabase(place.enter() / "users", iterations=work)
+    if is_there(place.data):
+        users = place.enter() / "users"
+        if (users / "data.mdb").exists():
+            return UserDatabase(users, iterations=work)
     empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="metad-"))
     return UserDatabase(Path(empty) / "users", create=True, iterations=work)
 
