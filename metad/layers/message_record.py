@@ -10,8 +10,6 @@ from metad.store.log import record
 from metad.store.log.encode import Append
 from metad.system.osio import Buffer
 
-_new = tuple.__new__
-
 
 def append_message(
     envelope: Envelope, parts: Sequence[Buffer] | None, wire_octets: int, done: Done, now_ns: int
@@ -24,12 +22,12 @@ def append_message(
     message_id, client, helo, sender, given, trace, octets, stuffed, uid, time_us = envelope
     trace_octets = len(trace)
     octets += IN_FRONT_SIZE + len(sender.encode()) + trace_octets
-    shown: tuple[record.Recipient, ...]
+    shown: tuple[record.RecipientFields, ...]
     if len(given) == 1:  # nearly all messages
         ((mailbox, address),) = given
-        shown = (_new(record.Recipient, (mailbox, address, octets + len(address.encode()))),)
+        shown = ((mailbox, address, octets + len(address.encode())),)
     else:
-        shown = tuple([record.Recipient(m, a, octets + len(a.encode())) for m, a in given])
+        shown = tuple([(m, a, octets + len(a.encode())) for m, a in given])
     if not time_us:
         time_us = now_ns // 1000
     kept = (time_us, client, helo, sender, shown, stuffed, uid)

@@ -263,9 +263,9 @@ class SmtpSession(Connection):
     def _end_of_message(self, event: EndOfMessage) -> bool:
         if event.received >= limits.RECEIVED_HOPS:
             raise MailLoopError
-        self._message_id = find_message_id(self._head or event.rest)
-        envelope = self._envelope(event)
-        return self._store(envelope, event.rest)
+        rest = event.rest
+        self._message_id = find_message_id(self._head or rest)
+        return self._store(self._envelope(event), rest)
 
     def _store(self, envelope: Envelope, rest: bytes) -> bool:
         """Pass a message to the layer.  Raises RefusedError, and any exception of a layer."""
@@ -349,7 +349,7 @@ class SmtpSession(Connection):
             count_refusal(context.row, reply)
             more = machine.answer(reply)
             status = f"deferred ({clean(str(error))})"
-        smtp_log.log_message(self, envelope, status)
+        smtp_log.log_message(self, envelope, name, status)
         if context.draining:
             machine.fail(DrainingError.smtp)
             more = True

@@ -158,7 +158,7 @@ class FilteredSmtpSession(CheckedSmtpSession):
             self._groups[wish] = reply
             count_refusal(self._context.row, reply)
         status = "stored" if error is None else f"deferred ({clean(str(error))})"
-        log_message(self, envelope, status)
+        log_message(self, envelope, name, status)
         # `_deliver_apart` answers while it is running.
         if self._asking is None and self._busy and self._answer_groups() and not self._ended:
             self._go_on()

@@ -31,6 +31,18 @@ def test_a_line_for_each_message(cuts: int) -> None:
     )
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.0004, 0.0006, 0.25, 0.9994, 0.9996, 1.5, 3600.25])
+def test_the_delay_is_shown_in_milliseconds(seconds: float) -> None:
+    world = World()
+    world.loop.now = 0.0
+    client = world.smtp()
+    client.send(TO_DATA)
+    world.loop.now += seconds
+    client.send(TEXT)
+    (line,) = world.lines
+    assert f", delay={seconds:.3f}, " in line
+
+
 def test_a_line_for_each_refusal() -> None:
     world = World(rate=1)
     client = world.smtp()

@@ -50,7 +50,7 @@ class Append:
         parts: Sequence[Buffer] | None,
         octets: int,
         done: Done,
-        recipients: tuple[record.Recipient, ...],
+        recipients: tuple[record.RecipientFields, ...],
     ) -> None:
         """A message whose body has `octets` octets."""
         self.id = record_id

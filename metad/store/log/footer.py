@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def message_entries(
-    message_id: bytes, offset: int, size: int, recipients: Sequence[record.Recipient]
+    message_id: bytes, offset: int, size: int, recipients: Sequence[record.RecipientFields]
 ) -> bytes:
     """The entries of one message at `offset`, packed."""
     return b"".join(

@@ -95,8 +95,9 @@ class Envelope(NamedTuple):
     uid: str = ""
 
 
-# The same as a plain tuple, which costs a third: of a message that is being stored.
-EnvelopeFields = tuple[int, str, str, str, tuple[Recipient, ...], int, str]
+# The same as plain tuples, which cost a third: of a message that is being stored.
+RecipientFields = tuple[int, str, int]
+EnvelopeFields = tuple[int, str, str, str, tuple[RecipientFields, ...], int, str]
 
 
 class Deletion(NamedTuple):
