@@ -93,6 +93,7 @@ cluster token             |                               |  78  69  77  77  65 
 cluster init              |                               |  78  0w  77  77  73  73  69  69  73  73
 cluster join              | {token}                       |  78 69w  77  77  73  73  69  69  73  73
 cluster alone             | --yes                         |  78  69  77  77  76  76  76  76  76  76
+cluster drain             | 1                             |  78  69  77  77  76  76  76  76  76  76
 cluster remove            | 3                             |  78  69  77  77  76  76  76  76  76  76
 cluster restore-directory | --yes                         |  78  69  77  77  65  76  76  76  76  76
 """

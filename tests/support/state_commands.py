@@ -151,6 +151,6 @@ class State:
 
 def kind_of(command: str) -> str:
     """The configuration that it gets: "alone", "cluster", or "etcd" (which does not answer)."""
-    if command in ("cluster remove", "cluster restore-directory"):
+    if command in ("cluster drain", "cluster remove", "cluster restore-directory"):
         return "etcd"
     return "cluster" if command.startswith("cluster ") else "alone"

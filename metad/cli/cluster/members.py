@@ -113,7 +113,8 @@ def drain(place: HubLocation, number: int, cancel: bool, as_json: bool) -> None:
     """
     if not place.config.cluster.etcd:
         raise ConfigError(
-            "cluster.etcd is missing: without etcd there are two nodes, and neither can be spared"
+            "cluster.etcd is missing: without etcd there are two nodes, and neither can be spared",
+            remedy="stop one, and metad cluster alone lets the other go on",
         )
     data = place.enter()
     _, own, members = found(data, __version__)
