@@ -234,7 +234,7 @@ CLUSTER_STOOD_STILL = 1.0
 # Seconds until a link is dialed again, doubling; connections that have not shown a certificate;
 # links of a process: seven other nodes of 64 workers each.
 CLUSTER_REDIAL = 0.1
-CLUSTER_LONGEST_REDIAL = 2.0
+CLUSTER_LONGEST_REDIAL = 0.5
 CLUSTER_UNKNOWN_PEERS = 64
 CLUSTER_LINKS = 512
 # The directory process.  Seconds: of a lease in etcd; for which a lone reader trusts what was read

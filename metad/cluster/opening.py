@@ -35,8 +35,8 @@ PATIENCE_S = 1.0
 LISTING_S = 2.0
 UNLOCK_TRIES = 3  # each under another epoch
 TOKEN_SIZE = 8
-# Until a link that was lost has been dialed again.
-AGAIN_S = 0.3
+# By then a member that is back has been dialed again (CLUSTER_LONGEST_REDIAL).
+AGAIN_S = 0.6
 VIEW_CHANGES = "the cluster's view changes"
 
 

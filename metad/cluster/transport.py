@@ -50,6 +50,8 @@ PAUSE: Final = 1.0
 JOIN_SECONDS: Final = 30.0
 MOST_JOINING: Final = 8
 REFUSAL: Final = UNKNOWN.encode()
+# A link that was lost sooner is not dialed again at once.
+STEADY_SECONDS: Final = 1.0
 REDIAL: Final = Backoff(CLUSTER_REDIAL, CLUSTER_LONGEST_REDIAL)
 _REASONS: Final = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not of this cluster's CA",
@@ -210,6 +212,7 @@ class Links:
         self._failures: dict[int, int] = {}
         self._reasons: dict[int, str] = {}  # of members that were not reached, until they are
         self._not_before: dict[int, float] = {}
+        self._dialed_at: dict[int, float] = {}
         self._tasks: dict[Link, asyncio.Task[None]] = {}
         self._unknown: set[Link] = set()
         self._servers: list[Listening] = []
@@ -254,6 +257,7 @@ class Links:
         link = Link(self._node, self._ended, number, member.address)
         link.known_reason = self._reasons.get(number, "")
         self._dialed[number] = link
+        self._dialed_at[number] = self._node.clock()
         self._open.add(link)
         self._start(link, self._connect(link, member.address))
         return link
@@ -345,10 +349,17 @@ class Links:
         number = link.peer
         if self._dialed.get(number) is link:
             del self._dialed[number]
-            failures = 1 if link.was_ready else self._failures.get(number, 0) + 1
+            failures = self._failures_of(link, number)
             self._failures[number] = failures
             self._reasons[number] = "" if link.was_ready else link.reason
             self._not_before[number] = self._node.clock() + REDIAL.delay(failures)
+
+    def _failures_of(self, link: Link, number: int) -> int:
+        """Attempts that failed in a row.  A link that was up for a while is dialed again at once:
+        mostly one process of the member has ended, and another one accepts."""
+        if not link.was_ready:
+            return self._failures.get(number, 0) + 1
+        return 0 if self._node.clock() - self._dialed_at[number] >= STEADY_SECONDS else 1
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK_SECONDS, self._tick)
