@@ -140,10 +140,16 @@ class Comparison:
     places."""
 
     def __init__(
-        self, known: dict[int, KnownLog], settled: bool, say: Callable[[str], None]
+        self,
+        known: dict[int, KnownLog],
+        settled: bool,
+        say: Callable[[str], None],
+        *,
+        clustered: bool = False,
     ) -> None:
         self._known = known
         self._settled = settled
+        self._clustered = clustered
         # A missing message may have been deleted in a log that could not be read.
         self._blind = any(log.checked is None or log.checked.unreadable for log in known.values())
         self._is_damaged = self._blind or any(
@@ -242,16 +248,16 @@ class Comparison:
 
     def _first(self, one: _Message, places: list[Place]) -> None:
         """Its first place counts as live.  If any place names every mailbox that has the message,
-        the first does."""
+        the first does; not in a cluster, where copies that come later may each name some of them:
+        the reader takes one that names the mailbox, the collector asks each record."""
         if not places:
             self._say(one, f"is in {_mailboxes(one.entries)} and has no place")
             return
         live = self.live.setdefault(places[0].log, [0, 0])
         live[0] += 1
         live[1] += places[0].size
-        if len(places) > 1 and not one.loose:
+        if len(places) > 1 and not one.loose and not self._clustered:
             having, first = set(one.entries), one.at(places[0])
-            # Copies of another node may each name some: then it does not matter which is first.
             fits = any(first < one.at(place) and having <= one.at(place) for place in places)
             if fits and not having <= first:
                 self._say(one, "has a first place that does not name all its mailboxes")

@@ -243,7 +243,9 @@ class Fsck:
             self._known.pop(number, None)
 
     def _compare(self, snapshot: Snapshot, rows: Rows) -> None:
-        comparison = Comparison(self._known, self._clean_end, self._say)
+        comparison = Comparison(
+            self._known, self._clean_end, self._say, clustered=self._store.clustered
+        )
         for done, part in enumerate(rows):
             self._progress("parts of the index", done, len(rows))
             comparison.part(part)

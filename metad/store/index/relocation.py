@@ -6,7 +6,8 @@ Rules of this file:
 * A message is moved only if some mailbox still has it; otherwise it is never entered again.
 * The first of a message's places is a copy that names every mailbox that has it, the youngest of
   such copies when it was entered, if there is one; the live counts are those of its log.  Copies of
-  the collector name fewer mailboxes, never others; those of another node may name others.
+  the collector name fewer mailboxes, never others; those of another node may name others, so in a
+  cluster any copy may be the first: the reader and the collector ask what a record names.
 * The place in the old log stays, after the new one, until the old log is free on disk: places say
   where octets are, not where they should be.  The same holds for the notes of deletion records.
 """
