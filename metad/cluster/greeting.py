@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from metad.cluster import hello
 from metad.cluster.hello import Hello
 from metad.cluster.node import Node
 from metad.cluster.old_disks import Marks
 from metad.errors import ClusterError
+
+# Refusals that are remembered, so that each is one line of the log.
+MOST_REFUSALS: Final = 64
 
 
 def my_hello(node: Node, fingerprint: str) -> Hello:
@@ -33,3 +38,20 @@ def fault(node: Node, theirs: Hello, mine: Hello, fingerprint: str, dialed: int)
         return node.disks.fault(theirs.number, Marks(theirs.told, theirs.heard))
     except OSError as error:
         raise ClusterError(f"the marks of a node cannot be stored: {error}") from None
+
+
+def is_news(node: Node, peer: int, reason: str) -> bool:
+    """Whether a refusal is to be reported: nodes dial each other again each second or two."""
+    known = node.refusals
+    if (peer, reason) in known:
+        return False
+    if len(known) >= MOST_REFUSALS:
+        known.clear()
+    if peer:
+        known.add((peer, reason))
+    return True
+
+
+def forget_refusals(node: Node, peer: int) -> None:
+    """A link with that node is up."""
+    node.refusals = {one for one in node.refusals if one[0] != peer}

@@ -229,7 +229,8 @@ class Link:
 
     def _refuse(self, reason: str) -> None:
         """Tell both logs why, and close."""
-        self._node.report(f"warning: link with {self._name()} refused: {clean(reason)}")
+        if greeting.is_news(self._node, self.peer, reason):
+            self._node.report(f"warning: link with {self._name()} refused: {clean(reason)}")
         text = reason.encode()
         self._outgoing.send(encode(Kind.REFUSED, 0, 0, (text,), len(text)))
         self._end(reason)
@@ -313,6 +314,7 @@ class Link:
         """Both sides know each other: what waited is sent."""
         self._phase = _READY
         self.was_ready = True
+        greeting.forget_refusals(self._node, self.peer)
         if not self._brief:
             self._node.report(f"link with {self._name()} is up")
         early, self._early = self._early, []
@@ -327,7 +329,8 @@ class Link:
     def _take_answer(self, kind: int, flags: int, tag: int, epoch: int, body: bytes) -> None:
         if kind == Kind.REFUSED and tag == 0:
             text = clean(body.decode("utf-8", "replace"))
-            self._node.report(f"warning: {self._name()} refuses the link: {text}")
+            if greeting.is_news(self._node, self.peer, text):
+                self._node.report(f"warning: {self._name()} refuses the link: {text}")
             self._end(text)
             if self._wire is not None:
                 self._wire.close()

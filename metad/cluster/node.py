@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
@@ -34,6 +34,7 @@ class Node:
     reply.  `report` takes lines for the log.  `ended` is told of
     each link that is closed, as `Reply.link` had it.  `disks` judges the disks of two nodes that
     meet; commands have none.  The links of a command (`is_command`) are not in the other's log.
+    `refusals`: of which node and why, as the log has them already (metad.cluster.greeting).
     """
 
     number: int
@@ -48,6 +49,7 @@ class Node:
     ended: Callable[[Asker], None] = lambda link: None
     disks: OldDisks | None = None
     is_command: bool = False
+    refusals: set[tuple[int, str]] = field(default_factory=set)
 
 
 class Phase(IntEnum):

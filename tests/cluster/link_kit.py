@@ -97,10 +97,15 @@ class Pipe:
         self.a = Station(1, first or view, self.clock)
         self.b = Station(2, second or first or view, self.clock)
         self.ended: list[Link] = []
+        self.chop = 0  # hand over so many bytes at a time; 0: as they were written
+        self.dial()
+
+    def dial(self) -> Pipe:
+        """A new connection, and new links."""
         self.dialer = Link(self.a.node, self.ended.append, 2, "127.0.0.3:7525")
         self.taker = Link(self.b.node, self.ended.append, 0, "127.0.0.2:40000")
         self.left, self.right = End(link=self.dialer), End(link=self.taker)
-        self.chop = 0  # hand over so many bytes at a time; 0: as they were written
+        return self
 
     def connect(self, dialer: str = f"{1:064x}", taker: str = f"{2:064x}") -> Pipe:
         """`dialer`, `taker`: the fingerprint that each shows."""

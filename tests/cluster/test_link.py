@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from metad import limits
-from metad.cluster import frames, hello
+from metad.cluster import frames, greeting, hello
 from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import HEAD_SIZE, Kind, encode
 from metad.cluster.serving import Reply
@@ -426,6 +426,30 @@ def test_another_cluster():
         "warning: link with node 1 (127.0.0.2:40000) refused: "
         "another cluster: c0ffee00 and deadbeef"
     )
+
+
+def test_a_refusal_is_in_each_log_once_until_a_link_is_up():
+    other = replace(VIEW, cluster="deadbeef" * 4)
+    pipe = Pipe(VIEW, other)
+    refusal(pipe)
+    for _ in range(3):
+        pipe.dial().connect()
+    assert len(pipe.a.lines) == len(pipe.b.lines) == 1
+    pipe.b.view = VIEW
+    assert pipe.dial().connect().dialer.is_ready
+    pipe.b.view = other
+    pipe.dial().connect()
+    for station in (pipe.a, pipe.b):
+        assert ["refused" in line for line in station.lines] == [True, False, True]
+
+
+def test_refusals_that_are_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr(greeting, "MOST_REFUSALS", 2)
+    node = Pipe().a.node
+    assert all(greeting.is_news(node, 2, reason) for reason in ("a", "b", "c"))
+    assert len(node.refusals) == 1
+    assert greeting.is_news(node, 0, "of a node that has not told its number")
+    assert greeting.is_news(node, 0, "of a node that has not told its number")
 
 
 def test_a_removed_member_is_refused_and_told():
