@@ -61,6 +61,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
     },
     "spam.md": {"": "tests/packaging/test_spam_page.py"},
     "upgrade.md": {"apt-get": "tests/packaging/test_debian.py",
+                   "metad cluster status": "tests/e2e/test_cluster_releases.py",
                    "metad reload": "tests/processes/test_takeover.py"},
     "install.md": {
         "apt-get": "tests/packaging/test_machine.py",

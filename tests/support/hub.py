@@ -62,6 +62,7 @@ class Hub:
         self.config = self.home / "metad.toml"
         self.log = self.home / "log"
         self.options: list[str] = []  # more of `metad start`
+        self.environ: dict[str, str] | None = None  # of its programs; None: of this process
         self.process: subprocess.Popen[str] | None = None
         self.shared: set[Path] = set()
         self.configure(settings, **store)
@@ -105,7 +106,13 @@ class Hub:
         """A command of metad's, with this hub's configuration."""
         command = [METAD, *arguments, "--config", str(self.config)]
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=DEADLINE, check=False
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+            env=self.environ,
         )
         if "Traceback" in done.stderr or (check and done.returncode):
             raise HubError(f"{command} ended with {done.returncode}: {done.stderr}{done.stdout}")
@@ -150,6 +157,7 @@ class Hub:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                env=self.environ,
             )
         said = []
         for line in lines_of(self.process.stdout.fileno(), DEADLINE):
