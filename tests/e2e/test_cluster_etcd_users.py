@@ -5,20 +5,25 @@ The tests share the nodes, and use mailboxes of their own.
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from tests.support.clients import Pop3Line, SmtpLine, fetch, in_time, message
 from tests.support.etcd_hubs import EtcdNode, Trio, three_nodes
 from tests.support.hub import address
-from tests.support.sizes import noted
+from tests.support.sizes import noted, reached, sized
 
 from .test_cluster import send
 
 pytestmark = pytest.mark.slow
+SOURCES = (f"127.1.{number >> 8}.{number & 255}" for number in itertools.count(1))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,47 @@ def test_users_are_changed_on_any_node_and_hold_on_all(trio: Trio) -> None:
     b.stop()
     assert "the hub, which must run" in user(b, "add", address("dan"), "--no-password")
     b.start()
+
+
+def answer_to_pass(node: EtcdNode, name: str, password: str) -> bytes:
+    """From an address of its own: failed logins of one address are delayed more and more."""
+    with Pop3Line(node, next(SOURCES)) as pop:
+        pop.say(f"USER {address(name)}")
+        pop.send(f"PASS {password}\r\n".encode())
+        answer = pop.line()
+        if answer.startswith(b"+OK"):
+            pop.say("QUIT")  # the next session finds the mailbox free
+        return answer
+
+
+def lets_in(node: EtcdNode, password: str) -> bool:
+    return answer_to_pass(node, "pat", password).startswith(b"+OK")
+
+
+def test_a_new_password_holds_on_all_nodes_and_the_old_one_on_none(trio: Trio) -> None:
+    """Changed on each node in turn.  No node had to ask for what the watch did not tell."""
+    nodes, old, seconds = trio.nodes, "secret", list[float]()
+    nodes[0].add("pat", old)
+    assert in_time(lambda: everywhere(trio, "pat"))
+    logs = [len(node.log.read_text()) for node in nodes]
+    count = sized(3, 12)
+    for number in range(count):
+        at, new = nodes[number % 3], f"new-{number}"
+        assert not user(at, "passwd", address("pat"), "--password-stdin", given=f"{new}\n")
+        returned = time.monotonic()
+        assert not answer_to_pass(at, "pat", new).startswith(b"-ERR [AUTH]")
+        for node in nodes:
+            assert in_time(partial(lets_in, node, new))
+            seconds += [time.monotonic() - returned] * (node is not at)
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(partial(answer_to_pass, name="pat", password=old), nodes))
+        assert all(one.startswith(b"-ERR [AUTH]") for one in answers), answers
+        old = new
+    reached("users: passwords that held on three nodes, and the old ones on none", count)
+    figures = f"{statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s"
+    noted("users: from the end of `passwd` to a login on another node", figures)
+    for node, before in zip(nodes, logs, strict=True):
+        assert "warning: users:" not in node.log.read_text()[before:]
 
 
 def test_two_nodes_add_the_same_address_at_once(trio: Trio) -> None:
