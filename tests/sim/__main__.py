@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tests.sim.kinds import KINDS, make_run
 from tests.sim.mutants import MUTANTS
-from tests.sim.plan import make_plan
-from tests.sim.run import Run
+from tests.sim.plan import Plan
 from tests.sim.shrink import show, shrink, why
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("seed", type=int)
+    parser.add_argument("--kind", choices=KINDS, default="hub", help="a hub, or which cluster")
     parser.add_argument("--count", type=int, default=1, help="so many seeds from there on")
     parser.add_argument("--shrink", action="store_true", help="make the plan as small as it fails")
     parser.add_argument("--trace", action="store_true", help="print every switch point")
@@ -23,7 +24,7 @@ def main() -> int:
         if options.mutant and options.mutant in mutant.name:
             print(f"mutant: {mutant.name}")
             mutant.apply()
-    bad = 0
+    bad, make_plan = 0, KINDS[options.kind]
     for seed in range(options.seed, options.seed + options.count):
         reason = why(make_plan(seed))
         if reason is None:
@@ -40,9 +41,9 @@ def main() -> int:
     return bool(bad)
 
 
-def show_run(plan, *, trace: bool) -> None:
+def show_run(plan: Plan, *, trace: bool) -> None:
     """What happened, in order."""
-    run = Run(plan, trace=trace)
+    run = make_run(plan, trace=trace)
     try:
         run.go()
     except Exception:

@@ -88,6 +88,8 @@ class ClusterHub(Hub):
         self.is_member = False
         self.is_lost = False  # with its disk
         self.is_off = False  # and stays so until the operator switches it on
+        self._view_path = str(data / "cluster" / "view")
+        self._known: tuple[bytes, View] = b"", cast(View, None)
         rng = random.Random(f"clocks {sim.plan.seed} {node}")
         self.clock.ahead = rng.randrange(10**15)
         self.clock.real_ahead = rng.choice((0, 1, -1)) * rng.randrange(600 * 10**9)
@@ -131,5 +133,9 @@ class ClusterHub(Hub):
         return SeenFile(Osio(), str(self.data / "cluster" / NAME)).load()
 
     def durable_view(self) -> View:
-        """The view on the disk."""
-        return View.decode((self.data / "cluster" / "view").read_bytes())
+        """The view on the disk.  Asked at every switch while all wait for one."""
+        with open(self._view_path, "rb") as file:
+            data = file.read()
+        if data != self._known[0]:
+            self._known = data, View.decode(data)
+        return self._known[1]

@@ -53,12 +53,20 @@ def _is_settled(hub: ClusterHub, nodes: int) -> bool:
 class ClusterRun:
     """One plan, run once; `go` raises AssertionError, or whatever metad raises."""
 
-    def __init__(self, plan: Plan, life: Life | None = None, first: View | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        life: Life | None = None,
+        first: View | None = None,
+        *,
+        trace: bool = False,
+    ) -> None:
         """`life`: what happens instead of the operations of the plan; `first`: the view then."""
         self.plan = plan
         self._life = life
         self._first = first
         self.notes: list[str] = []
+        self.trace: list[str] | None = [] if trace else None
         self.counts: dict[str, int] = {}
         self.steps = 0
 
@@ -66,6 +74,7 @@ class ClusterRun:
         base = scratch()
         try:
             with Simulation(self.plan) as sim:
+                sim.scheduler.trace = self.trace
                 self.notes = sim.notes
                 try:
                     self._go(sim, base)

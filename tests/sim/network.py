@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LATENCIES = (0.0002, 0.002, 0.05)  # seconds: of a connection, on the average
 FULL = 4096  # unsent bytes above which a writer is told to pause
 POLL_SECONDS = 0.05  # while something waits for a cut to end
+NEVER = 1 << 63
 
 
 class Chunk(NamedTuple):
@@ -92,6 +93,7 @@ class End:
         if self.chunks:
             due = max(due, self.chunks[-1].due)
         self.chunks.append(Chunk(due, data, reason))
+        self._network.none_until = min(self._network.none_until, due)
         self.unsent += len(data or b"")
 
     def deliver(self, chunk: Chunk) -> None:
@@ -122,22 +124,32 @@ class Network(Owner):
         super().__init__()
         self.sim = sim
         self.random = random.Random(f"network {sim.plan.seed}")
-        self.cuts: set[tuple[int, int]] = set()
+        self._cuts: set[tuple[int, int]] = set()
         self.held: set[int] = set()
         self.listening: dict[int, list[SimLinks]] = {}
         self.ends: list[End] = []
         self._events: list[tuple[int, int, int, int, Callable[[], None]]] = []
         self._made = 0
+        self.none_until = 0  # nothing arrives before that time, unless something is sent or changes
         self.delivered = 0
         self._task = sim.scheduler.spawn("network", self, self._run)
 
     # -- for tests
 
+    @property
+    def cuts(self) -> set[tuple[int, int]]:
+        return self._cuts
+
+    @cuts.setter
+    def cuts(self, cuts: set[tuple[int, int]]) -> None:
+        self._cuts = cuts
+        self.none_until = 0
+
     def cut(self, one: int, other: int, *, both: bool = True) -> None:
-        self.cuts |= {(one, other), (other, one)} if both else {(one, other)}
+        self.cuts = self._cuts | ({(one, other), (other, one)} if both else {(one, other)})
 
     def heal(self) -> None:
-        self.cuts.clear()
+        self.cuts = set()
         self.held.clear()
 
     def stall(self, seconds: float) -> None:
@@ -190,29 +202,35 @@ class Network(Owner):
         mine.dialer = theirs.dialer = links.number
         self.ends += [mine, theirs]
         self._after(latency, taker.number, links.number, lambda: self._dialed(mine))
-        theirs.is_connected = True
+        self._connects(theirs)
         theirs.link.connected(theirs, links.fingerprint)
 
     def _dialed(self, end: End) -> None:
         if end.links.is_dead:
-            end.is_connected = True
+            self._connects(end)
             end.close()
         else:
             end.links.on_loop(lambda: self._connected(end))
 
     def _connected(self, end: End) -> None:
-        end.is_connected = True
+        self._connects(end)
         if end.link.is_closed:
             end.close()
         else:
             end.link.connected(end, end.other.links.fingerprint)
+
+    def _connects(self, end: End) -> None:
+        end.is_connected = True
+        self.none_until = 0
 
     # -- its own task
 
     def _after(self, latency: float, one: int, other: int, what: Callable[[], None]) -> None:
         """Do something when a packet from `one` arrives at `other`."""
         self._made += 1
-        self._events.append((self.later(latency), self._made, one, other, what))
+        due = self.later(latency)
+        self.none_until = min(self.none_until, due)
+        self._events.append((due, self._made, one, other, what))
         self._events.sort(key=lambda event: event[:2])
 
     def _run(self) -> None:
@@ -224,19 +242,33 @@ class Network(Owner):
             scheduler.point("network")
 
     def _has_due(self) -> bool:
+        """Asked at every switch: so what it finds holds until something is sent or changes."""
         now = self.sim.clock.monotonic
-        if any(
-            at <= now and (one, other) not in self.cuts for at, _, one, other, _ in self._events
-        ):
-            return True
-        return any(self._is_due(end, now) for end in self.ends)
+        if now < self.none_until:
+            return False
+        soonest = NEVER
+        for at, _, one, other, _ in self._events:
+            if at > now:
+                soonest = min(soonest, at)
+            elif (one, other) not in self._cuts:
+                return True
+        for end in self.ends:
+            if end.chunks:
+                due = end.chunks[0].due
+                if due > now:
+                    soonest = min(soonest, due)
+                elif self._is_due(end, now):
+                    return True
+        if not self.held:  # a set that others change
+            self.none_until = soonest
+        return False
 
     def _is_due(self, end: End, now: int) -> bool:
         return (
             bool(end.chunks)
             and end.other.is_connected
             and end.chunks[0].due <= now
-            and (end.node, end.other.node) not in self.cuts
+            and (end.node, end.other.node) not in self._cuts
             and end.dialer not in self.held
         )
 
@@ -253,7 +285,7 @@ class Network(Owner):
         """One arrival of those that are due."""
         now = self.sim.clock.monotonic
         for event in self._events:
-            if event[0] <= now and event[2:4] not in self.cuts:
+            if event[0] <= now and event[2:4] not in self._cuts:
                 self._events.remove(event)
                 event[4]()
                 return

@@ -154,7 +154,7 @@ class Scheduler:
         return True
 
     def pause(self, seconds: float) -> None:
-        self.wait(lambda: False, seconds)
+        self.wait(_never, seconds)
 
     def _give_way(self, task: Task) -> None:
         if self._moody and self._random.random() < self._moody:
@@ -168,7 +168,7 @@ class Scheduler:
     def run(self, until: Callable[[], bool]) -> None:
         """Run tasks until `until`.  Re-raises exceptions of tasks."""
         while not until():
-            runnable = [task for task in self.tasks if self._is_runnable(task)]
+            runnable = self._runnable()
             if not runnable:
                 self._advance()
                 continue
@@ -195,14 +195,20 @@ class Scheduler:
             return runnable[0]
         return self._random.choices(runnable, [task.weight for task in runnable])[0]
 
-    def _is_runnable(self, task: Task) -> bool:
-        if task.owner.stopped_until > self.clock.monotonic:
-            return False
-        if task.ready is None:
-            return True
-        if task.deadline is not None and self.clock.monotonic >= task.deadline:
-            return True
-        return task.ready()
+    def _runnable(self) -> list[Task]:
+        """Asked at every switch.  To be asked whether it is ready may move the clock."""
+        clock, found = self.clock, list[Task]()
+        for task in self.tasks:
+            if task.owner.stopped_until > clock.monotonic:
+                continue
+            ready, deadline = task.ready, task.deadline
+            if (
+                ready is None
+                or (deadline is not None and clock.monotonic >= deadline)
+                or (ready is not _never and ready())
+            ):
+                found.append(task)
+        return found
 
     def _advance(self) -> None:
         deadlines = [task.deadline for task in self.tasks if task.deadline is not None]
@@ -225,6 +231,10 @@ class Scheduler:
                 task.stack.throw(KilledError)
         self.tasks.clear()
         self._buried.clear()
+
+
+def _never() -> bool:
+    return False
 
 
 class Lock:

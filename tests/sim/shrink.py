@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.sim.kinds import make_run
 from tests.sim.plan import Plan
-from tests.sim.run import Run
 
 MOST_TRIES = 400
 PARTS = ("kills", "failures", "stalls", "ops")
@@ -23,7 +23,7 @@ def fails(plan: Plan) -> bool:
 def why(plan: Plan) -> str | None:
     """The failure of a run of the plan; None: it passes."""
     try:
-        Run(plan).go()
+        make_run(plan).go()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

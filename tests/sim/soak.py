@@ -1,6 +1,6 @@
 """Many seeds, for hours: in shards, resumable, each failure shrunk.
 
-    python -m tests.sim.soak FIRST COUNT --state FILE [--shard 0/2] [--minutes M]
+    python -m tests.sim.soak FIRST COUNT --state FILE [--kind lives] [--shard 0/2] [--minutes M]
 
 Rules of this file:
 
@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.sim.plan import make_plan
-from tests.sim.run import Run
-from tests.sim.shrink import show, shrink, why
+from tests.sim.kinds import KINDS, make_run
+from tests.sim.shrink import MOST_TRIES, show, shrink, why
 
 BATCH = 100
+MOST_OF_CLUSTER = 60  # tries to make a plan smaller, which take seconds
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,6 +41,11 @@ class Progress:
     cpu_seconds: float = 0.0
     commits: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    kind: str = "hub"
+
+    @property
+    def of(self) -> str:
+        return f"{self.kind}, {self.count} seeds from {self.first}, {self.shard}"
 
     def seeds(self) -> range:
         number, _, of = self.shard.partition("/")
@@ -52,21 +57,21 @@ class Progress:
         aside.replace(path)
 
 
-def load(path: Path, first: int, count: int, shard: str) -> Progress:
+def load(path: Path, wanted: Progress) -> Progress:
     """The progress in `path`, or a new one.  Raises SystemExit if it is that of other seeds."""
     if not path.exists():
-        return Progress(first, count, shard)
+        return wanted
     found = Progress(**json.loads(path.read_text()))
-    if (found.first, found.count, found.shard) != (first, count, shard):
-        raise SystemExit(f"{path} is about {found.count} seeds from {found.first}, {found.shard}")
+    if found.of != wanted.of:
+        raise SystemExit(f"{path} is about {found.of}")
     return found
 
 
-def run_batch(seeds: range) -> Iterator[tuple[int, str | None, int]]:
+def run_batch(kind: str, seeds: range) -> Iterator[tuple[int, str | None, int]]:
     """Run these seeds in children.  Returns the failure of each, and its switch points."""
     while seeds:
         done = 0
-        for seed, reason, steps in _in_child(seeds):
+        for seed, reason, steps in _in_child(kind, seeds):
             done += 1
             yield seed, reason, steps
         if done < len(seeds):
@@ -75,14 +80,14 @@ def run_batch(seeds: range) -> Iterator[tuple[int, str | None, int]]:
         seeds = seeds[done:]
 
 
-def _in_child(seeds: range) -> Iterator[tuple[int, str | None, int]]:
+def _in_child(kind: str, seeds: range) -> Iterator[tuple[int, str | None, int]]:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         os.close(reader)
         with os.fdopen(writer, "w") as out:
             for seed in seeds:
-                print(json.dumps([seed, *_outcome(seed)]), file=out, flush=True)
+                print(json.dumps([seed, *_outcome(kind, seed)]), file=out, flush=True)
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as lines:
@@ -92,8 +97,8 @@ def _in_child(seeds: range) -> Iterator[tuple[int, str | None, int]]:
     os.waitpid(child, 0)
 
 
-def _outcome(seed: int) -> tuple[str | None, int]:
-    run = Run(make_plan(seed))
+def _outcome(kind: str, seed: int) -> tuple[str | None, int]:
+    run = make_run(KINDS[kind](seed))
     try:
         run.go()
     except Exception as error:
@@ -118,7 +123,7 @@ def go_on(progress: Progress, path: Path, until: float) -> None:
     while progress.place < len(seeds) and time.monotonic() < until:
         batch, failed = seeds[progress.place : progress.place + BATCH], list[int]()
         before = os.times()
-        for seed, reason, steps in run_batch(batch):
+        for seed, reason, steps in run_batch(progress.kind, batch):
             progress.steps += steps
             if reason is not None:
                 progress.failed[str(seed)] = reason
@@ -131,15 +136,16 @@ def go_on(progress: Progress, path: Path, until: float) -> None:
         progress.commits[code] = progress.commits.get(code, 0) + len(batch)
         progress.save(path)
         for seed in failed:
-            tell(seed)
+            tell(progress.kind, seed)
 
 
-def tell(seed: int) -> None:
+def tell(kind: str, seed: int) -> None:
     """Print the smallest plan that fails too.  In a child: runs at the same time would share the
     memory that their hubs share."""
     child = os.fork()
     if not child:
-        small = shrink(make_plan(seed))
+        plan = KINDS[kind](seed)
+        small = shrink(plan, most=MOST_OF_CLUSTER if plan.nodes else MOST_TRIES)
         print(show(small), why(small) or "it does not fail again", sep="\n", flush=True)
         os._exit(0)
     os.waitpid(child, 0)
@@ -150,13 +156,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("first", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--state", type=Path, required=True, help="where the progress is kept")
+    parser.add_argument("--kind", choices=KINDS, default="hub", help="a hub, or which cluster")
     parser.add_argument("--shard", default="0/1", help="this shard, and how many there are")
     parser.add_argument("--minutes", type=float, default=1e6, help="stop after so many")
     options = parser.parse_args(arguments)
-    progress = load(options.state, options.first, options.count, options.shard)
+    wanted = Progress(options.first, options.count, options.shard, kind=options.kind)
+    progress = load(options.state, wanted)
     go_on(progress, options.state, time.monotonic() + options.minutes * 60)
     print(
-        f"{progress.place:,} of {len(progress.seeds()):,} seeds, {len(progress.failed)} failed, "
+        f"{progress.kind}: {progress.place:,} of {len(progress.seeds()):,} seeds, "
+        f"{len(progress.failed)} failed, "
         f"{progress.steps:,} switch points, {progress.cpu_seconds:,.0f} s of CPU"
     )
     return bool(progress.failed)

@@ -11,34 +11,22 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.cluster_mutants import MUTANTS
-from tests.sim.cluster_plan import make_plan
-from tests.sim.cluster_run import ClusterRun
+from tests.sim.kinds import run_cluster
 from tests.sim.mutants import Mutant
 from tests.support import power_campaign
 from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
-COUNT = 50  # seeds of CI
-OF_THREE = 12  # 8 s of CPU
+COUNT = 170  # seeds of CI, with those of tests.sim.test_lives 300: 150 s of CPU
+OF_THREE = 50
 MUTANT_SEEDS = 100
 FIRST = (SEED - 1999) * 1_000_000
 JOBS = 2
 
 
-def run(seed: int, nodes: int = 2) -> ClusterRun:
-    """Raises AssertionError with the seed and the last notes."""
-    made = ClusterRun(make_plan(seed, nodes))
-    try:
-        made.go()
-    except Exception as error:
-        notes = "\n".join(made.notes[-30:])
-        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}\n{notes}") from error
-    return made
-
-
-def campaign(seeds: range, nodes: int = 2) -> tuple[int, ...]:
+def campaign(seeds: range, kind: str = "two") -> tuple[int, ...]:
     """How often each kind of answer was given."""
-    runs = [run(seed, nodes) for seed in seeds]
+    runs = [run_cluster(kind, seed) for seed in seeds]
     counts = [sum(one.counts[kind] for one in runs) for kind in runs[0].counts]
     return tuple(counts)
 
@@ -54,7 +42,7 @@ def test_no_order_of_steps_loses_or_revives_mail_of_two_nodes() -> None:
 def test_no_order_of_steps_loses_or_revives_mail_of_three_nodes() -> None:
     count = sized(4, OF_THREE)
     seeds = range(FIRST, FIRST + count)
-    answers = power_campaign.spread(lambda job: sum(campaign(seeds[job::JOBS], 3)), JOBS)
+    answers = power_campaign.spread(lambda job: sum(campaign(seeds[job::JOBS], "three")), JOBS)
     reached("cluster of three nodes in one process: seeds", count)
     reached("cluster of three nodes in one process: answers judged", answers)
 
@@ -64,7 +52,7 @@ def test_every_kind_of_answer_is_met() -> None:
 
 
 def test_a_seed_is_the_same_run_each_time() -> None:
-    assert run(3).notes == run(3).notes
+    assert run_cluster("two", 3).notes == run_cluster("two", 3).notes
 
 
 def seeds(mutant: Mutant) -> Iterator[int]:
@@ -81,7 +69,7 @@ def catch(mutant: Mutant) -> str:
         return f"the text is not there: {error}"
     for seed in seeds(mutant):
         try:
-            run(seed)
+            run_cluster("two", seed)
         except AssertionError as error:
             return f"caught by seed {seed}: {error}"
     return "no seed sees it"

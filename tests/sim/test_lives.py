@@ -1,4 +1,4 @@
-"""Clusters of two to four nodes with etcd: random plans, and lives that a rule is there for.
+"""Clusters of two to seven nodes with etcd: random plans, and lives that a rule is there for.
 
 The real layer, links, view file, steward, store, index, recovery and collector of each node, and a
 simulated etcd: nodes are cut off from each other and from etcd, killed, marked absent, healed, come
@@ -9,45 +9,36 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.cluster_plan import make_plan
-from tests.sim.cluster_run import ClusterRun
+from tests.sim.kinds import run_cluster
 from tests.sim.life_mutants import MUTANTS, LifeMutant
 from tests.sim.lives import LIVES, Life
 from tests.support import power_campaign
 from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized
 
-COUNT = 20  # seeds of CI: 20 s of CPU
+# Seeds of a developer and of CI: there 43, 17 and 17 s of CPU.
+COUNTS = {"lives": (6, 66), "five": (1, 10), "seven": (1, 4)}
+NODES = {"lives": "three or four", "five": "five", "seven": "seven"}
 FIRST = (SEED - 1999) * 1_000_000
 JOBS = 2
 
 
-def run(seed: int) -> ClusterRun:
-    """Three nodes or four.  Raises AssertionError with the seed and the last notes."""
-    made = ClusterRun(make_plan(seed, 3 + seed % 2, etcd=True))
-    try:
-        made.go()
-    except Exception as error:
-        notes = "\n".join(made.notes[-30:])
-        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}\n{notes}") from error
-    return made
-
-
-def campaign(seeds: range) -> int:
+def campaign(kind: str, seeds: range) -> int:
     """How many answers were judged."""
-    return sum(sum(run(seed).counts.values()) for seed in seeds)
+    return sum(sum(run_cluster(kind, seed).counts.values()) for seed in seeds)
 
 
-def test_no_order_of_steps_loses_or_revives_mail_of_nodes_that_come_and_go() -> None:
-    count = sized(6, COUNT)
+@pytest.mark.parametrize("kind", COUNTS)
+def test_no_order_of_steps_loses_or_revives_mail_of_nodes_that_come_and_go(kind: str) -> None:
+    count = sized(*COUNTS[kind])
     seeds = range(FIRST, FIRST + count)
-    answers = power_campaign.spread(lambda job: campaign(seeds[job::JOBS]), JOBS)
-    reached("cluster with etcd in one process: seeds", count)
-    reached("cluster with etcd in one process: answers judged", answers)
+    answers = power_campaign.spread(lambda job: campaign(kind, seeds[job::JOBS]), JOBS)
+    reached(f"cluster with etcd in one process, {NODES[kind]} nodes: seeds", count)
+    reached(f"cluster with etcd in one process, {NODES[kind]} nodes: answers judged", answers)
 
 
 def test_a_seed_is_the_same_run_each_time() -> None:
-    assert run(5).notes == run(5).notes
+    assert run_cluster("lives", 5).notes == run_cluster("lives", 5).notes
 
 
 @pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.sim import soak
-from tests.sim.plan import Op, Plan, make_plan
+from tests.sim.kinds import KINDS
+from tests.sim.plan import Op, Plan
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_a_soak_goes_on_where_it_stopped(
 ) -> None:
     tried: list[int] = []
 
-    def batch(seeds: range) -> list[tuple[int, str | None, int]]:
+    def batch(kind: str, seeds: range) -> list[tuple[int, str | None, int]]:
         tried.extend(seeds)
         return [(seed, None, 10) for seed in seeds]
 
@@ -40,7 +41,7 @@ def test_a_soak_goes_on_where_it_stopped(
     found = json.loads(state.read_text())
     assert (found["place"], found["steps"], sum(found["commits"].values())) == (2, 20, 2)
     assert "2 of 2 seeds, 0 failed, 20 switch points" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="is about 5 seeds from 7, 1/2"):
+    with pytest.raises(SystemExit, match="is about hub, 5 seeds from 7, 1/2"):
         run(state, "--shard", "0/2")
 
 
@@ -49,7 +50,7 @@ def test_a_seed_that_fails_is_shrunk_and_kept(
 ) -> None:
     good = Plan(1, (Op("put", gap=-1),))
     bad = Plan(1, (Op("put", gap=-1), Op("no_such_operation")))
-    monkeypatch.setattr(soak, "make_plan", lambda seed: bad if seed == 8 else good)
+    monkeypatch.setitem(KINDS, "hub", lambda seed: bad if seed == 8 else good)
     assert run(state, count=2) == 1
     assert run(state, count=2) == 1  # it stays failed
     (reason,) = json.loads(state.read_text())["failed"].values()
@@ -63,17 +64,24 @@ def test_a_seed_that_fails_is_shrunk_and_kept(
 def test_a_seed_that_ends_the_interpreter_costs_itself_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def outcome(seed: int) -> tuple[str | None, int]:
+    def outcome(kind: str, seed: int) -> tuple[str | None, int]:
         if seed == 2:
             os._exit(9)
         return None, 1
 
     monkeypatch.setattr(soak, "_outcome", outcome)
-    found = {seed: reason for seed, reason, _ in soak.run_batch(range(1, 5))}
+    found = {seed: reason for seed, reason, _ in soak.run_batch("hub", range(1, 5))}
     assert found == {1: None, 2: "the process ended", 3: None, 4: None}
 
 
 def test_the_seeds_of_the_shards_are_all_seeds() -> None:
     shards = [soak.Progress(3, 10, f"{number}/3").seeds() for number in range(3)]
     assert sorted(seed for shard in shards for seed in shard) == list(range(3, 13))
-    assert make_plan(3) == make_plan(3)
+    assert all(make_plan(3) == make_plan(3) for make_plan in KINDS.values())
+
+
+def test_a_cluster_is_soaked_as_a_hub_is(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(state, "--kind", "two", count=1) == 0
+    assert "two: 1 of 1 seeds, 0 failed" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="is about two, 1 seeds from 7"):
+        run(state, "--kind", "three", count=1)
