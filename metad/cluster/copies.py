@@ -1,25 +1,37 @@
-"""The body of COPY: one message, as it lies in a log, for some of its mailboxes.
+"""The body of COPY: messages, as they lie in a log, each for some of its mailboxes.
 
-    id 16 | digest of the record's body 16 | length of the unique id 1 | length of the envelope 4
-    unique id, envelope (metad.store.log.record), body
+    bytes that follow 4 | digest of these 16 | length of the unique id 1 | length of the envelope 4
+    | id 16 | unique id | envelope (metad.store.log.record) | body          then the next message
 
-Rule of this file: what arrives is checked before it is stored; the digest has no seed, so it is the
-same on every node.
+The digest has no seed: it is the same on every node.  The answer is empty if all are stored;
+otherwise it has the places in the request, 2 bytes each and from 0 on, of those that are not.
+
+Rules of this file:
+
+* What arrives is checked before it is stored.
+* A message that does not verify costs no other one of its request.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
-from xxhash import xxh3_128, xxh3_128_digest
+from xxhash import xxh3_128_digest
 
 from metad.errors import ClusterError
 from metad.store.log import record
 from metad.system.osio import Buffer
 
-_HEAD = struct.Struct(">16s16sBI")
+# Messages of one request: what each costs a member besides its bytes stays small beside them.
+MOST_TOGETHER: Final = 128
+_HEAD = struct.Struct(">I16s")
+_INNER = struct.Struct(">BI16s")
+_DIGEST = 16
+_SIZE = 4
+_PLACE = struct.Struct(">H")
+_new = tuple.__new__
 
 
 class Copy(NamedTuple):
@@ -28,36 +40,84 @@ class Copy(NamedTuple):
     id: bytes
     uid: str
     packed: bytes
-    envelope: record.Envelope
-    body: memoryview
+    recipients: tuple[record.Recipient, ...]
+    body: bytes
 
 
-def pack_copy(message_id: bytes, uid: str, packed: bytes, body: Sequence[Buffer]) -> list[Buffer]:
+def pack_copy(message_id: bytes, uid: str, packed: bytes, body: Iterable[Buffer]) -> list[bytes]:
     """The parts of a COPY of a message whose envelope is `packed`."""
-    digest = xxh3_128()
-    for part in body:
-        digest.update(part)
     unique = uid.encode()
-    head = _HEAD.pack(message_id, digest.digest(), len(unique), len(packed))
-    return [head + unique + packed, *body]
+    inner = _INNER.pack(len(unique), len(packed), message_id)
+    payload = b"".join((inner, unique, packed, *body))
+    return [_HEAD.pack(_DIGEST + len(payload), xxh3_128_digest(payload)), payload]
+
+
+def unpack_copies(data: bytes) -> list[Copy | ClusterError]:
+    """All messages of a request; an error in the place of one that is not sound.
+
+    Raises ClusterError if they cannot be told apart, or are too many.
+    """
+    found: list[Copy | ClusterError] = []
+    at, end = 0, len(data)
+    while at < end:
+        if end - at < _HEAD.size or len(found) == MOST_TOGETHER:
+            raise ClusterError("not copies: cut off, or too many")
+        size, digest = _HEAD.unpack_from(data, at)
+        start, stop = at + _HEAD.size, at + _SIZE + size
+        if start > stop or stop > end:
+            raise ClusterError("not copies: a length is wrong")
+        try:
+            payload = data[start:stop]
+            if xxh3_128_digest(payload) != digest:
+                raise ClusterError("a copy does not verify")
+            found.append(_unpack(payload))
+        except ClusterError as error:
+            found.append(error)
+        except (struct.error, ValueError, TypeError) as error:
+            found.append(ClusterError(f"not a copy: {error}"))
+        at = stop
+    if not found:
+        raise ClusterError("no copies")
+    return found
+
+
+def _unpack(payload: bytes) -> Copy:
+    """One that verifies.  Raises ClusterError, and what a value of another type raises."""
+    uid_size, packed_size, message_id = _INNER.unpack_from(payload)
+    at = _INNER.size
+    uid = ""
+    if uid_size:
+        uid = payload[at : at + uid_size].decode()
+        at += uid_size
+    packed = payload[at : at + packed_size]
+    recipients = record.unpack_envelope(packed).recipients
+    if not recipients or len(packed) != packed_size:
+        raise ClusterError("a copy for no mailbox")
+    return _new(Copy, (message_id, uid, packed, recipients, payload[at + packed_size :]))
 
 
 def unpack_copy(data: bytes) -> Copy:
-    """Raises ClusterError if it is not whole and sound."""
-    try:
-        message_id, digest, uid_size, packed_size = _HEAD.unpack_from(data)
-        at = _HEAD.size + uid_size
-        uid = data[_HEAD.size : at].decode()
-        packed = data[at : at + packed_size]
-        body = memoryview(data)[at + packed_size :]
-        if len(packed) != packed_size or xxh3_128_digest(body) != digest:
-            raise ClusterError("a copy does not verify")
-        envelope = record.unpack_envelope(packed)
-        if not envelope.recipients:
-            raise ClusterError("a copy for no mailbox")
-        return Copy(message_id, uid, packed, envelope, body)
-    except (struct.error, ValueError, TypeError) as error:
-        raise ClusterError(f"not a copy: {error}") from None
+    """The only message of a request.  Raises ClusterError if it is not sound."""
+    found = unpack_copies(data)
+    if len(found) != 1:
+        raise ClusterError(f"{len(found)} copies in place of one")
+    if isinstance(found[0], ClusterError):
+        raise found[0]
+    return found[0]
+
+
+def pack_places(places: Iterable[int]) -> bytes:
+    return b"".join(map(_PLACE.pack, places))
+
+
+def unpack_places(body: bytes, count: int) -> set[int]:
+    """The places of those that are not stored, of `count`.  Raises ClusterError."""
+    if len(body) % _PLACE.size:
+        raise ClusterError("not an answer to copies")
+    places = {place for (place,) in _PLACE.iter_unpack(body)}
+    if not all(place < count for place in places):
+        raise ClusterError("not an answer to copies")
+    return places
 
 
 def for_mailboxes(packed: bytes, mailboxes: Iterable[int]) -> bytes:

@@ -28,7 +28,7 @@ from metad.system.osio import Osio, locked, read_file
 
 TOLD, REFUSED = "told", "refused"
 REMEDY = "empty it and join again"
-_BEAT, _REFUSED = range(2)
+_BEAT, IS_REFUSED = range(2)
 
 
 class OwnMarks:
@@ -87,7 +87,7 @@ class OwnMarks:
     @property
     def refusal(self) -> str:
         """Why this node no longer takes part; "" if it does."""
-        if not self._cells[_REFUSED]:
+        if not self._cells[IS_REFUSED]:
             return ""
         if not self._refusal:
             try:
@@ -104,14 +104,14 @@ class OwnMarks:
     def refuse(self, reason: str) -> None:
         """Take part no more, from now on and after each start.  Raises OSError: only till then."""
         self._refusal = reason
-        self._cells[_REFUSED] = 1
+        self._cells[IS_REFUSED] = 1
         self._reserve.replace(self._refused_path, reason.encode())
 
     def look(self) -> None:
         """The operator may have let this node go on all the same."""
-        if self._cells[_REFUSED] and not self._is_there(self._refused_path):
+        if self._cells[IS_REFUSED] and not self._is_there(self._refused_path):
             self._refusal = ""
-            self._cells[_REFUSED] = 0
+            self._cells[IS_REFUSED] = 0
 
     # -- files
 
@@ -119,7 +119,7 @@ class OwnMarks:
         """What was told last, None if nothing was.  Refuses this node if DATA/logs and
         DATA/cluster are not of one time."""
         if self._is_there(self._refused_path):
-            self._cells[_REFUSED] = 1
+            self._cells[IS_REFUSED] = 1
         try:
             told = self._read(self._told_path)
         except (ClusterError, OSError) as error:
@@ -130,7 +130,7 @@ class OwnMarks:
         except (ClusterError, OSError) as error:
             self._report(f"warning: {error}; it is written again")
             return told
-        if told is None or self._cells[_REFUSED]:
+        if told is None or self._cells[IS_REFUSED]:
             return told or beside
         if beside is None or beside.beat < told.beat:
             self.refuse(f"this node's logs are older than it told other nodes; {REMEDY}")

@@ -11,9 +11,9 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from metad.cluster.view import View
+from metad.cluster.view import LINES, View
 
 
 def enough(view: View, got: Collection[int]) -> bool:
@@ -30,6 +30,40 @@ def also(view: View) -> tuple[int, ...]:
     active, B dies, and C lists without m.
     """
     return view.entering if view.short else ()
+
+
+def peers_in_order(view: View, number: int, mailbox: int) -> tuple[int, ...]:
+    """The members that member `number` asks for copies of a mailbox's mail, in this order."""
+    return tuple([one for one in (*also(view), *view.line(mailbox)) if one != number])
+
+
+def first_peers(view: View, number: int, mailboxes: Sequence[int]) -> tuple[int, ...] | None:
+    """The peers whose copies, with that of member `number`, make a message durable, if they are the
+    same ones for all its mailboxes.  None: they are not, or all peers are too few."""
+    first: tuple[int, ...] | None = None
+    for mailbox in mailboxes:
+        try:
+            found = view.first_peers[number, mailbox]
+        except KeyError:
+            found = _find_first_peers(view, number, mailbox)
+        if found is None or (first is not None and found != first):
+            return None
+        first = found
+    return first
+
+
+def _find_first_peers(view: View, number: int, mailbox: int) -> tuple[int, ...] | None:
+    """The same for one mailbox; the view remembers it."""
+    found: list[int] = []
+    must = also(view)
+    for one in peers_in_order(view, number, mailbox):
+        if one in must or not enough(view, (number, *found)):
+            found.append(one)
+    known = view.first_peers
+    if len(known) >= LINES:
+        known.clear()
+    known[number, mailbox] = first = tuple(found) if is_durable(view, (number, *found)) else None
+    return first
 
 
 def is_durable(view: View, got: Collection[int]) -> bool:

@@ -134,19 +134,19 @@ class _Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if not self._frames:
-            self._links.loop.call_soon(self._flush)
+            self._links.has_frames(self)
         self._frames.append(data)
         self._size += len(data)
         if self._size >= AT_ONCE:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         frames, self._frames, self._size = self._frames, [], 0
         if frames and self._transport is not None:
             self._transport.write(b"".join(frames))
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -215,6 +215,7 @@ class Links:
         self._dialed_at: dict[int, float] = {}
         self._tasks: dict[Link, asyncio.Task[None]] = {}
         self._unknown: set[Link] = set()
+        self._unsent: list[_Connection] = []
         self._servers: list[Listening] = []
         self._is_closed = False
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
@@ -238,6 +239,18 @@ class Links:
         """Have a link before it is needed.  None: there is none, and will be none for a while."""
         link = self._dialed.get(member) or self._dial(member)
         return None if isinstance(link, str) else link
+
+    def has_frames(self, connection: _Connection) -> None:
+        """A connection has frames for the end of this turn of the loop."""
+        if not self._unsent:
+            self.loop.call_soon(self.flush)
+        self._unsent.append(connection)
+
+    def flush(self) -> None:
+        """Send what waits for the end of this turn of the loop."""
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.flush()
 
     def is_up(self, member: int) -> bool:
         """Whether a link that we dialed is ready for requests."""

@@ -27,7 +27,7 @@ FORMAT = 1
 DIGEST_SIZE = 16
 MOST_NUMBER = 0xFFFF  # a node's number takes two bytes of each message id
 MOST_EPOCH = 0xFFFFFFFF  # and an epoch four bytes of each frame's head
-# Mailboxes whose line is remembered.
+# Mailboxes of which a view remembers something.
 LINES: Final = 4096
 _MAKER = slice(8, 10)  # where a message id has the number of the node that made it
 _HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -148,6 +148,11 @@ class View:
 
     @cached_property
     def _lines(self) -> dict[int, tuple[int, ...]]:
+        return {}
+
+    @cached_property
+    def first_peers(self) -> dict[tuple[int, int], tuple[int, ...] | None]:
+        """What rules.first_peers has found, by member and mailbox."""
         return {}
 
     def home(self, mailbox: int) -> int:

@@ -3,29 +3,41 @@
 Rules of this file:
 
 * Nothing is confirmed before it is durable.
+* The messages of one COPY are answered together; some may be stored and others not.
 * What has come of a message waits in a spool: in memory if small, counted in the budget, otherwise
   in a file without a name.  It becomes a record only when its end is there and verifies.
+* What a link may have without an answer is bounded, by its bytes (cluster.serving) and in messages.
 * A link that ends takes its unfinished messages with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from xxhash import xxh3_128
 
 from metad.cluster.answers import Refused
-from metad.cluster.copies import Copy, unpack_copy
+from metad.cluster.copies import Copy, pack_places, unpack_copies, unpack_copy
 from metad.cluster.serving import Asker, Reply
 from metad.cluster.streaming import pack_size, unpack_drop, unpack_part, unpack_store
-from metad.errors import RefusedError
+from metad.errors import ClusterError, RefusedError
+from metad.layers.base import Done
 from metad.layers.logs import LogLayer
 from metad.layers.spool import Spool, SpooledBody
-from metad.limits import CHUNK_MEMORY, CLUSTER_MESSAGE, CLUSTER_STREAMS
+from metad.limits import (
+    CHUNK_MEMORY,
+    CLUSTER_MESSAGE,
+    CLUSTER_OUTSTANDING,
+    CLUSTER_REQUEST_MEMORY,
+    CLUSTER_STREAMS,
+)
 from metad.store.log.encode import Append
 from metad.system.osio import Buffer
 
+# As many as there may be requests without an answer on a link.
+MOST_UNANSWERED = CLUSTER_OUTSTANDING // CLUSTER_REQUEST_MEMORY
 NO_SPACE = Refused("no space for mail")
 TOO_MANY = Refused("too many messages at once")
 TOO_LARGE = Refused("a message is too large")
@@ -36,6 +48,39 @@ class ClusterStore(Protocol):
     """What copies need of the layer."""
 
     log: LogLayer
+
+    def flush(self) -> None:
+        """Write to the links now."""
+
+
+class _Together:
+    """The messages of one COPY, which is answered when all are durable or refused."""
+
+    __slots__ = ("_answered", "_left", "_reason", "_refused", "_reply", "count")
+
+    def __init__(self, count: int, reply: Reply, answered: Callable[[Asker, int], None]) -> None:
+        """`answered` gets the link and the number of messages, after the answer."""
+        self.count = self._left = count
+        self._reply = reply
+        self._answered = answered
+        self._refused: list[int] = []
+        self._reason = ""
+
+    def done(self, place: int, error: Exception | None) -> None:
+        """One is."""
+        if error is not None:
+            self._refused.append(place)
+            self._reason = str(error) or "not stored"
+        self._left -= 1
+        if self._left:
+            return
+        if not self._refused:
+            self._reply(())
+        elif len(self._refused) == self.count:
+            self._reply(Refused(self._reason))
+        else:
+            self._reply([pack_places(self._refused)])
+        self._answered(self._reply.link, self.count)
 
 
 class _Arriving:
@@ -56,7 +101,9 @@ class ArrivingCopies:
 
     def __init__(self, layer: ClusterStore) -> None:
         self._log = layer.log
+        self._flush = layer.flush
         self._arriving: dict[tuple[Asker, int], _Arriving] = {}
+        self._unanswered: dict[Asker, int] = {}  # messages of COPYs
 
     def __len__(self) -> int:
         """Messages that have no end yet."""
@@ -67,14 +114,47 @@ class ArrivingCopies:
         if not self._is_taken():
             reply(NO_SPACE)
             return
-        copy = unpack_copy(body)
-        budget = self._log.budget
-        if budget.used + len(copy.body) + CHUNK_MEMORY <= budget.half:
-            self._append(copy, None, reply)
+        copies = unpack_copies(body)
+        unanswered = self._unanswered.get(reply.link, 0) + len(copies)
+        if unanswered > MOST_UNANSWERED:
+            reply(TOO_MANY)
             return
+        self._unanswered[reply.link] = unanswered
+        together = _Together(len(copies), reply, self._answered)
+        for place, copy in enumerate(copies):
+            done = partial(together.done, place)
+            if isinstance(copy, ClusterError):
+                done(copy)
+            else:
+                self._take(copy, done)
+
+    def _answered(self, link: Asker, count: int) -> None:
+        left = self._unanswered.pop(link, 0) - count
+        if left > 0:
+            self._unanswered[link] = left
+        self._flush()  # the loop may enter mail in the index next
+
+    def _take(self, copy: Copy, done: Done) -> None:
+        """Store a whole message."""
+        log = self._log
+        message_id, uid, packed, recipients, body = copy
+        held = len(body) + CHUNK_MEMORY
+        if log.budget.used + held > log.budget.half:
+            self._take_in_spool(copy, done)
+            return
+        item = Append(message_id, packed, (body,), len(body), done, recipients)
+        item.uid = uid
+        item.held = held
+        log.committer.submit(item)
+
+    def _take_in_spool(self, copy: Copy, done: Done) -> None:
+        """The same while memory is short."""
         arriving = _Arriving(self._new_spool())
-        if self._write(arriving, bytes(copy.body), reply):
-            self._append(copy._replace(body=memoryview(b"")), arriving.spool, reply)
+        refusal = self._write(arriving, copy.body)
+        if refusal is None:
+            self._append(copy._replace(body=b""), arriving.spool, done)
+        else:
+            done(RefusedError(refusal.text))
 
     def part(self, body: bytes, reply: Reply) -> None:
         """Raises ClusterError."""
@@ -92,8 +172,10 @@ class ArrivingCopies:
                 reply(TOO_MANY)
                 return
             arriving = self._arriving[key] = _Arriving(self._new_spool())
-        if at == arriving.spool.size and not self._write(arriving, data, reply):
+        refusal = self._write(arriving, data) if at == arriving.spool.size else None
+        if refusal is not None:
             del self._arriving[key]
+            reply(refusal)
             return
         reply([pack_size(arriving.spool.size)])
 
@@ -113,7 +195,7 @@ class ArrivingCopies:
         except Exception:
             arriving.spool.close()
             raise
-        self._append(copy, arriving.spool, reply)
+        self._append(copy, arriving.spool, partial(_durable, reply))
 
     def drop(self, body: bytes, reply: Reply) -> None:
         """Raises ClusterError."""
@@ -123,6 +205,7 @@ class ArrivingCopies:
         reply(())
 
     def link_ended(self, link: Asker) -> None:
+        self._unanswered.pop(link, None)
         for key in [one for one in self._arriving if one[0] is link]:
             self._arriving.pop(key).spool.close()
 
@@ -139,8 +222,8 @@ class ArrivingCopies:
     def _new_spool(self) -> Spool:
         return Spool(self._log.osio, self._log.store.spool, self._log.budget)
 
-    def _write(self, arriving: _Arriving, data: bytes, reply: Reply) -> bool:
-        """False: it is answered, and the spool closed."""
+    def _write(self, arriving: _Arriving, data: bytes) -> Refused | None:
+        """Why it cannot be kept: then the spool is closed."""
         spool = arriving.spool
         refusal: Refused | None = TOO_LARGE
         if spool.size + len(data) <= CLUSTER_MESSAGE:
@@ -149,30 +232,31 @@ class ArrivingCopies:
                 refusal = None
             except OSError as error:
                 refusal = Refused(f"spool: {error.strerror or error}")
-        if refusal is not None:
+        if refusal is None:
+            arriving.digest.update(data)
+        else:
             spool.close()
-            reply(refusal)
-            return False
-        arriving.digest.update(data)
-        return True
+        return refusal
 
-    def _append(self, copy: Copy, spool: Spool | None, reply: Reply) -> None:
+    def _append(self, copy: Copy, spool: Spool, done: Done) -> None:
         """Commit what is in front (`copy.body`), and behind it what is in the spool."""
-        parts: tuple[Buffer, ...] | None = (copy.body,)
-        size, held = len(copy.body), len(copy.body) + CHUNK_MEMORY
-        if spool is not None:
-            size += spool.size
-            parts = (copy.body, *spool.parts) if spool.in_memory else None
-        done = partial(_durable, reply, spool)
-        item = Append(copy.id, copy.packed, parts, size, done, copy.envelope.recipients)
+        size = len(copy.body) + spool.size
+        parts: tuple[Buffer, ...] | None = None
+        if spool.in_memory:
+            parts = (copy.body, *spool.parts)
+        done = partial(_close_and_tell, spool, done)
+        item = Append(copy.id, copy.packed, parts, size, done, copy.recipients)
         item.uid = copy.uid
-        item.held = held
-        if spool is not None and parts is None:
-            item.spooled = SpooledBody(bytes(copy.body), spool)
+        item.held = len(copy.body) + CHUNK_MEMORY
+        if parts is None:
+            item.spooled = SpooledBody(copy.body, spool)
         self._log.committer.submit(item)
 
 
-def _durable(reply: Reply, spool: Spool | None, error: RefusedError | None) -> None:
-    if spool is not None:
-        spool.close()
+def _close_and_tell(spool: Spool, done: Done, error: RefusedError | None) -> None:
+    spool.close()
+    done(error)
+
+
+def _durable(reply: Reply, error: RefusedError | None) -> None:
     reply(() if error is None else Refused(str(error) or "not stored"))

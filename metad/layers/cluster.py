@@ -22,6 +22,7 @@ from importlib.metadata import version
 from typing import Any, Protocol, cast
 
 from metad.cluster.answers import LinkFailed
+from metad.cluster.copy_requests import CopyRequests
 from metad.cluster.current_view import CurrentView
 from metad.cluster.entering import MemberState
 from metad.cluster.frames import Kind
@@ -30,6 +31,7 @@ from metad.cluster.identity import VIEW, directory, load_contexts
 from metad.cluster.joining import JoinService
 from metad.cluster.node import Node
 from metad.cluster.opening import Opened, open_mailbox
+from metad.cluster.own_marks import IS_REFUSED
 from metad.cluster.peers import Answered, Peers
 from metad.cluster.proposals import DirectProposals, Proposals
 from metad.cluster.standing import Standings
@@ -45,6 +47,7 @@ from metad.layers.forgetting import Forgetting
 from metad.layers.logs import FIRST_SLOT, LogLayer
 from metad.layers.member_marks import MemberMarks
 from metad.layers.merged_mailbox import MergedMaildrop
+from metad.layers.message_record import append_message
 from metad.layers.own_mailbox import OwnMailbox
 from metad.layers.peer_requests import PeerRequests
 from metad.layers.refusals import Refusals
@@ -95,7 +98,12 @@ class ClusterLayer(Layer):
         self.marks.begin(self._start_token)
         self.peers: Peers = self._make_peers(context)
         self.streaming = Streaming(self.peers, log.budget, log.loop.call_later, self.piece)
+        self.copies = CopyRequests(self.peers, log.loop.call_later)
+        log.committer.before_group = self._send_copies
+        self._epoch, self._marks_cells = context.area.epoch_cell, context.area.marks_cells
+        self._taking_epoch = 0  # the epoch in which this node was found to be active
         self.next_id = log.next_id  # type: ignore[method-assign]
+        self.transaction_started = log.transaction_started  # type: ignore[method-assign]
         pulls = context.row[Cell.SLOT] == FIRST_SLOT
         self._refusals = Refusals(self, context.report)
         self._pull = TombstonePull(self, context.report) if pulls else None
@@ -187,10 +195,23 @@ class ClusterLayer(Layer):
         return self.log.usage(mailbox)
 
     def check_space(self) -> None:
+        if self._epoch[0] != self._taking_epoch or self._marks_cells[IS_REFUSED]:
+            self._check_part()
+        log = self.log
+        if log.committer.blocked or not log.source.has_space:
+            self._check_others()
+
+    def _check_part(self) -> None:
+        """Raises RefusedError if this node does not take part."""
         if self.marks.refusal:
             raise RefusedError(self.marks.refusal)
-        if self.peers.number not in self.peers.view().active:
+        view = self.peers.view()
+        if self.peers.number not in view.active:
             raise RefusedError("this node is not an active member of its cluster")
+        self._taking_epoch = view.epoch
+
+    def _check_others(self) -> None:
+        """Raises NoSpaceError unless others can take what this node cannot."""
         try:
             self.log.check_space()
         except NoSpaceError:
@@ -222,9 +243,22 @@ class ClusterLayer(Layer):
         if budget.used + held > budget.half:
             super().deliver(envelope, body, done)
             return
-        outgoing = Outgoing(self, envelope, InMemory(body), (envelope.trace, body), done)
-        outgoing.item.held = held
-        outgoing.start()
+        parts = (envelope.trace, body)
+        item = append_message(envelope, parts, len(body), done, self.log.osio.time_ns())
+        item.held = held
+        source = InMemory(body) if len(body) > self.piece else None
+        Outgoing(self, envelope, item, source, done).begin()
+
+    def _send_copies(self) -> bool:
+        """A group begins: send what waits.  False: nothing did."""
+        if not self.copies.flush():
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Write to the links now, not at the end of this turn of the loop."""
+        self.links.flush()
 
     def refuse(self, envelope: Envelope, reason: str, done: Done) -> None:
         """Too few members stored a message: log its tombstone, tell the others, then answer."""
@@ -266,6 +300,7 @@ class WorkerPeers(Peers):
         self._node = node
         self._links = links
         self.number = node.number
+        self.view = node.current_view  # type: ignore[method-assign]
 
     def view(self) -> View:
         return self._node.current_view()

@@ -1,6 +1,6 @@
 """A message that a client of this node sent, on its way to its copies.
 
-    small      one COPY to each peer, when the message is complete
+    small      to each peer with other messages, when it is complete (cluster.copy_requests)
     large      streams to the peers that the rules choose, while it arrives; then STORE
 
 Rules of this file:
@@ -17,8 +17,8 @@ from typing import Protocol
 
 from metad.cluster.answers import Answer
 from metad.cluster.copies import for_mailboxes, pack_copy
+from metad.cluster.copy_requests import CopyRequests
 from metad.cluster.copying import Copying
-from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.cluster.streaming import Source, Stream, Streaming
 from metad.errors import RefusedError
@@ -27,9 +27,9 @@ from metad.layers.held_spool import HeldSpool
 from metad.layers.logs import LogLayer
 from metad.layers.message_record import append_message
 from metad.layers.spool import SpooledBody, SpooledIncoming, read_parts
-from metad.system.osio import Buffer
+from metad.store.log.encode import Append
 
-COPY_PATIENCE = 5.0
+NOT_TAKEN = RefusedError("this node takes no mail")
 
 
 class ClusterStore(Protocol):
@@ -37,6 +37,7 @@ class ClusterStore(Protocol):
 
     peers: Peers
     log: LogLayer
+    copies: CopyRequests
     streaming: Streaming
 
     def refuse(self, envelope: Envelope, reason: str, done: Done) -> None:
@@ -59,22 +60,22 @@ class InMemory:
         return read_parts((self._body,), at, most)
 
 
-class CopiesAhead:
+class CopiesAhead(Copying):
     """The streams of a message while it arrives: to the peers that will be asked for a copy, as it
     seems now.  `streams`: by member."""
 
     __slots__ = ("_layer", "_source", "streams")
 
     def __init__(self, layer: ClusterStore, mailboxes: Sequence[int], source: Source) -> None:
+        super().__init__(layer.peers, mailboxes)
         self._layer = layer
         self._source = source
         self.streams: dict[int, Stream] = {}
-        copying = Copying(layer.peers, mailboxes, self._begin, lambda reason: None)
-        copying.start()
-        if not _is_taken(layer.log):
-            copying.own_done(stored=False)
+        self.start()
+        if layer.log.committer.blocked or not layer.log.source.has_space:
+            self.own_done(NOT_TAKEN)
 
-    def _begin(
+    def _send(
         self, member: int, mailboxes: Sequence[int], answered: Callable[[Answer], None]
     ) -> None:
         """If the stream fails, `answered` has the next in line chosen."""
@@ -89,6 +90,9 @@ class CopiesAhead:
         self.streams[member] = stream
         stream.more()
 
+    def _finish(self, reason: str | None) -> None:
+        """The message is not complete: the rules are asked again at its end."""
+
     def more(self) -> None:
         """More of the message has arrived."""
         for stream in list(self.streams.values()):
@@ -100,87 +104,75 @@ class CopiesAhead:
         self.streams.clear()
 
 
-class Outgoing:
+class Outgoing(Copying):
     """The message: its own record, and the copies that are to be made."""
 
-    __slots__ = (
-        "_copying", "_done", "_envelope", "_layer", "_parts", "_source", "_streams", "_unused",
-        "item",
-    )  # fmt: skip
+    __slots__ = ("_done", "_envelope", "_layer", "_source", "_streams", "_unused", "item")
 
     def __init__(
-        self,
-        layer: ClusterStore,
-        envelope: Envelope,
-        source: Source,
-        parts: Sequence[Buffer] | None,
+        self, layer: ClusterStore, envelope: Envelope, item: Append, source: Source | None,
         done: Done,
-    ) -> None:
-        """`source`: the body without the trace.  `parts`: both, in memory; None: the caller sets
-        `item.spooled`."""
+    ) -> None:  # fmt: skip
+        """`source`: the body without the trace; None: it is small, and in `item`."""
+        recipients = item.recipients
+        one = len(recipients) == 1  # nearly always
+        mailboxes = (recipients[0][0],) if one else tuple([each[0] for each in recipients])
+        super().__init__(layer.peers, mailboxes)
         self._layer = layer
         self._envelope = envelope
         self._source = source
-        self._parts = parts
         self._done = done
-        self._streams: list[Stream] = []
-        self._unused: dict[int, Stream] = {}
-        mailboxes = tuple([one.mailbox for one in envelope.recipients])
-        self._copying = Copying(layer.peers, mailboxes, self._send, self._finished)
-        now_ns = layer.log.osio.time_ns()
-        self.item = append_message(envelope, parts, source.size, self._own_done, now_ns)
+        self._streams: tuple[Stream, ...] = ()
+        self._unused: dict[int, Stream] | None = None
+        self.item = item
+        item.done = self.own_done
 
     def use(self, ahead: CopiesAhead) -> None:
         """Go on with the streams that were begun."""
         self._unused = ahead.streams
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """Submit the own record, and send the copies."""
         log = self._layer.log
-        is_taken = _is_taken(log)
+        committer = log.committer
+        is_taken = not committer.blocked and log.source.has_space
         if is_taken:
-            log.committer.submit(self.item)
-        self._copying.start()
+            committer.submit(self.item)
+        self.start()
         if not is_taken:
-            self._copying.own_done(stored=False)
-        for stream in self._unused.values():  # the rules have chosen others
-            stream.drop()
-        self._unused.clear()
-
-    def _own_done(self, error: RefusedError | None) -> None:
-        self._copying.own_done(stored=error is None)
+            self.own_done(NOT_TAKEN)
+        if self._unused is not None:
+            for stream in self._unused.values():  # the rules have chosen others
+                stream.drop()
+            self._unused.clear()
 
     def _send(
         self, member: int, mailboxes: Sequence[int], answered: Callable[[Answer], None]
     ) -> None:
-        item, source = self.item, self._source
+        item, source, layer = self.item, self._source, self._layer
         packed = item.envelope
         if len(mailboxes) < len(item.recipients):
             packed = for_mailboxes(packed, mailboxes)
-        if source.size > self._layer.streaming.piece:
-            stream = self._unused.pop(member, None)
-            if stream is None or not stream.is_open:
-                stream = Stream(self._layer.streaming, member, source, answered)
-            self._streams.append(stream)
-            stream.store(pack_copy(item.id, item.uid, packed, (self._envelope.trace,)), answered)
+        if source is None or source.size <= layer.streaming.piece:
+            body = item.spooled.chunks() if item.parts is None else item.parts
+            layer.copies.add(member, pack_copy(item.id, item.uid, packed, body), answered)
             return
-        body = self._parts or tuple(item.spooled.chunks())
-        parts = pack_copy(item.id, item.uid, packed, body)
-        self._layer.peers.request(member, Kind.COPY, parts, answered, COPY_PATIENCE)
+        stream = self._unused.pop(member, None) if self._unused else None
+        if stream is None or not stream.is_open:
+            stream = Stream(layer.streaming, member, source, answered)
+        self._streams = (*self._streams, stream)
+        stream.store(pack_copy(item.id, item.uid, packed, (self._envelope.trace,)), answered)
 
-    def _finished(self, reason: str | None) -> None:
-        for stream in self._streams:
+    def _finish(self, reason: str | None) -> None:
+        # Both refer to this: garbage would keep the message in memory.
+        streams, self._streams = self._streams, ()
+        del self.item
+        for stream in streams:
             stream.drop()
-        del self.item  # which refers to this: garbage would keep the message in memory
         if reason is None:
             self._done(None)
         else:
             self._layer.refuse(self._envelope, reason, self._done)
-
-
-def _is_taken(log: LogLayer) -> bool:
-    """Whether this node takes mail."""
-    return not log.committer.blocked and log.source.has_space
 
 
 class ClusterIncoming(HeldSpool, SpooledIncoming):
@@ -205,13 +197,16 @@ class ClusterIncoming(HeldSpool, SpooledIncoming):
 
     def commit(self, envelope: Envelope, done: Done) -> None:
         parts = (envelope.trace, *self.parts) if self.in_memory else None
-        outgoing = Outgoing(self._layer, envelope, self, parts, self.finished(done))
+        finished = self.finished(done)
+        now_ns = self._layer.log.osio.time_ns()
+        item = append_message(envelope, parts, self.size, finished, now_ns)
         if parts is None:
-            outgoing.item.spooled = SpooledBody(envelope.trace, self)
+            item.spooled = SpooledBody(envelope.trace, self)
+        outgoing = Outgoing(self._layer, envelope, item, self, finished)
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             outgoing.use(ahead)
-        outgoing.start()
+        outgoing.begin()
 
     def abort(self) -> None:
         ahead, self._ahead = self._ahead, None

@@ -55,6 +55,8 @@ class ClusterStore(Protocol):
 
     def state(self) -> MemberState: ...
 
+    def flush(self) -> None: ...
+
 
 class PeerRequests:
     """The requests of all links of one worker."""

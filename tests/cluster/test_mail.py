@@ -84,15 +84,15 @@ class FakePeers(Peers):
 # --- Write ----------------------------------------------------------------------------------------
 
 
-class Write:
+class Write(Copying):
     """One message of node 1 to mailboxes."""
 
     def __init__(self, view: View, *mailboxes: int) -> None:
         self.peers = FakePeers(view)
+        super().__init__(self.peers, mailboxes or (BOX,))
         self.outcome: list[str | None] = []
         self.named: dict[int, list[int]] = {}
-        self.copying = Copying(self.peers, mailboxes or (BOX,), self._send, self.outcome.append)
-        self.copying.start()
+        self.start()
 
     def _send(
         self, member: int, mailboxes: Sequence[int], answered: Callable[[Answer], None]
@@ -100,8 +100,11 @@ class Write:
         self.named[member] = list(mailboxes)
         self.peers.request(member, Kind.COPY, (), answered, 5.0)
 
+    def _finish(self, reason: str | None) -> None:
+        self.outcome.append(reason)
+
     def own(self, *, stored: bool = True) -> None:
-        self.copying.own_done(stored=stored)
+        self.own_done(None if stored else RefusedError("full"))
 
     def answer(self, member: int, answer: Answer = DONE) -> None:
         self.peers.answer(member, answer)

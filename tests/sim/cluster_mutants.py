@@ -24,12 +24,13 @@ MUTANTS = (
     Mutant("the own copy counts before it is durable", (
         (COPYING + "_settle", "if self._own else set()", ""),
         (COPYING + "_go_on", "if self._own is not None:", "if True:"),
+        (COPYING + "_answered", "if self._own and len(got)", "if len(got)"),
     ), 4),
     Mutant("a peer that has no space confirms", (
         (COPIES + "copy", "reply(NO_SPACE)", "reply(())"),
-    ), 105),
+    ), 131),
     Mutant("a peer that does not answer counts", (
-        (COPYING + "_on_answer", "(group.got if stored else group.failed)", "group.got"),
+        (COPYING + "_answered", "(group.got if stored else group.failed)", "group.got"),
     ), 1),
     # -- rule Tombstone
     Mutant("refused mail gets no tombstone", (
@@ -75,11 +76,12 @@ MUTANTS = (
         ("metad.cluster.opening:unlock", "peers.request(", "tries or peers.request("),
     ), 0),
     Mutant("a copy is confirmed before it is durable", (
-        (COPIES + "_append", "self._log.committer.submit(item)",
-         "reply(()); self._log.committer.submit(item)"),
+        (COPIES + "_take", "log.committer.submit(item)",
+         "done(None); log.committer.submit(item)"),
     ), 11),
     Mutant("a peer that could not store it confirms", (
         ("metad.layers.arriving_copies:_durable", "if error is None else", "if True else"),
+        ("metad.layers.arriving_copies:_Together.done", "if error is not None:", "if False:"),
     ), 11),
     # -- rules Enter, Walk, Set copies
     # -- rule Epoch

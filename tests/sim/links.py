@@ -82,6 +82,9 @@ class SimLinks:
         if member not in self._dialed:
             self._dial(member)
 
+    def flush(self) -> None:
+        """What is written is on its way at once."""
+
     def is_up(self, member: int) -> bool:
         link = self._dialed.get(member)
         return link is not None and link.is_ready

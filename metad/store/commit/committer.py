@@ -85,6 +85,9 @@ class Committer:
         self._thread_enters = False  # a background job may use the index: the loop must not
         self._seconds = 0.0  # recent average for a write and its sync
         self.expected = CommitDelay(now)
+        # Called when a group begins, and again if it has sent something: the loop may block now.
+        self.before_group: Callable[[], bool] | None = None
+        self._told = False
         # The index lags, or the writer pauses after failures.  Cached, because every MAIL and RCPT
         # asks.
         self.blocked = False
@@ -170,6 +173,12 @@ class Committer:
         self._gathering = 0
         if self._busy or not self._waiting:
             return
+        all_wait = self._seconds < QUICK_SECONDS and not self.expected.count()
+        if self.before_group is not None and self.before_group() and all_wait and not self._told:
+            self._scheduled = self._told = True  # what it sent leaves at the end of this turn
+            self._loop.call_soon(self._start)
+            return
+        self._told = False
         group = take_group(self._waiting)
         self._group_since = self._since
         if self._resting:
@@ -178,7 +187,6 @@ class Committer:
         self._busy = True
         chain = self._chain
         writer = chain.writer
-        all_wait = self._seconds < QUICK_SECONDS and not self.expected.count()
         if writer is None or group[0].parts is None or not chain.fits(group):
             self._put_entering(lambda: self._switch_and_append(group))
             return

@@ -49,6 +49,7 @@ CHECKED_SIZE = _PREFIX.size
 Bytes = bytes | bytearray | memoryview
 # One per process: creating one for each call, as packb does, costs more than the packing.
 _pack = msgpack.Packer().pack
+_new = tuple.__new__
 
 
 class Header(NamedTuple):
@@ -216,6 +217,10 @@ def unpack_envelope(data: Bytes) -> Envelope:
     """Raises ValueError if a verified envelope is not one (written by another version)."""
     try:
         time_us, client, helo, sender, recipients, *rest = msgpack.unpackb(data, use_list=False)
+        if len(recipients) == 1 and len(rest) == 1:  # nearly always
+            ((mailbox, address, octets),) = recipients
+            named = (_new(Recipient, (mailbox, address, octets)),)
+            return _new(Envelope, (time_us, client, helo, sender, named, rest[0], ""))
         return Envelope(
             time_us, client, helo, sender, tuple(Recipient(*each) for each in recipients), *rest
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -449,3 +450,38 @@ def test_a_slow_disk_is_waited_for_beside_the_loop(kit: StoreKit) -> None:
     committer._seconds = 10 * commit.QUICK_SECONDS
     assert kit.put([1], b"slow").acked
     assert jobs
+
+
+def test_what_goes_to_other_nodes_is_on_its_way_before_the_loop_waits_for_the_disk(
+    kit: StoreKit,
+) -> None:
+    """The loop sends at the end of a turn, so a group that it writes itself begins in the next."""
+    committer = kit.writers[0].committer
+    kit.put([1], b"the first log")
+    events: list[str] = []
+    append, waiting = committer._append, ["a copy"]
+
+    def before_group() -> bool:
+        events.append("sent" if waiting else "nothing")
+        return bool(waiting and waiting.pop())
+
+    def appended(*group: Any) -> Any:
+        events.append("written")
+        return append(*group)
+
+    committer.before_group = before_group
+    committer._append = appended  # type: ignore[assignment, method-assign]
+    one = kit.submit([1], b"one")
+    kit.loop.call_soon(lambda: events.append("a turn"))  # behind what begins the group
+    kit.run()
+    assert one.acked
+    assert events == ["sent", "a turn", "nothing", "written"]
+    events.clear()
+    waiting += ["copies", "another"]  # one more comes in the turn between: the group waits once
+    assert kit.put([1], b"two").acked
+    assert events == ["sent", "sent", "written"]
+    events.clear()
+    waiting.append("a copy")
+    committer._seconds = 10 * commit.QUICK_SECONDS  # a thread writes: the loop goes on
+    assert kit.put([1], b"three").acked
+    assert events == ["sent", "written"]
