@@ -55,6 +55,7 @@ class Kind(IntEnum):
     PART = 27
     STORE = 28
     DROP = 29
+    TEXTS = 30
     ANSWER = 32
     REFUSED = 33
     STALE = 34

@@ -5,6 +5,7 @@
     LIST        this node's part of a mailbox                        -> cluster.listed
     LOCK UNLOCK the lock of a mailbox, while the link lives          -> nothing
     FETCH       a message as RETR sends it                           -> cluster.fetching
+    TEXTS       several small ones                                   -> cluster.small_texts
     DELETE      tombstones                                           -> nothing
     TOMBSTONES  what a member's vector lacks                         -> layers.tombstone_pull
     STATE       what this node has                                   -> cluster.entering.MemberState
@@ -78,6 +79,7 @@ class PeerRequests:
             Kind.LOCK: self._lock,
             Kind.UNLOCK: self._unlock,
             Kind.FETCH: self._bodies.fetch,
+            Kind.TEXTS: self._bodies.texts,
             Kind.DELETE: self._delete,
             Kind.TOMBSTONES: self._tombstones,
             Kind.STATE: self._state,

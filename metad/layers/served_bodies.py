@@ -1,4 +1,5 @@
-"""Messages that lie here, sent to other members piece by piece (cluster.fetching).
+"""Messages that lie here, sent to other members: piece by piece (cluster.fetching), or several
+small ones at once (cluster.small_texts).
 
 Rules of this file:
 
@@ -19,6 +20,8 @@ from xxhash import xxh3_128
 from metad.cluster.answers import Refused
 from metad.cluster.fetching import FETCHED, Ask, pack_piece, unpack_ask
 from metad.cluster.serving import Asker, Reply
+from metad.cluster.small_texts import TEXTS_SIZE, pack_texts
+from metad.cluster.small_texts import unpack_ask as unpack_texts_ask
 from metad.errors import RefusedError
 from metad.layers.logs import LogLayer, LogMaildrop
 from metad.layers.merged_mailbox import MergedListing
@@ -112,6 +115,31 @@ class ServedBodies:
                 return
         self._thread.put(partial(self._read_in_thread, reply, text, ask))
 
+    def texts(self, body: bytes, reply: Reply) -> None:
+        """Answer TEXTS.  Raises ClusterError, RefusedError."""
+        mailbox, ids = unpack_texts_ask(body)
+        try:
+            places = self._log.reader.look_ahead(ids)
+        except lmdb.Error as error:
+            raise RefusedError(f"index: {error}") from error
+        sizes = [TEXTS_SIZE + 1 if place is None else place.size for place in places]
+        entries = [one + size.to_bytes(4, "big") for one, size in zip(ids, sizes, strict=True)]
+        drop = LogMaildrop(self._log, mailbox, MergedListing(b"".join(entries)))
+        found = [
+            _small(drop, number) if size <= TEXTS_SIZE else None
+            for number, size in enumerate(sizes, 1)
+        ]
+        if any(isinstance(one, Iterator) for one in found):
+            self._thread.put(partial(self._texts_in_thread, reply, found))
+        else:
+            reply(pack_texts([None if one is None else b"".join(one) for one in found]))
+
+    def _texts_in_thread(
+        self, reply: Reply, found: list[Sequence[Buffer] | Iterator[Buffer] | None]
+    ) -> None:
+        texts = [None if one is None else _joined(one) for one in found]
+        self._log.loop.call_soon_threadsafe(reply, pack_texts(texts))
+
     def _read_in_thread(self, reply: Reply, text: _Text, ask: Ask) -> None:
         answer = self._read(text, ask)
         key = ask.mailbox, ask.id
@@ -167,3 +195,18 @@ class ServedBodies:
     def stop(self) -> None:
         for key in list(self._open):
             self._close(key)
+
+
+def _small(drop: LogMaildrop, number: int) -> Sequence[Buffer] | Iterator[Buffer] | None:
+    """A message; None if it cannot be read: FETCH gets the reason."""
+    try:
+        return drop.fetch(number, TEXTS_SIZE)
+    except (RefusedError, OSError, lmdb.Error):
+        return None
+
+
+def _joined(pieces: Sequence[Buffer] | Iterator[Buffer]) -> bytes | None:
+    try:
+        return b"".join(pieces)
+    except (RefusedError, OSError, lmdb.Error):
+        return None
