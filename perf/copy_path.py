@@ -117,6 +117,9 @@ class JoinedLinks:
     def request(self, member: int, *request: Any) -> None:
         self.link.request(*request)
 
+    def is_up(self, member: int) -> bool:
+        return self.link.is_ready
+
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
