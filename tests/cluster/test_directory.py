@@ -327,6 +327,7 @@ def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
         asyncio.run(main(one))
 
 
+@pytest.mark.slow
 def test_a_leader_that_is_killed_stops_no_proposal(tmp_path):
     async def main(three: EtcdCluster) -> None:
         async with Etcd(config(three.urls)) as etcd:
@@ -517,6 +518,7 @@ def test_what_cannot_be_read_in_etcd_is_reported_and_gives_no_word(server, tmp_p
     run(server, tmp_path, test)
 
 
+@pytest.mark.slow
 def test_rounds_come_when_the_view_changes(server, tmp_path):
     """The watch: within a second, though rounds come every two."""
 

@@ -217,6 +217,7 @@ def test_a_watch_that_is_cut_is_told_and_another_one_begins():
         asyncio.run(main(one))
 
 
+@pytest.mark.slow
 def test_of_three_the_leader_is_killed_and_one_hangs():
     """A request goes to the next endpoint; without a majority there is no answer, and it is over in
     time."""
@@ -308,6 +309,7 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
+@pytest.mark.slow
 def test_a_client_imports_nothing_later(server):
     """In a chroot, or confined, it no longer could."""
     script = IMPORTS.format(url=server.urls[0])

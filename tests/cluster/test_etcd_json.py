@@ -36,6 +36,7 @@ ANY = st.recursive(
 ANSWERS = st.dictionaries(st.sampled_from(NAMES), ANY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [rows_of, outcome_of, changes_of, revision_of])
 @given(answer=ANSWERS)
 def test_any_answer_is_read_or_refused(read, answer):
