@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """{first}
 import sys
 import metad.master.entry, metad.master.master, metad.workers.worker, metad.workers.collector
@@ -22,9 +24,11 @@ def imported(text: str, first: str = "") -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_alone_imports_nothing_of_the_cluster():
     assert imported("") == []
 
 
+@pytest.mark.slow
 def test_an_import_would_be_found():
     assert "metad.cluster.link" in imported("", "import metad.cluster.link")
