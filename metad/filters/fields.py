@@ -25,7 +25,7 @@ _FOLDING: Final = re.compile(r"\r?\n(?=[ \t])|\r?\n\Z")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # One field with its continuation lines.
 _FIELD: Final = re.compile(
-    rb"^([!-9;-~]++)[ \t]*+:((?:[^\n]*+\n)(?:[ \t][^\n]*+\n)*+)", re.MULTILINE
+    rb"^([!-9;-~]++)[ \t]*+:((?:[^\n]*+\n)(?:[ \t][^\n]*+\n)*)", re.MULTILINE
 )
 # The end of the header: an empty line, or the final dot line without one before it.
 _END: Final = re.compile(rb"(?:\A|(?<=\r\n))(?:(\r\n)|\.\r\n)")
