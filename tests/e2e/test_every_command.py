@@ -82,14 +82,14 @@ STEPS = [
 STOPPED = [Step("status", codes=(UNAVAILABLE,)), Step("store rebuild"), Step("fsck", "--repair")]
 # Commands that run until interrupted, or need rspamd or another node: their JSON is tested there.
 ELSEWHERE = {
-    "cluster alone": "tests/cli/test_cluster_commands.py",
+    "cluster alone": "tests/cli/cluster/test_commands.py",
     "cluster drain": "tests/e2e/test_cluster_etcd.py",
-    "cluster init": "tests/cli/test_cluster_commands.py",
+    "cluster init": "tests/cli/cluster/test_commands.py",
     "cluster remove": "tests/e2e/test_cluster_etcd.py",
-    "cluster join": "tests/cli/test_cluster_commands.py",
+    "cluster join": "tests/cli/cluster/test_commands.py",
     "cluster restore-directory": "tests/e2e/test_directory.py",
-    "cluster status": "tests/cli/test_cluster_commands.py",
-    "cluster token": "tests/cli/test_cluster_commands.py",
+    "cluster status": "tests/cli/cluster/test_commands.py",
+    "cluster token": "tests/cli/cluster/test_commands.py",
     "mail learn": "tests/e2e/test_rspamd.py",
     "mail tail": "tests/e2e/test_dev.py",
     "trace": "tests/e2e/test_trace.py",

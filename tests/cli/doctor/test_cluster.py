@@ -14,7 +14,7 @@ from metad.cli.doctor import service
 from metad.cli.doctor.result import Level
 from metad.config.model import ClusterConfig
 from metad.config.parse import parse
-from tests.cli.test_cluster_overview import KNOWN, THREE
+from tests.cli.cluster.test_overview import KNOWN, THREE
 
 PEERS = ClusterConfig(address="127.0.0.1:7525", peers=("127.0.0.2:7525",))
 ETCD = ClusterConfig(address="127.0.0.1:7525", etcd=("http://127.0.0.1:2379",))
