@@ -153,13 +153,16 @@ def exclusive(place: HubLocation) -> Iterator[Store]:
     from metad.master.datadir import take_lock
 
     data = place.enter()
-    os.umask(0o077)  # as a hub: what is made in DATA is its owner's alone
-    store = open_store(Osio(), data)
-    fd = take_lock(data)
+    mask = os.umask(0o077)  # as a hub: what is made in DATA is its owner's alone
     try:
-        yield store
+        store = open_store(Osio(), data)
+        fd = take_lock(data)
+        try:
+            yield store
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
+        os.umask(mask)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -292,6 +292,8 @@ class MailWorker:
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, object]) -> None:
         """An uncaught exception: its connection is dropped, the worker goes on."""
+        if is_of_a_handshake(details):
+            return
         error = details.get("exception")
         self._log.line("worker", f"panic: {details.get('message')}: {error!r}")
         transport = details.get("transport")
@@ -322,3 +324,11 @@ def main(setup: WorkerSetup) -> int:
     # Before any thread starts: only the loop's thread gets signals, and only while it runs.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     return MailWorker(setup).run()
+
+
+def is_of_a_handshake(details: Mapping[str, object]) -> bool:
+    """Whether it is only that a connection ended in its TLS handshake: uvloop notes that in a
+    future of its own, which nothing waits for.  `details`: as a loop's exception handler gets it.
+    """
+    is_future = str(details.get("message")).startswith("Future exception was never retrieved")
+    return is_future and isinstance(details.get("exception"), ConnectionError)

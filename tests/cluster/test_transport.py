@@ -455,8 +455,9 @@ def test_what_connects_after_the_end_is_not_accepted(two: Two) -> None:
 
 
 def test_missing_certificates_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use metad cluster init on the first node"):
+    with pytest.raises(ConfigError, match="certificates cannot be used: No such file") as caught:
         load_contexts(tmp_path)
+    assert "metad cluster join" in caught.value.remedy
     with pytest.raises(ConfigError, match=r"member\.pem: No such file"):
         own_fingerprint(tmp_path)
     (tmp_path / identity.MEMBER).write_text("what?")
