@@ -6,7 +6,8 @@
 
 Between the two, nothing disappears: the mailbox lock keeps other sessions and expiry out.  Messages
 may be added, even with smaller ids, if another worker committed later what it had numbered earlier.
-As many of the latest messages as arrived after the login are left for the next session.
+As many of the latest messages before the newest as arrived after the login are left for the next
+session.
 
 Rule of this file: the entries are authoritative; the usage row is derived from them.  If they
 disagree in any other way, the entries count.
@@ -74,13 +75,18 @@ class Listing:
     def _came_late(self, packed: bytearray, late: int, octets: int) -> list[int]:
         """The positions of `late` entries that may have arrived after the login, the last first.
 
-        None if the last minute has fewer: then the usage row was wrong.
+        The newest was there at the login.  None if the last minute has fewer others: then the
+        usage row was wrong.
         """
         time_us = int.from_bytes(self._newest[:8], "big") - LATE_SECONDS * 1_000_000
         since = max(time_us, 0).to_bytes(8, "big")
         first = max(len(packed) - MOST_LATE * _ENTRY, 0)
         places = range(len(packed) - _ENTRY, first - 1, -_ENTRY)
-        recent = [at for at in places if packed[at : at + 8] >= since]
+        recent = [
+            at
+            for at in places
+            if packed[at : at + 8] >= since and packed[at : at + ID_SIZE] != self._newest
+        ]
         if len(recent) < late:
             return []
         if late == 1:

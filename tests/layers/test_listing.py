@@ -86,6 +86,16 @@ def test_several_that_came_late_leave_the_number_that_stat_gave(index: Index) ->
     assert len(made(listing)) == 5
 
 
+def test_the_newest_was_there_whatever_a_recovery_enters_after_the_login(index: Index) -> None:
+    """A worker was killed before its answer: the client goes on in another one, and the message is
+    entered while the next one, of the same size and acknowledged, is listed."""
+    for number in range(3):
+        add(index, NOW + 10 * number, 100)
+    listing = Listing(index, BOX)
+    add(index, NOW + 15, 100)
+    assert made(listing) == [(NOW + 10 * n, 100) for n in range(3)]
+
+
 def test_a_usage_row_that_is_wrong_costs_no_message(index: Index) -> None:
     """It is a view; the entries count."""
     for number in range(3):
