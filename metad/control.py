@@ -18,7 +18,6 @@ import json
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,22 +27,16 @@ from metad import limits
 from metad.errors import (
     EX_PROTOCOL,
     MetadError,
-    NotPermittedError,
     OsError,
-    UnavailableError,
 )
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _READ = 64 * limits.KIB
 _SUN_PATH = 107
-_BUSY = "try again; if it happens again, the hub's log says why"
 
 
 def socket_path(data: Path) -> Path:
     return data / "run" / "control"
-
-
-# --- The hub's side -------------------------------------------------------------------------------
 
 
 class Connection:
@@ -98,7 +91,7 @@ class Connection:
         if len(line) > limits.CONTROL_REQUEST:
             self._end("the request is too long")
             return None
-        request = _decoded(line)
+        request = decoded(line)
         if request is None or not isinstance(request.get("command"), str):
             self._end("not a request")
             return None
@@ -257,118 +250,7 @@ def peer_uid(sock: socket.socket) -> int:
     return peer(sock)[1]
 
 
-# --- The command's side ---------------------------------------------------------------------------
-
-
-class Client:
-    """A connection to a running hub.  Raises UnavailableError if there is none."""
-
-    def __init__(self, data: Path, timeout: float = limits.CONTROL_TIMEOUT) -> None:
-        self._timeout = timeout
-        self._hub = f"the hub on {data}"
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            self._connect(socket_path(data))
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            self._sock.close()
-            raise UnavailableError(
-                f"no hub is running on {data}", remedy="metad start starts it"
-            ) from None
-        except PermissionError:
-            self._sock.close()
-            raise NotPermittedError(f"{data}: permitted only to its owner and root") from None
-        except OSError as error:
-            self._sock.close()
-            raise UnavailableError(f"{self._hub} does not answer: {error}", remedy=_BUSY) from None
-        self._input = bytearray()
-
-    def _connect(self, path: Path) -> None:
-        self._sock.settimeout(self._timeout)
-        with short_path(path) as short:
-            self._sock.connect(short)
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sock.close()
-
-    def request(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """The hub's reply.  Raises the hub's error with its exit code."""
-        line = json.dumps({"command": command} | arguments).encode() + b"\n"
-        deadline = time.monotonic() + self._timeout
-        try:
-            self._sock.sendall(line)
-            answer = self._line(deadline)
-        except TimeoutError:
-            raise UnavailableError(f"{self._hub} does not answer", remedy=_BUSY) from None
-        except OSError as error:
-            raise UnavailableError(
-                f"{self._hub} closed the connection: {error.strerror}", remedy=_BUSY
-            ) from None
-        reply = _decoded(answer)
-        if reply is None:
-            raise UnavailableError(
-                f"{self._hub} sent an unintelligible reply",
-                remedy="metad reload executes the installed release",
-            )
-        if not reply.get("ok"):
-            raise _refusal(reply)
-        return reply
-
-    def wait_closed(self, seconds: float) -> bool:
-        """Whether the hub closed the connection within `seconds`, as it does when it exits."""
-        deadline = time.monotonic() + seconds
-        try:
-            while (left := deadline - time.monotonic()) > 0:
-                self._sock.settimeout(left)
-                if not self._sock.recv(_READ):
-                    return True
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
-        return False
-
-    def _receive(self) -> bytes:
-        return self._sock.recv(_READ)
-
-    def _line(self, deadline: float) -> bytes:
-        """One line, complete by `deadline` (monotonic seconds)."""
-        while b"\n" not in self._input:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._sock.settimeout(left)
-            data = self._receive()
-            if not data or len(self._input) > limits.CONTROL_REPLY:
-                raise UnavailableError(
-                    f"{self._hub} closed the connection without a reply", remedy=_BUSY
-                )
-            self._input += data
-        line, _, rest = bytes(self._input).partition(b"\n")
-        self._input = bytearray(rest)
-        return line
-
-
-def request(
-    data: Path, command: str, timeout: float = limits.CONTROL_TIMEOUT, **arguments: Any
-) -> dict[str, Any]:
-    """Send a request to the hub on `data`.  Raises UnavailableError if none is running."""
-    with Client(data, timeout) as client:
-        return client.request(command, **arguments)
-
-
-def _refusal(reply: dict[str, Any]) -> MetadError:
-    text, remedy = reply.get("error", "the hub refused"), reply.get("remedy", "")
-    error = MetadError(str(text), remedy=str(remedy))
-    code = reply.get("exit_code")
-    if isinstance(code, int) and 0 < code < 256:
-        error.exit_code = code
-    return error
-
-
-def _decoded(line: bytes) -> dict[str, Any] | None:
+def decoded(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line; None if it is not one."""
     try:
         found = json.loads(line)

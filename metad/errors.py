@@ -283,6 +283,8 @@ class MailLoopError(RefusedError):
 class NoSpaceError(RefusedError):
     """No space for new mail; stored mail is still served."""
 
+    remedy = "metad status shows the space that is needed and that is left"
+
     smtp = Reply(452, "4.3.1", "Insufficient system storage")
     pop3 = "[SYS/TEMP] insufficient storage"
 

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from metad.control import Client
+from metad.control_client import Client
 from perf import harness
 from perf.compare import LoadFailedError
 from perf.harness import HubOptions, Server

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metad import control, limits
-from metad.control import Client, Connection, ControlServer, request, socket_path
+from metad import control, control_client, limits
+from metad.control import Connection, ControlServer, socket_path
+from metad.control_client import Client, request
 from metad.errors import (
     EX_NOUSER,
     EX_PROTOCOL,
@@ -166,6 +167,18 @@ def test_the_client_sees_the_hub_end(server, tmp_path):
 def test_a_hub_that_does_not_answer_is_given_up(server, tmp_path):
     with pytest.raises(UnavailableError, match="does not answer"):
         request(tmp_path, "status", timeout=0.05)
+
+
+def test_each_second_of_silence_is_told_and_its_end(server, tmp_path, monkeypatch):
+    told = []
+    tell = staticmethod(lambda hub, left: told.append((hub, left)))
+    monkeypatch.setattr(Client, "tell_silence", tell)
+    monkeypatch.setattr(control_client, "SILENCE", 0.05)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        request(tmp_path, "status", timeout=0.2)
+    assert {hub for hub, _ in told} == {f"the hub on {tmp_path}"}
+    lefts = [left for _, left in told]
+    assert 0.2 > lefts[0] > lefts[1] >= lefts[-1] == 0
 
 
 def test_a_hub_that_closes_without_an_answer_is_told(hub, tmp_path):

@@ -19,6 +19,8 @@ import click
 
 from metad import __version__
 from metad.cli.lazy import LazyGroup
+from metad.cli.progress import tell_silence
+from metad.control_client import Client
 from metad.errors import (
     EX_OK,
     EX_OSERR,
@@ -85,6 +87,7 @@ def version(as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code.  Bad arguments never raise."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    Client.tell_silence = staticmethod(tell_silence)
     try:
         code = _run(given)
         sys.stdout.flush()

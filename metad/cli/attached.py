@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from metad import limits
-from metad.control import Client
+from metad.control_client import SILENCE, Client
 from metad.errors import UnavailableError
 
 _READ = 256 * limits.KIB
@@ -134,6 +134,25 @@ class Workers:
                 self._selector.unregister(worker.sock)
                 yield worker, None
 
+    def answers(self, deadline: float) -> Iterator[tuple[Worker, dict[str, Any] | None]]:
+        """What arrives by `deadline` (monotonic seconds), as from `hear`; each second of silence is
+        told.  Raises UnavailableError if a worker reports an error."""
+        told = False
+        try:
+            while self.open and (left := deadline - time.monotonic()) > 0:
+                heard = False
+                for worker, line in self.hear(min(left, SILENCE)):
+                    heard = True
+                    if line is not None and "error" in line:
+                        raise UnavailableError(f"{worker.name}: {line['error']}")
+                    yield worker, line
+                if not heard:
+                    Client.tell_silence("the workers", deadline - time.monotonic())
+                    told = True
+        finally:
+            if told:
+                Client.tell_silence("the workers", 0)
+
     @property
     def open(self) -> bool:
         """Whether any worker has not finished its answer."""
@@ -155,17 +174,14 @@ def ask_all(
         workers.send(request)
         silent = {one.pid: one.name for one in workers.workers}
         deadline = time.monotonic() + seconds
-        while workers.open and (left := deadline - time.monotonic()) > 0:
-            for worker, line in workers.hear(left):
-                if line is not None and "error" in line:
-                    raise UnavailableError(f"{worker.name}: {line['error']}")
-                if line is None:
-                    if worker.pid in silent and _has_ended(worker.pid):
-                        del silent[worker.pid]
-                    continue
-                if line.get("end"):
-                    silent.pop(worker.pid, None)
-                took(line)
+        for worker, line in workers.answers(deadline):
+            if line is None:
+                if worker.pid in silent and _has_ended(worker.pid):
+                    del silent[worker.pid]
+                continue
+            if line.get("end"):
+                silent.pop(worker.pid, None)
+            took(line)
     return list(silent.values())
 
 
@@ -186,10 +202,4 @@ def ask_one(data: Path, request: dict[str, Any], seconds: float) -> dict[str, An
     with Workers(data) as workers:
         workers.send(request, first=True)
         deadline = time.monotonic() + seconds
-        while workers.open and (left := deadline - time.monotonic()) > 0:
-            for worker, line in workers.hear(left):
-                if line is not None and "error" in line:
-                    raise UnavailableError(f"{worker.name}: {line['error']}")
-                if line is not None:
-                    return line
-    return None
+        return next((line for _, line in workers.answers(deadline) if line is not None), None)

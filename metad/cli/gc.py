@@ -12,7 +12,7 @@ from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.progress import Progress
 from metad.config.checks import show_size
-from metad.control import Client
+from metad.control_client import Client
 from metad.errors import OsError
 
 ASK_SECONDS = 0.2

@@ -22,7 +22,7 @@ from metad.cli.context import F, HubLocation, hub_options, json_option, may_star
 from metad.cli.launch import Launch, launch
 from metad.cli.progress import Progress
 from metad.config.parse import parse, read
-from metad.control import Client, request
+from metad.control_client import Client, request
 from metad.errors import EX_UNAVAILABLE, MetadError, UnavailableError, UsageError
 
 STOP_SECONDS = 120

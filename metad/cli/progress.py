@@ -3,7 +3,7 @@
     12 of 40 logs, 3 min left
 
 Rule of this file: a command that takes less than a second, has no terminal, or prints JSON shows
-nothing.
+nothing.  Only a hub that is silent is named on a terminal whatever the command prints.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ def left(seconds: float, done: float, total: float) -> str:
         return ""
     rest = seconds / done * (total - done)
     return f", {rest / 60:.0f} min left" if rest >= 60 else f", {rest:.0f} s left"
+
+
+def tell_silence(hub: str, left: float) -> None:
+    """Name the hub that is waited for, for at most `left` seconds more; 0: no longer."""
+    if sys.stderr.isatty():
+        text = f"waiting for {hub}, at most {left:.0f} s more" if left > 0 else ""
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
 
 
 class Progress:

@@ -14,7 +14,7 @@ from metad.cli.context import HubLocation
 from metad.config.checks import show_value
 from metad.config.effective import effective
 from metad.config.parse import parse, read
-from metad.control import request
+from metad.control_client import request
 from metad.errors import MetadError
 
 _NONE = object()

@@ -15,7 +15,7 @@ from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.fsck import check as check_store
 from metad.cli.fsck import exclusive, rebuilding, report
 from metad.cli.progress import Progress
-from metad.control import Client
+from metad.control_client import Client
 from metad.errors import EX_DATAERR, EX_OK, EX_TEMPFAIL, UsageError
 from metad.store.fsck.dump import body_octets, dump_log, line_of
 from metad.store.fsck.index_snapshot import read_snapshot

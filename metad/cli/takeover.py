@@ -11,7 +11,7 @@ import click
 
 from metad import __version__
 from metad.cli.progress import Progress
-from metad.control import request
+from metad.control_client import request
 from metad.errors import UnavailableError
 
 # States of a hub that is not serving yet, or no longer.

@@ -23,6 +23,8 @@ from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.config.checks import domain
 from metad.errors import DataError, UnavailableError
+from metad.store.identity import refuse_newer
+from metad.system.osio import Osio
 from metad.tls import store as tls_store
 
 SELF_SIGNED_DAYS = 90
@@ -71,7 +73,7 @@ def install(
       metad tls install --cert fullchain.pem --key privkey.pem
     """
     chain, private = tls_store.read_pair(certificate, key)
-    show(tls_store.install(place.make(), chain, private, name), as_json)
+    show(tls_store.install(_writable(place.make()), chain, private, name), as_json)
 
 
 @group.command("self-signed")
@@ -94,7 +96,7 @@ def self_signed(
     """
     names = [_domain(one) for one in domains] or [place.config.hostname]
     chain, private = make_self_signed(names)
-    show(tls_store.install(place.make(), chain, private, name), as_json)
+    show(tls_store.install(_writable(place.make()), chain, private, name), as_json)
 
 
 @group.command("list")
@@ -132,8 +134,14 @@ def remove(place: HubLocation, name: str) -> None:
       metad tls remove mx1.example.org
     """
     config = place.config
-    place.enter()
+    _writable(place.enter())
     tls_store.remove(config, name)
+
+
+def _writable(data: Path) -> Path:
+    """The same directory.  Raises DataError if it is of a newer release."""
+    refuse_newer(Osio(), data)
+    return data
 
 
 def facts(certificate: tls_store.Certificate) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options
-from metad.control import request
+from metad.control_client import request
 from metad.errors import EX_OK, UnavailableError
 from metad.system import histograms
 from metad.system.histograms import Counts, Shape, quantile

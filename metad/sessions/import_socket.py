@@ -6,7 +6,7 @@ dot line included).  It need not wait for the answers, which are sent in order.
 
     -> {"mailbox": 2, "address": "ann@x.org", "sender": "", "uid": "1a", "time_us": 0, "size": 3}
     -> .
-    <- {"id": "0006…"}  or  {"error": "…"}
+    <- {"id": "0006…"}  or  {"error": "…", "exit_code": 65}  or  {…, "exit_code": 75, "remedy": "…"}
 
 Rules of this file:
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from metad.control import peer_uid, short_path
-from metad.errors import RefusedError
+from metad.errors import EX_DATAERR, EX_TEMPFAIL, RefusedError, UnknownUserError
 from metad.layers.base import Envelope, Incoming, Recipient
 from metad.protocol.address import AddressError, parse_mailbox
 from metad.protocol.dots import END_LINE, Counter, EndFinder
@@ -94,7 +94,7 @@ class Message:
             if announced.size > most:
                 raise ValueError(f"a message of {announced.size:,} bytes; the maximum is {most:,}")
             if context.users.by_id(announced.mailbox) is None:
-                raise RefusedError(f"there is no mailbox {announced.mailbox}")
+                raise UnknownUserError(f"there is no mailbox {announced.mailbox}")
             self._incoming = context.layer.begin()
         except Exception as error:
             self._error = error
@@ -176,8 +176,12 @@ class Answer:
         self._give({"id": self.id.hex()})
 
     def refuse(self, error: Exception) -> None:
+        """75: a later import may succeed (a reply 4xx of SMTP); 65: not this message."""
         text = str(error) if isinstance(error, RefusedError | ValueError) else repr(error)
-        self._give({"error": text or RefusedError.smtp.text})
+        answer = {"error": text or RefusedError.smtp.text, "exit_code": EX_DATAERR}
+        if isinstance(error, RefusedError) and error.smtp.code < 500:
+            answer |= {"exit_code": EX_TEMPFAIL, "remedy": error.remedy}
+        self._give(answer)
 
     def _give(self, text: dict[str, Any]) -> None:
         self.text = text

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def make_store(
     return Store(
         data, store_id, secret, node, logs, index, locks, quarantine, spool, clustered=clustered
     )
+
+
+def refuse_newer(osio: Osio, data: Path) -> None:
+    """For what is written beside a store: raises DataError if a newer release made it."""
+    with suppress(UnreadableStoreError, OSError):
+        if (data / "store.json").exists():
+            open_store(osio, data)
 
 
 def open_store(osio: Osio, data: Path) -> Store:

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from metad.cli.backup import Steps
-from metad.cli.progress import Progress, left
+from metad.cli.progress import Progress, left, tell_silence
 
 
 class Clock:
@@ -106,3 +106,14 @@ def test_a_backup_reports_steps_and_warnings(monkeypatch, clock):
     assert terminal.taken() == (
         "\r\033[K1 of 3 logs, 4 s left\r\033[Kwarning: log 2 has no good header; copied as it is\n"
     )
+
+
+def test_a_silent_hub_is_named_on_a_terminal_until_it_answers(monkeypatch):
+    terminal = standard_error(monkeypatch)
+    tell_silence("the hub on /srv/mail", 8.9)
+    assert terminal.taken() == "\r\033[Kwaiting for the hub on /srv/mail, at most 9 s more"
+    tell_silence("the hub on /srv/mail", 0)
+    assert terminal.taken() == "\r\033[K"
+    terminal.is_one = False
+    tell_silence("the hub on /srv/mail", 8.9)
+    assert terminal.taken() == ""

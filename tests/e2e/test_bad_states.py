@@ -72,9 +72,9 @@ mail tail                 |                               |  78  69  77  77  65 
 mail wait                 | {ann} --timeout 0.1           |  78  69  77  77  65   0   0   0   0   0
 mail trace                | {ann}                         |  78  69  77  77  65   0   0   0   0   0
 mail delete               | {bob} 1                       |  78  69  77  77  65  0w  69  69  0w  0w
-mail undelete             | {bob} --all                   |  78  69  77  77  65 65w   0   0  0w  0w
-mail import | {bob} --from mbox:{out}/{state}.mbox |  78  69  77  77  65 65w  69  69  0w  0w
-mail copy                 | {ann} 1 --to {bob}            |  78  69  77  77  65 65w  69  69  0w  0w
+mail undelete             | {bob} --all                   |  78  69  77  77  65 75w   0   0  0w  0w
+mail import | {bob} --from mbox:{out}/{state}.mbox |  78  69  77  77  65 75w  69  69  0w  0w
+mail copy                 | {ann} 1 --to {bob}            |  78  69  77  77  65 75w  69  69  0w  0w
 store logs                |                               |  78  69  77  77  65   0   0   0   0   0
 store dump                | 1                             |  78  69  77  77  65   0   0   0   0   0
 store check               |                               |  78  69  77  77  65   0   0   0   0   0
@@ -83,11 +83,11 @@ store backup              | {out}/{state}-backup          |  78  69  77  77  65 
 store restore             | {out}/backup --data {data}    |  78  0w  77  77  73  73  73  73  73  73
 fsck                      |                               |  78  69  77  77  65   0   0   0   0   0
 fsck                      | --repair                      |  78  69  77  77  65  0w  69  69  0w  0w
-store rebuild             |                               |  78  69  77  77  65 71w  69  69  0w  0w
+store rebuild             |                               |  78  69  77  77  65  71  69  69  0w  0w
 tls list                  |                               |  78  69  77  77   0   0   0   0   0   0
-tls install               | --cert {pair} --name given    |  78  0w  77  77  0w  71  0w  0w  0w  0w
-tls self-signed           | hub.example.test --name made  |  78  0w  77  77  0w  71  0w  0w  0w  0w
-tls remove                | made                          |  78  69  77  77  0w  65  0w  0w  0w  0w
+tls install               | --cert {pair} --name given    |  78  0w  77  77  65  71  0w  0w  0w  0w
+tls self-signed           | hub.example.test --name made  |  78  0w  77  77  65  71  0w  0w  0w  0w
+tls remove                | made                          |  78  69  77  77  65  65  0w  0w  0w  0w
 cluster status            |                               |  78  69  77  77   0   0   0   0   0   0
 cluster token             |                               |  78  69  77  77  65 71w  0w  0w  0w  0w
 cluster init              |                               |  78  0w  77  77  73  73  69  69  73  73

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.control import request
+from metad.control_client import request
 from tests.support.clients import SENDER, Pop3Line, SmtpLine, bodies, deliver, in_time, message
 from tests.support.hub import METAD, USER, Hub, address
 

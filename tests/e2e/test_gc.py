@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from metad.control import request
+from metad.control_client import request
 from tests.support.clients import Pop3Line, SmtpLine, bodies, deliver, digest, fetch, in_time
 from tests.support.hub import Hub
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from metad.cli.context import become_owner
-from metad.control import request
+from metad.control_client import request
 from metad.users.account import Policy
 from metad.users.database import UserDatabase
 from tests.support.clients import Pop3Line, bodies, deliver, fetch, in_time, message

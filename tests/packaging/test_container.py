@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.control import request
+from metad.control_client import request
 from tests.support.clients import deliver, message
 from tests.support.hub import DEADLINE, USER, Hub, session_pids
 from tests.support.live import wait_gone

@@ -13,7 +13,7 @@ import posix_ipc
 import pytest
 
 from metad import nanny
-from metad.control import Client
+from metad.control_client import Client
 from metad.system.privileges import Identity
 from metad.system.shared_memory import PROCESSES, Cell, SharedArea
 from tests.support.clients import deliver, message

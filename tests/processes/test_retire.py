@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from contextlib import ExitStack
 
-from metad.control import request
+from metad.control_client import request
 from tests.support.clients import fetch, in_time, message
 from tests.support.live import strike
 from tests.support.wide_hub import Pop3, Smtp, WideHub, connect

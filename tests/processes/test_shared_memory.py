@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.control import request
+from metad.control_client import request
 from metad.errors import MetadError
 from metad.system import shared_memory
 from metad.system.shared_memory import SharedArea

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from metad import __version__
-from metad.control import request
+from metad.control_client import request
 from metad.errors import MetadError
 from tests.support.clients import SmtpLine, deliver, message
 from tests.support.hub import DEADLINE, free_ports

@@ -199,8 +199,12 @@ class Bench:
             subprocess.run([*_within(disk), "sh", "-c", script, str(places[0].parent)], check=True)
 
         with _small_disk(places[0].parent) as disk:
+            says = (
+                r"{data}.*\(free some space on this disk: df shows it\)|"
+                r"are free, [0-9,]+ are needed.* \(metad status shows the space "
+            )
             state = self._state(
-                "full", 75, r"{data}.*\(free some space on this disk: df shows it\)", places,
+                "full", 75, says, places,
                 inside=lambda: _enter(disk), root=f"/proc/{disk}/root", after=fill,
             )  # fmt: skip
             self._copy(places, within=disk)

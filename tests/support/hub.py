@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Self
 
 from metad.cli.context import become_owner
-from metad.control import request
+from metad.control_client import request
 from metad.errors import UnavailableError
 from metad.users.database import UserDatabase
 

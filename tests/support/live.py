@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from metad.control import request
+from metad.control_client import request
 from metad.errors import MetadError
 from tests.support.clients import fetch
 from tests.support.hub import DEADLINE, Hub, watching

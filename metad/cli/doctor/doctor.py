@@ -25,7 +25,7 @@ from metad.cli.doctor.result import Level, Result, error, ok, warning
 from metad.cli.locked import check_unlocked
 from metad.cli.preflight import preflight
 from metad.config.model import Config, Listener
-from metad.control import request
+from metad.control_client import request
 from metad.errors import MetadError, NotPermittedError, UnavailableError
 from metad.users.database import UserDatabase
 

@@ -15,14 +15,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from metad.cli.attached import ask_one
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.foreign import Foreign
-from metad.cli.mail.import_client import ImportClient, prepare, some_hub
+from metad.cli.mail.import_client import ImportClient, prepare, some_hub, sorted_out
 from metad.cli.mail.mail import ListedMail, account_of, entries_of, no_such_message
 from metad.cli.mail.mailstore import MailStore, hub_runs, mail_store
 from metad.cli.progress import Progress
@@ -185,20 +185,19 @@ def copy(
             if not options["force"]:
                 check_room(place, store, account, [one.octets for one in chosen])
             copies = [(one.uid, one.id) for one in chosen]
-            done, failed = (
-                ([], []) if options["dry_run"]
-                else store_again(data, store, account, copies, progress)
-            )  # fmt: skip
+            stored = Stored([], [], None)
+            if not options["dry_run"]:
+                stored = store_again(data, store, account, copies, progress)
     progress.close()
+    done = [one.uid for one in chosen] if options["dry_run"] else stored.done
     if as_json:
-        uids = [one.uid for one in chosen]
-        click.echo(json.dumps({"copied": uids if options["dry_run"] else done, "failed": failed}))
+        click.echo(json.dumps({"copied": done, "failed": stored.failures}))
     else:
         for one in chosen:
-            if options["dry_run"] or one.uid in done:
+            if one.uid in done:
                 verb = "would copy" if options["dry_run"] else "copied"
                 click.echo(f"{verb} {one.number}: {one.uid}, {one.octets:,} bytes")
-    return warn_failed(failed)
+    return tell_failures(stored)
 
 
 def check_room(place: HubLocation, store: MailStore, account: Account, sizes: list[int]) -> None:
@@ -215,31 +214,41 @@ def check_room(place: HubLocation, store: MailStore, account: Account, sizes: li
         )
 
 
+class Stored(NamedTuple):
+    """The names of messages that were stored durably, what is wrong with others, and the error that
+    says why some were only deferred."""
+
+    done: list[str]
+    bad: list[str]
+    deferred: TemporaryError | None
+
+    @property
+    def failures(self) -> list[str]:
+        return [*self.bad, *([str(self.deferred)] if self.deferred else [])]
+
+
 def store_again(
     data: Path, store: MailStore, account: Account, messages: list[tuple[str, bytes]],
     progress: Progress,
-) -> tuple[list[str], list[str]]:  # fmt: skip
-    """Store messages, given by a name and their id, as new ones of `account`.
-
-    Returns the names of those stored durably, and the errors of the others.
-    """
+) -> Stored:  # fmt: skip
+    """Store messages, given by a name and their id, as new ones of `account`."""
     arrived = f"metad mail list {account.address} shows what has arrived"
     with closing(ImportClient(data, arrived)) as client:
-        failed: list[str] = []
+        unread: list[str] = []
         sent: list[str] = []
         for number, (name, message_id) in enumerate(messages):
             progress.step("messages", number, len(messages))
             try:
                 found = stored_message(store, message_id)
             except RefusedError as error:
-                failed.append(f"{name}: {error}")
+                unread.append(f"{name}: {error}")
                 continue
             client.put(account.id, found._replace(place=name, address=account.address))
             sent.append(name)
         client.finish()
-        refused = {message.place: why for message, why in client.refused}
-    failed += [f"{name}: {why}" for name, why in refused.items()]
-    return [name for name in sent if name not in refused], failed
+        bad, deferred = sorted_out(client.refused)
+        refused = {one.place for one in client.refused}
+    return Stored([name for name in sent if name not in refused], unread + bad, deferred)
 
 
 def stored_message(store: MailStore, message_id: bytes) -> Foreign:
@@ -253,7 +262,10 @@ def stored_message(store: MailStore, message_id: bytes) -> Foreign:
     return Foreign("", octets, "", envelope.time_us or time_of(message_id), envelope.sender)
 
 
-def warn_failed(failed: list[str]) -> int:
-    for one in failed:
+def tell_failures(stored: Stored) -> int:
+    """The exit code.  Raises TemporaryError if messages were deferred."""
+    for one in stored.bad:
         click.echo(f"metad: warning: {one}", err=True)
-    return EX_DATAERR if failed else EX_OK
+    if stored.deferred is not None:
+        raise stored.deferred
+    return EX_DATAERR if stored.bad else EX_OK

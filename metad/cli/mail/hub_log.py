@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from metad.cli.context import HubLocation
-from metad.control import request
+from metad.control_client import request
 from metad.errors import MetadError, OsError
 
 JOURNAL = "journal"

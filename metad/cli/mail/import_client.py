@@ -14,27 +14,59 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.mailstore import hub_runs
 from metad.config.model import Config
 from metad.control import short_path
-from metad.errors import EX_SOFTWARE, MetadError, UnavailableError
+from metad.control_client import heard
+from metad.errors import (
+    EX_SOFTWARE,
+    EX_TEMPFAIL,
+    MetadError,
+    TemporaryError,
+    UnavailableError,
+)
 from metad.protocol.dots import END_LINE, Stuffer
 from metad.system import privileges
 
 SECONDS = 120.0
 # Messages and octets that may be sent without a reply.
 MESSAGES, OCTETS = 64, 4 << 20
+_READ = 64 << 10
 _READY = b"R"
 _AGAIN = "run the import again: it skips what is there already"
+
+
+class Refusal(NamedTuple):
+    """A message that was not stored.  `remedy`: None if trying again does not help."""
+
+    place: str
+    why: str
+    remedy: str | None
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.why}"
+
+
+def sorted_out(refused: Sequence[Refusal]) -> tuple[list[str], TemporaryError | None]:
+    """(What is wrong with messages that never will be stored, the error that says why others were
+    deferred.)"""
+    bad = [str(one) for one in refused if one.remedy is None]
+    deferred = [one for one in refused if one.remedy is not None]
+    if not deferred:
+        return bad, None
+    first = deferred[0]
+    more = f"{len(deferred):,} messages deferred, the first: " if len(deferred) > 1 else ""
+    return bad, TemporaryError(f"{more}{first}", remedy=first.remedy or "")
 
 
 class ImportClient:
@@ -47,14 +79,13 @@ class ImportClient:
         self._hub = f"the hub on {data}"
         self._again = again
         self._socket = _connect(data)
-        self._input = self._socket.makefile("rb")
+        self._input = bytearray()
         self._waiting: deque[tuple[Foreign, int]] = deque()
         self._octets = 0
         self.stored = 0
-        self.refused: list[tuple[Foreign, str]] = []
+        self.refused: list[Refusal] = []
 
     def close(self) -> None:
-        self._input.close()
         self._socket.close()
 
     def put(self, mailbox: int, message: Foreign) -> None:
@@ -81,19 +112,32 @@ class ImportClient:
             self._read_reply()
 
     def _read_reply(self) -> None:
-        try:
-            line = self._input.readline()
-        except OSError as error:
-            raise self._gone(error) from None
-        if not line.endswith(b"\n"):
-            raise self._gone(None)
+        deadline = time.monotonic() + SECONDS
+        while b"\n" not in self._input:
+            try:
+                data = heard(self._hub, self._socket, self._receive, deadline)
+            except OSError as error:
+                raise self._gone(error) from None
+            if not data:
+                raise self._gone(None)
+            self._input += data
+        line, _, self._input = self._input.partition(b"\n")
         answer = json.loads(line)
         message, size = self._waiting.popleft()
         self._octets -= size
         if "id" in answer:
             self.stored += 1
         else:
-            self.refused.append((message, str(answer.get("error"))))
+            self.refused.append(
+                Refusal(
+                    message.place,
+                    str(answer.get("error")),
+                    answer.get("remedy", "") if answer.get("exit_code") == EX_TEMPFAIL else None,
+                )
+            )
+
+    def _receive(self) -> bytes:
+        return self._socket.recv(_READ)
 
     def _gone(self, error: OSError | None) -> UnavailableError:
         if isinstance(error, TimeoutError):

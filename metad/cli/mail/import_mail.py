@@ -24,7 +24,7 @@ import click
 
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.foreign import BadItem, Foreign, Item, Note, Reached, SourceItem
-from metad.cli.mail.import_client import ImportClient, prepare, some_hub
+from metad.cli.mail.import_client import ImportClient, prepare, some_hub, sorted_out
 from metad.cli.mail.import_progress import Progress
 from metad.cli.mail.mail import account_of, entries_of, mail
 from metad.cli.mail.mailstore import hub_runs, mail_store
@@ -48,7 +48,8 @@ MOST_SILENT = 3
 
 @dataclass(slots=True)
 class Result:
-    """The result for one mailbox.  `error`: why its source ended early."""
+    """The result for one mailbox.  `error`: why its source ended early; `deferred`: why the hub did
+    not take messages now."""
 
     address: str
     imported: int = 0
@@ -56,6 +57,7 @@ class Result:
     bad: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: MetadError | None = None
+    deferred: MetadError | None = None
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -64,13 +66,18 @@ class Result:
             "known": self.known,
             "refused": self.bad,
             "notes": self.notes,
-            "error": str(self.error) if self.error else None,
+            "error": self.problem.line if self.problem else None,
         }
 
     @property
+    def problem(self) -> MetadError | None:
+        """Why it is incomplete."""
+        return self.error or self.deferred
+
+    @property
     def exit_code(self) -> int:
-        if self.error is not None:
-            return self.error.exit_code
+        if self.problem is not None:
+            return self.problem.exit_code
         return EX_DATAERR if self.bad else EX_OK
 
 
@@ -101,7 +108,9 @@ def import_mail(
 
     They keep the unique ids that POP3 clients know, so that no client downloads a message twice.
     Messages that are in the mailbox already, by unique id, are skipped, so an import can be
-    repeated.  Bad messages are named, and the others are imported; then the exit code is 65.
+    repeated.  Bad messages are named, and the others are imported; then the exit code is 65.  If
+    the hub defers messages, because its disk is full for example, it is 75: repeat the import
+    later.
 
     For all mailboxes of a Dovecot: metad mail import --all --from maildir:/var/vmail/%d/%n/Maildir
 
@@ -199,7 +208,8 @@ def _one(
         progress.message()
     client.finish()
     result.imported = client.stored - stored
-    result.bad += [f"{message.place}: {why}" for message, why in client.refused[refused:]]
+    bad, result.deferred = sorted_out(client.refused[refused:])
+    result.bad += bad
     return result
 
 
@@ -269,8 +279,8 @@ def _report(results: list[Result], everyone: bool, as_json: bool) -> int:
         click.echo(json.dumps(facts if everyone else facts[0]))
     else:
         for one in results:
-            if one.error is not None and not everyone and not one.imported and not one.known:
-                raise one.error
+            if one.problem is not None and not everyone and not one.imported and not one.known:
+                raise one.problem
             _show(one)
     if everyone and not as_json:
         total = sum(one.imported for one in results)
@@ -286,8 +296,8 @@ def _show(result: Result) -> None:
         click.echo(f"note: {note}", err=True)
     for bad in result.bad:
         click.echo(f"metad: warning: {bad}", err=True)
-    if result.error is not None:
-        click.echo(f"metad: error: incomplete: {result.error}", err=True)
+    if result.problem is not None:
+        click.echo(f"metad: error: incomplete: {result.problem.line}", err=True)
     known = f", skipped {result.known:,} that were there already" if result.known else ""
     bad = f", {len(result.bad):,} failed" if result.bad else ""
     click.echo(f"imported {result.imported:,} messages into {result.address}{known}{bad}")

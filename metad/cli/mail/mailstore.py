@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import lmdb
 
-from metad.control import Client, request
+from metad.control_client import Client, request
 from metad.errors import MetadError, UnavailableError
 from metad.store.identity import open_store
 from metad.store.index import state as index_state
@@ -97,7 +97,9 @@ def wait_for_recovery(data: Path, seconds: float = RECOVERY_SECONDS) -> None:
 def _recovers(data: Path) -> bool:
     try:
         return any(one["role"] == "recovery" for one in request(data, "status")["processes"])
-    except MetadError:
+    except MetadError as error:
+        if hub_runs(data):
+            click.echo(f"metad: warning: {error}: its latest mail may be missing", err=True)
         return False
 
 

@@ -23,13 +23,14 @@ import click
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.mail.change import (
+    Stored,
     changing,
     check_room,
     dry_run_option,
     force_option,
     store_again,
     stored_message,
-    warn_failed,
+    tell_failures,
 )
 from metad.cli.mail.foreign import Foreign
 from metad.cli.mail.mail import account_of, entries_of
@@ -101,28 +102,27 @@ def undelete(
     """
     if ids and everything:
         raise UsageError("give either ids or --all")
-    failed: list[str] = []
+    unread: list[str] = []
     progress = Progress("logs", quiet=as_json)
     with changing(place) as data:
         account = account_of(data, address)
         with mail_store(data, whole=True) as store:
-            found = candidates(store, account.id, failed.append, progress)
+            found = candidates(store, account.id, unread.append, progress)
             chosen = [one for one in _choose(found, ids, everything) if not one.present]
-            restored: list[str] = []
+            stored = Stored([], [], None)
             if chosen and not options["force"]:
                 check_room(place, store, account, [one.octets for one in chosen])
             if chosen and not options["dry_run"]:
                 names = [(one.name, one.deletion.id) for one in chosen]
-                restored, wrong = store_again(data, store, account, names, progress)
-                failed += wrong
+                stored = store_again(data, store, account, names, progress)
     progress.close()
     shown = chosen if ids or everything else found
     if as_json:
-        facts = [one.facts() | {"restored": one.name in restored} for one in shown]
+        facts = [one.facts() | {"restored": one.name in stored.done} for one in shown]
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
-        _show(shown, restored, dry_run=options["dry_run"], listing=not (ids or everything))
-    return warn_failed(failed)
+        _show(shown, stored.done, dry_run=options["dry_run"], listing=not (ids or everything))
+    return tell_failures(stored._replace(bad=unread + stored.bad))
 
 
 def candidates(

@@ -99,10 +99,28 @@ def rebuild(
     """Replace the index at `index` by one made of `sources`, about `expected` of them.
 
     With `origin` it keeps tombstones: each deletion record makes one, numbered by that origin.
-    Raises OSError, lmdb.Error.
+    Raises OSError, lmdb.Error; then nothing is left of the new one.
     """
     fresh = f"{index}.new"
     shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        _make(fresh, index, sources, report, origin, expected)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    old = f"{index}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if os.path.isdir(index):
+        os.rename(index, old)
+    os.rename(fresh, index)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _make(
+    fresh: str, index: str, sources: Iterable[Source], report: Report, origin: Origin | None,
+    expected: int,
+) -> None:  # fmt: skip
+    """Make the new index at `fresh`."""
     work = Work(f"{fresh}/work", clustered=origin is not None)
     os.makedirs(work.directory, 0o700)
     _spool(work, sources, report, expected)
@@ -115,12 +133,6 @@ def rebuild(
     finally:
         loader.close()
     shutil.rmtree(work.directory)
-    old = f"{index}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if os.path.isdir(index):
-        os.rename(index, old)
-    os.rename(fresh, index)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _free_space(path: str) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from metad.control import short_path, socket_path
+from metad.control_client import request
 from metad.errors import EX_OK, EX_UNAVAILABLE
 from metad.store.backup.backup import Backup, restore
 from metad.store.index.state import instance
@@ -63,3 +67,18 @@ def test_a_restored_store_answers_no_mail_list_before_its_first_start(
     code, out, err = run("mail", "list", ADDRESS, "--data", new)
     assert (code, out) == (EX_UNAVAILABLE, "")
     assert "start the hub, or run metad store rebuild" in err
+
+
+def test_mail_list_says_that_the_hub_did_not_answer_and_lists_all_the_same(
+    run, data, kit, monkeypatch
+) -> None:
+    (data / "run").mkdir(exist_ok=True)
+    monkeypatch.setattr("metad.cli.mail.mailstore.request", partial(request, timeout=0.1))
+    with socket.socket(socket.AF_UNIX) as silent:
+        with short_path(socket_path(data)) as path:
+            silent.bind(path)
+        silent.listen()
+        code, out, err = run("mail", "list", ADDRESS, "--data", data, "--json")
+    assert (code, len(json.loads(out))) == (EX_OK, 2)
+    silence = f"the hub on {data} does not answer: its latest mail may be missing"
+    assert err == f"metad: warning: {silence}\n"

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 
-from metad.control import request
+from metad.control_client import request
 from metad.errors import OsError
 from metad.store.recovery import hub as recovery
 from metad.workers import worker as mail
