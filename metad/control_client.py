@@ -24,9 +24,9 @@ _BUSY = "try again; if it happens again, the hub's log says why"
 def heard(hub: str, sock: socket.socket, receive: Callable[[], bytes], deadline: float) -> bytes:
     """What `receive` returns by `deadline` (monotonic seconds); each second of silence is told.
 
-    Raises TimeoutError, OSError.
+    The socket keeps its own timeout, which is for sending.  Raises TimeoutError, OSError.
     """
-    told = False
+    told, own = False, sock.gettimeout()
     try:
         while (left := deadline - time.monotonic()) > 0:
             sock.settimeout(min(left, SILENCE))
@@ -37,6 +37,7 @@ def heard(hub: str, sock: socket.socket, receive: Callable[[], bytes], deadline:
                 told = True
         raise TimeoutError
     finally:
+        sock.settimeout(own)
         if told:
             Client.tell_silence(hub, 0)
 

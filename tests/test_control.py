@@ -5,6 +5,7 @@ import os
 import select
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -179,6 +180,20 @@ def test_each_second_of_silence_is_told_and_its_end(server, tmp_path, monkeypatc
     assert {hub for hub, _ in told} == {f"the hub on {tmp_path}"}
     lefts = [left for _, left in told]
     assert 0.2 > lefts[0] > lefts[1] >= lefts[-1] == 0
+
+
+def test_a_socket_that_was_read_keeps_its_timeout_for_sending(monkeypatch):
+    monkeypatch.setattr(control_client, "SILENCE", 0.01)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(30)
+        theirs.send(b"x")
+        far = time.monotonic() + 30
+        assert control_client.heard("hub", ours, lambda: ours.recv(9), far) == b"x"
+        assert ours.gettimeout() == 30
+        with pytest.raises(TimeoutError):
+            control_client.heard("hub", ours, lambda: ours.recv(9), time.monotonic() + 0.03)
+        assert ours.gettimeout() == 30
 
 
 def test_a_hub_that_closes_without_an_answer_is_told(hub, tmp_path):

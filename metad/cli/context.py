@@ -11,6 +11,7 @@ Rules of this file:
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pwd
 from collections.abc import Callable, Mapping
@@ -75,6 +76,15 @@ class HubLocation:
         if not is_there(self.data):
             make_data(self.data, self.config.user if os.geteuid() == 0 else None)
         return self.enter()
+
+
+def finite(
+    _context: click.Context, _parameter: click.Parameter, value: float | None
+) -> float | None:
+    """The callback of an option of seconds: neither inf nor nan, which no range refuses."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("must be a number of seconds")
+    return value
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

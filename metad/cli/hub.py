@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import signal
 import textwrap
@@ -18,7 +17,7 @@ import click
 
 from metad import __version__, limits
 from metad.cli import tables, takeover
-from metad.cli.context import F, HubLocation, hub_options, json_option, may_start
+from metad.cli.context import F, HubLocation, finite, hub_options, json_option, may_start
 from metad.cli.launch import Launch, launch
 from metad.cli.progress import Progress
 from metad.config.parse import parse, read
@@ -136,12 +135,6 @@ def _source(place: HubLocation) -> Path | None:
     return Path(named) if isinstance(named, str) else None
 
 
-def _finite(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter("must be a number of seconds")
-    return value
-
-
 @click.command()
 @hub_options
 @click.option("--now", is_flag=True, help="Do not wait for sessions to finish their transactions.")
@@ -150,7 +143,7 @@ def _finite(_context: click.Context, _parameter: click.Parameter, value: float) 
     metavar="SECONDS",
     type=click.FloatRange(0.1, 86_400),
     default=STOP_SECONDS,
-    callback=_finite,
+    callback=finite,
     show_default=True,
     help="How long to wait for the hub to exit.",
 )

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from metad.cli import tables
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, finite, hub_options
 from metad.control_client import request
 from metad.errors import EX_OK, UnavailableError
 from metad.system import histograms
@@ -40,7 +40,7 @@ Facts = dict[str, Any]
 @hub_options
 @click.option(
     "--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="S",
-    help="Seconds between two looks.",
+    callback=finite, help="Seconds between two looks.",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="Print one screen and end, as into a pipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; implies --once.")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from metad.cli.attached import Workers
-from metad.cli.context import HubLocation, hub_options
+from metad.cli.context import HubLocation, finite, hub_options
 from metad.cli.tables import cell
 from metad.errors import EX_OK, UnavailableError, UsageError
 
@@ -26,7 +26,8 @@ GONE_SECONDS = 10.0
 @click.argument("what", metavar="CLIENT|NETWORK|USER|ADDRESS")
 @hub_options
 @click.option("--lines", type=click.IntRange(1), metavar="N", help="End after N lines.")
-@click.option("--seconds", type=click.FloatRange(0.1), metavar="S", help="End after S seconds.")
+@click.option("--seconds", type=click.FloatRange(0.1), metavar="S", callback=finite,
+              help="End after S seconds.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, an object to a line.")
 def trace(
     place: HubLocation, what: str, lines: int | None, seconds: float | None, as_json: bool

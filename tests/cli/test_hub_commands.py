@@ -136,6 +136,17 @@ def test_a_timeout_that_is_none_is_a_usage_error(run, data, timeout):
     assert run("stop", "--timeout", timeout, "--data", data)[0] == EX_USAGE
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["top --once --interval", "trace 192.0.2.7 --seconds", "mail wait a@b.example --timeout"],
+)
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_seconds_that_no_clock_reaches_are_a_usage_error(run, data, command, seconds):
+    code, _, err = run(*command.split(), seconds, "--data", data)
+    assert code == EX_USAGE
+    assert command.split()[-1] in err
+
+
 @pytest.fixture
 def master(monkeypatch):
     """A stand-in for metad.master that keeps its arguments."""

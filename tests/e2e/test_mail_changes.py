@@ -288,6 +288,42 @@ def test_trace_finds_the_session_that_deleted_a_message_in_the_hubs_own_log():
         assert len(facts(hub, "mail", "trace", address("ann"))) == 1
 
 
+def test_trace_finds_in_the_log_what_the_store_does_not_know(tmp_path):
+    """A message that was refused, and one that has been collected."""
+    with LoggingHub(["ann"]) as hub:
+        refused = address("nobody-here")
+        with SmtpLine(hub) as smtp:
+            smtp.say("MAIL FROM:<sender@client.example.test>")
+            smtp.say(f"RCPT TO:<{refused.upper()}>", b"550")
+
+        def lines(what: str, *options: str) -> list[str]:
+            done = metad(hub, "mail", "trace", what, "--json", *options, check=False)
+            [found] = json.loads(done.stdout) or [{"known": False, "log": []}]
+            assert not found["known"]
+            return found["log"]
+
+        assert in_time(lambda: bool(lines(refused))), hub.its_log.read_text()
+        [line] = lines(refused)
+        assert "reject: command=RCPT" in line
+        text = command(hub, "mail", "trace", refused).stdout
+        assert text.splitlines()[0].startswith("record:     none: it was never stored here")
+        assert text.splitlines()[1] == f"log:        {line}"
+        old, gone = tmp_path / "old.log", f"{7:032x}"
+        old.write_text(
+            f"{gone}: client=192.0.2.1, message-id=<Gone@x.example>\n"
+            f"deleted: ids={gone}\n"
+            '{"event": "stored", "message-id": "gone@x.example"}\n'
+            "message-id=<agone@x.example>\n"
+        )
+        option = ("--log", str(old))
+        assert len(lines(gone, *option)) == 2
+        assert len(lines("<gone@x.example>", *option)) == 2
+        assert len(lines("gone@x.example", *option, "--last", "1")) == 1
+        assert lines("x.example", *option) == []
+        for nothing in ("", "<>"):
+            command(hub, "mail", "trace", nothing, code=EX_USAGE)
+
+
 def test_trace_asks_the_journal_for_the_unit_of_the_hub(tmp_path, monkeypatch):
     program = tmp_path / "journalctl"
     program.write_text('#!/bin/sh\necho "$@" >"$0.asked"\necho "x abc y"\necho "x def y"\n')

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from metad.cli.context import HubLocation, hub_options, json_option
+from metad.cli.context import HubLocation, finite, hub_options, json_option
 from metad.cli.mail.mail import account_of, entries_of, mail, wire_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.tables import cell
@@ -116,7 +116,8 @@ def tail(place: HubLocation, address: str | None, everything: bool, as_json: boo
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True,
               help="How many messages the mailbox must hold.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0), default=60.0, show_default=True,
-              metavar="SECONDS", help="How long to wait; then the exit code is 75.")  # fmt: skip
+              metavar="SECONDS", callback=finite,
+              help="How long to wait; then the exit code is 75.")  # fmt: skip
 @json_option
 def wait(place: HubLocation, address: str, count: int, timeout: float, as_json: bool) -> None:
     """Wait until a mailbox holds a number of messages.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ class HubLog:
         self._journal = _journalctl(journal) if journal else None
 
     def about(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """The lines that name each id.  Call this once."""
+        """The lines that name each id.  Call this or `naming`, once."""
         found: dict[str, list[str]] = {one: [] for one in ids}
         wanted = re.compile("|".join(ids) or "$^")
         for line in self._lines(ids):
@@ -55,14 +56,21 @@ class HubLog:
                 found[one].append(line.rstrip("\n"))
         return found
 
-    def _lines(self, ids: Sequence[str]) -> Iterator[str]:
-        if ids and self._path is not None:
+    def naming(self, text: str, most: int) -> list[str]:
+        """The latest lines with an address or a Message-ID, whatever its case."""
+        pattern = rf"[<\"]{re.escape(text.lower())}[>\"]"
+        wanted = re.compile(pattern, re.IGNORECASE)
+        lines = (line.rstrip("\n") for line in self._lines([pattern]))
+        return [*deque(filter(wanted.search, lines), maxlen=most)]
+
+    def _lines(self, patterns: Sequence[str]) -> Iterator[str]:
+        if patterns and self._path is not None:
             self._files += _own(self._path)
         for file in self._files:
             with file:
-                yield from file if ids else ()
-        if self._journal is not None:  # without ids its shell ends
-            yield from self._journal.communicate("|".join(ids[:_MOST_IDS]))[0].splitlines()
+                yield from file if patterns else ()
+        if self._journal is not None:  # without patterns its shell ends
+            yield from self._journal.communicate("|".join(patterns[:_MOST_IDS]))[0].splitlines()
 
 
 def _own(path: Path) -> Iterator[TextIO]:

@@ -3,7 +3,8 @@
 Rules of this file:
 
 * Statements about the present come from the index, those about the past from records that still lie
-  in logs.  If neither knows anything, it reports that.
+  in logs.  If neither knows anything, the lines of the hub's log follow; without any, it reports
+  that.
 * The hub's log is opened with the caller's rights: it may be root's.
 """
 
@@ -22,12 +23,12 @@ import click
 
 from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
-from metad.cli.mail.hub_log import given, of_hub
+from metad.cli.mail.hub_log import HubLog, given, of_hub
 from metad.cli.mail.mail import account_of, entries_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.mail.undelete import HEAD
 from metad.cli.progress import Progress
-from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, RefusedError
+from metad.errors import EX_DATAERR, EX_OK, DataError, MetadError, RefusedError, UsageError
 from metad.store.fsck.index_snapshot import read_snapshot
 from metad.store.history import Deletion, History
 from metad.store.ids import time_of
@@ -50,7 +51,7 @@ Facts = dict[str, Any]
 )  # fmt: skip
 @click.option(
     "--last", type=click.IntRange(1), default=_LAST, show_default=True,
-    help="Of a mailbox: so many messages, the latest.",
+    help="Of a mailbox: so many messages, the latest; of a log alone: so many lines.",
 )  # fmt: skip
 @json_option
 def trace(
@@ -61,13 +62,17 @@ def trace(
 
     ID is the one in the 250 reply, the log and POP3's UIDL; a Message-ID makes the command read
     every log.  The lines of the running hub's log about the message follow, from its file or the
-    journal: they tell which session deleted it.  Times are UTC.  Exit code 65 if nothing is known.
+    journal: they tell which session deleted it, and why a message that is not here was refused, or
+    that it has been collected.  Times are UTC.  Exit code 65 if nothing is known.
 
     \b
     Example:
       metad mail trace 000661f2a1b0c3d40001000200000007
       metad mail trace alice@example.org --last 20
     """
+    text = what.strip().removeprefix("<").removesuffix(">")
+    if not text:
+        raise UsageError("no message is named", remedy="give an id, an address or a Message-ID")
     hub_log = given(logs) if logs else of_hub(place)
     data = place.enter()
     notes: list[str] = []
@@ -80,11 +85,13 @@ def trace(
             rows = tracer.mailbox(account, last)
             progress.close()
             return _show_mailbox(rows, account, notes, as_json=as_json)
-        found = tracer.by_id(what) if _ID.fullmatch(what) else tracer.by_message_id(what)
+        found = tracer.by_id(what) if _ID.fullmatch(what) else tracer.by_message_id(text)
         progress.close()
-    lines = hub_log.about([one["id"] for one in found])
-    for one in found:
-        one["log"] = lines[one["id"]]
+    if found:
+        lines = hub_log.about([one["id"] for one in found])
+        found = [one | {"log": lines[one["id"]]} for one in found]
+    else:
+        found = _in_log(hub_log, text, last)
     return _show_messages(found, what, notes, as_json=as_json)
 
 
@@ -93,6 +100,13 @@ def _account(data: Path, address: str) -> Account | None:
         return account_of(data, address)
     except MetadError:
         return None
+
+
+def _in_log(hub_log: HubLog, text: str, last: int) -> list[Facts]:
+    """What the hub's log alone knows, of a message that was refused or has been collected."""
+    name = text.lower() if _ID.fullmatch(text) else None
+    lines = hub_log.about([name])[name][-last:] if name else hub_log.naming(text, last)
+    return [{"id": name, "known": False, "log": lines}] if lines else []
 
 
 class Tracer:
@@ -112,8 +126,7 @@ class Tracer:
         facts = self._message(bytes.fromhex(text))
         return [facts] if facts["known"] else []
 
-    def by_message_id(self, text: str) -> list[Facts]:
-        wanted = text.strip().removeprefix("<").removesuffix(">")
+    def by_message_id(self, wanted: str) -> list[Facts]:
         total = sum(row.live_messages for row in read_snapshot(self._store.store).logs.values())
         found = []
         for done, one in enumerate(self._history.messages(), 1):
@@ -248,7 +261,7 @@ def _show_messages(found: list[Facts], what: str, notes: list[str], *, as_json: 
     if not found:
         raise DataError(
             f"no log tells of {what!a}: it was never stored here, or it was deleted and collected",
-            remedy="--log FILE searches a log of the hub",
+            remedy="--log FILE searches an older log of the hub",
         )
     for facts in found:
         for line in _lines(facts):
@@ -263,6 +276,10 @@ def _warn(notes: list[str]) -> None:
 
 def _lines(facts: Facts) -> Iterator[str]:
     cell = tables.cell
+    if not facts["known"]:
+        yield "record:     none: it was never stored here, or it was deleted and collected"
+        yield from _log_lines(facts)
+        return
     yield f"id:         {facts['id']}"
     yield f"made:       {facts['made']} by node {facts['node']}"
     if facts["readable"]:
@@ -279,5 +296,9 @@ def _lines(facts: Facts) -> Iterator[str]:
         yield f"copy:       log {one['log']}, offset {one['offset']:,}, {one['size']:,} bytes"
     if facts["collected"]:
         yield "copy:       none: its record has been collected"
+    yield from _log_lines(facts)
+
+
+def _log_lines(facts: Facts) -> Iterator[str]:
     for line in facts["log"]:
-        yield f"log:        {cell(line)}"
+        yield f"log:        {tables.cell(line)}"
