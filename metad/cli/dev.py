@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 
-from metad.errors import OsError
+from metad.errors import EX_OSERR, MetadError
 from metad.testing import Hub, HubError
 
 
@@ -27,15 +27,24 @@ def run(accept: tuple[str, ...], smtp_port: int, pop3_port: int, data: Path | No
             sys.stdout.flush()
             _print_mail(hub)
     except HubError as error:
-        raise OsError(str(error)) from None
+        raise _failure(error) from None
     except KeyboardInterrupt:
         pass
     return 0
 
 
+def _failure(error: HubError) -> MetadError:
+    """The hub's own error, with its exit code, if it gave one."""
+    last = str(error).rstrip().rpartition("\n")[2]
+    found = MetadError(last.rpartition("metad: fatal: ")[2])
+    code = error.exit_code or 0
+    found.exit_code = code if code > 0 else EX_OSERR
+    return found
+
+
 def _print_mail(hub: Hub) -> None:
     """`metad mail tail` in a separate process: it may have to become the hub's user."""
-    command = [sys.executable, "-m", "metad", "mail", "tail", "--all", "--config", str(hub.config)]
+    command = [sys.executable, "-m", "metad", "mail", "tail", "--all", *hub.options]
     with subprocess.Popen(command) as tail:
         try:
             tail.wait()

@@ -21,6 +21,7 @@ from typing import IO, NamedTuple, Self, cast
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
+EXIT_SECONDS = 1.0  # between the end of its output and its own
 POLL_SECONDS = 0.02
 LOG_SIZE = "1MiB"
 READY = "metad: ready"
@@ -28,7 +29,12 @@ ANY_PASSWORD = "any"  # noqa: S105
 
 
 class HubError(RuntimeError):
-    """The hub did not start, or mail did not arrive in time.  The text ends with its log."""
+    """The hub did not start, or mail did not arrive in time.  The text ends with its log.
+
+    `exit_code`: of a hub that ended instead of starting.
+    """
+
+    exit_code: int | None = None
 
 
 class Address(NamedTuple):
@@ -81,7 +87,7 @@ class Hub:
             self.config.chmod(0o644)
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "metad", "start", "--config", str(self.config)],
+                    [sys.executable, "-m", "metad", "start", *self.options],
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                     start_new_session=True,
                 )  # fmt: skip
@@ -112,6 +118,12 @@ class Hub:
         return self._directory / "metad.toml"
 
     @property
+    def options(self) -> list[str]:
+        """For commands on it: `metad user list OPTION …`.  --data, because METAD_DATA, which
+        overrides the file, may name the data of another hub."""
+        return ["--config", str(self.config), "--data", str(self._data)]
+
+    @property
     def log(self) -> str:
         """The hub's log so far."""
         return self._log.read_text("utf-8", "replace")
@@ -121,6 +133,10 @@ class Hub:
         return self._directory / "log"
 
     @property
+    def _data(self) -> Path:
+        return self._given.absolute() if self._given else self._directory / "data"
+
+    @property
     def _directory(self) -> Path:
         if self._home is None:
             raise HubError("the hub is not running")
@@ -128,7 +144,6 @@ class Hub:
 
     def _toml(self) -> str:
         smtp, pop3 = self._ports
-        data = self._given.absolute() if self._given else self._directory / "data"
         user = 'user = "nobody"\n' if os.geteuid() == 0 else ""
         dev = "".join(f"{key} = {json.dumps(value)}\n" for key, value in self._dev.items())
         listeners = "".join(
@@ -137,7 +152,7 @@ class Hub:
         )
         store = f'[store]\nworkers = 1\nlog_size = "{LOG_SIZE}"\n'
         limits = '[limits]\nmessage_size = "256KiB"\n' if "[limits]" not in self._settings else ""
-        head = f'hostname = "dev.example.test"\n{user}data = {json.dumps(str(data))}\n'
+        head = f'hostname = "dev.example.test"\n{user}data = {json.dumps(str(self._data))}\n'
         return f"{head}{self._settings}\n{listeners}{store}{limits}[dev]\n{dev}"
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -148,7 +163,11 @@ class Hub:
             if words[:1] == ["listening"]:
                 host, _, port = words[2].rpartition(":")
                 setattr(self, words[1], Address(host, int(port)))
-        raise HubError(f"the hub did not start:\n{self.log}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_SECONDS)
+        error = HubError(f"the hub did not start:\n{self.log}")
+        error.exit_code = process.returncode
+        raise error
 
     # -- users and mail
 
@@ -156,7 +175,7 @@ class Hub:
         """Add a mailbox with a password.  Raises HubError."""
         command = [sys.executable, "-m", "metad", "user", "add", address, "--password-stdin"]
         done = subprocess.run(
-            [*command, "--config", str(self.config)],
+            [*command, *self.options],
             input=f"{password}\n", capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:

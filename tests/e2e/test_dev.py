@@ -69,6 +69,18 @@ def test_options_of_dev_belong_to_it():
     assert "belong to --dev" in done.stderr
 
 
+def test_a_hub_that_does_not_start_gives_its_own_error():
+    done = subprocess.run(
+        [METAD, "start", "--dev", "--accept", ""], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 78
+    assert re.fullmatch(
+        r"metad: fatal: \S+metad\.toml:\d+: dev\.accept: must be .*\(metad\.toml\(5\) .*\)\n",
+        done.stderr,
+    )
+    assert "\\n" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def hub():
     with Hub(["ann", "bob"]) as made:

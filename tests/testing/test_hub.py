@@ -47,6 +47,17 @@ def test_messages_come_in_order_and_can_be_cleared(hub: Hub) -> None:
     assert hub.messages("bob@example.test") == []
 
 
+def test_the_data_of_another_hub_is_left_alone(tmp_path: Path, monkeypatch) -> None:
+    """METAD_DATA overrides the configuration of every other command."""
+    other = tmp_path / "data"
+    monkeypatch.setenv("METAD_DATA", str(other))
+    with Hub(accept=(), any_password=False) as hub:
+        hub.add_user("ann@example.test", "secret")
+        send(hub, "ann@example.test")
+        assert len(hub.wait_for("ann@example.test")) == 1
+    assert not other.exists()
+
+
 def test_a_hub_starts_and_ends_within_a_second_of_the_processor() -> None:
     """Its own processes: half a second where nothing else runs."""
     before = os.times()
