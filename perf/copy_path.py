@@ -33,7 +33,7 @@ from metad.cluster.view_file import ViewFile
 from metad.config.model import StoreConfig
 from metad.layers.base import Layer, LayerContext
 from metad.layers.bench import make_envelope, private_area, stuff
-from metad.layers.cluster import RELEASE, ClusterLayer
+from metad.layers.cluster import ClusterLayer
 from metad.layers.logs import LogLayer
 from metad.store import hub_time, identity
 from metad.store.background import Job
@@ -41,6 +41,7 @@ from metad.store.index import index
 from metad.store.index.tombstones import Origin, keep_tombstones
 from metad.store.runtime import Runtime
 from metad.system.osio import Osio
+from perf.links import Wire
 from perf.smtp_load import message
 
 RAM_DISK = "/dev/shm"
@@ -88,25 +89,6 @@ class Thread:
         pass
 
 
-class Wire:
-    """Keeps what a link writes until it is handed over."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self.sent.append(data)
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def take(self) -> bytes:
-        data = b"".join(self.sent)
-        self.sent.clear()
-        return data
-
-
 class JoinedLinks:
     """Stands for metad.cluster.transport.Links: one link, to the other node."""
 
@@ -129,22 +111,9 @@ class Copied(ClusterLayer):
     """One of two nodes, 1 and 2."""
 
     def _make_links(self, context: LayerContext) -> Links:
-        log = self.log
-        self._start_token = bytes(8)
-        self._node = Node(
-            number=log.store.node,
-            start=self._start_token,
-            release=RELEASE,
-            current_view=self._current.get,
-            adopt=self._current.adopt,
-            handler=self.requests.handle,
-            report=context.report,
-            clock=lambda: 0.0,  # a link that stands still for a second is closed
-            hub_time_us=log.clock.now_us,
-            ended=self.requests.link_ended,
-            disks=self.marks.disks,
-        )
-        return cast(Links, JoinedLinks(self._node, 3 - log.store.node))
+        self._node = self._make_node(context, bytes(8))
+        self._node.clock = lambda: 0.0  # a link that stands still for a second is closed
+        return cast(Links, JoinedLinks(self._node, 3 - self.log.store.node))
 
     @property
     def joined(self) -> JoinedLinks:

@@ -26,6 +26,8 @@ CLUSTER = "c0ffee00" * 4
 
 
 class Wire:
+    """Keeps what a link writes until it is handed over."""
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
 

@@ -34,6 +34,7 @@ from metad.limits import (
     CLUSTER_UNKNOWN_PEERS,
     KIB,
 )
+from metad.system.accepting import Accepting
 from metad.system.backoff import Backoff
 from metad.system.osio import Buffer
 
@@ -44,8 +45,6 @@ LINGER: Final = 1.0
 UNSENT: Final = CLUSTER_OUTSTANDING // 8
 # Octets of frames that do not wait for others.
 AT_ONCE: Final = 64 * KIB
-ACCEPTS: Final = 64
-PAUSE: Final = 1.0
 # Seconds that a node without a certificate has for joining: it makes a key meanwhile.
 JOIN_SECONDS: Final = 30.0
 MOST_JOINING: Final = 8
@@ -155,42 +154,6 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class Listening:
-    """Accepts on one socket until it is closed."""
-
-    def __init__(self, links: Links, sock: socket.socket) -> None:
-        self._links = links
-        self._socket = sock
-        self._is_open = True
-        self._resume()
-
-    def _resume(self) -> None:
-        if self._is_open:
-            self._links.loop.add_reader(self._socket.fileno(), self._accept)
-
-    def close(self) -> None:
-        """Stop accepting; the socket stays open.  Idempotent."""
-        self._is_open = False
-        if self._socket.fileno() >= 0:
-            self._links.loop.remove_reader(self._socket.fileno())
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                sock, peer = self._socket.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                self._links.report(f"warning: accept: {error.strerror}")
-                self._links.loop.remove_reader(self._socket.fileno())
-                self._links.loop.call_later(PAUSE, self._resume)
-                return
-            sock.setblocking(False)
-            self._links.accepted(sock, f"{peer[0]}:{peer[1]}")
-
-
 class Links:
     """All links of one process.  `request` asks a member, `serve` accepts from any."""
 
@@ -216,7 +179,7 @@ class Links:
         self._tasks: dict[Link, asyncio.Task[None]] = {}
         self._unknown: set[Link] = set()
         self._unsent: list[_Connection] = []
-        self._servers: list[Listening] = []
+        self._servers: list[Accepting] = []
         self._is_closed = False
         self._timer = loop.call_later(TICK_SECONDS, self._tick)
 
@@ -295,16 +258,17 @@ class Links:
 
     # -- accepting
 
-    def serve(self, sock: socket.socket) -> Listening:
+    def serve(self, sock: socket.socket) -> Accepting:
         """Accept on a listening socket."""
-        server = Listening(self, sock)
+        server = Accepting(self.loop, sock, self._accepted, self.report)
         self._servers.append(server)
         return server
 
-    def accepted(self, sock: socket.socket, place: str) -> None:
+    def _accepted(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         """A connection that has yet to show a certificate."""
+        place = f"{peer[0]}:{peer[1]}"
         if len(self._unknown) >= CLUSTER_UNKNOWN_PEERS or len(self._open) >= CLUSTER_LINKS:
-            self.report(f"warning: {place.rpartition(':')[0]} is refused: too many links")
+            self.report(f"warning: {peer[0]} is refused: too many links")
             sock.close()
             return
         link = Link(self._node, self._ended, 0, place)

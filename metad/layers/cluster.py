@@ -122,13 +122,13 @@ class ClusterLayer(Layer):
     def _make_peers(self, context: LayerContext) -> Peers:
         return WorkerPeers(self._node, self.links)
 
-    def _make_links(self, context: LayerContext) -> Links:
+    def _make_node(self, context: LayerContext, start_token: bytes, release: str = RELEASE) -> Node:
         log = self.log
-        self._start_token = secrets.token_bytes(START_SIZE)
-        self._node = Node(
+        self._start_token = start_token
+        return Node(
             number=log.store.node,
-            start=self._start_token,
-            release=RELEASE,
+            start=start_token,
+            release=release,
             current_view=self._current.get,
             adopt=self._current.adopt,
             handler=self.requests.handle,
@@ -138,6 +138,10 @@ class ClusterLayer(Layer):
             ended=self.requests.link_ended,
             disks=self.marks.disks,
         )
+
+    def _make_links(self, context: LayerContext) -> Links:
+        log = self.log
+        self._node = self._make_node(context, secrets.token_bytes(START_SIZE))
         loop = cast(Any, context.loop)
         place = directory(context.data)
         join = JoinService(

@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 from metad import limits
 from metad.config.model import Listener
@@ -26,11 +27,8 @@ from metad.sessions.client import Client, client_at, peer_name
 from metad.sessions.connection import Service
 from metad.sessions.networks import LOCAL, Networks, network_of
 from metad.sessions.starttls import log_failed_handshake
+from metad.system.accepting import Accepting
 from metad.tls.certificates import Certificates
-
-ACCEPTS = 64  # connections accepted in one go, before other sessions get their turn
-# Seconds to pause after accept() failed: the listener stays readable, and the loop would spin.
-PAUSE = 1.0
 
 
 class Acceptor:
@@ -41,38 +39,16 @@ class Acceptor:
         self.context = service.context
         self._is_proxied = listener.proxy
         self._trusted = Networks(listener.trusted_proxies)
-        self._socket = sock
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_open = True
-        self._resume()
-
-    def _resume(self) -> None:
-        if self._is_open:
-            self.context.loop.add_reader(self._socket.fileno(), self._accept)
+        log = partial(self.context.log.line, "connect")
+        self._accepting = Accepting(self.context.loop, sock, self._arrived, log)
 
     def close(self) -> None:
         """Stop accepting.  Idempotent."""
-        self._is_open = False
-        if self._socket.fileno() >= 0:
-            self.context.loop.remove_reader(self._socket.fileno())
+        self._accepting.close()
 
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                sock, peer = self._socket.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                self.context.log.line("connect", f"warning: accept: {error.strerror}")
-                self.context.loop.remove_reader(self._socket.fileno())
-                self.context.loop.call_later(PAUSE, self._resume)
-                return
-            sock.setblocking(False)
-            self._arrived(sock, peer_name(peer))
-
-    def _arrived(self, sock: socket.socket, address: str) -> None:
+    def _arrived(self, sock: socket.socket, peer: Any) -> None:
+        address = peer_name(peer)
         if not self._is_proxied:
             self.begin(sock, client_at(address))
         elif address == LOCAL or address in self._trusted:

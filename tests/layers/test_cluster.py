@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,6 @@ pytestmark = pytest.mark.slow
 
 BOX = 5
 TEXT = b"Subject: a test\r\n\r\n.dot\r\nand more\r\n"
-
-
-@pytest.fixture
-def two() -> Iterator[ClusterBench]:
-    with ClusterBench(2) as bench:
-        yield bench
-
-
-@pytest.fixture
-def three() -> Iterator[ClusterBench]:
-    with ClusterBench(3) as bench:
-        yield bench
 
 
 def here(node: Node, mailbox: int = BOX) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from tests.support.cluster_bench import ClusterBench, Node
 pytestmark = pytest.mark.slow
 
 COUNT = 40
-
-
-@pytest.fixture
-def three() -> Iterator[ClusterBench]:
-    with ClusterBench(3) as bench:
-        yield bench
 
 
 def fill(bench: ClusterBench, count: int = COUNT) -> tuple[Node, list[Node]]:

@@ -18,18 +18,6 @@ from tests.support.cluster_bench import ClusterBench, Node
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def two() -> Iterator[ClusterBench]:
-    with ClusterBench(2) as bench:
-        yield bench
-
-
-@pytest.fixture
-def three() -> Iterator[ClusterBench]:
-    with ClusterBench(3) as bench:
-        yield bench
-
-
 def a_text(size: int) -> bytes:
     lines = size // 64
     return b"Subject: large\r\n\r\n" + b"".join(b"%061d.\r\n" % line for line in range(lines))

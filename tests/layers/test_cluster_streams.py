@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -28,18 +27,6 @@ pytestmark = pytest.mark.slow
 
 SIZE = 5_000_000
 STEP = 64 << 10
-
-
-@pytest.fixture
-def two() -> Iterator[ClusterBench]:
-    with ClusterBench(2) as bench:
-        yield bench
-
-
-@pytest.fixture
-def three() -> Iterator[ClusterBench]:
-    with ClusterBench(3) as bench:
-        yield bench
 
 
 class Sending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,18 +18,6 @@ from tests.layers.test_cluster import BOX, TEXT, here
 from tests.support.cluster_bench import ClusterBench, Node
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def two() -> Iterator[ClusterBench]:
-    with ClusterBench(2) as bench:
-        yield bench
-
-
-@pytest.fixture
-def three() -> Iterator[ClusterBench]:
-    with ClusterBench(3) as bench:
-        yield bench
 
 
 def count_requests(node: Node, kind: Kind) -> list[int]:

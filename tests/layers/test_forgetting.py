@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -45,12 +45,6 @@ class Time:
     def _is_quiet(self) -> bool:
         layers = [node.layer for node in self.bench.nodes if node.is_up]
         return not any(one.marks._is_busy or (one._pull and one._pull._busy) for one in layers)
-
-
-@pytest.fixture
-def two() -> Iterator[ClusterBench]:
-    with ClusterBench(2) as bench:
-        yield bench
 
 
 def an_id(number: int) -> bytes:

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from metad.cluster.node import Node
 from metad.cluster.proposals import Proposals
 from metad.cluster.seen import NAME, Seen, SeenFile
 from metad.cluster.transport import Links
@@ -47,21 +46,7 @@ class Simulated:
 
     def _make_links(self, context: LayerContext) -> Links:
         layer, worker = cast(Any, self), self._worker
-        log = layer.log
-        layer._start_token = worker.pid.to_bytes(8, "big")
-        layer._node = Node(
-            number=log.store.node,
-            start=layer._start_token,
-            release="1",
-            current_view=layer._current.get,
-            adopt=layer._current.adopt,
-            handler=layer.requests.handle,
-            report=context.report,
-            clock=lambda: log.osio.boottime_ns() / 1e9,
-            hub_time_us=log.clock.now_us,
-            ended=layer.requests.link_ended,
-            disks=layer.marks.disks,
-        )
+        layer._node = layer._make_node(context, worker.pid.to_bytes(8, "big"), "1")
         return cast(Links, SimLinks(worker, worker.loop, self._hub.network, layer._node))
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import IO
 
 from metad import cli
 from tests.support.hub import Hub, HubError
@@ -32,24 +33,32 @@ def metad(hub: Hub, *arguments: str, given: str = "", check: bool = True):
     return subprocess.CompletedProcess(arguments, code, *texts)
 
 
-def _child(arguments: list[str], given: str, out, err) -> int:
+def _child(arguments: list[str], given: str, out: IO[bytes], err: IO[bytes]) -> int:
     """The whole of the child; its exit status."""
     try:
         os.chdir("/")
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
-        sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode()))
-        sys.stdout = open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", closefd=False)
-        code = cli.main(arguments)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return code
+        return run_here(arguments, given)
     except BaseException:
-        with contextlib.suppress(Exception):
-            traceback.print_exc()
-            sys.stderr.flush()
+        traceback.print_exc()
         return 1
+
+
+def run_here(arguments: list[str], given: str) -> int:
+    """Run a command in this process, with the descriptors 1 and 2 that it has.  Its exit status."""
+    sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode()))
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False)
+    try:
+        return cli.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def owned(hub: Hub, path: Path) -> Path:

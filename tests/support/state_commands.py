@@ -10,11 +10,9 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import select
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -23,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from metad import cli, limits
+from metad import limits
 from metad.cli.mail import change, import_client
+from tests.support.commands import run_here
 from tests.support.hub import DEADLINE, METAD
 
 
@@ -69,13 +68,7 @@ def _child(words: list[str], given: str, files: list[IO[bytes]], prepare: Callab
         if words[0] == "start":
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.execv(METAD, [METAD, *words])
-        sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode()))
-        sys.stdout = open(1, "w", closefd=False)
-        sys.stderr = open(2, "w", closefd=False)
-        code = cli.main(words)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return code
+        return run_here(words, given)
     except BaseException:
         with contextlib.suppress(Exception):
             traceback.print_exc(file=open(2, "w", closefd=False))

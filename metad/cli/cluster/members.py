@@ -81,18 +81,7 @@ def remove(place: HubLocation, number: int, lossy: bool, as_json: bool) -> None:
             "replaces it",
             remedy="metad cluster alone here, then metad cluster join on the new node",
         )
-    data = place.enter()
-    _, own, members = found(data, __version__)
-    answer = local.ask(
-        local.socket_path(data),
-        {
-            "op": "remove",
-            "number": number,
-            "answering": [one.number for one in members if one.is_up],
-            "lossy": lossy,
-        },
-    )
-    _show({"removed": number, "node": own, "epoch": answer["epoch"]}, as_json)
+    _show({"removed": number} | _ask_about(place, "remove", number, lossy=lossy), as_json)
 
 
 @click.command()
@@ -116,19 +105,19 @@ def drain(place: HubLocation, number: int, cancel: bool, as_json: bool) -> None:
             "cluster.etcd is missing: without etcd there are two nodes, and neither can be spared",
             remedy="stop one, and metad cluster alone lets the other go on",
         )
+    what = "kept" if cancel else "draining"
+    _show({what: number} | _ask_about(place, "drain", number, cancel=cancel), as_json)
+
+
+def _ask_about(place: HubLocation, order: str, number: int, **more: bool) -> dict[str, int]:
+    """Have the directory process of this node carry out an order about node `number`.  Returns the
+    own number and the new epoch.  Raises ClusterError."""
     data = place.enter()
     _, own, members = found(data, __version__)
-    answer = local.ask(
-        local.socket_path(data),
-        {
-            "op": "drain",
-            "number": number,
-            "answering": [one.number for one in members if one.is_up],
-            "cancel": cancel,
-        },
-    )
-    what = "kept" if cancel else "draining"
-    _show({what: number, "node": own, "epoch": answer["epoch"]}, as_json)
+    up = [one.number for one in members if one.is_up]
+    message = {"op": order, "number": number, "answering": up} | more
+    answer = local.ask(local.socket_path(data), message)
+    return {"node": own, "epoch": answer["epoch"]}
 
 
 def _check_off(members: list[Reached], own: int) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from types import SimpleNamespace
 from typing import Any
 
-from metad.config.model import Listener
-from metad.sessions.acceptor import PAUSE, Acceptor
+from metad.system.accepting import PAUSE, Accepting
 
 
 class Loop:
@@ -39,12 +37,13 @@ class Listening:
         raise self.outcomes.pop(0)
 
 
-def acceptor(sock: Listening) -> tuple[Acceptor, Loop, list[str]]:
-    loop, lines = Loop(), []
-    log = SimpleNamespace(line=lambda service, text: lines.append(text))
-    service = SimpleNamespace(context=SimpleNamespace(loop=loop, log=log), tls="implicit")
-    listener = Listener("smtp", "127.0.0.1:465", "127.0.0.1", 465, None, "implicit")
-    return Acceptor(service, listener, sock), loop, lines  # type: ignore[arg-type]
+def accepting(sock: Listening) -> tuple[Accepting, Loop, list[str]]:
+    loop, lines = Loop(), list[str]()
+    return Accepting(loop, sock, _no_one, lines.append), loop, lines  # type: ignore[arg-type]
+
+
+def _no_one(sock: Any, peer: Any) -> None:
+    raise AssertionError("nothing connects")
 
 
 def refused(number: int) -> OSError:
@@ -53,7 +52,7 @@ def refused(number: int) -> OSError:
 
 def test_without_descriptors_it_rests_instead_of_turning_and_logging_without_end() -> None:
     sock = Listening(refused(errno.EMFILE), BlockingIOError())
-    it, loop, lines = acceptor(sock)
+    it, loop, lines = accepting(sock)
     loop.readers[7]()
     assert lines == ["warning: accept: Too many open files"]
     assert loop.readers == {}
@@ -68,7 +67,7 @@ def test_without_descriptors_it_rests_instead_of_turning_and_logging_without_end
 
 def test_a_client_that_went_away_in_the_queue_is_skipped() -> None:
     sock = Listening(ConnectionAbortedError(), BlockingIOError())
-    _, loop, lines = acceptor(sock)
+    _, loop, lines = accepting(sock)
     loop.readers[7]()
     assert sock.outcomes == []
     assert lines == []
@@ -76,7 +75,7 @@ def test_a_client_that_went_away_in_the_queue_is_skipped() -> None:
 
 
 def test_a_closed_acceptor_does_not_begin_again_after_its_rest() -> None:
-    it, loop, _ = acceptor(Listening(refused(errno.ENFILE)))
+    it, loop, _ = accepting(Listening(refused(errno.ENFILE)))
     loop.readers[7]()
     it.close()
     loop.later[0][1]()
