@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import click
 
 LINES = 1000  # written at once
+INDENT = 4
+_SPACE = "\u00a0"  # where no line breaks
 
 
 def terminal() -> bool:
@@ -34,6 +38,22 @@ def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     click.echo("\t".join(columns))
     for row in rows:
         click.echo("\t".join(cell(row.get(column)) for column in columns))
+
+
+def show_records(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Like `show_table`, for rows that are too wide for a terminal: there the first column has a
+    line of its own, so that an id can be copied whole."""
+    if not terminal():
+        show_table(title, rows)
+        return
+    width = max(shutil.get_terminal_size().columns, INDENT * 4)
+    for row in rows:
+        (_, name), *others = row.items()
+        click.echo(cell(name))
+        facts = [f"{key.replace('_', ' ')}: {cell(value)}" for key, value in others]
+        text = ", ".join(one.replace(" ", _SPACE) for one in facts)
+        for line in textwrap.wrap(text, width - INDENT, break_on_hyphens=False):
+            click.echo(f"{'':{INDENT}}{line.replace(_SPACE, ' ')}")
 
 
 def _draw(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

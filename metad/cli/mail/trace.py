@@ -245,7 +245,7 @@ def _show_mailbox(
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif rows:
-        tables.show_table(account.address, rows)
+        tables.show_records(account.address, rows)
     else:
         click.echo(
             f"{account.address}: no message, and none that was deleted lies in a log", err=True

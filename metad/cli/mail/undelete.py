@@ -188,7 +188,7 @@ def _show(shown: Sequence[Candidate], restored: list[str], *, dry_run: bool, lis
     if listing:
         rows = [one.facts() for one in shown]
         if rows:
-            tables.show_table("", rows)
+            tables.show_records("", rows)
         else:
             click.echo("no log holds a deleted message any more", err=True)
         return
