@@ -378,7 +378,7 @@ class Pop3Session(Pop3Login):
             "top": figures.top,
             "retr": f"{figures.retr}/{figures.retr_octets}",
             "del": f"{figures.deleted}/{figures.deleted_octets}",
-            "seconds": f"{self._context.now - self._began:.0f}",
+            "seconds": round(self._context.now - self._began),
             "reason": self._reason,
         }
         log = self._context.log

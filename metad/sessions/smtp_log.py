@@ -126,7 +126,7 @@ def log_session(session: Logged) -> None:
         "helo": session.helo,
         "tls": session._tls,
         **(between if was_cut_off else {}),
-        "seconds": f"{session._context.now - session._opened:.0f}",
+        "seconds": round(session._context.now - session._opened),
         "reason": session._reason,
     }
     session._context.log.limited(session._network, "smtp", "session", fields)

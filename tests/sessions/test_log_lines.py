@@ -3,6 +3,8 @@ ended."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from metad.errors import UnknownUserError
@@ -151,6 +153,19 @@ def test_an_smtp_session_without_a_message_leaves_a_line(sent: bytes, end: str, 
         client.session.drain()
     client.lose()
     assert world.lines == [f"session: client=192.0.2.1, {line}"]
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "pop3"])
+def test_the_seconds_of_a_session_are_a_number_in_json(protocol: str, monkeypatch) -> None:
+    world, found = World(), []
+    monkeypatch.setattr(
+        world.context.log, "limited", lambda *given: found.append(json.dumps(given[-1]))
+    )
+    client = getattr(world, protocol)()
+    world.pass_time(2)
+    client.lose()
+    (line,) = found
+    assert '"seconds": 2, ' in line
 
 
 def test_a_session_whose_messages_have_lines_needs_none_unless_it_was_cut_off() -> None:
