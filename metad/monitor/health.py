@@ -13,11 +13,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from metad.config.model import Config
-from metad.errors import MetadError
+from metad.errors import ConfigError, MetadError
 from metad.limits import CLUSTER_WORD
 from metad.monitor import cluster_problems
 from metad.monitor.facts import Facts
@@ -102,7 +103,7 @@ class Health:
                     "see the log for the reason; check the disk, then restart",
                 )
         for line in self._certificate_lines(config, now):
-            yield Problem(line, "renew it: metad tls install")
+            yield Problem(line, "install a new one: metad tls install")
         if facts.standing is not None:
             with_etcd = bool(config.cluster.etcd)
             yield from cluster_problems.problems(facts.standing, with_etcd=with_etcd)
@@ -147,8 +148,17 @@ class Health:
             return []
         if now - self._certificates_at >= CERTIFICATE_SECONDS:
             self._certificates_at = now
-            self._certificates = tls_store.expiry_warnings(config, datetime.fromtimestamp(now, UTC))
+            warnings = tls_store.expiry_warnings(config, datetime.fromtimestamp(now, UTC))
+            self._certificates = warnings or _without_certificate(config)
         return self._certificates
+
+
+def _without_certificate(config: Config) -> list[str]:
+    """Workers keep the certificates that they have; those of the next start find none."""
+    with suppress(ConfigError):
+        if tls_store.load_contexts(config) is None:
+            return ["there is no certificate any more: a reload or a start fails"]
+    return []
 
 
 # What workers report about themselves: the cell, the problem, the remedy, whether it stops new

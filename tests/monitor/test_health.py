@@ -136,6 +136,15 @@ def test_certificates_are_read_once_a_minute(tmp_path: Path, monkeypatch) -> Non
     assert len(asked) == 2
 
 
+def test_a_hub_whose_certificates_are_gone_is_degraded(tmp_path: Path) -> None:
+    """Its workers still have them; the next ones cannot start."""
+    hub = Hub(tmp_path, '[[listen]]\nprotocol="smtp"\naddress="127.0.0.1:1"\ntls="starttls"')
+    (found,) = hub.look().facts
+    assert hub.look().state == DEGRADED
+    assert found["problem"] == "there is no certificate any more: a reload or a start fails"
+    assert "metad tls install" in found["remedy"]
+
+
 @pytest.mark.parametrize(
     ("cell", "text", "most"),
     [
