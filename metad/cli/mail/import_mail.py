@@ -37,6 +37,7 @@ from metad.cli.mail.sources import (
     server_source,
 )
 from metad.cli.mail.uidlist import UIDL_FORMAT, check_format
+from metad.cli.tables import cell
 from metad.cli.user.users import password_stdin, read_password
 from metad.errors import EX_DATAERR, EX_OK, MetadError, UnavailableError, UsageError
 from metad.users.account import Account
@@ -280,6 +281,7 @@ def _report(results: list[Result], everyone: bool, as_json: bool) -> int:
     else:
         for one in results:
             if one.problem is not None and not everyone and not one.imported and not one.known:
+                _show_flaws(one)
                 raise one.problem
             _show(one)
     if everyone and not as_json:
@@ -291,11 +293,15 @@ def _report(results: list[Result], everyone: bool, as_json: bool) -> int:
     return next((one.exit_code for one in results if one.exit_code), EX_OK)
 
 
-def _show(result: Result) -> None:
+def _show_flaws(result: Result) -> None:
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {cell(note)}", err=True)
     for bad in result.bad:
-        click.echo(f"metad: warning: {bad}", err=True)
+        click.echo(f"metad: warning: {cell(bad)}", err=True)
+
+
+def _show(result: Result) -> None:
+    _show_flaws(result)
     if result.problem is not None:
         click.echo(f"metad: error: incomplete: {result.problem.line}", err=True)
     known = f", skipped {result.known:,} that were there already" if result.known else ""

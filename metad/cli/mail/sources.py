@@ -66,7 +66,7 @@ def server_source(url: str, options: PopOptions) -> Source:
 
 def file_source(text: str, uidl_format: str, *, template: bool) -> Source:
     """mbox:FILE or maildir:DIRECTORY; `template`: with %u, %n and %d.  Raises UsageError."""
-    kind, path = split_place(text, "--from")
+    kind, path = split_place(text, "--from", ", or pop3://HOST")
     if template:
         expand(str(path), "user@example.org")
 
@@ -82,11 +82,11 @@ def file_source(text: str, uidl_format: str, *, template: bool) -> Source:
     return Source(read, place)
 
 
-def split_place(text: str, option: str) -> tuple[str, Path]:
+def split_place(text: str, option: str, more: str = "") -> tuple[str, Path]:
     """mbox:FILE or maildir:DIRECTORY -> its kind and path.  Raises UsageError."""
     kind, _, path = text.partition(":")
     if kind not in {"mbox", "maildir"} or not path:
-        raise UsageError(f"{option}: must be mbox:FILE or maildir:DIRECTORY")
+        raise UsageError(f"{option}: must be mbox:FILE or maildir:DIRECTORY{more}")
     return kind, Path(path)
 
 

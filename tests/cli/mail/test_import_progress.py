@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from metad.cli.mail.import_mail import MOST_SILENT, Result, _each, _until_error
+from metad.cli.mail.import_mail import MOST_SILENT, Result, _each, _report, _until_error
 from metad.cli.mail.import_progress import WIDTH, Progress
-from metad.errors import DataError, MetadError, UnavailableError
+from metad.errors import DataError, MetadError, TemporaryError, UnavailableError
 from metad.users.account import Account
 
 
@@ -137,3 +137,14 @@ def test_what_a_source_gave_before_it_failed_is_kept() -> None:
     result = Result("a@b.example")
     assert list(_until_error(read, result)) == ["a@b.example"]  # type: ignore[arg-type]
     assert str(result.error) == "gone"
+
+
+def test_bad_messages_are_named_even_if_all_others_were_deferred(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = Result("a@x.example", bad=["in.mbox:7: \x1b[31mno header"], notes=["left out: Sent"])
+    result.deferred = TemporaryError("in.mbox:9: no space")
+    with pytest.raises(TemporaryError, match="no space"):
+        _report([result], everyone=False, as_json=False)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["note: left out: Sent", r"metad: warning: in.mbox:7: \x1b[31mno header"]
