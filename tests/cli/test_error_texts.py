@@ -41,6 +41,7 @@ SAYS_WHAT_IS_RIGHT = re.compile(r"\bmust\b|\bexclude each other\b|\bbelongs? to\
 CARRIED_ON = {
     "metad/store/backup/backup.py": "one file of several: the error that names it offers --partial",
     "metad/control_client.py": "the hub's own error, with its remedy",
+    "metad/cli/dev.py": "the hub's own error, with its remedy",
     "metad/cli/mail/privileged_read.py": "the reader's own error, with its remedy",
     "metad/cli/user/user_edit.py": "an option's value: click adds the command's --help",
 }

@@ -194,6 +194,9 @@ def test_undelete_brings_back_what_a_client_deleted(either, mailbox, request):
     done = facts(hub, "mail", "undelete", address(mailbox), "--all")
     assert [one["id"] for one in done if one["restored"]] == [ids[0]]
     assert len(fetch(hub, mailbox)) == 3
+    for what in ("--all", ids[0]):
+        done = command(hub, "mail", "undelete", address(mailbox), what)
+        assert (done.stdout, done.stderr[:22]) == ("", "nothing to bring back:")
 
 
 def test_undelete_survives_a_rebuild_of_the_index(hub, mailbox):

@@ -192,6 +192,8 @@ def _show(shown: Sequence[Candidate], restored: list[str], *, dry_run: bool, lis
         else:
             click.echo("no log holds a deleted message any more", err=True)
         return
+    if not shown:
+        click.echo("nothing to bring back: it is in the mailbox again, or in no log", err=True)
     for one in shown:
         if dry_run or one.name in restored:
             verb = "would bring back" if dry_run else "brought back"
