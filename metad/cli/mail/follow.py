@@ -4,7 +4,8 @@ Rules of this file:
 
 * The index is read again only when it has changed: reading its transaction number costs a
   microsecond.
-* A message is printed once, in the order of its mailbox.
+* A message is printed once, in the order of its mailbox; one that another worker or node enters
+  later with a smaller id, after those that were there first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import click
 
 from metad.cli.context import HubLocation, finite, hub_options, json_option
-from metad.cli.mail.mail import account_of, entries_of, mail, wire_of
+from metad.cli.mail.mail import ListedMail, account_of, entries_of, mail, wire_of
 from metad.cli.mail.mailstore import MailStore, mail_store
 from metad.cli.tables import cell
 from metad.errors import EX_TEMPFAIL, MetadError, RefusedError, UnavailableError
@@ -29,6 +30,8 @@ from metad.users.account import Account
 from metad.users.database import UserDatabase
 
 POLL_SECONDS = 0.05
+# A message may come so much later than another one with a greater id.
+LATE_US = 60_000_000
 # Bytes of a message that are read for its subject.
 _HEAD = 64 * 1024
 
@@ -50,9 +53,35 @@ class Arrival(NamedTuple):
     octets: int
 
 
+class Seen:
+    """The messages of one mailbox at the last look: the greatest id, and each one of the last
+    minute."""
+
+    __slots__ = ("_last", "_recent")
+
+    def __init__(self) -> None:
+        self._last = b""
+        self._recent: set[bytes] = set()
+
+    def fresh(self, entries: list[ListedMail]) -> list[ListedMail]:
+        """Those that have come since the last look."""
+        floor, recent = self._floor(), self._recent
+        found = [one for one in entries if one.id > floor and one.id not in recent]
+        self._last = max([self._last, *(one.id for one in found)])
+        floor = self._floor()
+        self._recent = {one.id for one in entries if one.id > floor}
+        return found
+
+    def _floor(self) -> bytes:
+        """Ids below it have been seen, or are ignored."""
+        if not self._last:
+            return b""
+        return max(time_of(self._last) - LATE_US, 0).to_bytes(8, "big")
+
+
 def follow(data: Path, address: str | None, *, new_only: bool) -> Iterator[Arrival | None]:
     """Messages of one mailbox or of all; None after each look.  Raises MetadError."""
-    last: dict[int, bytes] = {}
+    seen_in: dict[int, Seen] = {}
     seen = -1
     first = True
     while True:
@@ -62,7 +91,7 @@ def follow(data: Path, address: str | None, *, new_only: bool) -> Iterator[Arriv
                     now = store.index.transaction
                     if now != seen:
                         seen = now
-                        for one in _fresh(store, _accounts(data, address), last):
+                        for one in _fresh(store, _accounts(data, address), seen_in):
                             if not (first and new_only):
                                 yield one
                         first = False
@@ -82,13 +111,14 @@ def _accounts(data: Path, address: str | None) -> list[Account]:
         return list(users.accounts())
 
 
-def _fresh(store: MailStore, accounts: list[Account], last: dict[int, bytes]) -> Iterator[Arrival]:
-    """The messages after the last one seen in each mailbox."""
+def _fresh(
+    store: MailStore, accounts: list[Account], seen_in: dict[int, Seen]
+) -> Iterator[Arrival]:
+    """The messages that have come into each mailbox since the last look."""
     for account in accounts:
-        for one in entries_of(store, account.id):
-            if one.id > last.get(account.id, b""):
-                last[account.id] = one.id
-                yield Arrival(store, account, one.number, one.id, one.octets)
+        seen = seen_in.setdefault(account.id, Seen())
+        for one in seen.fresh(entries_of(store, account.id)):
+            yield Arrival(store, account, one.number, one.id, one.octets)
 
 
 @mail.command()
