@@ -141,7 +141,7 @@ def check(place: HubLocation, as_json: bool) -> int:
         click.echo(json.dumps(facts | {"findings": [one._asdict() for one in findings]}, indent=2))
         return EX_CONFIG if fatal else EX_OK
     for finding in findings:
-        click.echo(f"metad: {'error' if finding.fatal else 'warning'}: {finding.text}", err=True)
+        click.echo(f"metad: {'error' if finding.fatal else 'warning'}: {finding.line}", err=True)
     if fatal:
         return EX_CONFIG
     click.echo(f"{source}: OK" if source else "no configuration file: the defaults apply")

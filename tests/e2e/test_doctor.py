@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 from tests.support.commands import metad
-from tests.support.hub import Hub
+from tests.support.hub import METAD, Hub
 
 
-def findings(hub: Hub) -> dict[str, list[dict]]:
-    done = metad(hub, "doctor", "--no-dns", "--json", check=False)
+def findings(
+    hub: Hub, done: subprocess.CompletedProcess[str] | None = None
+) -> dict[str, list[dict]]:
+    done = done or metad(hub, "doctor", "--no-dns", "--json", check=False)
     found: dict[str, list[dict]] = {}
     for one in json.loads(done.stdout):
         found.setdefault(one["check"], []).append(one)
@@ -32,6 +35,16 @@ def test_a_hub_that_is_well_and_one_that_was_killed():
         assert "run/control" in found["leftovers"][0]["text"]
         hub.start()
         assert {one["level"] for one in findings(hub)["leftovers"]} == {"ok"}
+
+
+def test_the_configuration_is_that_of_the_running_hub_unless_another_is_given():
+    """Regression: without --config, ports with implicit TLS were tried without it."""
+    with Hub() as hub:
+        command = [METAD, "doctor", "--no-dns", "--json", "--data", str(hub.data)]
+        found = findings(hub, subprocess.run(command, capture_output=True, text=True, check=False))
+        assert found["configuration"] == findings(hub)["configuration"]
+        assert str(hub.config) in json.dumps(found["configuration"])
+        assert {one["level"] for one in found["ports"]} == {"ok"}
 
 
 def test_a_store_of_another_machine_is_warned_of_when_it_starts():

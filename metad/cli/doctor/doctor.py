@@ -32,6 +32,8 @@ from metad.users.database import UserDatabase
 Check = Callable[[], Iterable[Result]]
 _WORDS = {Level.OK: "ok", Level.WARNING: "warning", Level.ERROR: "error"}
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+# For the name of the configuration; a hub that is silent is a finding of its own.
+ASK_SECONDS = 2.0
 _WIDTH = 80
 _INDENT = " " * 9
 
@@ -71,8 +73,9 @@ def doctor(place: HubLocation, no_dns: bool, quiet: bool, as_json: bool) -> int:
 
 def show(one: Result) -> None:
     """One finding within 80 columns."""
-    colour = _COLOURS[one.level] if "NO_COLOR" not in os.environ else None
-    head = click.style(f"{_WORDS[one.level]:<8}", fg=colour)
+    head = f"{_WORDS[one.level]:<8}"
+    if "NO_COLOR" not in os.environ:
+        head = click.style(head, fg=_COLOURS[one.level])
     text = textwrap.wrap(f"{one.check}: {one.text}", _WIDTH - len(_INDENT))
     click.echo(f"{head} {text[0]}")
     more = text[1:]
@@ -84,6 +87,7 @@ def show(one: Result) -> None:
 
 def examination(place: HubLocation, *, dns: bool) -> Iterator[Iterable[Result]]:
     """The findings of each check in turn."""
+    place = _of_running(place)
     try:
         config = place.config
     except MetadError as problem:
@@ -109,6 +113,19 @@ def examination(place: HubLocation, *, dns: bool) -> Iterator[Iterable[Result]]:
         public = any(map(_is_mx, config.listen))
         yield _done("DNS", lambda: names.check_names(config, _domains(data), is_mx=public))
     yield from _of_machine(config, data, facts)
+
+
+def _of_running(place: HubLocation) -> HubLocation:
+    """The same hub, with the configuration that it was started with if no other one is given."""
+    if place.file is not None:
+        return place
+    try:
+        source = request(place.data, "status", ASK_SECONDS).get("config")
+    except MetadError:
+        return place
+    if not isinstance(source, str) or not os.access(source, os.R_OK):
+        return place
+    return HubLocation(place.data, Path(source))
 
 
 def _of_cluster(config: Config, data: Path, facts: dict[str, Any] | None) -> Iterable[Result]:
@@ -148,7 +165,7 @@ def check_configuration(config: Config) -> Iterator[Result]:
     found = list(preflight(config))
     for one in found:
         make = error if one.fatal else warning
-        yield make("configuration", one.text, "see metad.toml(5) and metad config check")
+        yield make("configuration", one.text, one.remedy or "see metad.toml(5)")
     if not found:
         yield ok("configuration", f"{config.source or 'the defaults apply'}")
 

@@ -85,6 +85,10 @@ def test_colours_can_be_turned_off(capsys, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     doctor.show(ok("disk", "well"))
     assert capsys.readouterr().out == "ok       disk: well\n"
+    written: list[str] = []
+    monkeypatch.setattr("click.echo", written.append)
+    doctor.show(ok("disk", "well"))
+    assert written == ["ok       disk: well"]
 
 
 def test_an_unknown_option_is_a_usage_error(run):
