@@ -132,6 +132,11 @@ class LogAllocator:
         self._put(self._tend)
         return writer
 
+    @property
+    def seals_later(self) -> bool:
+        """Whether the background seals a retired log, when the next one is in use already."""
+        return self._background is not None
+
     def retire(self, writer: LogWriter) -> None:
         """Seal a full log: soon, or at once if there is no background."""
         if self._background is None:

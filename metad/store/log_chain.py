@@ -87,13 +87,25 @@ class LogChain:
         size, entries_size = sizes(group)
         writer = self.writer
         if writer is None or writer.poisoned or not writer.fits(size, entries_size):
-            self.retire()
-            writer = self._next()
+            writer = self._replace(writer)
         if not writer.fits(size, entries_size):
             raise NoSpaceError("a message larger than a log")
         left = self._left_by(group)
         if not writer.takes(size, entries_size, left):
             _reserve(writer, size, entries_size, left)
+        return writer
+
+    def _replace(self, full: LogWriter | None) -> LogWriter:
+        """The next log.  Without one, a full log stays in use: deletions, which make room, still
+        fit into it.  The collector seals first: it never has two logs open in one generation.
+
+        Raises NoSpaceError, TableBusyError.
+        """
+        if full is None or full.poisoned or not self._allocator.seals_later:
+            self.retire()
+            return self._next()
+        writer = self._next()
+        self._allocator.retire(full)
         return writer
 
     def _left_by(self, group: Sequence[Append]) -> int:

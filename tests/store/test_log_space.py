@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,25 @@ def test_a_few_blocks_are_enough_for_a_deletion(kit: StoreKit) -> None:
     assert kit.put([1], bytes(100_000)).acked
     assert kit.osio.faults.hits == 1
     assert kit.delete(1, [sent.id]).acked
+
+
+@pytest.mark.parametrize("what", ["the limit", "a full disk"])
+def test_a_full_log_takes_deletions_while_there_is_no_next_one(kit: StoreKit, what: str) -> None:
+    """Regression: it was given up before the next one was there, and nothing could be deleted."""
+    kit.start()
+    kit.eager = False
+    sent = [kit.put([1], b"x" * MIB)]
+    if what == "a full disk":
+        no_blocks(kit)
+    else:
+        source, most = kit.writers[0].source, len(list(kit.log_files()))
+        source._settings = replace(source._settings, room=Room(most))
+    while sent[-1].acked:
+        sent.append(kit.put([1], b"x" * (MIB // 2)))
+    assert isinstance(sent.pop().error, NoSpaceError)
+    assert kit.delete(1, [sent[0].id]).acked
+    kit.osio.faults = None
+    kit.check()
 
 
 def test_mail_leaves_blocks_for_deletions(kit: StoreKit) -> None:
