@@ -229,13 +229,22 @@ def _disk(facts: Facts, config: Config) -> Iterator[Problem]:
     except (OSError, MetadError) as error:
         yield Problem(f"the disk cannot be checked: {error}", "check the file system")
         return
-    if not found.free and (free <= needed or config.store.size_limit is not None):
+    lacking = sum(bool(row[Cell.NO_SPACE]) for row in facts.workers)
+    is_full = not found.free and (free <= needed or config.store.size_limit is not None)
+    # The collector's logs below the limit are free, but not for mail: the workers know.
+    if is_full or (lacking and lacking == len(facts.workers)):
         elsewhere = facts.standing is not None and facts.standing.suffice
         yield Problem(
             "no space for new mail" + (": other nodes store it" if elsewhere else ""),
             f"free space ({free:,} bytes left, {needed:,} needed), raise store.size_limit, or run "
             "metad gc --full",
             refuses=not elsewhere,
+            since=_since(facts, Cell.NO_SPACE),
+        )
+    elif lacking:
+        yield Problem(
+            "some workers have no space for new mail",
+            "the collector is working; raise store.size_limit, or run metad gc --full",
             since=_since(facts, Cell.NO_SPACE),
         )
     elif found.share * 100 < config.collector.low_space:

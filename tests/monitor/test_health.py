@@ -120,6 +120,18 @@ def test_no_space_refuses_and_little_degrades(hub: Hub, monkeypatch: pytest.Monk
     assert "the disk cannot be checked" in hub.look().texts[0]
 
 
+def test_a_hub_whose_workers_all_lack_space_refuses(hub: Hub) -> None:
+    """Regression: at size_limit the logs of the collector counted as space, and it was serving."""
+    hub.cells = [{Cell.NO_SPACE: 999_000}, {}]
+    assert hub.look().texts == ["some workers have no space for new mail"]
+    assert hub.look().state == DEGRADED
+    hub.cells = [{Cell.NO_SPACE: 999_000}, {Cell.NO_SPACE: 999_500}]
+    assert hub.look().texts == ["no space for new mail"]
+    assert (hub.look().state, hub.look().since) == (REFUSING, [999_000])
+    hub.cells = []
+    assert hub.look().state == SERVING
+
+
 def test_certificates_are_read_once_a_minute(tmp_path: Path, monkeypatch) -> None:
     hub = Hub(tmp_path, '[[listen]]\nprotocol="smtp"\naddress="127.0.0.1:1"\ntls="starttls"')
     asked = []

@@ -143,10 +143,13 @@ def delete_uids(data: Path, account: Account, uids: list[str]) -> dict[str, Any]
             )
         if "refused" not in answer:
             return answer
-        if "[IN-USE]" not in answer["refused"] or time.monotonic() > deadline:
+        in_use = "[IN-USE]" in answer["refused"]
+        if not in_use or time.monotonic() > deadline:
             raise TemporaryError(
                 f"{account.address}: {answer['refused']}",
-                remedy=f"metad who --user {account.address} shows by whom",
+                remedy=f"metad who --user {account.address} shows by whom"
+                if in_use
+                else "metad status shows what is wrong",
             )
         time.sleep(RETRY_SECONDS)
 
