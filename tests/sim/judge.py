@@ -32,6 +32,7 @@ class Seen(NamedTuple):
     gone: set[tuple[int, bytes]]
     visible: set[bytes]
     flips: int
+    flipped: bool
 
 
 class Judge:
@@ -116,8 +117,9 @@ class Judge:
         self.visible -= self._hub.refused_by_index
         visible = {one for one in self.visible if box in self.ledger.sent[one][1]}
         return Seen(
-            self.ledger.must_have(box) & visible, set(self.ledger.deleted), visible, self.flips
-        )
+            self.ledger.must_have(box) & visible, set(self.ledger.deleted), visible, self.flips,
+            self.flipped,
+        )  # fmt: skip
 
     def listed(self, box: int, ids: list[bytes], left: set[bytes], seen: Seen) -> None:
         """`left`: entries that the session leaves for the next one, because something arrived in
@@ -131,7 +133,8 @@ class Judge:
         missing = {
             one for one in seen.must - set(ids) - left if (box, one) not in self.ledger.deleting
         }
-        is_right = not self.flipped and self.flips == seen.flips
+        # The index may be new by now, but was wrong when this session looked.
+        is_right = not self.flipped and not seen.flipped and self.flips == seen.flips
         assert not is_right or not missing, f"mailbox {box} lacks {show(missing)}"
         # A message that is missing while its deletion is under way is permanently gone.
         if is_right:

@@ -86,6 +86,11 @@ MUTANTS = (
         ("log_allocator:LogAllocator._free_unentered", "self._table.owe(new.number, LogState.FREE)",
          "pass"),
     ), 2183),
+    Mutant("a log whose file a recovery removed stays in the table as free", (
+        ("recovery.hub:Recovery.recover_process",
+         "if not table.restore(row, was) and row.number in self._unlinked:",
+         "if not table.restore(row, was) and False:"),
+    ), 17400),
     # -- what is durable when, and entered when
     Mutant("acknowledged before the sync", (
         ("log.writer:LogWriter.append", "self._sync_now()", "pass"),
@@ -94,6 +99,9 @@ MUTANTS = (
         ("log.writer:LogWriter.append", "if self._sync:",
          "if self._sync and not self.log.generation:"),
     ), 3),
+    Mutant("a group that cannot be moved gets a seal, though its sync may have failed", (
+        ("recovery.one_log:LogRecovery._ended", "if successor is None:", "if False:"),
+    ), 32542),
     Mutant("a group that the index refused is forgotten", (
         ("commit.index_feed:IndexFeed.enter", "merged([*self.lagging, *self.answered, *batches])",
          "merged([*self.answered, *batches])"),

@@ -143,6 +143,7 @@ class Loop:
         self._timers: list[tuple[int, int, Callable[[], object]]] = []
         self._made = 0
         self.stopped = False
+        self._works = False
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         self._calls.append(callback)
@@ -165,7 +166,14 @@ class Loop:
             self._scheduler.wait(self._has_work, self._until_timer())
             if self._calls:
                 self._scheduler.point("call")
+                self._works = True
                 self._calls.popleft()()
+                self._works = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in no call, and none is due."""
+        return not self._works and not self._calls and self._until_timer() != 0
 
     def run_rest(self) -> None:
         """What is ready now."""

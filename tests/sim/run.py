@@ -120,9 +120,10 @@ def at_rest(hub: Hub) -> bool:
 
 
 def threads_wait(hub: Hub) -> bool:
-    """Whether no thread is within a job.  One that is slow or stands still may be making a log,
-    whose row is there before its file."""
-    return all(thread.waits for process in hub.processes for thread in process.threads)
+    """Whether no thread is within a job, and no worker's loop within a call.  One that is slow or
+    stands still may be making a log, whose row is there before its file, or entering mail."""
+    threads: list[Any] = [thread for process in hub.processes for thread in process.threads]
+    return all(one.waits for one in (*threads, *(worker.loop for worker in hub.workers())))
 
 
 class View:

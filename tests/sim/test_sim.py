@@ -27,6 +27,10 @@ FOUND = {
     2064: "the judge looked while a thread that stood still was making a log",
     2183: "a log that was made while the table's semaphore was held stayed 'being made'",
     2383: "the judge took the order of two whole copies for a difference",
+    17400: "a log whose file a recovery had removed stayed in the table as free",
+    32542: "a seal named a group whose sync had failed, and which a power cut took",
+    34557: "the judge compared a session with the index of after a power cut",
+    36115: "the judge looked while a worker that stood still had mail to enter",
 }
 
 

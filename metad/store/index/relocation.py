@@ -182,6 +182,18 @@ def drop_places(
             publish(rows)
 
 
+def drop_places_behind(
+    index: Index, number: int, life: int, end: int, ids: Iterable[bytes]
+) -> None:
+    """Drop the places of `ids` behind `end` in this life of log `number`, where it has ended."""
+    with index.writing() as txn:
+        change = _Moving(index, txn)
+        if change.is_in_life(number, life):
+            for message_id in ids:
+                change.drop_place(message_id, number, end)
+            change.write_rows()
+
+
 def drop_log(index: Index, number: int, life: int, publish: Publish | None = None) -> None:
     """Drop this life of the log itself, once no place refers to it."""
     with index.writing() as txn:
@@ -285,13 +297,18 @@ class _Moving(Change):
             self._levels.add(self._txn, missing)
         return len(missing), len(living)
 
-    def drop_place(self, message_id: bytes, number: int) -> None:
-        """Drop the places and notes in log `number`; with the last of them the row goes."""
+    def drop_place(self, message_id: bytes, number: int, end: int = 0) -> None:
+        """Drop the places and notes in log `number` from `end` on; with the last of them the row
+        goes."""
+
+        def stays(one: Place | Deleted) -> bool:
+            return one.log != number or one.offset < end
+
         row = self.row_of(message_id)
         if row is not None:
-            left = [place for place in row.places if place.log != number]
+            left = list(filter(stays, row.places))
             if row.deleted:  # their records left the log: they were moved, or nothing needs them
-                row = row._replace(deleted=[one for one in row.deleted if one.log != number])
+                row = row._replace(deleted=list(filter(stays, row.deleted)))
             self._put_places(message_id, row, row.references, left)
 
     def is_in_life(self, number: int, life: int) -> bool:

@@ -40,6 +40,18 @@ def enter_deletions(index: Index, one: Recovered) -> None:
         _write(index, Index.apply, Batch(log.number, log.life, watermark, [], some))
 
 
+def drop_moved(index: Index, one: Recovered, number: int) -> None:
+    """Remove the places that records of `one` had behind the end of log `number`, which it ends: a
+    recovery that could not make `one` may have entered them there."""
+    log, (messages, deletions) = one.log, one.tail.records()
+    ids = [message.id for message in messages] + [each for one in deletions for each in one.each()]
+    for some in _pieces(ids):
+        with _locked(index):
+            relocation.drop_places_behind(
+                index, number, log.predecessor_life, log.predecessor_end, some
+            )
+
+
 def drop_log(index: Index, number: int, life: int, ids: list[bytes] | None = None) -> None:
     """Remove every place in this life of log `number` from the index, and its row.
 

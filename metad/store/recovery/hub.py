@@ -38,7 +38,7 @@ from metad.store.log.freed import ids_in_freed
 from metad.store.log.header import FREE, LogHeader, log_path
 from metad.store.log.tail import Report, Tail
 from metad.store.log_table import LogState, LogTable, Row
-from metad.store.recovery.enter import drop_log, enter_deletions, enter_messages
+from metad.store.recovery.enter import drop_log, drop_moved, enter_deletions, enter_messages
 from metad.store.recovery.headers import HeaderReader
 from metad.store.recovery.one_log import LogRecovery, Numbers, Recovered, predecessors
 from metad.store.recovery.rebuild import Source, rebuild
@@ -73,6 +73,7 @@ class Recovery:
         # Free logs whose places only a search of the whole index finds, and their lives: the
         # collector does that.
         self._unforgotten: dict[int, int] = {}
+        self._unlinked: set[int] = set()  # free logs whose files are gone
 
     # -- the whole hub
 
@@ -237,6 +238,7 @@ class Recovery:
         Raises OSError, lmdb.Error, TableBusyError; then it must be repeated.
         """
         self._unforgotten.clear()
+        self._unlinked.clear()
         owned = {row.number: row for row in table.owned_by(dead)}
         plan = self._plan_process(table, dead, owned)
         owned = {n: row for n, row in owned.items() if _is_still(table.row(n), row)}
@@ -245,7 +247,12 @@ class Recovery:
         try:
             rows = self._recover_owned(index, plan, owned)
             for row in rows:
-                table.restore(row, owned.get(row.number) or row._replace(owner=dead + 1))
+                is_made = plan.numbers.taken.get(row.number) == row.life
+                # Its number may be that of a log of the dead one, which another process has freed.
+                was = row._replace(owner=dead + 1) if is_made else owned[row.number]
+                if not table.restore(row, was) and row.number in self._unlinked:
+                    # The new collector noted meanwhile that it is free.
+                    table.restore(row, was._replace(owner=0))
             _show_counts(table, [row.number for row in rows], index)
             for error in self._failed.values():
                 raise error
@@ -271,6 +278,7 @@ class Recovery:
             if log is None:  # a poisoned one that the collector unlinked, or one never made
                 self._forget(index, number, row.life, None)
             elif log.state == FREE and not self._free_again(index, log):
+                self._unlinked.add(number)
                 del logs[number]
             if number not in logs:
                 rows.append(row._replace(state=LogState.NONE, owner=0, tail=0))
@@ -312,6 +320,10 @@ class Recovery:
             if one.state != LogState.FREE:
                 changed.append(one)
                 enter_messages(index, one)
+        lives = {log.life: number for number, log in plan.logs.items()}
+        for one in changed:
+            if one.log.predecessor_life in lives:
+                drop_moved(index, one, lives[one.log.predecessor_life])
         for one in changed:
             enter_deletions(index, one)
         return done

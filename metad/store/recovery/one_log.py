@@ -20,6 +20,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ from metad.store.log.tail import Report, Tail, TailReader, entries_from
 from metad.store.log.writer import Footer, seal
 from metad.store.log_table import Allocation, LogState, LogTable
 from metad.system.osio import Osio
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Numbers:
@@ -52,6 +55,7 @@ class Numbers:
         unreadable: Iterable[int] = (),
         dead: tuple[LogTable, int] | None = None,
     ) -> None:
+        self.taken: dict[int, int] = {}  # the life of each number that was given out
         self._osio = osio
         self._dead = dead
         self._number = max([*logs, *unreadable], default=0)
@@ -62,10 +66,13 @@ class Numbers:
         now = self._osio.time_ns() // 10**9
         if self._dead is not None:
             table, owner = self._dead
-            return table.allocate(generation, now, owner=owner)
-        self._number += 1
-        self._life = max(self._life + 1, now)
-        return Allocation(self._number, self._life, fresh=True)
+            given = table.allocate(generation, now, owner=owner)
+        else:
+            self._number += 1
+            self._life = max(self._life + 1, now)
+            given = Allocation(self._number, self._life, fresh=True)
+        self.taken[given.number] = given.life
+        return given
 
     def give_back(self, given: Allocation, *, there: bool) -> None:
         """The log was not made.  Its life is used up nevertheless.
@@ -140,9 +147,14 @@ class LogRecovery:
         log, tail = one.log, one.tail
         if tail.unsynced and log.generation and not tail.torn:
             return self._survivors_ended(fd, one)
-        try:
-            if tail.unsynced and (successor := self._successor(fd, one)):
+        if tail.unsynced:
+            successor = self._successor(fd, one)
+            if successor is None:
+                # No seal: it would name what a power cut may take, if a sync failed before.
+                return [one]
+            if successor:
                 return successor
+        try:
             return [one._replace(state=self._end(fd, log, one.start, tail))]
         except OSError as error:
             # Nothing more is written to that file; only another log can record where it ends.
@@ -167,18 +179,18 @@ class LogRecovery:
                 raise
             return successor
 
-    def _successor(self, fd: int, one: Recovered) -> list[Recovered]:
+    def _successor(self, fd: int, one: Recovered) -> list[Recovered] | None:
         """Like `_with_successor`, with the whole last group."""
         try:
             ended = read_ended(self._osio, fd, one.log, one.tail)
         except OSError as error:
             self._report(_stays(one.log, error))
-            return []
+            return None
         return self._with_successor(one, ended)
 
-    def _with_successor(self, one: Recovered, ended: Ended) -> list[Recovered]:
-        """The log without its last group, and the one that has it now.  None if that cannot be
-        made, for example on a full disk: acknowledged mail is durable where it is."""
+    def _with_successor(self, one: Recovered, ended: Ended) -> list[Recovered] | None:
+        """The log without its last group, and the one that has it now.  Empty if there is no room
+        for that: acknowledged mail is durable where it is.  None if the disk failed."""
         given = None
         try:
             given = self._numbers.take(one.log.generation)
@@ -188,7 +200,8 @@ class LogRecovery:
             if given is not None:
                 there = log_files.is_there(self._osio, self._store.logs, given.number)
                 self._numbers.give_back(given, there=there)
-            return []
+            is_failure = isinstance(error, OSError) and error.errno not in NO_ROOM
+            return None if is_failure else []
         old = one._replace(tail=_in_front_of(ended.end, one.tail))
         return [old, Recovered(successor.log, LogState.SEALED, successor.log.align, successor.tail)]
 
