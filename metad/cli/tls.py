@@ -23,6 +23,7 @@ from metad.cli import tables
 from metad.cli.context import HubLocation, hub_options, json_option
 from metad.config.checks import domain
 from metad.errors import DataError, UnavailableError
+from metad.protocol.address import fold_domain
 from metad.store.identity import refuse_newer
 from metad.system.osio import Osio
 from metad.tls import store as tls_store
@@ -192,6 +193,6 @@ def make_self_signed(names: list[str], days: int = SELF_SIGNED_DAYS) -> tuple[st
 def _domain(name: str) -> str:
     try:
         prefix = "*." if name.startswith("*.") else ""
-        return prefix + str(domain(name.removeprefix("*.")))
+        return prefix + domain(fold_domain(name.removeprefix("*.")))
     except ValueError as error:
         raise click.BadParameter(f"{name}: {error}") from None

@@ -64,7 +64,9 @@ def _wanted(what: str) -> dict[str, str]:
         )
     try:
         return {"client": str(ipaddress.ip_network(what, strict=False))}
-    except ValueError:
+    except ValueError as error:
+        if "/" in what and "@" not in what:
+            raise UsageError(f"{error}", remedy="give a network such as 192.0.2.0/24") from None
         return {"address": what}
 
 

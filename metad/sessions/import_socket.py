@@ -92,7 +92,10 @@ class Message:
         most = context.config.store.log_size // 4
         try:
             if announced.size > most:
-                raise ValueError(f"a message of {announced.size:,} bytes; the maximum is {most:,}")
+                raise ValueError(
+                    f"a message of {announced.size:,} bytes; the maximum is {most:,}, a quarter of "
+                    "store.log_size"
+                )
             if context.users.by_id(announced.mailbox) is None:
                 raise UnknownUserError(f"there is no mailbox {announced.mailbox}")
             self._incoming = context.layer.begin()
@@ -176,9 +179,11 @@ class Answer:
         self._give({"id": self.id.hex()})
 
     def refuse(self, error: Exception) -> None:
-        """75: a later import may succeed (a reply 4xx of SMTP); 65: not this message."""
-        text = str(error) if isinstance(error, RefusedError | ValueError) else repr(error)
-        answer = {"error": text or RefusedError.smtp.text, "exit_code": EX_DATAERR}
+        """75: a later import may succeed (a reply 4xx of SMTP, a layer's failure); 65: not this
+        message."""
+        if not isinstance(error, RefusedError | ValueError):
+            error = RefusedError(repr(error))
+        answer = {"error": str(error) or RefusedError.smtp.text, "exit_code": EX_DATAERR}
         if isinstance(error, RefusedError) and error.smtp.code < 500:
             answer |= {"exit_code": EX_TEMPFAIL, "remedy": error.remedy}
         self._give(answer)

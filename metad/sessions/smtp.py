@@ -219,6 +219,8 @@ class SmtpSession(Connection):
     def _mail_from(self, event: MailFrom) -> bool:
         if self._incoming is not None:
             self._forget_message()
+        if self._machine.refusals:  # of the transaction before, in the same packet
+            smtp_log.log_refused_commands(self)
         self._arrived = self._context.loop.time()
         self._head = b""
         sender, size, _ = event

@@ -23,7 +23,7 @@ from metad.filters.base import Preferences, Session
 from metad.filters.chain import FilterChain
 from metad.protocol.smtp.machine import Event, MailFrom, RcptTo
 from metad.sessions.smtp import SmtpSession
-from metad.sessions.smtp_log import log_refusal
+from metad.sessions.smtp_log import log_refusal, log_refused_commands
 from metad.system.refusals import count_reason
 from metad.system.shared_memory import Cell
 
@@ -118,6 +118,8 @@ class AskingSmtpSession(SmtpSession):
         self._prefers = []
         if not (chain.sender or chain.greeted):
             return super()._mail_from(event)
+        if self._machine.refusals:  # of the transaction before, in the same packet
+            log_refused_commands(self)
         self._sender = event.sender
         return self._ask(self._ask_sender(), partial(self._sender_checked, event))
 

@@ -105,9 +105,8 @@ def log_refused_commands(session: Logged) -> None:
     """Commands that the machine itself refused: a wrong syntax, a wrong order, unknown ones."""
     machine = session._machine
     refusals, machine.refusals = machine.refusals, []
-    is_open = machine.in_transaction
-    between = (clean(session._sender), _recipients(session)) if is_open else ("", [])
-    for line, reply in refusals:
+    for line, reply, is_open in refusals:
+        between = (clean(session._sender), _recipients(session)) if is_open else ("", [])
         count_refusal(session._context.row, reply)
         _log_reject(session, _command(line), between, _shown(reply))
 

@@ -147,6 +147,12 @@ def test_seconds_that_no_clock_reaches_are_a_usage_error(run, data, command, sec
     assert command.split()[-1] in err
 
 
+def test_what_looks_like_a_network_and_is_none_is_not_waited_for_as_an_address(run, data):
+    code, _, err = run("trace", "10.0.0.0/33", "--data", data)
+    assert code == EX_USAGE
+    assert "'10.0.0.0/33' does not appear to be an IPv4 or IPv6 network (give a network" in err
+
+
 @pytest.fixture
 def master(monkeypatch):
     """A stand-in for metad.master that keeps its arguments."""

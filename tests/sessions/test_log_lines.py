@@ -105,11 +105,17 @@ def test_a_line_for_each_refused_command(sent: bytes, command: str, reply: str) 
     assert world.lines == [f"reject: command={command}, {REJECT}{reply}"]
 
 
-def test_a_refused_command_within_a_transaction_has_its_addresses() -> None:
+@pytest.mark.parametrize(
+    "more", [b"", b"RSET\r\n", b"QUIT\r\n", b"RSET\r\nMAIL FROM:<c@example.org>\r\n"]
+)
+def test_a_refused_command_within_a_transaction_has_its_addresses(more: bytes) -> None:
+    """Also if what ends the transaction comes in the same packet."""
     world = World()
     client = world.smtp()
-    client.send(HELLO + b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nRCPT TO:<b\r\n")
-    (line,) = world.lines
+    client.send(
+        HELLO + b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nRCPT TO:<b\r\n" + more
+    )
+    line = world.lines[0]
     assert "command=RCPT, argument=<TO:<b>, " in line
     assert "from=<a@example.org>, to=<b@example.org>, reply=501" in line
 

@@ -138,3 +138,16 @@ def test_a_hub_that_shuts_down_while_a_filter_is_asked() -> None:
         client.session.drain()
         world.settle()
         assert codes(client.transport.take())[-1:] == [b"421"]
+
+
+def test_a_command_refused_in_the_packet_before_the_next_mail_is_logged_with_its_own_sender() -> (
+    None
+):
+    with AskingWorld() as world:
+        client = world.open()
+        world.say(client, b"EHLO x.example\r\n")
+        begun = b"MAIL FROM:<a@example.org>\r\n"
+        world.say(client, begun)
+        world.say(client, b"RCPT TO:<b\r\nRSET\r\n" + begun.replace(b"a@", b"c@"))
+        (line,) = (line for line in world.lines if "command=RCPT" in line)
+        assert "from=<a@example.org>" in line

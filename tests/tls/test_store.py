@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metad.cli.tls import make_self_signed
+from metad.cli.tls import _domain, make_self_signed
 from metad.config.model import Config
 from metad.config.parse import parse
 from metad.errors import ConfigError, DataError
@@ -75,3 +75,7 @@ def test_what_expires_soon_or_has_expired_is_reported(config: Config) -> None:
 
 def test_nothing_to_warn_of_without_certificates(config: Config) -> None:
     assert store.expiry_warnings(config, datetime.now(UTC)) == []
+
+
+def test_a_certificate_for_a_name_of_other_letters_has_its_a_label() -> None:
+    assert _domain("*.bücher.example") == "*.xn--bcher-kva.example"

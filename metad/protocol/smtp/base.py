@@ -102,8 +102,8 @@ class SmtpBase:
         self._errors = 0
         self._commands = 0  # command lines read so far
         self._line = b""  # the last one that did not take the fast path
-        # Commands refused without asking the session, and the replies: for the log.
-        self.refusals: list[tuple[bytes, Reply]] = []
+        # For the log: commands refused here, replies, and whether a transaction was open.
+        self.refusals: list[tuple[bytes, Reply, bool]] = []
         self.farewell: Reply | None = None  # the reply that ended the session
         self.cut_off = False  # and it interrupted a transaction
         self._idle = 0  # commands since the last stored message
@@ -133,7 +133,7 @@ class SmtpBase:
         """Refuse a command.  Codes for a client's error count as errors, others as idle
         commands."""
         self.output.append(reply.wire)
-        self.refusals.append((self._line, reply))
+        self.refusals.append((self._line, reply, self._state.transaction))
         if not 500 <= reply.code <= 504:
             self._idles()
             return

@@ -101,7 +101,7 @@ class Commands(MessageIntake):
         """A client may send a long list in one group; only an excessive one counts."""
         self._excess += 1
         self._say(states.TOO_MANY_RECIPIENTS)
-        self.refusals.append((self._line, states.TOO_MANY_RECIPIENTS))
+        self.refusals.append((self._line, states.TOO_MANY_RECIPIENTS, True))
         if self._excess > limits.RECIPIENT_OVERSHOOT:
             self._idles()
 
