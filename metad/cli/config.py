@@ -89,8 +89,22 @@ def _memory(most: MemoryBound) -> Iterator[str]:
     yield f"# {most.connections:,} connections of {most.connection // limits.KIB:,} KiB each."
 
 
+def _keys() -> dict[str, Setting]:
+    """What `get` prints: every setting that there is once."""
+    return {
+        f"{one.table}.{one.name}".removeprefix("."): one
+        for one in SETTINGS
+        if one.table not in {"listen", "domain"}
+    }
+
+
+def _completed(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """For the shell's completion."""
+    return [key for key in _keys() if key.startswith(begun)]
+
+
 @config.command()
-@click.argument("key")
+@click.argument("key", shell_complete=_completed)
 @hub_options
 @json_option
 def get(place: HubLocation, key: str, as_json: bool) -> None:
@@ -100,15 +114,16 @@ def get(place: HubLocation, key: str, as_json: bool) -> None:
     Example:
       metad config get limits.message_size
     """
-    table, _, name = key.rpartition(".")
-    for setting in SETTINGS:
-        if (setting.table, setting.name) == (table, name) and table not in {"listen", "domain"}:
-            value = getattr(getattr(place.config, table) if table else place.config, name)
-            value = None if value is None else shown(setting.check, value)
-            text = "" if value is None else _plain(value)
-            click.echo(json.dumps({"key": key, "value": value}) if as_json else text)
-            return
-    raise UsageError(f"{key}: no such setting", remedy="metad config show --defaults lists them")
+    setting = _keys().get(key)
+    if setting is None:
+        raise UsageError(
+            f"{key}: no such setting", remedy="metad config show --defaults lists them"
+        )
+    table = getattr(place.config, setting.table) if setting.table else place.config
+    value = getattr(table, setting.name)
+    value = None if value is None else shown(setting.check, value)
+    text = "" if value is None else _plain(value)
+    click.echo(json.dumps({"key": key, "value": value}) if as_json else text)
 
 
 def _plain(value: Any) -> str:

@@ -40,10 +40,11 @@ def test_the_packaged_file_is_what_click_makes(shell):
         ("metad user pas", ["plain,passwd"]),
         ("metad start --pid", ["plain,--pid-file"]),
         ("metad start --pid-file x", ["file,x"]),
+        ("metad config get limits.message_s", ["plain,limits.message_size"]),
         ("metad zz", []),
     ],
 )
-def test_commands_options_and_files_are_completed(words, wanted):
+def test_commands_options_settings_and_files_are_completed(words, wanted):
     count = str(len(words.split(" ")) - 1)
     found = ask("bash_complete", COMP_WORDS=words, COMP_CWORD=count)
     assert found.split() == wanted
