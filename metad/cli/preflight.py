@@ -122,7 +122,7 @@ def _certificates(config: Config) -> Iterator[Finding]:
         yield Finding(True, str(error), error.remedy)
         return
     for line in tls_store.expiry_warnings(config, datetime.now(UTC)):
-        yield Finding(False, line, "install a new one: metad tls install")
+        yield Finding(False, line, "renew it: metad tls install")
 
 
 def _ports(config: Config) -> Iterator[Finding]:

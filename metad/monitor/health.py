@@ -33,6 +33,7 @@ from metad.workers.load import space
 SERVING, DEGRADED, REFUSING = "serving", "degraded", "refusing"
 # Certificates are read from the disk, no more often than this.
 CERTIFICATE_SECONDS = 60.0
+NO_CERTIFICATE = "there is no certificate any more: a reload or a start fails"
 MOST_NAMED = 5  # logs in one problem
 
 
@@ -103,7 +104,8 @@ class Health:
                     "see the log for the reason; check the disk, then restart",
                 )
         for line in self._certificate_lines(config, now):
-            yield Problem(line, "install a new one: metad tls install")
+            what = "install one" if line == NO_CERTIFICATE else "renew it"
+            yield Problem(line, f"{what}: metad tls install")
         if facts.standing is not None:
             with_etcd = bool(config.cluster.etcd)
             yield from cluster_problems.problems(facts.standing, with_etcd=with_etcd)
@@ -157,7 +159,7 @@ def _without_certificate(config: Config) -> list[str]:
     """Workers keep the certificates that they have; those of the next start find none."""
     with suppress(ConfigError):
         if tls_store.load_contexts(config) is None:
-            return ["there is no certificate any more: a reload or a start fails"]
+            return [NO_CERTIFICATE]
     return []
 
 
