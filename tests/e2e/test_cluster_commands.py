@@ -14,6 +14,7 @@ import pytest
 
 from metad.cluster.identity import VIEW, directory
 from metad.cluster.view import View
+from metad.users.database import UserDatabase
 from tests.support.clients import bodies, deliver, message, unique_ids
 from tests.support.hub import DEADLINE, Hub, HubError, free_ports
 from tests.support.live import settled_fetch
@@ -88,6 +89,16 @@ def join(one: Node, two: Node) -> None:
     two.run("cluster", "join", token)
     two.start()
     assert two.wait(is_whole) == one.wait(is_whole)
+    until = time.monotonic() + DEADLINE
+    while users_await(two):  # they come by themselves, after the view
+        assert time.monotonic() < until
+        select.select([], [], [], 0.05)
+
+
+def users_await(node: Node) -> bool:
+    """Whether not all users of the cluster are on this node yet."""
+    with UserDatabase(node.data / "users") as users:
+        return bool(users.lost)
 
 
 def test_a_hub_with_mail_gets_a_second_node(nodes: tuple[Node, Node]) -> None:

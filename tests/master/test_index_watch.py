@@ -86,6 +86,30 @@ def test_a_failed_write_back_makes_it_suspect(
     assert watch.is_suspect(1030.0)  # and it does not fail without a file
 
 
+def test_what_the_disk_does_not_take_is_noted_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of a failed write-back once."""
+    watch, lines = make(tmp_path)
+    failures = [True]
+    monkeypatch.setattr(
+        index_watch, "write_back_failed", lambda fd: bool(failures and failures.pop())
+    )
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(index_state, "mark_suspect", refuse)
+        assert not watch.is_suspect(1000.0)
+        assert not watch.is_suspect(1010.0)
+    (line,) = lines
+    assert line.startswith("warning: cannot note that the index is suspect: ")
+    assert watch.is_suspect(1020.0)
+    assert reason(tmp_path) == "the disk did not take what was written to it"
+    watch.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system whose disk is smaller than promised, until `grow`."""
