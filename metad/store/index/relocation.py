@@ -168,30 +168,20 @@ def forget(index: Index, lost: Sequence[Looked], publish: Publish | None = None)
 
 
 def drop_places(
-    index: Index, number: int, life: int, ids: Iterable[bytes], publish: Publish | None = None
-) -> None:
-    """Drop the places of `ids` in this life of log `number`, which is free on disk."""
+    index: Index, number: int, life: int, ids: Iterable[bytes], publish: Publish | None = None,
+    end: int = 0,
+) -> None:  # fmt: skip
+    """Drop the places of `ids` in this life of log `number`: all if it is free on disk, or those
+    from its `end` on."""
     with index.writing() as txn:
         change = _Moving(index, txn)
         if not change.is_in_life(number, life):
             return
         for message_id in ids:
-            change.drop_place(message_id, number)
+            change.drop_place(message_id, number, end)
         rows = change.write_rows()
         if publish is not None:
             publish(rows)
-
-
-def drop_places_behind(
-    index: Index, number: int, life: int, end: int, ids: Iterable[bytes]
-) -> None:
-    """Drop the places of `ids` behind `end` in this life of log `number`, where it has ended."""
-    with index.writing() as txn:
-        change = _Moving(index, txn)
-        if change.is_in_life(number, life):
-            for message_id in ids:
-                change.drop_place(message_id, number, end)
-            change.write_rows()
 
 
 def drop_log(index: Index, number: int, life: int, publish: Publish | None = None) -> None:

@@ -47,8 +47,8 @@ def drop_moved(index: Index, one: Recovered, number: int) -> None:
     ids = [message.id for message in messages] + [each for one in deletions for each in one.each()]
     for some in _pieces(ids):
         with _locked(index):
-            relocation.drop_places_behind(
-                index, number, log.predecessor_life, log.predecessor_end, some
+            relocation.drop_places(
+                index, number, log.predecessor_life, some, end=log.predecessor_end
             )
 
 

@@ -247,9 +247,8 @@ class Recovery:
         try:
             rows = self._recover_owned(index, plan, owned)
             for row in rows:
-                is_made = plan.numbers.taken.get(row.number) == row.life
                 # Its number may be that of a log of the dead one, which another process has freed.
-                was = row._replace(owner=dead + 1) if is_made else owned[row.number]
+                was = row._replace(owner=dead + 1) if _is_made(plan, row) else owned[row.number]
                 if not table.restore(row, was) and row.number in self._unlinked:
                     # The new collector noted meanwhile that it is free.
                     table.restore(row, was._replace(owner=0))
@@ -289,7 +288,7 @@ class Recovery:
             for number, log in logs.items()
             if number in done or log.state == FREE
         ]
-        return [self._left_to_collector(row) for row in rows]
+        return [row if _is_made(plan, row) else self._left_to_collector(row) for row in rows]
 
     def _left_to_collector(self, row: Row) -> Row:
         if row.number not in self._unforgotten:
@@ -351,6 +350,11 @@ def _row(number: int, log: LogHeader, one: Recovered | None) -> Row:
     state = one.state if one else LogState.FREE if log.state == FREE else LogState.ACTIVE
     end = one.tail.end if one else 0
     return Row(number, state, log.life, log.generation, 0, end, 0, 0)
+
+
+def _is_made(plan: Plan, row: Row) -> bool:
+    """Whether the recovery itself made this log."""
+    return plan.numbers.taken.get(row.number) == row.life
 
 
 def _is_still(now: Row, was: Row) -> bool:
