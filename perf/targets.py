@@ -63,7 +63,7 @@ def _cpu(load: str, peer: str) -> Callable[[Facts], float]:
 
 
 def _bound(bound: str, load: str) -> Cell:
-    """The rate of a server that does almost nothing, relative to smtp-sink's: not a target."""
+    """The rate of a server that does less than metad, relative to smtp-sink's: not a target."""
 
     def value(facts: Facts) -> float:
         row = facts["smtp"][load]
@@ -117,12 +117,13 @@ SINK = {"20": 0.65, "100": 0.75, "pipelined 20": 0.42, "1": 0.65, "per mail": 0.
 POSTFIX = {"1": 4.0, "20": 15.0, "100": 25.0, "pipelined 20": 20.0, "per mail": 7.0, "50 KB": 6.0}
 BOUNDS = {
     "constants": "bound: uvloop, constant answers",
-    "syncs": "bound: constant answers, a sync each",
+    "syncs": "bound: constant answers, one sync for a turn's messages",
+    "sessions": "metad without a store",
+    "no-sync": "metad without syncs",
 }
 CELLS = (
     *_smtp("against smtp-sink, which stores nothing", "smtp-sink", SINK),
-    *(_bound("constants", load) for load in SINK),
-    *(_bound("syncs", load) for load in ("1", "pipelined 1")),
+    *(_bound(bound, load) for bound in BOUNDS for load in SINK),
     *_smtp("against Postfix, delivered", "postfix", POSTFIX),
     *_smtp("against Postfix + Dovecot LMTP, delivered", "postfix-dovecot", {"20": 35, "100": 55}),
     *_pop3({"20 x 500 B": 1.4, "20 x 5 KB": 1.6, "pipelined": 1.15}),

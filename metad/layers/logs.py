@@ -230,7 +230,10 @@ class LogLayer(Layer):
     def is_behind(self, mailbox: int, asked_ns: int) -> bool:
         if self.unentered.is_mine(mailbox):
             self.committer.enter_now()
-        return self.unentered.may_have(mailbox, asked_ns)
+        is_behind = self.unentered.may_have(mailbox, asked_ns)
+        if is_behind:
+            self.unentered.ask()
+        return is_behind
 
     def open_mailbox(self, mailbox: int) -> Maildrop:
         if not self.locks.acquire(mailbox):

@@ -10,6 +10,7 @@ Rules of this file:
   the index has the mail.  If it dies first, its row is kept until recovery has entered it.
 * `asked_ns` is read from the clock before the question.  Mail acknowledged later does not matter,
   so a session never waits for a continuous stream of mail.
+* A session that waits says so (`ask`), and the processes with such mail enter theirs sooner.
 * 1,024 bits per process, by the number of the mailbox; two mailboxes may share a bit.  The error is
   one-sided: a session may wait in vain, but never opens a mailbox too early.
 """
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from metad.store.log.footer import ENTRY_SIZE
-from metad.system.shared_memory import PENDING_CELLS, PROCESSES, SharedArea
+from metad.system.shared_memory import PENDING_CELLS, PROCESSES, UNENTERED_ASKED, SharedArea
 
 _BITS = PENDING_CELLS * 64
 _BIT = [1 << number for number in range(_BITS)]
@@ -39,6 +40,7 @@ class UnenteredMail:
         self, area: SharedArea, me: int, now_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self._since, self._words = area.unentered_cells()
+        self._asked = area.cells[UNENTERED_ASKED : UNENTERED_ASKED + 1]
         self._me = me
         self._mine = self._words[me * PENDING_CELLS : (me + 1) * PENDING_CELLS]
         self._mask = 0
@@ -61,6 +63,17 @@ class UnenteredMail:
             self._since[self._me] = 0
             self._mask = 0
             self._mine[:] = _NONE
+
+    def ask(self) -> None:
+        """A session waits for mail that other processes have: let them enter it soon."""
+        self._asked[0] = self.now_ns()
+
+    def is_asked(self) -> bool:
+        """Whether a session has waited since the oldest such mail of this process was acknowledged.
+
+        It may have waited for another process.
+        """
+        return self._asked[0] >= self._since[self._me] > 0
 
     def is_mine(self, mailbox: int) -> bool:
         """Whether this process itself may have such mail for the mailbox."""

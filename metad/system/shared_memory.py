@@ -14,6 +14,8 @@
       12    since when the directory in etcd is not trusted, in Unix seconds; 0: it is
       13    process rows that children have had so far, counted from the first; 0: unknown
       14    when store.json was made again at this start (metad.store.lost_identity); 0: it was not
+      15    when a session last waited for mail to be entered in the index, in monotonic ns
+            (metad.store.unentered_mail)
     16-31   the plan of a change of the log table (metad.store.log_table)
     32 ..   one row of 128 cells per process
      ..     one row of 8 cells per log
@@ -24,9 +26,9 @@
             cells per process: the mailboxes that it is for (metad.store.unentered_mail)
      ..     16 cells: how a node of a cluster stands (metad.system.node_standing)
 
-Every cell is an aligned 64-bit integer with one writer at a time, stored through a cast
-memoryview, so that no reader ever sees half of one.  The master creates the area before it forks,
-and children inherit the mapping; its name is only for programs that show counters.
+Every cell is an aligned 64-bit integer with one writer at a time, but for cell 15, stored through a
+cast memoryview, so that no reader ever sees half of one.  The master creates the area before it
+forks, and children inherit the mapping; its name is only for programs that show counters.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ PROCESS_CELLS = 128
 PROCESSES = 160
 LOG_CELLS = 8
 LOGS = 65536
+UNENTERED_ASKED = 15
 PLAN = 16
 HISTOGRAM_CELLS = 18
 TALLY_CELLS = 4096

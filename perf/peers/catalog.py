@@ -256,14 +256,22 @@ def syncing_constants(name: str, where: Path) -> AbstractContextManager[Peer]:
     return constants(name, where, syncs=True)
 
 
+def sessions_alone(name: str, where: Path) -> AbstractContextManager[Peer]:
+    """metad's own sessions with a store that costs nothing and keeps nothing."""
+    return metad(name, where, "null")
+
+
+def without_sync(name: str, where: Path) -> AbstractContextManager[Peer]:
+    return metad(name, where, more="sync = false\n")
+
+
 PLAIN = ("1", "20", "100", "50 KB", "per mail")  # not pipelined
 KINDS = {
     "metad": Kind("metad", metad, pop3=True, has_left=True),
     "constants": Kind("bound: uvloop, constant answers", constants),
-    # With more connections, group commit makes more than one sync each.
-    "syncs": Kind(
-        "bound: constant answers, a sync each", syncing_constants, loads=("1", "pipelined 1")
-    ),
+    "syncs": Kind("bound: constant answers, one sync for a turn's messages", syncing_constants),
+    "sessions": Kind("metad without a store", sessions_alone),
+    "no-sync": Kind("metad without syncs", without_sync),
     "smtp-sink": Kind("smtp-sink (stores nothing)", smtp_sink),
     "postfix": Kind("Postfix, Maildir", postfix),
     "postfix-dovecot": Kind("Postfix + Dovecot LMTP", postfix_dovecot),

@@ -1,8 +1,8 @@
 """The minimum for a server on uvloop: SMTP's answers as constants, nothing parsed or stored.
 
 Its rate is a bound for any server in Python on uvloop's sockets.  With a directory each process
-writes every message to a file there and syncs it before the 250: on one connection, which cannot
-share a sync with another, that bounds what any durable server reaches.
+writes the messages that one turn of its loop brought to a file there, in one write, and syncs them
+before their 250s: what any durable server on these sockets has to do.
 
     python -m perf.peers.constants PORT PROCESSES [DIRECTORY]
 """
@@ -33,10 +33,22 @@ class File:
         os.fsync(self._file)
         self._at = 0
 
-    def keep(self, message: bytes) -> None:
-        os.pwrite(self._file, message, self._at)
+        self._group: list[tuple[bytes, Constants]] = []
+
+    def keep(self, message: bytes, session: Constants) -> None:
+        """Have the session go on once the message is durable."""
+        if not self._group:
+            asyncio.get_running_loop().call_soon(self._sync)
+        self._group.append((message, session))
+
+    def _sync(self) -> None:
+        group, self._group = self._group, []
+        messages = b"".join([message for message, _ in group])
+        os.pwrite(self._file, messages, self._at)
         os.fdatasync(self._file)
-        self._at = (self._at + len(message)) % (_FILE_SIZE // 2)
+        self._at = (self._at + len(messages)) % (_FILE_SIZE // 2)
+        for _, session in group:
+            session.kept()
 
 
 class Constants(asyncio.Protocol):
@@ -46,6 +58,7 @@ class Constants(asyncio.Protocol):
         self._file = file
         self._rest = b""
         self._in_message = False
+        self._waits = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -53,13 +66,21 @@ class Constants(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._rest += data
-        answers = []
+        self._answer([])
+
+    def kept(self) -> None:
+        self._waits = False
+        self._answer([_OK])
+
+    def _answer(self, answers: list[bytes]) -> None:
         while (answer := self._message() if self._in_message else self._command()) is not None:
             answers.append(answer)
         if answers:
             self._transport.write(b"".join(answers))
 
     def _command(self) -> bytes | None:
+        if self._waits:
+            return None
         line, end, rest = self._rest.partition(b"\r\n")
         if not end:
             return None
@@ -79,9 +100,11 @@ class Constants(asyncio.Protocol):
             return None
         self._rest = rest
         self._in_message = False
-        if self._file is not None:
-            self._file.keep(message)
-        return _OK
+        if self._file is None:
+            return _OK
+        self._waits = True
+        self._file.keep(message, self)
+        return None
 
 
 def serve(port: int, directory: Path | None) -> None:

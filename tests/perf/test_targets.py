@@ -20,8 +20,7 @@ def peers() -> dict:
     return {
         "machine": {"date": "2026-11-28", "load": [0.1, 0.1, 0.1]},
         "smtp": {
-            load: row("smtp-sink", "postfix", "postfix-dovecot", "constants", "syncs")
-            for load in smtp
+            load: row("smtp-sink", "postfix", "postfix-dovecot", *targets.BOUNDS) for load in smtp
         },
         "pop3": {load: row("dovecot-mdbox") for load in pop3},
     }

@@ -7,10 +7,9 @@ Rules of this file:
 
 * `done(None)` is called only after the sync.  After a successful sync it is always None, whatever
   the index does: the logs are the truth.  If the index fails, new mail is deferred.
-* Mail is entered in the index after it is acknowledged, at the latest a hundred messages or five
-  milliseconds later; `store/unentered_mail.py` makes sessions wait for it.  A group with deletions
-  is entered before it is acknowledged.  Before a log is changed or closed, all its acknowledged
-  records are entered.
+* Mail is entered in the index some milliseconds after it is acknowledged (`entry_timer.py`);
+  `store/unentered_mail.py` makes sessions wait for it.  A group with deletions is entered before it
+  is acknowledged.  Before a log is changed or closed, all its acknowledged records are entered.
 * A failed write or sync is never retried on that log; the group gets SyncFailedError after the next
   log has recorded where the failed log ends (`store/log_chain.py`), so that recovery cannot
   resurrect mail that a client was refused.
@@ -35,6 +34,7 @@ from collections.abc import Callable
 from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.store.background import Background, Job, JobThread
+from metad.store.commit.entry_timer import EntryTimer
 from metad.store.commit.figures import CommitFigures
 from metad.store.commit.group import Loop, take_group
 from metad.store.commit.index_feed import IndexFeed
@@ -47,11 +47,6 @@ from metad.store.log_chain import LogChain
 # A group of this size does not wait: compared with its records, a sync costs little.
 ENOUGH = 100
 GATHER_SECONDS = 0.002
-# Acknowledged mail is entered after this time, or as soon as it has ENOUGH rows.
-ENTER_SECONDS = 0.005
-# While another process holds the index's lock: how often to try before a thread waits for it.
-RETRY_SECONDS = 0.001
-TRIES = 20
 # If a write and its sync take longer than this on average, they do not run on the loop.
 QUICK_SECONDS = 0.001
 MOST_REST_SECONDS = 60.0
@@ -80,8 +75,7 @@ class Committer:
         self._busy = False
         self._scheduled = False
         self._gathering = 0  # number of the group that waits for more records, 0: none
-        self._entry_due = False
-        self._entry_tries = 0
+        self._timer = EntryTimer(loop, feed, self.enter_now, self._try_wait_and_enter)
         self._thread_enters = False  # a background job may use the index: the loop must not
         self._seconds = 0.0  # recent average for a write and its sync
         self.expected = CommitDelay(now)
@@ -226,11 +220,7 @@ class Committer:
         if group:
             self.figures.finished(len(group), self._now() - self._group_since)
         self._answer(group, error)
-        if self._feed.rows >= ENOUGH:
-            self._loop.call_soon(self._enter_answered)  # after the answers
-        elif self._feed.answered and not self._entry_due:
-            self._entry_due = True
-            self._loop.call_later(ENTER_SECONDS, self._enter_answered)
+        self._timer.answered()
 
     def _answer(self, group: list[Append], error: RefusedError | None) -> None:
         budget = self._budget
@@ -256,27 +246,22 @@ class Committer:
         if self._waiting and not self._scheduled and not self._busy:
             self._schedule()
 
-    def enter_now(self) -> None:
-        """Enter acknowledged mail if that does not block."""
-        if self._feed.answered and not self._thread_enters and self._feed.index.try_lock():
-            self._entry_tries = 0
-            self._enter_and_unlock(None)
-            self.blocked = bool(self._feed.lagging) or self._resting
-
-    def _enter_answered(self) -> None:
-        """Enter acknowledged mail now, or a little later if another process holds the index's
-        lock."""
-        self._entry_due = False
-        self.enter_now()
+    def enter_now(self) -> bool:
+        """Enter acknowledged mail if that does not block.  False: another process has the lock."""
         if not self._feed.answered or self._thread_enters:
-            return
-        self._entry_tries += 1
-        if self._entry_tries > TRIES and not self._busy:
-            self._entry_tries = 0
+            return True
+        if not self._feed.index.try_lock():
+            return False
+        self._timer.entered()
+        self._enter_and_unlock(None)
+        self.blocked = bool(self._feed.lagging) or self._resting
+        return True
+
+    def _try_wait_and_enter(self) -> bool:
+        if not self._busy:
             self._wait_and_enter()
-        else:
-            self._entry_due = True
-            self._loop.call_later(RETRY_SECONDS, self._enter_answered)
+            return True
+        return False
 
     def catch_up(self) -> None:
         """Retry entering what the index lacks."""

@@ -74,6 +74,11 @@ class IndexFeed:
         self.answered.append(batch)
         self.rows += len(entries) // footer.ENTRY_SIZE
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a session may be waiting for what is in `answered`."""
+        return self._unentered is not None and self._unentered.is_asked()
+
     def enter(self, *batches: Batch) -> None:
         """Enter lagging batches, acknowledged ones, then `batches`; refused ones lag from now
         on."""

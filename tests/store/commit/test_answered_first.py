@@ -8,7 +8,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from metad.store.commit import committer as commit
+from metad.store.commit import entry_timer as timer
 from metad.store.commit import index_feed
 from metad.store.index.rows import Batch
 from metad.store.log.footer import message_entries
@@ -65,6 +65,12 @@ def now(kit: StoreKit) -> int:
 
 
 def go_off(kit: StoreKit, later: Later) -> None:
+    """The timer goes off, and a session waits."""
+    elsewhere(kit).ask()
+    look(kit, later)
+
+
+def look(kit: StoreKit, later: Later) -> None:
     calls = [call for _, call in later]
     later.clear()
     for call in calls:
@@ -72,17 +78,45 @@ def go_off(kit: StoreKit, later: Later) -> None:
     kit.run()
 
 
-def test_mail_is_answered_first_and_entered_five_milliseconds_later(
+def test_mail_is_answered_first_and_entered_fifteen_milliseconds_later(
     kit: StoreKit, later: Later
 ) -> None:
     assert kit.put([1], b"one").acked
-    assert listed(kit, 1) == 0
-    assert [seconds for seconds, _ in later] == [commit.ENTER_SECONDS]
-    assert elsewhere(kit).may_have(1, now(kit))
-    go_off(kit, later)
+    for _ in range(timer.LOOKS):
+        assert listed(kit, 1) == 0
+        assert [seconds for seconds, _ in later] == [timer.LOOK_SECONDS]
+        assert elsewhere(kit).may_have(1, now(kit))
+        look(kit, later)
+    assert not later
     assert listed(kit, 1) == 1
     assert not elsewhere(kit).may_have(1, now(kit))
     assert kit.check() == 1
+
+
+def test_mail_that_a_session_waits_for_is_entered_at_the_next_look(
+    kit: StoreKit, later: Later
+) -> None:
+    kit.put([1], b"one")
+    elsewhere(kit).ask()
+    look(kit, later)
+    assert listed(kit, 1) == 1
+
+
+def test_a_session_that_waited_earlier_hastens_nothing(kit: StoreKit, later: Later) -> None:
+    elsewhere(kit).ask()
+    for number in range(2):  # the next mail waits as long as the first
+        kit.put([1], b"x")
+        for _ in range(timer.LOOKS - 1):
+            look(kit, later)
+            assert listed(kit, 1) == number
+        look(kit, later)
+        assert listed(kit, 1) == number + 1
+
+
+def test_a_full_group_leaves_one_timer(kit: StoreKit, later: Later) -> None:
+    for _ in range(3 * timer.ENTER_ROWS + 1):
+        kit.put([1], b"x")
+    assert len(later) == 1
 
 
 def test_it_is_known_elsewhere_before_the_answer(kit: StoreKit, later: Later) -> None:
@@ -113,11 +147,11 @@ def test_groups_share_a_transaction(kit: StoreKit, later: Later, transactions: l
 
 
 def test_a_hundred_rows_do_not_wait(kit: StoreKit, later: Later, transactions: list[Batch]) -> None:
-    for number in range(commit.ENOUGH - 1):
+    for number in range(timer.ENTER_ROWS - 1):
         kit.put([1], b"%d" % number)
     assert not transactions
     assert kit.put([1], b"the last one").acked
-    assert [len(batch.messages) for batch in transactions] == [commit.ENOUGH]
+    assert [len(batch.messages) for batch in transactions] == [timer.ENTER_ROWS]
 
 
 def test_a_session_does_not_wait_for_what_comes_later(kit: StoreKit, later: Later) -> None:
@@ -246,7 +280,7 @@ def test_so_much_may_be_answered_and_no_more(
     kit: StoreKit, later: Later, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_feed, "MOST_ANSWERED", 3)
-    monkeypatch.setattr(commit, "TRIES", 10**9)
+    monkeypatch.setattr(timer, "TRIES", 10**9)
     with held(kit, monkeypatch):
         for number in range(3):
             assert kit.put([1], b"%d" % number).acked
@@ -276,7 +310,7 @@ def test_a_held_lock_is_tried_again_and_then_waited_for(
 ) -> None:
     kit.put([1], b"one")
     with held(kit, monkeypatch):
-        for _ in range(commit.TRIES + 1):
+        for _ in range(timer.TRIES + 1):
             assert listed(kit, 1) == 0
             go_off(kit, later)
         assert listed(kit, 1) == 1
