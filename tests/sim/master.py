@@ -138,9 +138,9 @@ class Master(Process):
             first = FirstRecovery(self.hub, self.hub.free_row())
             first.start()
             self.scheduler.wait(lambda first=first: first.dead)  # type: ignore[misc]
-            self.deaths.remove(first)
             self._repair(first)
             first.row.clear()
+            self.deaths.remove(first)
             if first.code == 0:
                 return True
             if first.error is not None and not self.hub.sim.faults.hits:
@@ -149,13 +149,14 @@ class Master(Process):
 
     def _reap(self) -> None:
         while self.deaths:
-            process = self.deaths.pop(0)
+            process = self.deaths[0]  # until it is done: its row is given to no other
             self._repair(process)
             now = self.now()
             if process.pid in self._children:
                 child, _ = self._children.pop(process.pid)
                 self._jobs.died(child, process.code or 0, now)
             self._release(process, now)
+            del self.deaths[0]
 
     def _release(self, process: Process, now: float) -> None:
         """Free its row, unless the log table still names it as an owner."""
