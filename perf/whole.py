@@ -18,7 +18,9 @@ from pathlib import Path
 from perf import harness
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = "metad,sessions,no-sync,constants,syncs,smtp-sink,postfix,postfix-dovecot,dovecot-mdbox,haraka"
+PEERS = (
+    "metad,sessions,no-sync,constants,syncs,smtp-sink,postfix,postfix-dovecot,dovecot-mdbox,haraka"
+)
 # Minutes of 26 for each program.  Filling the maildrop and the store of --left and --stored are in
 # none of them.
 SHARES = {"peers": 8.5, "breadth": 4.0, "paper": 1.5, "day": 1.5}

@@ -202,7 +202,7 @@ class EtcdClients(ClusterClients):
         lost = [newest.member(one.node) for one in self.hubs if one.is_lost]
         waits = any(one is not None and not (one.healed and is_away(one)) for one in lost)
         serve = {one.node for one in rest} <= set(newest.active)
-        has_copies = newest.read_copies >= COPIES  # of all mail, also of what came before the second
+        has_copies = newest.read_copies >= COPIES  # of old mail, too
         return serve and has_copies and not newest.unhealed and not waits
 
     def remove(self, by: ClusterHub, number: int, *, is_lossy: bool = False) -> bool:
