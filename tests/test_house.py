@@ -54,6 +54,7 @@ def test_the_tree_is_looked_at():
     assert {"pyproject.toml", "metad/__init__.py", "tools/test"} <= {named(path) for path in FILES}
 
 
+@pytest.mark.slow
 def test_no_file_names_a_machine_or_a_registry():
     found = {
         named(path): names
@@ -96,6 +97,7 @@ def long_functions(text: str) -> list[str]:
     return [name for name, lines in lengths.items() if lines > MOST_FUNCTION_LINES]
 
 
+@pytest.mark.slow
 def test_no_function_and_no_file_is_too_long_to_take_in():
     texts = {named(path): path.read_text("utf-8") for path in PACKAGE}
     assert [name for name, text in texts.items() if text.count("\n") > MOST_FILE_LINES] == []
@@ -122,6 +124,7 @@ def within(room: str) -> list[Path]:
     return [path for path in WRITTEN if named(path).partition("/")[0] == room]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_word_that_an_engineer_would_not_write(room: str) -> None:
     found = {
@@ -131,6 +134,7 @@ def test_no_word_that_an_engineer_would_not_write(room: str) -> None:
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ROOMS)
 def test_users_read_of_bytes(room: str) -> None:
     found = {

@@ -28,6 +28,7 @@ def examples(page: Path) -> list[str]:
     return _EXAMPLES.findall(text.partition("\n.Sh ")[0])
 
 
+@pytest.mark.slow
 def test_the_manual_pages_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, str(TOP / "tools" / "manual"), "--check"],

@@ -125,6 +125,7 @@ def made_below(places: tuple[str, ...], kinds: dict[str, type[MetadError]]) -> l
     return [one for file in sorted(files) for one in made_in(file, set(kinds))]
 
 
+@pytest.mark.slow
 def test_every_error_has_a_remedy(made: list[Made], kinds: dict[str, type[MetadError]]) -> None:
     def lacks(one: Made) -> bool:
         general = kinds[one.name].remedy or issubclass(kinds[one.name], UsageError)

@@ -199,6 +199,7 @@ def given_away():
         yield data
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_command_of_root_is_done_as_the_owner_of_the_data(given_away):
     code = (

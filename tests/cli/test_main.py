@@ -144,6 +144,7 @@ def test_it_runs_as_a_module():
     assert (done.returncode, done.stdout.decode()) == (0, f"metad {__version__}\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error(data):
     environ = dict(os.environ, METAD_DATA=str(data))
     metad = f"{sys.executable} -m metad.cli"

@@ -87,6 +87,7 @@ def some_mailboxes(random: Random) -> list[int]:
     return random.sample(range(1, 200), random.choice((1, 1, 2, 5)))
 
 
+@pytest.mark.slow
 def test_an_end_comes_once_and_250_only_if_enough_members_have_it_under_one_view() -> None:
     random = Random(f"{SEED} write")
     ends = {True: 0, False: 0}
@@ -106,6 +107,7 @@ def test_an_end_comes_once_and_250_only_if_enough_members_have_it_under_one_view
     reached("cluster: messages with any answers", CASES)
 
 
+@pytest.mark.slow
 def test_counting_confirmations_comes_to_the_same_as_looking_at_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

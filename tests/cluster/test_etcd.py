@@ -248,6 +248,7 @@ def test_of_three_the_leader_is_killed_and_one_hangs():
         asyncio.run(main(three))
 
 
+@pytest.mark.slow
 def test_tls_with_certificates_on_both_sides(tmp_path):
     async def main(one: TlsEtcd) -> None:
         files: dict[str, Any] = {

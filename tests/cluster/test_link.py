@@ -767,6 +767,7 @@ def test_tags_start_again_and_skip_those_that_wait(monkeypatch: pytest.MonkeyPat
     assert (first, got) == ([Answered(b"0")], [[Answered(b"%d" % n)] for n in (1, 2, 3)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_random_traffic_is_answered_exactly_once(seed: int) -> None:
     """Both ask, views change, transports are full, bytes are cut anywhere, a link may break."""

@@ -358,6 +358,7 @@ def test_a_power_cut_at_any_change_is_no_old_disk(tmp_path: Path) -> None:
     assert cuts > 100
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_call_is_no_old_disk(tmp_path: Path) -> None:
     """The page cache stays: what was renamed is there."""
     kills = 0

@@ -43,6 +43,7 @@ def test_a_view_names_the_same_members() -> None:
         assert one.short == model.short
 
 
+@pytest.mark.slow
 def test_where_mail_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(f"{SEED} expected")
     for _ in range(CASES):

@@ -83,6 +83,7 @@ def test_every_change_has_a_digest_of_its_own() -> None:
 # -- placement
 
 
+@pytest.mark.slow
 def test_a_share_of_the_mailboxes_is_the_share_of_the_weight() -> None:
     weights = {1: 100, 2: 300, 3: 600}
     view = make_view(*(make_member(number, weight=weight) for number, weight in weights.items()))

@@ -90,6 +90,7 @@ def changes(one: View, answering: set[int], with_etcd: set[int]) -> Iterator[Out
         yield from tried(World.set_copies, active, 2)
 
 
+@pytest.mark.slow
 def test_a_view_changes_as_in_the_model() -> None:
     random = Random(f"{SEED} changes")
     made: dict[str, int] = {}
@@ -131,6 +132,7 @@ def _kind(old: View, new: View) -> str:
     return "healed"
 
 
+@pytest.mark.slow
 def test_who_is_removed_is_the_model_s() -> None:
     random = Random(f"{SEED} removals")
     seen: set[bool] = set()

@@ -39,7 +39,8 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_filter_of_the_page_conforms(package: Path) -> None:
+def test_the_filter_of_the_page_conforms(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", raising=False)  # as its author runs it
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", FILES[2]],
         cwd=package, capture_output=True, text=True, check=False,

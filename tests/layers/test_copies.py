@@ -14,6 +14,7 @@ from tests.layers.test_conformance import TestLog as Log
 MESSAGE = b"Subject: x\r\n\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 2 << 20], ids=["small", "streamed"])
 @pytest.mark.parametrize("mailbox", [1, 2, 3])
 def test_each_mailbox_gets_the_copy_that_names_it(mailbox: int, size: int) -> None:

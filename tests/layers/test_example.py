@@ -113,6 +113,7 @@ def test_a_layer_without_settings_takes_none(tmp_path, name):
         layers.check(config_of(tmp_path, f'[store]\nlayer = "{name}"\n[layer]\nroot = "/x"\n'))
 
 
+@pytest.mark.slow
 def test_the_example_imports_nothing_private():
     source = (EXAMPLE / "metad_files.py").read_text()
     done = subprocess.run(

@@ -139,6 +139,7 @@ def test_a_deletion_may_be_told_by_another_member(kit: StoreKit) -> None:
 # -- a tombstone before its message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rebuilt", [False, True])
 @pytest.mark.parametrize("between", ["nothing", "restart", "collected"])
 def test_a_message_never_comes_over_its_tombstone(

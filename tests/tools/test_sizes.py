@@ -34,8 +34,9 @@ def test_a_scale_is_so_many_times_ci_and_never_less_than_a_developers(monkeypatc
 def test_sums_and_figures_of_all_processes_are_shown(tmp_path, processes):
     (tmp_path / "test_campaign.py").write_text(CAMPAIGN)
     counts = tmp_path / "counts"
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "tests.conftest"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-n", processes, str(tmp_path)],
+        [*command, "-n", processes, str(tmp_path)],
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),

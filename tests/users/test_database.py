@@ -469,6 +469,7 @@ def test_the_files_are_for_their_owner_alone(users, path):
     assert modes == [0o700, 0o600, 0o600]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60), st.binary(max_size=20))
 def test_any_name_and_password_are_refused_without_another_error(shared_users, name, password):
     assert shared_users.verify(name, password) is None

@@ -240,6 +240,7 @@ def test_an_import_reaches_the_other_node(nodes: tuple[Node, Node], tmp_path: Pa
     check_same(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_random_changes_on_both_leave_the_same_users(nodes: tuple[Node, Node], number: int) -> None:
     one, two = nodes

@@ -47,6 +47,7 @@ def test_a_change_by_another_process_holds_at_once(users, path, changes, error):
         users.expand("ann@example.org")
 
 
+@pytest.mark.slow
 def test_a_new_number_policy_and_alias_hold_at_once(users, path):
     old = users.add("ann@example.org")
     users.set_alias("info@example.org", ["ann@example.org"])

@@ -129,6 +129,7 @@ def leaf_header(number: int, flags: int, rows: int) -> bytes:
     return struct.pack("=QHHHH", number, 0, flags, 16 + 2 * rows, PAGE).ljust(PAGE, b"\0")
 
 
+@pytest.mark.slow
 def test_the_only_leaf_of_a_table_turned_into_a_branch_is_noticed(good: Path) -> None:
     """Regression: the cursor reported its failed transaction, which was taken for no damage."""
     at = page_of(good, b"meta")
@@ -145,6 +146,7 @@ def test_the_only_leaf_of_a_table_turned_into_a_branch_is_noticed(good: Path) ->
             assert start(data) == []
 
 
+@pytest.mark.slow
 def test_a_table_with_fewer_rows_than_it_should_have_is_noticed(good: Path) -> None:
     """LMDB reports nothing: it counts the rows of the page and not those of the table."""
     everyone, at = addresses(good), page_of(good, b"meta")
@@ -158,6 +160,7 @@ def test_a_table_with_fewer_rows_than_it_should_have_is_noticed(good: Path) -> N
     assert start(data) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [b"meta", b"removed", b"domains", b"members"])
 def test_the_leaf_of_another_table_in_place_of_the_only_one_is_noticed(
     good: Path, table: bytes
@@ -180,6 +183,7 @@ def clustered(data: Path, *, copy_of: int) -> None:
             UserMirror(users).follow(copy_of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy_of", [0, 1])
 @pytest.mark.parametrize("table", [b"changes", b"removed"])
 def test_in_a_cluster_the_journal_becomes_empty(good: Path, table: bytes, copy_of: int) -> None:
@@ -250,6 +254,7 @@ def test_a_bad_leaf_costs_the_users_in_it_and_no_others(good: Path) -> None:
     assert len(tables) <= 1  # the page that says where the tables are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [1, 2, 5, 20])
 def test_a_database_that_is_cut_short_keeps_what_is_there(good: Path, pages: int) -> None:
     data = damaged(good, lambda octets: octets[: pages * PAGE])
@@ -259,6 +264,7 @@ def test_a_database_that_is_cut_short_keeps_what_is_there(good: Path, pages: int
         assert users.lost or pages < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("octets", [b"no database\n" * 1000, b"", bytes(PAGE * 3)])
 def test_what_is_no_database_is_set_aside(good: Path, octets: bytes) -> None:
     data = damaged(good, lambda _: octets)
@@ -271,6 +277,7 @@ def test_what_is_no_database_is_set_aside(good: Path, octets: bytes) -> None:
         assert users.lost  # its numbers were given
 
 
+@pytest.mark.slow
 def test_the_damaged_file_stays_beside_it_where_it_cannot_be_moved(good: Path) -> None:
     class Confined(Osio):
         def rename(self, old: str, new: str) -> None:

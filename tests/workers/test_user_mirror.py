@@ -98,6 +98,7 @@ def test_another_worker_of_the_node_only_answers(tmp_path: Path) -> None:
     worker.users.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [LinkFailed("cut"), Refused("no"), Answered(b"\xc1")])
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_copy_that_breaks_off_is_begun_again(

@@ -549,6 +549,7 @@ def test_a_node_that_joins_must_know_of_etcd(
     assert not (two.directory / identity.VIEW).exists()
 
 
+@pytest.mark.slow
 def test_init_needs_an_etcd_that_answers(computers: tuple[Computer, Computer]) -> None:
     with_etcd(computers[0])
     code, _, err = computers[0].run("init")

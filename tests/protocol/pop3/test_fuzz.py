@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ def test_one_dialogue_cut_at_every_place_gives_the_same() -> None:
     assert run(OPEN, *single(DIALOGUE)) == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(INPUT)
 def test_any_input_whole_or_byte_by_byte_gives_the_same(octets: bytes) -> None:

@@ -61,6 +61,7 @@ def test_three_pieces_give_the_same() -> None:
             assert run(PLAIN, *pieces) == whole
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(ALL), OPENING, INPUT, st.integers(1, 9))
 def test_any_input_gives_the_same_whole_and_cut(
@@ -82,6 +83,7 @@ def test_a_mutated_dialogue_gives_the_same_whole_and_cut(at: int, new: bytes, cu
     assert run(PLAIN, *single(octets)) == run(PLAIN, octets)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(INPUT)
 def test_what_is_stored_can_be_sent_over_pop3_as_it_is(rest: bytes) -> None:

@@ -114,6 +114,7 @@ def test_a_tail_that_is_not_entered_yet_is_a_note(kit: StoreKit) -> None:
     assert assert_clean(kit).notes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point", ["taken", "copied", "moved", "freeing", "freed", "dropped", "forgotten", "released"]
 )
@@ -238,6 +239,7 @@ def written(kit: StoreKit, number: int) -> list[range]:
     return [*ends, range(log.align, round_up(log.seal_offset + log.seal_size, log.align))]
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_log_is_found_and_none_that_means_nothing(tmp_path: Path) -> None:
     kit = StoreKit(tmp_path, KitOsio(clock=FakeClock()), size=8192)
     stopped(kit, count=12)

@@ -198,6 +198,7 @@ SPOILERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", SPOILERS, ids=lambda spoil: spoil.__name__)
 def test_a_difference_is_found_and_repaired(kit: StoreKit, spoil: Callable[..., None]) -> None:
     stopped(kit)

@@ -135,6 +135,7 @@ def add_a_strange_row(kit: StoreKit) -> None:
         txn.put(b"short", pack_places(0, []), db=kit.index.tables.places)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 @pytest.mark.parametrize(
     ("damage", "reason"),

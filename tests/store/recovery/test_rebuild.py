@@ -91,6 +91,7 @@ def work(kit: StoreKit, seed: int, count: int = 120) -> None:
             kit.put(rng.sample(range(6), rng.randrange(1, 4)), rng.randbytes(900), writer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_rebuilt_index_is_the_live_one(kit: StoreKit, way: None, seed: int) -> None:
     kit.start(2)
@@ -111,6 +112,7 @@ def test_a_rebuilt_index_is_the_live_one(kit: StoreKit, way: None, seed: int) ->
     assert usages == live[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_rebuilt_index_is_the_live_one_after_collections(kit: StoreKit, seed: int) -> None:
     """No copy that a log has is unknown to the live index, nor the other way round."""

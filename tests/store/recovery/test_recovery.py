@@ -88,6 +88,7 @@ def test_every_restart_keeps_everything(tmp_path: Path, seed: int, index: str, e
             kit.crash()
 
 
+@pytest.mark.slow
 def test_a_restart_with_a_good_index_does_not_rebuild_it(kit: StoreKit) -> None:
     for turn, end in enumerate([kit.crash, kit.stop, kit.crash, kit.crash, kit.stop]):
         kit.start(2)

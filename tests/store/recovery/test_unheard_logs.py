@@ -161,6 +161,7 @@ def test_copies_whose_confirmation_is_damaged_count(kit: StoreKit) -> None:
     assert kit.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["kept", "removed"])
 @pytest.mark.parametrize("where", ["copied", "moved", "confirming", "confirmed"])
 def test_copies_that_no_log_was_freed_for_are_not_missed(
