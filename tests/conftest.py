@@ -18,7 +18,8 @@ from tests.support import sizes
 # long test at the end.  A campaign's tests go to any free process; those of any other file share
 # expensive fixtures, such as a hub, and stay together and in order.
 CAMPAIGNS = ("crash", "model", "sim", "fault", "mutants", "fuzz")
-FIRST = (*CAMPAIGNS, "processes", "e2e")
+AFTER = ("pages", "packaging", "tools", "testing", "perf", "filters")
+FIRST = (*CAMPAIGNS, "processes", "e2e", *AFTER)
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks
 
 # On a busy machine the making of inputs may stand still for seconds.
@@ -51,6 +52,7 @@ class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         return nodeid if Path(file).parent.name in CAMPAIGNS else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
     config.option.loadscopereorder = False  # the order is ours
     return Scheduling(config, log)

@@ -37,6 +37,12 @@ class NetNode(Hub):
         with self.place.inside():
             return super().run(*arguments, given=given, check=check)
 
+    def run_forked(
+        self, *arguments: str, given: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        with self.place.inside():
+            return super().run_forked(*arguments, given=given, check=check)
+
     def start(self) -> Self:
         with self.place.inside():
             return super().start()

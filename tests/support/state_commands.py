@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 
 from metad import limits
 from metad.cli.mail import change, import_client
-from tests.support.commands import run_here
+from tests.support.forked import run_here
 from tests.support.hub import DEADLINE, METAD
 
 
