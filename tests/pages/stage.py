@@ -96,7 +96,9 @@ class Stage:
     def fill(self, users: Iterable[str] = USERS) -> None:
         """A message for each of these users, who are made."""
         for name in users:
-            self.hub.run("user", "add", f"{name}@{DOMAIN}", "--password-stdin", given="secret\n")
+            self.hub.run_forked(
+                "user", "add", f"{name}@{DOMAIN}", "--password-stdin", given="secret\n"
+            )
         self.send(users)
 
     def send(self, users: Iterable[str]) -> None:

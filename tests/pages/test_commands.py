@@ -171,7 +171,7 @@ def old_server(stage: Stage) -> Iterator[None]:
     settings = f'[pop3]\nmaster_users = ["admin@{DOMAIN}"]\ndefault_domain = "{DOMAIN}"'
     old = WideHub(kinds, ["ann"], settings)
     for name in ("admin", "alice", "ann", "bob"):
-        old.run("user", "add", f"{name}@{DOMAIN}", "--password-stdin", given="secret\n")
+        old.run_forked("user", "add", f"{name}@{DOMAIN}", "--password-stdin", given="secret\n")
     trusted = stage.path("old-server.pem")
     trusted.write_text(certificate("localhost")[0])
     old.install("localhost")

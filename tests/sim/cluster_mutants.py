@@ -51,17 +51,17 @@ MUTANTS = (
         ("index.change:Change._without_dead", "not any(", "True or not any("),
         ("index.change:Change._add_again", "if row[0][:4] not in gone]", "]"),
         ("index.relocation:_Moving._enter_missing", "not in gone]", "is not None]"),
-    ), 56),
+    ), 37),
     # -- messages in pieces
     Mutant("a part that did not arrive is not sent again", (
         (STREAM + "_rewind", "self._rewinding = True", "self._confirmed = self._sent"),
         (COPIES + "store", "if not arriving.is_whole(size, digest):", "if False:"),
-    ), 4),
+    ), 30),
     # -- rule Delete
     Mutant("a deletion is confirmed after one node", (
         ("metad.cluster.rules:deletion_confirmed",
          "return is_durable(view, got) and missing < view.read_copies and", "return "),
-    ), 5),
+    ), 15),
     # -- rule Read
     Mutant("a session shows what its own node has", (
         ("metad.cluster.opening:Opening._add_others", "here = set(found)",

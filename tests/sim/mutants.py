@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant("the index refuses survivors, and a later watermark skips them", (
         ("gc.copy:Tools.catch_up", "self.change(enter, part)\n        del behind[0]",
          "del behind[0]\n        self.change(enter, part)"),
-    ), 99),
+    ), 14),
     Mutant("a survivors' sync fails and nothing says so", (
         ("gc.survivor_logs:SurvivorLogs._append",
          "with suppress(RefusedError):  # then `settle` retries\n"

@@ -15,6 +15,7 @@ import pytest
 from metad.errors import UsersLostError
 from metad.system import lmdb_pages
 from metad.system.osio import Osio
+from metad.users import passwords
 from metad.users.database import UserDatabase
 from metad.users.journal import Lineage, MirrorError
 from metad.users.mirror import UserMirror
@@ -27,17 +28,25 @@ PAGE = 4096
 COUNT = 400
 
 
-@pytest.fixture
-def good(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with users, an alias, and no hub."""
-    data = tmp_path / "good"
+    data = tmp_path_factory.mktemp("users") / "good"
     (data / "quarantine").mkdir(parents=True)
-    with UserDatabase(data / "users", create=True) as users:
+    make = passwords.make
+    with pytest.MonkeyPatch.context() as patch, UserDatabase(data / "users", create=True) as users:
+        patch.setattr(passwords, "make", lambda password, iterations=0: make(password, 10))
         for made in users.add_many((f"u{n}@x.test", b"secret") for n in range(COUNT)):
             assert made.id  # type: ignore[union-attr]
         users.remove("u7@x.test")
         users.set_alias("all@x.test", ["u1@x.test", "u2@x.test"])
     return data
+
+
+@pytest.fixture
+def good(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, for this test alone."""
+    return Path(shutil.copytree(original, tmp_path / "good"))
 
 
 def damaged(good: Path, change: object = None, at: int = -1, page: bytes = b"") -> Path:
