@@ -81,7 +81,7 @@ VIEWS = (
         "metad.users.repair:_copy_table",
         "for backwards in (False, True):",
         "for backwards in (False,):",
-        REPAIR,
+        REPAIR + "::test_a_bad_leaf_costs_the_users_in_it_and_no_others",
     ),
     (
         "a damaged users database is thrown away",

@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant("another worker lists what was deleted, while the index lags", (
         ("pending_deletions:PendingDeletions.may_have", "any(word >> bit & 1 for word in column)",
          "False"),
-    ), 1),
+    ), 14),
     # -- at rest, the table says of each log what is there
     Mutant("a log that could not be made stays in the table as being made", (
         ("log_allocator:LogAllocator._put_back",
