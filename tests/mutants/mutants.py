@@ -180,6 +180,10 @@ MUTANTS = [
     Mutant("a log that cannot be sealed stops the start", "recovery.one_log:LogRecovery._ended",
            "except OSError as error:", "except ZeroDivisionError as error:",
            "store/recovery/test_recovery.py::test_a_log_that_cannot_be_sealed_is_ended_by_another"),
+    Mutant("a group that cannot be moved gets a seal, though its sync may have failed",
+           "recovery.one_log:LogRecovery._ended", "if successor is None:", "if False:",
+           "store/recovery/test_recovery_races.py"
+           "::test_a_group_that_cannot_be_moved_for_a_failing_disk_gets_no_seal"),
     # -- lives and ends of logs
     Mutant("a life is used twice", "log_table:LogTable.allocate",
            "max(self._cells[_GREATEST_LIFE] + 1, now_seconds)",

@@ -28,7 +28,7 @@ MUTANTS = (
     ), 4),
     Mutant("a peer that has no space confirms", (
         (COPIES + "copy", "reply(NO_SPACE)", "reply(())"),
-    ), 267),
+    ), 108),
     Mutant("a peer that does not answer counts", (
         (COPYING + "_answered", "(group.got if stored else group.failed)", "group.got"),
     ), 1),

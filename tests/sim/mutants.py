@@ -99,9 +99,6 @@ MUTANTS = (
         ("log.writer:LogWriter.append", "if self._sync:",
          "if self._sync and not self.log.generation:"),
     ), 3),
-    Mutant("a group that cannot be moved gets a seal, though its sync may have failed", (
-        ("recovery.one_log:LogRecovery._ended", "if successor is None:", "if False:"),
-    ), 32542),
     Mutant("a group that the index refused is forgotten", (
         ("commit.index_feed:IndexFeed.enter", "merged([*self.lagging, *self.answered, *batches])",
          "merged([*self.answered, *batches])"),
