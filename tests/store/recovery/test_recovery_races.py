@@ -1,6 +1,6 @@
 """A recovery in a living hub whose disk fails, or beside a new collector that has the same logs.
 
-Found by the simulator (tests/sim, seeds 17400 and 32542).
+Found by the simulator (tests/sim, seeds 793, 17400 and 32542).
 """
 
 from __future__ import annotations
@@ -79,6 +79,19 @@ def note_free(kit: StoreKit, number: int) -> None:
         assert kit.table.restore(was._replace(state=LogState.FREE, owner=0, tail=0), was)
 
 
+def take_the_number_of(kit: StoreKit, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next collector notes that it is free, and the recovery takes it for the last group."""
+    take = Numbers.take
+
+    def freed_before(self: Numbers, generation: int) -> Allocation:
+        note_free(kit, free)
+        given = take(self, generation)
+        assert given.number == free
+        return given
+
+    monkeypatch.setattr(Numbers, "take", freed_before)
+
+
 def has_seal(kit: StoreKit, number: int) -> bool:
     fd = os.open(log_path(kit.store.logs, number), os.O_RDONLY)
     try:
@@ -96,20 +109,29 @@ def test_a_log_made_under_a_number_that_was_freed_meanwhile_is_in_the_table(
     for the last group of another log.  The row stayed "being made" until the hub was restarted."""
     free = leave_a_free_log(kit)
     _, late = die_with_a_group_in_doubt(kit)
-    take = Numbers.take
-
-    def freed_before(self: Numbers, generation: int) -> Allocation:
-        note_free(kit, free)
-        given = take(self, generation)
-        assert given.number == free
-        return given
-
-    monkeypatch.setattr(Numbers, "take", freed_before)
+    take_the_number_of(kit, free, monkeypatch)
     recover_dead(kit)
     assert kit.table.row(free).state == LogState.SEALED
     assert kit.table.owned_by(DEAD) == []
     kit.open_index()
     assert [place.log for place in kit.index.places(late.id)] == [free]
+    assert kit.check() == 2
+
+
+def test_a_free_log_that_a_recovery_could_not_replace_is_gone_from_the_table(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was removed for a log of another size, which the disk then did not take."""
+    free = leave_a_free_log(kit)
+    number, _ = die_with_a_group_in_doubt(kit)
+    take_the_number_of(kit, free, monkeypatch)
+    kit.osio.faults = Faults("sync", 1, only=".log.new", persistent=True)
+    recover_dead(kit)
+    kit.osio.faults = None
+    assert not os.path.exists(log_path(kit.store.logs, free))
+    assert kit.table.row(free).state == LogState.NONE
+    assert os.path.exists(log_path(kit.store.logs, number))
+    kit.open_index()
     assert kit.check() == 2
 
 
