@@ -29,6 +29,8 @@ from tests.cluster.directory_kit import (
 from tests.cluster.views import make_member, make_view
 from tests.support.etcd import EtcdCluster, need_etcd
 
+pytestmark = pytest.mark.slow  # they start etcd
+
 need_etcd()
 
 
@@ -297,7 +299,6 @@ def test_two_copies_stay(server, tmp_path):
     run(server, tmp_path, test, members=2)
 
 
-@pytest.mark.slow
 def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
     """All leases have ended while it was stopped, and no node is gone."""
 
@@ -328,7 +329,6 @@ def test_after_a_pause_of_etcd_no_member_is_away(tmp_path):
         asyncio.run(main(one))
 
 
-@pytest.mark.slow
 def test_a_leader_that_is_killed_stops_no_proposal(tmp_path):
     async def main(three: EtcdCluster) -> None:
         async with Etcd(config(three.urls)) as etcd:
@@ -346,7 +346,6 @@ def test_a_leader_that_is_killed_stops_no_proposal(tmp_path):
         asyncio.run(main(three))
 
 
-@pytest.mark.slow
 def test_etcd_moves_to_another_endpoint(tmp_path):
     """The process starts again with the new configuration; a word needs a new lease of it."""
 
@@ -374,7 +373,6 @@ def test_etcd_moves_to_another_endpoint(tmp_path):
 # --- Wiped and rolled back ------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_wiped_etcd_is_not_trusted_until_it_is_restored(tmp_path):
     async def main(one: EtcdCluster) -> None:
         async with PatientEtcd(config(one.urls)) as etcd:
@@ -406,7 +404,6 @@ def test_a_wiped_etcd_is_not_trusted_until_it_is_restored(tmp_path):
         asyncio.run(main(one))
 
 
-@pytest.mark.slow
 def test_an_old_snapshot_is_not_trusted_however_far_it_grows(tmp_path):
     async def main(one: EtcdCluster) -> None:
         async with PatientEtcd(config(one.urls)) as etcd:
@@ -440,7 +437,6 @@ def test_an_old_snapshot_is_not_trusted_however_far_it_grows(tmp_path):
         asyncio.run(main(one))
 
 
-@pytest.mark.slow
 def test_a_rollback_that_lost_no_view_is_noticed_by_revision_or_pulse(tmp_path):
     async def main(one: EtcdCluster) -> None:
         async with PatientEtcd(config(one.urls)) as etcd:
@@ -523,7 +519,6 @@ def test_what_cannot_be_read_in_etcd_is_reported_and_gives_no_word(server, tmp_p
     run(server, tmp_path, test)
 
 
-@pytest.mark.slow
 def test_rounds_come_when_the_view_changes(server, tmp_path):
     """The watch: within a second, though rounds come every two."""
 

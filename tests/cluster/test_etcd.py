@@ -21,6 +21,8 @@ from tests.cluster.directory_kit import config
 from tests.support.etcd import EtcdCluster, TlsEtcd, need_etcd
 from tests.support.hub import free_ports
 
+pytestmark = pytest.mark.slow  # they start etcd
+
 need_etcd()
 
 
@@ -217,7 +219,6 @@ def test_a_watch_that_is_cut_is_told_and_another_one_begins():
         asyncio.run(main(one))
 
 
-@pytest.mark.slow
 def test_of_three_the_leader_is_killed_and_one_hangs():
     """A request goes to the next endpoint; without a majority there is no answer, and it is over in
     time."""
@@ -248,7 +249,6 @@ def test_of_three_the_leader_is_killed_and_one_hangs():
         asyncio.run(main(three))
 
 
-@pytest.mark.slow
 def test_tls_with_certificates_on_both_sides(tmp_path):
     async def main(one: TlsEtcd) -> None:
         files: dict[str, Any] = {
@@ -310,7 +310,6 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
-@pytest.mark.slow
 def test_a_client_imports_nothing_later(server):
     """In a chroot, or confined, it no longer could."""
     script = IMPORTS.format(url=server.urls[0])

@@ -19,6 +19,8 @@ from tests.support.sizes import noted, scaled
 from tests.support.user_nodes import ANN, BOB, CAT, Node, cluster, level, until
 from tests.support.user_rows import everything
 
+pytestmark = pytest.mark.slow  # they start etcd
+
 RACES = 10
 
 
@@ -53,7 +55,6 @@ def test_a_password_changed_on_one_node_holds_on_the_other(
     asyncio.run(test())
 
 
-@pytest.mark.slow
 def test_of_two_that_add_an_address_at_once_exactly_one_does(
     server: EtcdCluster, tmp_path: Path
 ) -> None:
@@ -91,7 +92,6 @@ def test_a_watch_from_a_compacted_revision_ends_in_a_reload(
     asyncio.run(test())
 
 
-@pytest.mark.slow
 def test_a_large_import_reaches_a_node_that_was_away(server: EtcdCluster, tmp_path: Path) -> None:
     """It comes in fragments, or page by page."""
 
@@ -114,7 +114,6 @@ def test_a_large_import_reaches_a_node_that_was_away(server: EtcdCluster, tmp_pa
     asyncio.run(test())
 
 
-@pytest.mark.slow
 def test_an_etcd_that_was_away_is_followed_again(server: EtcdCluster, tmp_path: Path) -> None:
     async def test() -> None:
         async with nodes(server, tmp_path) as (one, two):
@@ -130,7 +129,6 @@ def test_an_etcd_that_was_away_is_followed_again(server: EtcdCluster, tmp_path: 
     asyncio.run(test())
 
 
-@pytest.mark.slow
 def test_a_server_that_falls_silent_leaves_no_node_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_server_that_is_silent_is_an_error(server, monkeypatch):
         mx.mail_exchangers("x.org", [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
