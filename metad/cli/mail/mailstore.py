@@ -20,6 +20,7 @@ import lmdb
 
 from metad.control_client import Client, request
 from metad.errors import MetadError, UnavailableError
+from metad.store.commit import entry_timer
 from metad.store.identity import open_store
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
@@ -29,6 +30,8 @@ from metad.system.osio import Osio
 
 RECOVERY_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+# Twice as long as acknowledged mail waits for its entry in the index.
+ENTRY_SECONDS = 2 * entry_timer.LOOKS * entry_timer.LOOK_SECONDS
 
 
 class MailStore:
@@ -68,12 +71,15 @@ class MailStore:
 
 @contextmanager
 def mail_store(data: Path, *, whole: bool = False) -> Iterator[MailStore]:
-    """The store of a hub, open for reading.  Raises UnavailableError.
+    """The store of a hub, open for reading, once mail acknowledged before is in the index.  Raises
+    UnavailableError.
 
     `whole`: with the mail of a worker that has just died, which its recovery enters into the index.
     """
     if whole:
         wait_for_recovery(data)
+    if hub_runs(data):
+        time.sleep(ENTRY_SECONDS)
     store = MailStore(data)
     try:
         yield store
