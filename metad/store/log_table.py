@@ -20,6 +20,7 @@ Rules of this file:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
@@ -236,11 +237,9 @@ class LogTable:
     def _change(self) -> Iterator[None]:
         cell = self._me
         cell[Cell.SEMAPHORE] = WAITING
-        try:
-            self._semaphore.acquire(ACQUIRE_SECONDS)
-        except posix_ipc.BusyError:
+        if not _acquired(self._semaphore, ACQUIRE_SECONDS):
             cell[Cell.SEMAPHORE] = IDLE
-            raise TableBusyError("the log table's semaphore could not be acquired") from None
+            raise TableBusyError("the log table's semaphore could not be acquired")
         self._failpoint("acquired")
         cell[Cell.SEMAPHORE] = HOLDING
         try:
@@ -288,6 +287,24 @@ class LogTable:
         plan[PLAN] = 0
 
 
+def _acquired(semaphore: Semaphore, seconds: float) -> bool:
+    """Whether it was acquired in that time.
+
+    A signal with a handler ends sem_timedwait(3) (SignalError), such as the death of another child;
+    Python waits on only in its own calls (PEP 475).
+    """
+    deadline = time.monotonic() + seconds
+    left = seconds
+    while True:
+        try:
+            semaphore.acquire(left)
+            return True
+        except posix_ipc.BusyError:
+            return False
+        except posix_ipc.SignalError:
+            left = max(deadline - time.monotonic(), 0.0)
+
+
 def repair(semaphore: Semaphore, area: SharedArea, living: list[tuple[int, int]]) -> bool:
     """Post the semaphore once if a dead process took it with it.  Only the master calls this,
     after it reaped a process whose cell was not idle.
@@ -295,9 +312,7 @@ def repair(semaphore: Semaphore, area: SharedArea, living: list[tuple[int, int]]
     `living` are (process row, pid) of its children.  True: repaired.  False: nothing to repair, or
     not yet decidable; call again later.
     """
-    try:
-        semaphore.acquire(REPAIR_SECONDS)
-    except posix_ipc.BusyError:
+    if not _acquired(semaphore, REPAIR_SECONDS):
         for index, pid in living:
             if area.process(index)[Cell.SEMAPHORE] == HOLDING or is_stopped(pid):
                 return False

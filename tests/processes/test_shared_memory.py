@@ -7,14 +7,16 @@ import random
 import signal
 from pathlib import Path
 
+import posix_ipc
 import pytest
 
 from metad.control_client import request
 from metad.errors import MetadError
+from metad.store import log_table
 from metad.system import shared_memory
-from metad.system.shared_memory import SharedArea
+from metad.system.shared_memory import PROCESSES, Cell, SharedArea
 from tests.support.clients import bodies, deliver, in_time, message
-from tests.support.hub import Hub
+from tests.support.hub import DEADLINE, Hub
 
 
 @pytest.fixture
@@ -54,6 +56,31 @@ def test_a_status_of_a_table_that_makes_no_sense_does_not_end_the_hub(hub):
     states[shared_memory.LOG_CELLS] = kept
     assert request(hub.data, "status")["state"] == "serving"
     assert bodies(hub, "alice") == [sent]
+
+
+def test_signals_while_the_master_waits_for_a_dead_holders_semaphore_do_not_end_the_hub(hub):
+    """Regression: the death of another child interrupted that wait, and the master ended with a
+    traceback, and all its children with it.  Reported by a test that killed two workers at once."""
+    sent = message()
+    deliver(hub, sent, "alice")
+    name, master = segment(hub), hub.process.pid
+    area = SharedArea.attach(name)
+    semaphore = posix_ipc.Semaphore(name)
+    semaphore.acquire(DEADLINE)  # as the victim would have it
+    victim = hub.workers()[0]
+    [row] = (row for row in map(area.process, range(PROCESSES)) if row[Cell.PID] == victim)
+    row[Cell.SEMAPHORE] = log_table.HOLDING
+    os.kill(victim, signal.SIGKILL)
+
+    def is_whole() -> bool:
+        os.kill(master, signal.SIGCHLD)
+        return semaphore.value == 1 and len(set(hub.workers()) - {victim}) == 2
+
+    assert in_time(is_whole)
+    semaphore.close()
+    assert "warning: released the semaphore of a dead process" in hub.log.read_text()
+    deliver(hub, sent, "alice")
+    assert bodies(hub, "alice") == [sent, sent]
 
 
 def test_bytes_scribbled_over_all_of_it_cost_no_mail(hub):

@@ -396,6 +396,44 @@ def test_a_waiter_gets_what_a_dead_holder_had(both: Shared, children: list[int])
     assert [row.owner for row in both.table(2).rows()] == [1, 2]
 
 
+@pytest.fixture
+def interrupted(both: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
+    """Signals with a handler arrive, one each millisecond; ends with whether there were some."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
+    monkeypatch.setattr(table_module, "REPAIR_SECONDS", 0.05)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    yield lambda: bool(seen)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_repair_that_signals_interrupt_is_made(
+    both: Shared, interrupted: Callable[[], bool]
+) -> None:
+    """Regression: the death of another child ended the wait with an exception, and the master."""
+    both.semaphore.acquire()
+    assert repair(both.semaphore, both.area, [(1, os.getpid())])
+    assert interrupted()
+    assert both.semaphore.value == 1
+
+
+def test_a_change_that_signals_interrupt_waits_on(
+    both: Shared, interrupted: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.semaphore.acquire()
+    with pytest.raises(TableBusyError):
+        both.table(0).allocate(0, 1)
+    assert interrupted()
+    assert both.cell(0) == IDLE
+    monkeypatch.setattr(table_module, "ACQUIRE_SECONDS", 60.0)
+    handler = signal.signal(signal.SIGALRM, lambda *_: both.semaphore.release())
+    signal.setitimer(signal.ITIMER_REAL, 0.05)  # once: the holder is done
+    assert both.table(0).allocate(0, 1).number == 1
+    signal.signal(signal.SIGALRM, handler)
+    assert both.semaphore.value == 1
+
+
 def test_a_free_semaphore_is_not_posted(both: Shared) -> None:
     assert not repair(both.semaphore, both.area, [])
     assert both.semaphore.value == 1

@@ -307,7 +307,7 @@ def wrong_lines(log: str) -> str:
     """Log lines that no input may cause: tracebacks and panics, with their context."""
     lines = log.splitlines()
     wrong = [number for number, line in enumerate(lines) if re.search("Traceback|panic", line)]
-    return "\n".join(line for one in wrong[:3] for line in lines[max(0, one - 2) : one + 25])
+    return "\n".join(line for one in wrong[:3] for line in lines[max(0, one - 2) : one + 60])
 
 
 # --- Processes ------------------------------------------------------------------------------------
