@@ -5,7 +5,8 @@ Rules of this file:
 * New mail needs blocks for its index entries besides those of its log.  Below `needed` bytes of
   free disk it is deferred; deletions continue.
 * Free logs are space.  If the disk is short of it they are unlinked, as long as some are left for
-  the collector; those beyond a reserve are unlinked in any case.
+  the collector; those beyond a reserve are unlinked in any case.  A free log does not help mail
+  whose index entries lack blocks.
 * A log is unlinked only if its own header, read under its lock, says that it is free in the life
   that the table names.
 * Space allocated in advance is proportional to the disk: a new hub takes a small share of it.
@@ -30,8 +31,10 @@ INDEX_RESERVE = 32 << 20
 # Free logs that are kept: enough for workers and collector, or an eighth of all logs.
 KEPT_FREE = 4
 KEPT_SHARE = 8
-# On a disk short of space: this many more than the collector's spare ones.
+# On a disk short of space: this many more than the collector's spare ones, for deletions, unless
+# mail is taken again without them.
 KEPT_WHEN_SHORT = 1
+BLOCK = 512  # of st_blocks (stat(2))
 
 
 class Figures(NamedTuple):
@@ -80,15 +83,27 @@ class LogSpace:
     def look(self) -> bool:
         """Whether the disk has room for new mail.  Unlinks one free log if that helps, or if there
         are more than the reserve.  Raises OSError."""
-        is_short = self._osio.free_space(self._store.logs) <= self.needed
+        free = self._osio.free_space(self._store.logs)
+        is_short = free <= self.needed
         free_logs = self._table.count(LogState.FREE)
         keep = self._room.spare + (KEPT_WHEN_SHORT if is_short else KEPT_FREE)
         if free_logs > keep and not is_short:
             keep = max(keep, len(self._table.rows()) // KEPT_SHARE)
+        if is_short and free_logs == keep and free + self._least_free_log() > self.needed:
+            keep = self._room.spare
         gone = free_logs > keep and self._give_back(keep)
         if is_short and gone:
             return self._osio.free_space(self._store.logs) > self.needed
         return not is_short
+
+    def _least_free_log(self) -> int:
+        """Bytes of disk that the smallest of the free logs has, 0 if that is not known."""
+        free = (row.number for row in self._table.rows() if row.state is LogState.FREE)
+        paths = [log_path(self._store.logs, number) for number in free]
+        try:
+            return min((self._osio.stat(path).st_blocks * BLOCK for path in paths), default=0)
+        except OSError:
+            return 0
 
     def _give_back(self, keep: int) -> bool:
         """Unlink a free log, if more than `keep` are there."""

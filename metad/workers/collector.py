@@ -58,6 +58,7 @@ BUSY_SHARE = 0.15
 PRESSED_SHARE = 0.6
 LONGEST_PAUSE = 0.25
 AVOID_SECONDS = 60.0
+AVOID_SHORT_SECONDS = 5.0  # when mail is deferred, or soon: the disk may have had no block for it
 READER_CHECK_SECONDS = 60.0
 SCARCE = 0.15  # garbage worth collecting when space is short
 
@@ -238,6 +239,10 @@ class CollectorWorker:
         """Finish what recoveries leave to the collector: it takes too long for a start."""
         if time.monotonic() - self._tidied < AVOID_SECONDS:
             return
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """A failure is reported, and collection goes on."""
         self._tidied = time.monotonic()
         try:
             self._drive(self._collector.tidy())
@@ -247,7 +252,7 @@ class CollectorWorker:
     def _short_round(self) -> None:
         """Until there is enough space, collect every log that gives any."""
         self._row[Cell.WORK] = Work.SHORT
-        self._drive(self._collector.tidy())
+        self._tidy()
         while self._space().share * 100 < self._settings.enough_space and self._not_asked():
             row = self._best(self._policy(SCARCE, 1.0))
             if row is None:
@@ -284,7 +289,9 @@ class CollectorWorker:
         except (MetadError, OSError, lmdb.Error, ValueError) as error:
             self._row.add(Cell.UNCOLLECTED)
             self._report(f"warning: log {row.number} could not be collected: {error}")
-            self._avoid[row.number] = time.monotonic() + AVOID_SECONDS
+            is_short = self._row[Cell.WORK] == Work.SHORT
+            seconds = AVOID_SHORT_SECONDS if is_short else AVOID_SECONDS
+            self._avoid[row.number] = time.monotonic() + seconds
 
     def _drive(self, steps: Iterator[Step]) -> None:
         """Run the steps with pauses; a stop takes effect between two steps."""

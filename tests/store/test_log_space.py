@@ -240,6 +240,32 @@ def test_free_logs_count_as_space(kit: StoreKit, monkeypatch: pytest.MonkeyPatch
     assert len(list(kit.log_files())) == full - 1
 
 
+@pytest.mark.parametrize("lacks", ["a log's blocks", "more"])
+def test_the_last_free_log_of_mail_is_unlinked_if_that_has_mail_taken_again(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """Regression: with two free logs left, one of them the collector's, on a disk that lacked less
+    than one of them, the reply was 452 for ever."""
+    freed(kit, 2, monkeypatch)
+    source = kit.writers[0].source
+    monkeypatch.setattr(source._space, "_room", Room(spare=1))
+    needed = source._space.needed
+    full = len(list(kit.log_files()))
+    one = source._space._least_free_log()
+    assert 0 < one < needed
+    lacking = needed - one + 1 if lacks == "a log's blocks" else needed - one
+
+    def free_space(path: str) -> int:
+        return lacking + one * (full - len(list(kit.log_files())))
+
+    monkeypatch.setattr(kit.osio, "free_space", free_space)
+    for _ in range(3):
+        source._tend()
+    accepts = lacks == "a log's blocks"
+    assert kit.writers[0].committer.accepts is accepts
+    assert len(list(kit.log_files())) == full - accepts
+
+
 def test_no_log_is_unlinked_whose_own_header_does_not_say_that_it_is_free(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

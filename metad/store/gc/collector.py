@@ -14,6 +14,8 @@ Rules of this file:
 * A log that records where a poisoned one ends is freed after that one.
 * A file that cannot be read is left alone; one that cannot be written to is unlinked: a failed file
   is not used again.
+* On a full disk a file is unlinked instead of being kept as a free log: the index needs its blocks
+  for the pages that forget the log.
 * Nothing here waits or sleeps: the steps are those of a generator, and its caller decides when to
   take the next one (metad.workers.collector).
 """
@@ -28,6 +30,7 @@ import lmdb
 
 from metad.errors import MetadError
 from metad.store.backup_lock import FreeLock
+from metad.store.ballast import CRITICAL
 from metad.store.gc.contents import Contents, must_be_readable, read_contents
 from metad.store.gc.copy import Figures, Step, SurvivorCopy, Tools, Victim
 from metad.store.index import relocation
@@ -100,11 +103,14 @@ class Collector:
             self._must_be_settled()
             freeing = True
             state = self._free(victim)
-            yield from self._drop_places(number, victim.log.life, self._ids(victim))
+            if state == LogState.FREE:
+                yield from self._forget_victim(victim)
         finally:
             if not freeing:
                 self._give_back(number)
             self._osio.close(fd)
+        if state == LogState.NONE:  # its blocks have just gone back
+            yield from self._forget_victim(victim)
         self._release(number, state)
 
     # -- survivors' logs of others
@@ -218,15 +224,15 @@ class Collector:
         """From here on, nothing in the log counts.  Returns the new state of its number.
 
         A poisoned log is never written to again, and one with a second name is never overwritten:
-        their files are unlinked.  The lock that keeps backups out is held at the beginning.
+        their files are unlinked, and on a full disk any.  The lock that keeps backups out is held
+        at the beginning.
         """
         failpoint = self._tools.failpoint
         try:
             failpoint("freeing")
-            if victim.poisoned or self._osio.fstat(victim.fd).st_nlink > 1:
-                self._osio.unlink(header.log_path(self._logs, victim.number))
-                self._osio.fsync_directory(self._logs)
-                state = LogState.NONE
+            is_shared = self._osio.fstat(victim.fd).st_nlink > 1
+            if victim.poisoned or is_shared or self._disk_is_full():
+                state = self._unlink(victim.number)
             else:
                 state = self._mark_free(victim.fd, victim.log)
             failpoint("freed")
@@ -235,6 +241,15 @@ class Collector:
         self.figures.logs += 1
         self.figures.octets += victim.log.size
         return state
+
+    def _disk_is_full(self) -> bool:
+        """Whether the index may lack the pages to forget a log: then its blocks must go back."""
+        return self._osio.free_space(self._logs) < CRITICAL
+
+    def _unlink(self, number: int) -> LogState:
+        self._osio.unlink(header.log_path(self._logs, number))
+        self._osio.fsync_directory(self._logs)
+        return LogState.NONE
 
     def _mark_free(self, fd: int, log: LogHeader) -> LogState:
         return LogState.FREE if log_files.free(self._osio, self._logs, fd, log) else LogState.NONE
@@ -262,6 +277,9 @@ class Collector:
             yield Step.DROPPED
         self._tools.change(relocation.drop_log, number, life)
         self._tools.failpoint("forgotten")
+
+    def _forget_victim(self, victim: Victim) -> Iterator[Step]:
+        return self._drop_places(victim.number, victim.log.life, self._ids(victim))
 
     def _release(self, number: int, state: LogState) -> None:
         """The number may be used again."""
@@ -291,11 +309,13 @@ class Collector:
             try:
                 ids = self._ids_on_disk(fd)
                 became = self._on_disk(row, fd)
-                if became is not None and became.state != LogState.SEALED:
+                if became is not None and became.state == LogState.FREE:
                     yield from self._forget(row.number, became.life, ids)
             finally:
                 self._osio.close(fd)
             if became is not None:
+                if became.state == LogState.NONE:  # its blocks have just gone back
+                    yield from self._forget(row.number, became.life, ids)
                 self._put(row, became)
 
     def _on_disk(self, row: Row, fd: int) -> Row | None:
@@ -306,8 +326,9 @@ class Collector:
         if log.state == header.FREE:
             if not log_files.try_reader_lock(fd, exclusive=True):
                 return None  # a long transfer is still reading it
-            # A killed process may not have synced it.
-            return row._replace(state=self._mark_free(fd, log), life=log.life, tail=0)
+            full = self._disk_is_full()  # marked again: a killed process may not have synced it
+            state = self._unlink(row.number) if full else self._mark_free(fd, log)
+            return row._replace(state=state, life=log.life, tail=0)
         if log.life == self._tools.index.log_counts(row.number).life:
             return row._replace(state=LogState.SEALED, life=log.life)
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -11,9 +11,11 @@ import pytest
 
 from metad.errors import NoSpaceError
 from metad.store import backup_lock
+from metad.store.ballast import CRITICAL
 from metad.store.gc.collector import Collector, NotCollectableError
-from metad.store.gc.copy import Step
+from metad.store.gc.copy import Step, Tools
 from metad.store.gc.policy import GcPolicy, choose
+from metad.store.index import relocation
 from metad.store.index.rows import pack_log
 from metad.store.log import files as log_files
 from metad.store.log import header, record
@@ -438,6 +440,60 @@ def test_a_successor_is_freed_after_a_log_that_a_dead_collector_unlinked(kit: St
     collector.close()
     kit.check()
     restart(kit, rebuilt=True)
+    kit.check()
+
+
+def index_without_room(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full; its last blocks are those of the log that is collected."""
+    file = os.stat(log_path(kit.store.logs, sealed(kit)[0]))
+
+    def is_there() -> bool:
+        """Whether it has a name, or a descriptor here."""
+        found = [*kit.log_files(), *Path("/proc/self/fd").iterdir()]
+        return any(os.path.samestat(path.stat(), file) for path in found if path.exists())
+
+    def change(self: Tools, action: Callable[..., None], *args: object) -> None:
+        if action is relocation.drop_places and is_there():
+            raise lmdb.DiskError("mdb_txn_commit: Input/output error")
+        real(self, action, *args)
+
+    real = Tools.change
+    monkeypatch.setattr(Tools, "change", change)
+
+
+def test_on_a_full_disk_the_blocks_of_an_empty_log_go_to_the_index(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it became a free log, whose file kept the blocks that the index needed to forget
+    it.  Nothing was freed any more, and new mail got 452 for ever."""
+    fill_log(kit)
+    (number,) = sealed(kit)
+    index_without_room(kit, monkeypatch)
+    monkeypatch.setattr(kit.osio, "free_space", lambda path: CRITICAL - 1)
+    collect(make_collector(kit), [number])
+    assert kit.table.row(number).state == LogState.NONE
+    assert (kit.store.logs, True) in kit.osio.syncs
+    assert number not in kit.index.logs()
+    kit.check()
+
+
+def test_a_log_that_was_freed_just_before_the_disk_was_full_is_unlinked(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, between its header and the index."""
+    fill_log(kit)
+    (number,) = sealed(kit)
+    index_without_room(kit, monkeypatch)
+    collector = make_collector(kit)
+    with pytest.raises(lmdb.DiskError):
+        collect(collector, [number])
+    assert kit.table.row(number).state == LogState.COLLECTING
+    with pytest.raises(lmdb.DiskError):
+        list(collector.tidy())
+    monkeypatch.setattr(kit.osio, "free_space", lambda path: CRITICAL - 1)
+    list(collector.tidy())
+    assert kit.table.row(number).state == LogState.NONE
+    assert number not in kit.index.logs()
     kit.check()
 
 
