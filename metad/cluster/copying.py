@@ -7,6 +7,8 @@ Rules of this file:
 * A peer that refuses, stalls or dies is replaced by the next in line, with the same id.
 * Copies of two epochs are never counted together.  If the epoch changes, all are asked once more;
   a member that has the message confirms it.
+* If there are too few because a link was lost, all are asked once more after a moment, too: by then
+  it is dialed again, and a client that gets 451 comes back after minutes.
 * Without enough copies the end has the reason.  The caller then logs a tombstone before it answers:
   some member may have the message.
 * Nearly always the same peers are chosen for all mailboxes and all confirm.  Until something else
@@ -19,13 +21,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from metad.cluster import rules
-from metad.cluster.answers import Answer, Answered, EpochChanged
-from metad.cluster.peers import Peers
+from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed
+from metad.cluster.peers import AGAIN_S, Peers
 from metad.cluster.view import View
 
 CHANGES = "the cluster's view changes"
 TOO_FEW = "too few members can take a copy"
-TRIES = 2  # under one epoch each
+TRIES = 2  # under one epoch each; one more after a lost link
 
 
 class _Group:
@@ -44,8 +46,8 @@ class _Group:
 class Copying:
     """The copies of one message.  A subclass sends them and learns the end (`_send`, `_finish`)."""
 
-    __slots__ = ("_first", "_got", "_groups", "_mailboxes", "_over", "_own", "_peers", "_tries",
-                 "_view")  # fmt: skip
+    __slots__ = ("_first", "_got", "_groups", "_lost", "_mailboxes", "_over", "_own", "_peers",
+                 "_tries", "_view", "_waits")  # fmt: skip
 
     def __init__(self, peers: Peers, mailboxes: Sequence[int]) -> None:
         self._peers = peers
@@ -53,6 +55,8 @@ class Copying:
         self._own: bool | None = None  # not known yet
         self._tries = 0
         self._over = False
+        self._lost = False  # a link on which a copy was asked for
+        self._waits: int | None = None  # the try after which all are asked once more
         self._view: View
         # The peers chosen for all mailboxes, and those that have confirmed.  None: see the groups.
         self._first: tuple[int, ...] | None
@@ -67,6 +71,10 @@ class Copying:
 
     def _finish(self, reason: str | None) -> None:
         """Called once, with None or the reason why there are too few copies."""
+        raise NotImplementedError
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call it after so many seconds, on the loop."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -116,6 +124,7 @@ class Copying:
         if isinstance(answer, EpochChanged):
             self._again(CHANGES)
             return
+        self._lost |= isinstance(answer, LinkFailed)
         if first is not None:
             self._look_at_lines()
         for group in self._groups if groups is None else groups:
@@ -176,6 +185,8 @@ class Copying:
         return found
 
     def _settle(self) -> None:
+        if self._waits == self._tries:
+            return
         if self._peers.view() is not self._view:
             self._again(CHANGES)
             return
@@ -187,15 +198,31 @@ class Copying:
             if rules.enough(view, got) and group.got >= also - {self._peers.number}:
                 continue
             if not group.asked - group.got - group.failed:
-                self._end(TOO_FEW)
+                self._too_few()
                 return
             waits = True
         if not waits:
             self._end(None)
 
+    def _too_few(self) -> None:
+        """All have answered.  A lost link is dialed again within AGAIN_S."""
+        if not self._lost or self._waits is not None:
+            self._end(TOO_FEW)
+            return
+        self._waits = tries = self._tries
+        self._later(AGAIN_S, lambda: self._waited(tries))
+
+    def _waited(self, tries: int) -> None:
+        """Once more, unless a change of the epoch has already had all asked again."""
+        if not self._over and tries == self._tries:
+            self._again(TOO_FEW)
+
     def _again(self, reason: str) -> None:
-        """Once more, under the new epoch and with the same id."""
-        if self._tries < TRIES and self._peers.number in self._peers.view().active:
+        """Once more, under the epoch in force and with the same id."""
+        if (
+            self._tries < TRIES + (self._waits is not None)
+            and self._peers.number in self._peers.view().active
+        ):
             self.start()
         else:
             self._end(reason)

@@ -26,7 +26,7 @@ from metad.cluster import rules
 from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import Kind
 from metad.cluster.listed import ENTRY_SIZE, ID_SIZE, Listed, unpack_listed
-from metad.cluster.peers import Peers
+from metad.cluster.peers import AGAIN_S, Peers
 from metad.cluster.view import View
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
 from metad.system.node_standing import nodes
@@ -35,8 +35,6 @@ PATIENCE_S = 1.0
 LISTING_S = 2.0
 UNLOCK_TRIES = 3  # each under another epoch
 TOKEN_SIZE = 8
-# By then a member that is back has been dialed again (CLUSTER_LONGEST_REDIAL).
-AGAIN_S = 0.6
 VIEW_CHANGES = "the cluster's view changes"
 
 

@@ -11,6 +11,8 @@ from metad.cluster.view import View
 from metad.system.osio import Buffer
 
 Answered = Callable[[Answer], None]
+# By then a member that is back has been dialed again (CLUSTER_LONGEST_REDIAL).
+AGAIN_S = 0.6
 
 
 class Peers(Protocol):

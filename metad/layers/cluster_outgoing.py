@@ -90,8 +90,11 @@ class CopiesAhead(Copying):
         self.streams[member] = stream
         stream.more()
 
-    def _finish(self, reason: str | None) -> None:
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
         """The message is not complete: the rules are asked again at its end."""
+
+    def _finish(self, reason: str | None) -> None:
+        """The same."""
 
     def more(self) -> None:
         """More of the message has arrived."""
@@ -162,6 +165,9 @@ class Outgoing(Copying):
             stream = Stream(layer.streaming, member, source, answered)
         self._streams = (*self._streams, stream)
         stream.store(pack_copy(item.id, item.uid, packed, (self._envelope.trace,)), answered)
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._layer.log.loop.call_later(seconds, call)
 
     def _finish(self, reason: str | None) -> None:
         # Both refer to this: garbage would keep the message in memory.

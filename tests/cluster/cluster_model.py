@@ -276,8 +276,8 @@ class World:
         if self.random.random() < 0.95:  # else its own disk fails
             self.store(node.number, message)
             own.add(node.number)
-        got, view = set(own), node.view
-        for _ in range(2):  # the epoch changes under way: once more, with the same id
+        got, view, tries, lost = set(own), node.view, 2, False
+        while tries:  # the epoch changes under way: once more, with the same id
             view, got = node.view, got if self.mutant == "two-epochs" else set(own)
             for peer in [*self.also(view), *(n for n in view.line if n != node.number)]:
                 if self.enough(view, got) and peer not in self.also(view):
@@ -286,8 +286,10 @@ class World:
                 if not node.up or not self.copy(node, peer, message, got):
                     return
             same = node.view is view and node.serves()
-            if same or not node.serves():
+            done = same and self.enough(view, got) and got.issuperset(self.also(view))
+            if done or not node.serves() or (same and lost):
                 break
+            lost, tries = lost or same, tries - (not same)  # after a lost link once more, too
         same = same or self.mutant == "two-epochs"
         if same and self.enough(node.view, got) and got.issuperset(self.also(node.view)):
             self.acked.add(message)

@@ -33,8 +33,12 @@ class Write(Copying):
         self.steps: list[object] = []
         self.outcome: list[str | None] = []
         self.has: set[tuple[View, int, int]] = set()  # view, mailbox, member
-        self.own_views: list[View] = []
+        self.due: list[Callable[[], None]] = []
         self.start()
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.steps.append(seconds)
+        self.due.append(call)
 
     def _send(
         self, member: int, mailboxes: Sequence[int], answered: Callable[[Answer], None]
@@ -60,7 +64,7 @@ def play(view: View, mailboxes: Sequence[int], random: Random, *, changes: bool)
     peers = FakePeers(view)
     write = Write(peers, mailboxes)
     is_own_due = True
-    while not write.outcome and (is_own_due or write.asked):
+    while not write.outcome and (is_own_due or write.asked or write.due):
         luck = random.random()
         if changes and luck < 0.15:
             peers.adopt()
@@ -68,6 +72,8 @@ def play(view: View, mailboxes: Sequence[int], random: Random, *, changes: bool)
             is_own_due = False
             stored = random.random() < 0.8
             write.own_done(None if stored else RefusedError("full"))
+        elif write.due and (luck > 0.9 or not write.asked):
+            write.due.pop()()
         elif write.asked:
             answers: list[Answer] = [DONE, DONE, DONE, LOST, Refused("no space for mail")]
             if changes:

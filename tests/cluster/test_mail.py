@@ -13,7 +13,7 @@ from metad.cluster.deleting import Deleting
 from metad.cluster.frames import Kind
 from metad.cluster.listed import Listed
 from metad.cluster.opening import LISTING_S, Opened, Opening
-from metad.cluster.peers import Peers
+from metad.cluster.peers import AGAIN_S, Peers
 from metad.cluster.view import Member, Membership, View
 from metad.errors import BehindError, MailboxInUseError, RefusedError
 
@@ -92,7 +92,12 @@ class Write(Copying):
         super().__init__(self.peers, mailboxes or (BOX,))
         self.outcome: list[str | None] = []
         self.named: dict[int, list[int]] = {}
+        self.due: list[Callable[[], None]] = []
         self.start()
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        assert seconds == AGAIN_S
+        self.due.append(call)
 
     def _send(
         self, member: int, mailboxes: Sequence[int], answered: Callable[[Answer], None]
@@ -108,6 +113,11 @@ class Write(Copying):
 
     def answer(self, member: int, answer: Answer = DONE) -> None:
         self.peers.answer(member, answer)
+
+    def pass_time(self) -> None:
+        due, self.due = self.due, []
+        for call in due:
+            call()
 
     @property
     def failed(self) -> bool:
@@ -130,7 +140,66 @@ def test_with_two_nodes_a_peer_that_does_not_store_it_costs_the_message(answer: 
     write.answer(2, answer)
     assert not write.outcome  # the own copy may still be on its way: the tombstone comes after it
     write.own()
+    assert write.failed is (answer is not LOST)
+    write.pass_time()
+    if answer is LOST:
+        write.answer(2, LOST)
+        write.pass_time()
     assert write.failed
+    assert not write.peers.asked
+
+
+def test_a_lost_link_is_tried_once_more_and_the_same_message_is_confirmed() -> None:
+    """Regression: while a process of the only other node died, the client got 451."""
+    write = Write(TWO)
+    write.own()
+    write.answer(2, LOST)
+    assert not write.outcome
+    assert not write.peers.asked
+    write.pass_time()
+    assert write.peers.members == [2]
+    write.answer(2)
+    assert write.outcome == [None]
+
+
+def test_a_member_that_refuses_is_asked_again_only_if_another_was_lost() -> None:
+    write = Write(THREE)
+    write.own()
+    first, second = [one for one in THREE.line(BOX) if one != 1]
+    write.answer(first, LOST)
+    write.answer(second, Refused("no space for mail"))
+    write.pass_time()
+    assert write.peers.members == [first]
+    write.answer(first)
+    assert write.outcome == [None]
+
+
+def test_answers_of_before_count_for_nothing_after_a_lost_link() -> None:
+    """Three copies: what a member confirmed is asked for again, and confirmed again."""
+    view = View("0" * 32, 5, THREE.members, 3, 3, "refuse")
+    write = Write(view)
+    write.own()
+    write.answer(2)
+    write.answer(3, LOST)
+    write.pass_time()
+    assert write.peers.members == [2, 3]
+    write.answer(3)
+    assert not write.outcome
+    write.answer(2)
+    assert write.outcome == [None]
+
+
+def test_a_view_that_changes_after_a_lost_link_has_the_members_of_the_new_one_asked() -> None:
+    write = Write(TWO)
+    write.own()
+    write.answer(2, LOST)
+    write.peers.adopt()
+    write.pass_time()
+    write.answer(2, EpochChanged())  # the other has changed it once more
+    write.peers.adopt()
+    assert not write.outcome
+    write.answer(2)
+    assert write.failed  # the view changed again before the answer: not a third time
 
 
 def test_the_next_in_line_replaces_a_peer() -> None:

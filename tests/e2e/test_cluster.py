@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.clients import Pop3Line, SmtpLine, bodies, message, stuffed, unique_ids
+from tests.support.clients import (
+    Pop3Line,
+    SmtpLine,
+    bodies,
+    in_time,
+    message,
+    stuffed,
+    unique_ids,
+)
 from tests.support.cluster_hubs import ClusterOfHubs
 from tests.support.hub import Hub, address
 from tests.support.live import settled_fetch
@@ -69,6 +79,26 @@ def test_one_of_two_dies(two: ClusterOfHubs) -> None:
     # the other.  The refused message shows on neither.
     assert settled_fetch(b, "ann") == settled_fetch(a, "ann")
     assert bodies(a, "ann") == [second]
+
+
+def test_a_worker_of_the_only_other_node_that_dies_costs_no_message(two: ClusterOfHubs) -> None:
+    """Regression: the client got 451, and came back after minutes."""
+    a, b = two.nodes
+    texts = []
+    for round_ in range(6):
+        with SmtpLine(a) as smtp:
+            smtp.say("MAIL FROM:<sender@client.example.test>")
+            smtp.say(f"RCPT TO:<{address('ann')}>")
+            smtp.say("DATA", b"354")
+            texts.append(message(b"number %d\r\n" % round_))
+            before = set(b.workers())
+            for pid in [max(before)] if round_ < 4 else before:
+                os.kill(pid, signal.SIGKILL)
+            smtp.send(stuffed(texts[-1]))
+            assert smtp.line().startswith(b"250")
+        assert in_time(lambda: len(set(b.workers()) - {max(before)}) == 2)  # noqa: B023
+    assert settled_fetch(a, "ann") == settled_fetch(b, "ann")
+    assert sorted(bodies(a, "ann")) == sorted(texts)
 
 
 def test_a_user_of_three_nodes_notices_nothing_when_one_dies() -> None:

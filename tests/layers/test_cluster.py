@@ -9,6 +9,7 @@ import pytest
 
 from metad.cluster.view import Membership
 from metad.errors import MailboxInUseError, RefusedError
+from metad.layers.bench import make_envelope, stuff
 from metad.layers.own_mailbox import OwnMailbox
 from metad.store.index.rows import Batch
 from metad.store.log import footer, record
@@ -56,6 +57,25 @@ def test_one_of_two_down(two: ClusterBench) -> None:
     assert isinstance(a.send([BOX], TEXT), RefusedError)
     assert len(a.listing(BOX)) == 1
     assert isinstance(a.delete(BOX, 1), RefusedError)
+
+
+@pytest.mark.parametrize("is_sent", [False, True], ids=["before-it-is-sent", "after"])
+def test_a_link_that_is_lost_under_a_copy_costs_no_message(
+    two: ClusterBench, is_sent: bool
+) -> None:
+    """Regression: the client got 451 although the other node was reached again in a moment."""
+    a, b = two.nodes
+    assert a.send([BOX], TEXT) is None
+    outcome: list[RefusedError | None] = []
+    a.layer.deliver(make_envelope(a.layer, [BOX], TEXT), stuff(TEXT), outcome.append)
+    if is_sent:
+        a.layer.copies.flush()
+        a.layer.links.flush()
+    a.layer.links._dialed[2].close("lost")
+    two.until(lambda: bool(outcome), "an answer")
+    assert outcome == [None]
+    assert (here(a), here(b)) == (2, 2)
+    assert a.listing(BOX) == b.listing(BOX)
 
 
 def test_refused_mail_and_refused_deletions_are_known_to_both_once_they_have_met(
