@@ -51,12 +51,12 @@ MUTANTS = (
         ("index.change:Change._without_dead", "not any(", "True or not any("),
         ("index.change:Change._add_again", "if row[0][:4] not in gone]", "]"),
         ("index.relocation:_Moving._enter_missing", "not in gone]", "is not None]"),
-    ), 37),
+    ), 5),
     # -- messages in pieces
     Mutant("a part that did not arrive is not sent again", (
         (STREAM + "_rewind", "self._rewinding = True", "self._confirmed = self._sent"),
         (COPIES + "store", "if not arriving.is_whole(size, digest):", "if False:"),
-    ), 30),
+    ), 16),
     # -- rule Delete
     Mutant("a deletion is confirmed after one node", (
         ("metad.cluster.rules:deletion_confirmed",
@@ -78,11 +78,11 @@ MUTANTS = (
     Mutant("a copy is confirmed before it is durable", (
         (COPIES + "_take", "log.committer.submit(item)",
          "done(None); log.committer.submit(item)"),
-    ), 11),
+    ), 47),
     Mutant("a peer that could not store it confirms", (
         ("metad.layers.arriving_copies:_durable", "if error is None else", "if True else"),
         ("metad.layers.arriving_copies:_Together.done", "if error is not None:", "if False:"),
-    ), 11),
+    ), 15),
     # -- rules Enter, Walk, Set copies
     # -- rule Epoch
 )  # fmt: skip

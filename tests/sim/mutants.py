@@ -55,13 +55,13 @@ MUTANTS = (
     Mutant("the index refuses survivors, and a later watermark skips them", (
         ("gc.copy:Tools.catch_up", "self.change(enter, part)\n        del behind[0]",
          "del behind[0]\n        self.change(enter, part)"),
-    ), 14),
+    ), 32),
     Mutant("a survivors' sync fails and nothing says so", (
         ("gc.survivor_logs:SurvivorLogs._append",
          "with suppress(RefusedError):  # then `settle` retries\n"
          "            chain.record_end()\n", "chain.failed = None\n"),
         COPIES_COUNT,
-    ), 31),
+    ), 193),
     Mutant("a successor collects before the dead collector's log is recovered", (
         ("gc.collector:Collector._unrecovered", "row.generation and", "False and"),
         COPIES_COUNT,
@@ -76,7 +76,7 @@ MUTANTS = (
     Mutant("another worker lists what was deleted, while the index lags", (
         ("pending_deletions:PendingDeletions.may_have", "any(word >> bit & 1 for word in column)",
          "False"),
-    ), 14),
+    ), 16),
     # -- at rest, the table says of each log what is there
     Mutant("a log that could not be made stays in the table as being made", (
         ("log_allocator:LogAllocator._put_back",
