@@ -11,7 +11,8 @@ from metad.cluster import rules
 from metad.cluster.answers import Answer, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import Kind
 from metad.cluster.listed import Listed
-from metad.cluster.opening import AGAIN_S, Opened, open_mailbox
+from metad.cluster.opening import Opened, open_mailbox
+from metad.cluster.peers import AGAIN_S
 from metad.cluster.view import Membership, View
 from metad.errors import MailboxInUseError, RefusedError
 from tests.support.sizes import SEED, reached, scaled
