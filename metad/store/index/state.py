@@ -25,6 +25,8 @@ LAYOUT = 4  # 2: the mailboxes in levels; 3: places of deletion records; 4: of a
 DATA_FILE = "data.mdb"
 STATE_FILE = "state"
 SUSPECT_FILE = "suspect"
+# With less than this free, in bytes, a disk may have been full a moment ago: the largest ballast.
+FULL = 16 << 20
 # What rows raise that hold what cannot be.
 NONSENSE = (DisagreementError, struct.error, OverflowError)
 # LMDB's errors for a lack of disk, memory or other resources: the index is as good as before.
@@ -42,9 +44,24 @@ def casts_doubt(error: BaseException) -> bool:
 
 def note_doubt(osio: Osio, directory: str, error: BaseException) -> None:
     """If that error casts doubt on the index, note it durably, if the disk permits."""
-    if casts_doubt(error):
+    if casts_doubt(error) and not _is_for_want_of_disk(osio, directory, error):
         with suppress(OSError):
             mark_suspect(osio, directory, f"it failed: {error}")
+
+
+def _is_for_want_of_disk(osio: Osio, directory: str, error: BaseException) -> bool:
+    """Whether a transaction failed because the disk is full.
+
+    LMDB calls it an I/O error if a part of its pages could still be written (mdb_page_flush).  What
+    was committed before is as it was.  A failed sync is another matter.
+    """
+    text = str(error)
+    if os.strerror(errno.EIO) not in text or "sync" in text:
+        return False
+    try:
+        return osio.free_space(directory) < FULL
+    except OSError:
+        return False
 
 
 def mark_suspect(osio: Osio, directory: str, reason: str) -> None:

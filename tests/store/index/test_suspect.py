@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +117,52 @@ def test_a_full_disk_casts_no_doubt(kit: StoreKit, error: type[Exception]) -> No
     with pytest.raises(error), kit.index.writing():
         raise error("full")
     assert reason(kit) is None
+
+
+def fill(env: lmdb.Environment) -> lmdb.Error:
+    """Write to it until the disk is full."""
+    while True:
+        try:
+            with env.begin(write=True) as txn:
+                for _ in range(300):
+                    txn.put(os.urandom(16), bytes(300))
+        except lmdb.Error as error:
+            return error
+
+
+@pytest.mark.parametrize("free", [0, index_state.FULL])
+def test_a_commit_that_a_full_disk_cut_short_casts_no_doubt(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """Regression: LMDB calls a short write an I/O error, so a full disk had the index rebuilt."""
+    monkeypatch.setattr(kit.osio, "free_space", lambda path: free)
+    error = lmdb.Error("mdb_txn_commit: Input/output error")
+    index_state.note_doubt(kit.osio, kit.store.index, error)
+    assert (reason(kit) is None) is (free == 0)
+
+
+def test_a_sync_that_failed_on_a_full_disk_casts_doubt(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kit.osio, "free_space", lambda path: 0)
+    index_state.note_doubt(
+        kit.osio, kit.store.index, lmdb.Error("mdb_env_sync: Input/output error")
+    )
+    assert reason(kit) is not None
+
+
+def test_lmdb_calls_a_short_write_an_io_error(tmp_path: Path) -> None:
+    """On a limit of the file's size, which cuts a write short as a full disk does."""
+    with lmdb.open(str(tmp_path), map_size=1 << 24, sync=False, metasync=False) as env:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, hard))
+        try:
+            error = fill(env)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+    assert str(error) == "mdb_txn_commit: Input/output error"
 
 
 def test_a_file_system_that_was_remounted_makes_a_dirty_index_unusable(
