@@ -254,7 +254,8 @@ def log_room(settings: StoreConfig) -> Room:
     """How many logs workers may use: the collector's own must fit below the limit too."""
     if settings.size_limit is None:
         return Room(spare=SPARE_LOGS)
-    return Room(settings.size_limit // settings.log_size - COLLECTOR_LOGS, SPARE_LOGS)
+    most = settings.size_limit // settings.log_size - COLLECTOR_LOGS
+    return Room(most, SPARE_LOGS, COLLECTOR_LOGS)
 
 
 class LogIncoming(SpooledIncoming):

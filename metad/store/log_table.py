@@ -72,11 +72,15 @@ class Allocation(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a writer may take: new logs while there are fewer than `most` in total, and free ones
-    while `spare` others are left, because the collector must write before it can free."""
+    """What a writer may take: new logs while there are fewer than `most`, and free ones while
+    `spare` others are left, because the collector must write before it can free.
+
+    Up to `besides` logs that the collector writes to, and its spare ones, do not count.
+    """
 
     most: int = shared_memory.LOGS
     spare: int = 0
+    besides: int = 0
 
 
 ROOM = Room()
@@ -185,7 +189,7 @@ class LogTable:
             free = states.count(LogState.FREE) - room.spare
             wanted = (LogState.FREE, LogState.NONE) if free > 0 else (LogState.NONE,)
             number = next((states.index(s) + 1 for s in wanted if s in states), used + 1)
-            if free <= 0 and used - states.count(LogState.NONE) >= room.most:
+            if free <= 0 and self._counted(states, room) >= room.most:
                 raise NoSpaceError("the logs have reached their limit")
             if number >= shared_memory.LOGS:
                 raise RefusedError("the log table is full")
@@ -200,8 +204,20 @@ class LogTable:
         """Whether `allocate` would find a log now, within `room`."""
         used = self._cells[_ROWS_IN_USE]
         states = self._logs[LOG_CELLS : (used + 1) * LOG_CELLS : LOG_CELLS].tolist()
-        there = used - states.count(LogState.NONE)
-        return there < room.most or states.count(LogState.FREE) > room.spare
+        return self._counted(states, room) < room.most or states.count(LogState.FREE) > room.spare
+
+    def _counted(self, states: list[int], room: Room) -> int:
+        """How many logs count against `room.most`."""
+        there = len(states) - states.count(LogState.NONE)
+        if there < room.most or not room.besides:
+            return there
+        generations = self._logs[LOG_CELLS + 2 : (len(states) + 1) * LOG_CELLS : LOG_CELLS].tolist()
+        open_ = sum(
+            bool(generation) and state in (LogState.PREPARING, LogState.ACTIVE)
+            for state, generation in zip(states, generations, strict=True)
+        )
+        spare = min(states.count(LogState.FREE), room.spare)
+        return there - min(open_ + spare, room.besides)
 
     def change(self, number: int, state: LogState) -> None:
         """Set the state of a log that we own, or whose lock we hold."""

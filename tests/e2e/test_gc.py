@@ -192,6 +192,31 @@ def test_at_the_limit_mail_is_deferred_until_the_collector_made_room(dice: rando
         assert [digest(body) for body in bodies(hub, "alice")] == [digest(kept)]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_at_the_smallest_limit_mail_is_taken_again_whenever_most_is_deleted(
+    dice: random.Random, workers: int
+) -> None:
+    """Regression: the collector's own logs counted as the workers', the log in use was not
+    collected, and the reply stayed 452 until a restart."""
+    logs = 2 * workers + 3
+    with Hub(NAMES, log_size="1MiB", workers=workers, size_limit=f"{logs}MiB") as hub:
+        big = b"Subject: big\r\n\r\n" + text(dice, 20_000)
+        for _ in range(2):
+            refused = 0
+            while refused < 10 * workers:  # by each worker
+                refused = 0 if takes(hub, big) else refused + 1
+            with Pop3Line(hub) as pop:
+                pop.log_in("bob")
+                count = int(pop.say("STAT").split()[1])
+                assert count > 10
+                for number in range(1, count + 1):
+                    if number % 10:
+                        pop.say(f"DELE {number}")
+                pop.say("QUIT")
+            assert in_time(lambda: all(takes(hub, big) for _ in range(10 * workers)))
+            assert len(states(hub)) <= logs
+
+
 def fill_to_the_limit(hub: Hub, octets: bytes) -> int:
     """Send until 452.  Returns how many were accepted."""
     count = 0

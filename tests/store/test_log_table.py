@@ -18,6 +18,7 @@ from metad.store.log_table import (  # fmt: skip
     Allocation,
     LogState,
     LogTable,
+    Room,
     Row,
     TableBusyError,
     is_stopped,
@@ -264,6 +265,53 @@ def test_a_kill_at_every_step_leaves_the_semaphore_repairable_once(both: Shared)
         in_child(lambda: allocate(here.table(0, killer(step))))  # noqa: B023
         repair(here.semaphore, here.area, [])
         assert here.semaphore.value == 1, f"step {step}"
+
+
+# -- a limit
+
+
+def logs(both: Shared, *made: tuple[LogState, int]) -> LogTable:
+    """A table with these logs: their states and generations."""
+    table = both.table(0)
+    for number, (state, generation) in enumerate(made, 1):
+        table.restore(Row(number, state, 1, generation, 0, 0, 0, 0))
+    return table
+
+
+WORKERS_LOG = (LogState.ACTIVE, 0)
+COLLECTORS_LOG = (LogState.ACTIVE, 1)
+MADE_LOG = (LogState.PREPARING, 2)
+FREE_LOG = (LogState.FREE, 0)
+SEALED_LOG = (LogState.SEALED, 1)
+
+
+@pytest.mark.parametrize(
+    ("made", "has_room"),
+    [
+        ([WORKERS_LOG], True),
+        ([WORKERS_LOG, WORKERS_LOG], False),
+        ([WORKERS_LOG, SEALED_LOG], False),  # the collector no longer writes to it
+        ([WORKERS_LOG, FREE_LOG, COLLECTORS_LOG], True),
+        ([WORKERS_LOG, FREE_LOG, COLLECTORS_LOG, MADE_LOG], True),
+        ([WORKERS_LOG, WORKERS_LOG, FREE_LOG, COLLECTORS_LOG], False),
+        ([WORKERS_LOG, WORKERS_LOG, FREE_LOG, FREE_LOG], True),  # a free one
+        ([WORKERS_LOG, COLLECTORS_LOG, COLLECTORS_LOG, MADE_LOG, MADE_LOG], False),
+    ],
+)
+def test_the_collector_s_own_logs_leave_workers_their_room(
+    both: Shared, made: list[tuple[LogState, int]], has_room: bool
+) -> None:
+    """Five logs: two for workers, three besides.  Regression: 452 until a restart, with almost all
+    mail deleted."""
+    room = Room(2, spare=1, besides=3)
+    table = logs(both, *made)
+    assert table.has_room(room) is has_room
+    if has_room:
+        table.allocate(0, 1, room)
+        assert len(table.rows()) <= 5
+    else:
+        with pytest.raises(RefusedError):
+            table.allocate(0, 1, room)
 
 
 # -- repair
