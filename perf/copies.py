@@ -5,18 +5,22 @@
 Both nodes and the single one run on this machine, over the loopback: in one machine the two nodes
 share its processors and its disk, so the rate with copies is lower than that of two machines.  The
 CPU of each node is its own.  The subjects take turns; ratios are those of one round, of which the
-median and half the spread are printed.
+median and half the spread are printed.  With `--bound` servers that parse nothing take metad's
+place (`perf/peers/copying_constants.py`): what any two processes reach that both sync.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +63,41 @@ def subjects(where: Path, workers: int) -> Iterator[Subjects]:
         other = stack.enter_context(harness.hub(where / "other", second))
         await_copies(where / "taking")
         yield Subjects(alone, taking, other)
+
+
+@contextmanager
+def constants(where: Path) -> Iterator[Subjects]:
+    """Processes that only answer, sync and copy."""
+    ports = harness.free_ports(3)
+    commands = (
+        ("constants", str(ports[0]), "1"),
+        ("copying_constants", "get", str(ports[2])),
+        ("copying_constants", "take", str(ports[1])),
+    )
+    servers = []
+    with ExitStack() as stack:
+        for name, (module, *rest) in zip(("alone", "other", "taking"), commands, strict=True):
+            (where / name).mkdir()
+            more = [str(where / name), *([str(ports[2])] if name == "taking" else [])]
+            command = [sys.executable, "-m", f"perf.peers.{module}", *rest, *more]
+            process = stack.enter_context(
+                subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(harness.TOP)})
+            )
+            stack.callback(process.kill)
+            servers.append(Server(process.pid, int(command[3 if name == "alone" else 4])))
+            await_port(servers[-1], process)
+        alone, other, taking = servers
+        yield Subjects(alone, taking, other)
+
+
+def await_port(server: Server, process: subprocess.Popen[bytes]) -> None:
+    """Wait until it accepts connections."""
+    deadline = time.monotonic() + JOINS_WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", server.smtp), 1):
+            return
+        time.sleep(0.05)
+    raise HarnessError(f"nothing accepts connections on port {server.smtp}")
 
 
 def await_copies(where: Path) -> None:
@@ -121,6 +160,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 100])
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1, help="of each node")
+    parser.add_argument("--bound", action="store_true", help="servers of constants, not metad")
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
     return parser.parse_args()
 
@@ -130,7 +170,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         where = stack.enter_context(harness.directory(options.directory))
         facts: dict[str, Any] = {"machine": harness.machine(where), "settings": vars(options)}
         print(harness.conditions(facts["machine"]), flush=True)
-        found = stack.enter_context(subjects(where, options.workers))
+        made = constants(where) if options.bound else subjects(where, options.workers)
+        found = stack.enter_context(made)
         rounds: dict[int, list[dict[str, float]]] = {each: [] for each in options.connections}
         for number in range(options.rounds + 1):
             for connections in options.connections:

@@ -32,7 +32,6 @@ class File:
         os.write(self._file, bytes(_FILE_SIZE))
         os.fsync(self._file)
         self._at = 0
-
         self._group: list[tuple[bytes, Constants]] = []
 
     def keep(self, message: bytes, session: Constants) -> None:
@@ -43,12 +42,15 @@ class File:
 
     def _sync(self) -> None:
         group, self._group = self._group, []
-        messages = b"".join([message for message, _ in group])
+        self.write(b"".join([message for message, _ in group]))
+        for _, session in group:
+            session.kept()
+
+    def write(self, messages: bytes) -> None:
+        """Write and sync; at most half of the file's size."""
         os.pwrite(self._file, messages, self._at)
         os.fdatasync(self._file)
         self._at = (self._at + len(messages)) % (_FILE_SIZE // 2)
-        for _, session in group:
-            session.kept()
 
 
 class Constants(asyncio.Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,3 +46,29 @@ def test_medians_and_half_of_the_spread() -> None:
     row = copies.summary(rounds)
     assert (row["rate"], row["rate spread"]) == (2.0, 2.5)
     assert "2/s of       2/s = 2.00 ±2.50" in copies.line(1, row)
+
+
+def replies(port: int, *lines: bytes) -> list[bytes]:
+    """Codes: of the greeting, and of what is sent one after the other."""
+    with socket.create_connection(("127.0.0.1", port), 10) as sock, sock.makefile("rwb") as wire:
+        found = [wire.readline()[:3]]
+        for line in lines:
+            wire.write(line)
+            wire.flush()
+            found.append(wire.readline()[:3])
+    return found
+
+
+def test_the_bound_has_each_message_in_two_files_before_its_250(tmp_path: Path) -> None:
+    with copies.constants(tmp_path) as found:
+        for number in range(3):
+            text = b"number %d\r\n" % number
+            codes = replies(
+                found.taking.smtp, b"MAIL\r\n", b"RCPT\r\n", b"DATA\r\n", text + b".\r\n"
+            )
+            assert codes == [b"220", b"250", b"250", b"354", b"250"]
+            for which in ("taking", "other"):
+                (file,) = (tmp_path / which).iterdir()
+                assert text.strip() in file.read_bytes()
+        (file,) = (tmp_path / "alone").iterdir()
+        assert b"number" not in file.read_bytes()
