@@ -22,10 +22,9 @@ from functools import partial
 
 from metad.cluster import rules
 from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed
-from metad.cluster.peers import AGAIN_S, Peers
+from metad.cluster.peers import AGAIN_S, VIEW_CHANGES, Peers
 from metad.cluster.view import View
 
-CHANGES = "the cluster's view changes"
 TOO_FEW = "too few members can take a copy"
 TRIES = 2  # under one epoch each; one more after a lost link
 
@@ -122,7 +121,7 @@ class Copying:
                 self._confirmed()
             return
         if isinstance(answer, EpochChanged):
-            self._again(CHANGES)
+            self._again(VIEW_CHANGES)
             return
         self._lost |= isinstance(answer, LinkFailed)
         if first is not None:
@@ -137,7 +136,7 @@ class Copying:
             self._over = True
             self._finish(None)
         else:
-            self._again(CHANGES)
+            self._again(VIEW_CHANGES)
 
     # -- if not all goes well, or mailboxes go different ways
 
@@ -188,7 +187,7 @@ class Copying:
         if self._waits == self._tries:
             return
         if self._peers.view() is not self._view:
-            self._again(CHANGES)
+            self._again(VIEW_CHANGES)
             return
         view = self._view
         also = set(rules.also(view))

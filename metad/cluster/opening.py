@@ -26,7 +26,7 @@ from metad.cluster import rules
 from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import Kind
 from metad.cluster.listed import ENTRY_SIZE, ID_SIZE, Listed, unpack_listed
-from metad.cluster.peers import AGAIN_S, Peers
+from metad.cluster.peers import AGAIN_S, VIEW_CHANGES, Peers
 from metad.cluster.view import View
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
 from metad.system.node_standing import nodes
@@ -35,7 +35,6 @@ PATIENCE_S = 1.0
 LISTING_S = 2.0
 UNLOCK_TRIES = 3  # each under another epoch
 TOKEN_SIZE = 8
-VIEW_CHANGES = "the cluster's view changes"
 
 
 _tokens = count(1)

@@ -13,6 +13,7 @@ from metad.system.osio import Buffer
 Answered = Callable[[Answer], None]
 # By then a member that is back has been dialed again (CLUSTER_LONGEST_REDIAL).
 AGAIN_S = 0.6
+VIEW_CHANGES = "the cluster's view changes"  # so that answers of two epochs would be counted
 
 
 class Peers(Protocol):

@@ -123,7 +123,7 @@ class MergedMaildrop(LogMaildrop):
             done(None if reason is None else RefusedError(reason))
 
         parts = (self._mailbox.to_bytes(4, "big"), ids)
-        deleting = Deleting(self._cluster.peers, parts, decided)
+        deleting = Deleting(self._cluster.peers, parts, self._layer.loop.call_later, decided)
 
         def own_done(error: RefusedError | None) -> None:
             deleting.own_done(stored=error is None)

@@ -401,23 +401,33 @@ class World:
 
     def delete(self, node: Node, messages: set[Message]) -> None:
         """QUIT: the tombstones are on `copies`, and as few are missing as Read allows."""
-        view, ok, home_has, home_alone = node.view, set[int](), False, False
+        view, ok, told = node.view, set[int](), list[int]()
         if not node.serves():
             return
         self.attempted |= messages
-        for peer in dict.fromkeys([view.line[0], node.number, *self.also(view), *view.active]):
-            if peer != node.number:
-                self.interleave()
-                if not self.exchange(node.number, peer):
+        good = home_has = home_alone = False
+        for _ in range(2):  # once more, after a lost link or under another view
+            if not told or node.view is not view:
+                view, ok, home_has, home_alone = node.view, set[int](), False, False
+                told = [view.line[0], node.number, *self.also(view), *view.active]
+            lost = list[int]()
+            for peer in dict.fromkeys(told):
+                if peer != node.number:
+                    self.interleave()
+                    if not self.exchange(node.number, peer):
+                        lost.append(peer)
+                        continue
+                self.entomb(peer, messages)
+                if peer != node.number and self.random.random() < 0.1:
+                    lost.append(peer)  # the answer is lost
                     continue
-            self.entomb(peer, messages)
-            if peer != node.number and self.random.random() < 0.1:
-                continue  # the answer is lost
-            if self.homes and peer == view.line[0]:
-                home_has, home_alone = True, self.answers_alone(self.nodes[peer])
-            bound = self.must_wait(self.nodes[peer], home_has)
-            ok |= {peer} if not bound or self.mutant == "settled-delete-around" else set()
-        good = self.confirmed(view, ok, self.has_word(node), home_alone)
+                if self.homes and peer == view.line[0]:
+                    home_has, home_alone = True, self.answers_alone(self.nodes[peer])
+                bound = self.must_wait(self.nodes[peer], home_has)
+                ok |= {peer} if not bound or self.mutant == "settled-delete-around" else set()
+            good, told = self.confirmed(view, ok, self.has_word(node), home_alone), lost
+            if good or not node.serves() or (not lost and node.view is view):
+                break
         if node.up and ((good and node.view is view) or self.mutant == "delete-on-one"):
             self.deleted |= messages
             self.note("+OK", f"deleted {sorted(messages)} at {node.number}, on {sorted(ok)}")

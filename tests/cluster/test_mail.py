@@ -297,43 +297,133 @@ def test_one_copy_to_each_peer_names_the_mailboxes_that_are_for_it() -> None:
 
 
 class Delete:
-    def __init__(self, view: View) -> None:
+    """A QUIT at node 1.  `due`: what waits for AGAIN_S to pass."""
+
+    def __init__(self, view: View, *, own: bool | None = True) -> None:
         self.peers = FakePeers(view)
         self.outcome: list[str | None] = []
-        self.deleting = Deleting(self.peers, (b"ids",), self.outcome.append)
+        self.due: list[Callable[[], None]] = []
+        self.deleting = Deleting(self.peers, (b"ids",), self._later, self.outcome.append)
         self.deleting.start()
+        if own is not None:
+            self.deleting.own_done(stored=own)
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        assert seconds == AGAIN_S
+        self.due.append(call)
+
+    def answer(self, member: int, answer: Answer = DONE) -> None:
+        self.peers.answer(member, answer)
+
+    def pass_time(self) -> None:
+        (call,) = self.due
+        self.due.clear()
+        call()
+
+    @property
+    def failed(self) -> bool:
+        assert not self.peers.asked
+        assert not self.due
+        return len(self.outcome) == 1 and isinstance(self.outcome[0], str)
 
 
 def test_ok_to_quit_needs_all_answers_and_enough_of_them() -> None:
     delete = Delete(THREE)
     assert delete.peers.members == [2, 3]
-    delete.deleting.own_done(stored=True)
-    delete.peers.answer(2, DONE)
+    delete.answer(2)
     assert not delete.outcome
-    delete.peers.answer(3, LOST)
+    delete.answer(3, LOST)
     assert delete.outcome == [None]
 
 
-@pytest.mark.parametrize("answer", [LOST, Refused("full"), EpochChanged()])
-def test_a_deletion_on_one_of_two_is_not_confirmed(answer: Answer) -> None:
+def test_a_deletion_on_one_of_two_is_not_confirmed() -> None:
     delete = Delete(TWO)
-    delete.deleting.own_done(stored=True)
-    delete.peers.answer(2, answer)
-    assert len(delete.outcome) == 1
-    assert delete.outcome[0]
+    delete.answer(2, Refused("full"))
+    assert delete.failed
 
 
-def test_a_deletion_that_is_not_stored_here_or_changes_epoch_is_not_confirmed() -> None:
-    delete = Delete(THREE)
-    for member in (2, 3):
-        delete.peers.answer(member, DONE)
-    delete.deleting.own_done(stored=False)
-    assert delete.outcome[0]
+@pytest.mark.parametrize("answer", [LOST, EpochChanged()])
+def test_a_member_that_was_missed_is_asked_once_more(answer: Answer) -> None:
+    """Regression: while a process of the only other node died, QUIT got -ERR."""
     delete = Delete(TWO)
-    delete.deleting.own_done(stored=True)
+    delete.answer(2, answer)
+    assert not delete.outcome
+    assert not delete.peers.asked
+    delete.pass_time()
+    delete.answer(2)
+    assert delete.outcome == [None]
+
+
+@pytest.mark.parametrize("answer", [LOST, EpochChanged(), Refused("full")])
+def test_a_member_is_not_asked_a_third_time(answer: Answer) -> None:
+    delete = Delete(TWO)
+    delete.answer(2, LOST)
+    delete.pass_time()
+    delete.answer(2, answer)
+    assert delete.failed
+
+
+def test_what_members_confirmed_counts_when_the_others_are_asked_again() -> None:
+    view = View("0" * 32, 5, THREE.members, 3, 3, "refuse")
+    delete = Delete(view)
+    delete.answer(2)
+    delete.answer(3, LOST)
+    delete.pass_time()
+    assert delete.peers.members == [3]
+    delete.answer(3)
+    assert delete.outcome == [None]
+
+
+def test_a_deletion_is_told_to_all_again_under_another_view() -> None:
+    """What they confirmed under the view before does not count."""
+    delete = Delete(THREE, own=None)
+    delete.answer(2)
     delete.peers.adopt()
-    delete.peers.answer(2, DONE)
-    assert delete.outcome[0]
+    delete.answer(3)
+    assert not delete.peers.asked  # the own record comes first: it may fail
+    delete.deleting.own_done(stored=True)
+    assert delete.peers.members == [2, 3]
+    delete.answer(2, LOST)
+    assert not delete.outcome
+    delete.answer(3)
+    assert delete.outcome == [None]
+
+
+def test_a_view_that_changes_while_a_link_is_dialed_has_all_asked() -> None:
+    view = View("0" * 32, 5, THREE.members, 3, 3, "refuse")
+    delete = Delete(view)
+    delete.answer(2)
+    delete.answer(3, LOST)
+    delete.peers.adopt()
+    delete.pass_time()
+    assert delete.peers.members == [2, 3]
+    delete.answer(3)
+    delete.peers.adopt()
+    delete.answer(2)
+    assert delete.failed  # not a third time
+
+
+def test_a_node_that_was_left_out_of_the_view_confirms_no_deletion() -> None:
+    delete = Delete(TWO)
+    delete.peers.current = view_of(Membership.ABSENT, Membership.ACTIVE, alone="accept")
+    delete.answer(2)
+    assert delete.failed
+
+
+def test_a_deletion_that_goes_on_alone_is_confirmed_if_the_view_says_so() -> None:
+    """The operator declares the other node off while QUIT waits for it."""
+    delete = Delete(TWO)
+    delete.peers.current = view_of(Membership.ACTIVE, Membership.ABSENT, alone="accept")
+    delete.answer(2, LOST)
+    assert delete.outcome == [None]
+
+
+def test_a_deletion_that_is_not_stored_here_is_not_confirmed() -> None:
+    delete = Delete(THREE, own=None)
+    for member in (2, 3):
+        delete.answer(member, LOST)
+    delete.deleting.own_done(stored=False)
+    assert delete.failed
 
 
 # --- Read -----------------------------------------------------------------------------------------

@@ -101,6 +101,23 @@ def test_a_worker_of_the_only_other_node_that_dies_costs_no_message(two: Cluster
     assert sorted(bodies(a, "ann")) == sorted(texts)
 
 
+def test_a_worker_of_the_only_other_node_that_dies_costs_no_deletion(two: ClusterOfHubs) -> None:
+    """Regression: QUIT got -ERR, and its client fetched the messages again."""
+    a, b = two.nodes
+    for round_ in range(6):
+        assert send(a, message(b"to go %d\r\n" % round_), "ann").startswith(b"250")
+        with Pop3Line(a) as pop:
+            pop.log_in("ann")
+            assert pop.count() == 1
+            pop.say("DELE 1")
+            before = set(b.workers())
+            for pid in [max(before)] if round_ < 4 else before:
+                os.kill(pid, signal.SIGKILL)
+            pop.say("QUIT")
+        assert in_time(lambda: len(set(b.workers()) - {max(before)}) == 2)  # noqa: B023
+        assert settled_fetch(b, "ann") == settled_fetch(a, "ann") == []
+
+
 def test_a_user_of_three_nodes_notices_nothing_when_one_dies() -> None:
     with ClusterOfHubs(3, NAMES) as cluster:
         sent: list[bytes] = []

@@ -82,7 +82,7 @@ MUTANTS = (
     Mutant("a peer that could not store it confirms", (
         ("metad.layers.arriving_copies:_durable", "if error is None else", "if True else"),
         ("metad.layers.arriving_copies:_Together.done", "if error is not None:", "if False:"),
-    ), 15),
+    ), 5),
     # -- rules Enter, Walk, Set copies
     # -- rule Epoch
 )  # fmt: skip

@@ -20,7 +20,7 @@ from metad.cluster.identity import CA, CA_KEY, MEMBER, MEMBER_KEY, VIEW, directo
 from metad.cluster.view import Member, Membership, View
 from metad.cluster.view_file import ViewFile
 from metad.config.model import StoreConfig
-from metad.errors import MailboxInUseError, RefusedError
+from metad.errors import BehindError, MailboxInUseError, RefusedError
 from metad.layers.base import LayerContext, Maildrop, NotAtHandError
 from metad.layers.bench import make_envelope, private_area, stuff
 from metad.layers.cluster import ClusterLayer
@@ -155,11 +155,12 @@ class Node:
         return outcome
 
     def open(self, mailbox: int) -> Maildrop:
-        """The same; a mailbox in use is waited for, as a session waits."""
+        """The same; a mailbox in use is waited for, as a session waits.  What took too long, on a busy
+        machine, is tried again, as clients do."""
         found: list[Maildrop] = []
 
         def is_open() -> bool:
-            with suppress(MailboxInUseError):
+            with suppress(MailboxInUseError, BehindError):
                 found.append(self.try_open(mailbox))
             return bool(found)
 
