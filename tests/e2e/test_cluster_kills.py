@@ -16,7 +16,7 @@ import pytest
 from tests.support.clients import in_time
 from tests.support.cluster_hubs import ClusterOfHubs, NodeHub
 from tests.support.cluster_ledger import BOX, Client, Ledger, is_right, listed, read, send
-from tests.support.sizes import reached, scaled
+from tests.support.sizes import reached, sized
 
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
@@ -34,7 +34,7 @@ def test_kills_of_workers_and_nodes_under_load() -> None:
         for client in (*clients, reader):
             client.start()
         try:
-            until = time.monotonic() + scaled(6)
+            until = time.monotonic() + sized(3, 60)
             kills = 0
             while time.monotonic() < until:
                 kills += _kill_something(dice, nodes)

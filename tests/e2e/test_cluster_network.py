@@ -18,7 +18,7 @@ import pytest
 from tests.support.clients import in_time
 from tests.support.cluster_ledger import BOX, Client, Ledger, is_right, listed, read, send
 from tests.support.net_hubs import NetCluster, NetNode, state_of
-from tests.support.sizes import reached, scaled
+from tests.support.sizes import reached, sized
 
 pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
@@ -140,7 +140,7 @@ def test_whatever_happens_to_three_nodes_nothing_is_lost_and_nothing_returns() -
             nodes, SEED + 9,
         )  # fmt: skip
         harm = Harm(cluster, dice)
-        _under_load([*clients, reader], harm, rounds=scaled(20))
+        _under_load([*clients, reader], harm, rounds=sized(8, 200))
         assert not ledger.wrong, ledger.wrong[:5]
         assert ledger.listings
         assert ledger.known()[0]

@@ -151,7 +151,7 @@ def positions(small: Small, count: int) -> list[tuple[str, int]]:
 def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
     rng = random.Random(SEED)
     losses = 0
-    for path, at in positions(small, sized(600, EVERY)):
+    for path, at in positions(small, sized(240, EVERY)):
         data = bytearray(small.logs[path])
         data[at] ^= 1 << rng.randrange(8)
         with power_campaign.blame(f"{os.path.basename(path)} octet {at} seed {SEED}"):
@@ -163,7 +163,7 @@ def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
 def test_a_spoiled_sector_of_a_log_costs_at_most_what_lay_in_it(small: Small) -> None:
     rng = random.Random(SEED)
     every = [(path, at) for path in small.logs for at in range(512, SIZE - 512, 512)]
-    for path, at in rng.sample(every, min(len(every), sized(60, EVERY))):
+    for path, at in rng.sample(every, min(len(every), sized(25, EVERY))):
         data = bytearray(small.logs[path])
         data[at : at + 512] = rng.randbytes(512)
         hit = [p.ids for p in small.pieces if p.path == path and p.start < at + 512 and p.end > at]
@@ -174,7 +174,7 @@ def test_a_spoiled_sector_of_a_log_costs_at_most_what_lay_in_it(small: Small) ->
 def test_a_truncated_log_keeps_what_lies_before_the_cut(small: Small) -> None:
     rng = random.Random(SEED)
     every = [(path, at) for path in small.logs for at in range(512, SIZE)]
-    for path, at in rng.sample(every, min(len(every), sized(150, 1500))):
+    for path, at in rng.sample(every, min(len(every), sized(60, 1500))):
         gone = [p.ids for p in small.pieces if p.path == path and p.end > at]
         with power_campaign.blame(f"{os.path.basename(path)} cut to {at} seed {SEED}"):
             small.judge({path: small.logs[path][:at]}, frozenset().union(*gone))
@@ -215,7 +215,7 @@ def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -
     used = [at for at in range(len(data)) if data[at]]
     outcomes: dict[int, int] = {}
     try:
-        for at in rng.sample(used, min(len(used), sized(250, 2500))):
+        for at in rng.sample(used, min(len(used), sized(100, 2500))):
             spoiled = bytearray(data)
             spoiled[at] ^= 1 << rng.randrange(8)
             power_campaign.lay_out({"/data.mdb": bytes(spoiled)}, "", str(directory))

@@ -111,7 +111,7 @@ def cut(osio: KitOsio, place: str, judge: power_campaign.Judge) -> None:
         judge.judge(disk.state(rng, mode), place, ledger)
 
 
-def ordinals(data: Path, kind: str, shape: power_campaign.Shape = None, few: int = 25) -> range:
+def ordinals(data: Path, kind: str, shape: power_campaign.Shape = None, few: int = 8) -> range:
     """All ordinals of a kind of call in this run; at a small scale only `few` of them."""
     faults = Faults()
     shutil.rmtree(data, ignore_errors=True)

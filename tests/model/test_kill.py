@@ -220,7 +220,7 @@ def campaign_of_kills(seed: int, rounds: int) -> int:
 
 
 def test_no_kill_loses_or_revives_mail() -> None:
-    rounds = sized(30, 500)
+    rounds = sized(15, 500)
     acked = power_campaign.spread(lambda job: campaign_of_kills(SEED + job, rounds), 2)
     reached("row 2, kill -9 of a store's process: kills", 2 * 2 * rounds)
     reached("row 2, kill -9 of a store's process: messages acknowledged", acked)

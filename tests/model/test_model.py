@@ -170,7 +170,7 @@ def examples(count: int, number: int) -> int:
 
 def test_the_store_is_as_the_model_says() -> None:
     """Its assertions are those of the machine's rules and invariants."""
-    count = sized(50, 750)
+    count = sized(20, 750)
     steps = power_campaign.spread(lambda job: examples(count, SEED + job), 2)
     reached("row 12, the store against a dict: steps", steps)
     assert steps > 2 * 20 * count

@@ -11,7 +11,7 @@ from tests.model.store_model import search
 from tests.model.store_mutants import GATE, KILL, MUTANTS, Mutant, find
 from tests.model.store_rules import RULES
 from tests.model.store_state import MESSAGES, Left
-from tests.support.sizes import SCALE, reached
+from tests.support.sizes import SCALE, reached, some
 
 PAGE = Path(__file__).parents[2] / "docs" / "store-model.md"
 ANY_ONE = Left(1, 1, 1, 1, 1, 1, 1)
@@ -54,7 +54,7 @@ def test_no_copy_that_comes_late_brings_a_message_back(left, states):
     assert found.states == states
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", some(MUTANTS), ids=lambda mutant: mutant.name)
 def test_a_store_that_lacks_a_rule_is_caught(mutant: Mutant):
     if mutant.is_slow and not SCALE:
         pytest.skip("in full runs")

@@ -31,7 +31,7 @@ def test_a_hundred_kills_under_load_lose_and_double_nothing(live):
     times["the master, and a start"] = []
     kills = 0
     with Load(live, NAMES, readers=3) as load:
-        while kills < sized(17, 100):
+        while kills < sized(9, 100):
             for _ in range(4):
                 kills += cycle(live, load, times)
             load.wait_for(20)

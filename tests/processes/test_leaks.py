@@ -41,7 +41,7 @@ def test_a_hundred_deaths_and_reloads_leak_nothing():
         for number in range(4):  # allocated once by Python
             one_round(live, number)
         before, resident = held(live), memory(live.process.pid)
-        for number in range(rounds := sized(10, 100)):
+        for number in range(rounds := sized(5, 100)):
             one_round(live, number)
         reached("row 11, deaths and reloads without a leak: rounds", rounds)
         assert held(live) == before
@@ -80,7 +80,7 @@ def test_masters_that_die_again_and_again_leak_nothing_of_their_nanny(tmp_path, 
     """The nanny itself, with masters that only record its resources, and end."""
     monkeypatch.setattr(nanny, "LONG_LIFE_SECONDS", 0.0)  # so that none waits for longer and longer
     noted = tmp_path / "noted"
-    masters = sized(30, 102)
+    masters = sized(12, 102)
     script = (
         f"echo $(ls /proc/$PPID/fd | wc -l) $(grep RssAnon: /proc/$PPID/status) >> {noted};"
         f" exit $(( $(wc -l < {noted}) < {masters} ))"

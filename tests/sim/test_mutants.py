@@ -11,7 +11,7 @@ from tests.sim.plan import make_plan
 from tests.sim.shrink import why
 from tests.sim.test_sim import SEEDS
 from tests.support.children import in_child
-from tests.support.sizes import reached
+from tests.support.sizes import reached, some
 
 
 def seeds(mutant: Mutant) -> Iterator[int]:
@@ -32,7 +32,7 @@ def catch(mutant: Mutant) -> str:
     return "no seed sees it"
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+@pytest.mark.parametrize("mutant", some(MUTANTS), ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_hub_that_lacks_a_rule_is_caught(mutant: Mutant) -> None:
     verdict = in_child(lambda: catch(mutant))
     assert verdict.startswith("caught by seed"), verdict

@@ -52,7 +52,7 @@ def campaign(seeds: Iterable[int]) -> int:
 
 
 def test_no_order_of_steps_loses_or_revives_mail() -> None:
-    count = sized(16, SEEDS)
+    count = sized(8, SEEDS)
     seeds = range(FIRST, FIRST + count)
     steps = power_campaign.spread(lambda job: campaign(seeds[job::JOBS]), JOBS)
     reached("row 21, a whole hub in one process: seeds", count)

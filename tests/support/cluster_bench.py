@@ -155,8 +155,8 @@ class Node:
         return outcome
 
     def open(self, mailbox: int) -> Maildrop:
-        """The same; a mailbox in use is waited for, as a session waits.  What took too long, on a busy
-        machine, is tried again, as clients do."""
+        """The same; a mailbox in use is waited for, as a session waits.  If the listing took too
+        long, as on a busy machine, it is tried again, as by a client."""
         found: list[Maildrop] = []
 
         def is_open() -> bool:

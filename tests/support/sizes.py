@@ -12,10 +12,14 @@ Rules of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
 SCALE = float(os.environ.get("METAD_TEST_SCALE") or 0)  # 0: the developer's sizes
+
+T = TypeVar("T")
 
 _said: list[tuple[str, int | str]] = []
 
@@ -28,6 +32,14 @@ def sized(small: int, full: int) -> int:
 def scaled(count: int) -> int:
     """Like `sized`, for a campaign without its own size in CI: ten times as much."""
     return sized(count, 10 * count)
+
+
+def some(items: Sequence[T], one_in: int = 3) -> list[T]:
+    """In CI all; a developer's run has one in so many, others with each seed, in their order."""
+    if SCALE:
+        return list(items)
+    picked = random.Random(SEED).sample(range(len(items)), -(-len(items) // one_in))
+    return [items[at] for at in sorted(picked)]
 
 
 def reached(what: str, count: int) -> None:

@@ -30,6 +30,21 @@ def test_a_scale_is_so_many_times_ci_and_never_less_than_a_developers(monkeypatc
     assert sizes.sized(10, 1000) == size
 
 
+def test_a_developer_tries_a_share_and_ci_all(monkeypatch):
+    items = list(range(16))
+    monkeypatch.setattr(sizes, "SCALE", 0)
+    tried = set()
+    for seed in range(20):
+        monkeypatch.setattr(sizes, "SEED", seed)
+        share = sizes.some(items)
+        assert len(share) == 6
+        assert share == sorted(share) == sizes.some(items)
+        tried.update(share)
+    assert tried == set(items)
+    monkeypatch.setattr(sizes, "SCALE", 1)
+    assert sizes.some(items) == items
+
+
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_sums_and_figures_of_all_processes_are_shown(tmp_path, processes):
     (tmp_path / "test_campaign.py").write_text(CAMPAIGN)
