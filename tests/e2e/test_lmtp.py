@@ -27,11 +27,6 @@ def boxes() -> Iterator[str]:
     return iter(BOXES)
 
 
-@pytest.fixture
-def mailbox(boxes: Iterator[str]) -> str:
-    return next(boxes)
-
-
 def lmtp(hub: WideHub, kind: str = "lmtp") -> Smtp:
     return smtp(hub, kind, hello="LHLO")
 

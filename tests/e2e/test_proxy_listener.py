@@ -36,11 +36,6 @@ def boxes() -> Iterator[str]:
     return iter(BOXES[2:])
 
 
-@pytest.fixture
-def mailbox(boxes: Iterator[str]) -> str:
-    return next(boxes)
-
-
 def proxied(hub: WideHub, kind: str, *pieces: bytes) -> Smtp:
     """A connection on which the header has arrived, in pieces; with TLS if the listener has it."""
     client = Smtp(connect(hub.places[kind]))

@@ -43,11 +43,6 @@ def boxes() -> Iterator[str]:
     return iter(BOXES)
 
 
-@pytest.fixture
-def mailbox(boxes: Iterator[str]) -> str:
-    return next(boxes)
-
-
 # --- mail over TLS ---
 
 

@@ -29,11 +29,6 @@ def boxes() -> Iterator[str]:
 
 
 @pytest.fixture
-def mailbox(boxes: Iterator[str]) -> str:
-    return next(boxes)
-
-
-@pytest.fixture
 def trust(tmp_path: Path) -> str:
     """The file of the hub's certificate, for a client to trust."""
     path = tmp_path / "trust.pem"

@@ -6,7 +6,6 @@ import itertools
 import os
 import random
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,13 +35,6 @@ from tests.support.fsck_kit import (
 from tests.support.osio_kit import SEED, FakeClock, KitOsio, scaled
 from tests.support.sizes import sized
 from tests.support.store_kit import SECRET, StoreKit
-
-
-@pytest.fixture
-def kit(tmp_path: Path) -> Iterator[StoreKit]:
-    with StoreKit(tmp_path / "data", KitOsio(clock=FakeClock())) as made:
-        yield made
-
 
 # -- good stores
 

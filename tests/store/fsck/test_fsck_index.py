@@ -6,7 +6,7 @@ import faulthandler
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,8 @@ from metad.store.log.place import Place
 from metad.store.usage import Usage
 from metad.system.osio import Osio
 from tests.support.fsck_kit import assert_clean, flip, fsck, spoil_index, stopped
-from tests.support.osio_kit import SEED, FakeClock, KitOsio, scaled
+from tests.support.osio_kit import SEED, scaled
 from tests.support.store_kit import SECRET, StoreKit
-
-
-@pytest.fixture
-def kit(tmp_path: Path) -> Iterator[StoreKit]:
-    with StoreKit(tmp_path / "data", KitOsio(clock=FakeClock())) as made:
-        yield made
 
 
 class Facts:

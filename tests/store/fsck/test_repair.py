@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,8 @@ from tests.support.fsck_kit import (
     stopped,
     work,
 )
-from tests.support.osio_kit import FakeClock, Faults, KitOsio
+from tests.support.osio_kit import Faults
 from tests.support.store_kit import StoreKit
-
-
-@pytest.fixture
-def kit(tmp_path: Path) -> Iterator[StoreKit]:
-    with StoreKit(tmp_path / "data", KitOsio(clock=FakeClock())) as made:
-        yield made
 
 
 def repaired(kit: StoreKit) -> tuple[list[str], list[str]]:
