@@ -10,9 +10,11 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.mutants import mutants
+from tests.support.children import in_child
 
 Edit = tuple[str, str, str]
 
@@ -28,6 +30,28 @@ class Mutant(NamedTuple):
         """Put the bug into the running program.  Raises LookupError if the text is missing."""
         for where, old, new in self.edits:
             mutants.Mutant(self.name, where, old, new, "").apply()
+
+    def verdict(self, seeds: range, run: Callable[[int], object]) -> str:
+        """In a child, which has the bug: "caught by seed ...", by the first for which `run` raises
+        AssertionError, or why not."""
+        return in_child(lambda: self._try(seeds, run))
+
+    def _try(self, seeds: range, run: Callable[[int], object]) -> str:
+        try:
+            self.apply()
+        except LookupError as error:
+            return f"the text is not there: {error}"
+        for seed in self._in_order(seeds):
+            try:
+                run(seed)
+            except AssertionError as error:
+                return f"caught by seed {seed}: {error}"
+        return "no seed sees it"
+
+    def _in_order(self, seeds: range) -> Iterator[int]:
+        """The one that caught it last comes first."""
+        yield self.seed
+        yield from (seed for seed in seeds if seed != self.seed)
 
 
 STALE = ("log_table:LogTable.restore", "(now.owner, now.life) != (was.owner, was.life)", "False")

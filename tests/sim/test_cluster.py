@@ -6,15 +6,12 @@ their power and stand still, disks fail, indexes refuse, epochs change on either
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.sim.cluster_mutants import MUTANTS
 from tests.sim.kinds import run_cluster
 from tests.sim.mutants import Mutant
 from tests.support import power_campaign
-from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized, some
 
 COUNT = 170  # seeds of CI, with those of tests.sim.test_lives 300: 150 s of CPU
@@ -55,28 +52,8 @@ def test_a_seed_is_the_same_run_each_time() -> None:
     assert run_cluster("two", 3).notes == run_cluster("two", 3).notes
 
 
-def seeds(mutant: Mutant) -> Iterator[int]:
-    """All that may be tried, beginning with the one that caught it last."""
-    yield mutant.seed
-    yield from (seed for seed in range(MUTANT_SEEDS) if seed != mutant.seed)
-
-
-def catch(mutant: Mutant) -> str:
-    """Runs in a child, which has the bug."""
-    try:
-        mutant.apply()
-    except LookupError as error:
-        return f"the text is not there: {error}"
-    for seed in seeds(mutant):
-        try:
-            run_cluster("two", seed)
-        except AssertionError as error:
-            return f"caught by seed {seed}: {error}"
-    return "no seed sees it"
-
-
 @pytest.mark.parametrize("mutant", some(MUTANTS), ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_cluster_that_lacks_a_rule_is_caught(mutant: Mutant) -> None:
-    verdict = in_child(lambda: catch(mutant))
+    verdict = mutant.verdict(range(MUTANT_SEEDS), lambda seed: run_cluster("two", seed))
     assert verdict.startswith("caught by seed"), verdict
     reached("cluster of two nodes, seeded bugs: caught", 1)
