@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import random
-import signal
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,7 @@ from metad.store.log.header import LogHeader
 from metad.store.log.place import Place
 from metad.store.usage import Usage
 from metad.system.osio import Osio
-from tests.support.fsck_kit import assert_clean, flip, fsck, spoil_index, stopped
-from tests.support.osio_kit import SEED, scaled
+from tests.support.fsck_kit import assert_clean, fsck, spoil_index, stopped
 from tests.support.store_kit import SECRET, StoreKit
 
 
@@ -244,62 +239,6 @@ def test_a_first_place_that_names_too_few_is_found_unless_nodes_copy(clustered: 
         f"index: message {(b'i' * 16).hex()} has a first place that does not name all its mailboxes"
     )
     assert said == ([] if clustered else [found])
-
-
-def content(directory: Path) -> object:
-    """The contents of an index, read by a child, because LMDB may kill a process on a damaged
-    page."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        faulthandler.disable()
-        signal.alarm(10)
-        try:
-            found = []
-            with lmdb.open(str(directory), readonly=True, max_dbs=8, lock=False) as env:
-                for name in (b"mailboxes0", b"mailboxes1", b"places", b"logs", b"uids"):
-                    table = env.open_db(name, create=False)
-                    with env.begin() as txn, txn.cursor(table) as cursor:
-                        found.append(list(islice(cursor, 100_000)))
-            data = repr(found).encode()
-            with os.fdopen(writer, "wb") as pipe:
-                pipe.write(data)
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read()
-    return said if os.waitpid(pid, 0)[1] == 0 else None
-
-
-@pytest.mark.slow
-def test_every_flipped_bit_that_changes_the_index_is_found(kit: StoreKit) -> None:
-    stopped(kit, count=30)
-    directory = Path(kit.store.index)
-    path = directory / "data.mdb"
-    with lmdb.open(str(directory), max_dbs=8) as env:  # without pages that are not in use
-        os.mkdir(kit.data / "compact")
-        env.copy(str(kit.data / "compact"), compact=True)
-    path.write_bytes((kit.data / "compact" / "data.mdb").read_bytes())
-    good, expected = path.read_bytes(), content(directory)
-    assert expected is not None
-    used = [at for at in range(len(good)) if good[at]]
-    rng = random.Random(SEED)
-    found = 0
-    for at in rng.sample(used, min(scaled(100), len(used))):
-        bit = rng.randrange(8)
-        flip(str(path), at, bit)
-        where = f"octet {at}, bit {bit}, seed {SEED}"
-        is_changed = content(directory) != expected
-        lines, _ = fsck(kit)
-        assert bool(lines) or not is_changed, where
-        assert all(line.startswith("index: ") for line in lines), where
-        found += bool(lines)
-        flip(str(path), at, bit)
-    assert found > 20
-    assert_clean(kit)
 
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 9000])
