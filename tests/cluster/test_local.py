@@ -6,8 +6,9 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -20,6 +21,13 @@ from metad.limits import CLUSTER_LOCAL_CLIENTS, CLUSTER_LOCAL_FRAME
 from tests.cluster.views import make_member, make_view
 
 VIEW = make_view(make_member(1))
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Shorter than pytest's, which has the user's name in it: a socket's path must be short."""
+    with TemporaryDirectory(prefix="metad-") as made:
+        yield Path(made)
 
 
 async def echo(message: local.Message) -> local.Message:

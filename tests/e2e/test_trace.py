@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from metad.cli.attached import ask_all
 from metad.errors import EX_UNAVAILABLE, EX_USAGE
 from tests.support.clients import Pop3Line, SmtpLine, deliver, message, stranger
 from tests.support.hub import DEADLINE, METAD, PASSWORD, Hub, address, lines_of
@@ -55,7 +56,8 @@ def tracing(hub: Hub, what: str, *options: str) -> Iterator[Trace]:
 
 
 def wait_begun(hub: Hub, process: subprocess.Popen) -> None:
-    """It is connected with every worker, which have read what it wants before what comes now."""
+    """It is connected with every worker, and each has read what it wants: a worker that answers us
+    has read what came before."""
     workers = len(hub.workers())
     for _ in range(2000):
         try:
@@ -66,6 +68,8 @@ def wait_begun(hub: Hub, process: subprocess.Popen) -> None:
         except OSError:
             links = []
         if sum(link.startswith("socket:") for link in links) >= workers and _sent(process):
+            silent = ask_all(hub.data, {"command": "who"}, lambda line: None, DEADLINE)
+            assert not silent
             return
         if process.poll() is not None:
             return
