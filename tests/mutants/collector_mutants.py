@@ -133,6 +133,14 @@ COLLECTOR = [
      "return (now.owner, now.life) == (was.owner, was.life)", "return True",
      "store/recovery/test_slow_recovery.py::"
      "test_a_recovery_that_was_stopped_after_the_rows_takes_no_other_processes_log"),
+    ("a start gives a number that the index knows", "recovery.one_log:Numbers.follow",
+     "max([self._number, *known])", "self._number",
+     "store/recovery/test_recovery_thrift.py::"
+     "test_no_log_is_made_in_the_place_of_one_that_the_index_still_knows"),
+    ("a start gives a life that the index knows", "recovery.one_log:Numbers.follow",
+     "*(counts.life for counts in known.values())", "",
+     "store/recovery/test_recovery_thrift.py::"
+     "test_no_log_is_made_in_the_place_of_one_that_the_index_still_knows"),
     ("a start searches the whole index", "recovery.hub:Recovery._forget",
      "if ids is None and", "if False and",
      "store/recovery/test_recovery_thrift.py::"

@@ -115,7 +115,7 @@ def at_rest(hub: Hub) -> bool:
     return (
         collector.idle
         and len(workers) == hub.slots
-        and all(one.idle and not one._feed.lagging for one in committers)
+        and all(one.idle and not (one._feed.lagging or one._feed.answered) for one in committers)
     )
 
 

@@ -24,9 +24,11 @@ JOBS = 2
 # What seeds beyond CI's have found, by a soak.
 FOUND = {
     793: "a recovery left a free log without a file in the table",
+    1990: "the judge looked before a worker that had stood still entered its mail",
     2064: "the judge looked while a thread that stood still was making a log",
     2183: "a log that was made while the table's semaphore was held stayed 'being made'",
     2383: "the judge took the order of two whole copies for a difference",
+    11225: "a start made a log under the number of one whose file was gone",
     17400: "a log whose file a recovery had removed stayed in the table as free",
     32542: "a seal named a group whose sync had failed, and which a power cut took",
     34557: "the judge compared a session with the index of after a power cut",

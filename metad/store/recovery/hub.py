@@ -116,6 +116,7 @@ class Recovery:
             logs = dict(plan.logs)
             self._unforgotten.clear()
             if done is None:
+                plan.numbers.follow(index.logs())
                 self._drop_free(index, logs, plan.unreadable)
                 done = self.recover_logs(index, plan._replace(logs=logs))
             logs |= {number: one.log for number, one in done.items()}

@@ -21,11 +21,12 @@ Rules of this file:
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from metad.errors import MetadError
 from metad.store.identity import Store
+from metad.store.index.rows import LogCounts
 from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import FREE, LogHeader
@@ -60,6 +61,14 @@ class Numbers:
         self._dead = dead
         self._number = max([*logs, *unreadable], default=0)
         self._life = max((log.life for log in logs.values()), default=0)
+
+    def follow(self, known: Mapping[int, LogCounts]) -> None:
+        """Before a hub exists: give no number or life of a log that the index still knows.
+
+        Its file may be gone: a log in its place would pass for it.
+        """
+        self._number = max([self._number, *known])
+        self._life = max([self._life, *(counts.life for counts in known.values())])
 
     def take(self, generation: int) -> Allocation:
         """Raises RefusedError."""

@@ -19,9 +19,10 @@ from metad.store.log import header, record
 from metad.store.log.header import log_path
 from metad.store.log.record import parse_header
 from metad.store.log.scan import find_seal
-from metad.store.log_table import LogState
+from metad.store.log_table import Allocation, LogState
 from metad.store.recovery import rebuild
-from metad.store.recovery.hub import Recovery
+from metad.store.recovery.hub import Plan, Recovery
+from metad.store.recovery.one_log import Recovered
 from tests.support.collector_kit import ROW, collect, fill_log, make_collector, sealed
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import StoreKit
@@ -328,6 +329,34 @@ def test_a_log_whose_contents_do_not_show_any_more_holds_up_no_start(
         assert rows and not any(relocation.Row(*unpack_row(row)).is_in(victim) for row in rows)
         if what == "unlinked":
             kit.check()
+
+
+def test_no_log_is_made_in_the_place_of_one_that_the_index_still_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a collector had unlinked a log and was killed before the index forgot it.  The
+    start made a log under its number, which then passed for it: places in the old one stayed."""
+    with StoreKit(tmp_path, KitOsio()) as kit:
+        kit.start(2)
+        fill_log(kit)
+        kit.put([1], b"in the last log that is in use")
+        kit.delete(1, [one for one, _ in kit.listing(1)], 1)
+        number, known = max(kit.index.logs().items())
+        kit.crash()
+        for path in kit.log_files():  # its own, and those that were made for later
+            if int(path.stem) >= number:
+                path.unlink()
+        made: list[Allocation] = []
+
+        def make_one(_: Recovery, index: Index, plan: Plan) -> dict[int, Recovered]:
+            made.append(plan.numbers.take(0))
+            return {}
+
+        monkeypatch.setattr(Recovery, "recover_logs", make_one)
+        kit.recover()
+        assert made[0].number > number
+        assert made[0].life > known.life
+        assert kit.table.row(number).state == LogState.COLLECTING  # the collector has it forgotten
 
 
 # -- the second process of a rebuild
