@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
+from metad.store.fsck import fsck, index_snapshot
+from metad.store.fsck.grouping import Rows
+from metad.store.identity import Store
 from metad.store.index import index as index_module
 from metad.store.index import probe
 from metad.store.index.index import Index
@@ -175,15 +178,22 @@ def make_open(sim: Simulation) -> Callable[..., Handle]:
 
 @contextmanager
 def installed(sim: Simulation) -> Iterator[None]:
-    """While this lasts, metad's environments are simulated, and an index is tried in the process
-    itself, not in a child."""
-    fork = probe.why_damaged
+    """While this lasts, metad's environments are simulated, and an index is tried and read in the
+    process itself, not in a child."""
+    forks = probe.why_damaged, fsck.read_snapshot
     lmdb.open = make_open(sim)  # type: ignore[assignment]
-    probe.why_damaged = probe._why
+    probe.why_damaged, fsck.read_snapshot = probe._why, _read_snapshot
     try:
         yield
     finally:
-        lmdb.open, probe.why_damaged = _real_open, fork
+        lmdb.open = _real_open
+        probe.why_damaged, fsck.read_snapshot = forks
+
+
+def _read_snapshot(
+    store: Store, rows: Rows | None, get_on: Callable[[], None], reached: object
+) -> index_snapshot.Snapshot:
+    return index_snapshot._read(store, rows, get_on)
 
 
 class SimIndex(Index):

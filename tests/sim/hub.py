@@ -22,6 +22,8 @@ from metad.store.index import state as index_state
 from metad.store.log_table import LogTable
 from metad.system.osio import Osio
 from metad.system.shared_memory import (
+    HEAD_CELLS,
+    LOG_CELLS,
     PENDING,
     PENDING_CELLS,
     PROCESS_CELLS,
@@ -139,20 +141,12 @@ class Hub:
         area = self.area
         cells, logs = area.cells, area.log_cells()
         used = cells[9]
-        for at in range(1, 32):
-            cells[at] = 0
-        for at in range((used + 2) * 8):
-            logs[at] = 0
-        start = 32
-        for at in range(start, start + ROWS * PROCESS_CELLS):
-            cells[at] = 0
-        for first, count in (
-            (PENDING, ROWS * PENDING_CELLS),
-            (UNENTERED_SINCE, ROWS),
-            (UNENTERED, ROWS * PENDING_CELLS),
-        ):
-            for at in range(first, first + count):
-                cells[at] = 0
+        _clear(cells, 1, 31)
+        _clear(logs, 0, (used + 2) * LOG_CELLS)
+        _clear(cells, HEAD_CELLS, ROWS * PROCESS_CELLS)
+        _clear(cells, PENDING, ROWS * PENDING_CELLS)
+        _clear(cells, UNENTERED_SINCE, ROWS)
+        _clear(cells, UNENTERED, ROWS * PENDING_CELLS)
 
     def make_layer(self, worker: Worker) -> Any:
         """The layer of that worker."""
@@ -199,6 +193,10 @@ class Hub:
 
     def index_is_suspect(self) -> bool:
         return index_state.suspicion(Osio(), self.store.index) is not None
+
+
+def _clear(cells: memoryview, first: int, count: int) -> None:
+    cells[first : first + count] = memoryview(bytes(count * 8)).cast("Q")
 
 
 def _files(place: Path) -> dict[str, bytes]:

@@ -12,7 +12,9 @@ Rules of this file:
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import greenlet
@@ -193,13 +195,14 @@ class Scheduler:
     def _choose(self, runnable: list[Task]) -> Task:
         if len(runnable) == 1:
             return runnable[0]
-        return self._random.choices(runnable, [task.weight for task in runnable])[0]
+        sums = list(accumulate([task.weight for task in runnable]))
+        return runnable[bisect(sums, self._random.random() * sums[-1], 0, len(sums) - 1)]
 
     def _runnable(self) -> list[Task]:
         """Asked at every switch.  To be asked whether it is ready may move the clock."""
         clock, found = self.clock, list[Task]()
         for task in self.tasks:
-            if task.owner.stopped_until > clock.monotonic:
+            if (stop := task.owner.stopped_until) and stop > clock.monotonic:
                 continue
             ready, deadline = task.ready, task.deadline
             if (

@@ -35,9 +35,9 @@ class Simulation:
         self.left_open: list[SimIndex] = []
         self.hubs: list[Hub] = []
         self.notes: list[str] = []
-        self.points: dict[str, int] = {}
+        self.points: dict[tuple[str, str], int] = {}
         self.kills = set(plan.kills)
-        self.stalls = {(f"{role}/", count): seconds for role, count, seconds in plan.stalls}
+        self.stalls = {(role, count): seconds for role, count, seconds in plan.stalls}
         self._pids = 100
         self._random = random.Random(f"weights {plan.seed}")
         self._installed = installed(self)
@@ -87,10 +87,12 @@ class Simulation:
 
     def reach(self, process: Process, place: str) -> None:
         """A process reaches a switch point or a named place: the plan may kill it there."""
-        key = f"{process.role}/{place}"
-        count = self.points[key] = self.points.get(key, 0) + 1
-        if not self.faults.off and (process.role, place, count) in self.kills:
+        role = process.role
+        count = self.points[role, place] = self.points.get((role, place), 0) + 1
+        if self.faults.off:
+            return
+        if (role, place, count) in self.kills:
             process.kill()
-        elif not place and not self.faults.off and (seconds := self.stalls.get((key, count))):
+        elif not place and (seconds := self.stalls.get((role, count))):
             self.note(f"{process.name} stops for {seconds} s")
             self.scheduler.pause(seconds)
