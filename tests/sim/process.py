@@ -124,7 +124,7 @@ class Thread:
 
     def _run(self) -> None:
         while True:
-            there = self._scheduler.wait(lambda: bool(self._jobs), self._every)
+            there = self._scheduler.wait(self._jobs.__len__, self._every)
             job = self._jobs.popleft() if there else self._idle
             if job is None:
                 return

@@ -54,7 +54,7 @@ class Task:
         self.name = name
         self.owner = owner
         self.weight = weight
-        self.ready: Callable[[], bool] | None = None
+        self.ready: Callable[[], object] | None = None
         self.deadline: int | None = None
         self.stack: Any = None
         self.ended = False
@@ -134,7 +134,7 @@ class Scheduler:
         if task.owner.dead or self._left <= 0:
             self._give_way(task)
 
-    def wait(self, ready: Callable[[], bool], seconds: float | None = None) -> bool:
+    def wait(self, ready: Callable[[], object], seconds: float | None = None) -> bool:
         """Wait until `ready`; False if that took longer than `seconds`."""
         task = self.current
         if task is None:

@@ -188,9 +188,11 @@ class KitOsio(Osio):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
-        self._strike("pread", self._path(fd))
-        size = os.fstat(fd).st_size
-        self._reach(self._path(fd), offset, max(min(count, size - offset), 1))
+        path = self._path(fd)
+        self._strike("pread", path)
+        if path in self.unreadable:
+            size = os.fstat(fd).st_size
+            self._reach(path, offset, max(min(count, size - offset), 1))
         return super().pread(fd, count, offset)
 
     def preadv(self, fd: int, buffers: Sequence[bytearray], offset: int, flags: int = 0) -> int:
