@@ -91,12 +91,12 @@ class Link:
         return self._phase is _CLOSED
 
     @property
-    def is_ready(self) -> bool:
-        return self._phase is _READY
+    def is_connected(self) -> bool:
+        return self._wire is not None
 
     @property
-    def outstanding(self) -> int:
-        return self._asking.outstanding
+    def is_ready(self) -> bool:
+        return self._phase is _READY
 
     # -- asking
 

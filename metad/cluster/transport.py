@@ -4,6 +4,7 @@ Rules of this file:
 
 * Nothing is decided here: which peer may do what, `link` decides.
 * A member that cannot be reached is not dialed again at once: requests fail meanwhile.
+* An attempt that takes long gets company (dialing): the first that succeeds is the link's.
 * A connection that does not become a link costs one line in the log, summed up if repeated.
 """
 
@@ -19,6 +20,7 @@ from functools import partial
 from typing import Final, cast
 
 from metad.cluster.answers import Done, LinkFailed
+from metad.cluster.dialing import first_of
 from metad.cluster.frames import Kind, encode
 from metad.cluster.identity import PeerContexts, fingerprint
 from metad.cluster.joining import UNKNOWN, JoinExchange, JoinService
@@ -102,10 +104,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)
-        self._transport = stream
-        if self.link.is_closed:
+        if self.link.is_closed or self.link.is_connected:
             stream.abort()
             return
+        self._transport = stream
         der = stream.get_extra_info("ssl_object").getpeercert(binary_form=True)
         stream.set_write_buffer_limits(high=UNSENT)
         if der is None:
@@ -126,6 +128,8 @@ class _Connection(asyncio.Protocol):
         self.link.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is None:  # too late for this link
+            return
         if self._join is not None:
             self._join.is_closed = True
             self._links.joining.discard(self)
@@ -243,9 +247,8 @@ class Links:
         return any(link.peer == number and link.is_ready for link in self._open)
 
     async def _connect(self, link: Link, address: str) -> None:
-        try:
-            host, port = split_address(address)
-            await self.loop.create_connection(
+        def attempt() -> Coroutine[None, None, object]:
+            return self.loop.create_connection(
                 lambda: _Connection(self, link),
                 host,
                 port,
@@ -253,6 +256,10 @@ class Links:
                 ssl_handshake_timeout=CLUSTER_SILENCE,
                 ssl_shutdown_timeout=LINGER,
             )
+
+        try:
+            host, port = split_address(address)
+            await first_of(attempt)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             link.close(describe(error))
 

@@ -72,7 +72,7 @@ def test_an_early_request_without_patience_left_is_not_carried_out():
     assert failed(got) == "no answer in time"
     pipe.connect()
     assert pipe.b.asked == []
-    assert pipe.dialer.outstanding == 0
+    assert pipe.dialer._asking.outstanding == 0
 
 
 def test_a_refusal_reaches_the_asker():
@@ -143,7 +143,7 @@ def test_large_bodies_go_in_pieces(chop: int) -> None:
     got = pipe.ask(body)
     pipe.run()
     assert got == [Answered(b"16:" + body)]
-    assert pipe.dialer.outstanding == 0
+    assert pipe.dialer._asking.outstanding == 0
 
 
 def test_small_frames_pass_between_the_pieces_of_a_large_one():
@@ -190,7 +190,7 @@ def test_so_much_may_be_outstanding_and_no_more():
     got = [pipe.ask(body) for _ in range(9)]
     assert [len(one) for one in got] == [0] * 7 + [1, 1]  # each costs a little more than 1 MiB
     assert failed(got[7]) == "too much waits for answers on this link"
-    assert pipe.dialer.outstanding <= limits.CLUSTER_OUTSTANDING
+    assert pipe.dialer._asking.outstanding <= limits.CLUSTER_OUTSTANDING
     pipe.run()
     pipe.b.asked[0][2]([])
     pipe.run()
@@ -244,7 +244,7 @@ def test_a_stalled_peer_gets_no_more_although_nothing_waits_for_its_answers():
         reply([b"late"])
     pipe.run()
     assert [len(one) for one in got] == [1] * 7
-    assert pipe.dialer.outstanding == 0
+    assert pipe.dialer._asking.outstanding == 0
 
 
 def test_a_peer_that_sends_more_than_it_may_is_cut_off():
@@ -802,4 +802,4 @@ def test_random_traffic_is_answered_exactly_once(seed: int) -> None:
         pipe.run()
         assert last == [Answered(b"16:last")]
         assert pipe.a.view == pipe.b.view == views[-1]
-        assert pipe.dialer.outstanding == pipe.taker.outstanding == 0
+        assert pipe.dialer._asking.outstanding == pipe.taker.outstanding == 0

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from metad import limits
-from metad.cluster import identity, link, transport
+from metad.cluster import dialing, identity, link, transport
 from metad.cluster.answers import Answer, Answered, LinkFailed
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import load_contexts, own_fingerprint
@@ -24,6 +24,7 @@ from metad.cluster.node import Node
 from metad.cluster.transport import Links, split_address
 from metad.cluster.view import Member, Membership, View
 from metad.errors import ConfigError
+from metad.system.accepting import Accepting
 from metad.system.sockets import BACKLOG
 from tests.cluster.link_kit import Clock, Station
 from tests.cluster.views import CLUSTER, make_view
@@ -235,6 +236,85 @@ def test_a_member_that_does_not_listen_fails_at_once(two: Two) -> None:
     [line] = two.a.lines
     assert line.startswith("warning: no link with node 2 (127.0.0.3:")
     assert line.endswith("connection refused")
+
+
+class Queues:
+    """Node 2 as processes that share its address: of each connection, `serves` tells whether it
+    lands in the queue of one that serves.  The others wait in `dead`."""
+
+    def __init__(self, two: Two, serves: list[bool]) -> None:
+        self.two = two
+        self.dead: list[socket.socket] = []
+        self._serves = iter(serves)
+        for server in two.b.links._servers:
+            server.close()
+        two.b.links._servers = [Accepting(two.loop, two.sockets[1], self._take, two.b.links.report)]
+
+    def _take(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+        if next(self._serves):
+            self.two.b.links._accepted(sock, peer)
+        else:
+            self.dead.append(sock)
+
+    def close(self) -> None:
+        for sock in self.dead:
+            sock.close()
+
+
+@pytest.mark.parametrize("serves", [[False, True], [False, False, True]])
+def test_a_link_in_the_queue_of_a_dead_process_is_dialed_to_another_one(
+    two: Two, serves: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialing, "ALONE_SECONDS", 0.1)
+    with contextlib.closing(Queues(two, serves)) as queues:
+        assert two.ask(two.a) == Answered(b"16:mail")
+        assert len(queues.dead) == len(serves) - 1
+        two.run(lambda: all(is_over(sock) for sock in queues.dead))
+        assert two.ask(two.a) == Answered(b"16:mail")
+        assert [line for line in two.a.lines if "warning" in line] == []
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Whether the other side has closed it."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(4096):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_a_late_connection_of_a_link_is_closed_and_harms_it_not(two: Two) -> None:
+    """Two attempts may succeed within one turn of the loop."""
+    two.ask(two.a)
+    [link_of_a] = two.a.links._open
+    late = transport._Connection(two.a.links, link_of_a)
+    stream = Aborted()
+    late.connection_made(stream)
+    late.connection_lost(None)
+    assert stream.aborted
+    assert two.ask(two.a) == Answered(b"16:mail")
+    assert two.a.links._open == {link_of_a}
+
+
+class Aborted(asyncio.Transport):
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_member_whose_processes_are_all_dead_is_given_up(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialing, "ALONE_SECONDS", 0.05)
+    monkeypatch.setattr(transport, "CLUSTER_SILENCE", 0.4)
+    with contextlib.closing(Queues(two, [False] * 10)) as queues:
+        assert failure(two.ask(two.a)) == "no TLS handshake in time"
+        assert len(queues.dead) == dialing.ATTEMPTS
 
 
 def test_attempts_become_rarer_up_to_half_a_second(two: Two) -> None:
