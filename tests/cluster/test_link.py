@@ -802,4 +802,4 @@ def test_random_traffic_is_answered_exactly_once(seed: int) -> None:
         pipe.run()
         assert last == [Answered(b"16:last")]
         assert pipe.a.view == pipe.b.view == views[-1]
-        assert pipe.dialer._asking.outstanding == pipe.taker.outstanding == 0
+        assert pipe.dialer._asking.outstanding == pipe.taker._asking.outstanding == 0
