@@ -14,6 +14,7 @@ import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import lmdb
 
@@ -180,14 +181,12 @@ def make_open(sim: Simulation) -> Callable[..., Handle]:
 def installed(sim: Simulation) -> Iterator[None]:
     """While this lasts, metad's environments are simulated, and an index is tried and read in the
     process itself, not in a child."""
-    forks = probe.why_damaged, fsck.read_snapshot
-    lmdb.open = make_open(sim)  # type: ignore[assignment]
-    probe.why_damaged, fsck.read_snapshot = probe._why, _read_snapshot
-    try:
+    with (
+        patch.object(lmdb, "open", make_open(sim)),
+        patch.object(probe, "why_damaged", probe._why),
+        patch.object(fsck, "read_snapshot", _read_snapshot),
+    ):
         yield
-    finally:
-        lmdb.open = _real_open
-        probe.why_damaged, fsck.read_snapshot = forks
 
 
 def _read_snapshot(
