@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -19,12 +18,11 @@ from tests.sim.etcd import Etcd, drive
 from tests.sim.etcd_clients import EtcdClients
 from tests.sim.network import Network
 from tests.sim.plan import BOXES, WAIT, Plan
-from tests.sim.run import Verdict, at_rest
+from tests.sim.run import Run, Verdict, at_rest
 from tests.sim.scheduler import Owner
 from tests.sim.simulation import Simulation
 from tests.sim.stage import Stage
 from tests.support.oracle import show
-from tests.support.power_campaign import scratch
 
 COPIES = 2
 Life = Callable[[Stage], None]
@@ -50,8 +48,8 @@ def _is_settled(hub: ClusterHub, nodes: int) -> bool:
     return len(view.active) == nodes and view.copies == view.read_copies == COPIES
 
 
-class ClusterRun:
-    """One plan, run once; `go` raises AssertionError, or whatever metad raises."""
+class ClusterRun(Run):
+    """The same of several nodes."""
 
     def __init__(
         self,
@@ -62,26 +60,10 @@ class ClusterRun:
         trace: bool = False,
     ) -> None:
         """`life`: what happens instead of the operations of the plan; `first`: the view then."""
-        self.plan = plan
+        super().__init__(plan, trace=trace)
         self._life = life
         self._first = first
-        self.notes: list[str] = []
-        self.trace: list[str] | None = [] if trace else None
         self.counts: dict[str, int] = {}
-        self.steps = 0
-
-    def go(self) -> None:
-        base = scratch()
-        try:
-            with Simulation(self.plan) as sim:
-                sim.scheduler.trace = self.trace
-                self.notes = sim.notes
-                try:
-                    self._go(sim, base)
-                finally:
-                    self.steps = sim.scheduler.steps
-        finally:
-            shutil.rmtree(base)
 
     def _go(self, sim: Simulation, base: Path) -> None:
         network = Network(sim)

@@ -33,7 +33,7 @@ KINDS: Final[dict[str, MakePlan]] = {
 }
 
 
-def make_run(plan: Plan, *, trace: bool = False) -> Run | ClusterRun:
+def make_run(plan: Plan, *, trace: bool = False) -> Run:
     return ClusterRun(plan, trace=trace) if plan.nodes else Run(plan, trace=trace)
 
 
