@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from typing import Any
 
@@ -80,18 +79,14 @@ def test_between_two_pieces_other_sessions_have_their_turn(world: World, command
     other, _ = logged_in(world)
     answers = {one: one.send(command) for one in (client, other)}
     assert max(map(len, answers.values())) < OUTPUT_LIMIT + PIECE
-    took = []
-    while True:
+    count = 0
+    while turns.one():
+        count += 1
         for one in answers:
             written = one.transport.take()
             assert len(written) < OUTPUT_LIMIT + PIECE
             answers[one] += written
-        began = time.thread_time()
-        if not turns.one():
-            break
-        took.append(time.thread_time() - began)
-    assert len(took) > 5
-    assert max(took) < 0.05  # of two sessions; all of it at once takes a quarter of a second
+    assert count > 5
     for answer in answers.values():
         assert answer.count(b"\r\n") == COUNT + 2
         assert answer.endswith(b"\r\n.\r\n")
