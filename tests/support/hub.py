@@ -28,12 +28,13 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from metad.cli.context import become_owner
 from metad.control_client import request
 from metad.errors import UnavailableError
 from metad.users.database import UserDatabase
+from tests.support import prepared
 from tests.support.forked import forked
 
 DEADLINE = 30.0  # seconds for anything that takes a fraction of one
@@ -64,7 +65,7 @@ class Hub:
         self.log = self.home / "log"
         self.options: list[str] = []  # more of `metad start`
         self.environ: dict[str, str] | None = None  # of its programs; None: of this process
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | prepared.Started | None = None
         self.shared: set[Path] = set()
         self.configure(settings, **store)
         try:
@@ -156,16 +157,12 @@ class Hub:
 
     def start(self) -> Self:
         """Start and wait for the ready line.  Raises HubError with the log if it does not come."""
+        arguments = ["start", "--config", str(self.config), *self.options]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.wrapper(), METAD, "start", "--config", str(self.config), *self.options],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-                env=self.environ,
-            )
+            if self.environ is None and not self.wrapper():
+                self.process = prepared.start(arguments, log)
+            if self.process is None:
+                self.process = self._executed(arguments, log)
         said = []
         for line in lines_of(self.process.stdout.fileno(), DEADLINE):
             said.append(line)
@@ -175,6 +172,17 @@ class Hub:
                 return self
         self.kill()
         raise HubError(f"no hub got ready; its log:\n{self.log.read_text()}")
+
+    def _executed(self, arguments: list[str], log: IO[bytes]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.wrapper(), METAD, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            env=self.environ,
+        )
 
     def pids(self) -> list[int]:
         """Every process of this hub: those of its session."""
