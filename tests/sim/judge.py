@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from metad.store.log import header
 from metad.store.log.header import log_path
-from metad.store.log_table import LogState
+from metad.store.log_table import LogState, LogTable
 from metad.system.osio import Osio
 from tests.support.oracle import Ledger, digest, show
 
@@ -158,10 +159,15 @@ class Judge:
             for chain in collector.survivors._chains.values():
                 self._look_at(collector, chain.writer)
 
+    @cached_property
+    def _table(self) -> LogTable:
+        """To read from, in every life of the hub."""
+        return self._hub.table()
+
     def _look_at(self, process: Process, writer: LogWriter | None) -> None:
         if writer is None or writer.poisoned:
             return
-        row = self._hub.table().row(writer.number)
+        row = self._table.row(writer.number)
         found = (row.owner, row.state, row.life)
         assert found == (process.row.index + 1, LogState.ACTIVE, writer.life), (
             f"{process.name} writes to log {writer.number} in life {writer.life}, it is {row}"

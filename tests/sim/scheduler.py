@@ -15,6 +15,7 @@ import random
 from bisect import bisect
 from collections.abc import Callable
 from itertools import accumulate
+from math import log
 from typing import Any
 
 import greenlet
@@ -39,6 +40,7 @@ class Owner:
     """What a task belongs to: a process, or nothing that can die."""
 
     name = "world"
+    role = ""  # the kind of a process
     dead = False
     # The scheduler's time until which it is stopped, as by SIGSTOP.
     stopped_until = 0
@@ -69,8 +71,9 @@ class Scheduler:
     ) -> None:
         self._moody = moody
         self._random = random.Random(f"schedule {seed}")
+        self._draw = self._random.random
+        self._leaving = 1 / stay
         self.clock = clock
-        self.stay = stay
         self.tasks: list[Task] = []
         self.current: Task | None = None
         self.steps = 0
@@ -159,7 +162,7 @@ class Scheduler:
         self.wait(_never, seconds)
 
     def _give_way(self, task: Task) -> None:
-        if self._moody and self._random.random() < self._moody:
+        if self._moody and self._draw() < self._moody:
             task.weight = self._random.choice(WEIGHTS)
         self._main.switch()
         if task.owner.dead or self._closed:
@@ -185,7 +188,8 @@ class Scheduler:
 
     def _resume(self, task: Task) -> None:
         task.ready = None
-        self._left = 1 + int(self._random.expovariate(1 / self.stay))
+        # As expovariate, which costs more.
+        self._left = 1 + int(-log(1.0 - self._draw()) / self._leaving)
         self.current = task
         try:
             task.stack.switch()
@@ -196,7 +200,7 @@ class Scheduler:
         if len(runnable) == 1:
             return runnable[0]
         sums = list(accumulate([task.weight for task in runnable]))
-        return runnable[bisect(sums, self._random.random() * sums[-1], 0, len(sums) - 1)]
+        return runnable[bisect(sums, self._draw() * sums[-1], 0, len(sums) - 1)]
 
     def _runnable(self) -> list[Task]:
         """Asked at every switch.  To be asked whether it is ready may move the clock."""

@@ -35,9 +35,17 @@ class Simulation:
         self.left_open: list[SimIndex] = []
         self.hubs: list[Hub] = []
         self.notes: list[str] = []
-        self.points: dict[tuple[str, str], int] = {}
+        self._points: dict[str, int] = {}  # switch points that processes of each role reached
+        self._places: dict[tuple[str, str], int] = {}
         self.kills = set(plan.kills)
         self.stalls = {(role, count): seconds for role, count, seconds in plan.stalls}
+        # At which points something happens.
+        self._marked: dict[str, set[int]] = {}
+        for role, place, count in plan.kills:
+            if not place:
+                self._marked.setdefault(role, set()).add(count)
+        for role, count, _ in plan.stalls:
+            self._marked.setdefault(role, set()).add(count)
         self._pids = 100
         self._random = random.Random(f"weights {plan.seed}")
         self._installed = installed(self)
@@ -82,17 +90,26 @@ class Simulation:
     # -- kills
 
     def _point(self, owner: Owner, what: str) -> None:
-        if isinstance(owner, Process):
-            self.reach(owner, "")
+        """A process reaches a switch point.  Nearly always that is all."""
+        role = owner.role
+        if role:
+            count = self._points[role] = self._points.get(role, 0) + 1
+            if count in self._marked.get(role, ()) and not self.faults.off:
+                self._happens(owner, count)
+
+    def _happens(self, owner: Owner, count: int) -> None:
+        """The plan kills or stops that process at this point."""
+        assert isinstance(owner, Process)
+        if (owner.role, "", count) in self.kills:
+            owner.kill()
+        else:
+            seconds = self.stalls[owner.role, count]
+            self.note(f"{owner.name} stops for {seconds} s")
+            self.scheduler.pause(seconds)
 
     def reach(self, process: Process, place: str) -> None:
-        """A process reaches a switch point or a named place: the plan may kill it there."""
-        role = process.role
-        count = self.points[role, place] = self.points.get((role, place), 0) + 1
-        if self.faults.off:
-            return
-        if (role, place, count) in self.kills:
+        """A process reaches a named place: the plan may kill it there."""
+        key = process.role, place
+        count = self._places[key] = self._places.get(key, 0) + 1
+        if not self.faults.off and (*key, count) in self.kills:
             process.kill()
-        elif not place and (seconds := self.stalls.get((role, count))):
-            self.note(f"{process.name} stops for {seconds} s")
-            self.scheduler.pause(seconds)

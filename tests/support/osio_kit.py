@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -234,7 +235,7 @@ class KitOsio(Osio):
 
     def _sync(self, fd: int) -> None:
         path = self._path(fd)
-        directory = os.path.isdir(path)
+        directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         kind = "dir-sync" if directory else "sync"
         if path in self.failed:
             self.retried.append(path)
