@@ -3,7 +3,8 @@
 Rules of this file:
 
 * The index may be wrong or late; a record is returned only if its id, life and checksums are right.
-  On a mismatch its place is looked up again; the same mismatch twice is damage.
+  On a mismatch its place is looked up again, as often as the collector moves it between the look
+  and the read; a mismatch while it stays where it is, is damage.
 * No lock is held for an ordinary read.  Only a transfer larger than `BUFFER` holds the reader's
   lock on its log (metad.store.log.files), so that the file's next life waits for it.
 """
@@ -91,8 +92,8 @@ class Reader:
 
     def _find(self, message_id: bytes, mailbox: int | None, *, wait: bool) -> Stored | None:
         number = 0
-        for _ in range(2):
-            for place in self._places(message_id, mailbox):
+        for places in self._looks(message_id, mailbox):
+            for place in places:
                 number = place.log
                 try:
                     found = self._read_again(place, message_id, wait=wait)
@@ -132,6 +133,15 @@ class Reader:
             return None
         split = found.envelope_size
         return Stored(record.unpack_envelope(payload[:split]), payload[split:])
+
+    def _looks(self, message_id: bytes, mailbox: int | None) -> Iterator[list[Place]]:
+        """The places of a message, looked up until it has been read: at least twice, and then as
+        long as they, or the lives of their logs, were other ones after the read than before it."""
+        yield self._places(message_id, mailbox)
+        before = None
+        while (now := self._index.places_and_lives(message_id)) != before:
+            yield self._places(message_id, mailbox)
+            before = now
 
     def _places(self, message_id: bytes, mailbox: int | None) -> list[Place]:
         """The places of a message; if copies name different mailboxes, those that name this one."""
@@ -178,8 +188,8 @@ class Reader:
         Without the lock, nothing may be read: the log is about to begin its next life.
         """
         number = 0
-        for _ in range(2):
-            for place in self._places(message_id, mailbox):
+        for places in self._looks(message_id, mailbox):
+            for place in places:
                 number, size = place.log, 0
                 with suppress(OSError, DamagedError):
                     fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)

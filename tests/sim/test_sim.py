@@ -33,6 +33,7 @@ FOUND = {
     32542: "a seal named a group whose sync had failed, and which a power cut took",
     34557: "the judge compared a session with the index of after a power cut",
     36115: "the judge looked while a worker that stood still had mail to enter",
+    49023: "a reader took a message for damaged that the collector had moved twice meanwhile",
     66108: "a backup was given the row of a dead worker at which the master was looking",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,11 @@ from metad.errors import DamagedError
 from metad.store import reader
 from metad.store.log import files as log_files
 from metad.store.log import header
+from metad.store.log.place import Place
 from metad.store.log_table import LogState
 from metad.store.reader import Reader, Stored
 from metad.system.osio import Osio
+from tests.support.collector_kit import collect, fill_log, make_collector
 from tests.support.oracle import Ledger
 from tests.support.osio_kit import Faults, KitOsio
 from tests.support.store_kit import Sent, StoreKit
@@ -35,8 +37,8 @@ def spoil(kit: StoreKit, sent: Sent, at: int) -> None:
     os.close(fd)
 
 
-def streamed(kit: StoreKit, sent: Sent) -> bytes:
-    first, *pieces = kit.reader.stream(sent.id)
+def streamed(kit: StoreKit, message_id: bytes) -> bytes:
+    first, *pieces = kit.reader.stream(message_id)
     assert isinstance(first, Stored)
     assert not first.body
     return b"".join(pieces)  # type: ignore[arg-type]
@@ -46,7 +48,7 @@ def test_a_message_is_read_as_it_was_stored(kit: StoreKit) -> None:
     sent = kit.put([1], b"0123456789" * 50)
     assert bytes(kit.stored(sent.id).body) == b"0123456789" * 50
     assert kit.reader.size(sent.id) == kit.index.places(sent.id)[0].size
-    assert streamed(kit, sent) == b"0123456789" * 50
+    assert streamed(kit, sent.id) == b"0123456789" * 50
 
 
 def test_a_message_is_streamed_in_bounded_pieces(
@@ -67,7 +69,7 @@ def test_no_spoiled_byte_of_a_record_is_ever_handed_out(kit: StoreKit) -> None:
         with pytest.raises(DamagedError):
             kit.stored(sent.id)
         with pytest.raises(DamagedError):
-            streamed(kit, sent)
+            streamed(kit, sent.id)
         spoil(kit, sent, at)
     assert bytes(kit.stored(sent.id).body) == b"x" * 40
 
@@ -95,7 +97,7 @@ def test_a_wrong_place_hands_out_nothing(kit: StoreKit, monkeypatch: pytest.Monk
     with pytest.raises(DamagedError):
         kit.stored(one.id)
     with pytest.raises(DamagedError):
-        streamed(kit, one)
+        streamed(kit, one.id)
 
 
 def test_a_deletion_record_is_never_a_message(
@@ -109,7 +111,7 @@ def test_a_deletion_record_is_never_a_message(
     with pytest.raises(DamagedError):
         kit.stored(gone.id)
     with pytest.raises(DamagedError):
-        streamed(kit, gone)
+        streamed(kit, gone.id)
 
 
 def test_the_second_place_is_read_when_the_first_is_bad(
@@ -120,7 +122,7 @@ def test_the_second_place_is_read_when_the_first_is_bad(
     both = [good._replace(offset=good.offset + 512), good]
     monkeypatch.setattr(kit.index, "places", lambda _id: both)
     assert bytes(kit.stored(sent.id).body) == b"a" * 50
-    assert streamed(kit, sent) == b"a" * 50
+    assert streamed(kit, sent.id) == b"a" * 50
 
 
 def test_a_log_that_is_gone_is_damage(kit: StoreKit) -> None:
@@ -192,6 +194,32 @@ def test_a_message_moved_to_a_reused_log_is_read(
     assert bytes(kit.stored(sent.id).body) == b"a" * 50
 
 
+@pytest.mark.parametrize("read", [lambda kit, sent: bytes(kit.stored(sent).body), streamed])
+def test_a_message_that_is_moved_after_each_look_is_no_damage(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch, read: Callable[[StoreKit, bytes], bytes]
+) -> None:
+    """Found by the simulator, seed 49023: a worker so slow that the collector moved the message
+    twice between a look and the read took it for damaged."""
+    sent = fill_log(kit)[0]
+    text = read(kit, sent)
+    looks, real = 0, kit.reader._places
+
+    def places(message_id: bytes, mailbox: int | None) -> list[Place]:
+        nonlocal looks
+        looks += 1
+        found = real(message_id, mailbox)
+        if looks <= 4:
+            collector = make_collector(kit)
+            collect(collector, [found[0].log])
+            collector.close()
+            kit.reader.close()  # what it has open might be read as before
+        return found
+
+    monkeypatch.setattr(kit.reader, "_places", places)
+    assert read(kit, sent) == text
+    assert looks == 5
+
+
 def test_few_logs_stay_open(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MOST_OPEN", 2)
     for _ in range(60):
@@ -227,15 +255,15 @@ def test_a_stream_does_not_read_a_log_that_begins_its_next_life(kit: StoreKit) -
     with pytest.raises(DamagedError):
         list(kit.reader.stream(sent.id))
     os.close(other)
-    assert streamed(kit, sent) == b"x" * 1000
+    assert streamed(kit, sent.id) == b"x" * 1000
 
 
 def test_reading_leaves_no_descriptor_open(kit: StoreKit) -> None:
     sent = [kit.put([1], b"x" * 100) for _ in range(3)]
     kit.stored(sent[0].id)
-    streamed(kit, sent[1])
+    streamed(kit, sent[1].id)
     before = dict(kit.osio.names)
-    streamed(kit, sent[2])
+    streamed(kit, sent[2].id)
     assert kit.osio.names == before
     kit.reader.close()
     assert len(kit.osio.names) < len(before)

@@ -283,6 +283,14 @@ class Index:
             value = txn.get(message_id, db=self._places)
         return unpack_places(bytes(value)) if value else []
 
+    def places_and_lives(self, message_id: bytes) -> list[tuple[Place, int]]:
+        """The places of a message, each with the life of its log, at one moment."""
+        with _Transaction(self) as txn:
+            places = unpack_places(bytes(txn.get(message_id, b"", db=self._places)))
+            logs = [txn.get(one.log.to_bytes(4, "big"), db=self._logs) for one in places]
+            lives = [unpack_log(value).life for value in logs]
+        return list(zip(places, lives, strict=True))
+
     def first_places(self, ids: Iterable[bytes]) -> list[Place | None]:
         """The best place of each of these messages, in one transaction."""
         with _Transaction(self) as txn:
