@@ -31,12 +31,13 @@ def two() -> Iterator[ClusterOfHubs]:
 
 
 def send(node: Hub, text: bytes, *names: str) -> bytes:
-    """The reply to the end of one message."""
+    """The reply to the end of one message, or the first that refuses it."""
+    recipients = [f"RCPT TO:<{address(name)}>" for name in names]
     with SmtpLine(node) as smtp:
-        smtp.say("MAIL FROM:<sender@client.example.test>")
-        for name in names:
-            smtp.say(f"RCPT TO:<{address(name)}>")
-        smtp.say("DATA", b"354")
+        for command in ("MAIL FROM:<sender@client.example.test>", *recipients, "DATA"):
+            reply = smtp.say(command, b"")
+            if reply[:1] not in (b"2", b"3"):
+                return reply
         smtp.send(stuffed(text))
         return smtp.line()
 

@@ -15,6 +15,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -102,6 +103,13 @@ class Prepared:
             number = theirs.fileno()
             command = [sys.executable, "-P", __file__, str(number)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number])
+        atexit.register(self._close, os.getpid())
+
+    def _close(self, maker: int) -> None:
+        """It ends when it cannot be asked any more."""
+        if os.getpid() == maker:
+            self._control.close()
+            self._process.wait()
 
     @property
     def pid(self) -> int:
