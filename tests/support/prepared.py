@@ -108,6 +108,7 @@ class Prepared:
     def _close(self, maker: int) -> None:
         """It ends when it cannot be asked any more."""
         if os.getpid() == maker:
+            self._control.shutdown(socket.SHUT_RDWR)  # also for copies in forks of this process
             self._control.close()
             self._process.wait()
 
