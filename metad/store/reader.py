@@ -4,7 +4,7 @@ Rules of this file:
 
 * The index may be wrong or late; a record is returned only if its id, life and checksums are right.
   On a mismatch its place is looked up again, as often as the collector moves it between the look
-  and the read; a mismatch while it stays where it is, is damage.
+  and the read.  If it stays where it is, a mismatch is damage.
 * No lock is held for an ordinary read.  Only a transfer larger than `BUFFER` holds the reader's
   lock on its log (metad.store.log.files), so that the file's next life waits for it.
 """

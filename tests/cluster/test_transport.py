@@ -287,7 +287,7 @@ def is_over(sock: socket.socket) -> bool:
     return True
 
 
-def test_a_late_connection_of_a_link_is_closed_and_harms_it_not(two: Two) -> None:
+def test_a_late_connection_of_a_link_is_closed_and_the_link_stays(two: Two) -> None:
     """Two attempts may succeed within one turn of the loop."""
     two.ask(two.a)
     [link_of_a] = two.a.links._open

@@ -122,7 +122,7 @@ def test_the_time_and_the_text_of_an_answer_tell_nothing(hub: WideHub) -> None:
             client.say("PASS wrong", b"-ERR [AUTH] authentication failed")
             took[name] = time.monotonic() - began
     assert min(took.values()) > 0.99
-    assert max(took.values()) < DEADLINE / 3  # later on a busy machine; never early
+    assert max(took.values()) < 2.5  # later on a busy machine; never early
     reasons = wait_for_lines(hub, "login failed: client=127.0.21.", 3)
     assert {line.rpartition("reason=")[2] for line in reasons} == {
         "wrong password", "user disabled", "unknown user",

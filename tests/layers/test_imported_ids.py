@@ -152,10 +152,14 @@ def test_each_step_looks_at_a_few_messages(store: Store) -> None:
 
     long: Any = SimpleNamespace(messages=50_000, id=id_of)
     ids = ImportedIds(store, long, is_complete=False)
+    steps = 0
     for _ in ids.complete_index():
+        steps += 1
         assert seen <= BLOCK
         assert len(store.index.asked) <= 1
         seen, store.index.asked = 0, []
+    assert seen <= BLOCK
+    assert steps >= 50_000 // BLOCK
     assert store.reader.read_ids == []
 
 
@@ -168,7 +172,11 @@ def test_each_step_passes_a_few_messages_that_were_not_imported(store: Store) ->
         return message_id(1)
 
     long: Any = SimpleNamespace(messages=50_000, id=id_of)
+    steps = 0
     for _ in ImportedIds(store, long, is_complete=False).complete_index():
+        steps += 1
         assert seen <= TURN
         seen = 0
+    assert seen <= TURN
+    assert steps >= 50_000 // TURN
     assert store.index.asked == []

@@ -10,7 +10,7 @@ Rules of this file:
 * A fork has the namespaces, ids, limits, capabilities and variables for Python that the tests had
   at first.  A test that has changed one of them gets none, and executes the program instead.
 * The process imports metad, and nothing of the tests.  It ends with the process that made it.
-* Many tests execute the program: tests/processes, and all with a wrapper or an environment.
+* Tests of the start itself execute the program, as do all with a wrapper or an environment.
 """
 
 from __future__ import annotations
