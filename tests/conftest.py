@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import sizes
+from tests.support.sizes import is_drawn
 
 # Directories by the duration of their tests, the longest first, so that no process is left with a
 # long test at the end.  A campaign's tests go to any free process; those of any other file share
@@ -35,8 +36,21 @@ def pytest_report_header() -> str:
     return f"METAD_TEST_SEED={sizes.SEED} METAD_TEST_SCALE={os.environ.get('METAD_TEST_SCALE', '')}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (*FIRST, item.path.parent.name).index(item.path.parent.name))
+    if is_choice(config):
+        return
+    later = [
+        item for item in items if item.get_closest_marker("long") and not is_drawn(item.nodeid)
+    ]
+    config.hook.pytest_deselected(items=later)
+    items[:] = [item for item in items if item not in later]
+
+
+def is_choice(config: pytest.Config) -> bool:
+    """Whether a developer named files, tests or words: then every long test among them runs."""
+    files = [name.partition("::")[0] for name in config.args]
+    return bool(config.option.keyword) or any(name.endswith(".py") for name in files)
 
 
 def pytest_collection_finish() -> None:

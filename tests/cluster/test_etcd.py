@@ -219,6 +219,7 @@ def test_a_watch_that_is_cut_is_told_and_another_one_begins():
         asyncio.run(main(one))
 
 
+@pytest.mark.long
 def test_of_three_the_leader_is_killed_and_one_hangs():
     """A request goes to the next endpoint; without a majority there is no answer, and it is over in
     time."""

@@ -341,6 +341,7 @@ def after_a_cut(osio: KitOsio, hub: Hub, changes: int, dice: random.Random) -> N
         lay_out(disk.state(dice, mode), str(directory), str(directory))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_power_cut_at_any_change_is_no_old_disk(tmp_path: Path) -> None:
     dice = random.Random(f"{SEED} marks")

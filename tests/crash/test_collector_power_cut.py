@@ -141,6 +141,7 @@ def run(seed: int, runs: int, states: int) -> int:
         judge.close()
 
 
+@pytest.mark.long
 def test_no_power_cut_during_a_collection_loses_or_revives_mail() -> None:
     runs = sized(1, 12)
     states = power_campaign.spread(lambda job: run(SEED + job * 10_000, runs, 150), 2)
@@ -148,6 +149,7 @@ def test_no_power_cut_during_a_collection_loses_or_revives_mail() -> None:
     assert states >= 2 * runs * 100
 
 
+@pytest.mark.long
 def test_after_every_life_logs_index_and_fsck_agree() -> None:
     """No copy in a log is unknown to the index, and a rebuild finds what there was."""
     count = sized(6, 60)

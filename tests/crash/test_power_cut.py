@@ -9,6 +9,8 @@ import random
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.support import power_campaign
 from tests.support.filter_kit import FilterWorld
 from tests.support.oracle import Ledger
@@ -18,6 +20,7 @@ from tests.support.sizes import reached, sized
 from tests.support.store_kit import StoreKit
 
 
+@pytest.mark.long
 def test_no_power_cut_loses_or_revives_mail() -> None:
     jobs = 2
     runs = sized(1, 28)
@@ -28,6 +31,7 @@ def test_no_power_cut_loses_or_revives_mail() -> None:
     assert states >= jobs * runs * 140
 
 
+@pytest.mark.long
 def test_no_power_cut_loses_what_a_filter_has_changed() -> None:
     """The same, with messages whose header was changed by a filter."""
     jobs = 2

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 import shutil
 
+import pytest
+
 from tests.support import power_campaign, torn_index
 from tests.support.lmdb_disk import MODES
 from tests.support.osio_kit import SEED
@@ -37,6 +39,7 @@ def run(seeds: range) -> int:
     return states
 
 
+@pytest.mark.long
 def test_an_index_in_pieces_heals() -> None:
     runs = sized(2, 40)
     states = power_campaign.spread(
@@ -51,6 +54,7 @@ def test_an_index_in_pieces_heals() -> None:
 BELIEVED = (3009, 3070, 3028, 3037)
 
 
+@pytest.mark.long
 def test_states_that_were_believed_are_noticed() -> None:
     """Nothing tells that the page cache was lost: only the pages themselves."""
     for seed in BELIEVED:

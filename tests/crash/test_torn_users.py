@@ -42,6 +42,7 @@ def run(seeds: range) -> int:
     return states
 
 
+@pytest.mark.long
 def test_a_change_of_users_is_whole_or_did_not_happen() -> None:
     runs = sized(1, 10)
     states = power_campaign.spread(

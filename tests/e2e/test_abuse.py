@@ -342,6 +342,7 @@ class Trickle:
         self._thread.join()
 
 
+@pytest.mark.long
 def test_slow_clients_in_every_phase_hold_up_no_other_client(hub: WideHub, mailbox: str) -> None:
     """One octet of each client every nine seconds, and honest clients among them."""
     count = sized(200, 1000)
@@ -464,6 +465,7 @@ def within(hub: WideHub, watched: Watched, connections: int) -> None:
     assert watched.most < most.worker + connections * most.connection
 
 
+@pytest.mark.long
 def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared() -> None:
     """Fifty almost complete messages, then all complete, under a cap at the declared memory."""
     count, size = 50, 2 * MEBIBYTE
@@ -493,6 +495,7 @@ def test_fifty_of_the_largest_messages_at_once_stay_within_the_memory_declared()
         within(hub, watched, 1)
 
 
+@pytest.mark.long
 def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -> None:
     """Regression: the first 64 KiB of each were not counted: with 10,000 connections, 640 MB beyond
     the budget."""
@@ -522,6 +525,7 @@ def test_many_small_messages_that_do_not_end_stay_within_the_memory_declared() -
         assert set(found) == {body}
 
 
+@pytest.mark.long
 def test_a_remainder_after_a_large_chunk_keeps_no_more_than_itself() -> None:
     """Regression: 300 connections with a chunk and one more byte kept 163 KiB each, where 24 are
     declared."""
@@ -549,6 +553,7 @@ def test_a_remainder_after_a_large_chunk_keeps_no_more_than_itself() -> None:
         assert watched.more < count * 24 * 1024 + 8 * MEBIBYTE
 
 
+@pytest.mark.long
 def test_tls_connections_that_carried_much_stay_within_the_memory_declared() -> None:
     """Their buffers grow, and stay as they were at their largest."""
     count = sized(30, 30)

@@ -61,6 +61,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.long
 def test_a_backup_that_hangs_loses_its_lease_and_says_so(own_hub: Hub, dice: random.Random) -> None:
     """Regression: it held the lock that keeps logs from being freed forever."""
     sent = fill(own_hub, dice, 60)
@@ -86,6 +87,7 @@ def test_a_backup_that_hangs_loses_its_lease_and_says_so(own_hub: Hub, dice: ran
     check(own_hub, sent)
 
 
+@pytest.mark.long
 def test_a_check_that_hangs_loses_its_lease_and_says_so(own_hub: Hub, dice: random.Random) -> None:
     sent = fill(own_hub, dice, 60)
     delete_some(own_hub, sent)

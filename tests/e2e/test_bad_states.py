@@ -149,6 +149,7 @@ def test_every_exit_code_is_documented() -> None:
         assert used - own <= documented, command
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STATES)
 def test_each_command_in_this_state(
     bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def quit_with(node: Hub, name: str, *numbers: int) -> bytes:
         return pop.line()
 
 
+@pytest.mark.long
 def test_mail_goes_in_and_comes_out_of_either_node(two: ClusterOfHubs) -> None:
     a, b = two.nodes
     texts = [message(b"number %d\r\n" % number) for number in range(6)]
@@ -65,6 +66,7 @@ def test_mail_goes_in_and_comes_out_of_either_node(two: ClusterOfHubs) -> None:
     assert len(bodies(a, "bob")) == 6
 
 
+@pytest.mark.long
 def test_one_of_two_dies(two: ClusterOfHubs) -> None:
     a, b = two.nodes
     first = message(b"first\r\n")
@@ -98,6 +100,7 @@ def are_replaced(node: Hub, victims: list[int]) -> bool:
 ONE_THE_OTHER_BOTH = (slice(0, 1), slice(1, 2), slice(0, 2))
 
 
+@pytest.mark.long
 def test_a_worker_of_the_only_other_node_that_dies_costs_no_message(two: ClusterOfHubs) -> None:
     """Regression: the client got 451, and came back after minutes."""
     a, b = two.nodes
@@ -116,6 +119,7 @@ def test_a_worker_of_the_only_other_node_that_dies_costs_no_message(two: Cluster
     assert sorted(bodies(a, "ann")) == sorted(texts)
 
 
+@pytest.mark.long
 def test_a_worker_of_the_only_other_node_that_dies_costs_no_deletion(two: ClusterOfHubs) -> None:
     """Regression: QUIT got -ERR, and its client fetched the messages again."""
     a, b = two.nodes
@@ -131,6 +135,7 @@ def test_a_worker_of_the_only_other_node_that_dies_costs_no_deletion(two: Cluste
         assert settled_fetch(b, "ann") == settled_fetch(a, "ann") == []
 
 
+@pytest.mark.long
 def test_a_user_of_three_nodes_notices_nothing_when_one_dies() -> None:
     with ClusterOfHubs(3, NAMES) as cluster:
         sent: list[bytes] = []

@@ -101,6 +101,7 @@ def users_await(node: Node) -> bool:
         return bool(users.lost)
 
 
+@pytest.mark.long
 def test_a_hub_with_mail_gets_a_second_node(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     old = [message(b"old %d\r\n" % number) for number in range(5)]
@@ -126,6 +127,7 @@ def test_a_hub_with_mail_gets_a_second_node(nodes: tuple[Node, Node]) -> None:
     assert bodies(two, "ann") == [*old, new]
 
 
+@pytest.mark.long
 def test_a_node_goes_on_alone_until_the_other_is_back(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     join(one, two)
@@ -151,6 +153,7 @@ def test_a_node_goes_on_alone_until_the_other_is_back(nodes: tuple[Node, Node]) 
     two.start()
 
 
+@pytest.mark.long
 def test_both_went_on_alone_and_no_mail_is_lost(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     join(one, two)
@@ -178,6 +181,7 @@ def test_both_went_on_alone_and_no_mail_is_lost(nodes: tuple[Node, Node]) -> Non
     two.start()
 
 
+@pytest.mark.long
 def test_a_lost_node_is_replaced(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     join(one, two)

@@ -86,6 +86,7 @@ def trio() -> Iterator[Trio]:
             yield trio
 
 
+@pytest.mark.long
 def test_one_is_cut_off_and_then_of_two_that_are_left_another(trio: Trio) -> None:
     a, b, c = (node for node in trio.nodes if isinstance(node, Machine))
     sent = [message(b"on any\r\n")]

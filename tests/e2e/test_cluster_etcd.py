@@ -45,6 +45,7 @@ def with_metrics(number: int, etcd: EtcdCluster) -> EtcdNode:
     return MeasuredNode(f"127.0.0.{number + 2}:{port}", etcd.urls)
 
 
+@pytest.mark.long
 def test_mail_and_users_on_any_of_three_nodes_with_etcd_and_without() -> None:
     with three_nodes(NAMES) as trio:
         nodes, (a, b, c) = trio.nodes, trio.nodes
@@ -72,6 +73,7 @@ def test_mail_and_users_on_any_of_three_nodes_with_etcd_and_without() -> None:
         assert bodies(c, "ann") == [*left[1:], sent]
 
 
+@pytest.mark.long
 def test_a_node_dies_comes_back_is_emptied_and_is_removed() -> None:
     with three_nodes(NAMES) as trio:
         a, b, c = trio.nodes
@@ -147,6 +149,7 @@ def _remove(a: EtcdNode, b: EtcdNode, sent: list[bytes]) -> None:
     assert bodies(a, "ann") == sent
 
 
+@pytest.mark.long
 def test_a_node_is_drained_and_joins_again() -> None:
     with three_nodes(NAMES) as trio:
         a, b, c = trio.nodes
@@ -170,6 +173,7 @@ def test_a_node_is_drained_and_joins_again() -> None:
             assert bodies(node, "ann") == texts
 
 
+@pytest.mark.long
 def test_the_last_one_goes_on_alone_until_the_others_are_back() -> None:
     with three_nodes(NAMES, with_metrics) as trio:
         a, b, c = trio.nodes

@@ -56,6 +56,7 @@ def user(node: EtcdNode, *words: str, given: str = "") -> str:
     return done.stderr if done.returncode else ""
 
 
+@pytest.mark.long
 def test_users_are_changed_on_any_node_and_hold_on_all(trio: Trio) -> None:
     a, b, c = trio.nodes
     assert in_time(lambda: everywhere(trio, "ann"))
@@ -97,6 +98,7 @@ def lets_in(node: EtcdNode, password: str) -> bool:
     return answer_to_pass(node, "pat", password).startswith(b"+OK")
 
 
+@pytest.mark.long
 def test_a_new_password_holds_on_all_nodes_and_the_old_one_on_none(trio: Trio) -> None:
     """Changed on each node in turn.  No node had to ask for what the watch did not tell."""
     nodes, old, seconds = trio.nodes, "secret", list[float]()
@@ -142,6 +144,7 @@ def test_two_nodes_add_the_same_address_at_once(trio: Trio) -> None:
     assert in_time(lambda: everywhere(trio, "dan", f"secret{done[0]}"))
 
 
+@pytest.mark.long
 def test_etcd_is_stopped_wiped_and_restored_and_removes_no_user(trio: Trio) -> None:
     a, b, c = trio.nodes
     b.add("tom")

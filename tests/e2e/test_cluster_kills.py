@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("METAD_TEST_SEED", "1999"))
 
 
+@pytest.mark.long
 def test_kills_of_workers_and_nodes_under_load() -> None:
     dice = random.Random(SEED)
     ledger = Ledger()

@@ -102,6 +102,7 @@ def test_nothing_remains_of_a_large_message_whose_client_hangs_up(two: ClusterOf
     assert bodies(a, "ann") == bodies(b, "ann") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "stalls"])
 def test_the_node_that_takes_the_copy_goes_away_meanwhile(
     three: ClusterOfHubs, how: signal.Signals

@@ -127,6 +127,7 @@ def _listed(node: NetNode) -> list[int]:
         return listed(node)
 
 
+@pytest.mark.long
 def test_whatever_happens_to_three_nodes_nothing_is_lost_and_nothing_returns() -> None:
     dice = random.Random(SEED)
     ledger = Ledger()

@@ -61,6 +61,7 @@ def deletes(node: Hub, name: str, left: int) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_node_that_gets_an_old_copy_of_its_disk_is_refused(
     two: ClusterOfHubs, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_copy_that_runs_beside_the_node_is_refused_and_the_node_goes_on(
         shutil.rmtree(twin.home)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_with_etcd_an_old_copy_loses_its_lease_and_a_new_node_takes_its_place(
     tmp_path: Path,

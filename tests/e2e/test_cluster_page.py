@@ -160,6 +160,7 @@ def trial_lines() -> list[str]:
     return [line for line in lines if "/tmp/trial" in line or line.split()[0] in others]
 
 
+@pytest.mark.long
 def test_the_trial_does_what_the_page_says(machine: Machine) -> None:
     if shutil.which("curl", path=machine.environment["PATH"]) is None:
         pytest.skip("no curl here")

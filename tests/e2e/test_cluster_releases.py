@@ -68,6 +68,7 @@ def lines(node: Hub, text: str) -> list[str]:
 # -- side by side
 
 
+@pytest.mark.long
 def test_three_neighbouring_releases_have_one_mailbox(releases: Releases) -> None:
     cluster = ClusterOfHubs(3, NAMES)
     for node, release in zip(cluster.nodes, releases[:3], strict=True):
@@ -104,6 +105,7 @@ def shows_all(node: Hub, texts: Sequence[bytes]) -> bool:
 # -- refused
 
 
+@pytest.mark.long
 def test_a_release_without_a_common_protocol_is_refused_with_a_reason(releases: Releases) -> None:
     with ClusterOfHubs(2, NAMES) as cluster:
         a, b = cluster.nodes
@@ -161,6 +163,7 @@ def three_machines(names: Sequence[str]) -> Iterator[list[EtcdNode]]:
         trio.close(failed=False)
 
 
+@pytest.mark.long
 def test_a_node_joins_one_of_a_neighbouring_release_and_no_other(releases: Releases) -> None:
     tree, second = releases.tree, releases.second
     reason = (
@@ -225,6 +228,7 @@ def judge(nodes: Sequence[Hub], ledger: Ledger, what: str) -> None:
     noted(f"cluster: messages refused while {what}", str(len(ledger.refused)))
 
 
+@pytest.mark.long
 def test_two_nodes_are_upgraded_one_by_one_and_one_goes_back(releases: Releases) -> None:
     cluster, ledger = ClusterOfHubs(2, NAMES), Ledger()
     for node in cluster.nodes:
@@ -243,6 +247,7 @@ def test_two_nodes_are_upgraded_one_by_one_and_one_goes_back(releases: Releases)
         judge(cluster.nodes, ledger, "two nodes were upgraded")
 
 
+@pytest.mark.long
 def test_three_nodes_with_etcd_are_taken_over_by_the_next_release(releases: Releases) -> None:
     """`metad reload` on each, after the release was replaced under the hub that runs."""
     installed: dict[str, Installed] = {}

@@ -27,6 +27,7 @@ def has(node: NodeHub, name: str, password: str = "secret") -> bool:
         return pop.line().startswith(b"+OK")
 
 
+@pytest.mark.long
 def test_users_and_passwords_of_one_node_hold_on_both(nodes: tuple[NodeHub, NodeHub]) -> None:
     a, b = nodes
     assert in_time(lambda: has(b, "ann"))
@@ -45,6 +46,7 @@ def test_users_and_passwords_of_one_node_hold_on_both(nodes: tuple[NodeHub, Node
     assert in_time(lambda: not has(b, "cat"))
 
 
+@pytest.mark.long
 def test_a_node_goes_on_alone_and_the_other_comes_back(nodes: tuple[NodeHub, NodeHub]) -> None:
     a, b = nodes
     assert in_time(lambda: has(b, "ann"))

@@ -107,6 +107,7 @@ def reweighted(view: View, weight: int) -> View:
     return view.changed(members=view.with_member(1, weight=weight))
 
 
+@pytest.mark.long
 def test_a_hub_has_etcd_s_word_and_mail_goes_on_without_it():
     with hub() as one:
         assert one.problems() == []
@@ -154,6 +155,7 @@ def test_a_directory_process_that_is_killed_is_replaced():
         assert "directory (pid" in one.log.read_text()
 
 
+@pytest.mark.long
 def test_a_wiped_etcd_is_restored_by_the_command():
     with hub() as one:
         deliver(one, message(b"first\r\n"), "alice")
@@ -198,6 +200,7 @@ def test_of_three_etcd_servers_the_leader_is_killed():
         assert one.problems() == []
 
 
+@pytest.mark.long
 def test_an_old_snapshot_is_told_and_restored_by_the_command():
     """After a compaction, which is nothing to be told."""
     with hub() as one:
@@ -219,6 +222,7 @@ def test_an_old_snapshot_is_told_and_restored_by_the_command():
         assert one.ask("status")["epoch"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: no chroot")
 def test_in_a_chroot_and_with_certificates_on_both_sides():
     with TlsEtcd() as etcd, running(ChrootHub(etcd)) as one:

@@ -125,6 +125,7 @@ def small_disk():
         yield hub
 
 
+@pytest.mark.long
 def test_mail_that_fills_the_disk_is_deferred_in_time_and_all_is_served(small_disk):
     """Mail alone fills the disk: the hub stops while it can still index what it took."""
     began = int(time.time())
@@ -200,6 +201,7 @@ def default_disk():
         yield hub
 
 
+@pytest.mark.long
 def test_a_small_disk_with_default_sizes_survives_dead_workers(default_disk):
     """Regression: the start took 513 MB, each dead worker left up to two logs of 128 MiB, and after
     three of them every message was deferred permanently."""

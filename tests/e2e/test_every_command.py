@@ -137,6 +137,7 @@ def facts_of(hub: Hub, step: Step) -> list[object]:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.long
 def test_every_command_with_json_prints_json(hub: Hub) -> None:
     assert {step.path for step in [*STEPS, *STOPPED]} | ELSEWHERE.keys() == set(WITH_JSON)
     assert all((ROOT / file).is_file() for file in ELSEWHERE.values())
@@ -225,6 +226,7 @@ def live_top(hub: Hub, *, no_color: bool = False) -> str:
     return on_terminal(*command, until=b"% live", no_color=no_color)
 
 
+@pytest.mark.long
 def test_no_command_colours_with_no_color_and_some_do_without(hub: Hub) -> None:
     colourful = {step.path for step in STEPS if coloured(shown(hub, step, 1))}
     assert "doctor" in colourful

@@ -41,6 +41,7 @@ def begin(client: Smtp | SmtpLine, name: str) -> None:
     client.send(stuffed(message(b"text\r\n")))
 
 
+@pytest.mark.long
 def test_a_crowd_waits_for_a_filter_that_hangs_and_other_clients_are_served(
     rspamd: FakeRspamd,
 ) -> None:

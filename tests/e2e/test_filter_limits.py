@@ -115,6 +115,7 @@ def test_lmtp_makes_copies_of_a_message_in_a_file(rspamd: FakeRspamd) -> None:
         assert fetch(hub, "carol") == []
 
 
+@pytest.mark.long
 def test_a_hub_that_stops_lets_a_message_that_is_being_checked_finish(rspamd: FakeRspamd) -> None:
     rspamd.mode = "silent"
     settings = f'[filter]\nrspamd = "{rspamd.address}"\ndeadline = "2s"'

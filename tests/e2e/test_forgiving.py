@@ -106,6 +106,7 @@ def test_a_mailbox_in_use_is_waited_for(hub: WideHub) -> None:
     second.drop()
 
 
+@pytest.mark.long
 def test_a_mailbox_that_stays_in_use_is_refused_in_the_end(hub: WideHub) -> None:
     with pop3(hub, "pop3", "127.0.71.3") as first:
         first.log_in("cid")

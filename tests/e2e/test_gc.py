@@ -192,6 +192,7 @@ def test_at_the_limit_mail_is_deferred_until_the_collector_made_room(dice: rando
         assert [digest(body) for body in bodies(hub, "alice")] == [digest(kept)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_at_the_smallest_limit_mail_is_taken_again_whenever_most_is_deleted(
     dice: random.Random, workers: int

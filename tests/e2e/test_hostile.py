@@ -70,6 +70,7 @@ def failures(hub: WideHub) -> int:
     return found
 
 
+@pytest.mark.long
 def test_pipelined_guesses_with_a_reset_are_slow_counted_and_logged(hub: WideHub) -> None:
     """Regression: 340 guesses a second were checked this way, and none was counted or logged."""
     source = "127.0.20.1"
@@ -92,6 +93,7 @@ def test_pipelined_guesses_with_a_reset_are_slow_counted_and_logged(hub: WideHub
     assert repeated > GUESSES / 4
 
 
+@pytest.mark.long
 def test_what_one_worker_counted_slows_down_the_other(hub: WideHub) -> None:
     """Whichever worker gets the connection, the right password waits; another network does not."""
     source = "127.0.20.2"
@@ -220,6 +222,7 @@ def _fill(data: Path, counts: dict[str, int]) -> None:
     index.close()
 
 
+@pytest.mark.long
 def test_long_listings_in_little_memory_drop_no_client() -> None:
     """Regression: with `memory = "8MiB"`, UIDL of 213,000 messages dropped the client and five
     others."""
@@ -307,6 +310,7 @@ def test_a_flood_of_resets_in_every_phase_leaves_nothing_behind(hub: WideHub) ->
 # --- silent clients ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_silent_smtp_clients_do_not_lock_pop3_out() -> None:
     """Regression: a hundred of them did, for the 300 seconds for which each could be silent."""
     settings = "[limits]\nconnections = 100\n"

@@ -2,6 +2,8 @@
 
 from contextlib import ExitStack
 
+import pytest
+
 from tests.support.clients import (
     Pop3Line,
     SmtpLine,
@@ -62,6 +64,7 @@ def test_what_comes_during_a_session_is_seen_in_the_next(hub, mailbox):
     assert len(fetch(hub, mailbox)) == 1
 
 
+@pytest.mark.long
 def test_one_session_per_mailbox_across_all_workers(hub, mailbox):
     """Enough connections for both workers to have some: the kernel distributes them."""
     with ExitStack() as stack:
@@ -98,6 +101,7 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(hub, mailbox):
     assert answers.pop().startswith(b"-ERR [AUTH]")
 
 
+@pytest.mark.long
 def test_a_thousand_messages_come_out_pipelined(hub, mailbox):
     number = 1000
     with SmtpLine(hub) as smtp:

@@ -13,6 +13,8 @@ import re
 import socket
 import time
 
+import pytest
+
 from tests.support.hub import DEADLINE
 from tests.support.sizes import SEED, reached, sized
 from tests.support.wide_hub import WideHub, connect, log_lines, pop3, smtp
@@ -92,6 +94,7 @@ def part(clients: list[socket.socket], dice: random.Random) -> None:
     clients.clear()
 
 
+@pytest.mark.long
 def test_whatever_clients_send_is_answered_or_refused() -> None:
     dice = random.Random(f"{SEED} clients")
     count = sized(1000, 5000)

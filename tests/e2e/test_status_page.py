@@ -106,6 +106,7 @@ def test_each_log_is_a_bar_of_what_is_live_dead_and_unused_with_its_owner(browse
     assert any(used > live + 10 for *_, used, live, _ in logs)  # dead mail is visible
 
 
+@pytest.mark.long
 def test_rates_and_latencies_of_the_last_hour_are_drawn(browser, live):
     deliver(live, message(), "carol")
     curves = "[...document.querySelectorAll('#cards path')].map(e => e.getAttribute('d'))"

@@ -82,6 +82,7 @@ def test_a_hub_at_work_is_backed_up_and_restored(own_hub: Hub, dice: random.Rand
     assert len(ids) > len(before["alice"])
 
 
+@pytest.mark.long
 def test_an_incremental_backup_is_whole_without_the_earlier_one(
     own_hub: Hub, dice: random.Random
 ) -> None:

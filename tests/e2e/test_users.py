@@ -291,6 +291,7 @@ def lost_users(hub):
     return facts["state"], problem
 
 
+@pytest.mark.long
 def test_a_lost_users_database_defers_mail_until_someone_accepts_the_loss():
     """Regression: all mail was refused with 550, and its senders gave up."""
     with Hub(["ann", "bob"]) as hub:

@@ -79,6 +79,7 @@ def holds(hub: Hub, name: str) -> tuple[int, int]:
     return int(messages), int(octets)
 
 
+@pytest.mark.long
 def test_gc_expires_what_is_too_old_and_says_so(hub: Hub) -> None:
     sent = message()
     for _ in range(3):

@@ -148,6 +148,7 @@ def positions(small: Small, count: int) -> list[tuple[str, int]]:
     return rng.sample(dense, min(len(dense), count * 3 // 4)) + rng.sample(every, count // 4)
 
 
+@pytest.mark.long
 def test_a_flipped_bit_of_a_log_costs_at_most_its_record(small: Small) -> None:
     rng = random.Random(SEED)
     losses = 0
@@ -205,6 +206,7 @@ def read_all(small: Small, directory: Path) -> None:
                 os._exit(3)
 
 
+@pytest.mark.long
 def test_a_flipped_bit_of_the_index_never_hands_out_a_wrong_body(small: Small) -> None:
     """The index may be unreadable, or may lose entries until it is rebuilt; LMDB may even end the
     process on a damaged page.  It must not return a wrong body."""

@@ -140,6 +140,7 @@ def test_calls_fail_under_messages_that_a_filter_changed(
     assert hits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_call_fails(
@@ -155,6 +156,7 @@ def test_every_call_fails(
     assert hits or kind == "unlink"  # nothing is unlinked in a run without faults
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for-ever"])
 @pytest.mark.parametrize("error", [0, errno.ENOSPC, errno.EDQUOT])
 def test_every_write_is_short_or_finds_no_space(

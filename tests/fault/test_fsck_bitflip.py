@@ -69,6 +69,7 @@ def without_free_pages(directory: Path, aside: Path) -> bytes:
     return good
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_flipped_bit_that_changes_the_index_is_found(kit: StoreKit, part: int) -> None:
     stopped(kit, count=30)

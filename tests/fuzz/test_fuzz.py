@@ -48,6 +48,7 @@ def test_any_bytes_are_taken(target: str, pieces: list[bytes]) -> None:
     TARGETS[target](b"".join(pieces))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", TARGETS)
 def test_mutants_of_the_corpus_are_taken(target: str) -> None:
     tried, second = 0, COUNTS.get(target, 10_000)

@@ -16,6 +16,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import pytest
+
 from metad.errors import RefusedError
 from metad.store.commit.committer import Committer
 from metad.store.commit.index_feed import IndexFeed
@@ -219,6 +221,7 @@ def campaign_of_kills(seed: int, rounds: int) -> int:
         shutil.rmtree(data, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_no_kill_loses_or_revives_mail() -> None:
     rounds = sized(15, 500)
     acked = power_campaign.spread(lambda job: campaign_of_kills(SEED + job, rounds), 2)

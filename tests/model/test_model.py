@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -168,6 +169,7 @@ def examples(count: int, number: int) -> int:
     return StoreMachine.steps
 
 
+@pytest.mark.long
 def test_the_store_is_as_the_model_says() -> None:
     """Its assertions are those of the machine's rules and invariants."""
     count = sized(20, 750)

@@ -35,6 +35,7 @@ CLUSTERED_LONG = [(Left(1, kills=1), 324_729)]
 SEARCHES = SMALL + (WHOLE if SCALE else []) + (LONG if SCALE > 1 else [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("logs", "left", "deleted", "states"), SEARCHES)
 def test_no_order_of_steps_and_failures_breaks_a_promise(logs, left, deleted, states):
     found = search(Hub(deletable=deleted), logs, left)
@@ -43,6 +44,7 @@ def test_no_order_of_steps_and_failures_breaks_a_promise(logs, left, deleted, st
     assert found.states == states
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("left", "states"),
     CLUSTERED[:1] + (CLUSTERED[1:] if SCALE else []) + (CLUSTERED_LONG if SCALE > 1 else []),
@@ -54,6 +56,7 @@ def test_no_copy_that_comes_late_brings_a_message_back(left, states):
     assert found.states == states
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", some(MUTANTS), ids=lambda mutant: mutant.name)
 def test_a_store_that_lacks_a_rule_is_caught(mutant: Mutant):
     if mutant.is_slow and not SCALE:

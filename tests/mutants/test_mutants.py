@@ -63,6 +63,7 @@ def verdict(mutant: Mutant | None, test: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", TRIED, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_every_seeded_bug_is_caught(mutant: Mutant) -> None:
     code = verdict(mutant, mutant.caught_by)

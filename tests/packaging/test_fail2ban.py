@@ -88,6 +88,7 @@ def banned(name: str, lines: list[str]) -> Counter[str]:
     return found
 
 
+@pytest.mark.long
 def test_failed_logins_are_found_and_nothing_else(lines: list[str]) -> None:
     assert banned("metad.conf", lines) == {GUESSER: 2, HANGING: 2}
 

@@ -131,6 +131,7 @@ def on_stage(users: Iterable[str]) -> Iterator[Stage]:
         shutil.rmtree(hub.home, ignore_errors=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", ON_STAGE)
 def test_the_commands_of_a_page_do_what_it_says(page: str) -> None:
     lines = lines_of_stage(page)

@@ -78,6 +78,7 @@ def wait_for_port(port: int) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.long
 def test_what_postfix_accepts_is_in_the_mailbox(behind_postfix) -> None:
     hub, server = behind_postfix
     server.send([message()], "ann@example.test")

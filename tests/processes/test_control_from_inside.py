@@ -9,6 +9,7 @@ import pytest
 from metad.system import privileges
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["child", "orphan", "watcher"])
 def test_a_process_of_the_hub_is_refused(sabotaged, who):
     """Regression: `landlock = false` was sent from inside, and the next workers ran unconfined."""

@@ -25,6 +25,7 @@ def live():
         yield hub
 
 
+@pytest.mark.long
 def test_a_hundred_kills_under_load_lose_and_double_nothing(live):
     """kill -9 of workers, alone and together, of the collector and of the master."""
     times: dict[str, list[float]] = {"a worker": [], "all workers": [], "the collector": []}

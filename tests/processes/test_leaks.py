@@ -34,6 +34,7 @@ class Held(NamedTuple):
     semaphore: int
 
 
+@pytest.mark.long
 def test_a_hundred_deaths_and_reloads_leak_nothing():
     """A reload every second round: it resets every slot's back-off, so that the next deaths cause
     no delay."""

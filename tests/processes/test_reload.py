@@ -43,6 +43,7 @@ def greets_as(live: LiveHub, name: bytes) -> bool:
         return name in smtp.reply(b"220")
 
 
+@pytest.mark.long
 def test_reloads_under_load_break_no_session(live):
     """The promise: zero failed sessions, whatever the number of reloads."""
     first, before = set(live.worker_pids()), live.facts()["generation"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import signal
 from contextlib import ExitStack
 
+import pytest
+
 from metad.control_client import request
 from tests.support.clients import fetch, in_time, message
 from tests.support.live import strike
@@ -51,6 +53,7 @@ def session(hub: WideHub, kind: str, connection) -> None:
         line.say("QUIT")
 
 
+@pytest.mark.long
 def test_a_client_accepted_at_the_moment_of_retirement_is_served():
     with WideHub(KINDS, workers=1) as hub:
         retired: set[int] = set()

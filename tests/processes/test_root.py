@@ -172,6 +172,7 @@ def run(command: list[str]) -> str:
         return ""
 
 
+@pytest.mark.long
 def test_every_command_works_in_the_chroot(live):
     """Lazily loaded Python modules would be missing there: take each path once, and check the
     log."""
@@ -218,6 +219,7 @@ def test_every_command_works_in_the_chroot(live):
 
 
 # Two of each: if more masters die in a row, the nanny delays the next ones for long.
+@pytest.mark.long
 @pytest.mark.parametrize("turn", range(sized(1, 2)))
 def test_the_nanny_starts_a_killed_master_again_and_clients_wait_meanwhile(live, turn):
     times = []
@@ -276,6 +278,7 @@ def test_privileged_ports_need_a_restart_and_a_reload_says_so(live):
     assert bodies(live, "alice") == []  # it still answers on 110
 
 
+@pytest.mark.long
 def test_stop_through_the_nanny_and_by_the_command(live):
     assert live.stop() == 0
     live.start()
@@ -286,6 +289,7 @@ def test_stop_through_the_nanny_and_by_the_command(live):
     live.start()
 
 
+@pytest.mark.long
 def test_the_pid_file_and_systemd_are_told_of_the_nanny(shared, notified):
     """It outlives its masters; and the master has opened the notify socket before its chroot."""
     if shared.process is not None:
@@ -308,6 +312,7 @@ def test_the_pid_file_and_systemd_are_told_of_the_nanny(shared, notified):
     assert pid_file.read_text() == ""
 
 
+@pytest.mark.long
 def test_a_start_that_fails_has_one_line_and_its_exit_code_through_the_nanny(live):
     live.stop()
     with socket.create_server(("127.0.0.1", 25)):
@@ -336,6 +341,7 @@ def test_nothing_of_a_chrooted_hub_is_left_in_shared_memory_even_by_kill_9(live)
     assert mine == []
 
 
+@pytest.mark.long
 def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatch):
     site = next(path for path in sys.path if path.endswith("site-packages"))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{site}")
@@ -355,6 +361,7 @@ def test_with_a_readable_python_the_master_is_its_own_program(shared, monkeypatc
         assert len(bodies(live, "alice")) == 1
 
 
+@pytest.mark.long
 def test_a_nanny_follows_the_log_to_its_new_file(live):
     """Regression: it kept the rotated file open, and with it its disk space."""
     live.stop()  # its ports are wanted

@@ -96,6 +96,7 @@ def test_a_pid_file_that_cannot_be_written_is_refused():
         assert refused(hub, "--pid-file", "/proc/metad.pid")[0] == 73
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flag", "code", "text"),
     [
@@ -123,6 +124,7 @@ def hub_start(hub: Hub) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
 
 
+@pytest.mark.long
 def test_a_recovery_that_a_bad_page_ends_is_begun_once_more(sabotaged):
     """Regression: it stopped the start, and the index was suspect for the next one."""
     with idle_hub() as hub:
@@ -234,6 +236,7 @@ def test_a_detached_start_that_is_refused_says_why_and_has_the_exit_code():
         assert f"a hub is already running, pid {live.process.pid}" in done.stderr
 
 
+@pytest.mark.long
 def test_a_detached_start_that_is_killed_before_it_is_ready_has_failed(sabotaged):
     with idle_hub() as hub:
         hub.config.write_text(f"landlock = false\n{hub.config.read_text()}")  # else it could not
@@ -357,6 +360,7 @@ def test_a_socket_that_no_table_wants_is_refused():
         assert "no [[listen]] table matches the passed socket stray" in process.stderr.read()
 
 
+@pytest.mark.long
 def test_systemds_own_activator_hands_sockets_over_by_name():
     """It listens, and becomes the hub when the first client connects."""
     if (program := shutil.which("systemd-socket-activate")) is None:
@@ -440,6 +444,7 @@ def test_stop_now_does_not_wait_and_loses_nothing():
         assert bodies(live, "alice") == [sent]
 
 
+@pytest.mark.long
 def test_a_stop_during_the_start_leaves_nothing():
     with idle_hub() as hub:
         for sign in ("segment", "control", "segment"):

@@ -22,6 +22,7 @@ def execute(live: LiveHub) -> None:
     live.run("reload", "--execute")
 
 
+@pytest.mark.long
 def test_under_load_no_connection_is_refused_and_no_mail_is_lost():
     takeovers = sized(2, 6)
     with LiveHub() as live:
@@ -52,6 +53,7 @@ def test_another_release_takes_over_and_the_same_only_reloads():
         assert "metad 99 takes over" in live.log.read_text()
 
 
+@pytest.mark.long
 def test_what_only_a_restart_changes_is_changed():
     (port,) = free_ports(1)
     with LiveHub() as live:
@@ -90,6 +92,7 @@ def test_systemd_and_the_pid_file_know_the_same_process(notified, monkeypatch):
         live.options = []
 
 
+@pytest.mark.long
 def test_a_stop_during_the_drain_is_a_stop():
     with LiveHub() as live, SmtpLine(live) as smtp:
         for line in ("EHLO x", "MAIL FROM:<a@b.example>", f"RCPT TO:<{NAMES[0]}@example.test>"):
@@ -118,6 +121,7 @@ def test_a_bad_configuration_changes_nothing():
         deliver(live, message(), NAMES[0])
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: no nanny and no chroot")
 def test_below_a_nanny_the_master_is_executed_again_and_in_a_chroot_it_reports_why_not():
     with LiveHub() as live:
@@ -133,6 +137,7 @@ def test_below_a_nanny_the_master_is_executed_again_and_in_a_chroot_it_reports_w
         live.start()
 
 
+@pytest.mark.long
 def test_two_at_once_are_refused():
     with LiveHub() as live, SmtpLine(live) as smtp:
         smtp.say("EHLO x", b"250")

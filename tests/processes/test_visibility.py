@@ -156,6 +156,7 @@ class Client(threading.Thread):
                 self.missing = known - listed
 
 
+@pytest.mark.long
 def test_every_session_has_all_that_was_acknowledged_while_workers_are_killed(live):
     ended = threading.Event()
     clients = [Client(live, name, ended) for name in NAMES]

@@ -28,6 +28,7 @@ def campaign(seeds: range, kind: str = "two") -> tuple[int, ...]:
     return tuple(counts)
 
 
+@pytest.mark.long
 def test_no_order_of_steps_loses_or_revives_mail_of_two_nodes() -> None:
     count = sized(4, COUNT)
     seeds = range(FIRST, FIRST + count)
@@ -36,6 +37,7 @@ def test_no_order_of_steps_loses_or_revives_mail_of_two_nodes() -> None:
     reached("cluster of two nodes in one process: answers judged", answers)
 
 
+@pytest.mark.long
 def test_no_order_of_steps_loses_or_revives_mail_of_three_nodes() -> None:
     count = sized(2, OF_THREE)
     seeds = range(FIRST, FIRST + count)
@@ -44,6 +46,7 @@ def test_no_order_of_steps_loses_or_revives_mail_of_three_nodes() -> None:
     reached("cluster of three nodes in one process: answers judged", answers)
 
 
+@pytest.mark.long
 def test_every_kind_of_answer_is_met() -> None:
     assert all(campaign(range(4)))
 

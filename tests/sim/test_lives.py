@@ -28,6 +28,7 @@ def campaign(kind: str, seeds: range) -> int:
     return sum(sum(run_cluster(kind, seed).counts.values()) for seed in seeds)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", some(list(COUNTS)))
 def test_no_order_of_steps_loses_or_revives_mail_of_nodes_that_come_and_go(kind: str) -> None:
     count = sized(*COUNTS[kind])
@@ -37,10 +38,12 @@ def test_no_order_of_steps_loses_or_revives_mail_of_nodes_that_come_and_go(kind:
     reached(f"cluster with etcd in one process, {NODES[kind]} nodes: answers judged", answers)
 
 
+@pytest.mark.long
 def test_a_seed_is_the_same_run_each_time() -> None:
     assert run_cluster("lives", 5).notes == run_cluster("lives", 5).notes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some(list(LIVES)))
 def test_a_life_is_a_legal_one(name: str) -> None:
     """Without a bug nothing goes wrong in it."""

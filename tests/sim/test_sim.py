@@ -54,6 +54,7 @@ def campaign(seeds: Iterable[int]) -> int:
     return steps
 
 
+@pytest.mark.long
 def test_no_order_of_steps_loses_or_revives_mail() -> None:
     count = sized(8, SEEDS)
     seeds = range(FIRST, FIRST + count)
@@ -78,6 +79,7 @@ print(len(run.trace), hashlib.sha256("\\n".join(run.trace).encode()).hexdigest()
 """
 
 
+@pytest.mark.long
 def test_a_seed_is_the_same_run_each_time() -> None:
     """In another process, where sets of bytes have a different order."""
     found = {

@@ -42,6 +42,11 @@ def some(items: Sequence[T], one_in: int = 3) -> list[T]:
     return [items[at] for at in sorted(picked)]
 
 
+def is_drawn(name: str, one_in: int = 4) -> bool:
+    """Whether this long test runs: in CI each, in a developer's run one in so many, by the seed."""
+    return bool(SCALE) or not random.Random(f"{SEED} {name}").randrange(one_in)
+
+
 def reached(what: str, count: int) -> None:
     """Report `count` more results of a campaign ("power cut: states recovered and judged")."""
     _said.append((what, count))

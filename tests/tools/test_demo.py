@@ -152,6 +152,7 @@ def test_a_hub_that_is_stopped_ends_the_demo(start):
     assert list(demo.tmp.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_port_in_use_ends_the_demo_with_the_reason(start):
     demo = start()
     other = subprocess.run(

@@ -1,4 +1,4 @@
-"""Results of campaigns are added up and shown at the end, from any number of processes."""
+"""How much a run does, and that the results of its campaigns are added up and shown at the end."""
 
 import os
 import subprocess
@@ -21,6 +21,18 @@ def test_part(part):
 
 def test_figure():
     sizes.noted("slowest", "0.5 s")
+"""
+
+LONG = """
+import pytest
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(40))
+def test_long(number):
+    pass
+
+def test_short():
+    pass
 """
 
 
@@ -67,3 +79,38 @@ def test_sums_and_figures_of_all_processes_are_shown(tmp_path, processes):
     assert done.returncode == 1, done.stdout
     assert "\nstates: 8,000\nslowest: 0.5 s\n" in done.stdout
     assert counts.read_text() == "4 1\n"
+
+
+def collected(place, *arguments, seed=1, scale=""):
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "tests.conftest", "--co", "-q"]
+    done = subprocess.run(
+        [*command, "-o", "markers=long", *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "METAD_TEST_SEED": str(seed),
+            "METAD_TEST_SCALE": scale,
+        },
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_of_the_long_tests_a_developers_run_has_a_share_by_the_seed_and_ci_has_all(tmp_path):
+    (tmp_path / "test_some.py").write_text(LONG)
+    first, other = collected(tmp_path), collected(tmp_path, seed=2)
+    assert first[-1] == other[-1] == "test_some.py::test_short"
+    assert 2 <= len(first) <= 25
+    assert first != other
+    assert first == collected(tmp_path)
+    assert len(collected(tmp_path, scale="0.1")) == 41
+
+
+@pytest.mark.parametrize("choice", [["test_some.py"], ["-k", "test_"]])
+def test_a_developer_who_names_a_file_or_words_gets_every_long_test_there(tmp_path, choice):
+    (tmp_path / "test_some.py").write_text(LONG)
+    assert len(collected(tmp_path, *choice)) == 41

@@ -152,6 +152,7 @@ def test_a_row_that_cannot_be_read_is_left_out(node: Node, store: RowStore, row:
     assert everything(node.users) == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_rows_of_random_bytes_do_no_harm(node: Node, store: RowStore) -> None:
     choose = random.Random(SEED)

@@ -87,6 +87,7 @@ def test_a_restored_and_compacted_database_is_good(good: Path) -> None:
     assert start(good) == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_any_page_that_is_spoiled_costs_what_lay_in_it(good: Path) -> None:
     """Regression: exit code 65 at every start, or a start killed by SIGBUS."""
@@ -138,6 +139,7 @@ def leaf_header(number: int, flags: int, rows: int) -> bytes:
     return struct.pack("=QHHHH", number, 0, flags, 16 + 2 * rows, PAGE).ljust(PAGE, b"\0")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_only_leaf_of_a_table_turned_into_a_branch_is_noticed(good: Path) -> None:
     """Regression: the cursor reported its failed transaction, which was taken for no damage."""
@@ -239,6 +241,7 @@ def test_a_mirror_of_etcd_reads_all_users_again(good: Path) -> None:
         assert users.position() == Position()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_bad_leaf_costs_the_users_in_it_and_no_others(good: Path) -> None:
     everyone = addresses(good)

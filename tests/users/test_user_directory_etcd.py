@@ -129,6 +129,7 @@ def test_an_etcd_that_was_away_is_followed_again(server: EtcdCluster, tmp_path: 
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_a_server_that_falls_silent_leaves_no_node_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

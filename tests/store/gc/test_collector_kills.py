@@ -155,6 +155,7 @@ def test_killed_at_a_failpoint(name, template, scratch) -> None:
             return
 
 
+@pytest.mark.long
 def test_killed_at_any_write(template, scratch) -> None:
     """A few ordinals here, all at a larger scale."""
     rng = random.Random(SEED)

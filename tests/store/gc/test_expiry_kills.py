@@ -146,6 +146,7 @@ def test_killed_at_a_failpoint(name: str, template: Template, scratch: Path) -> 
             return
 
 
+@pytest.mark.long
 def test_killed_at_any_write(template: Template, scratch: Path) -> None:
     """A few ordinals here, all at a larger scale."""
     rng = random.Random(SEED)
