@@ -102,7 +102,8 @@ class JoinedLinks:
     def is_up(self, member: int) -> bool:
         return self.link.is_ready
 
-    def flush(self) -> None: ...
+    def flush(self) -> bool:
+        return False
 
     def close(self) -> None: ...
 

@@ -213,11 +213,12 @@ class Links:
             self.loop.call_soon(self.flush)
         self._unsent.append(connection)
 
-    def flush(self) -> None:
-        """Send what waits for the end of this turn of the loop."""
+    def flush(self) -> bool:
+        """Send what waits for the end of this turn of the loop.  False: nothing did."""
         unsent, self._unsent = self._unsent, []
         for connection in unsent:
             connection.flush()
+        return bool(unsent)
 
     def is_up(self, member: int) -> bool:
         """Whether a link that we dialed is ready for requests."""

@@ -254,11 +254,10 @@ class ClusterLayer(Layer):
         Outgoing(self, envelope, item, source, done).begin()
 
     def _send_copies(self) -> bool:
-        """A group begins: send what waits.  False: nothing did."""
-        if not self.copies.flush():
-            return False
-        self.flush()
-        return True
+        """A group begins: send what waits, also the copies that a timer has handed to the links.
+        False: nothing did."""
+        has_sent = self.copies.flush()
+        return self.links.flush() or has_sent
 
     def flush(self) -> None:
         """Write to the links now, not at the end of this turn of the loop."""

@@ -110,7 +110,11 @@ def test_a_peer_that_refuses_one_is_replaced_for_it_alone(three: ClusterBench) -
         assert len(c.listing(box)) == 2
 
 
-def test_the_copy_is_on_its_way_before_the_own_disk_is_waited_for(two: ClusterBench) -> None:
+@pytest.mark.parametrize("timer", ["late", "first"])
+def test_the_copy_is_on_its_way_before_the_own_disk_is_waited_for(
+    two: ClusterBench, timer: str
+) -> None:
+    """Also if a busy loop runs the timer of the copies before the group begins."""
     a = two.nodes[0]
     for _ in range(3):
         assert a.send([BOX], TEXT) is None  # the disk is known to be quick, the loop waits for it
@@ -123,12 +127,15 @@ def test_the_copy_is_on_its_way_before_the_own_disk_is_waited_for(two: ClusterBe
         events.append("own disk")
         return append(*group)
 
-    def flushed() -> None:
-        events.append("sent")
-        flush()
+    def flushed() -> bool:
+        has_sent: bool = flush()
+        events.extend(["sent"] * has_sent)
+        return has_sent
 
     committer._append = appended  # type: ignore[assignment, method-assign]
     a.layer.links.flush = flushed  # type: ignore[method-assign]
+    if timer == "first":
+        a.layer.copies._later = lambda _, call: a.layer.log.loop.call_soon(call)
     assert a.send([BOX], TEXT) is None
     assert events[0] == "sent"
     assert "own disk" in events

@@ -82,8 +82,9 @@ class SimLinks:
         if member not in self._dialed:
             self._dial(member)
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """What is written is on its way at once."""
+        return False
 
     def is_up(self, member: int) -> bool:
         link = self._dialed.get(member)
