@@ -11,7 +11,8 @@ With `--polls` each session is a new one that logs in by POP3, asks STAT and qui
     python -m perf.session [--polls | --downloads] [--sessions 50] [--rounds 500] [--layer null]
     python -m perf.session --calls          which functions are called how often per message
 
-Prints microseconds of this process's CPU per message or poll, and the calls of Python functions.
+Prints microseconds of this process's CPU per message or poll; or its calls of functions and the
+instructions of Python, which other work on the machine does not change.
 """
 
 from __future__ import annotations
@@ -290,6 +291,24 @@ def calls(bench: Bench, rounds: int) -> Counter[str]:
     return found
 
 
+def instructions(bench: Bench, rounds: int) -> int:
+    """Python's instructions in so many rounds, on any machine the same."""
+    found = 0
+
+    def note(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal found
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        found += event == "opcode"
+        return note
+
+    sys.settrace(note)
+    for _ in range(rounds):
+        bench.round()
+    sys.settrace(None)
+    return found
+
+
 def show_calls(bench: Bench) -> None:
     rounds = 4
     messages = rounds * bench.each
@@ -299,6 +318,7 @@ def show_calls(bench: Bench) -> None:
             print(f"{count / messages:6.2f} {name}")
     total = sum(count for name, count in found.items() if not name.startswith(" "))
     print(f"{total / messages:.1f} calls of Python functions each")
+    print(f"{instructions(bench, rounds) / messages:.0f} instructions of Python each")
 
 
 def show_times(bench: Bench, rounds: int) -> None:
