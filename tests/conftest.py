@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import sizes
-from tests.support.sizes import is_drawn
 
 # Directories by the duration of their tests, the longest first, so that no process is left with a
 # long test at the end.  A campaign's tests go to any free process; those of any other file share
@@ -40,10 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (*FIRST, item.path.parent.name).index(item.path.parent.name))
     if is_choice(config):
         return
-    later = [
-        item for item in items if item.get_closest_marker("long") and not is_drawn(item.nodeid)
-    ]
-    config.hook.pytest_deselected(items=later)
+    later = {
+        item
+        for item in items
+        if item.get_closest_marker("long") and not sizes.is_drawn(item.nodeid)
+    }
+    config.hook.pytest_deselected(items=list(later))
     items[:] = [item for item in items if item not in later]
 
 
