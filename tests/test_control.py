@@ -170,6 +170,7 @@ def test_a_hub_that_does_not_answer_is_given_up(server, tmp_path):
         request(tmp_path, "status", timeout=0.05)
 
 
+@pytest.mark.slow
 def test_each_second_of_silence_is_told_and_its_end(server, tmp_path, monkeypatch):
     told = []
     tell = staticmethod(lambda hub, left: told.append((hub, left)))
@@ -297,6 +298,7 @@ def test_a_line_without_an_end_is_cut_off(server):
     client.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_dropped_and_never_waited_for(server):
     client, connection = connect(server)
     for _ in range(3):
@@ -333,6 +335,7 @@ def test_a_directory_that_is_not_there_is_an_error(tmp_path):
         ControlServer(socket_path(tmp_path / "none"))
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_random_bytes_end_in_no_exception(chunks):
     ours, theirs = socket.socketpair()

@@ -248,10 +248,6 @@ def private_area() -> tuple[SharedArea, posix_ipc.Semaphore]:
     global _serial
     _serial += 1
     name = f"/metad-layer-{os.getpid()}-{_serial}"
-    area = SharedArea.create(name)
-    try:
-        semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
-        semaphore.unlink()
-    finally:
-        area.unlink()
-    return area, semaphore
+    semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=1)
+    semaphore.unlink()
+    return SharedArea.unnamed(), semaphore

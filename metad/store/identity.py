@@ -124,8 +124,9 @@ def open_or_make_store(osio: Osio, data: Path) -> Store:
 def fresh_node(known: Collection[int]) -> int:
     """A node number apart from all known ones.  Random, not the next number: two that are drawn
     for copies of one store are two nodes."""
-    free = [n for n in range(1, NODES - APART) if all(abs(n - one) > APART for one in known)]
-    return secrets.choice(free or [n for n in range(1, NODES) if n not in known])
+    near = {number for one in known for number in range(one - APART, one + APART + 1)}
+    free = set(range(1, NODES - APART)) - near or set(range(1, NODES)) - set(known)
+    return secrets.choice(tuple(free))
 
 
 def write_identity(osio: Osio, store: Store) -> None:

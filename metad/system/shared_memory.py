@@ -239,6 +239,14 @@ class SharedArea:
         return cls._map(name, memory, layout=LAYOUT)
 
     @classmethod
+    def unnamed(cls) -> SharedArea:
+        """One that nothing else can attach, for this process and its children: it ends with them.
+        Its pages are allocated when they are first written to."""
+        area = cls("", mmap.mmap(-1, CELLS * 8))
+        area.cells[0] = LAYOUT
+        return area
+
+    @classmethod
     def attach(cls, name: str) -> SharedArea:
         """Raises posix_ipc.ExistentialError if it is gone, ValueError for another layout."""
         area = cls._map(name, posix_ipc.SharedMemory(name))

@@ -136,6 +136,7 @@ def test_every_error_has_a_remedy(made: list[Made], kinds: dict[str, type[MetadE
     assert len(made) > 200
 
 
+@pytest.mark.slow
 def test_every_error_of_a_cluster_has_a_remedy_of_its_own(
     kinds: dict[str, type[MetadError]],
 ) -> None:
@@ -157,6 +158,7 @@ def remedies(made: list[Made], kinds: dict[str, type[MetadError]]) -> dict[str, 
     return {where: text for where, text in found.items() if text}
 
 
+@pytest.mark.slow
 def test_a_remedy_is_an_order_or_names_what_helps(
     made: list[Made], kinds: dict[str, type[MetadError]]
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_remedy_is_an_order_or_names_what_helps(
     assert len(found) > 120
 
 
+@pytest.mark.slow
 def test_the_commands_that_remedies_name_exist(
     made: list[Made], kinds: dict[str, type[MetadError]]
 ) -> None:

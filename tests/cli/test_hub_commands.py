@@ -98,6 +98,7 @@ def test_stop_without_a_hub_says_so(run, data):
     assert run("stop", "--data", data / "none")[0] == EX_UNAVAILABLE
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_end_is_told_after_the_deadline(run, data, fake_hub):
     fake_hub(stuck=True)
     code, _, err = run("stop", "--timeout", "0.1", "--data", data)
@@ -105,6 +106,7 @@ def test_a_hub_that_does_not_end_is_told_after_the_deadline(run, data, fake_hub)
     assert "did not stop within 0.1 s" in err
 
 
+@pytest.mark.slow
 def test_stop_waits_for_the_lock_of_the_last_process(run, data, fake_hub):
     fake_hub()
     with (data / "lock").open("w") as lock:

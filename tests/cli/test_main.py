@@ -52,6 +52,7 @@ def test_every_verb_of_user_is_found_before_its_file_is_imported():
         assert group.get_command(None, name) is group.commands[name]
 
 
+@pytest.mark.slow
 def test_a_start_imports_nothing_of_the_other_commands():
     program = "import sys, metad.cli.hub; print([n for n in sys.modules if n.startswith('metad.')])"
     command = [sys.executable, "-c", program]
@@ -137,6 +138,7 @@ def test_a_bug_of_ours_is_shown_whole(run, monkeypatch):
     assert "ZeroDivisionError" in err
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "metad.cli", "version"], capture_output=True, check=False

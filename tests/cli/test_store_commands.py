@@ -51,6 +51,7 @@ def spoil_index(store):
 # -- fsck
 
 
+@pytest.mark.slow
 def test_fsck_of_a_clean_store(run, data, store):
     code, out, err = run("fsck", "--data", data)
     assert (code, err) == (EX_OK, "")
@@ -60,6 +61,7 @@ def test_fsck_of_a_clean_store(run, data, store):
     assert (facts["clean"], facts["findings"], facts["messages"]) == (True, [], 3)
 
 
+@pytest.mark.slow
 def test_fsck_says_each_difference_on_a_line(run, data, store):
     name = spoil_log(store)
     code, out, _ = run("fsck", "--data", data)
@@ -94,6 +96,7 @@ def test_fsck_in_json_is_bounded(run, data, store, monkeypatch):
     assert facts["more"] > 3
 
 
+@pytest.mark.slow
 def test_fsck_repair_rebuilds_the_index(run, data, store):
     spoil_index(store)
     assert run("fsck", "--data", data)[0] == EX_DATAERR
@@ -105,6 +108,7 @@ def test_fsck_repair_rebuilds_the_index(run, data, store):
     assert (code, out[:7]) == (EX_OK, "clean: ")
 
 
+@pytest.mark.slow
 def test_fsck_repair_says_what_remains(run, data, store):
     spoil_log(store)
     code, out, err = run("fsck", "--repair", "--data", data)
@@ -116,6 +120,7 @@ def test_fsck_repair_says_what_remains(run, data, store):
     assert facts["findings"][1] == "after the repair:"
 
 
+@pytest.mark.slow
 def test_checksums_only_leaves_the_index_out(run, data, store):
     spoil_index(store)
     for command in (["fsck", "--checksums-only"], ["store", "check"]):
@@ -137,6 +142,7 @@ def hub_lock(data, store):
         yield
 
 
+@pytest.mark.slow
 def test_beside_a_hub_fsck_pins_the_logs(run, data, store, hub_lock):
     assert run("fsck", "--data", data)[0] == EX_OK
     assert (data / "run" / "backup").exists()
@@ -212,6 +218,7 @@ def test_logs_are_listed_without_an_index_and_without_headers(run, data, store):
     assert (first["state"], first["messages"], first["end"]) == ("damaged", None, None)
 
 
+@pytest.mark.slow
 def test_an_active_log_ends_at_its_watermark(run, data, store):
     store.start()
     store.put([1], b"x")
@@ -260,6 +267,7 @@ def test_a_dump_of_damage_and_of_nothing(run, data, store):
 # -- store rebuild
 
 
+@pytest.mark.slow
 def test_rebuild_replaces_the_index(run, data, store):
     spoil_index(store)
     code, out, err = run("store", "rebuild", "--data", data)

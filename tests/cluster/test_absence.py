@@ -5,6 +5,8 @@ from __future__ import annotations
 from random import Random
 from types import SimpleNamespace
 
+import pytest
+
 from metad.cluster.absence import Absences, without
 from metad.cluster.view import Membership, View
 from tests.cluster import cluster_model
@@ -38,6 +40,7 @@ def in_the_model(view: View, by: int) -> dict[int, tuple[dict[int, str], frozens
     return made
 
 
+@pytest.mark.slow
 def test_the_rule_is_the_model_s():
     random = Random(f"{SEED} absent")
     outcomes = set()

@@ -257,6 +257,7 @@ def test_a_peer_that_sends_more_than_it_may_is_cut_off():
     assert len(pipe.b.asked) <= limits.CLUSTER_OUTSTANDING // frames.PIECE
 
 
+@pytest.mark.slow
 def test_a_request_without_an_end_is_cut_off():
     pipe = Pipe().connect()
     head = frames.HEAD.pack(frames.PIECE, 16, frames.MORE, 0, 1, 1)
@@ -266,6 +267,7 @@ def test_a_request_without_an_end_is_cut_off():
     assert pipe.taker.reason == "requests of more than 64 MiB at once"
 
 
+@pytest.mark.slow
 def test_an_answer_without_an_end_is_cut_off():
     pipe = Pipe().connect()
     pipe.b.answers = None

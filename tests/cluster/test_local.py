@@ -191,6 +191,7 @@ def test_clients_are_bounded(tmp_path):
     serve(tmp_path, test)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_away_or_mute_is_told(tmp_path):
     path = tmp_path / "directory"
     with pytest.raises(ClusterError, match="cannot be asked: No such file"):

@@ -143,6 +143,7 @@ def test_a_node_that_is_no_longer_active_in_the_new_view() -> None:
     assert "not an active member" in session.error
 
 
+@pytest.mark.slow
 def test_whatever_is_lost_no_list_is_short() -> None:
     """Nodes answer, are lost or refuse, in any order and in both attempts: a list that comes heard
     as many as the rule wants, all in one attempt."""

@@ -30,6 +30,7 @@ def some(random: Random, numbers: tuple[int, ...]) -> set[int]:
     return {number for number in numbers if random.random() < share}
 
 
+@pytest.mark.slow
 def test_a_view_names_the_same_members() -> None:
     random = Random(f"{SEED} members")
     for _ in range(CASES):
@@ -57,6 +58,7 @@ def test_where_mail_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(one.expected(MAILBOX, message_id)) == model.expected((1, maker))
 
 
+@pytest.mark.slow
 def test_the_rules_are_the_model_s() -> None:
     random = Random(f"{SEED} rules")
     said: dict[str, set[bool]] = {"write": set(), "read": set(), "delete": set()}

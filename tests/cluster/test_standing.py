@@ -50,6 +50,7 @@ def test_why_mail_and_logins_are_refused(sight: Sight, mail: Obstacle, logins: O
     assert (found.mail, found.logins) == (mail, logins)
 
 
+@pytest.mark.slow
 def test_what_is_told_is_what_the_rules_do() -> None:
     random = Random(f"{SEED} standing")
     told = set()

@@ -168,6 +168,7 @@ def failure(answer: Answer) -> str:
     return answer.reason
 
 
+@pytest.mark.slow
 def test_a_request_over_tls(two: Two) -> None:
     assert two.ask(two.a) == Answered(b"16:mail")
     assert two.a.links.is_up(2)
@@ -176,6 +177,7 @@ def test_a_request_over_tls(two: Two) -> None:
     assert two.b.lines[0].startswith("link with node 1 (127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_large_bodies_and_many_small_ones_over_one_link(two: Two) -> None:
     got: list[Answer] = []
     large = bytes(range(256)) * 24_000  # 6 MB
@@ -189,6 +191,7 @@ def test_large_bodies_and_many_small_ones_over_one_link(two: Two) -> None:
     assert len(two.b.lines) == 1
 
 
+@pytest.mark.slow
 def test_tls_is_1_3_and_both_show_their_certificates(two: Two) -> None:
     two.ask(two.a)
     [dialed] = two.a.links._open
@@ -199,6 +202,7 @@ def test_tls_is_1_3_and_both_show_their_certificates(two: Two) -> None:
     assert taken._fingerprint == members[1]
 
 
+@pytest.mark.slow
 def test_a_member_that_comes_back_is_dialed_again(two: Two) -> None:
     two.ask(two.a)
     two.b.links.close()
@@ -210,6 +214,7 @@ def test_a_member_that_comes_back_is_dialed_again(two: Two) -> None:
     assert any("lost: closed by the other side" in line for line in two.a.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steady", [True, False])
 def test_a_link_that_was_up_for_a_while_is_dialed_again_at_once(two: Two, steady: bool) -> None:
     """A process of the member has ended, and another one accepts on its address."""
@@ -261,6 +266,7 @@ class Queues:
             sock.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("serves", [[False, True], [False, False, True]])
 def test_a_link_in_the_queue_of_a_dead_process_is_dialed_to_another_one(
     two: Two, serves: list[bool], monkeypatch: pytest.MonkeyPatch
@@ -307,6 +313,7 @@ class Aborted(asyncio.Transport):
         self.aborted = True
 
 
+@pytest.mark.slow
 def test_a_member_whose_processes_are_all_dead_is_given_up(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +324,7 @@ def test_a_member_whose_processes_are_all_dead_is_given_up(
         assert len(queues.dead) == dialing.ATTEMPTS
 
 
+@pytest.mark.slow
 def test_attempts_become_rarer_up_to_half_a_second(two: Two) -> None:
     two.b.links.close()
     two.sockets[1].close()
@@ -394,6 +402,7 @@ def test_a_removed_member(two: Two) -> None:
     assert two.b.station.asked == []
 
 
+@pytest.mark.slow
 def test_a_member_that_is_removed_loses_its_link_within_a_tick(two: Two) -> None:
     two.ask(two.a)
     members = (two.member(1, Membership.REMOVED), two.member(2))
@@ -471,6 +480,7 @@ def test_a_certificate_whose_time_is_over_is_good_while_the_view_has_it(ours: Au
 # -- half-open, silent, too many
 
 
+@pytest.mark.slow
 def test_a_peer_that_connects_and_sends_nothing(two: Two, monkeypatch) -> None:
     monkeypatch.setattr(transport, "CLUSTER_SILENCE", 0.2)
     with two.connect() as sock:

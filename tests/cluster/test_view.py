@@ -19,6 +19,7 @@ from tests.support.sizes import SEED, reached, scaled
 TWO = make_view(make_member(1), make_member(2))
 
 
+@pytest.mark.slow
 def test_a_view_is_read_as_it_was_written() -> None:
     random = Random(f"{SEED} views")
     for _ in range(scaled(300)):

@@ -164,6 +164,7 @@ def _without(one: View, removal: Removal) -> View | None:
         return None
 
 
+@pytest.mark.slow
 def test_who_drains_is_the_model_s() -> None:
     random = Random(f"{SEED} draining")
     seen: set[bool] = set()

@@ -256,6 +256,7 @@ def test_listeners_of_every_kind_are_read():
     assert (pop3.tls, pop3.proxy) == ("implicit", False)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 def test_any_text_is_parsed_or_refused(content):
     try:

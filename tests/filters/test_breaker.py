@@ -160,6 +160,7 @@ def test_who_wants_no_filter_is_not_hit_by_its_failure() -> None:
     assert found[PLAIN].refusal == NOT_CHECKED
 
 
+@pytest.mark.slow
 def test_a_late_answer_is_a_failure_and_then_the_filter_is_not_asked() -> None:
     chain = Chain(Never(None))
     for _ in range(FAILURES):
@@ -183,6 +184,7 @@ def test_a_filter_that_cancels_itself_has_failed() -> None:
     assert chain.counts["failures"] == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_while_the_filter_is_tried_again_leaves_the_try_to_the_next() -> None:
     never = Never(None)
     chain = Chain(never)

@@ -61,10 +61,17 @@ class Service(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """Its queue takes all that come at once.  The usual one of five lets the others try again,
+    after a second."""
+
+    request_queue_size = 64
+
+
 @contextmanager
 def serving() -> Iterator[int]:
     """The service's port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+    with Server(("127.0.0.1", 0), Service) as server:
         server.daemon_threads = True
         server.block_on_close = False
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

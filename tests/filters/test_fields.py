@@ -60,6 +60,7 @@ def test_a_header_of_the_limit_is_taken() -> None:
     assert split(header + b"body\r\n.\r\n") == (header, b"body\r\n.\r\n")
 
 
+@pytest.mark.slow
 def test_a_header_in_small_pieces_costs_no_square() -> None:
     """131,072 octets, two at a time: copying all of them each time would take seconds."""
     header = b"X: y\r\n" * 21_000
@@ -133,6 +134,7 @@ def test_what_may_not_stand_in_a_header_is_an_error(name: str, value: str) -> No
         make_field(name, value)
 
 
+@pytest.mark.slow
 def test_no_value_makes_a_second_field() -> None:
     dice = random.Random(SEED)
     letters = "a \t\r\n:ä\0\x85\u2028"

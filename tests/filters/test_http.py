@@ -94,6 +94,7 @@ def test_any_bytes_are_a_response_or_an_error() -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_body_in_single_bytes_costs_no_square() -> None:
     """Half a megabyte: adding up all pieces each time would take hours."""
     reader = ResponseReader()

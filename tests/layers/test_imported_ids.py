@@ -127,6 +127,7 @@ def test_a_lock_that_is_taken_leaves_them_to_the_records(store: Store) -> None:
     assert found(ids) == expected()
 
 
+@pytest.mark.slow
 def test_numbers_may_be_asked_for_in_any_order(store: Store) -> None:
     ids = ImportedIds(store, LISTING, is_complete=False)
     for number in [*reversed(OF_IMPORTS), *OF_IMPORTS[::7]]:
@@ -140,6 +141,7 @@ def test_a_command_gets_them_all(store: Store) -> None:
     assert store.index.known == wanted
 
 
+@pytest.mark.slow
 def test_each_step_looks_at_a_few_messages(store: Store) -> None:
     """Of which every third was imported, and all are in the index."""
     store.index.known = {message_id(number): f"uid-{number}" for number in range(0, 60_000, 3)}

@@ -42,6 +42,7 @@ def fetched(drop: Maildrop, numbers: Iterable[int]) -> list[bytes]:
     return lines
 
 
+@pytest.mark.slow
 def test_one_look_for_many_and_each_gets_its_own(looked: list[int]) -> None:
     with Bench(Log()) as bench:
         assert isinstance(bench.its_layer, LogLayer)

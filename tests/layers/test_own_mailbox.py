@@ -80,6 +80,7 @@ def times(packed: bytes, size: int) -> list[int]:
     return [int.from_bytes(packed[at : at + 8], "big") for at in range(0, len(packed), size)]
 
 
+@pytest.mark.slow
 def test_a_long_list_is_made_in_pieces(layer: LogLayer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing_module, "STEP", STEP)
     monkeypatch.setattr(own_module, "STEP", STEP)
@@ -93,6 +94,7 @@ def test_a_long_list_is_made_in_pieces(layer: LogLayer, monkeypatch: pytest.Monk
     assert turns >= 3 * COUNT // STEP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [1, 2])
 def test_a_copy_that_comes_meanwhile_leaves_nothing_out(
     layer: LogLayer, monkeypatch: pytest.MonkeyPatch, turn: int
@@ -111,6 +113,7 @@ def test_a_copy_that_comes_meanwhile_leaves_nothing_out(
     assert set(before) <= set(times(answer.entries, 20))
 
 
+@pytest.mark.slow
 def test_a_message_deleted_meanwhile_is_a_tombstone(
     layer: LogLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_an_address_that_would_lead_out_is_refused(address):
         Places(Path("/mail"), TEMPLATE).directory(2, address)
 
 
+@pytest.mark.slow
 @given(
     st.text(), st.text(min_size=1), st.sampled_from([TEMPLATE, "{address}", "u/{local}/{domain}"])
 )
@@ -138,6 +139,7 @@ class FailingOsio(Osio):
         super().mkdir(path, mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"),
     [("create", 2), ("write", 4), ("sync", 2), ("rename", 2), ("directory", 2), ("mkdir", 8)],
@@ -176,6 +178,7 @@ def test_a_maildir_that_was_removed_is_made_again(bench):
     assert len(files(bench)) == 1
 
 
+@pytest.mark.slow
 def test_under_load_many_messages_share_the_sync_of_a_directory(bench):
     osio = FailingOsio("directory", 0, errno.EIO)
     bench.its_layer._sorter._osio = osio

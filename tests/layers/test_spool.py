@@ -59,6 +59,7 @@ def test_what_exceeds_the_budget_goes_to_a_file_and_comes_back_the_same(tmp_path
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_large_messages_leave_half_of_the_budget_to_small_ones(tmp_path: Path) -> None:
     """Clients with half a large message each must not force every small one into its own file:
     those are committed one by one."""

@@ -19,6 +19,7 @@ def wire_of(lines):
     return message, re.sub(rb"(?m)^\.", b"..", message) + b".\r\n"
 
 
+@pytest.mark.slow
 @given(lines=LINES, cuts=st.lists(st.integers(0, 60)), lf=st.booleans())
 def test_every_cut_gives_the_message(lines, cuts, lf):
     lines = [line for line in lines if b"\r" not in line] if lf else lines

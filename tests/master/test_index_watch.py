@@ -137,6 +137,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(below)], check=False, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_kernel_tells_of_a_real_failed_write_back(small_disk: Path) -> None:
     watch, lines = make(small_disk)
     assert not watch.is_suspect(1000.0)

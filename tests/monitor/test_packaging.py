@@ -106,14 +106,17 @@ def promtool(*arguments: str, given: str | None = None) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_promtool_takes_the_rules() -> None:
     assert "SUCCESS" in promtool("check", "rules", str(MONITORING / "metad.rules.yml"))
 
 
+@pytest.mark.slow
 def test_promtool_takes_the_page(exposition: str) -> None:
     promtool("check", "metrics", given=exposition)
 
 
+@pytest.mark.slow
 def test_promtool_takes_every_query_of_the_dashboard(tmp_path: Path) -> None:
     found = json.loads((MONITORING / "grafana-dashboard.json").read_text())
     queries = [one["expr"] for panel in found["panels"] for one in panel["targets"]]

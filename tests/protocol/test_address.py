@@ -119,6 +119,7 @@ def test_folding_never_exceeds_the_limits() -> None:
         fold("\u0130" * (LOCAL_LIMIT // 2) + "@x")  # three octets each, folded
 
 
+@pytest.mark.slow
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_folding_what_was_folded_changes_nothing(local: str, domain: str) -> None:
     try:
@@ -129,6 +130,7 @@ def test_folding_what_was_folded_changes_nothing(local: str, domain: str) -> Non
     assert not any(character < " " for character in folded)
 
 
+@pytest.mark.slow
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=20))
 def test_any_printable_local_part_can_be_written_and_read_again(local: str) -> None:
     assert parse_mailbox(f"{quote_local(local)}@example.org") == Mailbox(local, "example.org")

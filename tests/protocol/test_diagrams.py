@@ -16,6 +16,7 @@ TOP = Path(__file__).resolve().parents[2]
 TOOL = TOP / "tools" / "diagrams"
 
 
+@pytest.mark.slow
 def test_the_diagrams_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, str(TOOL), "--check"], capture_output=True, text=True, check=False

@@ -57,6 +57,7 @@ def test_only_a_dot_line_between_line_ends_ends_a_message(octets: bytes, end: in
         assert end_of(pieces) == end
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_the_end_is_where_a_plain_search_finds_it(parts: list[bytes]) -> None:
     octets = b"".join(parts)
@@ -80,6 +81,7 @@ def expected_fault(octets: bytes) -> str | None:
     return "<NUL>" if b"\0" in octets else None
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_counts_are_those_of_plain_patterns_at_every_cut(parts: list[bytes]) -> None:
     octets = b"".join(parts)
@@ -94,6 +96,7 @@ def stuffed(pieces: list[bytes]) -> bytes:
     return b"".join(stuffer.feed(piece) for piece in pieces)
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_a_dot_is_stuffed_in_front_of_every_line_with_one(parts: list[bytes]) -> None:
     octets = b"".join(parts)
@@ -183,6 +186,7 @@ def test_the_header_is_understood_at_every_cut(octets: bytes, expected: tuple[bo
         assert scanned(pieces) == expected
 
 
+@pytest.mark.slow
 @given(PIECES)
 def test_any_header_is_understood_alike_at_every_cut(parts: list[bytes]) -> None:
     octets = b"".join(parts)

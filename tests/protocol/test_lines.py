@@ -54,6 +54,7 @@ def test_bytes_become_lines_and_faults_at_every_cut(
         assert lines_of(octets[:at], octets[at:]) == expected
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"a", b"bcd", b"e" * 9])))
 def test_any_bytes_give_the_same_lines_whole_and_byte_by_byte(pieces: list[bytes]) -> None:
     octets = b"".join(pieces)

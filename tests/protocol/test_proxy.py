@@ -121,6 +121,7 @@ def outcome(octets: bytes) -> Header | str | None:
         return "refused"
 
 
+@pytest.mark.slow
 @given(octets_like_a_header)
 @example(b"")
 def test_no_input_raises_and_a_verdict_once_given_stays(octets: bytes) -> None:

@@ -133,6 +133,7 @@ def test_what_is_no_final_message_is_refused(final: bytes) -> None:
         begun().is_proven(final)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=80), st.binary(max_size=120))
 def test_no_bytes_raise_anything_else_or_prove_anything(first: bytes, final: bytes) -> None:
     for message in (first, b"n,,n=" + first, FIRST + first):

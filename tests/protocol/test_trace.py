@@ -68,6 +68,7 @@ def test_a_helo_that_is_no_name_is_replaced(helo: bytes, address: str, expected:
     assert beginning == b"Received: " + expected + b"\r\n\tby mx with SMTP id "
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=40), st.sampled_from(["", "192.0.2.1", "::1"]))
 def test_no_helo_breaks_the_header(helo: bytes, address: str) -> None:
     header = received(origin(helo, address, "mx", "ESMTP"), "id", DATE, None)
@@ -76,6 +77,7 @@ def test_no_helo_breaks_the_header(helo: bytes, address: str) -> None:
     assert list(email.message_from_bytes(header + b"\r\n").keys()) == ["Received"]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40))
 def test_no_address_breaks_a_header(address: str) -> None:
     for header in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from metad import limits
 from metad.sessions.give_way import give_way
 from tests.support.session_kit import Connected, World
@@ -20,6 +22,7 @@ def ended(clients: list[Connected]) -> list[bool]:
     return [one.transport.half_closed or one.transport.closed for one in clients]
 
 
+@pytest.mark.slow
 def test_a_hundred_silent_smtp_clients_do_not_lock_pop3_out() -> None:
     """Regression: they did, for 300 seconds."""
     world = World(connections=100, of_network=100)

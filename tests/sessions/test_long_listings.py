@@ -103,6 +103,7 @@ def test_a_client_that_hangs_up_between_two_pieces_frees_its_mailbox(world: Worl
     assert drop.is_closed
 
 
+@pytest.mark.slow
 def test_commands_that_come_between_two_pieces_are_answered_behind_them(world: World) -> None:
     turns = Turns(world)
     client, _ = logged_in(world)

@@ -225,6 +225,7 @@ def test_failures_are_shared_by_the_workers() -> None:
     assert [worker.login_delay("a", later) for worker in (one, two, three)] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_full_table_of_failures_makes_room_when_they_are_forgotten() -> None:
     one, two = workers(Caps(10, 10, 10))
     for number in range(20_000):
@@ -246,6 +247,7 @@ def test_a_failed_login_is_answered_after_longer_than_any_check_took() -> None:
     assert limiter.answer_after == limits.MAX_LOGIN_FAILURE_DELAY
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_networks_is_bounded() -> None:
     limiter = make_limiter(Caps(10, 10, 1000))
     for number in range(limits.NETWORKS_REMEMBERED + 100):

@@ -31,6 +31,7 @@ def test_what_stands_where_a_header_should_is_body_and_not_changed() -> None:
     assert (envelope.trace + rest).endswith(b"\r\n\r\n" + text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "forged",
     [

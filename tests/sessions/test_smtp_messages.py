@@ -51,6 +51,7 @@ def test_a_message_with_smtputf8_changes_only_its_own_trace() -> None:
     assert names == [b"ESMTP", b"UTF8SMTP", b"ESMTP"]
 
 
+@pytest.mark.slow
 def test_very_many_messages_in_one_piece_to_a_layer_that_decides_at_once() -> None:
     world = World()
     taken = Taken(world)

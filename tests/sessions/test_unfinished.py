@@ -25,6 +25,7 @@ def sending(world: World, octets: int, peer: str = "192.0.2.1") -> Connected:
     return client
 
 
+@pytest.mark.slow
 def test_a_network_cannot_fill_the_disk_with_messages_that_it_does_not_end() -> None:
     """Regression: twelve connections held 348 MB in unlinked files, and had 18 hours each."""
     world = World(of_network=100)
@@ -42,6 +43,7 @@ def test_a_network_cannot_fill_the_disk_with_messages_that_it_does_not_end() -> 
     assert sending(world, MIB).send(b".\r\n").startswith(b"250")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["lose", "rset", "mail", "too large", "helo"])
 def test_what_an_unfinished_message_held_is_given_back_however_it_ends(end: str) -> None:
     world = World()

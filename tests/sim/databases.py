@@ -18,13 +18,10 @@ from unittest.mock import patch
 
 import lmdb
 
-from metad.store.fsck import fsck, index_snapshot
-from metad.store.fsck.grouping import Rows
-from metad.store.identity import Store
 from metad.store.index import index as index_module
-from metad.store.index import probe
 from metad.store.index.index import Index
 from tests.sim.scheduler import KilledError
+from tests.support.in_process import index_in_process
 from tests.support.store_kit import BOUNDS
 
 if TYPE_CHECKING:
@@ -181,18 +178,8 @@ def make_open(sim: Simulation) -> Callable[..., Handle]:
 def installed(sim: Simulation) -> Iterator[None]:
     """While this lasts, metad's environments are simulated, and an index is tried and read in the
     process itself, not in a child."""
-    with (
-        patch.object(lmdb, "open", make_open(sim)),
-        patch.object(probe, "why_damaged", probe._why),
-        patch.object(fsck, "read_snapshot", _read_snapshot),
-    ):
+    with patch.object(lmdb, "open", make_open(sim)), index_in_process():
         yield
-
-
-def _read_snapshot(
-    store: Store, rows: Rows | None, get_on: Callable[[], None], reached: object
-) -> index_snapshot.Snapshot:
-    return index_snapshot._read(store, rows, get_on)
 
 
 class SimIndex(Index):

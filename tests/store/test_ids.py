@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ def test_ids_rise_while_the_clock_stands_still() -> None:
     assert ids == sorted(set(ids))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-(10**12), 10**12), max_size=50))
 def test_ids_rise_while_the_clock_jumps(steps: list[int]) -> None:
     clock = FakeClock(monotonic=10**15)

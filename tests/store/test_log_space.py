@@ -179,6 +179,7 @@ def test_mail_leaves_blocks_for_deletions(kit: StoreKit) -> None:
         assert kit.delete(1, [sent.id]).acked
 
 
+@pytest.mark.slow
 def test_survivors_go_on_in_a_free_log_where_the_disk_has_no_blocks(kit: StoreKit) -> None:
     """Regression: "no blocks for log 6" with three free logs, and nothing was collected any
     more."""

@@ -77,6 +77,7 @@ def test_logs_are_numbered_from_one_and_lives_rise(both: Shared) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_log_that_is_given_up_while_the_semaphore_is_held_is_so_with_the_next_change(
     both: Shared,
 ) -> None:
@@ -385,6 +386,7 @@ def test_a_living_holder_is_left_alone(both: Shared, children: list[int]) -> Non
     assert both.semaphore.value == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_holder_is_left_alone_until_it_goes_on_or_dies(
     both: Shared, children: list[int]
 ) -> None:
@@ -402,6 +404,7 @@ def test_a_stopped_holder_is_left_alone_until_it_goes_on_or_dies(
     assert both.semaphore.value == 1
 
 
+@pytest.mark.slow
 def test_a_dead_waiter_takes_nothing_with_it(both: Shared, children: list[int]) -> None:
     holder, finish = child_that(both, 0, "holding")
     children.append(holder)
@@ -423,6 +426,7 @@ def test_a_dead_waiter_takes_nothing_with_it(both: Shared, children: list[int]) 
     assert both.semaphore.value == 1
 
 
+@pytest.mark.slow
 def test_a_waiter_gets_what_a_dead_holder_had(both: Shared, children: list[int]) -> None:
     holder, _ = child_that(both, 0, "applying")
     waiter = os.fork()
@@ -466,6 +470,7 @@ def test_a_repair_that_signals_interrupt_is_made(
     assert both.semaphore.value == 1
 
 
+@pytest.mark.slow
 def test_a_change_that_signals_interrupt_waits_on(
     both: Shared, interrupted: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

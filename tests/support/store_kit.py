@@ -59,10 +59,9 @@ def shared(name: str = "kit") -> tuple[SharedArea, posix_ipc.Semaphore]:
     global _serial
     _serial += 1
     unique = f"/metad-test-{name}-{os.getpid()}-{_serial}"
-    area = SharedArea.create(unique)
     semaphore = posix_ipc.Semaphore(unique, posix_ipc.O_CREX, initial_value=1)
-    area.unlink()
-    return area, semaphore
+    semaphore.unlink()
+    return SharedArea.unnamed(), semaphore
 
 
 _area: tuple[int, SharedArea, posix_ipc.Semaphore] | None = None

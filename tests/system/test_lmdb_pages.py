@@ -41,6 +41,7 @@ def put(data: bytearray, at: int, piece: bytes) -> None:
     data[at : at + len(piece)] = piece
 
 
+@pytest.mark.slow
 def test_a_good_file_has_every_page_once(environment: lmdb.Environment) -> None:
     assert wrong(environment) is None
     for seed in range(4):
@@ -74,6 +75,7 @@ def test_a_list_of_free_pages_of_another_moment_is_found(environment: lmdb.Envir
     assert lmdb_pages.why_wrong(Osio(), str(path)) is not None
 
 
+@pytest.mark.slow
 def test_any_page_of_the_list_or_of_branches_that_is_spoiled_is_found(
     environment: lmdb.Environment,
 ) -> None:

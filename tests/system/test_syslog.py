@@ -88,6 +88,7 @@ def test_lines_of_one_turn_are_a_message_each(daemon, fd):
     assert [daemon.read(), daemon.read()] == [b"<22>metad/a[1]: x", b"<22>metad/b[1]: y"]
 
 
+@pytest.mark.slow
 def test_a_daemon_that_does_not_read_costs_the_lines_that_do_not_fit(daemon, fd):
     lines = LogLines(fd)
     for number in range(5000):

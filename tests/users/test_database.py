@@ -446,6 +446,7 @@ def test_a_record_that_is_no_map_is_reported_and_left_alone(users, path, value):
         assert again.resolve("ann@example.org") == ann
 
 
+@pytest.mark.slow
 def test_a_full_map_is_no_space_and_adds_nothing_of_the_batch(path, monkeypatch):
     monkeypatch.setattr(lmdb_env, "MAP_SIZE", 256 * 1024)
     with UserDatabase(path, create=True) as users:

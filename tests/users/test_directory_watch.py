@@ -108,6 +108,7 @@ def test_a_change_is_entered_in_the_turn_in_which_the_watch_tells_of_it(
     asyncio.run(test())
 
 
+@pytest.mark.slow
 def test_a_watch_that_tells_nothing_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_hash_that_asks_for_too_much_work_is_refused(source):
         hashes.scheme_of(source)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_is_a_hash_or_an_error(text):
     try:

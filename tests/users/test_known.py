@@ -38,6 +38,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "error"), CHANGES)
 def test_a_change_by_another_process_holds_at_once(users, path, changes, error):
     users.add("ann@example.org")

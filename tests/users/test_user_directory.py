@@ -40,6 +40,7 @@ def row_key(address: str) -> str:
     return KEYS.users + rows.row_key(address.encode()).decode()
 
 
+@pytest.mark.slow
 def test_what_was_uploaded_and_what_changes_holds_on_both(tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster(tmp_path, FakeEtcd()) as (one, two):
@@ -72,6 +73,7 @@ def test_two_add_the_same_address_at_once(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.slow
 def test_many_commands_at_once_number_every_mailbox_once(tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster(tmp_path, FakeEtcd()) as (one, two):

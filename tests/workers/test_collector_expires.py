@@ -107,6 +107,7 @@ def test_what_is_in_use_goes_once_it_is_not(kit: StoreKit) -> None:
     assert counts(kit) == [0, 7]
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_not_believed_expires_nothing(
     kit: StoreKit, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_clock_that_is_not_believed_expires_nothing(
     assert counts(kit) == [7, 7]
 
 
+@pytest.mark.slow
 def test_without_users_it_says_so_and_collects_on(
     kit: StoreKit, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_postmasters_mail_goes_after_90_days(hub: Hub) -> None:
     assert (hub.count(POSTMASTER_ID), hub.count(2)) == (0, 1)
 
 
+@pytest.mark.slow
 def test_usage_is_exact_after_expiry_collection_crash_and_rebuild(hub: Hub) -> None:
     own = hub.user("a@x.org", Policy(expiry=DAY))
     other = hub.user("b@x.org")

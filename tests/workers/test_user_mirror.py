@@ -75,6 +75,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
     two.users.close()
 
 
+@pytest.mark.slow
 def test_first_a_whole_copy_then_what_changes(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     two.mirroring.tick()
@@ -115,6 +116,7 @@ def test_a_copy_that_breaks_off_is_begun_again(
     assert two.users.account("user1@example.test")
 
 
+@pytest.mark.slow
 def test_changes_that_are_not_kept_any_more_lead_to_a_whole_copy(
     pair: tuple[Worker, Worker],
 ) -> None:
@@ -130,6 +132,7 @@ def test_changes_that_are_not_kept_any_more_lead_to_a_whole_copy(
     assert two.mirror.lineage()[0] == one.mirror.lineage()[0]
 
 
+@pytest.mark.slow
 def test_the_node_that_took_over_later_wins(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     two.mirroring.tick()
@@ -144,6 +147,7 @@ def test_the_node_that_took_over_later_wins(pair: tuple[Worker, Worker]) -> None
     assert two.asked == ["lineage"]
 
 
+@pytest.mark.slow
 def test_a_request_that_cannot_be_read_is_refused(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     for body in (b"", b"\xc1", msgpack.packb(["page"]), msgpack.packb(["page", [0, 1, 2]])):

@@ -212,6 +212,7 @@ def test_a_second_init_changes_nothing(computers: tuple[Computer, Computer]) -> 
     assert {path.name: path.read_bytes() for path in one.directory.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_an_init_that_was_killed_before_its_end_is_repeated(
     computers: tuple[Computer, Computer],
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_hub_in_no_cluster(computers: tuple[Computer, Computer], command: str)
 # -- join
 
 
+@pytest.mark.slow
 def test_a_node_joins(computers: tuple[Computer, Computer], serving: Serving) -> None:
     one, two = computers
     code, out, err = two.run("join", make_token(one))
@@ -276,6 +278,7 @@ def test_a_node_joins(computers: tuple[Computer, Computer], serving: Serving) ->
     assert (two.directory / "ca.key").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_the_new_node_and_the_old_one_have_a_link(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -288,6 +291,7 @@ def test_the_new_node_and_the_old_one_have_a_link(
     ]
 
 
+@pytest.mark.slow
 def test_a_token_is_good_once(computers: tuple[Computer, Computer], serving: Serving) -> None:
     one, two = computers
     token = make_token(one)
@@ -301,6 +305,7 @@ def test_a_token_is_good_once(computers: tuple[Computer, Computer], serving: Ser
     assert not list((one.directory / "tokens").iterdir())
 
 
+@pytest.mark.slow
 def test_a_token_is_good_for_an_hour(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -314,6 +319,7 @@ def test_a_token_is_good_for_an_hour(
     assert any("127.0.0.1 may not join: the token is unknown" in line for line in serving.lines)
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_set_back_does_not_prolong_a_token(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -322,6 +328,7 @@ def test_a_clock_that_was_set_back_does_not_prolong_a_token(
     assert computers[1].run("join", token)[0] == EX_PROTOCOL
 
 
+@pytest.mark.slow
 def test_a_lost_answer_is_repeated_with_another_token(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -336,6 +343,7 @@ def test_a_lost_answer_is_repeated_with_another_token(
     assert two.view().epoch == 2
 
 
+@pytest.mark.slow
 def test_a_third_node_is_refused(
     computers: tuple[Computer, Computer], serving: Serving, run: Any, tmp_path: Path
 ) -> None:
@@ -349,6 +357,7 @@ def test_a_third_node_is_refused(
     assert serving.station.view.epoch == 2
 
 
+@pytest.mark.slow
 def test_a_store_with_logs_is_refused_before_the_token_is_used(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -365,6 +374,7 @@ def test_a_store_with_logs_is_refused_before_the_token_is_used(
     assert len(list((one.directory / "tokens").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_member_cannot_join_again(computers: tuple[Computer, Computer], serving: Serving) -> None:
     code, _, err = computers[1].run("join", make_token(computers[0]))
     assert code == EX_OK
@@ -372,6 +382,7 @@ def test_a_member_cannot_join_again(computers: tuple[Computer, Computer], servin
     assert (code, "in a cluster already" in err) == (EX_CANTCREAT, True)
 
 
+@pytest.mark.slow
 def test_another_node_at_the_address_gets_no_token(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -428,6 +439,7 @@ def test_tokens_are_bounded_and_old_ones_removed(tmp_path: Path) -> None:
 # -- status
 
 
+@pytest.mark.slow
 def test_status_of_a_cluster_of_one(computers: tuple[Computer, Computer]) -> None:
     computers[0].run("init")
     facts = computers[0].status()
@@ -449,6 +461,7 @@ def both_active(view: View, read_copies: int = 2) -> View:
     )
 
 
+@pytest.mark.slow
 def test_status_tells_what_one_more_failure_costs(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -470,6 +483,7 @@ def test_status_tells_what_one_more_failure_costs(
     assert [one["mail_out"] for one in facts["outlook"]] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_status_of_a_member_that_is_down(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -485,6 +499,7 @@ def test_status_of_a_member_that_is_down(
     ]
 
 
+@pytest.mark.slow
 def test_status_of_a_node_that_has_an_older_view(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -497,6 +512,7 @@ def test_status_of_a_node_that_has_an_older_view(
     assert two.view().epoch == 2  # a command adopts nothing
 
 
+@pytest.mark.slow
 def test_status_of_a_removed_node(computers: tuple[Computer, Computer], serving: Serving) -> None:
     one, two = computers
     two.run("join", make_token(one))
@@ -506,6 +522,7 @@ def test_status_of_a_removed_node(computers: tuple[Computer, Computer], serving:
     assert row["link"] == "node 2 was removed from the cluster; empty it and join again"
 
 
+@pytest.mark.slow
 def test_a_directory_with_another_nodes_view(computers: tuple[Computer, Computer]) -> None:
     one = computers[0]
     one.run("init")
@@ -533,6 +550,7 @@ def test_no_node_is_removed_without_etcd(computers: tuple[Computer, Computer]) -
     assert "cluster.etcd is missing: without etcd, a node that joins" in err
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_must_know_of_etcd(
     computers: tuple[Computer, Computer], serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -558,6 +576,7 @@ def test_init_needs_an_etcd_that_answers(computers: tuple[Computer, Computer]) -
     assert not (computers[0].directory / identity.VIEW).exists()
 
 
+@pytest.mark.slow
 def test_what_needs_the_directory_process_tells_that_it_is_away(
     computers: tuple[Computer, Computer],
 ) -> None:
@@ -582,6 +601,7 @@ def pair(computers: tuple[Computer, Computer], serving: Serving, read_copies: in
     serving.station.view = view
 
 
+@pytest.mark.slow
 def test_a_node_goes_on_alone(computers: tuple[Computer, Computer], serving: Serving) -> None:
     one, _ = computers
     pair(computers, serving)
@@ -594,6 +614,7 @@ def test_a_node_goes_on_alone(computers: tuple[Computer, Computer], serving: Ser
     assert outlook == {"when": "now", "mail_in": True, "mail_out": True, "deletions": True}
 
 
+@pytest.mark.slow
 def test_alone_asks_first(computers: tuple[Computer, Computer], serving: Serving) -> None:
     one, _ = computers
     pair(computers, serving)
@@ -605,6 +626,7 @@ def test_alone_asks_first(computers: tuple[Computer, Computer], serving: Serving
     assert one.view().epoch == 4
 
 
+@pytest.mark.slow
 def test_a_node_that_answers_is_not_off(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:
@@ -616,6 +638,7 @@ def test_a_node_that_answers_is_not_off(
     assert two.view().epoch == 3
 
 
+@pytest.mark.slow
 def test_a_node_that_answers_with_a_newer_view_is_not_off(
     computers: tuple[Computer, Computer], serving: Serving
 ) -> None:

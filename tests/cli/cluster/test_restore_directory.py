@@ -21,6 +21,7 @@ def test_without_etcd_there_is_no_directory(run: Any, tmp_path: Path):
     assert (code, "cluster.etcd: is not set" in err) == (EX_CONFIG, True)
 
 
+@pytest.mark.slow
 def test_a_hub_in_no_cluster_has_none(run: Any, tmp_path: Path):
     config, (port,) = tmp_path / "metad.toml", free_ports(1)
     table = f'[cluster]\naddress = "127.0.0.1:{port}"\netcd = ["http://127.0.0.1:{port}"]\n'

@@ -95,6 +95,7 @@ def test_the_next_server_is_asked_if_one_fails(server):
     assert mx.mail_exchangers("x.org", [bad, good]) == [(5, "mx.x.org")]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_silent_is_an_error(server, monkeypatch):
     monkeypatch.setattr(mx, "SECONDS", 0.05)
     with pytest.raises(DnsError):

@@ -73,6 +73,7 @@ def test_bad_items_and_notes_are_kept_and_end_nothing() -> None:
     assert (result.bad, result.notes, result.exit_code) == (["x: why"], ["note"], 65)
 
 
+@pytest.mark.slow
 def test_the_helper_reads_each_mailbox_in_a_process_of_its_own() -> None:
     def read(address: str) -> Iterator[SourceItem]:
         yield Foreign("1", b"a" * 100_000, "u", 5, "s@x", address)

@@ -69,6 +69,7 @@ def test_a_restored_store_answers_no_mail_list_before_its_first_start(
     assert "start the hub, or run metad store rebuild" in err
 
 
+@pytest.mark.slow
 def test_mail_list_says_that_the_hub_did_not_answer_and_lists_all_the_same(
     run, data, kit, monkeypatch
 ) -> None:

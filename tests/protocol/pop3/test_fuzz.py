@@ -31,6 +31,7 @@ def run(settings_: object, *pieces: bytes) -> tuple[list[object], bytes, bool]:
     return session.events, session.octets, session.machine.closed  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_one_dialogue_cut_at_every_place_gives_the_same() -> None:
     whole = run(OPEN, DIALOGUE)
     assert whole[0][-1] == Quit([3])
@@ -50,6 +51,7 @@ def test_any_input_whole_or_byte_by_byte_gives_the_same(octets: bytes) -> None:
         assert whole[2]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(INPUT)
 def test_no_input_logs_in_where_plaintext_is_refused(octets: bytes) -> None:
@@ -58,6 +60,7 @@ def test_no_input_logs_in_where_plaintext_is_refused(octets: bytes) -> None:
     assert closed
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["DELE 1", "DELE 2", "DELE 3", "RSET", "LIST", "STAT", "X"])))
 def test_marks_are_a_set_that_rset_empties(commands: list[str]) -> None:

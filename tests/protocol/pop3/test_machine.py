@@ -49,6 +49,7 @@ def test_the_listings_say_numbers_sizes_and_uids() -> None:
     assert session.send(b"NOOP\r\n") == b"+OK\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [b"LIST\r\n", b"UIDL\r\n"])
 def test_a_listing_of_a_large_mailbox_comes_in_pieces(command: bytes) -> None:
     """Regression: with memory = "8MiB", a UIDL of 213,000 messages dropped its client, and
@@ -362,6 +363,7 @@ def test_lf_sessions_are_the_same_at_every_cut() -> None:
         assert (session.events, session.octets) == (whole.events, whole.octets)
 
 
+@pytest.mark.slow
 def test_a_kept_remainder_is_copied_out_of_its_buffer() -> None:
     session = logged_in()
     session.send(b"NOOP\r\n" * 30_000 + b"X")

@@ -77,6 +77,7 @@ def test_a_bad_line_raises_once_and_is_skipped(bad: bytes) -> None:
     assert reader.next_line(255) == b"good"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [9, 10, 100, DISCARD_LIMIT, DISCARD_LIMIT + 1])
 @pytest.mark.parametrize("step", [1, 7, DISCARD_LIMIT * 2])
 def test_a_line_that_is_too_long_is_judged_alike_however_it_comes(length: int, step: int) -> None:

@@ -152,6 +152,7 @@ def test_a_repaired_lone_dot_stays_a_line_of_the_message() -> None:
     assert session.messages == [b"a\r\n..\r\nb\r\n..\r\nc\r\n.\r\n"]
 
 
+@pytest.mark.slow
 def test_what_is_stored_of_random_dots_is_canonical_at_every_cut() -> None:
     random_ = random.Random(20)
     for _ in range(300):

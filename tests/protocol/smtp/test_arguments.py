@@ -193,6 +193,7 @@ def test_an_address_without_brackets_was_refused(address: str) -> None:
     assert parse_rcpt(b"TO:<a@b>", utf8=False, strict=True) == RcptTo("a@b")
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60), st.booleans())
 def test_no_argument_raises(octets: bytes, utf8: bool) -> None:
     assert isinstance(parse_mail(b"FROM:<" + octets), MailFrom | Reply)
@@ -200,6 +201,7 @@ def test_no_argument_raises(octets: bytes, utf8: bool) -> None:
     assert parse_bdat(octets) is None or octets[:1].isdigit()
 
 
+@pytest.mark.slow
 @given(
     st.text("aB9.-", min_size=1, max_size=12)
     | st.lists(st.sampled_from(["a" * 62, "a-", "9", "."]), max_size=8).map("".join),

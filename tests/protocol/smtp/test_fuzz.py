@@ -52,6 +52,7 @@ def test_one_dialogue_cut_at_every_place_gives_the_same(which: SmtpSettings) -> 
     assert run(which, *single(DIALOGUE)) == whole
 
 
+@pytest.mark.slow
 def test_three_pieces_give_the_same() -> None:
     octets = SHORT[:300]
     whole = run(PLAIN, octets)

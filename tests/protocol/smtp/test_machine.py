@@ -206,6 +206,7 @@ def test_a_nul_cannot_be_repaired() -> None:
     assert session.send(TO_DATA, b"a\0\n\r\n.\r\n").endswith(b"550 5.5.2 bare <NUL> received\r\n")
 
 
+@pytest.mark.slow
 def test_the_size_limit_is_exact_and_counts_no_stuffing() -> None:
     for size, first in product((999, 1000, 1001), (b"..\r\n", b"A\r\n..\r\n")):
         code = 250 if size <= 1000 else 552

@@ -55,6 +55,7 @@ def restored(source: Path, data: Path, ledger: Ledger) -> None:
         copy.check()
 
 
+@pytest.mark.slow
 def test_a_running_store_is_backed_up_and_restored(kit: StoreKit, tmp_path: Path) -> None:
     made = Backup(Osio(), kit.store, tmp_path / "backup")
     made.run()
@@ -182,6 +183,7 @@ def test_a_log_that_is_sealed_while_it_is_copied(kit: StoreKit, tmp_path: Path) 
 # -- incremental
 
 
+@pytest.mark.slow
 def test_an_incremental_backup_takes_unchanged_logs_from_the_earlier_one(
     kit: StoreKit, tmp_path: Path
 ) -> None:
@@ -199,6 +201,7 @@ def test_an_incremental_backup_takes_unchanged_logs_from_the_earlier_one(
     restored(tmp_path / "two", tmp_path / "new", kit.ledger)
 
 
+@pytest.mark.slow
 def test_a_log_in_its_next_life_is_not_taken_from_the_earlier_backup(
     kit: StoreKit, tmp_path: Path
 ) -> None:
@@ -244,6 +247,7 @@ def raising(number: int):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clone", [errno.EOPNOTSUPP, None], ids=["no clone", "clone"])
 @pytest.mark.parametrize("copy", [errno.EXDEV, None], ids=["no copy_range", "copy_range"])
 def test_every_way_of_copying_gives_the_same(

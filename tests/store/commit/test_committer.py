@@ -81,6 +81,7 @@ def test_all_that_waits_is_one_group(kit: StoreKit) -> None:
     kit.check()
 
 
+@pytest.mark.slow
 def test_a_group_has_bounds(tmp_path: Path) -> None:
     with StoreKit(tmp_path, size=8 << 20) as kit:
         kit.start()
@@ -278,6 +279,7 @@ def test_while_another_writes_the_index_the_thread_waits(
 # -- with its real threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [True, False], ids=["thread", "loop"])
 def test_commits_under_load(tmp_path: Path, others: bool) -> None:
     """Beside the loop where others are at work, on it where all of them wait."""

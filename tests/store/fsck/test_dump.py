@@ -167,6 +167,7 @@ def test_the_tool_takes_the_secret_of_a_store(log: Path, tmp_path: Path) -> None
     assert "message" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_tool_ends_with_65_where_something_does_not_verify(log: Path) -> None:
     spoil(log, 512 + 80, b"\0\0\0\0")
     done = tool(log)
@@ -174,6 +175,7 @@ def test_the_tool_ends_with_65_where_something_does_not_verify(log: Path) -> Non
     assert "damage" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--what"], ["a", "b"]])
 def test_the_tool_says_how_it_is_used(arguments: list[str]) -> None:
     done = tool(*arguments)
@@ -181,6 +183,7 @@ def test_the_tool_says_how_it_is_used(arguments: list[str]) -> None:
     assert "usage: logdump" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = tool(tmp_path / "none")
     assert (done.returncode, done.stderr.count("\n")) == (66, 1)

@@ -86,6 +86,7 @@ def test_checksums_only_leaves_the_index_out(kit: StoreKit) -> None:
     assert fsck(kit)[0]
 
 
+@pytest.mark.slow
 def test_a_tail_that_is_not_entered_yet_is_a_note(kit: StoreKit) -> None:
     """As after kill -9 of a hub whose index was behind its logs."""
     kit.start(2)

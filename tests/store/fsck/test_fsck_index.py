@@ -241,6 +241,7 @@ def test_a_first_place_that_names_too_few_is_found_unless_nodes_copy(clustered: 
     assert said == ([] if clustered else [found])
 
 
+@pytest.mark.usefixtures("index_child")
 @pytest.mark.parametrize("size", [0, 100, 4096, 9000])
 def test_an_index_cut_short_is_found(kit: StoreKit, size: int) -> None:
     stopped(kit)
@@ -256,6 +257,7 @@ def test_a_damaged_state_of_the_index_is_found(kit: StoreKit) -> None:
     assert fsck(kit)[0][0].startswith("index: its state cannot be read")
 
 
+@pytest.mark.usefixtures("index_child")
 def test_the_counts_alone_are_read_without_the_rest(kit: StoreKit) -> None:
     stopped(kit)
     index = Index(kit.store.index)

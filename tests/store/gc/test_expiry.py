@@ -267,6 +267,7 @@ def test_what_the_index_would_not_take_is_entered_before_anything_else(
     assert kit.index.usage(1) == Usage()
 
 
+@pytest.mark.slow
 def test_what_expired_is_garbage_and_never_comes_back(kit: StoreKit) -> None:
     old = fill_log(kit, 1)
     other = [kit.put([2], b"stays").id]

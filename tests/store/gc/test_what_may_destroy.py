@@ -206,6 +206,7 @@ def test_rows_go_with_the_last_record_that_speaks_of_the_message(kit: StoreKit) 
     restart(kit)
 
 
+@pytest.mark.slow
 def test_deletions_of_a_message_to_very_many_are_read_once_for_each_log(kit: StoreKit) -> None:
     """Regression: each of its records read all the others."""
     boxes = list(range(10, 60))

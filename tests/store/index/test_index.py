@@ -87,6 +87,7 @@ def test_usage_is_the_sum_of_the_entries(index: Index) -> None:
     assert index.usage(99) == Usage()
 
 
+@pytest.mark.slow
 def test_usages_are_those_of_every_mailbox(index: Index) -> None:
     for at in range(2100):
         enter(index, message(at + 1, at * 3))

@@ -57,6 +57,7 @@ def test_an_empty_index_is_walked_to_its_end(tmp_path: Path) -> None:
         assert walk(made, 10, 10).seen == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(sized(3, 20)))
 def test_no_change_meanwhile_is_taken_for_damage(kit: StoreKit, number: int) -> None:
     """Mail, deletions, sweeps between the levels, and collections."""

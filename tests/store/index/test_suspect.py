@@ -51,6 +51,7 @@ def change_count(kit: StoreKit, by: int) -> None:
         txn.put(number.to_bytes(4, "big"), pack_log(wrong), db=kit.index.tables.logs)
 
 
+@pytest.mark.usefixtures("index_child")
 def test_a_good_index_stands_the_trial(kit: StoreKit) -> None:
     kit.crash()
     assert probe.why_damaged(kit.store.index, lambda: None) is None
@@ -70,6 +71,8 @@ def test_a_count_below_zero_stops_the_transaction_and_is_noted(kit: StoreKit) ->
     healed(kit)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("index_child")
 @pytest.mark.parametrize("first", [0, 2, 5])
 def test_a_zeroed_page_is_found_at_a_start(kit: StoreKit, first: int) -> None:
     kit.crash()
@@ -82,6 +85,8 @@ def test_a_zeroed_page_is_found_at_a_start(kit: StoreKit, first: int) -> None:
     healed(kit)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("index_child")
 def test_an_index_cut_short_is_found_at_a_start(kit: StoreKit) -> None:
     kit.crash()
     os.truncate(Path(kit.store.index) / "data.mdb", 3 * 4096)

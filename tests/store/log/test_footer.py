@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def test_a_deletion_has_an_entry_per_id() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(min_size=16, max_size=16))))
 def test_sorted_bytes_are_sorted_by_mailbox_and_id(keys: list[tuple[int, bytes]]) -> None:
     packed = [footer.ENTRY.pack(mailbox, each, 0, 0, 0, 1) for mailbox, each in keys]

@@ -44,6 +44,7 @@ def test_a_record_comes_back_as_it_was_made() -> None:
     assert record.payload_is_good(header, data[record.HEADER_SIZE :], SEED)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60), st.lists(st.binary(max_size=40), max_size=6))
 def test_a_digest_is_the_same_however_the_body_is_cut(envelope: bytes, chunks: list[bytes]) -> None:
     whole = record.digest_payload(envelope, [b"".join(chunks)], SEED)

@@ -220,6 +220,7 @@ def test_a_record_mailed_back_into_its_own_log_counts_once(log: Log) -> None:
     assert log.scan() == ([b"true", copy], [])
 
 
+@pytest.mark.slow
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
 )

@@ -168,6 +168,7 @@ def build(
     return content(str(path))
 
 
+@pytest.mark.slow
 def test_an_empty_store_has_an_empty_index(tmp_path: Path, way: None) -> None:
     assert build(tmp_path / "index", {}) == ({}, {}, {}, {})
     found = build(tmp_path / "index", {3: (9, b"")})

@@ -450,6 +450,7 @@ def test_a_damaged_last_record_under_a_damaged_footer_is_kept_aside(kit: StoreKi
     assert b"2" * 50 in kept[0].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["00000009.log", "00000003.log.new"])
 @pytest.mark.parametrize("size", [0, 100, 32 * 1024])
 def test_a_log_that_was_never_finished_is_no_obstacle(kit: StoreKit, name: str, size: int) -> None:
@@ -503,6 +504,7 @@ def stays_as_it_is(kit: StoreKit, log: Path) -> None:
     kit.check()
 
 
+@pytest.mark.slow
 def test_a_poisoned_log_is_never_written_to_again(kit: StoreKit) -> None:
     kit.start()
     kit.put([1], b"good")

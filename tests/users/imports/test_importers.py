@@ -247,6 +247,7 @@ def test_only_lf_ends_a_line():
     assert [one.address for one in good(found)] == ["ann@x.org", "bob@x.org"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", importers.FORMATS)
 @given(octets=st.binary(max_size=300))
 def test_any_bytes_give_entries_and_bad_lines(kind, octets):
