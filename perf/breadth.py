@@ -44,7 +44,6 @@ WORKERS = (1, 2, 4, 8)
 DELAYS = (0, 1, 5, 10)  # milliseconds
 CONNECTIONS = (1, 20, 100)
 LIMITS = "[limits]\nconnections = 20000\nnetwork_connections = 20000\n"
-SLOW = Path(__file__).parent / "slow_disk"
 CALIBRATION = 100
 DRAWN = 20_000  # users that get mail, of a million
 MESSAGES_WARM = 2000
@@ -52,22 +51,6 @@ STORE = (10_000_000, 1_000_000)
 
 # Rates by subject: one per round.
 Rates = dict[str, list[float]]
-
-
-@contextmanager
-def delayed(milliseconds: int) -> Iterator[None]:
-    """Hubs started inside this context have slower syncs."""
-    before = os.environ.get("PYTHONPATH")
-    if milliseconds:
-        os.environ["PYTHONPATH"] = str(SLOW)
-        os.environ["METAD_PERF_SYNC_MS"] = str(milliseconds)
-    try:
-        yield
-    finally:
-        os.environ.pop("METAD_PERF_SYNC_MS", None)
-        os.environ.pop("PYTHONPATH", None)
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 def start(where: Path, name: str, workers: int, stack: ExitStack) -> Server:
@@ -112,7 +95,7 @@ def disks(where: Path, seconds: float, rounds: int) -> dict[str, dict[str, float
     with ExitStack() as stack:
         hubs: dict[str, tuple[Server, int]] = {}
         for delay in DELAYS:
-            with delayed(delay):
+            with harness.delayed(delay):
                 hub = start(where, f"disk-{delay}", 2, stack)
             for connections in CONNECTIONS:
                 hubs[f"{delay} ms, {connections}"] = (hub, connections)

@@ -1,12 +1,15 @@
 """Figure 6 of the paper: two nodes that copy every message, beside one node without a cluster.
 
     sh tools/perf copies [--messages 4000] [--rounds 5] [--connections 1 100] [--size 500]
+                         [--sync-ms 0]
 
 Both nodes and the single one run on this machine, over the loopback: in one machine the two nodes
 share its processors and its disk, so the rate with copies is lower than that of two machines.  The
 CPU of each node is its own.  The subjects take turns; ratios are those of one round, of which the
 median and half the spread are printed.  With `--bound` servers that parse nothing take metad's
-place (`perf/peers/copying_constants.py`): what any two processes reach that both sync.
+place (`perf/peers/copying_constants.py`): what any two processes reach that both sync.  With
+`--sync-ms` each sync of a hub takes that much longer (`perf/slow_disk`), for each hub by itself, as
+on machines with disks of their own.
 """
 
 from __future__ import annotations
@@ -159,10 +162,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=4000, help="of each measurement")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 100])
     parser.add_argument("--size", type=int, default=500)
+    parser.add_argument("--sync-ms", type=float, default=0.0, help="longer for each sync of a hub")
     parser.add_argument("--workers", type=int, default=1, help="of each node")
     parser.add_argument("--bound", action="store_true", help="servers of constants, not metad")
     parser.add_argument("--directory", help="where the data goes for the time (a real disk)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.bound and options.sync_ms:
+        parser.error("--sync-ms is for hubs: the servers of --bound do not use it")
+    return options
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -170,6 +177,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         where = stack.enter_context(harness.directory(options.directory))
         facts: dict[str, Any] = {"machine": harness.machine(where), "settings": vars(options)}
         print(harness.conditions(facts["machine"]), flush=True)
+        stack.enter_context(harness.delayed(options.sync_ms))
         made = constants(where) if options.bound else subjects(where, options.workers)
         found = stack.enter_context(made)
         rounds: dict[int, list[dict[str, float]]] = {each: [] for each in options.connections}

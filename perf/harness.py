@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parent.parent
+SLOW = TOP / "perf" / "slow_disk"
 PASSWORD = "perf"  # of every user of a hub started here
 STARTS_WITHIN = 30.0
 STOPS_WITHIN = 60.0
@@ -67,6 +68,22 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [s.getsockname()[1] for s in made]
+
+
+@contextlib.contextmanager
+def delayed(milliseconds: float) -> Iterator[None]:
+    """Hubs started inside this context have a slower disk: each sync takes that much longer."""
+    before = os.environ.get("PYTHONPATH")
+    if milliseconds:
+        os.environ["PYTHONPATH"] = str(SLOW)
+        os.environ["METAD_PERF_SYNC_MS"] = str(milliseconds)
+    try:
+        yield
+    finally:
+        os.environ.pop("METAD_PERF_SYNC_MS", None)
+        os.environ.pop("PYTHONPATH", None)
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 @dataclass(frozen=True, slots=True)
