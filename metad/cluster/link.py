@@ -6,7 +6,8 @@ Rules of this file:
 
 * Nothing is asked or served before both sides know each other and have one view.
 * A request carries its epoch.  An older one is not carried out: the newer view goes back, then
-  STALE.  The asker compares again when an answer arrives (rule Epoch).
+  STALE.  The asker compares again when an answer arrives (rule Epoch).  What gives something back
+  is carried out under any: the asker may have ceased to wait, and would not ask again.
 * A process whose loop stood still closes its links without reading them, so that it carries out
   nothing old.
 * A peer is judged again whenever our view changes: a removed member is out at once.
@@ -373,8 +374,9 @@ class Link:
         if epoch != mine:
             if epoch > mine:
                 raise FrameError(f"a request of epoch {epoch} without its view")
-            self._send(Kind.STALE, tag, mine, (), 0)
-            return
+            if kind not in RELEASES:
+                self._send(Kind.STALE, tag, mine, (), 0)
+                return
         serving.begin(tag, len(body), is_release=kind in RELEASES)
         reply = Reply(self, tag)
         try:

@@ -112,13 +112,17 @@ class WalkedMail:
     # -- in the thread
 
     def _read(self, message_id: bytes, mailboxes: Sequence[int]) -> _Found | Missing:
-        try:
-            return self._read_record(message_id, mailboxes)
-        except (RefusedError, OSError) as error:
-            if self._are_gone(message_id, mailboxes):
-                return Missing.GONE
-            self._report(f"warning: not sent to another node: {error}")
-            return Missing.DAMAGED
+        """A copy for some of the mailboxes: the first one's may be damaged, and others not."""
+        reason: Exception | None = None
+        for mailbox in mailboxes:
+            try:
+                return self._read_record(message_id, mailbox, mailboxes)
+            except (RefusedError, OSError) as error:
+                reason = reason or error
+        if self._are_gone(message_id, mailboxes):
+            return Missing.GONE
+        self._report(f"warning: not sent to another node: {reason}")
+        return Missing.DAMAGED
 
     def _are_gone(self, message_id: bytes, mailboxes: Sequence[int]) -> bool:
         keys = [one.to_bytes(4, "big") + message_id for one in mailboxes]
@@ -127,19 +131,19 @@ class WalkedMail:
         except lmdb.Error:
             return False
 
-    def _read_record(self, message_id: bytes, mailboxes: Sequence[int]) -> _Found:
+    def _read_record(self, message_id: bytes, mailbox: int, mailboxes: Sequence[int]) -> _Found:
         reader = self._log.reader
         if reader.size(message_id) > self._layer.streaming.piece:
-            return self._read_large(message_id, mailboxes)
-        stored = reader.read(message_id, mailboxes[0])
+            return self._read_large(message_id, mailbox, mailboxes)
+        stored = reader.read(message_id, mailbox)
         return _found(message_id, stored.envelope, mailboxes, (stored.body,))
 
-    def _read_large(self, message_id: bytes, mailboxes: Sequence[int]) -> _Found:
+    def _read_large(self, message_id: bytes, mailbox: int, mailboxes: Sequence[int]) -> _Found:
         log = self._log
         spool = Spool(log.osio, log.store.spool, Budget(0))  # always a file: this is a thread
         try:
             envelope: record.Envelope | None = None
-            with closing(log.reader.stream(message_id, mailboxes[0])) as pieces:
+            with closing(log.reader.stream(message_id, mailbox)) as pieces:
                 for piece in pieces:
                     if isinstance(piece, bytes):
                         spool.write(piece)
@@ -160,10 +164,7 @@ def _found(
     body: Sequence[Buffer],
     spool: Spool | None = None,
 ) -> _Found:
-    """Raises RefusedError if the record is for none of the mailboxes."""
     named = {one.mailbox for one in envelope.recipients}
-    if named.isdisjoint(mailboxes):
-        raise RefusedError(f"message {message_id.hex()} is not for mailbox {mailboxes[0]}")
     packed = for_mailboxes(record.pack_envelope(envelope), mailboxes)
     copy = pack_copy(message_id, envelope.uid, packed, body)
     return _Found(copy, spool, [one for one in mailboxes if one not in named])

@@ -5,6 +5,9 @@ Rules of this file:
 * The index may be wrong or late; a record is returned only if its id, life and checksums are right.
   On a mismatch its place is looked up again, as often as the collector moves it between the look
   and the read.  If it stays where it is, a mismatch is damage.
+* In a cluster a message may lie here in several copies, each for other mailboxes.  For a mailbox
+  only a copy that names it counts: another one has other lines in front, and hides that its own is
+  damaged.
 * No lock is held for an ordinary read.  Only a transfer larger than `BUFFER` holds the reader's
   lock on its log (metad.store.log.files), so that the file's next life waits for it.
 """
@@ -70,7 +73,7 @@ class Reader:
     def read(self, message_id: bytes, mailbox: int | None = None) -> Stored:
         """The message, verified, if need be from the disk.  `mailbox`: a copy that names it.
 
-        Raises DamagedError if no place holds the stored message.
+        Raises DamagedError if no place holds it.
         """
         return cast(Stored, self._find(message_id, mailbox, wait=True))
 
@@ -92,7 +95,7 @@ class Reader:
 
     def _find(self, message_id: bytes, mailbox: int | None, *, wait: bool) -> Stored | None:
         number = 0
-        for places in self._looks(message_id, mailbox):
+        for places in self._looks(message_id):
             for place in places:
                 number = place.log
                 try:
@@ -102,7 +105,7 @@ class Reader:
                 except OSError:
                     self._forget(place.log)
                     found = None
-                if found is not None:
+                if found is not None and _is_for(found.envelope, mailbox):
                     return found
         raise _damaged(message_id, number)
 
@@ -134,33 +137,14 @@ class Reader:
         split = found.envelope_size
         return Stored(record.unpack_envelope(payload[:split]), payload[split:])
 
-    def _looks(self, message_id: bytes, mailbox: int | None) -> Iterator[list[Place]]:
+    def _looks(self, message_id: bytes) -> Iterator[list[Place]]:
         """The places of a message, looked up until it has been read: at least twice, and then as
         long as they, or the lives of their logs, were other ones after the read than before it."""
-        yield self._places(message_id, mailbox)
+        yield self._index.places(message_id)
         before = None
         while (now := self._index.places_and_lives(message_id)) != before:
-            yield self._places(message_id, mailbox)
+            yield self._index.places(message_id)
             before = now
-
-    def _places(self, message_id: bytes, mailbox: int | None) -> list[Place]:
-        """The places of a message; if copies name different mailboxes, those that name this one."""
-        places = self._index.places(message_id)
-        if mailbox is None or len(places) < 2:
-            return places
-        return [place for place in places if mailbox in self._named(place)] or places
-
-    def _named(self, place: Place) -> frozenset[int]:
-        """The mailboxes that the record there names, not verified: nothing if it has no header."""
-        with suppress(OSError, ValueError):
-            log = self._log(place.log)
-            head = self._osio.pread(log.fd, record.HEADER_SIZE, place.offset)
-            found = record.parse_header(head, log.seed, log.life)
-            if found is not None:
-                at = place.offset + record.HEADER_SIZE
-                packed = self._osio.pread(log.fd, found.envelope_size, at)
-                return frozenset(one.mailbox for one in record.unpack_envelope(packed).recipients)
-        return frozenset()
 
     def stream(
         self, message_id: bytes, mailbox: int | None = None
@@ -188,14 +172,14 @@ class Reader:
         Without the lock, nothing may be read: the log is about to begin its next life.
         """
         number = 0
-        for places in self._looks(message_id, mailbox):
+        for places in self._looks(message_id):
             for place in places:
                 number, size = place.log, 0
                 with suppress(OSError, DamagedError):
                     fd = self._osio.open(header.log_path(self._store.logs, place.log), os.O_RDONLY)
                     try:
                         if log_files.try_reader_lock(fd):
-                            size = self._verify(fd, place, message_id)
+                            size = self._verify(fd, place, message_id, mailbox)
                     finally:
                         if not size:
                             self._osio.close(fd)
@@ -203,8 +187,8 @@ class Reader:
                     return fd, place, size
         raise _damaged(message_id, number)
 
-    def _verify(self, fd: int, place: Place, message_id: bytes) -> int:
-        """Size of the envelope if the record at `place` is good, otherwise 0."""
+    def _verify(self, fd: int, place: Place, message_id: bytes, mailbox: int | None) -> int:
+        """Size of the envelope if the record at `place` is good, and for the mailbox; else 0."""
         life = self._index.log_counts(place.log).life
         seed = record.seed_of(self._store.secret, place.log, life)
         head = self._osio.pread(fd, record.HEADER_SIZE, place.offset)
@@ -216,7 +200,10 @@ class Reader:
         start = place.offset + record.HEADER_SIZE
         pieces = self._pieces(fd, start, place.offset + place.size, BUFFER)
         payload = record.digest_payload(b"", pieces, seed)
-        return found.envelope_size if payload.digest == found.digest else 0
+        if payload.digest != found.digest:
+            return 0
+        packed = self._osio.pread(fd, found.envelope_size, start)
+        return found.envelope_size if _is_for(record.unpack_envelope(packed), mailbox) else 0
 
     def _pieces(self, fd: int, start: int, stop: int, most: int) -> Iterator[bytes]:
         while start < stop:
@@ -245,6 +232,10 @@ class Reader:
         log = self._open.pop(number, None)
         if log is not None:
             self._osio.close(log.fd)
+
+
+def _is_for(envelope: record.Envelope, mailbox: int | None) -> bool:
+    return mailbox is None or any(one.mailbox == mailbox for one in envelope.recipients)
 
 
 def _damaged(message_id: bytes, log: int) -> DamagedError:

@@ -337,6 +337,18 @@ def test_a_request_of_an_older_epoch_is_not_carried_out():
     assert pipe.a.view == NEXT
 
 
+@pytest.mark.parametrize("kind", [Kind.UNLOCK, Kind.DROP])
+def test_what_gives_something_back_is_carried_out_under_any_epoch(kind):
+    """Found by the simulator, seed 2374: one that ceased to wait for the answer never asked again,
+    and a mailbox stayed locked."""
+    pipe = Pipe().connect()
+    got = pipe.ask(b"mine", kind)
+    pipe.b.view = NEXT
+    pipe.run()
+    assert [(asked, body) for asked, body, _ in pipe.b.asked] == [(kind, b"mine")]
+    assert got == [EpochChanged()]
+
+
 def test_a_large_request_whose_epoch_ends_under_way_is_not_carried_out():
     pipe = Pipe().connect()
     got = pipe.ask(bytes(3 * frames.PIECE))

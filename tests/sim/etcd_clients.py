@@ -154,14 +154,17 @@ class EtcdClients(ClusterClients):
             self.sim.scheduler.pause(1.0)
 
     def _is_in(self, spare: ClusterHub) -> bool:
-        """If some member has a view with the new node, that is what it gets."""
+        """If some member has a view with the new node, that is what it gets.  Once: its disk may be
+        lost again while it starts."""
         for hub in self.hubs:
+            if spare.is_member or spare.is_lost:
+                break
             view = hub.durable_view() if hub.is_member else None
-            if view is not None and view.member(spare.node) is not None and not spare.is_member:
+            if view is not None and view.member(spare.node) is not None:
                 self.sim.note(f"{spare.name} has joined")
                 spare.join(view)
                 self.start(spare)
-        return spare.is_member
+        return spare.is_member or spare.is_lost
 
     def _propose_join(self, worker: Worker, spare: ClusterHub) -> None:
         told: list[str] = []

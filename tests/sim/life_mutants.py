@@ -80,6 +80,9 @@ MUTANTS = (
         (LINK + "_finish", "waiting.epoch == epoch == self._node.current_view().epoch",
          "epoch is not None"),
     )),
+    LifeMutant("release-epoch", lives.lock_given_back_to_a_new_epoch.__name__, (
+        (LINK + "_take_request", "if kind not in RELEASES:", "if True:"),
+    )),
     # -- old disks
     LifeMutant("old-disk-serves", lives.old_disk.__name__, (
         ("metad.cluster.own_marks:OwnMarks.is_behind", "and self._is_newest()", "and False"),

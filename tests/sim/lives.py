@@ -18,7 +18,7 @@ from metad.layers import tombstone_pull
 from tests.cluster.views import make_member, make_view
 from tests.sim.cluster_node import FORGET_SECONDS
 from tests.sim.cluster_run import ClusterRun
-from tests.sim.plan import Plan
+from tests.sim.plan import BOXES, Plan
 from tests.sim.stage import Stage
 
 ABSENT, ACTIVE, ENTERING = Membership.ABSENT, Membership.ACTIVE, Membership.ENTERING
@@ -189,6 +189,21 @@ def listing_under_way_to_a_new_epoch(stage: Stage) -> None:
     end()
 
 
+def lock_given_back_to_a_new_epoch(stage: Stage) -> None:
+    """What node 2 has sent does not arrive, so its session ends without a listing.  It ceases to
+    wait for the answer to UNLOCK, too, before that arrives: at node 1 which has another epoch."""
+    box = next(one for one in range(1, BOXES + 1) if stage.view(2).line(one)[0] == 1)
+    end = stage.meanwhile(lambda: stage.look(2, box))
+    stage.until(lambda: box in stage.worker(1).log.locks._held)
+    stage.network.held.add(2)
+    stage.wait(1.4)
+    stage.propose(1, lambda view: view.with_member(2, weight=101))
+    stage.until(lambda: stage.view(1).epoch == 2)
+    stage.wait(1.1)
+    stage.network.held.clear()
+    end()
+
+
 def back_in_the_last_moment(stage: Stage) -> None:
     """Node 2 had no lease; it has one, and word, before node 1 marks it absent; and is cut off."""
     stage.isolate(2, 1)
@@ -352,6 +367,7 @@ LIVES = {
         Life(fresh_word_of_an_old_epoch, _entering(1000, 1, 1000), 3),
         Life(epoch_changes_under_a_listing, _entering(1000, 1, 1000), 3),
         Life(listing_under_way_to_a_new_epoch, _entering(1000, 1, 1000), 3),
+        Life(lock_given_back_to_a_new_epoch, TWO, 2),
         Life(old_disk, THREE, 3),
         Life(mail_for_one_that_drains, THREE, 3),
         Life(return_unseen, make_view(

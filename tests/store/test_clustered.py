@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from metad.errors import DamagedError
 from metad.store import identity
 from metad.store.index.rows import UNFOUNDED
 from metad.store.index.tombstones import Origin, Tombstones, pack_told
 from metad.store.log import record
 from metad.store.log.encode import append_deletion
+from metad.store.log.header import log_path
+from metad.store.log.place import Place
 from metad.store.log_table import LogState
+from metad.store.reader import Stored
 from metad.system.osio import Osio
 from tests.support.agreement import assert_agree, assert_rebuild_is_same
 from tests.support.collector_kit import collect, collect_all, fill_log, make_collector, sealed
 from tests.support.store_kit import StoreKit
 
+Reading = Callable[[StoreKit, bytes, int], record.Envelope]
 BODY = b"of another node" + b"x" * 300
 OTHER = Origin(2, 5)
 
@@ -293,6 +298,76 @@ def test_a_copy_for_other_mailboxes_is_entered_for_them(kit: StoreKit, how, rebu
         kit.check()
         restart(kit, rebuilt=again)
     agree(kit, in_parts=True)
+
+
+def read(kit: StoreKit, message_id: bytes, mailbox: int) -> record.Envelope:
+    return kit.stored(message_id, mailbox).envelope
+
+
+def stream(kit: StoreKit, message_id: bytes, mailbox: int) -> record.Envelope:
+    first = next(kit.reader.stream(message_id, mailbox))
+    assert isinstance(first, Stored)
+    return first.envelope
+
+
+def spread(kit: StoreKit) -> bytes:
+    """A message of which one copy names mailbox 1 and another one, in another log, mailbox 3."""
+    one = foreign(kit, 1)
+    copy(kit, one, 1)
+    fill_log(kit, mailbox=8)
+    copy(kit, one, 3)
+    return one
+
+
+def named(envelope: record.Envelope) -> list[int]:
+    return [each.mailbox for each in envelope.recipients]
+
+
+def place_of(kit: StoreKit, message_id: bytes, mailbox: int) -> Place:
+    """Where the copy lies that names the mailbox."""
+    for place in kit.index.places(message_id):
+        found = kit.reader._read_at(place, message_id, wait=True)
+        if found is not None and named(found.envelope) == [mailbox]:
+            return place
+    raise AssertionError("there is none")
+
+
+@pytest.mark.parametrize("how", [read, stream])
+def test_a_mailbox_gets_the_copy_that_names_it(kit: StoreKit, how: Reading) -> None:
+    """Found by the simulator, seed 1857: a reader that had the log open in an earlier life handed
+    out the other copy."""
+    one = spread(kit)
+    for mailbox in (1, 3):
+        for place in kit.index.places(one):
+            log = kit.reader._log(place.log)
+            kit.reader._open[place.log] = log._replace(life=1, seed=1)
+        assert named(how(kit, one, mailbox)) == [mailbox]
+
+
+@pytest.mark.parametrize("how", [read, stream])
+def test_a_copy_that_is_moved_meanwhile_is_looked_for_again(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch, how: Reading
+) -> None:
+    one, real = spread(kit), kit.index.places
+    moved = place_of(kit, one, 3)._replace(offset=0)
+    looks = iter([[place_of(kit, one, 1), moved]])
+    monkeypatch.setattr(kit.index, "places", lambda message_id: next(looks, real(message_id)))
+    assert named(how(kit, one, 3)) == [3]
+
+
+@pytest.mark.parametrize("how", [read, stream])
+def test_a_damaged_copy_is_not_hidden_by_that_for_another_mailbox(
+    kit: StoreKit, how: Reading
+) -> None:
+    one = spread(kit)
+    place = place_of(kit, one, 3)
+    with open(log_path(kit.store.logs, place.log), "r+b") as file:
+        file.seek(place.offset + place.size - 100)
+        file.write(b"?")
+    kit.reader.close()
+    with pytest.raises(DamagedError):
+        how(kit, one, 3)
+    assert named(how(kit, one, 1)) == [1]
 
 
 def test_copies_for_different_mailboxes_outlive_a_collection(kit: StoreKit) -> None:

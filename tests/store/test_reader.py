@@ -202,12 +202,12 @@ def test_a_message_that_is_moved_after_each_look_is_no_damage(
     twice between a look and the read took it for damaged."""
     sent = fill_log(kit)[0]
     text = read(kit, sent)
-    looks, real = 0, kit.reader._places
+    looks, real = 0, kit.index.places
 
-    def places(message_id: bytes, mailbox: int | None) -> list[Place]:
+    def places(message_id: bytes) -> list[Place]:
         nonlocal looks
         looks += 1
-        found = real(message_id, mailbox)
+        found = real(message_id)
         if looks <= 4:
             collector = make_collector(kit)
             collect(collector, [found[0].log])
@@ -215,7 +215,7 @@ def test_a_message_that_is_moved_after_each_look_is_no_damage(
             kit.reader.close()  # what it has open might be read as before
         return found
 
-    monkeypatch.setattr(kit.reader, "_places", places)
+    monkeypatch.setattr(kit.index, "places", places)
     assert read(kit, sent) == text
     assert looks == 5
 
