@@ -5,9 +5,8 @@
 Rules of this file:
 
 * Nothing is asked or served before both sides know each other and have one view.
-* A request carries its epoch.  An older one is not carried out: the newer view goes back, then
-  STALE.  The asker compares again when an answer arrives (rule Epoch).  What gives something back
-  is carried out under any: the asker may have ceased to wait, and would not ask again.
+* A request carries its epoch.  An older one is answered with our view and STALE, and not carried
+  out, unless it gives something back.  The asker compares again at the answer (rule Epoch).
 * A process whose loop stood still closes its links without reading them, so that it carries out
   nothing old.
 * A peer is judged again whenever our view changes: a removed member is out at once.
