@@ -370,12 +370,11 @@ class Link:
         mine = node.current_view().epoch
         if mine != self._judged and not self._keep_up():
             return
-        if epoch != mine:
+        if epoch != mine and (epoch > mine or kind not in RELEASES):
             if epoch > mine:
                 raise FrameError(f"a request of epoch {epoch} without its view")
-            if kind not in RELEASES:
-                self._send(Kind.STALE, tag, mine, (), 0)
-                return
+            self._send(Kind.STALE, tag, mine, (), 0)
+            return
         serving.begin(tag, len(body), is_release=kind in RELEASES)
         reply = Reply(self, tag)
         try:

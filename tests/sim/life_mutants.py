@@ -15,6 +15,7 @@ from tests.sim.mutants import Edit, Mutant
 RULES = "metad.cluster.rules:"
 ENTERING = "metad.cluster.entering:"
 LINK = "metad.cluster.link:Link."
+OLDER = "if epoch != mine and (epoch > mine or kind not in RELEASES):"
 
 NOT_COMPARED: Edit = (
     "metad.cluster.opening:Opening._came", "if self._peers.view() is not view:", "if False:",
@@ -76,12 +77,12 @@ MUTANTS = (
     LifeMutant("answer-epoch", lives.epoch_changes_under_a_listing.__name__, (NOT_COMPARED,)),
     LifeMutant("no-epoch", lives.listing_under_way_to_a_new_epoch.__name__, (
         NOT_COMPARED,
-        (LINK + "_take_request", "if epoch != mine:", "if False:"),
+        (LINK + "_take_request", OLDER, "if False:"),
         (LINK + "_finish", "waiting.epoch == epoch == self._node.current_view().epoch",
          "epoch is not None"),
     )),
     LifeMutant("release-epoch", lives.lock_given_back_to_a_new_epoch.__name__, (
-        (LINK + "_take_request", "if kind not in RELEASES:", "if True:"),
+        (LINK + "_take_request", OLDER, "if epoch != mine:"),
     )),
     # -- old disks
     LifeMutant("old-disk-serves", lives.old_disk.__name__, (
