@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from tests.sim.life_mutants import LINK, OLDER
 from tests.sim.mutants import Mutant
 from tests.sim.peers import World
 from tests.support import power_campaign
@@ -57,10 +58,9 @@ def test_a_seed_is_the_same_run_each_time() -> None:
     assert one.done == other.done
 
 
-LINK = "metad.cluster.link:Link."
 MUTANTS = [
     Mutant("a request of another epoch is served", (
-        (LINK + "_take_request", "if epoch != mine:", "if False:"),
+        (LINK + "_take_request", OLDER, "if False:"),
     ), 1),
     Mutant("an answer counts in a later epoch", (
         (LINK + "_finish",
