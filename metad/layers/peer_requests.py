@@ -25,7 +25,7 @@ from typing import Protocol
 
 from metad.cluster.answers import Refused
 from metad.cluster.entering import MemberState
-from metad.cluster.frames import Kind
+from metad.cluster.frames import RELEASES, Kind
 from metad.cluster.listed import DIGESTS_SIZE, Listed
 from metad.cluster.serving import Asker, Reply
 from metad.errors import ClusterError, RefusedError
@@ -96,7 +96,7 @@ class PeerRequests:
         if handler is None:
             reply(Refused("an unknown request"))
             return
-        if self._layer.marks.refusal:
+        if self._layer.marks.refusal and kind not in RELEASES:
             reply(Refused(self._layer.marks.refusal))
             return
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metad.cluster.own_marks import IS_REFUSED
 from metad.cluster.view import Membership
 from metad.errors import MailboxInUseError, RefusedError
 from metad.layers.bench import make_envelope, stuff
@@ -123,6 +124,18 @@ def test_a_mailbox_is_locked_across_nodes(two: ClusterBench) -> None:
             second.try_open(BOX)
         drop.close()
         second.open(BOX).close()
+
+
+def test_a_session_that_ends_while_the_home_is_refused_leaves_no_lock(two: ClusterBench) -> None:
+    """The operator may let the home go on (`metad cluster alone`) while the link lives."""
+    a, b = two.nodes
+    box = next(one for one in range(1, 100) if a.layer.peers.view().line(one)[0] == b.number)
+    drop = a.open(box)
+    b.layer.marks._own._cells[IS_REFUSED] = 1
+    drop.close()
+    two.until(lambda: box not in b.layer.log.locks._held, "the lock is given back")
+    b.layer.marks._own._cells[IS_REFUSED] = 0
+    b.open(box).close()
 
 
 def test_the_lock_of_a_node_that_is_gone_is_free(two: ClusterBench) -> None:
