@@ -136,6 +136,7 @@ class LogLayer(Layer):
         self.row[Cell.COMMIT_FAILURES] = self.committer.failures
         self._note_conditions()
         self.committer.catch_up()
+        self.reader.close_unlinked()
         if self._ticks % READER_CHECK_TICKS == 0:
             self.index.reader_check()
 

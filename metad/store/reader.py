@@ -59,6 +59,13 @@ class Reader:
         while self._open:
             self._osio.close(self._open.popitem()[1].fd)
 
+    def close_unlinked(self) -> None:
+        """Close the logs whose file has no name any more: its blocks are free only then."""
+        for number, log in list(self._open.items()):
+            with suppress(OSError):  # closed meanwhile, by a thread that reads
+                if not self._osio.fstat(log.fd).st_nlink:
+                    self._forget(number)
+
     def size(self, message_id: bytes) -> int:
         """Size of the record of a message.  Raises DamagedError if it has no place."""
         places = self._index.places(message_id)

@@ -230,6 +230,23 @@ def test_few_logs_stay_open(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(kit.reader._open) <= 2
 
 
+def test_a_log_that_is_gone_is_closed(kit: StoreKit) -> None:
+    """Its blocks are free only then, and a full disk needs them."""
+    sent = [kit.put([1], b"x" * 2500).id for _ in range(20)]
+    for each in sent:
+        kit.stored(each)
+    gone = kit.index.places(sent[0])[0].log
+    left = set(kit.reader._open) - {gone}
+    assert left
+    kit.reader.close_unlinked()
+    assert set(kit.reader._open) == left | {gone}
+    os.unlink(header.log_path(kit.store.logs, gone))
+    fd = kit.reader._open[gone].fd
+    kit.reader.close_unlinked()
+    assert set(kit.reader._open) == left
+    assert fd not in kit.osio.names
+
+
 def test_a_stream_keeps_the_next_life_away(kit: StoreKit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "BUFFER", 100)
     sent = kit.put([1], b"x" * 1000)
