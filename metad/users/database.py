@@ -335,10 +335,13 @@ class UserDatabase(CountedUsers):
         txn.put(ID.pack(number), pack_record(record), db=self._accounts)
         return account
 
-    def raise_numbers(self, number: int) -> None:
-        """Give no number below this one to a new account, whatever becomes of the database."""
-        if number > self._numbers.next():
+    def raise_numbers(self, number: int) -> int:
+        """Give no number below this one to a new account, whatever becomes of the database; the
+        least that may be given now."""
+        known = self._numbers.next()
+        if number > known:
             self._numbers.raise_to(number)
+        return max(number, known)
 
     # -- importing
 

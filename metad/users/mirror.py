@@ -8,6 +8,8 @@ Rules of this file:
 * A mirror is at a revision of its source, or still at the previous one: never in between.
 * Until a mirror has its first copy, its database counts as lost: unknown users get 451, not 550.
 * Missing is not removed: a user missing from a new copy leaves no tombstone, so no mail is deleted.
+* A node that goes on alone gives numbers of a block of its own: the other one may have given some,
+  and may give more, of which this one has not heard.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from metad.users import journal
+from metad.users.account import MAX_ID
 from metad.users.database import UserDatabase
 from metad.users.journal import REVISION, Lineage
 from metad.users.lmdb_env import ID, LOST
 
 # Approximate octets of one answer.
 MOST = 200_000
+# Numbers of mailboxes: more than a node gives of which the other one has not heard.
+BLOCK = 1 << 20
 Row = tuple[int, bytes, bytes]
 
 
@@ -54,9 +59,24 @@ class UserMirror:
     def lead(self, epoch: int) -> None:
         """Accept changes here, from this epoch of the view on."""
         with self._changing() as txn:
-            journal.put_source(txn, self._tables[0], 0)
-            journal.put_lineage(txn, self._tables[0], Lineage(epoch, 0))
-            txn.drop(self._users.changes_table, delete=False)
+            self._lead(txn, epoch)
+
+    def go_on_alone(self, epoch: int, place: int, count: int) -> None:
+        """The same, though another node may go on, too.  `place`: of this one among so many, from
+        0: the next new user gets the first number of a block that none of the others uses."""
+        with self._changing() as txn:
+            self._lead(txn, epoch)
+            meta = self._tables[0]
+            block = self._users.raise_numbers(_next(txn, meta)) // BLOCK + 1
+            number = (block + (place - block) % count) * BLOCK
+            if number <= MAX_ID:
+                self._users.raise_numbers(number)
+                txn.put(b"next", ID.pack(number), db=meta)
+
+    def _lead(self, txn: Any, epoch: int) -> None:
+        journal.put_source(txn, self._tables[0], 0)
+        journal.put_lineage(txn, self._tables[0], Lineage(epoch, 0))
+        txn.drop(self._users.changes_table, delete=False)
 
     def follow(self, node: int, *, empty: bool = False) -> None:
         """Become a copy of that node's users.  `empty`: there has been no user here."""
@@ -141,7 +161,7 @@ class UserMirror:
     def _raise_numbers(self) -> None:
         """If this node accepts changes one day, it must not reassign the source's numbers."""
         with self._users.translated, self._env.begin(self._tables[0]) as txn:
-            self._users.raise_numbers(ID.unpack(txn.get(b"next", ID.pack(0)))[0])
+            self._users.raise_numbers(_next(txn, self._tables[0]))
 
 
 class Replacement:
@@ -165,6 +185,11 @@ class Replacement:
         journal.put_source(self._txn, meta, self._node)
         journal.put_lineage(self._txn, meta, Lineage(first.epoch, revision))
         self.is_whole = True
+
+
+def _next(txn: Any, meta: Any) -> int:
+    """The number of the next new user, as the database has it."""
+    return int(ID.unpack(txn.get(b"next", ID.pack(0), db=meta))[0])
 
 
 def _behind(txn: Any, table: Any, position: Position) -> Iterator[tuple[bytes, bytes]]:

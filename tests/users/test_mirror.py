@@ -11,10 +11,10 @@ import pytest
 
 from metad.errors import UnavailableError, UnknownUserError, UsersLostError
 from metad.users import journal
-from metad.users.account import Policy
+from metad.users.account import MAX_ID, Policy
 from metad.users.database import UserDatabase
 from metad.users.journal import Lineage, MirrorError
-from metad.users.mirror import Position, UserMirror
+from metad.users.mirror import BLOCK, Position, UserMirror
 
 ANN, BOB = "ann@example.test", "bob@example.test"
 
@@ -200,6 +200,31 @@ def test_a_copy_may_take_over_and_gives_no_number_twice(
     UserMirror(one).follow(2)
     with pytest.raises(MirrorError, match="node 2"):
         one.add("dan@example.test")
+
+
+def test_nodes_that_go_on_alone_give_no_number_that_another_one_gave(
+    one: UserDatabase, two: UserDatabase
+) -> None:
+    """Node 2 has not heard of Bob, and then both take changes while their link is cut."""
+    copy(one, two)
+    given = [one.add(BOB).id]
+    UserMirror(two).go_on_alone(7, 1, 2)
+    given += [two.add(BOB).id, one.add("cat@example.test").id]
+    UserMirror(one).go_on_alone(7, 0, 2)
+    given += [one.add("dan@example.test").id, two.add("dan@example.test").id]
+    UserMirror(two).go_on_alone(8, 1, 2)
+    given.append(two.add("eve@example.test").id)
+    assert len(set(given)) == len(given)
+    assert [number // BLOCK % 2 for number in given] == [0, 1, 0, 0, 1, 1]
+    copy(two, one)
+    UserMirror(one).go_on_alone(9, 0, 2)
+    assert one.add("fay@example.test").id > max(given)
+
+
+def test_the_last_numbers_are_given_without_a_block(one: UserDatabase) -> None:
+    one.reserve(MAX_ID - 2)
+    UserMirror(one).go_on_alone(7, 0, 2)
+    assert one.add(BOB).id == MAX_ID - 1
 
 
 def test_a_database_that_is_in_no_cluster_keeps_no_changes(tmp_path: Path) -> None:

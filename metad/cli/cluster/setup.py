@@ -145,7 +145,9 @@ def go_on_alone(data: Path, view: View) -> None:
                 "not all users are on this node yet; it cannot go on alone",
                 remedy="start the other node, which has them",
             )
-        UserMirror(users).lead(view.epoch)
+        numbers = sorted(one.number for one in view.members if one.state is not Membership.REMOVED)
+        place = numbers.index(view.active[0])
+        UserMirror(users).go_on_alone(view.epoch, place, len(numbers))
     keep(data, view)
 
 

@@ -38,6 +38,7 @@ from metad.master.datadir import take_lock
 from metad.store.identity import open_store
 from metad.system.osio import Osio
 from metad.users.database import UserDatabase
+from metad.users.mirror import BLOCK
 from tests.cluster.link_kit import Clock, Station
 from tests.cluster.views import make_member, make_view
 
@@ -610,6 +611,8 @@ def test_a_node_goes_on_alone(computers: tuple[Computer, Computer], serving: Ser
     view = one.view()
     assert [member.state for member in view.members] == [Membership.ACTIVE, Membership.ABSENT]
     assert (view.alone, view.unhealed) == ("accept", (2,))
+    with UserDatabase(one.data / "users") as users:  # a block that node 2 never uses
+        assert users.add("new@example.org").id // BLOCK % 2 == 0
     outlook = one.status()["outlook"][0]
     assert outlook == {"when": "now", "mail_in": True, "mail_out": True, "deletions": True}
 
