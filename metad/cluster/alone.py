@@ -35,7 +35,8 @@ def alone(view: View, number: int) -> View:
     if view.read_copies < COPIES:
         raise ClusterError(
             "not all mail is on both nodes yet; this node cannot go on alone",
-            remedy="start the other node, and wait until metad cluster status shows it healed",
+            remedy="start the other node, and wait until metad cluster status shows that no mail is"
+            " short of copies",
         )
     members = tuple(
         one

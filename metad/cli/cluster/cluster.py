@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import click
 
@@ -25,6 +26,7 @@ from metad.cli.context import HubLocation, hub_options, json_option
 from metad.cli.locked import check_unlocked
 from metad.cluster import identity, tokens
 from metad.cluster.tokens import Token, Tokens
+from metad.cluster.view_file import ViewFile
 from metad.errors import ConfigError, OsError, UnavailableError
 from metad.store.identity import open_store
 from metad.system.osio import Osio
@@ -84,6 +86,7 @@ def token(place: HubLocation, as_json: bool) -> None:
     directory = setup.member_directory(data)
     open_store(Osio(), data)  # not of a newer release
     fingerprint = identity.own_fingerprint(directory)
+    _check_is_in(directory, fingerprint)
     now = int(time.time())
     try:
         secret = Tokens(Osio(), directory).make(now)
@@ -97,6 +100,15 @@ def token(place: HubLocation, as_json: bool) -> None:
         click.echo(text)
     if not _runs(place):
         click.echo("metad: warning: no hub is running here; start it before the join", err=True)
+
+
+def _check_is_in(directory: Path, fingerprint: str) -> None:
+    """Raises ClusterError if this node was removed."""
+    view = ViewFile(Osio(), str(directory / identity.VIEW)).read()
+    if view is not None:
+        for one in view.members:
+            if one.fingerprint == fingerprint:
+                setup.check_is_in(view, one.number)
 
 
 @group.command()

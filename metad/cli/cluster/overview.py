@@ -116,6 +116,8 @@ class Overview:
     etcd: EtcdSight | None
 
     def outlook(self) -> list[Prospect]:
+        if any(one.is_refused for one in self.members if one.number == self.number):
+            return [Prospect("now", mail_in=False, mail_out=False, deletions=False)]
         up = [one.number for one in self.members if one.is_up]
         if self.etcd is None:
             return list(prospects(self.view, up))

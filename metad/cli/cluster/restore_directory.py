@@ -46,6 +46,7 @@ def restore_directory(place: HubLocation, yes: bool, as_json: bool) -> None:
     etcd.load()
     data = place.enter()
     view, number, members = found(data, __version__)
+    setup.check_is_in(view, number)
     check_newest(view, members)
     if not yes:
         silent = [str(one.number) for one in members if not one.epoch and one.state != "removed"]

@@ -151,6 +151,16 @@ def go_on_alone(data: Path, view: View) -> None:
     keep(data, view)
 
 
+def check_is_in(view: View, number: int) -> None:
+    """Raises ClusterError if this node was removed: what it has of the cluster is old."""
+    member = view.member(number)
+    if member is None or member.state is Membership.REMOVED:
+        raise ClusterError(
+            f"node {number} was removed from the cluster",
+            remedy="give the command on a node that is in it",
+        )
+
+
 def accept_disk(data: Path) -> None:
     """The operator lets this node go on, though another knows a later state of its disk."""
     (member_directory(data) / REFUSED).unlink(missing_ok=True)

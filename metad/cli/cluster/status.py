@@ -29,6 +29,9 @@ SECONDS: Final = 4.0
 POLL_SECONDS: Final = 0.02
 
 
+_REFUSED = "refused: "
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
     """One member.  `link`: "this node", with "off" if no hub runs here; "up"; or why it cannot be
@@ -44,6 +47,11 @@ class Reached:
     @property
     def is_up(self) -> bool:
         return self.link in ("up", "this node")
+
+    @property
+    def is_refused(self) -> bool:
+        """This node, which the others refuse for an old disk."""
+        return self.link.startswith(_REFUSED)
 
     def without_hub(self) -> Reached:
         """This node, on which no hub runs."""
@@ -164,7 +172,7 @@ async def _reach(directory: Path, view: View, number: int, release: str) -> list
 def _own_text(directory: Path) -> str:
     """Of this node."""
     refused = directory / REFUSED
-    return f"refused: {refused.read_text()}" if refused.exists() else "this node"
+    return _REFUSED + refused.read_text() if refused.exists() else "this node"
 
 
 def _described(link: Link | None) -> str:

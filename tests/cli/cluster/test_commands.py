@@ -524,6 +524,21 @@ def test_status_of_a_removed_node(computers: tuple[Computer, Computer], serving:
 
 
 @pytest.mark.slow
+def test_a_removed_node_changes_nothing_in_the_cluster(
+    computers: tuple[Computer, Computer], serving: Serving
+) -> None:
+    one, two = computers
+    two.run("join", make_token(one))
+    members = two.view().with_member(2, state=Membership.REMOVED)
+    ViewFile(Osio(), str(two.directory / identity.VIEW)).keep(two.view().changed(members=members))
+    with_etcd(two)
+    for words in (("token",), ("restore-directory", "--yes")):
+        code, out, err = two.run(*words)
+        assert (code, out) == (EX_PROTOCOL, "")
+        assert "node 2 was removed from the cluster (give the command on a node that" in err
+
+
+@pytest.mark.slow
 def test_a_directory_with_another_nodes_view(computers: tuple[Computer, Computer]) -> None:
     one = computers[0]
     one.run("init")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ def overview(view: View = THREE, silent: tuple[int, ...] = (), **known: Any) -> 
 
 def rows(one: Overview) -> dict[str, tuple[bool, bool, bool]]:
     return {row.when: (row.mail_in, row.mail_out, row.deletions) for row in one.outlook()}
+
+
+def test_nothing_works_on_a_node_that_is_refused() -> None:
+    one = overview()
+    refused = replace(one.members[0], link="refused: node 2 knows a later state of it")
+    assert rows(replace(one, members=[refused, *one.members[1:]])) == {"now": (False, False, False)}
+    assert rows(replace(one, number=2, members=[refused, *one.members[1:]]))["now"] == (True,) * 3
 
 
 def test_leases_are_shown_with_what_is_known_of_them() -> None:
