@@ -103,7 +103,7 @@ async def change(etcd: Etcd, where: Path) -> None:
 
 def node(number: int) -> UserDirectoryNode:
     return UserDirectoryNode(
-        number, KEYS, lambda: IDENTITY, lambda line: print(line, file=sys.stderr)
+        number, KEYS, lambda: IDENTITY, lambda line: print(line, file=sys.stderr), lambda: False
     )
 
 

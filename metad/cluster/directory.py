@@ -9,7 +9,8 @@ Rules of this file:
 * One of these at a time, so that what was read is never compared with what was learned after it.
 * Word is kept only if the lease was renewed first, and the reading shows that it is still ours: no
   member has made a view in between in which this node is absent.
-* Nothing is written into a directory that is not trusted (metad.cluster.seen).
+* Nothing is written into a directory that is not trusted (metad.cluster.seen), except the number
+  of the next mailbox (metad.users.user_directory).
 * No mail waits for any of this.
 """
 
@@ -101,6 +102,11 @@ class Directory:
         """Raises ClusterError unless the directory is trusted."""
         if self.frozen:
             raise ClusterError(f"the directory is not trusted: {self.frozen}; {seen.REMEDY}")
+
+    @property
+    def distrusts(self) -> bool:
+        """Whether the directory is not trusted by this node, which is a member."""
+        return bool(self.frozen) and self.node.takes_part() and self._belongs()
 
     def check_member(self) -> None:
         """Raises ClusterError unless this node takes part: its users may be old ones."""

@@ -5,7 +5,9 @@
 
 Rules of this file:
 
-* Nothing is changed, entered or reloaded unless the directory in etcd is trusted.
+* Nothing is changed, entered or reloaded unless the directory in etcd is trusted.  But the number
+  of the next mailbox is raised: a node that was off since the day to which etcd has gone back
+  trusts it, and would give a number again.
 * A watch begins at the revision after the mirror's.  Where that has been compacted, all rows are
   read again at one revision; not if no user has changed since, which "last/NODE" tells.
 * An etcd that is away delays changes of users, and nothing else.
@@ -17,8 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -37,17 +39,21 @@ AGAIN: Final = Backoff(0.1, 5.0)
 MIRRORED_S: Final = 5.0
 # Between questions whether the watch has told everything.
 LISTEN_S: Final = 5.0
+# Between looks at the next number in a directory that is not trusted.
+NUMBERS_S: Final = 1.0
 # Lines of the log about rows that are wrong, for one page or watch.
 MOST_LINES: Final = 5
 
 
 class UserDirectoryNode(NamedTuple):
-    """What it needs of its node.  `trusted`: the directory in etcd; None while it is not."""
+    """What it needs of its node.  `trusted`: the directory in etcd; None while it is not, or was
+    not read yet.  `distrusts`: it is not, and this node is a member that the others take."""
 
     number: int
     keys: Keys
     trusted: Callable[[], Identity | None]
     report: Callable[[str], None]
+    distrusts: Callable[[], bool]
 
 
 class UserDirectory:
@@ -80,8 +86,10 @@ class UserDirectory:
         failures = 0
         while True:
             try:
-                if self._node.trusted() is not None:  # otherwise the directory reports it
+                if self._node.trusted() is not None:
                     await self._follow()
+                elif self._node.distrusts():
+                    await self._keep_numbers()
                 failures = 0
             except MetadError as error:
                 failures += 1
@@ -112,7 +120,7 @@ class UserDirectory:
             await self._reload(identity, found.revision)
         elif latest <= self._position.revision:
             self._enter([], found.revision)  # nothing has changed in between
-        await self._raise_next(identity, found)
+        await self._raise_next(found.found[2], identity)
         try:
             await self._watch_or_deaf(identity)
         except CompactedError:
@@ -202,17 +210,23 @@ class UserDirectory:
         self._tell(reload.wrong)
         self._move(position)
 
-    async def _raise_next(self, identity: Identity, found: Outcome) -> None:
-        """No number that was given on this node is given again, whatever etcd has lost."""
-        row = found.found[2][0] if found.found[2] else None
+    async def _keep_numbers(self) -> None:
+        """Of a directory that is not trusted; why it is not, the directory process reports."""
+        with suppress(ClusterError):
+            found = await self._etcd.read(etcd_json.reads(self._key(rows.NEXT)))
+            await self._raise_next(found.found[0], None)
+        await asyncio.sleep(NUMBERS_S)
+
+    async def _raise_next(self, found: Sequence[etcd_json.Row], identity: Identity | None) -> None:
+        """No number that was given on this node is given again, whatever etcd has lost.  `found`:
+        the next one in etcd, if it has one; `identity`: of a directory that is trusted."""
         own = self._users.next_number
-        if row is None or own <= rows.read_number(row.value):
+        if not found or own <= rows.read_number(found[0].value):
             return
-        compare = [
-            etcd_json.equals(self._node.keys.identity, identity.encode()),
-            etcd_json.unchanged(row.key, row.mod),
-        ]
-        then = [etcd_json.puts(row.key, b"%d" % own), self._token(secrets.token_bytes(8))]
+        compare = [etcd_json.unchanged(found[0].key, found[0].mod)]
+        if identity is not None:
+            compare.append(etcd_json.equals(self._node.keys.identity, identity.encode()))
+        then = [etcd_json.puts(found[0].key, b"%d" % own), self._token(secrets.token_bytes(8))]
         async with self._lock:
             await self._etcd.transact(compare, then)  # another try comes with the next watch
 

@@ -126,7 +126,9 @@ class DirectoryProcess:
         database = MirroredUsers(self._setup.config.data / "users", create=True)
         if not database.in_directory:  # lost or restored: all rows come again
             database.follow(empty=False)
-        node = UserDirectoryNode(made.node.number, made.keys, lambda: made.trusted, self._report)
+        node = UserDirectoryNode(
+            made.node.number, made.keys, lambda: made.trusted, self._report, lambda: made.distrusts
+        )
         return UserDirectory(etcd, node, database)
 
 

@@ -40,6 +40,7 @@ class Node:
         self.etcd = etcd
         self.number = number
         self.identity: Identity | None = IDENTITY
+        self.distrusts = False
         self.lines: list[str] = []
         self.users = Users(place / "users", self._propose, iterations=4096)
         self._loop = asyncio.get_running_loop()
@@ -47,7 +48,9 @@ class Node:
     def start(self) -> None:
         if not self.users.in_directory:
             self.users.follow(empty=True)
-        node = UserDirectoryNode(self.number, KEYS, lambda: self.identity, self.lines.append)
+        node = UserDirectoryNode(
+            self.number, KEYS, lambda: self.identity, self.lines.append, lambda: self.distrusts
+        )
         self.directory = UserDirectory(cast(Any, self.etcd), node, self.users)
         self.task = self._loop.create_task(self.directory.run())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -264,6 +266,48 @@ def test_no_number_is_given_again_by_an_etcd_that_lost_it(tmp_path: Path) -> Non
             one.start()
             await until(lambda: etcd.state.rows[f"{KEYS.users}next"].value != b"2")
             assert (await one.call("add", CAT)).id > given.id
+
+    asyncio.run(test())
+
+
+def test_a_node_that_was_off_gives_no_number_of_an_etcd_that_went_back(tmp_path: Path) -> None:
+    """Node 1 does not trust etcd.  Node 2 has seen no later state, so it does."""
+
+    async def test() -> None:
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
+            old = etcd.snapshot()
+            await two.stop()
+            given = await one.call("add", BOB)
+            etcd.stop()
+            one.identity, one.distrusts = None, True
+            etcd.start(old)
+            number = etcd.state.rows[f"{KEYS.users}next"].value
+            await until(lambda: etcd.state.rows[f"{KEYS.users}next"].value != number)
+            two.start()
+            assert (await two.call("add", CAT)).id > given.id
+
+    asyncio.run(test())
+
+
+def test_a_directory_that_was_not_read_yet_or_is_of_others_is_left_alone(tmp_path: Path) -> None:
+    """Of a node that starts, or was removed."""
+
+    async def test() -> None:
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
+            await two.stop()
+            two.identity = None
+            two.users.raise_numbers(99)
+            reads: list[object] = []
+            read = etcd.read
+
+            async def counted(*requests: Any) -> Any:
+                reads.append(requests)
+                return await read(*requests)
+
+            cast(Any, two).etcd = SimpleNamespace(read=counted)
+            two.start()
+            await one.call("add", BOB)  # takes many turns
+            assert reads == []
 
     asyncio.run(test())
 
