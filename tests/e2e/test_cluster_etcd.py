@@ -19,6 +19,7 @@ from tests.support.live import settled_fetch
 from tests.support.sizes import reached
 
 from .test_cluster import quit_with, send
+from .test_cluster_etcd_users import answer
 
 pytestmark = pytest.mark.slow
 NAMES = ["ann", "bob"]
@@ -50,6 +51,7 @@ def test_mail_and_users_on_any_of_three_nodes_with_etcd_and_without() -> None:
     with three_nodes(NAMES) as trio:
         nodes, (a, b, c) = trio.nodes, trio.nodes
         b.add("cat")
+        assert in_time(lambda: all(answer(node, "cat").startswith(b"250") for node in nodes))
         texts = [message(b"number %d\r\n" % number) for number in range(6)]
         for number, text in enumerate(texts):
             assert send(nodes[number % 3], text, "ann", "cat").startswith(b"250")
