@@ -165,6 +165,7 @@ def test_the_client_sees_the_hub_end(server, tmp_path):
         assert client.wait_closed(5)
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_given_up(server, tmp_path):
     with pytest.raises(UnavailableError, match="does not answer"):
         request(tmp_path, "status", timeout=0.05)

@@ -116,6 +116,7 @@ def test_stop_waits_for_the_lock_of_the_last_process(run, data, fake_hub):
     assert "did not stop" in err
 
 
+@pytest.mark.slow
 def test_the_wait_for_the_lock_ends_when_it_is_given_up(tmp_path):
     path = tmp_path / "lock"
     held = path.open("w")

@@ -73,6 +73,7 @@ def test_fsck_says_each_difference_on_a_line(run, data, store):
     assert (facts["clean"], facts["findings"], facts["more"]) == (False, lines[:1], 0)
 
 
+@pytest.mark.slow
 def test_fsck_names_a_damaged_store_json_and_checks_the_logs(run, data, store):
     (data / "store.json").write_text("{")
     code, out, err = run("fsck", "--data", data)

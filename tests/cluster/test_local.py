@@ -171,6 +171,7 @@ def test_too_long_a_request_is_not_sent(tmp_path):
     serve(tmp_path, test)
 
 
+@pytest.mark.slow
 def test_clients_are_bounded(tmp_path):
     async def test(path: Path, lines: list[str]) -> None:
         opened = [

@@ -233,6 +233,7 @@ def test_a_link_that_was_up_for_a_while_is_dialed_again_at_once(two: Two, steady
         assert failure(answer) == "node 2 cannot be reached"
 
 
+@pytest.mark.slow
 def test_a_member_that_does_not_listen_fails_at_once(two: Two) -> None:
     two.b.links.close()
     two.sockets[1].close()
@@ -362,6 +363,7 @@ def test_no_link_to_a_node_that_is_no_member(two: Two) -> None:
 # -- refused
 
 
+@pytest.mark.slow
 def test_a_node_of_another_ca(two: Two, theirs: Authority) -> None:
     stranger = two.machine(1, directory=theirs.directory(1))
     assert failure(two.ask(stranger)) == "its certificate is not of this cluster's CA"
@@ -371,6 +373,7 @@ def test_a_node_of_another_ca(two: Two, theirs: Authority) -> None:
     stranger.links.close()
 
 
+@pytest.mark.slow
 def test_a_certificate_of_our_ca_that_is_not_the_members(two: Two, ours: Authority) -> None:
     impostor = two.machine(1, directory=ours.directory(4))
     text = "node 1 does not have the certificate of the view of epoch 1"
@@ -381,6 +384,7 @@ def test_a_certificate_of_our_ca_that_is_not_the_members(two: Two, ours: Authori
     impostor.links.close()
 
 
+@pytest.mark.slow
 def test_an_impostor_at_a_members_address_gets_no_mail(two: Two, ours: Authority) -> None:
     two.b.links.close()
     impostor = two.machine(2, directory=ours.directory(4))
@@ -392,6 +396,7 @@ def test_an_impostor_at_a_members_address_gets_no_mail(two: Two, ours: Authority
     impostor.links.close()
 
 
+@pytest.mark.slow
 def test_a_removed_member(two: Two) -> None:
     members = (two.member(1, Membership.REMOVED), two.member(2))
     two.b.station.view = two.view.changed(members=members)
@@ -411,6 +416,7 @@ def test_a_member_that_is_removed_loses_its_link_within_a_tick(two: Two) -> None
     assert not two.a.links.is_up(2)
 
 
+@pytest.mark.slow
 def test_another_cluster(two: Two) -> None:
     two.b.station.view = replace(two.view, cluster="deadbeef" * 4)
     assert "another cluster: c0ffee00 and deadbeef" in failure(two.ask(two.a)) or any(

@@ -206,6 +206,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200))
 @settings(max_examples=scaled(50), deadline=None)
 def test_any_bytes_are_refused(data: bytes) -> None:

@@ -217,6 +217,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, make, error):
     assert str(caught.value).startswith(str(file))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 1 << 62))
 def test_a_size_shown_is_read_again_as_the_same(octets):
     assert checks.size(0, 1 << 62)(checks.show_size(octets)) == octets

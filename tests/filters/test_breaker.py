@@ -169,6 +169,7 @@ def test_a_late_answer_is_a_failure_and_then_the_filter_is_not_asked() -> None:
     assert len([line for line in chain.lines if "asked less often" in line]) == 1
 
 
+@pytest.mark.slow
 def test_a_filter_that_never_answers_is_not_waited_for() -> None:
     async def judge() -> dict[Preferences, Verdict]:
         message = Message(SESSION, "1", 1, of_bytes(b"x"), (PLAIN,))

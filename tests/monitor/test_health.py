@@ -157,6 +157,7 @@ def test_a_hub_whose_certificates_are_gone_is_degraded(tmp_path: Path) -> None:
     assert "metad tls install" in found["remedy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "text", "most"),
     [

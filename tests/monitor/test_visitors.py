@@ -57,6 +57,7 @@ def monitor() -> Iterator[Monitor]:
         one.close()
 
 
+@pytest.mark.slow
 def test_a_request_is_answered_however_it_is_cut(monitor: Monitor) -> None:
     assert monitor.ask().endswith(b"serving\n")
     client = monitor.connect()

@@ -189,6 +189,7 @@ def test_both_in_the_tail_of_a_dead_worker(kit: StoreKit) -> None:
 # -- the collector
 
 
+@pytest.mark.slow
 def test_a_deletion_record_is_kept_while_its_tombstone_stands(kit: StoreKit) -> None:
     ids = fill_log(kit)
     kit.delete(1, ids)
@@ -203,6 +204,7 @@ def test_a_deletion_record_is_kept_while_its_tombstone_stands(kit: StoreKit) -> 
     assert ids[0] not in ids_of(kit, 1)
 
 
+@pytest.mark.slow
 def test_a_record_goes_when_its_tombstones_are_forgotten(kit: StoreKit) -> None:
     ids = fill_log(kit)
     kit.delete(1, [*ids, foreign(kit, 4)])
@@ -370,6 +372,7 @@ def test_a_damaged_copy_is_not_hidden_by_that_for_another_mailbox(
     assert named(how(kit, one, 1)) == [1]
 
 
+@pytest.mark.slow
 def test_copies_for_different_mailboxes_outlive_a_collection(kit: StoreKit) -> None:
     one = foreign(kit, 1)
     copy(kit, one, 1)

@@ -18,5 +18,8 @@ def test_a_fresh_number_is_apart_from_all_known_ones(known: list[int]) -> None:
 
 
 def test_if_no_number_is_apart_it_is_one_that_is_free() -> None:
-    known = [number for number in range(1, NODES) if number != 4711]
-    assert fresh_node(known) == 4711
+    known = range(1, NODES, APART)
+    for _ in range(5):
+        number = fresh_node(known)
+        assert 1 <= number < NODES
+        assert number not in known

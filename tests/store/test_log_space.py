@@ -106,6 +106,7 @@ def test_ids_without_a_log_have_a_life_of_their_own(kit: StoreKit) -> None:
     assert len({*lives, *(row.life for row in kit.table.rows())}) == len(lives) + 2
 
 
+@pytest.mark.slow
 def test_a_log_takes_blocks_as_it_grows(kit: StoreKit) -> None:
     kit.start()
     kit.eager = False

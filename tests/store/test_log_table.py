@@ -178,6 +178,7 @@ def test_a_full_table_is_refused(both: Shared, monkeypatch: pytest.MonkeyPatch) 
     assert table.allocate(0, 1).number == 1
 
 
+@pytest.mark.slow
 def test_a_semaphore_that_is_not_to_be_had_is_an_error_in_time(both: Shared) -> None:
     both.semaphore.acquire()
     with pytest.raises(TableBusyError):
@@ -356,6 +357,7 @@ def children() -> Iterator[list[int]]:
             continue
 
 
+@pytest.mark.slow
 def test_a_dead_holder_is_repaired(both: Shared, children: list[int]) -> None:
     child, _ = child_that(both, 0, "holding")
     os.kill(child, signal.SIGKILL)
@@ -365,6 +367,7 @@ def test_a_dead_holder_is_repaired(both: Shared, children: list[int]) -> None:
     assert both.table(1).allocate(0, 1).number == 1
 
 
+@pytest.mark.slow
 def test_a_holder_that_died_before_it_could_say_so_is_repaired(
     both: Shared, children: list[int]
 ) -> None:
@@ -376,6 +379,7 @@ def test_a_holder_that_died_before_it_could_say_so_is_repaired(
     assert both.semaphore.value == 1
 
 
+@pytest.mark.slow
 def test_a_living_holder_is_left_alone(both: Shared, children: list[int]) -> None:
     child, finish = child_that(both, 0, "planned")
     children.append(child)
@@ -460,6 +464,7 @@ def interrupted(both: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_a_repair_that_signals_interrupt_is_made(
     both: Shared, interrupted: Callable[[], bool]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_message_is_streamed_in_bounded_pieces(
     assert b"".join(pieces) == bytes(range(256)) * 3  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_no_spoiled_byte_of_a_record_is_ever_handed_out(kit: StoreKit) -> None:
     sent = kit.put([1], b"x" * 40)
     size = kit.index.places(sent.id)[0].size

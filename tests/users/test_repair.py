@@ -71,6 +71,7 @@ def addresses(data: Path) -> set[str]:
         return {account.address for account in users.accounts()}
 
 
+@pytest.mark.slow
 def test_a_good_database_is_left_alone(good: Path) -> None:
     before = (good / "users" / "data.mdb").read_bytes()
     assert start(good) == []

@@ -270,8 +270,11 @@ def test_no_number_is_given_again_by_an_etcd_that_lost_it(tmp_path: Path) -> Non
     asyncio.run(test())
 
 
-def test_a_node_that_was_off_gives_no_number_of_an_etcd_that_went_back(tmp_path: Path) -> None:
+def test_a_node_that_was_off_gives_no_number_of_an_etcd_that_went_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Node 1 does not trust etcd.  Node 2 has seen no later state, so it does."""
+    monkeypatch.setattr(user_directory, "LISTEN_S", 0.05)
 
     async def test() -> None:
         async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):

@@ -257,6 +257,7 @@ def test_a_damaged_users_database_costs_no_mail(hub: Hub) -> None:
 # --- Clocks, and when -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_ahead_at_the_start_deletes_nothing_once_it_is_right(hub: Hub) -> None:
     mailbox = hub.user("a@x.org", Policy(expiry=DAY))
     hub.kit.put([mailbox], b"mail")

@@ -124,6 +124,7 @@ def test_which_mail_is_short_of_copies(view: View, text: str) -> None:
     assert dict(overview(view).lines())["short of copies"] == (text or "none")
 
 
+@pytest.mark.slow
 def test_it_fits_into_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,6 +139,7 @@ def test_mail_that_comes_meanwhile_does_no_harm(kit: StoreKit, tmp_path: Path) -
     kit.check()
 
 
+@pytest.mark.slow
 def test_no_log_is_freed_meanwhile(kit: StoreKit, tmp_path: Path) -> None:
     """The collector may copy, and waits before freeing."""
     victim = sealed(kit)[0]

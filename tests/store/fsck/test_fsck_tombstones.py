@@ -85,6 +85,7 @@ def test_a_tombstone_without_a_record_is_found(kit: StoreKit) -> None:
     assert found(kit) == [f"index: {text}"]
 
 
+@pytest.mark.slow
 def test_a_tombstone_of_listed_mail_is_found(kit: StoreKit) -> None:
     index = Index(kit.store.index)
     (alive,) = [index.listing(2)[:16]]

@@ -381,6 +381,7 @@ def returned(kit: StoreKit, ids: list[bytes]) -> None:
     restart(kit)
 
 
+@pytest.mark.slow
 def test_survivors_that_the_index_refused_once_are_entered_before_the_next(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

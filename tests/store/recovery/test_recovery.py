@@ -143,6 +143,7 @@ def test_recovery_twice_changes_nothing(kit: StoreKit) -> None:
     kit.check()
 
 
+@pytest.mark.slow
 def test_no_log_is_appended_to_after_recovery(kit: StoreKit) -> None:
     kit.start(2)
     work(kit, 3)
@@ -514,6 +515,7 @@ def test_a_poisoned_log_is_never_written_to_again(kit: StoreKit) -> None:
     stays_as_it_is(kit, path)
 
 
+@pytest.mark.slow
 def test_a_log_poisoned_by_its_first_group_is_never_written_to_again(kit: StoreKit) -> None:
     kit.start()
     kit.osio.faults = Faults("sync", 1)

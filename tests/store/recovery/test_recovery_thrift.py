@@ -362,6 +362,7 @@ def test_no_log_is_made_in_the_place_of_one_that_the_index_still_knows(
 # -- the second process of a rebuild
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_failure_in_the_second_process_is_told(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def collect_what_may_go(kit: StoreKit) -> None:
     collector.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["kept", "removed"])
 def test_deleted_mail_came_back_out_of_copies_whose_sync_had_failed(
     kit: StoreKit, index: str
