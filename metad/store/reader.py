@@ -209,8 +209,11 @@ class Reader:
         payload = record.digest_payload(b"", pieces, seed)
         if payload.digest != found.digest:
             return 0
-        packed = self._osio.pread(fd, found.envelope_size, start)
-        return found.envelope_size if _is_for(record.unpack_envelope(packed), mailbox) else 0
+        if mailbox is not None:
+            packed = self._osio.pread(fd, found.envelope_size, start)
+            if not _is_for(record.unpack_envelope(packed), mailbox):
+                return 0
+        return found.envelope_size
 
     def _pieces(self, fd: int, start: int, stop: int, most: int) -> Iterator[bytes]:
         while start < stop:

@@ -12,8 +12,7 @@ import pytest
 from metad.cluster.copies import unpack_copy
 from metad.cluster.walking import Missing
 from metad.layers.walked_mail import WalkedMail
-from metad.store.log.header import log_path
-from tests.store.test_clustered import place_of, spread
+from tests.store.test_clustered import place_of, spoil, spread
 from tests.support.collector_kit import collect_all, fill_log, make_collector
 from tests.support.store_kit import StoreKit
 
@@ -56,10 +55,7 @@ def test_a_damaged_copy_keeps_no_other_one_back(
     kit: StoreKit, mail: WalkedMail, lines: list[str]
 ) -> None:
     one = spread(kit)
-    place = place_of(kit, one, 1)
-    with open(log_path(kit.store.logs, place.log), "r+b") as file:
-        file.seek(place.offset + place.size - 100)
-        file.write(b"?")
+    spoil(kit, place_of(kit, one, 1))
     found = mail._read(one, [1, 3])
     assert not isinstance(found, Missing)
     assert (named(found.copy), found.left, lines) == ([3], [1], [])

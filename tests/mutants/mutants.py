@@ -246,7 +246,7 @@ MUTANTS = [
            "and _is_for(found.envelope, mailbox)", "",
            "store/test_clustered.py::test_a_mailbox_gets_the_copy_that_names_it"),
     Mutant("any copy of a large message will do", "reader:Reader._verify",
-           "if _is_for(record.unpack_envelope(packed), mailbox) else 0", "",
+           "if not _is_for(record.unpack_envelope(packed), mailbox):", "if False:",
            "store/test_clustered.py::test_a_mailbox_gets_the_copy_that_names_it"),
     Mutant("a stream does without its lock", "reader:Reader._open_verified",
            "log_files.try_reader_lock(fd)", "True",

@@ -334,6 +334,12 @@ def place_of(kit: StoreKit, message_id: bytes, mailbox: int) -> Place:
     raise AssertionError("there is none")
 
 
+def spoil(kit: StoreKit, place: Place) -> None:
+    with open(log_path(kit.store.logs, place.log), "r+b") as file:
+        file.seek(place.offset + place.size - 100)
+        file.write(b"?")
+
+
 @pytest.mark.parametrize("how", [read, stream])
 def test_a_mailbox_gets_the_copy_that_names_it(kit: StoreKit, how: Reading) -> None:
     """Found by the simulator, seed 1857: a reader that had the log open in an earlier life handed
@@ -362,10 +368,7 @@ def test_a_damaged_copy_is_not_hidden_by_that_for_another_mailbox(
     kit: StoreKit, how: Reading
 ) -> None:
     one = spread(kit)
-    place = place_of(kit, one, 3)
-    with open(log_path(kit.store.logs, place.log), "r+b") as file:
-        file.seek(place.offset + place.size - 100)
-        file.write(b"?")
+    spoil(kit, place_of(kit, one, 3))
     kit.reader.close()
     with pytest.raises(DamagedError):
         how(kit, one, 3)
