@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -41,14 +42,17 @@ MOST_WITHOUT_ETCD: Final = 2
 MOST_WITH_ETCD: Final = 8
 # Proposals that another one for the same epoch may overtake before the node that joins is refused.
 TRIES: Final = 5
+# A process may hear that its proposal is late before it hears of the view that came first.
+HEAR_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class JoinService:
     """What a process needs to take nodes in.
 
-    `now`: seconds since the epoch.  `look`: use a view that a command has stored, as `metad cluster
-    alone` does just before a node joins; raises ClusterError, OSError.
+    `now`: seconds since the epoch.  `later`: call something after so many seconds.  `look`: use a
+    view that a command has stored, as `metad cluster alone` does just before a node joins; raises
+    ClusterError, OSError.
     """
 
     node: Node
@@ -56,6 +60,7 @@ class JoinService:
     place: Path
     now: Callable[[], float]
     proposals: Proposals
+    later: Callable[[float, Callable[[], None]], object]
     look: Callable[[], None]
 
     @property
@@ -125,6 +130,16 @@ def _replaced_with_etcd(member: Member) -> Member:
         f"{member.address} is the address of node {member.number}, which is {state}; "
         f"if that node is lost, use `metad cluster remove {member.number}` first"
     )
+
+
+class _Attempt(NamedTuple):
+    """What the client asked for, the tries that are left, and the view that was in force."""
+
+    tag: int
+    address: str
+    fingerprint: str
+    tries: int
+    view: View
 
 
 class JoinExchange:
@@ -206,29 +221,33 @@ class JoinExchange:
         if entered is view:
             self._answer(tag, _pack(view=view.encode()))
             return
-
-        def proposed(reason: str) -> None:
-            self._is_proposing = False
-            if not reason:
-                self._node.report(
-                    f"node {self._number} ({address}) has joined: epoch {entered.epoch}"
-                )
-            if self.is_closed:
-                return
-            if not reason:
-                self._answer(tag, _pack(view=entered.encode()))
-            elif tries > 1 and self._node.current_view() is not view:
-                self._try_again(tag, address, fingerprint, tries - 1)
-            else:
-                self._refuse(reason)
-
         self._is_proposing = True
-        proposals.propose(entered, proposed)
+        attempt = _Attempt(tag, address, fingerprint, tries, view)
+        proposals.propose(entered, partial(self._proposed, attempt, entered))
 
-    def _try_again(self, tag: int, address: str, fingerprint: str, tries: int) -> None:
-        """Another view has come first: enter the one that is in force now."""
+    def _proposed(self, attempt: _Attempt, entered: View, reason: str) -> None:
+        if not reason:
+            self._is_proposing = False
+            self._node.report(
+                f"node {self._number} ({attempt.address}) has joined: epoch {entered.epoch}"
+            )
+            if not self.is_closed:
+                self._answer(attempt.tag, _pack(view=entered.encode()))
+        elif self._node.current_view() is attempt.view and self._service.proposals.compares:
+            self._service.later(HEAR_SECONDS, partial(self._failed, attempt, reason))
+        else:
+            self._failed(attempt, reason)
+
+    def _failed(self, attempt: _Attempt, reason: str) -> None:
+        """If another view has come first, enter the one that is in force now."""
+        self._is_proposing = False
+        if self.is_closed:
+            return
+        if attempt.tries == 1 or self._node.current_view() is attempt.view:
+            self._refuse(reason)
+            return
         try:
-            self._enter(tag, address, fingerprint, tries)
+            self._enter(attempt.tag, attempt.address, attempt.fingerprint, attempt.tries - 1)
         except (ClusterError, OSError) as error:
             self._refuse(error.strerror or "" if isinstance(error, OSError) else str(error))
 

@@ -150,6 +150,7 @@ class ClusterLayer(Layer):
             place,
             lambda: log.osio.time_ns() / 1e9,
             self.proposals,
+            loop.call_later,
             self._current.look,
         )
         return Links(loop, load_contexts(place), self._node, join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,15 @@ class Joining:
         for name in (CA, CA_KEY):
             (place / name).write_text(name)
         self.stored: View | None = None
+        self.waits: list[Callable[[], None]] = []
         service = JoinService(
-            self.station.node, Osio(), place, lambda: NOW, self.proposals, self._look
+            self.station.node,
+            Osio(),
+            place,
+            lambda: NOW,
+            self.proposals,
+            lambda seconds, call: self.waits.append(call),
+            self._look,
         )
         secret = Tokens(Osio(), place).make(NOW)
         self.wire = End()
@@ -73,6 +81,12 @@ class Joining:
         self.wire.sent.clear()
         ((kind, _, _, _, body),) = self._decoder.feed(data)
         return kind, body
+
+    def hear(self) -> None:
+        """The time has passed in which its node hears of a view that came first."""
+        (call,) = self.waits
+        self.waits.clear()
+        call()
 
     def decide(self, reason: str = "", view: View | None = None) -> View:
         """The proposal that waits stands, or `view` is in force and it does not."""
@@ -105,6 +119,29 @@ def test_another_change_of_the_view_comes_first(tmp_path: Path) -> None:
     assert one.answer()[0] == Kind.ANSWER
 
 
+def test_a_node_hears_late_of_the_change_that_came_first(tmp_path: Path) -> None:
+    """Then the node that joins is not refused for it."""
+    one = Joining(tmp_path)
+    one.enter()
+    one.decide("the view has changed meanwhile")
+    assert not one.wire.sent
+    one.station.view = TWO.changed()
+    one.hear()
+    assert one.decide().epoch == TWO.epoch + 2
+    assert one.answer()[0] == Kind.ANSWER
+
+
+def test_a_client_asks_again_while_its_node_waits_to_hear(tmp_path: Path) -> None:
+    one = Joining(tmp_path)
+    one.enter()
+    one.decide("the view has changed meanwhile")
+    one.enter()
+    assert one.answer()[0] == Kind.REFUSED
+    assert one.wire.closed
+    one.hear()
+    assert not one.wire.sent
+
+
 def test_a_view_that_a_command_has_stored_counts(tmp_path: Path) -> None:
     one = Joining(tmp_path)
     one.stored = TWO.changed(alone="accept")
@@ -127,6 +164,7 @@ def test_the_proposal_fails(tmp_path: Path) -> None:
     one = Joining(tmp_path)
     one.enter()
     one.decide("etcd does not answer")
+    one.hear()
     assert one.answer() == (Kind.REFUSED, b"etcd does not answer")
     assert "may not join: etcd does not answer" in one.station.lines[0]
 

@@ -124,6 +124,7 @@ class Serving:
             directory,
             lambda: time.time() + self.offset,
             DirectProposals(self.station.adopt),
+            self.loop.call_later,
             lambda: None,
         )
         links = Links(self.loop, load_contexts(directory), self.station.node, service)
