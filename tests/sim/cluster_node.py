@@ -118,7 +118,7 @@ class ClusterHub(Hub):
         return SeenFile(Osio(), str(self.data / "cluster" / NAME)).load()
 
     def durable_view(self) -> View:
-        """The view on the disk.  Asked at every switch while all wait for one."""
+        """The view on the disk.  Asked often while all wait for one."""
         with open(self._view_path, "rb") as file:
             data = file.read()
         if data != self._known[0]:

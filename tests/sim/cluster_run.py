@@ -117,7 +117,9 @@ class ClusterRun(Run):
                 hub.crash()
                 clients.start(hub)
         sim.scheduler.wait(lambda: all(at_rest(hub) for hub in hubs), 600.0)
-        sim.scheduler.wait(lambda: all(_is_settled(hub, len(hubs)) for hub in hubs), SETTLE_SECONDS)
+        sim.scheduler.look_for(
+            lambda: all(_is_settled(hub, len(hubs)) for hub in hubs), SETTLE_SECONDS
+        )
         sim.scheduler.pause(QUIET_SECONDS)
         for hub in hubs:
             found = hub.durable_view()

@@ -53,11 +53,11 @@ class CollectorProcess(Process):
             return 1
         while not self.stopping:
             self.idle = not self.jobs
-            there = self.scheduler.wait(lambda: bool(self.jobs) or self.stopping, REST_SECONDS * 4)
+            self.scheduler.wait_for(self.jobs, REST_SECONDS * 4)
             self.idle = False
             if self.jobs:
                 self.jobs.popleft()(self)
-            elif not there:
+            elif not self.stopping:
                 self._catch_up()
         self.expiry_locks.close()
         self.expiry_scan.close()

@@ -183,7 +183,7 @@ class EtcdClients(ClusterClients):
         """A disk is lost for good, at most one at a time and while all others serve.  Once the rest
         has its mail, `metad cluster remove`."""
         hub = self.hub(op)
-        if not self.sim.scheduler.wait(lambda: self._may_lose(hub), DOWN_PATIENCE):
+        if not self.sim.scheduler.look_for(lambda: self._may_lose(hub), DOWN_PATIENCE):
             return
         rest = self._others(hub)
         self.sim.note(f"the disk of {hub.name} is lost")

@@ -119,7 +119,8 @@ class Master(Process):
                 self._rebuild()
             self._manage()
             self._time.look()
-            self.scheduler.wait(lambda: bool(self.deaths) or self.stopping, TICK_SECONDS)
+            if not self.stopping:
+                self.scheduler.wait_for(self.deaths, TICK_SECONDS)
         self.serving = False
         codes = self._stop_all()
         if not len(self._jobs) and not any(codes):
@@ -213,7 +214,7 @@ class Master(Process):
             elif isinstance(process, Worker):
                 process.loop.stop()
             elif process.role in ("collector", "directory"):
-                process.stopping = True
+                process.end_soon()
         self.scheduler.wait(
             lambda: all(one is self or one.role == "backup" for one in self.hub.processes), 60.0
         )
@@ -227,4 +228,4 @@ class Master(Process):
     # -- stop
 
     def stop(self) -> None:
-        self.stopping = True
+        self.end_soon()

@@ -275,11 +275,15 @@ class Network(Owner):
     def _until_due(self) -> float:
         """Seconds until the next arrival."""
         now = self.sim.clock.monotonic
-        times = [event[0] for event in self._events]
-        times += [end.chunks[0].due for end in self.ends if end.chunks]
-        soonest = min((at for at in times if at > now), default=now + int(1e9))
-        waits = any(at <= now for at in times)  # for a cut to end
-        return min((soonest - now) / 1e9, POLL_SECONDS if waits else 1.0)
+        soonest = now + int(1e9)
+        for at in [event[0] for event in self._events] + [
+            end.chunks[0].due for end in self.ends if end.chunks
+        ]:
+            if at > now:
+                soonest = min(soonest, at)
+            else:  # it waits for a cut to end
+                soonest = min(soonest, now + int(POLL_SECONDS * 1e9))
+        return (soonest - now) / 1e9
 
     def _fire(self) -> None:
         """One arrival of those that are due."""

@@ -19,7 +19,7 @@ from metad.store.background import Job
 from metad.store.runtime import Runtime
 from metad.system.shared_memory import Cell, ProcessRow
 from tests.sim.databases import Handle, SimIndex
-from tests.sim.scheduler import Owner, Scheduler
+from tests.sim.scheduler import Owner, Scheduler, Task
 from tests.sim.system import SimOsio
 from tests.support.osio_kit import KitOsio
 
@@ -51,7 +51,12 @@ class Process(Owner):
         hub.processes.append(self)
 
     def start(self, weight: float = 1.0) -> None:
-        self.scheduler.spawn("main", self, self._main, weight)
+        self._task = self.scheduler.spawn("main", self, self._main, weight)
+
+    def end_soon(self) -> None:
+        """Its own work ends once it looks."""
+        self.stopping = True
+        self.scheduler.wake(self._task)
 
     def _main(self) -> None:
         code = self.work()
@@ -124,8 +129,8 @@ class Thread:
 
     def _run(self) -> None:
         while True:
-            there = self._scheduler.wait(self._jobs.__len__, self._every)
-            job = self._jobs.popleft() if there else self._idle
+            self._scheduler.wait_for(self._jobs, self._every)
+            job = self._jobs.popleft() if self._jobs else self._idle
             if job is None:
                 return
             self._works = True
@@ -142,6 +147,7 @@ class Loop:
         self._calls: deque[Callable[[], object]] = deque()
         self._timers: list[tuple[int, int, Callable[[], object]]] = []
         self._made = 0
+        self._task: Task | None = None
         self.stopped = False
         self._works = False
 
@@ -159,11 +165,14 @@ class Loop:
 
     def stop(self) -> None:
         self.stopped = True
+        if self._task is not None:
+            self._scheduler.wake(self._task)
 
     def run(self) -> None:
+        self._task = self._scheduler.current
         while not self.stopped:
             self._fire()
-            self._scheduler.wait(self._has_work, self._until_timer())
+            self._scheduler.wait_for(self._calls, self._until_timer())
             if self._calls:
                 self._scheduler.point("call")
                 self._works = True
@@ -179,9 +188,6 @@ class Loop:
         """What is ready now."""
         for _ in range(len(self._calls)):
             self._calls.popleft()()
-
-    def _has_work(self) -> bool:
-        return self.stopped or bool(self._calls)
 
     def _until_timer(self) -> float | None:
         if not self._timers:

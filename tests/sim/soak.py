@@ -12,6 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from tests.sim.kinds import KINDS, make_run
 from tests.sim.shrink import MOST_TRIES, show, shrink, why
 
 BATCH = 100
+GARBAGE = 50_000  # objects made until the collector looks: at the usual 700, a tenth of the time
 MOST_OF_CLUSTER = 60  # tries to make a plan smaller, which take seconds
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +87,8 @@ def _in_child(kind: str, seeds: range) -> Iterator[tuple[int, str | None, int]]:
     child = os.fork()
     if not child:
         os.close(reader)
+        gc.freeze()  # what the parent has made is no garbage
+        gc.set_threshold(GARBAGE)
         with os.fdopen(writer, "w") as out:
             for seed in seeds:
                 print(json.dumps([seed, *_outcome(kind, seed)]), file=out, flush=True)
