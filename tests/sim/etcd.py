@@ -103,6 +103,10 @@ class Store(FakeEtcd):
         self._sim.note(f"epoch {view.epoch}: {states}; copies {view.copies}, {view.read_copies}")
         self.history.append(self.snapshot())
 
+    def views_are_lost(self, after: int) -> None:
+        """No node has a view of a later epoch, nor has etcd: another one may have that number."""
+        self.views = {epoch: view for epoch, view in self.views.items() if epoch <= after}
+
     # -- what befalls it
 
     def wipe(self) -> None:

@@ -111,6 +111,8 @@ class EtcdClients(ClusterClients):
         """`metad cluster restore-directory`, on the node with the greatest epoch."""
         members = [hub for hub in self.hubs if hub.is_member]
         best = max(members, key=lambda hub: hub.durable_view().epoch)
+        if self.etcd.store.view is None:
+            self.etcd.store.views_are_lost(best.durable_view().epoch)
         way = cast(real_etcd.Etcd, NodeEtcd(self.etcd, best.node))
         try:
             done = drive(restore(way, best.durable_view(), best.seen(), best.node))

@@ -26,6 +26,7 @@ FOUND = {
     1857: "a reader handed out the copy of a message that another mailbox has",
     2319: "a machine of the plan joined twice whose disk was lost while it started",
     2374: "a lock was not given back, because the request came to a node of a newer epoch",
+    4515: "the judge: etcd and the one node with its last view were lost; its epoch is given again",
     2953: "as 1857, so that a walk did not send it to the node that lacked it",
 }
 
