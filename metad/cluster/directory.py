@@ -9,8 +9,8 @@ Rules of this file:
 * One of these at a time, so that what was read is never compared with what was learned after it.
 * Word is kept only if the lease was renewed first, and the reading shows that it is still ours: no
   member has made a view in between in which this node is absent.
-* Nothing is written into a directory that is not trusted (metad.cluster.seen), except the number
-  of the next mailbox (metad.users.user_directory).
+* Nothing is written into a directory that is not trusted (metad.cluster.seen), except that it is
+  not, and the number of the next mailbox (metad.users.user_directory).
 * No mail waits for any of this.
 """
 
@@ -108,6 +108,16 @@ class Directory:
         """Whether the directory is not trusted by this node, which is a member."""
         return bool(self.frozen) and self.node.takes_part() and self._belongs()
 
+    async def distrust(self, identity: Identity, reason: str) -> None:
+        """Something else has shown that this directory was set back.  Raises ClusterError."""
+        async with self._lock:
+            if self._seen is None or self.trusted != identity:
+                return
+            try:
+                self._note(replace(self._seen, frozen=reason))
+            except OSError as error:
+                raise ClusterError(f"{error.filename or seen.NAME}: {error.strerror}") from None
+
     def check_member(self) -> None:
         """Raises ClusterError unless this node takes part: its users may be old ones."""
         if not self.node.takes_part():
@@ -171,6 +181,7 @@ class Directory:
         if self.frozen:
             self.node.word.clear()
             self._absences.forget()
+            await self._warn(found)
             return
         own = found.alive.get(self.node.number)
         if renewed and own is not None and own.lease == self._lease:
@@ -179,6 +190,17 @@ class Directory:
             await self._register(found)
         await self._pulse(found)
         await self._mark_absent(found)
+
+    async def _warn(self, found: Found) -> None:
+        """Tell the others in etcd itself.  One that was off has seen less than this node."""
+        known, identity, row = self._seen, found.identity, found.identity_row
+        if known is None or identity is None or row is None or not self.distrusts:
+            return
+        if found.set_back < identity.generation <= known.generation:
+            await self.etcd.transact(
+                [unchanged(self.keys.identity, row.mod)],
+                [puts(self.keys.set_back, b"%d" % known.generation)],
+            )
 
     async def _leave(self) -> None:
         """A node that is refused has no word.  Its lease ends, and others mark it absent: of two

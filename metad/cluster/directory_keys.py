@@ -4,6 +4,7 @@ identity   {"generation": 1, "id": ...}    which directory this is (metad.cluste
 view       the view, as `View.encode` makes it
 alive/N    a start token, under the lease of node N: while it is there, N may have etcd's word
 pulse/N    a counter that node N raises every 30 s
+set-back   the generation that a node has found to be wiped or rolled back: no node trusts it
 users/...  the users
 """
 
@@ -53,6 +54,10 @@ class Keys:
     def pulse(self, number: int) -> str:
         return f"{self.root}pulse/{number}"
 
+    @property
+    def set_back(self) -> str:
+        return f"{self.root}set-back"
+
 
 class Identity(NamedTuple):
     """Which directory this is.  `generation`: 1, and one more after each restoration."""
@@ -78,7 +83,8 @@ def decode_identity(data: bytes) -> Identity:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The directory at one revision; None for what is not there.  `alive`: by node."""
+    """The directory at one revision; None for what is not there.  `alive`: by node; `set_back`: a
+    generation, or 0."""
 
     revision: int
     identity: Identity | None
@@ -87,6 +93,7 @@ class Found:
     view_row: Row | None
     alive: Mapping[int, Row]
     pulse: int | None
+    set_back: int = 0
 
     @property
     def epoch(self) -> int:
@@ -100,10 +107,11 @@ async def read_directory(etcd: Etcd, keys: Keys, number: int) -> Found:
         etcd_json.reads(keys.view),
         etcd_json.reads_prefix(keys.all_alive),
         etcd_json.reads(keys.pulse(number)),
+        etcd_json.reads(keys.set_back),
     )
-    if len(outcome.found) != 4:
+    if len(outcome.found) != 5:
         raise etcd_json.EtcdError("an answer of etcd is incomplete")
-    identity, view, alive, pulse = outcome.found
+    identity, view, alive, pulse, set_back = outcome.found
     return Found(
         outcome.revision,
         decode_identity(identity[0].value) if identity else None,
@@ -111,7 +119,8 @@ async def read_directory(etcd: Etcd, keys: Keys, number: int) -> Found:
         View.decode(view[0].value) if view else None,
         view[0] if view else None,
         {_number(row.key): row for row in alive},
-        _pulse(pulse[0]) if pulse else None,
+        _count(pulse[0]) if pulse else None,
+        _count(set_back[0]) if set_back else 0,
     )
 
 
@@ -121,7 +130,7 @@ def _number(key: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def _pulse(row: Row) -> int:
+def _count(row: Row) -> int:
     return int(row.value) if row.value.isdigit() else 0
 
 

@@ -66,6 +66,7 @@ async def restore(
 
 def _next_identity(seen: Seen | None, found: Found) -> Identity:
     known = [one.generation for one in (seen, found.identity) if one is not None]
+    known.append(found.set_back)
     ids = [one.id for one in (seen, found.identity) if one is not None and one.id]
     # This node may never have seen the directory of which another one trusts the first generation.
     return Identity(ids[0] if ids else secrets.token_hex(ID_SIZE), max([1, *known]) + 1)

@@ -7,6 +7,7 @@ that was removed since.
 Rules of this file:
 
 * What was seen is durable before it is relied upon.
+* A node that finds this writes it into the directory, for those that were off and cannot know.
 * A directory that was found wrong stays wrong, whatever it has later: its revision grows beyond
   what was seen.  Only a greater generation (`metad cluster restore-directory`) is trusted again.
 """
@@ -78,7 +79,7 @@ def look(seen: Seen | None, found: Found, own_epoch: int) -> Seen:
     """
     identity = found.identity
     if seen is None:
-        wrong = _missing(found) or _behind(found, own_epoch)
+        wrong = _missing(found) or _behind(found, own_epoch) or _told(found)
         known = identity if identity is not None and not wrong else Identity("", 0)
         return _taken(Seen(*known, frozen=wrong), found)
     if identity is not None and found.view is not None and identity.generation > seen.generation:
@@ -86,13 +87,13 @@ def look(seen: Seen | None, found: Found, own_epoch: int) -> Seen:
     if seen.frozen and seen.id:
         return seen
     wrong = _missing(found) or _other(seen, identity) or _behind(found, max(seen.epoch, own_epoch))
-    wrong = wrong or _rolled_back(seen, found)
+    wrong = wrong or _rolled_back(seen, found) or _told(found)
     return replace(seen, frozen=wrong) if wrong else _taken(replace(seen, frozen=""), found)
 
 
 def _restored(seen: Seen, found: Found, identity: Identity, own_epoch: int) -> Seen:
     """A directory that was restored: it must have the newest view."""
-    wrong = _behind(found, own_epoch)
+    wrong = _behind(found, own_epoch) or _told(found)
     if wrong:
         return replace(seen, frozen=wrong)
     return Seen(*identity, revision=found.revision, epoch=found.epoch, pulse=found.pulse or 0)
@@ -123,6 +124,13 @@ def _other(seen: Seen, identity: Identity | None) -> str:
 def _behind(found: Found, epoch: int) -> str:
     if found.epoch < epoch:
         return f"etcd has gone back to epoch {found.epoch}; this node knows epoch {epoch}"
+    return ""
+
+
+def _told(found: Found) -> str:
+    identity = found.identity
+    if identity is not None and found.set_back >= identity.generation:
+        return "another node has found that etcd was set back"
     return ""
 
 

@@ -7,7 +7,9 @@ Rules of this file:
 
 * Nothing is changed, entered or reloaded unless the directory in etcd is trusted.  But the number
   of the next mailbox is raised: a node that was off since the day to which etcd has gone back
-  trusts it, and would give a number again.
+  trusts it until another one has told, and would give a number again.
+* A mirror may have more than the rounds of the directory have seen.  If etcd has gone back behind
+  it, the directory is told.
 * A watch begins at the revision after the mirror's.  Where that has been compacted, all rows are
   read again at one revision; not if no user has changed since, which "last/NODE" tells.
 * An etcd that is away delays changes of users, and nothing else.
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -47,13 +49,15 @@ MOST_LINES: Final = 5
 
 class UserDirectoryNode(NamedTuple):
     """What it needs of its node.  `trusted`: the directory in etcd; None while it is not, or was
-    not read yet.  `distrusts`: it is not, and this node is a member that the others take."""
+    not read yet.  `distrusts`: it is not, and this node is a member that the others take.
+    `distrust`: trust that one no more, for this reason; raises ClusterError."""
 
     number: int
     keys: Keys
     trusted: Callable[[], Identity | None]
     report: Callable[[str], None]
     distrusts: Callable[[], bool]
+    distrust: Callable[[Identity, str], Awaitable[None]]
 
 
 class UserDirectory:
@@ -128,6 +132,7 @@ class UserDirectory:
 
     async def _look(self, identity: Identity) -> Outcome:
         """The identity, "last" and "next", all at one revision.  Raises ClusterError."""
+        known = self._position  # of before etcd answers: the watch goes on meanwhile
         found = await self._etcd.read(
             etcd_json.reads(self._node.keys.identity),
             etcd_json.reads_prefix(self._key(rows.LAST)),
@@ -136,9 +141,11 @@ class UserDirectory:
         there = [row.value for row in found.found[0]]
         if there != [identity.encode()]:
             raise ClusterError("etcd has another directory")
-        known, now = self._position, etcd_rows.position(identity, found.revision)
+        now = etcd_rows.position(identity, found.revision)
         if known.identity == now.identity and known.revision > now.revision:
-            raise ClusterError(f"etcd has gone back from revision {known.revision}")
+            reason = f"etcd has gone back to revision {now.revision} from {known.revision}"
+            await self._node.distrust(identity, reason)
+            raise ClusterError(reason)
         return found
 
     async def _watch_or_deaf(self, identity: Identity) -> None:

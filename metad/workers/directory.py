@@ -127,8 +127,9 @@ class DirectoryProcess:
         if not database.in_directory:  # lost or restored: all rows come again
             database.follow(empty=False)
         node = UserDirectoryNode(
-            made.node.number, made.keys, lambda: made.trusted, self._report, lambda: made.distrusts
-        )
+            made.node.number, made.keys, lambda: made.trusted, self._report,
+            lambda: made.distrusts, made.distrust,
+        )  # fmt: skip
         return UserDirectory(etcd, node, database)
 
 

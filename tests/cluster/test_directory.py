@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from metad.cluster import restoring
+from metad.cluster import restoring, seen
 from metad.cluster.directory import leaving
 from metad.cluster.directory_keys import Identity
 from metad.cluster.etcd import Etcd
-from metad.cluster.etcd_json import puts
+from metad.cluster.etcd_json import puts, reads
 from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
 from metad.limits import CLUSTER_LEASE, CLUSTER_WORD
@@ -459,6 +460,93 @@ def test_a_rollback_that_lost_no_view_is_noticed_by_revision_or_pulse(tmp_path):
 
     with EtcdCluster() as one:
         asyncio.run(main(one))
+
+
+def test_a_node_that_was_off_when_etcd_was_set_back_reads_it_there(tmp_path):
+    """However far etcd has grown meanwhile, and until it is restored."""
+
+    async def main(one: EtcdCluster) -> None:
+        async with PatientEtcd(config(one.urls)) as etcd:
+            cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 3))
+            await begin(etcd, cluster.view)
+            await settle(*cluster.directories)
+            node, off, new = cluster.nodes
+            snapshot = await asyncio.to_thread(one.snapshot)
+            for number in range(9):
+                await etcd.transact([], [puts(f"/{number}", b"")])
+            await cluster.directories[0].round()
+            await asyncio.to_thread(one.restore, snapshot)
+            await cluster.directories[0].round()
+            assert "gone back to revision" in node.lines[-1]
+            for number in range(20):
+                await etcd.transact([], [puts(f"/{number}", b"")])
+            (new.home / seen.NAME).unlink()
+            for other in (off, new):
+                again = other.directory(etcd)
+                await settle(again)
+                assert "another node has found that etcd was set back" in other.lines[-1]
+                assert not other.has_word
+                with pytest.raises(ClusterError, match="not trusted"):
+                    await again.propose(node.view.changed(copies=3))
+            await restoring.restore(etcd, off.view, off.seen.load(), 2)
+            await settle(*cluster.directories)
+            assert [one.is_frozen for one in cluster.nodes] == [False, False, False]
+
+    with EtcdCluster() as one:
+        asyncio.run(main(one))
+
+
+def test_a_node_that_is_refused_or_removed_does_not_tell_that_etcd_was_set_back(server, tmp_path):
+    """It may be a copy of an old disk, or have been cut off for long."""
+
+    async def test(cluster: Cluster) -> None:
+        await settle(*cluster.directories)
+        node, key = cluster.nodes[0], reads(cluster.directories[0].keys.set_back)
+        known = node.seen.load()
+        assert known is not None
+        node.seen.keep(replace(known, revision=1 << 40))
+        again = node.directory(cluster.etcd)
+        node.takes_part = False
+        await again.round()
+        assert node.is_frozen
+        assert not (await cluster.etcd.read(key)).found[0]
+        node.takes_part = True
+        await again.round()
+        assert [row.value for row in (await cluster.etcd.read(key)).found[0]] == [b"1"]
+
+    run(server, tmp_path, test)
+
+
+def test_what_the_users_show_of_a_rollback_counts_for_the_directory_that_was_trusted(
+    server, tmp_path
+):
+    async def test(cluster: Cluster) -> None:
+        node, first = cluster.nodes[0], cluster.directories[0]
+        assert first.trusted is not None
+        await first.distrust(first.trusted._replace(generation=9), "another one was set back")
+        assert not node.is_frozen
+        await first.distrust(first.trusted, "etcd has gone back")
+        await first.round()
+        assert node.is_frozen
+        assert "not trusted: etcd has gone back;" in node.lines[-1]
+
+    run(server, tmp_path, test)
+
+
+def test_what_the_users_show_cannot_be_kept(server, tmp_path, monkeypatch):
+    async def test(cluster: Cluster) -> None:
+        node, first = cluster.nodes[0], cluster.directories[0]
+        assert first.trusted is not None
+
+        def keep(known: seen.Seen) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(node.seen, "keep", keep)
+        with pytest.raises(ClusterError, match="etcd-seen: Input/output error"):
+            await first.distrust(first.trusted, "etcd has gone back")
+        assert not node.is_frozen  # nothing is relied upon that is not durable
+
+    run(server, tmp_path, test)
 
 
 def test_another_view_of_this_epoch_in_etcd_is_not_trusted(server, tmp_path):

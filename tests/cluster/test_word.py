@@ -86,12 +86,15 @@ def test_the_cells_of_shared_memory_are_apart():
 FIRST = Identity("a", 1)
 
 
-def found(epoch: int | None = 1, identity: Identity | None = FIRST, revision=10, pulse=0) -> Found:
+def found(
+    epoch: int | None = 1, identity: Identity | None = FIRST, revision=10, pulse=0, set_back=0
+) -> Found:
     view: View | None = make_view(make_member(1), epoch=epoch) if epoch is not None else None
     row = Row("/x", b"", 3)
     return Found(
-        revision, identity, row if identity else None, view, row if view else None, {}, pulse
-    )
+        revision, identity, row if identity else None, view, row if view else None, {}, pulse,
+        set_back,
+    )  # fmt: skip
 
 
 def test_the_first_look_trusts_what_is_there():
@@ -111,6 +114,8 @@ def test_the_first_look_trusts_what_is_there():
         (Seen("a", 1, 10, 1), found(1), 3, "gone back to epoch 1; this node knows epoch 3"),
         (Seen("a", 1, 11, 1), found(1), 1, "gone back to revision 10 from 11"),
         (Seen("a", 1, 10, 1, 7), found(1, pulse=6), 1, "lost what this node wrote"),
+        (Seen("a", 1, 10, 1), found(1, set_back=1), 1, "another node has found that"),
+        (None, found(1, set_back=2), 1, "another node has found that"),
     ],
 )
 def test_what_is_wrong(before, now, epoch, reason):

@@ -50,6 +50,10 @@ def answer(node: EtcdNode, name: str) -> bytes:
         return smtp.say(f"RCPT TO:<{address(name)}>", b"")
 
 
+def is_frozen(node: EtcdNode) -> bool:
+    return any("wiped or rolled back" in one["problem"] for one in node.status()["problems"])
+
+
 def user(node: EtcdNode, *words: str, given: str = "") -> str:
     """What a command says that is refused; "" if it was carried out."""
     done = node.run("user", *words, given=given, check=False)
@@ -174,3 +178,25 @@ def test_a_node_that_was_away_over_a_compaction_gets_what_changed(trio: Trio) ->
     c.start()
     assert in_time(lambda: everywhere(trio, "kai") and everywhere(trio, "ivo"))
     assert in_time(lambda: answer(c, "sam").startswith(b"550"))
+
+
+@pytest.mark.long
+def test_a_node_that_was_off_does_not_trust_an_etcd_that_was_set_back(trio: Trio) -> None:
+    """The others have written that into etcd: what it has seen itself is older."""
+    a, b, c = trio.nodes
+    snapshot = trio.etcd.snapshot()
+    c.stop()
+    for number in range(5):
+        a.add(f"later{number}")
+    trio.etcd.restore(snapshot)
+    assert in_time(lambda: all(is_frozen(node) for node in (a, b)))
+    for number in range(9):  # so that it is beyond what that node saw
+        trio.etcd.control("put", f"/other/{number}", "")
+    c.start()
+    assert in_time(lambda: is_frozen(c))
+    assert "another node has found that etcd was set back" in c.log.read_text()
+    assert "not trusted" in user(c, "add", address("lee"), "--no-password")
+    assert may_log_in(b, "later0")
+    a.cluster("restore-directory", "--yes")
+    assert in_time(lambda: not any(is_frozen(node) for node in trio.nodes))
+    assert in_time(lambda: everywhere(trio, "later4"))

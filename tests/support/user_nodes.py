@@ -41,6 +41,7 @@ class Node:
         self.number = number
         self.identity: Identity | None = IDENTITY
         self.distrusts = False
+        self.distrusted: list[tuple[Identity, str]] = []
         self.lines: list[str] = []
         self.users = Users(place / "users", self._propose, iterations=4096)
         self._loop = asyncio.get_running_loop()
@@ -49,10 +50,14 @@ class Node:
         if not self.users.in_directory:
             self.users.follow(empty=True)
         node = UserDirectoryNode(
-            self.number, KEYS, lambda: self.identity, self.lines.append, lambda: self.distrusts
-        )
+            self.number, KEYS, lambda: self.identity, self.lines.append,
+            lambda: self.distrusts, self._distrust,
+        )  # fmt: skip
         self.directory = UserDirectory(cast(Any, self.etcd), node, self.users)
         self.task = self._loop.create_task(self.directory.run())
+
+    async def _distrust(self, identity: Identity, reason: str) -> None:
+        self.distrusted.append((identity, reason))
 
     def _propose(self, change: Change) -> None:
         done = asyncio.run_coroutine_threadsafe(self.directory.change(change), self._loop)

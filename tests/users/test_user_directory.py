@@ -228,9 +228,30 @@ def test_a_rolled_back_etcd_is_not_followed(tmp_path: Path) -> None:
             etcd.start(old)
             await until(lambda: "has gone back" in two.directory.error)
             assert two.users.account(ANN) is None
+            assert two.distrusted[0] == (IDENTITY, two.directory.error)
             two.identity = None  # the directory says so
             with pytest.raises(ClusterError, match="not trusted"):
                 await two.call("add", BOB)
+
+    asyncio.run(test())
+
+
+def test_a_mirror_that_moves_on_while_etcd_answers_shows_no_rollback(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, etcd := FakeEtcd()) as (one, two):
+            read = etcd.read
+
+            async def late(*requests: Any) -> Any:
+                found = await read(*requests)
+                await one.call("add", BOB)
+                await until(lambda: two.directory.position.revision > found.revision)
+                return found
+
+            etcd.read = late  # type: ignore[method-assign]
+            found = await two.directory._look(IDENTITY)
+            etcd.read = read  # type: ignore[method-assign]
+            assert found.revision < two.directory.position.revision
+            assert two.distrusted == []
 
     asyncio.run(test())
 
