@@ -28,6 +28,7 @@ from metad.cluster.directory_keys import Identity, Keys
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import EtcdError, puts
 from metad.config.model import ClusterConfig
+from metad.errors import ClusterError
 from metad.users import passwords
 from metad.users.database import UserDatabase
 from metad.users.directory_users import DirectoryUsers, OvertakenError
@@ -103,8 +104,13 @@ async def change(etcd: Etcd, where: Path) -> None:
 
 def node(number: int) -> UserDirectoryNode:
     return UserDirectoryNode(
-        number, KEYS, lambda: IDENTITY, lambda line: print(line, file=sys.stderr), lambda: False
-    )
+        number, KEYS, lambda: IDENTITY, lambda line: print(line, file=sys.stderr), lambda: False,
+        distrust,
+    )  # fmt: skip
+
+
+async def distrust(identity: Identity, reason: str) -> None:
+    raise ClusterError(reason)
 
 
 STEPS: dict[str, Callable[[Etcd, Path], Awaitable[None]]] = {
