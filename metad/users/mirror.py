@@ -27,6 +27,9 @@ from metad.users.lmdb_env import ID, LOST
 
 # Approximate octets of one answer.
 MOST = 200_000
+# Addresses that are gone which are named; the others are counted.
+NAMED = 5
+ADDRESSES = 1  # among the numbered tables
 # Numbers of mailboxes: more than a node gives of which the other one has not heard.
 BLOCK = 1 << 20
 Row = tuple[int, bytes, bytes]
@@ -38,6 +41,13 @@ class Position(NamedTuple):
     table: int = 0
     key: bytes = b""
     value: bytes = b""
+
+
+class Gone(NamedTuple):
+    """How many addresses, and some of them."""
+
+    count: int = 0
+    some: tuple[str, ...] = ()
 
 
 class UserMirror:
@@ -143,16 +153,21 @@ class UserMirror:
 
     @contextmanager
     def replacing(self, node: int) -> Iterator[Replacement]:
-        """Receive a whole copy: `add` rows, then `finish`; without `finish` nothing changes."""
+        """Receive a whole copy: `add` rows, then `finish`; without `finish` nothing changes.  If
+        changes were made here, `gone` of it has the addresses that only this node had."""
         self._users.keep_changes()
         txn = self._env.begin(write=True)
         try:
+            led = not journal.source(txn, self._tables[0])
             for table in self._tables.values():
                 txn.drop(table, delete=False)
             txn.drop(self._users.changes_table, delete=False)
             replacement = Replacement(txn, self._tables, node)
             yield replacement
             if replacement.is_whole:
+                if led:
+                    with self._env.begin() as before:
+                        replacement.gone = _gone(before, txn, self._tables[ADDRESSES])
                 txn.commit()
                 self._raise_numbers()
         finally:
@@ -172,6 +187,7 @@ class Replacement:
         self._tables = tables
         self._node = node
         self.is_whole = False
+        self.gone = Gone()
 
     def add(self, rows: Iterable[Row]) -> None:
         for number, key, value in rows:
@@ -185,6 +201,17 @@ class Replacement:
         journal.put_source(self._txn, meta, self._node)
         journal.put_lineage(self._txn, meta, Lineage(first.epoch, revision))
         self.is_whole = True
+
+
+def _gone(before: Any, after: Any, table: Any) -> Gone:
+    count, some = 0, []
+    with before.cursor(table) as cursor:
+        for key in cursor.iternext(values=False):
+            if after.get(key, db=table) is None:
+                count += 1
+                if count <= NAMED:
+                    some.append(bytes(key).decode())
+    return Gone(count, tuple(some))
 
 
 def _next(txn: Any, meta: Any) -> int:

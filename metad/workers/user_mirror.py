@@ -27,7 +27,7 @@ from metad.layers.base import Layer
 from metad.layers.cluster import ClusterLayer
 from metad.users.database import UserDatabase
 from metad.users.journal import Lineage
-from metad.users.mirror import Position, Replacement, UserMirror
+from metad.users.mirror import Gone, Position, Replacement, UserMirror
 
 PATIENCE_S = 5.0
 LINEAGE, CHANGES, PAGE = "lineage", "changes", "page"
@@ -138,6 +138,15 @@ class UserMirroring:
         self._report(f"users: taking a whole copy of those of node {member}")
         _Copying(self, self._mirror, member).start()
 
+    def tell(self, member: int, gone: Gone) -> None:
+        """Both nodes had gone on alone, say."""
+        if gone.count:
+            named = ", ".join(gone.some) + ", ..." * (gone.count > len(gone.some))
+            self._report(
+                f"warning: users: the users of node {member} have replaced those of this node; "
+                f"{gone.count} addresses that were here are not among them: {named}"
+            )
+
     def ended(self) -> None:
         """It is done, or postponed to the next second."""
         self._busy = False
@@ -184,4 +193,5 @@ class _Copying:
     def _end(self) -> None:
         """Without `finish` nothing has changed."""
         self._stack.close()
+        self._mirroring.tell(self._member, self._whole.gone)
         self._mirroring.ended()

@@ -148,6 +148,27 @@ def test_the_node_that_took_over_later_wins(pair: tuple[Worker, Worker]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_log_names_the_users_whom_the_other_node_does_not_have(
+    pair: tuple[Worker, Worker],
+) -> None:
+    """Both have gone on alone, and each has added some."""
+    one, two = pair
+    two.mirroring.tick()
+    for node, epoch, names in ((one, 3, "abcdefg"), (two, 4, "ax")):
+        node.mirror.go_on_alone(epoch, node.number - 1, 2)
+        for name in names:
+            node.users.add(f"{name}@example.test")
+    one.mirroring.tick()
+    assert one.lines[-1] == (
+        "warning: users: the users of node 2 have replaced those of this node; 6 addresses that "
+        "were here are not among them: b@example.test, c@example.test, d@example.test, "
+        "e@example.test, f@example.test, ..."
+    )
+    assert one.users.account("x@example.test")
+    assert not any("replaced" in line for line in two.lines)  # its copy of before had nothing more
+
+
 def test_a_request_that_cannot_be_read_is_refused(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     for body in (b"", b"\xc1", msgpack.packb(["page"]), msgpack.packb(["page", [0, 1, 2]])):
