@@ -36,7 +36,7 @@ from metad.cluster.peers import Answered, Peers
 from metad.cluster.proposals import DirectProposals, Proposals
 from metad.cluster.standing import Standings
 from metad.cluster.streaming import STREAMED, Streaming
-from metad.cluster.transport import Links
+from metad.cluster.transport import Links, split_address
 from metad.cluster.view import View
 from metad.cluster.view_file import ViewFile
 from metad.errors import ClusterError, NoSpaceError, RefusedError
@@ -157,7 +157,18 @@ class ClusterLayer(Layer):
 
     def serve_peers(self, sock: socket.socket) -> Server:
         """Accept links on a listener's socket."""
+        if self._steward is not None:
+            self._check_address(sock)
         return self.links.serve(sock)
+
+    def _check_address(self, sock: socket.socket) -> None:
+        """The view keeps the address of the day on which the node joined."""
+        member = self.peers.view().member(self.peers.number)
+        if member is not None and split_address(member.address) != sock.getsockname()[:2]:
+            self._node.report(
+                f"warning: the other nodes look for this node at {member.address}, which is not "
+                "its cluster.address: set that back, or empty this node and join again"
+            )
 
     def stop(self) -> None:
         self.links.close()

@@ -46,7 +46,7 @@ class Position(NamedTuple):
 class Gone(NamedTuple):
     """How many addresses, and some of them."""
 
-    count: int = 0
+    number: int = 0
     some: tuple[str, ...] = ()
 
 

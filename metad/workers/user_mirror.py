@@ -140,11 +140,11 @@ class UserMirroring:
 
     def tell(self, member: int, gone: Gone) -> None:
         """Both nodes had gone on alone, say."""
-        if gone.count:
-            named = ", ".join(gone.some) + ", ..." * (gone.count > len(gone.some))
+        if gone.number:
+            named = ", ".join(gone.some) + ", ..." * (gone.number > len(gone.some))
             self._report(
                 f"warning: users: the users of node {member} have replaced those of this node; "
-                f"{gone.count} addresses that were here are not among them: {named}"
+                f"{gone.number} addresses that were here are not among them: {named}"
             )
 
     def ended(self) -> None:

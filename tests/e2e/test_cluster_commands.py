@@ -15,7 +15,7 @@ import pytest
 from metad.cluster.identity import VIEW, directory
 from metad.cluster.view import View
 from metad.users.database import UserDatabase
-from tests.support.clients import bodies, deliver, message, unique_ids
+from tests.support.clients import bodies, deliver, in_time, message, unique_ids
 from tests.support.hub import DEADLINE, Hub, HubError, free_ports
 from tests.support.live import settled_fetch
 
@@ -204,3 +204,20 @@ def test_a_lost_node_is_replaced(nodes: tuple[Node, Node]) -> None:
     one.kill()
     assert bodies(two, "ann") == [text]
     one.start()
+
+
+@pytest.mark.long
+def test_a_node_whose_address_was_changed_says_where_it_is_looked_for(
+    nodes: tuple[Node, Node],
+) -> None:
+    one, two = nodes
+    join(one, two)
+    assert "look for this node" not in two.log.read_text()
+    two.stop()
+    (port,) = free_ports(1)
+    known, two.peer = two.peer, f"127.0.0.3:{port}"
+    two.table = two.table.replace(f'"{known}"', f'"{two.peer}"')
+    two.configure(two.table)
+    two.start()
+    warning = f"look for this node at {known}, which is not its cluster.address"
+    assert in_time(lambda: warning in two.log.read_text())

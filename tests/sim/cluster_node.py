@@ -49,6 +49,9 @@ class Simulated:
         layer._node = layer._make_node(context, worker.pid.to_bytes(8, "big"), "1")
         return cast(Links, SimLinks(worker, worker.loop, self._hub.network, layer._node))
 
+    def _check_address(self, sock: object) -> None:
+        """There is no socket."""
+
 
 class SimClusterLayer(Simulated, ClusterLayer):
     """Without etcd."""
