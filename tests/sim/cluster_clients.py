@@ -167,6 +167,9 @@ class ClusterClients(Owner):
             self.sim.note(f"{worker.name} stands still for {seconds} s")
             worker.stopped_until = self.sim.clock.monotonic + int(seconds * 1e9)
 
+    def look_after(self) -> None:
+        """What an operator does some seconds later."""
+
     def make_well(self) -> None:
         """Nothing is wrong with what connects the nodes."""
         self.network.heal()

@@ -117,6 +117,7 @@ class ClusterRun(Run):
                 hub.crash()
                 clients.start(hub)
         sim.scheduler.wait(lambda: all(at_rest(hub) for hub in hubs), 600.0)
+        clients.look_after()
         sim.scheduler.look_for(
             lambda: all(_is_settled(hub, len(hubs)) for hub in hubs), SETTLE_SECONDS
         )

@@ -21,6 +21,7 @@ from tests.sim.worker import LostError, Worker
 COPIES = 2
 JOIN_TRIES = 5
 REMOVE_TRIES = 8
+SET_RIGHT_TRIES = 3
 DOWN_PATIENCE = 30.0
 FROZEN_SECONDS = 15.0
 
@@ -137,6 +138,15 @@ class EtcdClients(ClusterClients):
         for hub in self.hubs:
             if not (hub.is_member or hub.is_lost):
                 self._is_in(hub)
+
+    def look_after(self) -> None:
+        """The command once more if a node still does not trust what was set right: it had seen a
+        later restoration than the node on which the command was given."""
+        for _ in range(SET_RIGHT_TRIES):
+            self.sim.scheduler.pause(5.0)
+            if not self.is_frozen:
+                return
+            self.set_right()
 
     # -- machines
 
