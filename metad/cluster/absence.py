@@ -6,7 +6,7 @@ a member that is back, or another change, makes it fail.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from metad.cluster.view import Membership, View
 
@@ -29,6 +29,17 @@ def without(view: View, number: int, by: int) -> View | None:
             return None
         return view.changed(members=view.with_member(number, state=Membership.ABSENT, healed=False))
     return view.changed(members=view.with_member(number, state=Membership.ABSENT))
+
+
+def leaving(old: View, view: View) -> Iterator[int]:
+    """The members that must have no lease for this change (rules Absent and Remove).  One that has
+    drained stops serving before it is removed."""
+    for member in view.members:
+        before = old.member(member.number)
+        if before is None or member.state not in LEFT_OUT or before.state is member.state:
+            continue
+        if before.state is not Membership.DRAINING:
+            yield member.number
 
 
 class Absences:

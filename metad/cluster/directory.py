@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from metad.cluster import absence, seen
-from metad.cluster.absence import LEFT_OUT, Absences
+from metad.cluster import absence, etcd_json, seen
+from metad.cluster.absence import Absences, leaving
 from metad.cluster.current_view import CurrentView
 from metad.cluster.directory_keys import Found, Identity, Keys, as_found, read_directory
 from metad.cluster.etcd import Etcd
@@ -44,8 +44,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class DirectoryNode:
-    """What a directory needs of its node.  `frozen`: a cell, since when it is not trusted;
-    `clock_ns`: CLOCK_BOOTTIME; `takes_part`: whether it is not refused (cluster.old_disks)."""
+    """What a directory needs of its node.  Cells: `frozen`, since when it is not trusted;
+    `trusted`, which etcd is; `refused`, since when etcd refuses.  `clock_ns`: CLOCK_BOOTTIME;
+    `takes_part`: whether it is not refused (cluster.old_disks)."""
 
     number: int
     start: bytes
@@ -53,6 +54,8 @@ class DirectoryNode:
     seen: SeenFile
     word: Word
     frozen: memoryview
+    trusted: memoryview
+    refused: memoryview
     absent_after: float
     clock_ns: Callable[[], int]
     report: Report
@@ -75,18 +78,25 @@ class Directory:
         self._pulsed_ns = 0
         self._answered_ns = 0
         self._error = ""
+        self._is_elsewhere = False
         self._show_frozen()
 
     @property
     def frozen(self) -> str:
         """Why the directory is not trusted; "": it is."""
+        if self._is_elsewhere:
+            return seen.ELSEWHERE
         return self._seen.frozen if self._seen is not None else ""
+
+    @property
+    def remedy(self) -> str:
+        return seen.ELSEWHERE_REMEDY if self._is_elsewhere else seen.REMEDY
 
     @property
     def trusted(self) -> Identity | None:
         """Which directory in etcd is trusted; None: none, or it was not read yet."""
         known = self._seen
-        if known is None or known.frozen or not known.id or self.found is None:
+        if known is None or self.frozen or not known.id or self.found is None:
             return None
         return Identity(known.id, known.generation)
 
@@ -101,7 +111,7 @@ class Directory:
     def check(self) -> None:
         """Raises ClusterError unless the directory is trusted."""
         if self.frozen:
-            raise ClusterError(f"the directory is not trusted: {self.frozen}; {seen.REMEDY}")
+            raise ClusterError(f"the directory is not trusted: {self.frozen}; {self.remedy}")
 
     @property
     def distrusts(self) -> bool:
@@ -165,7 +175,10 @@ class Directory:
             if not self._error:
                 self.node.report(f"warning: cluster: {error}; mail goes on")
             self._error = str(error)
+            if isinstance(error, etcd_json.EtcdRefusesError):
+                self.node.refused[0] = self.node.refused[0] or int(time.time())
             return
+        self.node.refused[0] = 0
         if self._error:
             self._error = ""
             self.node.report("cluster: etcd answers again")
@@ -194,9 +207,9 @@ class Directory:
     async def _warn(self, found: Found) -> None:
         """Tell the others in etcd itself.  One that was off has seen less than this node."""
         known, identity, row = self._seen, found.identity, found.identity_row
-        if known is None or identity is None or row is None or not self.distrusts:
+        if known is None or identity is None or row is None or self._is_elsewhere:
             return
-        if found.set_back < identity.generation <= known.generation:
+        if self.distrusts and found.set_back < identity.generation <= known.generation:
             await self.etcd.transact(
                 [unchanged(self.keys.identity, row.mod)],
                 [puts(self.keys.set_back, b"%d" % known.generation)],
@@ -266,6 +279,9 @@ class Directory:
         found = await read_directory(self.etcd, self.keys, self.node.number)
         self._answered_ns = self.node.clock_ns()
         self.found = found
+        self._note_elsewhere(is_elsewhere=seen.is_elsewhere(self._seen, found))
+        if self._is_elsewhere:
+            return found
         looked = seen.look(self._seen, found, before.epoch)
         if not looked.frozen and found.epoch == before.epoch and found.view != before:
             looked = replace(looked, frozen=f"etcd has another view of epoch {before.epoch}")
@@ -275,10 +291,7 @@ class Directory:
         if found.view is not None and found.epoch > self.view().epoch:
             self.node.current.adopt(found.view)
         known = self._seen
-        is_new = known is None or (known.generation, known.epoch, known.frozen) != (
-            looked.generation, looked.epoch, looked.frozen
-        )  # fmt: skip
-        if is_new:
+        if known is None or replace(looked, revision=known.revision) != known:
             self._note(looked)
         else:
             self._seen = looked
@@ -291,17 +304,27 @@ class Directory:
             self.node.seen.keep(known)
         self._seen = known
         self._show_frozen()
-        if known.frozen and known.frozen != was:
+        self._report_frozen(was)
+
+    def _note_elsewhere(self, *, is_elsewhere: bool) -> None:
+        was, self._is_elsewhere = self.frozen, is_elsewhere
+        self._show_frozen()
+        self._report_frozen(was)
+
+    def _report_frozen(self, was: str) -> None:
+        if self.frozen and self.frozen != was:
             self.node.report(
-                f"warning: cluster: the directory is not trusted: {known.frozen}; mail goes on, "
-                f"but neither the view nor users can be changed: {seen.REMEDY}"
+                f"warning: cluster: the directory is not trusted: {self.frozen}; mail goes on, "
+                f"but neither the view nor users can be changed: {self.remedy}"
             )
-        elif was and not known.frozen:
+        elif was and not self.frozen:
             self.node.report("cluster: the directory is trusted again")
 
     def _show_frozen(self) -> None:
         cell = self.node.frozen
         cell[0] = (cell[0] or int(time.time())) if self.frozen else 0
+        known = self._seen
+        self.node.trusted[0] = known.etcd if known is not None and not self.frozen else 0
 
     # -- changing the view
 
@@ -353,7 +376,7 @@ class Directory:
         age = self.node.word.age_s(now_ns)
         return {
             "frozen": self.frozen,
-            "remedy": seen.REMEDY if self.frozen else "",
+            "remedy": self.remedy if self.frozen else "",
             "error": self._error,
             "endpoint": self.etcd.endpoint,
             "answered_s": (now_ns - self._answered_ns) / 1e9 if self._answered_ns else None,
@@ -364,17 +387,6 @@ class Directory:
             "alive": sorted(found.alive) if found else [],
             "away_s": {str(one): age for one, age in self._absences.ages(now_ns / 1e9).items()},
         }
-
-
-def leaving(old: View, view: View) -> Iterator[int]:
-    """The members that must have no lease for this change (rules Absent and Remove).  One that has
-    drained stops serving before it is removed."""
-    for member in view.members:
-        before = old.member(member.number)
-        if before is None or member.state not in LEFT_OUT or before.state is member.state:
-            continue
-        if before.state is not Membership.DRAINING:
-            yield member.number
 
 
 def _has(outcome: Outcome, view: View) -> bool:

@@ -84,7 +84,7 @@ def decode_identity(data: bytes) -> Identity:
 @dataclass(frozen=True, slots=True)
 class Found:
     """The directory at one revision; None for what is not there.  `alive`: by node; `set_back`: a
-    generation, or 0."""
+    generation, or 0; `etcd`: which one it is (`Outcome`)."""
 
     revision: int
     identity: Identity | None
@@ -94,6 +94,7 @@ class Found:
     alive: Mapping[int, Row]
     pulse: int | None
     set_back: int = 0
+    etcd: int = 0
 
     @property
     def epoch(self) -> int:
@@ -121,6 +122,7 @@ async def read_directory(etcd: Etcd, keys: Keys, number: int) -> Found:
         {_number(row.key): row for row in alive},
         _count(pulse[0]) if pulse else None,
         _count(set_back[0]) if set_back else 0,
+        outcome.etcd,
     )
 
 

@@ -30,6 +30,7 @@ from metad.cluster.etcd_json import (
     Changes,
     CompactedError,
     EtcdError,
+    EtcdRefusesError,
     Json,
     Outcome,
     Reading,
@@ -255,7 +256,7 @@ def _refusal(status: int, found: Json) -> EtcdError:
         return CompactedError(0)
     if code == _UNAVAILABLE or status in _LATER:
         return _ElsewhereError(reason)
-    return EtcdError(f"etcd refuses: {reason}")
+    return EtcdRefusesError(f"etcd refuses: {reason}")
 
 
 def _reading(answer: Json) -> Reading:

@@ -24,6 +24,12 @@ class EtcdError(ClusterError):
     remedy = "start etcd, or correct cluster.etcd: it names all servers of etcd"
 
 
+class EtcdRefusesError(EtcdError):
+    """It answers, and does not do what it is asked: it is out of space, or wants a password."""
+
+    remedy = "see etcd's own log for the reason, and `etcdctl alarm list` for its space"
+
+
 class CompactedError(EtcdError):
     """The revision that was asked for has been compacted.  `revision`: the oldest that is left."""
 
@@ -50,11 +56,12 @@ class Reading(NamedTuple):
 
 class Outcome(NamedTuple):
     """Of a transaction: whether the comparisons held, etcd's revision then, and the rows that each
-    `reads` of the branch found."""
+    `reads` of the branch found.  `etcd`: which one that is (its `cluster_id`); 0: not known."""
 
     succeeded: bool
     revision: int
     found: Sequence[Sequence[Row]]
+    etcd: int = 0
 
 
 class Change(NamedTuple):
@@ -154,7 +161,12 @@ def outcome_of(answer: Json) -> Outcome:
     with _reading("an answer"):
         parts = list(answer.get("responses") or ())
         found = [rows_of(one["response_range"]) for one in parts if "response_range" in one]
-        return Outcome(answer.get("succeeded") is True, revision_of(answer), found)
+        return Outcome(
+            answer.get("succeeded") is True,
+            revision_of(answer),
+            found,
+            int(answer["header"].get("cluster_id", 0)),
+        )
 
 
 def changes_of(result: Json) -> Changes:

@@ -25,7 +25,7 @@ def my_hello(node: Node, fingerprint: str) -> Hello:
             raise ClusterError(f"the marks of this node cannot be read: {error}") from None
     return Hello(
         *hello.PROTOCOLS, node.release, view.cluster, node.number, node.start, view.epoch,
-        view.digest, node.hub_time_us(), *marks, node.is_command,
+        view.digest, node.hub_time_us(), *marks, node.is_command, node.etcd(),
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class Hello(NamedTuple):
 
     `told`, `heard`: marks (metad.cluster.old_disks); commands, and releases before them, send none.
     `command`: this is `metad cluster status` or the like, which goes in a moment.
+    `etcd`: the one that this node trusts, and that has answered it lately; 0: none.
     """
 
     least: int
@@ -41,6 +42,7 @@ class Hello(NamedTuple):
     told: bytes = b""
     heard: bytes = b""
     command: bool = False
+    etcd: int = 0
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(self._asdict())
@@ -60,6 +62,7 @@ _KINDS: dict[str, type] = {
     "told": bytes,
     "heard": bytes,
     "command": bool,
+    "etcd": int,
 }
 _OPTIONAL = frozenset(Hello._field_defaults)
 

@@ -53,8 +53,8 @@ class Link:
 
     __slots__ = (
         "_asking", "_brief", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard",
-        "_hello", "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving",
-        "_ticked", "_welcome", "_wire", "epoch", "known_reason", "peer", "place", "reason",
+        "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
+        "_welcome", "_wire", "epoch", "hello", "known_reason", "peer", "place", "reason",
         "was_ready",
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ class Link:
         self._phase = Phase.CONNECTING
         self._wire: Wire | None = None
         self._fingerprint = ""
-        self._hello: Hello | None = None
+        self.hello: Hello | None = None
         self._mine: Hello | None = None
         self._decoder = Decoder()
         self._asking = Asking()
@@ -257,7 +257,7 @@ class Link:
         """Raises ClusterError."""
         if kind == Kind.HELLO:
             self._take_hello(hello.unpack(body))
-        elif self._hello is None:
+        elif self.hello is None:
             raise FrameError("a frame before the HELLO")
         elif kind == Kind.VIEW:
             self._take_view(View.decode(body))
@@ -269,14 +269,14 @@ class Link:
                 self._begin()
 
     def _take_hello(self, theirs: Hello) -> None:
-        if self._phase is not Phase.HELLO or self._hello is not None or self._mine is None:
+        if self._phase is not Phase.HELLO or self.hello is not None or self._mine is None:
             raise FrameError("a second HELLO")
         view = self._node.current_view()
         self.peer = self.peer or theirs.number
         fault = greeting.fault(self._node, theirs, self._mine, self._fingerprint, self._dialed)
         if fault is not None:
             raise FrameError(fault)
-        self._hello = theirs
+        self.hello = theirs
         self._brief = theirs.command
         self._judged = view.epoch
         self.epoch = theirs.epoch

@@ -34,6 +34,7 @@ class Node:
     reply.  `report` takes lines for the log.  `ended` is told of
     each link that is closed, as `Reply.link` had it.  `disks` judges the disks of two nodes that
     meet; commands have none.  The links of a command (`is_command`) are not in the other's log.
+    `etcd`: the one that this node trusts; 0: none.
     `refusals`: of which node and why, as the log has them already (metad.cluster.greeting).
     """
 
@@ -49,6 +50,7 @@ class Node:
     ended: Callable[[Asker], None] = lambda link: None
     disks: OldDisks | None = None
     is_command: bool = False
+    etcd: Callable[[], int] = lambda: 0
     refusals: set[tuple[int, str]] = field(default_factory=set)
 
 

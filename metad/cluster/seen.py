@@ -7,6 +7,9 @@ that was removed since.
 Rules of this file:
 
 * What was seen is durable before it is relied upon.
+* Two etcds are never trusted at once: a copy of one goes its own way, and would give a mailbox's
+  number again.  So another etcd than before is trusted only after `metad cluster
+  restore-directory`, which is refused while another node trusts the old one.
 * A node that finds this writes it into the directory, for those that were off and cannot know.
 * A directory that was found wrong stays wrong, whatever it has later: its revision grows beyond
   what was seen.  Only a greater generation (`metad cluster restore-directory`) is trusted again.
@@ -25,11 +28,16 @@ from metad.system.osio import Osio, read_file
 
 NAME = "etcd-seen"
 REMEDY = "give `metad cluster restore-directory` on the node with the greatest epoch"
+ELSEWHERE = "cluster.etcd names another etcd than before"
+ELSEWHERE_REMEDY = (
+    "correct cluster.etcd; if etcd has moved, reload all nodes with the new one, then " + REMEDY
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The identity, the greatest revision, epoch and own pulse, and what was found wrong."""
+    """The identity, the greatest revision, epoch and own pulse, and what was found wrong.  `etcd`:
+    which one that is; 0: not known."""
 
     id: str
     generation: int
@@ -37,6 +45,7 @@ class Seen:
     epoch: int = 0
     pulse: int = 0
     frozen: str = ""
+    etcd: int = 0
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode("ascii")
@@ -61,15 +70,23 @@ class SeenFile:
             return None
         try:
             found = json.loads(data)
-            if {name: type(value) for name, value in found.items()} != _KINDS:
+            if {name: type(value) for name, value in ({"etcd": 0} | found).items()} != _KINDS:
                 raise ValueError
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError, AttributeError):
             raise ClusterError(f"{self._path}: damaged") from None
         return Seen(**found)
 
     def keep(self, seen: Seen) -> None:
         """Raises OSError."""
         self._reserve.replace(self._path, seen.encode())
+
+
+def is_elsewhere(seen: Seen | None, found: Found) -> bool:
+    """Whether this is another etcd than the one trusted before: a wrong setting, or a copy of it
+    that others do not use yet.  That says nothing of the one trusted before."""
+    if seen is None or not (seen.id and seen.etcd and found.etcd) or seen.etcd == found.etcd:
+        return False
+    return found.identity is None or found.identity.generation <= seen.generation
 
 
 def look(seen: Seen | None, found: Found, own_epoch: int) -> Seen:
@@ -96,7 +113,7 @@ def _restored(seen: Seen, found: Found, identity: Identity, own_epoch: int) -> S
     wrong = _behind(found, own_epoch) or _told(found)
     if wrong:
         return replace(seen, frozen=wrong)
-    return Seen(*identity, revision=found.revision, epoch=found.epoch, pulse=found.pulse or 0)
+    return Seen(*identity, found.revision, found.epoch, pulse=found.pulse or 0, etcd=found.etcd)
 
 
 def _taken(seen: Seen, found: Found) -> Seen:
@@ -104,6 +121,7 @@ def _taken(seen: Seen, found: Found) -> Seen:
         seen,
         revision=max(seen.revision, found.revision),
         epoch=max(seen.epoch, found.epoch),
+        etcd=found.etcd or seen.etcd,
     )
 
 

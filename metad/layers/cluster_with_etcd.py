@@ -17,7 +17,7 @@ from metad.cluster.proposals import DirectoryProposals, Proposals
 from metad.cluster.transport import Links
 from metad.cluster.word import Word
 from metad.layers.base import LayerContext
-from metad.layers.cluster import ClusterLayer, WorkerPeers
+from metad.layers.cluster import RELEASE, ClusterLayer, WorkerPeers
 
 
 class EtcdClusterLayer(ClusterLayer):
@@ -26,6 +26,12 @@ class EtcdClusterLayer(ClusterLayer):
     def _make_proposals(self, context: LayerContext) -> Proposals:
         loop = cast(asyncio.AbstractEventLoop, context.loop)
         return DirectoryProposals(loop, socket_path(context.data))
+
+    def _make_node(self, context: LayerContext, start_token: bytes, release: str = RELEASE) -> Node:
+        node = super()._make_node(context, start_token, release)
+        cell = context.area.etcd_cell
+        node.etcd = lambda: cell[0] if self.peers.has_word() else 0
+        return node
 
     def _make_peers(self, context: LayerContext) -> Peers:
         word = Word(*context.area.word_cells)

@@ -29,7 +29,7 @@ class Facts(NamedTuple):
     when the cluster's directory was found wrong, 0 if it is not; `word_age`: of etcd's word in
     seconds, None if there is none; `store_remade`: when store.json was made again (Unix), 0: it
     was not; `epoch`: of the cluster's view, 0: the hub is in none; `standing`: None if it is not
-    known."""
+    known; `etcd_refuses_since`: what this node writes (Unix), 0: it does not."""
 
     totals: dict[str, int]
     now: dict[str, int]
@@ -46,6 +46,7 @@ class Facts(NamedTuple):
     store_remade: int = 0
     epoch: int = 0
     standing: Standing | None = None
+    etcd_refuses_since: int = 0
 
 
 def take(area: SharedArea, logs: list[Row]) -> Facts:
@@ -74,6 +75,7 @@ def take(area: SharedArea, logs: list[Row]) -> Facts:
         totals, now, workers, collector, logs, labelled, measured, owners, suspect, damaged,
         area.frozen_cell[0], _word_age(area), area.store_remade, area.epoch_cell[0],
         node_standing.read(area.standing_cells(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)),
+        area.etcd_refuses_cell[0],
     )  # fmt: skip
 
 

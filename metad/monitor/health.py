@@ -135,9 +135,16 @@ class Health:
             age = (self._monotonic_ns() - self._started_ns) / 1e9
         if facts.untrusted_since:
             yield Problem(
-                "the directory in etcd was wiped or rolled back",
-                "on the node with the greatest epoch: metad cluster restore-directory",
+                "the directory in etcd was wiped or rolled back, or this is another etcd",
+                "correct cluster.etcd, or on the node with the greatest epoch: metad cluster "
+                "restore-directory",
                 since=facts.untrusted_since,
+            )
+        elif facts.etcd_refuses_since:
+            yield Problem(
+                "etcd refuses requests: the view of the cluster and users cannot be changed",
+                "metad cluster status shows why; etcdctl alarm list, whether etcd is out of space",
+                since=facts.etcd_refuses_since,
             )
         elif age > CLUSTER_WORD:
             yield Problem(

@@ -50,6 +50,7 @@ LOG_CELLS = 8
 LOGS = 65536
 UNENTERED_ASKED = 15
 PLAN = 16
+ETCD = 22
 HISTOGRAM_CELLS = 18
 TALLY_CELLS = 4096
 TALLIES = HEAD_CELLS + PROCESSES * PROCESS_CELLS + LOGS * LOG_CELLS
@@ -319,6 +320,16 @@ class SharedArea:
     def frozen_cell(self) -> memoryview:
         """The cell that tells since when the directory in etcd is not trusted."""
         return self.cells[12:13]
+
+    @property
+    def etcd_cell(self) -> memoryview:
+        """The cell that tells which etcd is trusted (its `cluster_id`); 0: none, or not known."""
+        return self.cells[ETCD : ETCD + 1]
+
+    @property
+    def etcd_refuses_cell(self) -> memoryview:
+        """The cell that tells since when etcd refuses what this node writes, in Unix seconds."""
+        return self.cells[ETCD + 1 : ETCD + 2]
 
     @property
     def refused_cell(self) -> memoryview:

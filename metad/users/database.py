@@ -18,12 +18,13 @@ folded address -> account or alias (account.py); "accounts": id -> msgpack map, 
 
 In a record: "scram" keys, "hash" (the password as imported), "imported" (a fingerprint of
 that hash, which tells whether the source has changed since), "password_version", "disabled",
-and the fields of the policy.
+"made" (drawn at random: a user who is renamed keeps it), and the fields of the policy.
 """
 
 from __future__ import annotations
 
 import hmac
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,13 +32,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from metad.errors import (
-    DataError,
-    MetadError,
-    NoSuchUserError,
-    OsError,
-    UnknownUserError,
-)
+from metad.errors import DataError, MetadError, NoSuchUserError, OsError, UnknownUserError
 from metad.protocol.address import AddressError, fold
 from metad.users import hashes, login_kinds, passwords
 from metad.users.account import (
@@ -180,7 +175,9 @@ class UserDatabase(CountedUsers):
             )
         txn.put(b"next", ID.pack(number + 1), db=self._meta)
         self._count_domain(txn, address, 1)
-        record: dict[str, Any] = {"address": address, "created": int(time.time())}
+        record: dict[str, Any] = {
+            "address": address, "created": int(time.time()), "made": secrets.token_bytes(8)
+        }  # fmt: skip
         return self._put(txn, number, record | fields)
 
     @contextmanager

@@ -164,8 +164,7 @@ class MirroredUsers(UserDatabase):
         raw = txn.get(ID.pack(number), db=self._accounts)
         old = None if raw is None else unpack_record(raw)
         if old is not None:
-            other = old.get("created") != record.get("created") and number != POSTMASTER_ID
-            if other:
+            if number != POSTMASTER_ID and _birth(old) != _birth(record):
                 return f"mailbox {number} is {old['address']} here and {record['address']} in etcd"
             self._take_address(txn, number, old["address"], but=address)
             record = with_keys(record, old)
@@ -344,6 +343,11 @@ class Reload:
             for key in self._aliases:
                 users.link_alias(txn, key)
             users.finish_reload(txn, self._position)
+
+
+def _birth(record: dict[str, Any]) -> tuple[Any, Any]:
+    """What stays when a user is renamed.  Users of the first releases have no "made"."""
+    return record.get("created"), record.get("made")
 
 
 def with_keys(record: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:

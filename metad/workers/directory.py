@@ -115,6 +115,8 @@ class DirectoryProcess:
             seen=SeenFile(osio, str(place / seen.NAME)),
             word=Word(*area.word_cells),
             frozen=area.frozen_cell,
+            trusted=area.etcd_cell,
+            refused=area.etcd_refuses_cell,
             absent_after=config.cluster.absent_after,
             clock_ns=osio.boottime_ns,
             report=self._report,

@@ -40,7 +40,7 @@ class Node:
         home.mkdir()
         self.number = number
         self.home = home
-        self.cells = memoryview(bytearray(8 * 4)).cast("Q")
+        self.cells = memoryview(bytearray(8 * 6)).cast("Q")
         self.word = Word(self.cells[1:2], self.cells[2:3])
         self.lines: list[str] = []
         self.later_ns = 0
@@ -64,6 +64,8 @@ class Node:
                 seen=self.seen,
                 word=self.word,
                 frozen=self.cells[3:4],
+                trusted=self.cells[4:5],
+                refused=self.cells[5:6],
                 absent_after=ABSENT_AFTER,
                 clock_ns=self.clock_ns,
                 report=self.lines.append,

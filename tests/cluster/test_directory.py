@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from metad.cluster import restoring, seen
-from metad.cluster.directory import leaving
+from metad.cluster.absence import leaving
 from metad.cluster.directory_keys import Identity
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import puts, reads
@@ -515,6 +515,43 @@ def test_a_node_that_is_refused_or_removed_does_not_tell_that_etcd_was_set_back(
         assert [row.value for row in (await cluster.etcd.read(key)).found[0]] == [b"1"]
 
     run(server, tmp_path, test)
+
+
+def test_a_copy_of_etcd_is_not_trusted_until_the_directory_is_restored_in_it(tmp_path):
+    """A node that was given it does not harm the others, and is well again in the old one."""
+
+    async def main(old: EtcdCluster, new: EtcdCluster) -> None:
+        async with PatientEtcd(config(old.urls)) as etcd, PatientEtcd(config(new.urls)) as copy:
+            cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 2))
+            await begin(etcd, cluster.view)
+            await settle(*cluster.directories)
+            node = cluster.nodes[1]
+            trusted = node.cells[4]
+            assert trusted == (await etcd.read()).etcd
+            snapshot = await asyncio.to_thread(old.snapshot)
+            await asyncio.to_thread(new.restore, snapshot)
+            moved = node.directory(copy)
+            await settle(moved)
+            assert node.is_frozen
+            assert not node.has_word
+            assert (moved.trusted, node.cells[4]) == (None, 0)
+            assert "another etcd than before; mail goes on" in node.lines[-1]
+            assert "correct cluster.etcd" in moved.status()["remedy"]
+            with pytest.raises(ClusterError, match="another etcd than before"):
+                await moved.propose(node.view.changed(copies=3))
+            assert not (await copy.read(reads(moved.keys.set_back))).found[0]
+            back = node.directory(etcd)
+            await settle(back)
+            assert node.has_word
+            assert (node.is_frozen, node.cells[4]) == (False, trusted)
+            await settle(moved)
+            await restoring.restore(copy, node.view, node.seen.load(), 2)
+            await settle(moved)
+            assert not node.is_frozen
+            assert node.cells[4] == (await copy.read()).etcd != trusted
+
+    with EtcdCluster() as old, EtcdCluster() as new:
+        asyncio.run(main(old, new))
 
 
 def test_what_the_users_show_of_a_rollback_counts_for_the_directory_that_was_trusted(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from metad.cluster import seen
@@ -87,13 +89,18 @@ FIRST = Identity("a", 1)
 
 
 def found(
-    epoch: int | None = 1, identity: Identity | None = FIRST, revision=10, pulse=0, set_back=0
+    epoch: int | None = 1,
+    identity: Identity | None = FIRST,
+    revision=10,
+    pulse=0,
+    set_back=0,
+    etcd=0,
 ) -> Found:
     view: View | None = make_view(make_member(1), epoch=epoch) if epoch is not None else None
     row = Row("/x", b"", 3)
     return Found(
         revision, identity, row if identity else None, view, row if view else None, {}, pulse,
-        set_back,
+        set_back, etcd,
     )  # fmt: skip
 
 
@@ -127,6 +134,30 @@ def test_what_is_wrong(before, now, epoch, reason):
         assert "gone back" in look(after, found(2, Identity("a", 3), 5), 3).frozen
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "elsewhere"),
+    [
+        (None, found(etcd=7), False),
+        (Seen("a", 1), found(etcd=7), False),  # of a release that did not look
+        (Seen("a", 1, etcd=7), found(), False),
+        (Seen("a", 1, etcd=7), found(etcd=7), False),
+        (Seen("a", 1, etcd=7), found(etcd=8), True),
+        (Seen("a", 1, etcd=7), found(None, None, etcd=8), True),
+        (Seen("a", 2, etcd=7), found(etcd=8), True),
+        (Seen("a", 1, etcd=7), found(1, Identity("a", 2), etcd=8), False),  # restored there
+    ],
+)
+def test_another_etcd(before, now, elsewhere):
+    assert seen.is_elsewhere(before, now) is elsewhere
+
+
+def test_the_etcd_that_is_trusted_is_kept():
+    first = look(None, found(etcd=7), 1)
+    assert first == Seen("a", 1, 10, 1, etcd=7)
+    assert look(first, found(1, Identity("a", 2), etcd=8), 1).etcd == 8
+    assert look(first, found(), 1).etcd == 7
+
+
 def test_a_node_that_never_saw_a_directory_waits_for_it():
     after = look(None, found(None), 1)
     assert after.frozen
@@ -141,9 +172,12 @@ def test_revision_and_epoch_only_grow():
 def test_the_file(tmp_path):
     file = SeenFile(Osio(), str(tmp_path / seen.NAME))
     assert file.load() is None
-    one = Seen("a", 2, 3, 4, 5, "why")
+    one = Seen("a", 2, 3, 4, 5, "why", 1 << 63)
     file.keep(one)
     assert file.load() == one
+    old = one.encode().replace(b'"etcd": 9223372036854775808, ', b"")
+    (tmp_path / seen.NAME).write_bytes(old)
+    assert file.load() == replace(one, etcd=0)
     for bad in (b"", b"[]", b"{}", b'{"id": 1}', one.encode().replace(b"3", b"true")):
         (tmp_path / seen.NAME).write_bytes(bad)
         with pytest.raises(ClusterError, match="damaged"):

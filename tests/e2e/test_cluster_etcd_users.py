@@ -6,6 +6,7 @@ The tests share the nodes, and use mailboxes of their own.
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import threading
 import time
@@ -16,6 +17,7 @@ from functools import partial
 import pytest
 
 from tests.support.clients import Pop3Line, SmtpLine, fetch, in_time, message
+from tests.support.etcd import EtcdCluster
 from tests.support.etcd_hubs import EtcdNode, Trio, three_nodes
 from tests.support.hub import address
 from tests.support.sizes import noted, reached, sized
@@ -178,6 +180,28 @@ def test_a_node_that_was_away_over_a_compaction_gets_what_changed(trio: Trio) ->
     c.start()
     assert in_time(lambda: everywhere(trio, "kai") and everywhere(trio, "ivo"))
     assert in_time(lambda: answer(c, "sam").startswith(b"550"))
+
+
+@pytest.mark.long
+def test_a_node_that_is_given_a_copy_of_etcd_gives_no_number_there(trio: Trio) -> None:
+    """It does not trust the copy while the others trust the old one, whatever its operator does."""
+    a, _, c = trio.nodes
+    text = c.config.read_text()
+    with EtcdCluster() as copy:
+        copy.restore(trio.etcd.snapshot())
+        c.config.write_text(text.replace(json.dumps(trio.etcd.urls), json.dumps(copy.urls)))
+        assert "cluster.etcd" in c.run("reload").stdout
+        assert in_time(lambda: is_frozen(c))
+        assert "another etcd than before" in user(c, "add", address("eda"), "--no-password")
+        refused = c.run("cluster", "restore-directory", "--yes", check=False)
+        assert "trusts another etcd" in refused.stderr
+        a.add("dov")
+        assert send(c, message(b"goes on\r\n"), "ann").startswith(b"250")
+        c.config.write_text(text)
+        c.run("reload")
+        assert in_time(lambda: not is_frozen(c))
+    assert in_time(lambda: everywhere(trio, "dov"))
+    assert not user(c, "add", address("eda"), "--no-password")
 
 
 @pytest.mark.long

@@ -190,7 +190,7 @@ CLUSTER = '[cluster]\naddress = "10.0.0.1:7525"\netcd = ["http://10.0.0.9:2379"]
         (0, 10.0, ""),
         (0, 10.1, "etcd does not answer"),
         (0, None, "etcd does not answer"),
-        (900_000, 1.0, "the directory in etcd was wiped or rolled back"),
+        (900_000, 1.0, "the directory in etcd was wiped or rolled back, or this is another etcd"),
     ],
 )
 def test_the_directory_of_a_cluster_degrades(
@@ -207,6 +207,17 @@ def test_the_directory_of_a_cluster_degrades(
     if since:
         assert found.since == [since]
         assert "restore-directory" in found.facts[0]["remedy"]
+
+
+def test_an_etcd_that_answers_and_refuses(tmp_path: Path) -> None:
+    """Out of space, say: its word is fresh."""
+    hub = Hub(tmp_path, CLUSTER + 'message_size = "1MiB"\n')
+    hub.more = {"etcd_refuses_since": 900_000, "word_age": 1.0}
+    hub.ticks += 10 * SECOND + 1
+    found = hub.look()
+    assert found.state == DEGRADED
+    assert found.texts[0].startswith("etcd refuses requests")
+    assert found.since == [900_000]
 
 
 def test_a_node_that_waits_for_the_users_of_its_cluster_says_so(tmp_path: Path) -> None:

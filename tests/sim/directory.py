@@ -67,6 +67,8 @@ class DirectoryProcess(Process):
             seen=SeenFile(self.osio, str(place / seen.NAME)),
             word=Word(*hub.area.word_cells),
             frozen=hub.area.frozen_cell,
+            trusted=hub.area.etcd_cell,
+            refused=hub.area.etcd_refuses_cell,
             absent_after=self._node.absent_after,
             clock_ns=self.osio.boottime_ns,
             report=self.report,

@@ -127,6 +127,24 @@ def test_a_number_keeps_its_account(node: Node, store: RowStore) -> None:
     assert node.users.resolve(ANN).id == 2
 
 
+def test_two_users_of_one_second_and_one_number_are_no_rename(node: Node, store: RowStore) -> None:
+    """As two copies of etcd would give it; a user who is renamed keeps what was drawn for him."""
+
+    def born(address: str, made: bytes) -> Row:
+        record = {"address": address, "created": 1, "made": made}
+        return rows.row_key(address.encode()), rows.account_row(2, pack_record(record))
+
+    store.write(born(ANN, b"one"), *BASICS)
+    node.reload()
+    store.write(born(BOB, b"other"))
+    node.catch_up()
+    assert node.wrong == [f"mailbox 2 is {ANN} here and {BOB} in etcd"]
+    assert node.users.account(BOB) is None
+    store.write(born("anna@example.test", b"one"))
+    node.catch_up()
+    assert node.users.resolve("anna@example.test").id == 2
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -67,9 +67,9 @@ def alone(place: HubLocation, yes: bool, lossy: bool, as_json: bool) -> None:
 def remove(place: HubLocation, number: int, lossy: bool, as_json: bool) -> None:
     """Take node NUMBER, which is off, out of the cluster for good.
 
-    Give it on another node.  It is refused while the node runs, while another active node is down,
-    if too few nodes would be left, and while the mail of the node is not on enough others.  The
-    number is not used again; the machine can join again with an empty data directory.
+    Give it on another node.  It is refused while the node has a lease in etcd, while another active
+    node is down, if too few nodes would be left, and while the mail of the node is not on enough
+    others.  The number is not used again; the machine can join again with an empty data directory.
 
     \b
     Example:

@@ -53,7 +53,7 @@ def restore_directory(place: HubLocation, yes: bool, as_json: bool) -> None:
         if silent:
             click.echo(f"metad: warning: no answer from node {', '.join(silent)}", err=True)
         click.confirm(f"Is {view.epoch} the greatest epoch of all nodes?", abort=True, err=True)
-    made, following = asyncio.run(restore(config, view, number))
+    made, following = asyncio.run(restore(config, view, number, members))
     if following is not view:
         setup.keep(data, following)
     facts = {"cluster": view.cluster, "epoch": following.epoch, "generation": made.generation}
@@ -73,11 +73,25 @@ def check_newest(view: View, members: list[Reached]) -> None:
             )
 
 
-async def restore(config: Config, view: View, number: int) -> tuple[Identity, View]:
+def check_etcd(used: int, members: list[Reached]) -> None:
+    """Two directories at once would give users the same mailbox.  `used`: the etcd that is to be
+    written to.  Raises ClusterError if a member trusts another one."""
+    for one in members:
+        if one.etcd and used and one.etcd != used:
+            raise ClusterError(
+                f"node {one.number} trusts another etcd than the one that cluster.etcd names here",
+                remedy="give all nodes the same cluster.etcd, reload them, and try again",
+            )
+
+
+async def restore(
+    config: Config, view: View, number: int, members: list[Reached]
+) -> tuple[Identity, View]:
     """Raises ClusterError, UnavailableError, ConfigError, OSError."""
     path = identity.directory(config.data) / seen.NAME
     known = SeenFile(Osio(), str(path)).load()
     with MirroredUsers(config.data / "users") as users:
         upload = Upload(users, number)
         async with etcd.Etcd(config.cluster) as client:
+            check_etcd((await client.read()).etcd, members)
             return await restoring.restore(client, view, known, number, upload.write)

@@ -35,7 +35,7 @@ _REFUSED = "refused: "
 @dataclass(frozen=True, slots=True)
 class Reached:
     """One member.  `link`: "this node", with "off" if no hub runs here; "up"; or why it cannot be
-    reached."""
+    reached.  `etcd`: the one that it trusts; 0: none, or not known."""
 
     number: int
     address: str
@@ -43,6 +43,7 @@ class Reached:
     healed: bool
     link: str
     epoch: int
+    etcd: int = 0
 
     @property
     def is_up(self) -> bool:
@@ -160,8 +161,9 @@ async def _reach(directory: Path, view: View, number: int, release: str) -> list
             link = made.get(one.number)
             epoch = view.epoch if one.number == number else link.epoch if link else 0
             text = _own_text(directory) if one.number == number else _described(link)
+            trusted = link.hello.etcd if link and link.hello else 0
             reached.append(
-                Reached(one.number, one.address, one.state.value, one.healed, text, epoch)
+                Reached(one.number, one.address, one.state.value, one.healed, text, epoch, trusted)
             )
         return reached
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metad.cli.cluster.restore_directory import check_newest
+from metad.cli.cluster.restore_directory import check_etcd, check_newest
 from metad.cli.cluster.status import Reached
 from metad.errors import EX_CONFIG, EX_UNAVAILABLE, ClusterError
 from tests.cluster.views import make_member, make_view
@@ -42,3 +42,16 @@ def test_it_is_given_on_the_node_with_the_greatest_epoch():
     with pytest.raises(ClusterError, match="node 2 has epoch 6, this node 5") as found:
         check_newest(view, reached(6))
     assert found.value.remedy == "give this command on node 2"
+
+
+def test_it_is_refused_while_a_member_trusts_another_etcd():
+    def reached(etcd: int) -> list[Reached]:
+        own = Reached(1, "127.0.0.1:1", "active", False, "this node", 5)
+        return [own, Reached(2, "127.0.0.2:1", "active", False, "up", 5, etcd)]
+
+    check_etcd(7, reached(7))
+    check_etcd(7, reached(0))  # it trusts none, or cannot reach it
+    check_etcd(0, reached(7))
+    with pytest.raises(ClusterError, match="node 2 trusts another etcd") as found:
+        check_etcd(8, reached(7))
+    assert "the same cluster.etcd" in str(found.value.remedy)
