@@ -184,6 +184,9 @@ class EtcdClients(ClusterClients):
 
         def propose() -> None:
             view = layer.peers.view()
+            if view.member(spare.node) is not None:  # by an earlier request
+                told.append("")
+                return
             member = make_member(spare.node, Membership.ENTERING, healed=True)
             members = tuple(sorted((*view.members, member), key=lambda one: one.number))
             layer.proposals.propose(view.changed(members=members), told.append)

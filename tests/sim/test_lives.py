@@ -29,6 +29,7 @@ FOUND = {
     4515: "the judge: etcd and the one node with its last view were lost; its epoch is given again",
     2953: "as 1857, so that a walk did not send it to the node that lacked it",
     6635: "the operator: a node had seen a restoration that the one restored from later had not",
+    10226: "a machine of the plan was to join by a member whose view had it already",
 }
 
 
