@@ -570,6 +570,26 @@ def test_what_the_users_show_of_a_rollback_counts_for_the_directory_that_was_tru
     run(server, tmp_path, test)
 
 
+def test_an_etcd_that_is_out_of_space_is_told_until_it_is_not(tmp_path):
+    async def main(one: EtcdCluster) -> None:
+        async with PatientEtcd(config(one.urls)) as etcd:
+            cluster = Cluster(tmp_path, etcd, fresh_view(tmp_path, 1))
+            await begin(etcd, cluster.view)
+            await settle(*cluster.directories)
+            node, first = cluster.nodes[0], cluster.directories[0]
+            for action, refuses in (("ACTIVATE", True), ("DEACTIVATE", False)):
+                body = {"action": action, "memberID": "0", "alarm": "NOSPACE"}
+                await asyncio.to_thread(one.servers[0].ask, "maintenance/alarm", body)
+                first._pulsed_ns = 0
+                await first.round()
+                assert bool(node.cells[5]) == refuses
+                assert node.has_word  # it answers
+            assert "etcd refuses: etcdserver: mvcc: database space exceeded" in node.lines[0]
+
+    with EtcdCluster() as one:
+        asyncio.run(main(one))
+
+
 def test_what_the_users_show_cannot_be_kept(server, tmp_path, monkeypatch):
     async def test(cluster: Cluster) -> None:
         node, first = cluster.nodes[0], cluster.directories[0]

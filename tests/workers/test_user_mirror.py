@@ -148,7 +148,6 @@ def test_the_node_that_took_over_later_wins(pair: tuple[Worker, Worker]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_log_names_the_users_whom_the_other_node_does_not_have(
     pair: tuple[Worker, Worker],
 ) -> None:
@@ -169,6 +168,7 @@ def test_the_log_names_the_users_whom_the_other_node_does_not_have(
     assert not any("replaced" in line for line in two.lines)  # its copy of before had nothing more
 
 
+@pytest.mark.slow
 def test_a_request_that_cannot_be_read_is_refused(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     for body in (b"", b"\xc1", msgpack.packb(["page"]), msgpack.packb(["page", [0, 1, 2]])):

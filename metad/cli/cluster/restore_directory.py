@@ -31,7 +31,8 @@ def restore_directory(place: HubLocation, yes: bool, as_json: bool) -> None:
     """Write the directory into etcd again, from this node, after etcd was wiped or rolled back.
 
     Give it on the node with the greatest epoch (metad cluster status).  All nodes then trust etcd
-    again; until then mail goes on, but neither the view nor users can be changed.
+    again; until then mail goes on, but neither the view nor users can be changed.  It is refused
+    while another node trusts a different etcd.
 
     \b
     Example:
