@@ -21,6 +21,7 @@ CAMPAIGNS = ("crash", "model", "sim", "fault", "mutants", "fuzz")
 AFTER = ("pages", "packaging", "tools", "testing", "perf", "filters")
 FIRST = (*CAMPAIGNS, "processes", "e2e", *AFTER)
 COUNTED = ("passed", "failed", "error")  # for tools/test, which adds its other checks
+LINES_OF_A_FAILURE = 8
 
 # On a busy machine the making of inputs may stand still for seconds.
 settings.register_profile("metad", suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -79,12 +80,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> None:
     item.user_properties += sizes.taken()
 
 
+def ending(report: pytest.TestReport | pytest.CollectReport) -> list[str]:
+    """What tools/test shows once more at its end: the name of a test that failed, and why."""
+    return [report.nodeid, *report.longreprtext.splitlines()[-LINES_OF_A_FAILURE:]]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [one for group in terminalreporter.stats.values() for one in group]
     calls = [one for one in reports if getattr(one, "when", None) == "call"]
     if path := os.environ.get("METAD_TEST_COUNTS"):
-        passed, *failed = (terminalreporter.stats.get(kind, []) for kind in COUNTED)
-        Path(path).write_text(f"{len(passed)} {sum(map(len, failed))}\n", encoding="ascii")
+        passed, *kinds = (terminalreporter.stats.get(kind, []) for kind in COUNTED)
+        failed = [report for kind in kinds for report in kind]
+        lines = [f"{len(passed)} {len(failed)}", *(line for one in failed for line in ending(one))]
+        Path(path).write_text("\n".join([*lines, ""]), encoding="utf-8")
     lines = sizes.summary(said for one in calls for said in one.user_properties)
     if lines:
         terminalreporter.section("reached")

@@ -11,12 +11,12 @@ import pytest
 TOOL = Path(__file__).parents[2] / "tools/leftovers"
 
 
-def run(directory, script):
+def run(directory, script, counts=""):
     """The tool with a shell script as its command; exit status and what it printed."""
     command = [sys.executable, str(TOOL), str(directory), "sh", "-c", script]
     done = subprocess.run(
         command,
-        env={**os.environ, "METAD_LEFTOVERS_PATIENCE": "0.5"},
+        env={**os.environ, "METAD_LEFTOVERS_PATIENCE": "0.5", "METAD_TEST_COUNTS": counts},
         capture_output=True,
         text=True,
         timeout=60,
@@ -69,6 +69,14 @@ def test_shared_memory_of_a_hub_that_runs_is_nobodys_fault(tmp_path, runs, statu
 def test_a_file_left_behind_fails(tmp_path):
     status, said = run(tmp_path, 'touch "$TMPDIR/forgotten"')
     assert (status, said) == (1, "left behind: file forgotten\n")
+
+
+def test_what_is_left_is_added_to_what_the_tests_tell(tmp_path):
+    counts = tmp_path / "counts"
+    (tmp_path / "tmp").mkdir()
+    script = f'touch "$TMPDIR/forgotten"; echo 1 0 >{counts}'
+    assert run(tmp_path / "tmp", script, str(counts))[0] == 1
+    assert counts.read_text() == "1 0\nleft behind: file forgotten\n"
 
 
 def has_ended(pid):

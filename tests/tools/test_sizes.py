@@ -78,7 +78,10 @@ def test_sums_and_figures_of_all_processes_are_shown(tmp_path, processes):
     )
     assert done.returncode == 1, done.stdout
     assert "\nstates: 8,000\nslowest: 0.5 s\n" in done.stdout
-    assert counts.read_text() == "4 1\n"
+    first, name, *failure = counts.read_text().splitlines()
+    assert (first, name) == ("4 1", "test_campaign.py::test_part[3]")
+    assert "E       assert 3 != 3" in failure
+    assert failure[-1] == "test_campaign.py:8: AssertionError"
 
 
 def collected(place, *arguments, seed=1, scale=""):
