@@ -212,6 +212,7 @@ def test_a_node_that_was_off_does_not_trust_an_etcd_that_was_set_back(trio: Trio
     c.stop()
     for number in range(5):
         a.add(f"later{number}")
+    assert in_time(lambda: all(may_log_in(node, "later4") for node in (a, b)))
     trio.etcd.restore(snapshot)
     assert in_time(lambda: all(is_frozen(node) for node in (a, b)))
     for number in range(9):  # so that it is beyond what that node saw
