@@ -165,7 +165,7 @@ class ClusterClients(Owner):
         if worker is not None:
             seconds = (0.5, 1.5, 8.0)[op.number % 3]
             self.sim.note(f"{worker.name} stands still for {seconds} s")
-            worker.stopped_until = self.sim.clock.monotonic + int(seconds * 1e9)
+            self.sim.scheduler.stop(worker, seconds)
 
     def look_after(self) -> None:
         """What an operator does some seconds later."""

@@ -76,7 +76,7 @@ class EtcdClients(ClusterClients):
         hub, seconds = self.hub(op), (1.5, 8.0, 14.0)[op.number % 3]
         self.sim.note(f"{hub.name} stands still for {seconds} s")
         for process in hub.processes:
-            process.stopped_until = self.sim.clock.monotonic + int(seconds * 1e9)
+            self.sim.scheduler.stop(process, seconds)
 
     # -- etcd itself
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.sim.scheduler import Owner
+from tests.sim.scheduler import NEVER, Owner
 
 if TYPE_CHECKING:
     from metad.cluster.link import Link
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 LATENCIES = (0.0002, 0.002, 0.05)  # seconds: of a connection, on the average
 FULL = 4096  # unsent bytes above which a writer is told to pause
 POLL_SECONDS = 0.05  # while something waits for a cut to end
-NEVER = 1 << 63
 
 
 class Chunk(NamedTuple):
@@ -54,6 +53,12 @@ class End:
         self.paused = False
         self.is_closed = False
         self.is_connected = False
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing comes any more, either way."""
+        both = self, self.other
+        return all(end.is_closed and not end.chunks for end in both)
 
     # -- what a link calls
 
@@ -275,14 +280,21 @@ class Network(Owner):
     def _until_due(self) -> float:
         """Seconds until the next arrival."""
         now = self.sim.clock.monotonic
-        soonest = now + int(1e9)
-        for at in [event[0] for event in self._events] + [
-            end.chunks[0].due for end in self.ends if end.chunks
-        ]:
-            if at > now:
-                soonest = min(soonest, at)
-            else:  # it waits for a cut to end
-                soonest = min(soonest, now + int(POLL_SECONDS * 1e9))
+        soonest, waits = now + int(1e9), False
+        for event in self._events:
+            if event[0] <= now:
+                waits = True
+            elif event[0] < soonest:
+                soonest = event[0]
+        for end in self.ends:
+            if end.chunks:
+                due = end.chunks[0].due
+                if due <= now:
+                    waits = True
+                elif due < soonest:
+                    soonest = due
+        if waits:  # for a cut to end
+            soonest = min(soonest, now + int(POLL_SECONDS * 1e9))
         return (soonest - now) / 1e9
 
     def _fire(self) -> None:
@@ -293,7 +305,7 @@ class Network(Owner):
                 self._events.remove(event)
                 event[4]()
                 return
-        due = [end for end in self.ends if self._is_due(end, now)]
+        due = [end for end in self.ends if end.chunks and self._is_due(end, now)]
         if due:
             end = self.random.choice(due)
             self.delivered += 1
@@ -301,13 +313,10 @@ class Network(Owner):
 
     def _close_dead(self) -> None:
         """The kernel closes what a dead process had open."""
+        closed = False
         for end in self.ends:
-            if end.links.is_dead and not end.is_closed:
+            if not end.is_closed and end.links.is_dead:
                 end.close()
-        self.ends = [
-            end
-            for end in self.ends
-            if not (
-                end.is_closed and end.other.is_closed and not end.chunks and not end.other.chunks
-            )
-        ]
+            closed = closed or end.is_closed
+        if closed:
+            self.ends = [end for end in self.ends if not end.is_over]

@@ -217,7 +217,7 @@ class World:
         elif luck < 0.88:
             network.stall(rng.choice((0.5, 2.0, 5.0)))
         elif luck < 0.92:
-            peer.stopped_until = self.sim.clock.monotonic + int(rng.choice((0.5, 1.5, 6.0)) * 1e9)
+            self.sim.scheduler.stop(peer, rng.choice((0.5, 1.5, 6.0)))
         elif luck < 0.96:
             self.died += 1
             if rng.random() < 0.5:

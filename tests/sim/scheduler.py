@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections.abc import Callable, Sized
-from itertools import accumulate
+from itertools import accumulate, compress
 from math import log
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.support.osio_kit import FakeClock
 LOOK_SECONDS = 0.1  # of `look_for`
 # After this many steps, a simulation does not come to rest.
 MOST_STEPS = 400_000
+NEVER = 1 << 63
 # How often a task is chosen: some are slow.
 WEIGHTS = (1.0, 1.0, 1.0, 0.2, 0.01)
 
@@ -43,8 +44,7 @@ class Owner:
     name = "world"
     role = ""  # the kind of a process
     dead = False
-    # The scheduler's time until which it is stopped, as by SIGSTOP.
-    stopped_until = 0
+    stopped_until = 0  # the scheduler's time
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
@@ -57,9 +57,6 @@ class Task:
         self.name = name
         self.owner = owner
         self.weight = weight
-        # Where it waits: for something in a queue, or until that is true.  Both None: it runs.
-        self.queue: Sized | None = None
-        self.ready: Callable[[], object] | None = None
         self.deadline: int | None = None
         self.stack: Any = None
         self.ended = False
@@ -77,7 +74,12 @@ class Scheduler:
         self._draw = self._random.random
         self._leaving = 1 / stay
         self.clock = clock
-        self.tasks: list[Task] = []
+        # What each task waits for.  Nearly all wait nearly always, and are asked at each switch: by
+        # what is fast, `compress` and `min`.
+        self._queues: dict[Task, Sized] = {}  # something in it: it runs or may run
+        self._asks: dict[Task, Callable[[], object] | None] = {}
+        self._deadlines: dict[Task, int] = {}  # NEVER also if it is over: then it may run
+        self._stopped_until = 0  # until then some owner may be
         self.current: Task | None = None
         self.steps = 0
         self.trace: list[str] | None = None
@@ -99,8 +101,17 @@ class Scheduler:
         task = Task(name, owner, weight)
         task.stack = greenlet.greenlet(lambda: self._life(task, work), self._main)
         owner.tasks.append(task)
-        self.tasks.append(task)
+        self._runs(task)
         return task
+
+    def _runs(self, task: Task) -> None:
+        self._queues[task] = _AWAKE
+        self._asks[task] = None
+        self._deadlines[task] = NEVER
+
+    def _forget(self, task: Task) -> None:
+        for of_tasks in (self._queues, self._asks, self._deadlines):
+            del of_tasks[task]
 
     def _life(self, task: Task, work: Callable[[], object]) -> None:
         try:
@@ -112,14 +123,20 @@ class Scheduler:
                 self._error = error
         task.ended = True
         if not task.owner.dead:
-            self.tasks.remove(task)
+            self._forget(task)
             task.owner.tasks.remove(task)
 
     def bury(self, owner: Owner) -> None:
         """The tasks of a dead process stop where they are."""
         self._buried += owner.tasks
-        self.tasks = [task for task in self.tasks if task.owner is not owner]
+        for task in owner.tasks:
+            self._forget(task)
         owner.tasks.clear()
+
+    def stop(self, owner: Owner, seconds: float) -> None:
+        """Its tasks stand still for so long, as by SIGSTOP."""
+        owner.stopped_until = self.clock.monotonic + int(seconds * 1e9)
+        self._stopped_until = max(self._stopped_until, owner.stopped_until)
 
     # -- called by tasks
 
@@ -155,8 +172,7 @@ class Scheduler:
             while not ready():
                 if task.deadline is not None and self.clock.monotonic >= task.deadline:
                     return False
-                task.ready = ready
-                self._give_way(task)
+                self._wait(task, _NOTHING, None if ready is _never else ready)
         finally:
             task.deadline = None
         return True
@@ -172,16 +188,23 @@ class Scheduler:
             task.deadline = self.clock.monotonic + int(seconds * 1e9)
             if not seconds:
                 return
-        task.queue = queue
         try:
-            self._give_way(task)
+            self._wait(task, queue, None)
         finally:
-            task.deadline = task.queue = None
+            task.deadline = None
+
+    def _wait(self, task: Task, queue: Sized, ask: Callable[[], object] | None) -> None:
+        if not task.owner.dead:
+            self._queues[task] = queue
+            self._asks[task] = ask
+            if task.deadline is not None:
+                self._deadlines[task] = task.deadline
+        self._give_way(task)
 
     def wake(self, task: Task) -> None:
         """It ceases to wait for a queue."""
-        if task.queue is not None:
-            task.queue = _AWAKE
+        if self._queues.get(task, _NOTHING) is not _NOTHING:
+            self._queues[task] = _AWAKE
 
     def look_for(self, what: Callable[[], object], seconds: float) -> bool:
         """As `wait`, but asked now and then only: for what is slow to find out."""
@@ -221,7 +244,7 @@ class Scheduler:
                 raise error
 
     def _resume(self, task: Task) -> None:
-        task.ready = None
+        self._runs(task)
         # As expovariate, which costs more.
         self._left = 1 + int(-log(1.0 - self._draw()) / self._leaving)
         self.current = task
@@ -238,47 +261,64 @@ class Scheduler:
 
     def _runnable(self) -> list[Task]:
         """Asked at every switch.  To be asked whether it is ready may move the clock."""
-        clock, found = self.clock, list[Task]()
-        for task in self.tasks:
-            if (stop := task.owner.stopped_until) and stop > clock.monotonic:
+        clock, queues, asks = self.clock, self._queues, self._asks
+        now = clock.monotonic
+        if now >= min(self._deadlines.values(), default=NEVER):
+            self._fall_due(list(self._deadlines))
+        ready = []
+        for task in compress(asks, asks.values()):
+            ask = asks[task]
+            if ask is None or task.owner.stopped_until > now:
                 continue
-            deadline, queue, ask = task.deadline, task.queue, task.ready
-            if (
-                (deadline is not None and clock.monotonic >= deadline)
-                or queue
-                or (ask is None and queue is None)
-                or (ask is not None and ask is not _never and ask())
-            ):
-                found.append(task)
+            if ask():
+                ready.append(task)
+            if clock.monotonic > now:
+                now = clock.monotonic
+                tasks = list(asks)
+                self._fall_due(tasks[tasks.index(task) + 1 :])
+        for task in ready:
+            queues[task] = _AWAKE
+        found = list(compress(queues, queues.values()))
+        for task in ready:
+            queues[task] = _NOTHING
+        if now < self._stopped_until:
+            return [task for task in found if task.owner.stopped_until <= now]
         return found
+
+    def _fall_due(self, tasks: list[Task]) -> None:
+        """Those of them whose deadline is over wait no more."""
+        for task in tasks:
+            if self.clock.monotonic >= self._deadlines[task]:
+                self._runs(task)
 
     def _advance(self) -> None:
         """The clock goes on to what comes next."""
-        now, soonest, waits = self.clock.monotonic, 0, False
-        for task in self.tasks:
-            for at in (task.deadline, task.owner.stopped_until):
-                if at is not None and at > now and (not soonest or at < soonest):
-                    soonest = at
-            waits = waits or task.deadline is not None
-        if soonest:
+        now = self.clock.monotonic
+        soonest = min((at for at in self._deadlines.values() if at > now), default=NEVER)
+        if now < self._stopped_until:
+            stops = (task.owner.stopped_until for task in self._queues)
+            soonest = min([soonest, *(at for at in stops if at > now)])
+        if soonest < NEVER:
             self.clock.monotonic += soonest - now
             self.clock.real += soonest - now
-        elif not waits:
-            names = ", ".join(f"{task.owner.name}: {task.name}" for task in self.tasks)
+        elif not any(task.deadline is not None for task in self._queues):
+            names = ", ".join(f"{task.owner.name}: {task.name}" for task in self._queues)
             raise StuckError(f"every task waits: {names or 'there is none'}")
 
     def close(self) -> None:
         """Drop all stacks.  Whatever they call raises `KilledError`."""
         self._closed = True
         self.current = None
-        for task in [*self._buried, *self.tasks]:
+        for task in [*self._buried, *self._queues]:
             if task.stack and not task.stack.dead:
                 task.stack.throw(KilledError)
-        self.tasks.clear()
+        for of_tasks in (self._queues, self._asks, self._deadlines):
+            of_tasks.clear()
         self._buried.clear()
 
 
-_AWAKE = (True,)
+_AWAKE: Sized = (True,)
+_NOTHING: Sized = ()
 
 
 def _never() -> bool:
