@@ -12,10 +12,11 @@ Rules of this file:
 from __future__ import annotations
 
 import random
-from bisect import bisect
+from bisect import bisect, insort
 from collections.abc import Callable, Sized
 from itertools import accumulate, compress
 from math import log
+from operator import attrgetter
 from typing import Any
 
 import greenlet
@@ -57,6 +58,8 @@ class Task:
         self.name = name
         self.owner = owner
         self.weight = weight
+        self.number = 0  # they are asked in this order
+        self.ask: Callable[[], object] | None = None  # whether it need not wait any more
         self.deadline: int | None = None
         self.stack: Any = None
         self.ended = False
@@ -74,11 +77,13 @@ class Scheduler:
         self._draw = self._random.random
         self._leaving = 1 / stay
         self.clock = clock
-        # What each task waits for.  Nearly all wait nearly always, and are asked at each switch: by
-        # what is fast, `compress` and `min`.
+        # What each task waits for.  Nearly all wait nearly always, and each switch looks at all,
+        # by what is fast.
         self._queues: dict[Task, Sized] = {}  # something in it: it runs or may run
-        self._asks: dict[Task, Callable[[], object] | None] = {}
+        self._asking: list[Task] = []
         self._deadlines: dict[Task, int] = {}  # NEVER also if it is over: then it may run
+        self._soonest = NEVER  # no deadline is over before
+        self._made = 0
         self._stopped_until = 0  # until then some owner may be
         self.current: Task | None = None
         self.steps = 0
@@ -100,18 +105,22 @@ class Scheduler:
     ) -> Task:
         task = Task(name, owner, weight)
         task.stack = greenlet.greenlet(lambda: self._life(task, work), self._main)
+        self._made += 1
+        task.number = self._made
         owner.tasks.append(task)
         self._runs(task)
         return task
 
     def _runs(self, task: Task) -> None:
         self._queues[task] = _AWAKE
-        self._asks[task] = None
         self._deadlines[task] = NEVER
+        if task.ask is not None:
+            task.ask = None
+            self._asking.remove(task)
 
     def _forget(self, task: Task) -> None:
-        for of_tasks in (self._queues, self._asks, self._deadlines):
-            del of_tasks[task]
+        self._runs(task)
+        del self._queues[task], self._deadlines[task]
 
     def _life(self, task: Task, work: Callable[[], object]) -> None:
         try:
@@ -196,9 +205,12 @@ class Scheduler:
     def _wait(self, task: Task, queue: Sized, ask: Callable[[], object] | None) -> None:
         if not task.owner.dead:
             self._queues[task] = queue
-            self._asks[task] = ask
+            if ask is not None:
+                task.ask = ask
+                insort(self._asking, task, key=_NUMBER)
             if task.deadline is not None:
                 self._deadlines[task] = task.deadline
+                self._soonest = min(self._soonest, task.deadline)
         self._give_way(task)
 
     def wake(self, task: Task) -> None:
@@ -261,21 +273,19 @@ class Scheduler:
 
     def _runnable(self) -> list[Task]:
         """Asked at every switch.  To be asked whether it is ready may move the clock."""
-        clock, queues, asks = self.clock, self._queues, self._asks
+        clock, queues, ready = self.clock, self._queues, []
         now = clock.monotonic
-        if now >= min(self._deadlines.values(), default=NEVER):
-            self._fall_due(list(self._deadlines))
-        ready = []
-        for task in compress(asks, asks.values()):
-            ask = asks[task]
-            if ask is None or task.owner.stopped_until > now:
+        if now >= self._soonest:
+            self._fall_due(0)
+        for task in tuple(self._asking):
+            if now < self._stopped_until and task.owner.stopped_until > now:
                 continue
-            if ask():
+            ask = task.ask
+            if ask is not None and ask():
                 ready.append(task)
             if clock.monotonic > now:
                 now = clock.monotonic
-                tasks = list(asks)
-                self._fall_due(tasks[tasks.index(task) + 1 :])
+                self._fall_due(task.number)
         for task in ready:
             queues[task] = _AWAKE
         found = list(compress(queues, queues.values()))
@@ -285,16 +295,20 @@ class Scheduler:
             return [task for task in found if task.owner.stopped_until <= now]
         return found
 
-    def _fall_due(self, tasks: list[Task]) -> None:
-        """Those of them whose deadline is over wait no more."""
-        for task in tasks:
-            if self.clock.monotonic >= self._deadlines[task]:
+    def _fall_due(self, after: int) -> None:
+        """Tasks with a greater number whose deadline is over wait no more."""
+        now = self.clock.monotonic
+        for task, deadline in self._deadlines.items():
+            if deadline <= now and task.number > after:
                 self._runs(task)
+        self._soonest = min(self._deadlines.values(), default=NEVER)
 
     def _advance(self) -> None:
         """The clock goes on to what comes next."""
         now = self.clock.monotonic
-        soonest = min((at for at in self._deadlines.values() if at > now), default=NEVER)
+        soonest = min(self._deadlines.values(), default=NEVER)
+        if soonest <= now:
+            soonest = min((at for at in self._deadlines.values() if at > now), default=NEVER)
         if now < self._stopped_until:
             stops = (task.owner.stopped_until for task in self._queues)
             soonest = min([soonest, *(at for at in stops if at > now)])
@@ -312,13 +326,15 @@ class Scheduler:
         for task in [*self._buried, *self._queues]:
             if task.stack and not task.stack.dead:
                 task.stack.throw(KilledError)
-        for of_tasks in (self._queues, self._asks, self._deadlines):
-            of_tasks.clear()
+        self._queues.clear()
+        self._deadlines.clear()
+        self._asking.clear()
         self._buried.clear()
 
 
 _AWAKE: Sized = (True,)
 _NOTHING: Sized = ()
+_NUMBER = attrgetter("number")
 
 
 def _never() -> bool:
