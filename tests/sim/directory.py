@@ -40,6 +40,8 @@ class DirectoryProcess(Process):
         self._etcd = etcd
         self.way = NodeEtcd(etcd, hub.node)
         self.proposals: deque[tuple[View, Done]] = deque()
+        self.news: deque[None] = deque()
+        etcd.store.watchers.append(self.news)
         self.proposed: View | None = None
         self.directory: Directory | None = None
 
@@ -53,7 +55,7 @@ class DirectoryProcess(Process):
             self.directory._absences._after_s = self._node.absent_after
             self.directory.wake.clear()
             drive(self.directory.round())
-            self.scheduler.wait(self._has_work, CLUSTER_ROUND)
+            self._await_work()
             while self.proposals:
                 self._propose(*self.proposals.popleft())
         return 0
@@ -75,13 +77,27 @@ class DirectoryProcess(Process):
         )
         return Directory(cast(real_etcd.Etcd, self.way), node)
 
+    def _await_work(self) -> None:
+        """Until the next round, or there is work before it."""
+        clock = self.scheduler.clock
+        end = clock.monotonic + int(CLUSTER_ROUND * 1e9)
+        self.news.clear()
+        if not self._has_work() and not self._is_outdated:
+            self.scheduler.wait_for(self.news, CLUSTER_ROUND)
+        self.scheduler.wait(self._has_work, max(end - clock.monotonic, 0) / 1e9)
+
     def _has_work(self) -> bool:
         """Proposals, or the watch sees another view."""
-        directory, store = self.directory, self._etcd.store
+        directory = self.directory
         if self.stopping or self.proposals or directory is None or directory.wake.is_set():
             return True
-        row = directory.found.view_row if directory.found is not None else None
-        return store.view_row is not row and self._etcd.reaches(self.hub.node)
+        return self._is_outdated and self._etcd.reaches(self.hub.node)
+
+    @property
+    def _is_outdated(self) -> bool:
+        assert self.directory is not None
+        found = self.directory.found
+        return self._etcd.store.view_row is not (found.view_row if found is not None else None)
 
     def _propose(self, view: View, told: Done) -> None:
         assert self.directory is not None
@@ -118,6 +134,7 @@ class SimProposals(Proposals):
             return
         self._loop.call_later(CLUSTER_PROPOSAL, partial(tell, "the directory does not answer"))
         directory.proposals.append((view, partial(self._on_loop, tell)))
+        directory.news.append(None)
 
     def _on_loop(self, tell: Done, reason: str) -> None:
         self._loop.call_soon(partial(tell, reason))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from base64 import b64decode
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +42,7 @@ class Store(FakeEtcd):
         self._view_key = Keys(cluster).view
         self.views: dict[int, View] = {}
         self.history: list[State] = []  # a snapshot of each view
+        self.watchers: list[deque[None]] = []  # get something with each other view
 
     @property
     def view_row(self) -> Row | None:
@@ -86,9 +88,18 @@ class Store(FakeEtcd):
             put = request.get("request_put", {})
             if int(put.get("lease", 0)):
                 self._bind(put["key"], int(put["lease"]))
-        view = self.view
-        if view is not None and self.view_row is not before:
-            self._made_view(view)
+        if self.view_row is not before:
+            self._tell()
+            if view := self.view:
+                self._made_view(view)
+
+    def start(self, state: State | None = None) -> None:
+        super().start(state)
+        self._tell()
+
+    def _tell(self) -> None:
+        for news in self.watchers:
+            news.append(None)
 
     def _bind(self, key: str, lease: int) -> None:
         name = b64decode(key).decode()

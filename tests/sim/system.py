@@ -25,7 +25,7 @@ from tests.support.osio_kit import KitOsio, Op
 if TYPE_CHECKING:
     from tests.sim.process import Process
 
-SPACE = 1 << 34  # of the simulated disk
+SPACE = 1 << 26  # of the simulated disk
 
 
 class SimOsio(KitOsio):
