@@ -74,7 +74,7 @@ class End:
     def close(self) -> None:
         """What was written is sent, then the end."""
         if not self.is_closed:
-            self.is_closed = True
+            self._ends()
             self.put(None, "closed by the other side")
 
     def abort(self) -> None:
@@ -86,8 +86,11 @@ class End:
     # -- what the network does
 
     def lose_power(self) -> None:
-        self.is_closed = True
+        self._ends()
         self._lose_some()
+
+    def _ends(self) -> None:
+        self.is_closed = self._network.closes = True
 
     def _lose_some(self) -> None:
         for _ in range(self._network.random.randint(0, len(self.chunks))):
@@ -113,7 +116,7 @@ class End:
                 other.put(None, "connection reset by peer")
             return
         if chunk.data is None:
-            other.is_closed = True
+            other._ends()
             other.links.on_loop(partial(other.link.close, chunk.reason))
         elif not other.is_closed:
             other.links.feed(other.link, chunk.data)
@@ -136,6 +139,8 @@ class Network(Owner):
         self._events: list[tuple[int, int, int, int, Callable[[], None]]] = []
         self._made = 0
         self.none_until = 0  # nothing arrives before that time, unless something is sent or changes
+        self.closes = False  # there are ends that are closed
+        self._deaths = 0
         self.delivered = 0
         self._task = sim.scheduler.spawn("network", self, self._run)
 
@@ -206,6 +211,7 @@ class Network(Owner):
         mine.other, theirs.other = theirs, mine
         mine.dialer = theirs.dialer = links.number
         self.ends += [mine, theirs]
+        self.closes = self.closes or links.is_dead
         self._after(latency, taker.number, links.number, lambda: self._dialed(mine))
         self._connects(theirs)
         theirs.link.connected(theirs, links.fingerprint)
@@ -271,8 +277,8 @@ class Network(Owner):
     def _is_due(self, end: End, now: int) -> bool:
         return (
             bool(end.chunks)
-            and end.other.is_connected
             and end.chunks[0].due <= now
+            and end.other.is_connected
             and (end.node, end.other.node) not in self._cuts
             and end.dialer not in self.held
         )
@@ -305,7 +311,11 @@ class Network(Owner):
                 self._events.remove(event)
                 event[4]()
                 return
-        due = [end for end in self.ends if end.chunks and self._is_due(end, now)]
+        due = [
+            end
+            for end in self.ends
+            if end.chunks and end.chunks[0].due <= now and self._is_due(end, now)
+        ]
         if due:
             end = self.random.choice(due)
             self.delivered += 1
@@ -313,10 +323,11 @@ class Network(Owner):
 
     def _close_dead(self) -> None:
         """The kernel closes what a dead process had open."""
-        closed = False
+        if not self.closes and self._deaths == self.sim.deaths:
+            return
+        self._deaths = self.sim.deaths
         for end in self.ends:
             if not end.is_closed and end.links.is_dead:
                 end.close()
-            closed = closed or end.is_closed
-        if closed:
-            self.ends = [end for end in self.ends if not end.is_over]
+        self.ends = [end for end in self.ends if not end.is_over]
+        self.closes = any(end.is_closed for end in self.ends)

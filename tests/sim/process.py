@@ -71,6 +71,7 @@ class Process(Owner):
         if self.dead:
             return
         self.dead = True
+        self.hub.sim.deaths += 1
         self.code = code
         self.scheduler.bury(self)
         for handle in list(self.handles):

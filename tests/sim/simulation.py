@@ -35,6 +35,7 @@ class Simulation:
         self.left_open: list[SimIndex] = []
         self.hubs: list[Hub] = []
         self.notes: list[str] = []
+        self.deaths = 0  # of processes
         self._points: dict[str, int] = {}  # switch points that processes of each role reached
         self._places: dict[tuple[str, str], int] = {}
         self.kills = set(plan.kills)
