@@ -14,13 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from metad.cluster.answers import Answer
+from metad.cluster.answers import Answer, EpochChanged
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.errors import RefusedError
 from metad.layers.base import Done, Envelope
 
 PATIENCE_S = 5.0
+TRIES = 3  # to tell a member, while the view changes
 # Tombstones that wait for the own store, of 20 bytes each; the oldest is given up for another.
 MOST_WAITING = 10_000
 
@@ -68,7 +69,17 @@ class Refusals:
         view = peers.view()
         parts = (mailbox.to_bytes(4, "big"), message_id)
         for member in {*view.active, *view.entering} - {peers.number}:
-            peers.request(member, Kind.DELETE, parts, _ignore, PATIENCE_S)
+            self._tell_one(member, parts, TRIES)
+
+    def _tell_one(self, member: int, parts: tuple[bytes, bytes], tries: int) -> None:
+        """A request that meets another view is not carried out: often that view is why the message
+        is refused."""
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, EpochChanged) and tries > 1:
+                self._tell_one(member, parts, tries - 1)
+
+        self._layer.peers.request(member, Kind.DELETE, parts, answered, PATIENCE_S)
 
     # -- what could not be stored
 
@@ -116,7 +127,3 @@ class Refusals:
                 f"warning: tombstones of {len(self._waiting):,} refused messages could not be "
                 "stored: the messages may show"
             )
-
-
-def _ignore(answer: Answer) -> None:
-    """A member that did not get a tombstone pulls it."""

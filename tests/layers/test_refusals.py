@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metad.cluster.answers import EpochChanged
 from metad.cluster.peers import Peers
 from metad.errors import NoSpaceError, RefusedError
 from metad.layers import refusals
@@ -55,6 +56,19 @@ def test_the_tombstone_stands_before_the_answer_and_the_others_are_told() -> Non
     assert store.tick() == []
     store.refusals.stop()
     assert not store.lines
+
+
+def test_the_others_are_told_again_if_the_view_changes_meanwhile() -> None:
+    """Regression: of two mailboxes one node heard, and the message stayed in the other one when the
+    disk of the node that had refused it was lost."""
+    store = Store()
+    store.refuse(1, 5)
+    told = store.others.asked[0][:3]
+    for _ in range(refusals.TRIES - 1):
+        store.others.answer(2, EpochChanged())
+        assert [one[:3] for one in store.others.asked] == [told]
+    store.others.answer(2, EpochChanged())
+    assert store.others.asked == []  # it pulls the tombstone
 
 
 def test_a_tombstone_that_cannot_be_stored_is_stored_again_until_it_stands() -> None:
