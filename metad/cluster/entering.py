@@ -100,6 +100,18 @@ class Found(NamedTuple):
         return all(self.last[number].walked == view.epoch for number in numbers)
 
 
+def still_there(
+    first: Mapping[int, MemberState], now: Mapping[int, MemberState]
+) -> dict[int, MemberState]:
+    """First answers without those of members that no longer have what they told.  The tombstones of
+    an index that was rebuilt have other numbers: nothing ever has the old ones."""
+    return {
+        number: state
+        for number, state in first.items()
+        if number not in now or now[number].covers(state)
+    }
+
+
 def next_view(view: View, states: Mapping[int, MemberState]) -> View | None:
     """The view that follows if this is all that the members ever answered under `view`."""
     return following(view, Found(states, states))

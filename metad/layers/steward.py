@@ -159,8 +159,10 @@ class Steward:
         if view is None or layer.peers.view() is not view:
             return
         states = {**self._states, layer.peers.number: layer.state()}
+        first = entering.still_there(self._first, states)
         if all(number in states for number in view.active):
-            self._first = {**states, **self._first}
+            first = {**states, **first}
+        self._first = first
         if not entering.decides(view, states, layer.peers.number):
             return
         following = entering.following(view, Found(self._first, states))

@@ -13,6 +13,7 @@ from metad.cluster.entering import (
     following,
     may_decide,
     next_view,
+    still_there,
     unpack_state,
     walks,
 )
@@ -157,6 +158,15 @@ def test_deletions_that_go_on_hold_nothing_up() -> None:
     assert healed is not None
     assert not healed.unhealed
     assert following(view, Found({1: first[1]}, later)) is None
+
+
+def test_what_a_member_told_before_its_index_was_rebuilt_holds_nothing_up() -> None:
+    """Regression: a node that entered waited for tombstones with numbers that were gone."""
+    view = view_of(Membership.ACTIVE, Membership.ACTIVE)
+    first = {1: state(view, last=5), 2: state(view, last=6)}
+    rebuilt = MemberState(view.epoch, {ORIGIN: 5, (2, 2): 1})
+    assert still_there(first, {1: state(view, last=7), 2: rebuilt}) == {1: first[1]}
+    assert still_there(first, {1: state(view, last=5)}) == first
 
 
 def test_the_first_active_member_decides() -> None:

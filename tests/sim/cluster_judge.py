@@ -50,7 +50,7 @@ class ClusterJudge:
         self.ledger = NodesLedger()
         self.bodies: dict[bytes, bytes] = {}
         self.refused: set[bytes] = set()
-        self._unknown: set[tuple[int, bytes]] = set()  # refused, and nobody is left who knows
+        self._unknown: set[tuple[int, bytes]] = set()  # refused, and no node is left that knows
         # The epoch of the last view in which a node went on alone: what a node of an older epoch
         # lists is not judged, because the operator promised that it is off.
         self.alone_epoch = 0

@@ -30,6 +30,8 @@ FOUND = {
     2953: "as 1857, so that a walk did not send it to the node that lacked it",
     6635: "the operator: a node had seen a restoration that the one restored from later had not",
     10226: "a machine of the plan was to join by a member whose view had it already",
+    13855: "a refusal was told under an old view; then the only disk that knew of it was lost",
+    22128: "a node that entered waited for tombstones of an index that had been rebuilt",
 }
 
 

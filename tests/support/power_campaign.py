@@ -238,9 +238,11 @@ def spread(work: Callable[[int], int], jobs: int) -> int:
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            os.close(reader)
-            os.write(writer, json.dumps(attempt(work, job)).encode()[:60000])
-            os._exit(0)
+            try:
+                os.close(reader)
+                os.write(writer, json.dumps(attempt(work, job)).encode()[:60000])
+            finally:
+                os._exit(0)  # also if its result is not read any more
         os.close(writer)
         running[child] = reader
         if len(running) >= min(2, os.cpu_count() or 1) or job == jobs - 1:
