@@ -77,6 +77,9 @@ def test_what_is_left_is_added_to_what_the_tests_tell(tmp_path):
     script = f'touch "$TMPDIR/forgotten"; echo 1 0 >{counts}'
     assert run(tmp_path / "tmp", script, str(counts))[0] == 1
     assert counts.read_text() == "1 0\nleft behind: file forgotten\n"
+    counts.unlink()
+    assert run(tmp_path / "tmp", "true", str(counts))[0] == 1
+    assert not counts.exists()  # its first line would be no count
 
 
 def has_ended(pid):
