@@ -2,9 +2,8 @@
 
 each listing    complete, or it is refused: every acknowledged message, none that was deleted with
                 +OK before the login, in order, as it was sent; the same at any node
-in quiet        refused mail is gone from all nodes, unless only a disk that was lost knew that it
-                is refused; two have every acknowledged message, no tombstone is missing, and each
-                node's store is sound (tests.sim.run.Verdict)
+in quiet        refused mail is gone from all nodes; two have every acknowledged message, no
+                tombstone is missing, and each node's store is sound (tests.sim.run.Verdict)
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ class ClusterJudge:
         self.ledger = NodesLedger()
         self.bodies: dict[bytes, bytes] = {}
         self.refused: set[bytes] = set()
-        self._unknown: set[tuple[int, bytes]] = set()  # refused, and no node is left that knows
         # The epoch of the last view in which a node went on alone: what a node of an older epoch
         # lists is not judged, because the operator promised that it is off.
         self.alone_epoch = 0
@@ -70,13 +68,6 @@ class ClusterJudge:
     def refuse(self, message_id: bytes) -> None:
         self._count("451", message_id.hex())
         self.refused.add(message_id)
-
-    def disk_lost(self, node: int, tombstones: set[tuple[int, bytes]]) -> None:
-        """`tombstones`: those that others have.  That of a refusal is durable on one node before
-        the 451."""
-        made = [one for one in self.refused if int.from_bytes(one[8:10], "big") == node]
-        refused = {(box, one) for one in made for box in self.ledger.sent[one][1]}
-        self._unknown |= refused - tombstones
 
     # -- sessions
 
@@ -121,7 +112,7 @@ class ClusterJudge:
         gone = [(box, one) for one in self.refused for box in self.ledger.sent[one][1]]
         self.ledger.apply(("deleting", gone))
         if not self._sim.faults.struck:
-            self.ledger.apply(("deleted", [one for one in gone if one not in self._unknown]))
+            self.ledger.apply(("deleted", gone))
 
     def have(self, box: int, nodes: list[set[bytes]], copies: int) -> None:
         """`nodes`: what each of them has of a mailbox."""

@@ -106,19 +106,15 @@ class ClusterHub(Hub):
         packed = self.workers()[0].log.index.listing(mailbox)
         return {message_id for message_id, _ in LISTING_ENTRY.iter_unpack(packed)}
 
-    def tombstones(self) -> set[tuple[int, bytes]]:
-        """Mailbox and message."""
-        worker = self.workers()[0]
-        return {
-            (mailbox, message_id)
-            for mailbox in range(1, BOXES + 1)
-            for message_id in worker.layer.tombstones.of_mailbox(mailbox)
-        }
-
     def unforgotten(self) -> set[bytes]:
         """Tombstones of messages that lie in no log here."""
-        index = self.workers()[0].log.index
-        return {one for _, one in self.tombstones() if not index.places(one)}
+        worker = self.workers()[0]
+        return {
+            message_id
+            for mailbox in range(1, BOXES + 1)
+            for message_id in worker.layer.tombstones.of_mailbox(mailbox)
+            if not worker.log.index.places(message_id)
+        }
 
     def seen(self) -> Seen | None:
         """What this node has seen of etcd."""

@@ -203,8 +203,6 @@ class EtcdClients(ClusterClients):
         rest = self._others(hub)
         self.sim.note(f"the disk of {hub.name} is lost")
         hub.crash()
-        known = (one.tombstones() for one in rest if one.workers())
-        self.judge.disk_lost(hub.node, set().union(*known))
         hub.is_member, hub.is_lost = False, True
         for _ in range(REMOVE_TRIES):
             self.sim.scheduler.pause(5.0)
