@@ -19,6 +19,8 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
 
+from metad.system.held_signals import held_signals
+
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 EXIT_SECONDS = 1.0  # between the end of its output and its own
@@ -85,7 +87,7 @@ class Hub:
             self._home.chmod(0o711)
             self.config.write_text(self._toml())
             self.config.chmod(0o644)
-            with self._log.open("wb") as log:
+            with self._log.open("wb") as log, held_signals():
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "metad", "start", *self.options],
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,

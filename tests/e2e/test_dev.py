@@ -11,9 +11,12 @@ import smtplib
 import subprocess
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from metad.cli import dev
+from metad.system.held_signals import ENDING
 from tests.support.clients import deliver, message
 from tests.support.commands import metad
 from tests.support.hub import DEADLINE, METAD, Hub, address, lines_of
@@ -52,6 +55,45 @@ def test_one_command_is_a_test_inbox_that_prints_mail_and_leaves_nothing():
         assert printed == {"ann@example.test 1", "bob@other.test 1"}
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("end", ENDING)
+@pytest.mark.parametrize("being_started", [0, 1], ids=["the hub", "metad mail tail"])
+def test_a_signal_while_a_process_is_being_started_leaves_none(
+    monkeypatch: pytest.MonkeyPatch, end: signal.Signals, being_started: int
+) -> None:
+    started = list[subprocess.Popen[bytes]]()
+
+    class Popen(subprocess.Popen[bytes]):
+        """The signal comes when the process runs, and nothing refers to it yet; then once more."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            started.append(self)
+            if len(started) > being_started:
+                signal.raise_signal(end)
+                signal.raise_signal(end)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    try:
+        assert dev.run((), 0, 0, None) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(started) == 1 + being_started
+    assert [one for one in started if one.returncode is None] == []
+
+
+@pytest.mark.parametrize("end", ENDING)
+def test_the_end_of_its_terminal_or_session_stops_it_too(end: signal.Signals) -> None:
+    with running("start", "--dev") as (process, lines):
+        port = int(next(lines).rpartition(":")[2])
+        assert "Ctrl-C" in [next(lines), next(lines)][1]
+        process.send_signal(end)
+        assert process.wait(DEADLINE) == 0
+    with pytest.raises(ConnectionRefusedError):
+        send(port, "ann@example.test", "hello")
 
 
 def test_dev_takes_only_what_it_is_told_to():
