@@ -89,7 +89,7 @@ class ClusterClients(Owner):
                 if error is None:
                     judge.acknowledged(message_id)
                 else:
-                    judge.refuse(message_id)
+                    judge.refuse(message_id, self._node_of(worker))
 
             try:
                 layer.check_space()
@@ -106,6 +106,9 @@ class ClusterClients(Owner):
         worker.call(submit)
         if wait:
             worker.wait(lambda: bool(answers))
+
+    def _node_of(self, worker: Worker) -> ClusterHub:
+        return next(hub for hub in self.hubs if hub is worker.hub)
 
     def _arrive(self, worker: Worker, boxes: tuple[int, ...], body: bytes) -> Incoming:
         """A large message arrives in pieces, and streams to the other node meanwhile."""

@@ -2,8 +2,9 @@
 
 each listing    complete, or it is refused: every acknowledged message, none that was deleted with
                 +OK before the login, in order, as it was sent; the same at any node
-in quiet        refused mail is gone from all nodes; two have every acknowledged message, no
-                tombstone is missing, and each node's store is sound (tests.sim.run.Verdict)
+in quiet        refused mail is gone from all nodes, if the node that refused it has met another
+                before its disk was lost; two have every acknowledged message, no tombstone is
+                missing, and each node's store is sound (tests.sim.run.Verdict)
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from metad.protocol.trace import in_front
 from tests.support.oracle import Ledger, digest, show
 
 if TYPE_CHECKING:
+    from tests.sim.cluster_node import ClusterHub
     from tests.sim.simulation import Simulation
 
+# A node that others have heard for so long has told them what it refused.
+TELLING_SECONDS = 5.0
 SENDER = "s@x"
 
 
@@ -48,7 +52,8 @@ class ClusterJudge:
         self._sim = sim
         self.ledger = NodesLedger()
         self.bodies: dict[bytes, bytes] = {}
-        self.refused: set[bytes] = set()
+        self.refused: dict[bytes, tuple[int, float]] = {}  # by which node; how long it was heard
+        self.untold: set[bytes] = set()  # refused, and only a lost disk knew
         # The epoch of the last view in which a node went on alone: what a node of an older epoch
         # lists is not judged, because the operator promised that it is off.
         self.alone_epoch = 0
@@ -65,9 +70,16 @@ class ClusterJudge:
         self._count("250", message_id.hex())
         self.ledger.apply(("acked", [message_id]))
 
-    def refuse(self, message_id: bytes) -> None:
+    def refuse(self, message_id: bytes, hub: ClusterHub) -> None:
         self._count("451", message_id.hex())
-        self.refused.add(message_id)
+        self.refused[message_id] = hub.node, hub.heard_seconds
+
+    def disk_is_lost(self, hub: ClusterHub) -> None:
+        """What a node refused while it was cut off, and then never told, nobody can know.  Another
+        one with a copy must keep it: it might have been acknowledged."""
+        for message_id, (node, heard) in self.refused.items():
+            if node == hub.node and hub.heard_seconds - heard < TELLING_SECONDS:
+                self.untold.add(message_id)
 
     # -- sessions
 
@@ -108,11 +120,12 @@ class ClusterJudge:
 
     def all_have_met(self) -> None:
         """From now on refused mail is as deleted mail: unless a disk failed or was full, which may
-        have taken the tombstone of its refusal too."""
+        have taken the tombstone of its refusal too, or was lost before another node heard of it."""
         gone = [(box, one) for one in self.refused for box in self.ledger.sent[one][1]]
         self.ledger.apply(("deleting", gone))
         if not self._sim.faults.struck:
-            self.ledger.apply(("deleted", gone))
+            told = [(box, one) for box, one in gone if one not in self.untold]
+            self.ledger.apply(("deleted", told))
 
     def have(self, box: int, nodes: list[set[bytes]], copies: int) -> None:
         """`nodes`: what each of them has of a mailbox."""

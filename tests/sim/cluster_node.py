@@ -47,7 +47,9 @@ class Simulated:
     def _make_links(self, context: LayerContext) -> Links:
         layer, worker = cast(Any, self), self._worker
         layer._node = layer._make_node(context, worker.pid.to_bytes(8, "big"), "1")
-        return cast(Links, SimLinks(worker, worker.loop, self._hub.network, layer._node))
+        links = SimLinks(worker, worker.loop, self._hub.network, layer._node)
+        links.on_heard = self._hub.is_heard
+        return cast(Links, links)
 
     def _check_address(self, sock: object) -> None:
         """There is no socket."""
@@ -75,6 +77,7 @@ class ClusterHub(Hub):
         self.etcd = etcd
         self.is_member = False
         self.is_lost = False  # with its disk
+        self.heard_seconds = 0.0  # for which some other node has heard what it told
         self.is_off = False  # and stays so until the operator switches it on
         self._view_path = str(data / "cluster" / "view")
         self._known: tuple[bytes, View] = b"", cast(View, None)
@@ -96,6 +99,10 @@ class ClusterHub(Hub):
 
     def directory(self) -> DirectoryProcess | None:
         return next((one for one in self.processes if isinstance(one, DirectoryProcess)), None)
+
+    def is_heard(self, seconds: float) -> None:
+        """By another node, for so long once more."""
+        self.heard_seconds += seconds
 
     @property
     def name(self) -> str:

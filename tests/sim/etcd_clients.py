@@ -203,6 +203,7 @@ class EtcdClients(ClusterClients):
         rest = self._others(hub)
         self.sim.note(f"the disk of {hub.name} is lost")
         hub.crash()
+        self.judge.disk_is_lost(hub)
         hub.is_member, hub.is_lost = False, True
         for _ in range(REMOVE_TRIES):
             self.sim.scheduler.pause(5.0)

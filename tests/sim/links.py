@@ -45,11 +45,19 @@ class SimLinks:
         self._not_before: dict[int, float] = {}
         self._is_closed = False
         self.arrived = 0  # when what is being read came here
+        self.on_heard: Callable[[float], None] = lambda seconds: None
         self._tick()
 
     @property
     def is_dead(self) -> bool:
         return self._process.dead
+
+    def _is_heard(self) -> bool:
+        """Whether some other node hears this one now, and this one hears it."""
+        me, cuts = self.number, self._network.cuts
+        return any(
+            link.is_ready and not cuts & {(me, link.peer), (link.peer, me)} for link in self._open
+        )
 
     def on_loop(self, call: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(call)
@@ -133,5 +141,7 @@ class SimLinks:
         if self._is_closed:
             return
         self._loop.call_later(TICK_SECONDS, self._tick)
+        if self._is_heard():
+            self.on_heard(TICK_SECONDS)
         for link in list(self._open):
             link.tick()
