@@ -75,8 +75,8 @@ class ClusterJudge:
         self.refused[message_id] = hub.node, hub.heard_seconds
 
     def disk_is_lost(self, hub: ClusterHub) -> None:
-        """What a node refused while it was cut off, and then never told, nobody can know.  Another
-        one with a copy must keep it: it might have been acknowledged."""
+        """What a node refused while it was cut off, and then never told, no other can know.  One
+        that has a copy must keep it: it might have been acknowledged."""
         for message_id, (node, heard) in self.refused.items():
             if node == hub.node and hub.heard_seconds - heard < TELLING_SECONDS:
                 self.untold.add(message_id)
