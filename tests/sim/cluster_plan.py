@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.sim.plan import BOXES, WAIT, Kill, Op, Plan, Stall
@@ -51,7 +53,15 @@ class EtcdMixture(NamedTuple):
     lose: float = 0.2  # a disk is lost, and the node removed
 
 
-def make_plan(seed: int, nodes: int = 2, *, etcd: bool = False) -> Plan:
+NOTHING_MORE: Mapping[str, float] = MappingProxyType({})
+# A machine's disk is copied, and it runs with that copy later.
+OLD_DISKS: Mapping[str, float] = MappingProxyType({"old": 1.0})
+
+
+def make_plan(
+    seed: int, nodes: int = 2, *, etcd: bool = False, more: Mapping[str, float] = NOTHING_MORE
+) -> Plan:
+    """`more`: weights of other kinds of operations."""
     name = "cluster plan" if nodes == 2 else f"{'etcd' if etcd else 'cluster'} of {nodes}"
     rng = random.Random(f"{name} {seed}")
     mixture = EtcdMixture() if etcd else Mixture()
@@ -59,7 +69,7 @@ def make_plan(seed: int, nodes: int = 2, *, etcd: bool = False) -> Plan:
         mixture = Mixture(alone=0)
     return Plan(
         seed,
-        tuple(_ops(rng, _swarm(rng, mixture), nodes)),
+        tuple(_ops(rng, _swarm(rng, {**mixture._asdict(), **more}), nodes)),
         _kills(rng),
         _failures(rng),
         clock_step=rng.choice((1_000, 20_000)),
@@ -73,11 +83,11 @@ def make_plan(seed: int, nodes: int = 2, *, etcd: bool = False) -> Plan:
     )
 
 
-def _swarm(rng: random.Random, calm: Mixture | EtcdMixture) -> dict[str, float]:
+def _swarm(rng: random.Random, calm: Mapping[str, float]) -> dict[str, float]:
     """Each seed does without something."""
     return {
         kind: weight if kind in ("put", "session") else weight * rng.choice((0, 1, 1, 3))
-        for kind, weight in zip(calm._fields, calm, strict=True)
+        for kind, weight in calm.items()
     }
 
 

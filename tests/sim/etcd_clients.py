@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from copy import deepcopy
 from typing import cast
 
@@ -10,12 +11,12 @@ from metad.cluster import etcd as real_etcd
 from metad.cluster.removing import Removal, without
 from metad.cluster.restoring import restore
 from metad.cluster.view import Member, Membership
-from metad.errors import ClusterError
+from metad.errors import ClusterError, RefusedError
 from tests.cluster.views import make_member
 from tests.sim.cluster_clients import ClusterClients
 from tests.sim.cluster_node import ClusterHub
 from tests.sim.etcd import LATENCY_SECONDS, Etcd, NodeEtcd, drive
-from tests.sim.plan import Op
+from tests.sim.plan import BOXES, Op
 from tests.sim.worker import LostError, Worker
 
 COPIES = 2
@@ -200,14 +201,71 @@ class EtcdClients(ClusterClients):
         hub = self.hub(op)
         if not self.sim.scheduler.look_for(lambda: self._may_lose(hub), DOWN_PATIENCE):
             return
-        rest = self._others(hub)
         self.sim.note(f"the disk of {hub.name} is lost")
+        self._take_disk(hub)
+        self._give_up(hub, op.number)
+
+    def _old(self, op: Op) -> None:
+        """A disk is copied, mail comes and goes, and the machine runs with the copy; then it is
+        removed.  In half of the cases another one is off meanwhile: those that are left must not
+        believe the copy."""
+        hub = self.hub(op)
+        look_for = self.sim.scheduler.look_for
+        if not look_for(lambda: self._may_lose(hub), DOWN_PATIENCE):
+            return
+        copy = hub.data.with_name(f"copy-{self.sim.scheduler.steps}")
+        self.sim.note(f"the disk of {hub.name} is copied")
+        hub.crash()
+        hub.copy_disk(copy)
+        self.start(hub)
+        self._use_all(random.Random(op.number))
+        if not look_for(lambda: self._may_lose(hub), DOWN_PATIENCE):
+            return
+        self.sim.note(f"{hub.name} gets an old disk")
+        self._take_disk(hub)
+        hub.restore_disk(copy)
+        rest = self._others(hub)
+        off = rest[op.number // 6 % len(rest)] if op.number // 3 % 2 else None
+        if off is not None:
+            self.sim.note(f"{off.name} is off")
+            off.crash()
+        hub.start()
+        self.sim.scheduler.pause((2.0, 8.0, 20.0)[op.number % 3])
+        for one in [one for one in rest if one is not off]:
+            self._look(one)
+        hub.crash()
+        if off is not None:
+            self.start(off)
+        self._give_up(hub, op.number)
+
+    def _use_all(self, rng: random.Random) -> None:
+        """Mail for every mailbox at each node, and a session that deletes."""
+        boxes = tuple(range(1, BOXES + 1))
+        for hub in self.hubs:
+            worker = hub.worker(0)
+            if not hub.is_member or worker is None:
+                continue
+            with suppress(RefusedError, LostError):
+                self._send(worker, boxes, rng.randbytes(100), wait=True)
+                self.delete_all(worker, hub, rng.choice(boxes))
+
+    def _look(self, hub: ClusterHub) -> None:
+        """Into every mailbox."""
+        for box in range(1, BOXES + 1):
+            if (worker := hub.worker(0)) is not None:
+                self.session(worker, hub, box, random.Random(box), quits=False)
+
+    def _take_disk(self, hub: ClusterHub) -> None:
         hub.crash()
         self.judge.disk_is_lost(hub)
         hub.is_member, hub.is_lost = False, True
+
+    def _give_up(self, hub: ClusterHub, number: int) -> None:
+        """`metad cluster remove`, once the others have its mail."""
+        rest = self._others(hub)
         for _ in range(REMOVE_TRIES):
             self.sim.scheduler.pause(5.0)
-            if self.remove(rest[op.number % len(rest)], hub.node):
+            if self.remove(rest[number % len(rest)], hub.node):
                 return
 
     def _others(self, hub: ClusterHub) -> list[ClusterHub]:

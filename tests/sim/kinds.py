@@ -6,7 +6,7 @@ be run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -18,9 +18,9 @@ from tests.sim.run import Run
 MakePlan = Callable[[int], Plan]
 
 
-def three_or_four(seed: int) -> Plan:
+def three_or_four(seed: int, more: Mapping[str, float] = cluster_plan.NOTHING_MORE) -> Plan:
     """With etcd: their nodes come and go."""
-    return cluster_plan.make_plan(seed, 3 + seed % 2, etcd=True)
+    return cluster_plan.make_plan(seed, 3 + seed % 2, etcd=True, more=more)
 
 
 KINDS: Final[dict[str, MakePlan]] = {
@@ -28,6 +28,7 @@ KINDS: Final[dict[str, MakePlan]] = {
     "two": cluster_plan.make_plan,
     "three": partial(cluster_plan.make_plan, nodes=3),
     "lives": three_or_four,
+    "old": partial(three_or_four, more=cluster_plan.OLD_DISKS),
     "five": partial(cluster_plan.make_plan, nodes=5, etcd=True),
     "seven": partial(cluster_plan.make_plan, nodes=7, etcd=True),
 }

@@ -12,14 +12,21 @@ import pytest
 from tests.sim.kinds import run_cluster
 from tests.sim.life_mutants import MUTANTS, LifeMutant
 from tests.sim.lives import LIVES
+from tests.sim.mutants import Mutant
 from tests.support import power_campaign
 from tests.support.children import in_child
 from tests.support.sizes import SEED, reached, sized, some
 
-# Seeds of a developer and of CI: there 43, 17 and 17 s of CPU.
-COUNTS = {"lives": (3, 66), "five": (1, 10), "seven": (1, 4)}
-NODES = {"lives": "three or four", "five": "five", "seven": "seven"}
+# Seeds of a developer and of CI: there 43, 26, 17 and 17 s of CPU.
+COUNTS = {"lives": (3, 66), "old": (1, 20), "five": (1, 10), "seven": (1, 4)}
+NODES = {
+    "lives": "three or four",
+    "old": "three or four with old disks",
+    "five": "five",
+    "seven": "seven",
+}
 FIRST = (SEED - 1999) * 1_000_000
+OLD_MUTANT_SEEDS = 40  # four of them catch it
 JOBS = 2
 # What seeds beyond CI's have found, by a soak: of three or four nodes.
 FOUND = {
@@ -47,8 +54,8 @@ def test_no_order_of_steps_loses_or_revives_mail_of_nodes_that_come_and_go(kind:
     count = sized(*COUNTS[kind])
     seeds = range(FIRST, FIRST + count)
     answers = power_campaign.spread(lambda job: campaign(kind, seeds[job::JOBS]), JOBS)
-    reached(f"cluster with etcd in one process, {NODES[kind]} nodes: seeds", count)
-    reached(f"cluster with etcd in one process, {NODES[kind]} nodes: answers judged", answers)
+    reached(f"cluster with etcd in one process, nodes: {NODES[kind]}: seeds", count)
+    reached(f"cluster with etcd in one process, nodes: {NODES[kind]}: answers judged", answers)
 
 
 @pytest.mark.long
@@ -87,6 +94,14 @@ def test_a_cluster_that_lacks_a_rule_is_caught(mutant: LifeMutant) -> None:
     verdict = in_child(lambda: catch(mutant))
     assert verdict.startswith("caught"), verdict
     reached("cluster with etcd, seeded bugs: caught", 1)
+
+
+def test_a_cluster_that_believes_an_old_disk_is_caught_by_a_plan_too() -> None:
+    edits = next(one.edits for one in MUTANTS if one.name == "old-disk-serves")
+    verdict = Mutant("old-disk-serves", edits, seed=1).verdict(
+        range(OLD_MUTANT_SEEDS), lambda seed: run_cluster("old", seed)
+    )
+    assert verdict.startswith("caught by seed"), verdict
 
 
 def test_every_life_catches_a_bug() -> None:
