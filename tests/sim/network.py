@@ -57,8 +57,8 @@ class End:
     @property
     def is_over(self) -> bool:
         """Nothing comes any more, either way."""
-        both = self, self.other
-        return all(end.is_closed and not end.chunks for end in both)
+        other = self.other
+        return self.is_closed and other.is_closed and not (self.chunks or other.chunks)
 
     # -- what a link calls
 
@@ -247,7 +247,8 @@ class Network(Owner):
     def _run(self) -> None:
         scheduler = self.sim.scheduler
         while True:
-            scheduler.wait(self._has_due, self._until_due())
+            if not self._has_due():
+                scheduler.wait(self._has_due, self._until_due())
             self._close_dead()
             self._fire()
             scheduler.point("network")

@@ -210,7 +210,8 @@ class Scheduler:
                 insort(self._asking, task, key=_NUMBER)
             if task.deadline is not None:
                 self._deadlines[task] = task.deadline
-                self._soonest = min(self._soonest, task.deadline)
+                if task.deadline < self._soonest:
+                    self._soonest = task.deadline
         self._give_way(task)
 
     def wake(self, task: Task) -> None:

@@ -93,9 +93,9 @@ class Simulation:
     def _point(self, owner: Owner, what: str) -> None:
         """A process reaches a switch point.  Nearly always that is all."""
         role = owner.role
-        if role:
+        if role in self._marked:
             count = self._points[role] = self._points.get(role, 0) + 1
-            if count in self._marked.get(role, ()) and not self.faults.off:
+            if count in self._marked[role] and not self.faults.off:
                 self._happens(owner, count)
 
     def _happens(self, owner: Owner, count: int) -> None:
