@@ -20,12 +20,12 @@ from contextlib import suppress
 
 from metad.store.identity import Store
 from metad.store.log_space import needed_space
-from metad.system.osio import Osio
+from metad.system.osio import LEFT_FREE, Osio
 
 MOST = 16 << 20
 SHARE = 64
-# With less than this free, an index transaction may fail.
-CRITICAL = 256 << 10
+# With less than this free, no log can be begun, and an index transaction may fail soon.
+CRITICAL = 2 * LEFT_FREE
 
 
 class Ballast:

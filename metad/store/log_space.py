@@ -23,7 +23,7 @@ from metad.store.log import files as log_files
 from metad.store.log import header
 from metad.store.log.header import log_path
 from metad.store.log_table import LogState, LogTable, Room
-from metad.system.osio import Osio
+from metad.system.osio import BLOCK, Osio
 
 MOST_AHEAD = 8 << 20
 LEAST_AHEAD = 256 << 10
@@ -34,7 +34,6 @@ KEPT_SHARE = 8
 # On a disk short of space: this many more than the collector's spare ones, for deletions, unless
 # mail is taken again without them.
 KEPT_WHEN_SHORT = 1
-BLOCK = 512  # of st_blocks (stat(2))
 
 
 class Figures(NamedTuple):
@@ -137,4 +136,4 @@ class LogSpace:
 def is_sparse(osio: Osio, fd: int) -> bool:
     """Whether a file lacks blocks for a part of its size."""
     stat: os.stat_result = osio.fstat(fd)
-    return stat.st_blocks * 512 < stat.st_size
+    return stat.st_blocks * BLOCK < stat.st_size

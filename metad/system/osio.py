@@ -19,6 +19,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 Buffer = bytes | bytearray | memoryview
+# What no allocation takes: with less, a transaction of the index may fail.
+LEFT_FREE = 256 << 10
+BLOCK = 512  # bytes of one of st_blocks (stat(2))
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
@@ -65,7 +68,18 @@ class Osio:
             self.close(fd)
 
     def allocate(self, fd: int, size: int, offset: int = 0) -> None:
-        """Reserve `size` bytes, so that a full disk shows here and not at an append."""
+        """Reserve `size` bytes, so that a full disk shows here and not at an append.
+
+        Raises OSError: ENOSPC if less than `LEFT_FREE` would be left, before anything is tried.  A
+        file system takes all that it has before it gives up.
+        """
+        stat, disk = os.fstat(fd), os.fstatvfs(fd)
+        blocks, end = stat.st_blocks * BLOCK, offset + size
+        is_whole = stat.st_size >= end and blocks >= stat.st_size  # a log that is used again
+        # One block lies elsewhere: the header at the end of a log.
+        missing = 0 if is_whole else min(size, end - blocks + disk.f_frsize)
+        if missing > max(disk.f_bavail * disk.f_frsize - LEFT_FREE, 0):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(fd, offset, size)
 
     def truncate(self, fd: int, size: int) -> None:

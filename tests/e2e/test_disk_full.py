@@ -150,6 +150,7 @@ def test_mail_that_fills_the_disk_is_deferred_in_time_and_all_is_served(small_di
     log = small_disk.log.read_text()
     assert "warning: no space for new mail (to do: " in log
     assert "no longer: no space for new mail" in log
+    assert "the index lags" not in log  # no log has taken its last blocks
 
 
 def test_a_disk_that_others_fill_at_once_does_not_stop_what_is_there(small_disk):
