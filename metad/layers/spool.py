@@ -15,6 +15,7 @@ hundred clients that hold half a message each must not force all others into fil
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 
@@ -22,13 +23,13 @@ from metad.budget import Budget
 from metad.errors import NoSpaceError, RefusedError
 from metad.layers.base import Done, Incoming
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
-from metad.system.osio import Buffer, Osio
+from metad.system.osio import LEFT_FREE, Buffer, Osio
 
 PIECE = 1 << 20
 
 
 class Spool:
-    """Collects chunks, which become its body.  Raises OSError if the disk is full."""
+    """Collects chunks, which become its body.  Raises OSError if the disk is nearly full."""
 
     __slots__ = ("_budget", "_directory", "_fd", "_osio", "parts", "size")
 
@@ -71,6 +72,7 @@ class Spool:
 
     def _spill(self) -> None:
         """If it fails, what is in memory stays there."""
+        self._leave_room(self.size)
         fd = self._osio.open(self._directory, os.O_RDWR | os.O_TMPFILE)
         at = 0
         try:
@@ -88,7 +90,13 @@ class Spool:
         self._budget.used -= self.size + CHUNK_MEMORY * len(self.parts)
         self.parts = []
 
+    def _leave_room(self, size: int) -> None:
+        """The last blocks of the disk are the index's."""
+        if self._osio.free_space(self._directory) < size + LEFT_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _append(self, chunk: bytes) -> None:
+        self._leave_room(len(chunk))
         self._write(self._fd, chunk, self.size)
         self.size += len(chunk)
 

@@ -10,7 +10,8 @@ import pytest
 from metad.budget import Budget, Lease
 from metad.layers.spool import Spool, SpooledBody
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY, SMALL_MESSAGE
-from metad.system.osio import Osio
+from metad.system.osio import LEFT_FREE, Osio
+from tests.support.osio_kit import KitOsio
 
 
 def spool(path: Path, budget: Budget) -> Spool:
@@ -123,3 +124,15 @@ def test_a_lease_is_given_back_when_it_is_forgotten() -> None:
     assert budget.half == 50
     del lease
     assert budget.used == 0
+
+
+def test_a_file_leaves_the_last_blocks_of_the_disk_to_the_index(tmp_path: Path) -> None:
+    osio = KitOsio(str(tmp_path))
+    one = Spool(osio, str(tmp_path), Budget(0))
+    osio.space = 1000 + LEFT_FREE
+    one.write(bytes(1000))
+    osio.space = 999 + LEFT_FREE
+    with pytest.raises(OSError, match="No space"):
+        one.write(bytes(1000))
+    assert one.read(0, 2000) == bytes(1000)
+    one.close()
