@@ -40,8 +40,7 @@ def _serve(hub: Hub) -> None:
         sys.stdout.flush()
         _print_mail(hub)
     finally:
-        with held_signals():
-            hub.stop()
+        hub.stop()
 
 
 def _failure(error: HubError) -> MetadError:

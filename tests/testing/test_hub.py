@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import smtplib
 import socket
 import subprocess
@@ -115,3 +116,21 @@ def test_a_hub_that_cannot_start_says_why_and_leaves_nothing() -> None:
         hub.start()
     with pytest.raises(HubError, match="not running"):
         _ = hub.log
+
+
+def test_a_signal_while_it_stops_waits_until_nothing_is_left(monkeypatch) -> None:
+    hub = Hub()
+    hub.start()
+    process, home = hub._process, hub.config.parent
+    assert process is not None
+    wait = process.wait
+
+    def interrupted(seconds: float) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return wait(seconds)
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hub.stop()
+    assert process.returncode == 0
+    assert not home.exists()
