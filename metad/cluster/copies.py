@@ -31,6 +31,7 @@ _INNER = struct.Struct(">BI16s")
 _DIGEST = 16
 _SIZE = 4
 _PLACE = struct.Struct(">H")
+_MOST: Final = 0xFFFFFFFF  # of a mailbox's number, and of the bytes that POP3 shows
 _new = tuple.__new__
 
 
@@ -90,10 +91,26 @@ def _unpack(payload: bytes) -> Copy:
         uid = payload[at : at + uid_size].decode()
         at += uid_size
     packed = payload[at : at + packed_size]
-    recipients = record.unpack_envelope(packed).recipients
+    envelope = record.unpack_envelope(packed)
+    recipients = envelope.recipients
     if not recipients or len(packed) != packed_size:
         raise ClusterError("a copy for no mailbox")
+    if not _fits(envelope):
+        raise ClusterError("a copy has an envelope that cannot be")
     return _new(Copy, (message_id, uid, packed, recipients, payload[at + packed_size :]))
+
+
+def _fits(envelope: record.Envelope) -> bool:
+    """Whether a log and the index can hold it: one record that cannot be written costs its whole
+    group."""
+    time_us, client, helo, sender, recipients, stuffed, uid = envelope
+    for mailbox, address, octets in recipients:
+        if not (type(mailbox) is type(octets) is int and type(address) is str):
+            return False
+        if not (0 <= mailbox <= _MOST and 0 <= octets <= _MOST):
+            return False
+    texts = type(client) is type(helo) is type(sender) is type(uid) is str
+    return texts and type(time_us) is type(stuffed) is int
 
 
 def unpack_copy(data: bytes) -> Copy:

@@ -57,7 +57,7 @@ def unpack_state(body: bytes) -> MemberState:
         walked, rows, has_word = msgpack.unpackb(body, use_list=False)
         vector = {(int(number), int(life)): int(last) for number, life, last in rows}
         return MemberState(int(walked), vector, bool(has_word))
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise ClusterError(f"not a member's state: {error}") from None
 
 

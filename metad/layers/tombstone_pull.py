@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import lmdb
 import msgpack
@@ -71,11 +71,25 @@ def _rows(vector: Mapping[Origin, int]) -> list[tuple[int, int, int]]:
     return [(*origin, last) for origin, last in vector.items()]
 
 
+def _number(value: object, bits: int) -> int:
+    """A value that a row of so many bits can hold.  Raises ValueError."""
+    if type(value) is not int or not 0 <= value < 1 << bits:
+        raise ValueError(f"a number has not {bits} bits")
+    return value
+
+
+def _origin(number: object, life: object) -> Origin:
+    return Origin(_number(number, 16), _number(life, 64))
+
+
+def _unpack_vector(rows: Any) -> dict[Origin, int]:
+    return {_origin(number, life): _number(last, 64) for number, life, last in rows}
+
+
 def _vector(body: bytes) -> dict[Origin, int]:
     """Raises ClusterError."""
     try:
-        rows = msgpack.unpackb(body, use_list=False)
-        return {Origin(int(number), int(life)): int(last) for number, life, last in rows}
+        return _unpack_vector(msgpack.unpackb(body, use_list=False))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ClusterError(f"not a vector: {error}") from None
 
@@ -95,12 +109,12 @@ def _answer(body: bytes) -> Pulled:
     try:
         mark, vector, lacking = msgpack.unpackb(body, use_list=False)
         number, life, upto, rows = lacking or (0, 0, 0, ())
-        origin = Origin(int(number), int(life))
-        found = [Tombstone(int(box), bytes(one), origin, int(at)) for box, one, at in rows]
-        if any(len(one.id) != ID_SIZE for one in found):
+        origin = _origin(number, life)
+        found = [Tombstone(_number(box, 32), one, origin, _number(at, 64)) for box, one, at in rows]
+        if any(type(one.id) is not bytes or len(one.id) != ID_SIZE for one in found):
             raise ClusterError("a tombstone has a bad id")
-        told = {(int(number), int(life)): int(last) for number, life, last in vector}
-        return Pulled(unpack_heard(mark), told, origin, int(upto), found)
+        told = cast(dict[tuple[int, int], int], _unpack_vector(vector))
+        return Pulled(unpack_heard(mark), told, origin, _number(upto, 64), found)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ClusterError(f"not an answer: {error}") from None
 

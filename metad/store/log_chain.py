@@ -113,10 +113,13 @@ class LogChain:
         return 0 if all(item.deletion is not None for item in group) else self._for_deletions
 
     def append(self, writer: LogWriter, group: Sequence[Append], encoded: Encoded) -> None:
-        """Make an encoded group durable.  Raises OSError; then the log has ended before it."""
+        """Make an encoded group durable.  Raises OSError; then the log has ended before it.
+
+        So it has if a bug raises something else.
+        """
         try:
             writer.append(write_parts(encoded.buffers, group), encoded.size, encoded.entries)
-        except OSError:
+        except BaseException:
             self._end(writer)
             raise
 

@@ -193,7 +193,8 @@ def test_a_state_goes_over_the_link_as_it_is() -> None:
     for has_word in (True, False):
         one = MemberState(5, {ORIGIN: 7, (2, 1 << 60): 0}, has_word)
         assert unpack_state(one.pack()) == one
-    for body in (b"", b"\xc1", b"\x91\x05", b"\x92\x05\x91\x01", b"\x93\x05\x91\x01\xc3"):
+    infinite = b"\x93\xca\x7f\x80\x00\x00\x90\xc3"
+    for body in (b"", b"\xc1", b"\x91\x05", b"\x92\x05\x91\x01", b"\x93\x05\x91\x01\xc3", infinite):
         with pytest.raises(ClusterError):
             unpack_state(body)
 

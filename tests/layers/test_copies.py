@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 
-from metad.cluster.copies import pack_copy, unpack_copy
+from metad.cluster.copies import pack_copy, unpack_copies, unpack_copy
 from metad.errors import ClusterError
 from metad.layers.bench import Bench, stuff
 from metad.layers.logs import LogLayer
@@ -44,3 +45,29 @@ def test_a_copy_for_no_mailbox_is_refused() -> None:
     body = pack_copy(bytes(16), "", record.pack_envelope(envelope), [b"x"])
     with pytest.raises(ClusterError, match="for no mailbox"):
         unpack_copy(b"".join(body))
+
+
+SOUND = (1, "192.0.2.1", "h", "s@x", ((7, "u@x", 5),), 0)
+
+
+def make_copy(envelope: object) -> bytes:
+    return b"".join(pack_copy(bytes(16), "", msgpack.packb(envelope), [b"x"]))
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        *[(*SOUND[:4], (recipient,), 0) for recipient in (
+            (1 << 32, "u@x", 5), (-1, "u@x", 5), ("7", "u@x", 5), (7.0, "u@x", 5), (True, "u@x", 5),
+            (7, None, 5), (7, b"u@x", 5), (7, "u@x", -1), (7, "u@x", 1 << 32), (7, "u@x", "5"),
+        )],
+        *[(*SOUND[:place], wrong, *SOUND[place + 1 :]) for place, wrong in (
+            (0, "1"), (1, None), (2, b"h"), (3, None), (4, {}), (5, "0"),
+        )],
+        (*SOUND, 5),
+    ],
+)  # fmt: skip
+def test_a_copy_that_no_log_can_hold_is_refused_and_no_other_one(envelope: object) -> None:
+    sound, other = make_copy(SOUND), make_copy(envelope)
+    found = unpack_copies(sound + other + sound)
+    assert [isinstance(one, ClusterError) for one in found] == [False, True, False]

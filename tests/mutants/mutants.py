@@ -143,6 +143,14 @@ MUTANTS = [
     Mutant("mail takes the blocks of deletions", "log_chain:LogChain._left_by",
            "else self._for_deletions", "else 0",
            "store/test_log_space.py::test_mail_leaves_blocks_for_deletions"),
+    Mutant("a record that cannot be encoded ends all", "commit.committer:Committer._start",
+           "self._finish(group, RefusedError(repr(error)))", "pass",
+           "store/commit/test_committer.py"
+           "::test_a_record_that_cannot_be_encoded_costs_its_group_alone"),
+    Mutant("a bug while a group is written does not end its log", "log_chain:LogChain.append",
+           "except BaseException:", "except OSError:",
+           "store/commit/test_committer.py"
+           "::test_a_bug_while_a_group_is_written_costs_its_log"),
     Mutant("a group is not bounded by index rows", "commit.group:_as_many_as_fit",
            "entries > _GROUP_ENTRIES", "False",
            "store/commit/test_group.py::test_a_quit_of_many_deletions_is_many_groups"),

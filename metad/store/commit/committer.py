@@ -184,7 +184,12 @@ class Committer:
         if writer is None or group[0].parts is None or not chain.fits(group):
             self._put_entering(lambda: self._switch_and_append(group))
             return
-        encoded = encode(writer, group)
+        try:
+            encoded = encode(writer, group)
+        except Exception as error:  # a bug costs this group, not the worker
+            self._chain.report(f"panic: a group could not be encoded: {error!r}")
+            self._finish(group, RefusedError(repr(error)))
+            return
         if all_wait:
             self._appended(group, self._append(writer, group, encoded))
         else:
@@ -356,7 +361,7 @@ class Committer:
         began, start = self._now(), writer.end
         try:
             self._chain.append(writer, group, encoded)
-        except OSError as error:
+        except Exception as error:  # of the disk, or a bug
             return SyncFailedError(f"log {writer.number}: {error}")
         seconds = self._now() - began
         self._seconds += (seconds - self._seconds) / 8

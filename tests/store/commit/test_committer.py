@@ -10,7 +10,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from metad.errors import NoSpaceError, SyncFailedError
+from metad.errors import NoSpaceError, RefusedError, SyncFailedError
 from metad.store.commit import committer as commit
 from metad.store.commit import group as bounds
 from metad.store.commit.index_feed import IndexFeed
@@ -116,6 +116,35 @@ def test_a_spooled_message_goes_between_others(kit: StoreKit) -> None:
 def test_a_spool_that_cannot_be_read_costs_only_its_message(kit: StoreKit, readable: int) -> None:
     sent = kit.put([1], Pieces(b"abc", readable=readable))
     assert isinstance(sent.error, SyncFailedError)
+    assert kit.put([1], b"next").acked
+    assert kit.check() == 1
+
+
+def test_a_record_that_cannot_be_encoded_costs_its_group_alone(kit: StoreKit) -> None:
+    sent = [kit.submit([1], b"a"), kit.submit([1 << 32], b"x")]
+    kit.run()
+    assert all(isinstance(one.error, RefusedError) for one in sent)
+    assert kit.reports[-1].startswith("panic: a group could not be encoded: ")
+    after = kit.put([1], b"next")
+    assert after.acked
+    assert [each for each, _ in kit.listing(1)] == [after.id]
+
+
+def test_a_bug_while_a_group_is_written_costs_its_log(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = kit.writers[0].committer.writer
+    assert writer is not None
+
+    def fail(*_args: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(writer, "_write", fail)
+    refused = kit.put([1], b"x")
+    assert isinstance(refused.error, SyncFailedError)
+    successor = kit.writers[0].committer.writer
+    assert successor is not None
+    assert successor.log.predecessor_life == writer.life
     assert kit.put([1], b"next").acked
     assert kit.check() == 1
 
