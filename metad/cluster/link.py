@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from metad.cluster import greeting, hello
+from metad import limits
+from metad.cluster import answers, greeting, hello
 from metad.cluster.answers import Answered, Done, EpochChanged, LinkFailed, Refused
 from metad.cluster.asking import Asking
 from metad.cluster.frames import (
@@ -37,12 +38,9 @@ from metad.cluster.outgoing import Outgoing
 from metad.cluster.serving import Reply, Serving
 from metad.cluster.view import View
 from metad.errors import ClusterError
-from metad.limits import CLUSTER_OUTSTANDING, CLUSTER_PING, CLUSTER_SILENCE, CLUSTER_STOOD_STILL
 from metad.loglines import clean
 from metad.system.osio import Buffer
 
-TOO_MANY_ANSWERS = Refused("too many answers wait on this link")
-INTERNAL = Refused("internal error")
 _READY, _CLOSED = Phase.READY, Phase.CLOSED
 
 
@@ -200,17 +198,17 @@ class Link:
         if self._phase is _CLOSED or self._has_stood_still(now):
             return
         self._ticked = now
-        if now - self._heard > CLUSTER_SILENCE:
-            self.close(f"silent for {CLUSTER_SILENCE:g} s")
+        if now - self._heard > limits.CLUSTER_SILENCE:
+            self.close(f"silent for {limits.CLUSTER_SILENCE:g} s")
             return
         self._asking.expire(now)
-        if self._phase is _READY and self._keep_up() and now - self._pinged >= CLUSTER_PING:
+        if self._phase is _READY and self._keep_up() and now - self._pinged >= limits.CLUSTER_PING:
             self._pinged = now
             self._send(Kind.PING, 0, self._judged, (), 0)
 
     def _has_stood_still(self, now: float) -> bool:
         still = now - self._ticked
-        if still <= CLUSTER_STOOD_STILL:
+        if still <= limits.CLUSTER_STOOD_STILL:
             return False
         self.close(f"this process stood still for {still:.1f} s")
         return True
@@ -381,7 +379,7 @@ class Link:
             node.handler(kind, body, reply)
         except Exception as error:
             node.report(f"panic: request {kind} of {self._name()}: {error!r}")
-            reply(INTERNAL)
+            reply(answers.INTERNAL)
 
     def answer(self, tag: int, answer: Sequence[Buffer] | Refused) -> None:
         """For `Reply`."""
@@ -392,9 +390,12 @@ class Link:
             return
         if not isinstance(answer, Refused):
             size = sum(map(len, answer))
-            if not self._outgoing.queued or self._outgoing.queued + size <= CLUSTER_OUTSTANDING:
+            queued = self._outgoing.queued
+            has_room = not queued or queued + size <= limits.CLUSTER_OUTSTANDING
+            # What takes no more than its request did goes always: it may have granted a lock.
+            if has_room or size <= limits.CLUSTER_REQUEST_MEMORY:
                 self._send(Kind.ANSWER, tag, epoch, answer, size)
                 return
-            answer = TOO_MANY_ANSWERS
+            answer = answers.TOO_MANY
         text = answer.text.encode()[:PIECE]
         self._send(Kind.REFUSED, tag, epoch, (text,), len(text))

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from metad.cluster.answers import Refused
+from metad.cluster.answers import IN_USE, Refused
 from metad.cluster.entering import MemberState
 from metad.cluster.frames import RELEASES, Kind
 from metad.cluster.listed import DIGESTS_SIZE, Listed
@@ -42,7 +42,6 @@ from metad.store.index.tombstones import Tombstones
 
 MAILBOX_SIZE = 4
 KEY_SIZE = MAILBOX_SIZE + ID_SIZE
-IN_USE = Refused("the mailbox is in use")
 
 
 class ClusterStore(Protocol):

@@ -9,7 +9,7 @@ import pytest
 
 from metad import limits
 from metad.cluster import frames, greeting, hello
-from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
+from metad.cluster.answers import TOO_MANY, Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import HEAD_SIZE, Kind, encode
 from metad.cluster.serving import Reply
 from metad.cluster.view import Membership, View
@@ -290,7 +290,18 @@ def test_answers_that_the_asker_does_not_read_are_bounded():
     pipe.taker.resume()
     pipe.run()
     assert [type(one[0]) for one in got] == [Answered] * 2 + [Refused] * 4
-    assert got[5] == [Refused("too many answers wait on this link")]
+    assert got[5] == [TOO_MANY]
+
+
+def test_a_lock_that_was_granted_is_told_however_large_an_answer_waits():
+    pipe = Pipe().connect()
+    pipe.b.answers = lambda kind, body: (bytes(9 * 1024 * 1024),) if kind == Kind.LIST else ()
+    pipe.right.full_after = 2
+    listing = pipe.ask(b"", kind=Kind.LIST)
+    lock, copy = pipe.ask(b"", kind=Kind.LOCK), pipe.ask(b"")
+    pipe.run()
+    assert (lock, copy) == ([Answered(b"")], [Answered(b"")])
+    assert len(listing[0].body) == 9 * 1024 * 1024
 
 
 # -- epochs
