@@ -1,6 +1,7 @@
 """Rules Read and Lock: one mailbox as all members together have it.
 
-    start -> lock at the home, or the next in line -> own list -> LIST to all -> done(Opened)
+    start -> lock at the home, or the next in line -> own list -> LIST to all -> the union
+          -> done(Opened)
     a link was lost, or the view changed meanwhile -> once again
 
 Rules of this file:
@@ -17,16 +18,26 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Protocol
 
 from metad.cluster import rules
-from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
+from metad.cluster.answers import (
+    IN_USE,
+    TOO_MANY,
+    Answer,
+    Answered,
+    EpochChanged,
+    LinkFailed,
+    Refused,
+)  # fmt: skip
 from metad.cluster.frames import Kind
-from metad.cluster.listed import ENTRY_SIZE, ID_SIZE, Listed, unpack_listed
+from metad.cluster.listed import Listed, unpack_listed
 from metad.cluster.peers import AGAIN_S, VIEW_CHANGES, Peers
+from metad.cluster.uniting import Union
 from metad.cluster.view import View
 from metad.errors import BehindError, ClusterError, MailboxInUseError, RefusedError
 from metad.system.node_standing import nodes
@@ -42,22 +53,18 @@ _tokens = count(1)
 
 @dataclass(slots=True)
 class Opened:
-    """A mailbox for one session.  `holders`: the members that have a message missing here.
-
-    `lock`: the member that keeps the mailbox's lock, for this `token`.
-    """
+    """A mailbox for one session.  `lock`: the member that keeps its lock, for this `token`."""
 
     lock: int
-    entries: list[bytes]
-    token: bytes = b""
-    holders: dict[bytes, list[int]] = field(default_factory=dict)
-    uids: dict[bytes, str] = field(default_factory=dict)
+    token: bytes
+    union: Union
 
 
 class OwnMailbox(Protocol):
     """The mailbox as this node has it."""
 
-    def lock(self) -> bool: ...
+    def lock(self) -> bool:
+        """False if another session has it.  Raises OSError."""
 
     def unlock(self) -> None: ...
 
@@ -80,23 +87,37 @@ class PassingError(RefusedError):
 def open_mailbox(peers: Peers, mailbox: int, own: OwnMailbox, later: Later, done: Done) -> None:
     """Open it for a session.  `done` is called once; `later` calls after so many seconds."""
 
+    def attempt(done: Done) -> None:
+        try:
+            opening = Opening(peers, mailbox, own, later, done)
+        except (ClusterError, OSError) as error:
+            done(_no_view(error))
+        else:
+            opening.start()
+
     def tried(outcome: Opened | RefusedError) -> None:
         if isinstance(outcome, PassingError):
-            later(outcome.after_s, Opening(peers, mailbox, own, done).start)
+            later(outcome.after_s, partial(attempt, done))  # under the view of then
         else:
             done(outcome)
 
-    Opening(peers, mailbox, own, tried).start()
+    attempt(tried)
 
 
 class Opening:
     """One attempt of a session to open its mailbox, under one view."""
 
-    def __init__(self, peers: Peers, mailbox: int, own: OwnMailbox, done: Done) -> None:
-        """`done` is called once; with an error, no lock is held."""
+    def __init__(
+        self, peers: Peers, mailbox: int, own: OwnMailbox, later: Later, done: Done
+    ) -> None:
+        """`done` is called once; with an error, no lock is held.
+
+        Raises ClusterError, OSError if the view cannot be read.
+        """
         self._peers = peers
         self._mailbox = mailbox
         self._own = own
+        self._later = later
         self._done = done
         self._view = peers.view()
         self._began = 0.0
@@ -104,7 +125,7 @@ class Opening:
         self._token = next(_tokens).to_bytes(TOKEN_SIZE, "big")
         self._heard: dict[int, Listed] = {}
         self._entering: set[int] = set()
-        self._lost: set[int] = set()  # whose link or epoch failed
+        self._lost: set[int] = set()  # whose link or epoch failed, or that had too much to send
         self._waiting: set[int] = set()
         self._over = False
 
@@ -124,27 +145,37 @@ class Opening:
         """Ask the first of `line` for the lock, the next one if it cannot be reached."""
         member, *rest = line
         if member == self._peers.number:
-            if self._own.lock():
-                self._locked(member)
-            else:
-                self._fail(MailboxInUseError())
+            self._lock_here()
             return
 
         def answered(answer: Answer) -> None:
             if isinstance(answer, Answered):
                 self._locked(member)
                 return
-            if isinstance(answer, Refused):
+            if answer == IN_USE:
                 self._fail(MailboxInUseError())
                 return
             unlock(self._peers, self._own, member, self._mailbox, self._token)
             if isinstance(answer, LinkFailed) and rest:
                 self._lock_at(rest)
+            elif isinstance(answer, Refused):  # not the next in line: others may reach this one
+                self._fail(PassingError(f"node {member}: {answer.text}", AGAIN_S))
             else:
                 self._fail(PassingError(VIEW_CHANGES, 0.0))
 
         body = [*self._body, self._token]
         self._peers.request(member, Kind.LOCK, body, answered, PATIENCE_S)
+
+    def _lock_here(self) -> None:
+        try:
+            is_free = self._own.lock()
+        except OSError as error:
+            self._fail(RefusedError(f"the mailbox's lock: {error.strerror}"))
+            return
+        if is_free:
+            self._locked(self._peers.number)
+        else:
+            self._fail(MailboxInUseError())
 
     def _locked(self, member: int) -> None:
         self._lock = member
@@ -180,7 +211,7 @@ class Opening:
                         self._heard[member] = unpack_listed(answer.body, own)
                     except ClusterError as error:
                         self._fail(RefusedError(f"node {member}: {error}"))
-            elif not isinstance(answer, Refused):
+            elif answer == TOO_MANY or not isinstance(answer, Refused):
                 self._lost.add(member)
             self._came(member)
 
@@ -190,6 +221,13 @@ class Opening:
         self._waiting.discard(member)
         if self._waiting or self._over:
             return
+        try:
+            self._decide()
+        except (ClusterError, OSError) as error:
+            self._fail(_no_view(error))
+
+    def _decide(self) -> None:
+        """All have answered.  Raises ClusterError, OSError if the view cannot be read."""
         view, heard = self._view, set(self._heard)
         if self._peers.view() is not view:
             self._fail(PassingError(VIEW_CHANGES, 0.0))
@@ -198,7 +236,7 @@ class Opening:
         elif not rules.may_list(view, heard, self._entering, has_word=self._peers.has_word()):
             self._fail(self._no_list())
         else:
-            self._finish(self._union())
+            self._unite()
 
     def _no_list(self) -> RefusedError:
         """Why there is none, and whether there may be one when lost links are there again."""
@@ -209,29 +247,22 @@ class Opening:
             return PassingError(reason, AGAIN_S)
         return RefusedError(reason)
 
-    def _union(self) -> Opened:
-        own = self._heard[self._peers.number]
-        gone = {one for each in self._heard.values() for one in _split(each.tombstones, ID_SIZE)}
-        opened = Opened(self._lock, [], self._token)
-        others = [each for number, each in self._heard.items() if number != self._peers.number]
-        if not gone and all(each.entries == own.entries for each in others):
-            opened.entries = _split(own.entries, ENTRY_SIZE)
-        else:
-            found = {one[:ID_SIZE]: one for one in _split(own.entries, ENTRY_SIZE)}
-            self._add_others(found, opened.holders)
-            opened.entries = [found[one] for one in sorted(found.keys() - gone)]
-        for each in self._heard.values():
-            opened.uids |= each.uids
-        return opened
+    def _unite(self) -> None:
+        """Make the union, and let others have their turn meanwhile."""
+        others = dict(self._heard)
+        union = Union(others.pop(self._peers.number), others)
+        self._go_on(union, union.steps())
 
-    def _add_others(self, found: dict[bytes, bytes], holders: dict[bytes, list[int]]) -> None:
-        here = set(found)
-        for number, each in self._heard.items():
-            for one in _split(each.entries, ENTRY_SIZE):
-                message_id = one[:ID_SIZE]
-                if message_id not in here:
-                    found[message_id] = one
-                    holders.setdefault(message_id, []).append(number)
+    def _go_on(self, union: Union, steps: Iterator[None]) -> None:
+        try:
+            for _ in steps:
+                self._later(0.0, partial(self._go_on, union, steps))
+                return
+        except ClusterError as error:
+            self._fail(RefusedError(str(error)))
+            return
+        self._over = True
+        self._done(Opened(self._lock, self._token, union))
 
     # -- the end
 
@@ -242,10 +273,6 @@ class Opening:
             unlock(self._peers, self._own, self._lock, self._mailbox, self._token)
         self._over = True
         self._done(error)
-
-    def _finish(self, opened: Opened) -> None:
-        self._over = True
-        self._done(opened)
 
 
 def unlock(
@@ -267,8 +294,8 @@ def unlock(
     peers.request(lock, Kind.UNLOCK, body, answered, PATIENCE_S)
 
 
-def _split(packed: bytes, size: int) -> list[bytes]:
-    return [packed[at : at + size] for at in range(0, len(packed), size)]
+def _no_view(error: Exception) -> RefusedError:
+    return RefusedError(f"the cluster's view cannot be read: {error}")
 
 
 def _why_not(view: View, heard: set[int]) -> str:

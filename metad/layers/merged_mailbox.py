@@ -9,7 +9,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -23,8 +22,6 @@ from metad.layers.far_bodies import FarBodies
 from metad.layers.listing import Listing
 from metad.layers.logs import LogLayer, LogMaildrop
 from metad.system.osio import Buffer
-
-_ENTRY = struct.Struct(">16sI")
 
 
 class ClusterStore(Protocol):
@@ -41,10 +38,11 @@ class MergedListing(Listing):
 
     __slots__ = ()
 
-    def __init__(self, entries: bytes) -> None:
+    def __init__(self, entries: bytes | bytearray, octets: int) -> None:
+        """`octets`: the sum of their sizes."""
         self._packed = entries
         self.messages = len(entries) // ENTRY_SIZE
-        self.octets = sum([size for _, size in _ENTRY.iter_unpack(entries)])
+        self.octets = octets
         self.is_complete = True
 
     def steps(self) -> Iterator[None]:
@@ -59,13 +57,14 @@ class MergedMaildrop(LogMaildrop):
     def __init__(
         self, cluster: ClusterStore, mailbox: int, own: OwnMailbox, opened: Opened
     ) -> None:
-        super().__init__(cluster.log, mailbox, MergedListing(b"".join(opened.entries)))
+        union = opened.union
+        super().__init__(cluster.log, mailbox, MergedListing(union.entries, union.octets))
         self._cluster = cluster
         self._own = own
         self._lock = opened.lock
         self._token = opened.token
-        self._uids = opened.uids
-        self._far = FarBodies(cluster, mailbox, opened.holders, self._id, self.size)
+        self._uids = union.uids
+        self._far = FarBodies(cluster, mailbox, union.holders, self._id, self.size)
 
     def uid(self, number: int, /) -> str:
         message_id = self._id(number)

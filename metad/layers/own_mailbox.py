@@ -85,9 +85,11 @@ class OwnMailbox:
 
 
 def _uids(imported: ImportedIds, listing: Listing, numbers: range) -> dict[bytes, str]:
+    """The unique ids that can be read here."""
     found = {}
     for number in numbers:
         message_id = listing.id(number)
-        if is_imported(message_id):
-            found[message_id] = imported.get(number, message_id) or ""
+        uid = imported.get(number, message_id) if is_imported(message_id) else None
+        if uid:  # another member may know one that is lost here
+            found[message_id] = uid
     return found

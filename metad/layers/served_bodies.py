@@ -108,7 +108,9 @@ class ServedBodies:
         if text is None:
             size = self._log.reader.size(ask.id)
             entry = ask.id + min(size, 0xFFFFFFFF).to_bytes(4, "big")
-            found = LogMaildrop(self._log, ask.mailbox, MergedListing(entry)).fetch(1, FETCHED)
+            found = LogMaildrop(self._log, ask.mailbox, MergedListing(entry, size)).fetch(
+                1, FETCHED
+            )
             text = _Text(iter(found))
             if isinstance(found, Sequence):
                 self._answer(reply, text, self._read(text, ask))
@@ -124,7 +126,7 @@ class ServedBodies:
             raise RefusedError(f"index: {error}") from error
         sizes = [TEXTS_SIZE + 1 if place is None else place.size for place in places]
         entries = [one + size.to_bytes(4, "big") for one, size in zip(ids, sizes, strict=True)]
-        drop = LogMaildrop(self._log, mailbox, MergedListing(b"".join(entries)))
+        drop = LogMaildrop(self._log, mailbox, MergedListing(b"".join(entries), sum(sizes)))
         found = [
             _small(drop, number) if size <= TEXTS_SIZE else None
             for number, size in enumerate(sizes, 1)

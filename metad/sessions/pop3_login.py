@@ -227,6 +227,7 @@ class Pop3Login(Connection):
                 return
             drop = self._drop = context.layer.open_mailbox(account.id)
         except Exception as error:
+            self._busy = False
             self._not_opened(account, until, error)
         else:
             self._opened(account, drop, delay)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from metad.cluster.answers import Answer, Answered, EpochChanged, LinkFailed, Refused
+from metad.cluster.answers import IN_USE, Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.copying import Copying
 from metad.cluster.deleting import Deleting
 from metad.cluster.frames import Kind
-from metad.cluster.listed import Listed
+from metad.cluster.listed import ENTRY_SIZE, Listed
 from metad.cluster.opening import LISTING_S, Opened, Opening
 from metad.cluster.peers import AGAIN_S, Peers
+from metad.cluster.uniting import Union
 from metad.cluster.view import Member, Membership, View
 from metad.errors import BehindError, MailboxInUseError, RefusedError
 
@@ -441,9 +443,11 @@ class Own:
     def __init__(self, listed: Listed, *, is_free: bool = True) -> None:
         self.listed: Listed | RefusedError = listed
         self.is_free = is_free
-        self.is_locked = False
+        self.is_locked = self.fails = False
 
     def lock(self) -> bool:
+        if self.fails:
+            raise OSError(errno.EMFILE, "Too many open files")
         self.is_locked = self.is_free
         return self.is_free
 
@@ -458,6 +462,12 @@ def box_of(view: View, home: int) -> int:
     return next(number for number in range(1, 500) if view.home(number) == home)
 
 
+def at_once(seconds: float, call: Callable[[], None]) -> None:
+    """In place of the loop's `call_later`."""
+    assert not seconds
+    call()
+
+
 class Read:
     """A session of node 1 opens a mailbox whose home is `home`."""
 
@@ -465,7 +475,8 @@ class Read:
         self.peers = FakePeers(view)
         self.outcome: list[Opened | RefusedError] = []
         self.own = Own(own, is_free=is_free)
-        Opening(self.peers, box_of(view, home), self.own, self.outcome.append).start()
+        box = box_of(view, home)
+        Opening(self.peers, box, self.own, at_once, self.outcome.append).start()
 
     def answer(self, member: int, answer: Answer, kind: int | None = None) -> None:
         self.peers.answer(member, answer, kind)
@@ -475,6 +486,15 @@ class Read:
         (outcome,) = self.outcome
         assert isinstance(outcome, Opened)
         return outcome
+
+    @property
+    def union(self) -> Union:
+        return self.opened.union
+
+    @property
+    def entries(self) -> list[bytes]:
+        packed = bytes(self.union.entries)
+        return [packed[at : at + ENTRY_SIZE] for at in range(0, len(packed), ENTRY_SIZE)]
 
     @property
     def error(self) -> RefusedError:
@@ -492,8 +512,8 @@ def listed(*entries: bytes, dead: tuple[int, ...] = ()) -> Answered:
 def test_a_session_shows_the_union_without_any_tombstone() -> None:
     read = Read(TWO, Listed(entry(1) + entry(3) + entry(4), an_id(2)))
     read.answer(2, listed(entry(1), entry(2), entry(5), dead=(4,)))
-    assert read.opened.entries == [entry(1), entry(3), entry(5)]
-    assert read.opened.holders == {an_id(5): [2], an_id(2): [2]}
+    assert read.entries == [entry(1), entry(3), entry(5)]
+    assert read.union.holders == {an_id(5): [2]}
     assert read.own.is_locked
 
 
@@ -501,13 +521,13 @@ def test_a_message_elsewhere_names_all_that_have_it() -> None:
     read = Read(THREE, Listed(b""))
     read.answer(2, listed(entry(1)))
     read.answer(3, listed(entry(1)))
-    assert read.opened.holders == {an_id(1): [2, 3]}
+    assert read.union.holders == {an_id(1): [2, 3]}
 
 
 def test_unique_ids_come_with_the_list() -> None:
     read = Read(TWO, Listed(entry(1)))
     read.answer(2, Answered(Listed(entry(1), b"", {an_id(1): "theirs"}).pack()))
-    assert read.opened.uids == {an_id(1): "theirs"}
+    assert read.union.uids == {an_id(1): "theirs"}
 
 
 def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
@@ -516,13 +536,13 @@ def test_one_of_two_lists_alone_one_of_three_does_not() -> None:
         read.peers.word = word
         read.answer(2, LOST)
         if word:
-            assert read.opened.entries == [entry(1)]
+            assert read.entries == [entry(1)]
         else:  # it may be cut off: rule Lone reader
             assert "node 2 does not answer" in str(read.error)
     read = Read(THREE, Listed(entry(1)))
     read.answer(2, LOST)
     read.answer(3, listed())
-    assert read.opened.entries == [entry(1)]
+    assert read.entries == [entry(1)]
     read = Read(THREE, Listed(entry(1)))
     read.answer(2, LOST)
     read.answer(3, Refused("the index lags"))
@@ -558,9 +578,9 @@ def test_a_list_that_is_partly_the_same_is_heard_as_if_it_came_whole(theirs: Lis
     asked.answer(2, Answered(answer))
     whole = Read(TWO, OWN)
     whole.answer(2, Answered(theirs.pack()))
-    assert asked.opened.entries == whole.opened.entries
-    assert asked.opened.holders == whole.opened.holders
-    assert asked.opened.uids == whole.opened.uids
+    assert asked.entries == whole.entries
+    assert asked.union.holders == whole.union.holders
+    assert asked.union.uids == whole.union.uids
 
 
 def test_what_is_the_same_is_not_sent() -> None:
@@ -578,7 +598,7 @@ def test_a_tombstone_that_one_member_alone_has_counts_though_the_entries_are_the
         read = Read(TWO, Listed(entry(1) + entry(2), own))
         theirs = Listed(entry(1) + entry(2), other)
         read.answer(2, Answered(theirs.pack(read.peers.asked[0][2][4:])))
-        assert read.opened.entries == [entry(2)]
+        assert read.entries == [entry(2)]
 
 
 def test_a_member_that_enters_is_asked_for_its_epoch_alone() -> None:
@@ -588,7 +608,7 @@ def test_a_member_that_enters_is_asked_for_its_epoch_alone() -> None:
     assert [one[:2] for one in read.peers.asked] == [(2, Kind.LIST), (3, Kind.STATE)]
     read.answer(2, listed())
     read.answer(3, Answered(b"anything"))
-    assert read.opened.entries == [entry(1)]
+    assert read.entries == [entry(1)]
 
 
 @pytest.mark.parametrize("answer", [Answered(b"garbage"), Answered(b"\xc1")])
@@ -619,7 +639,7 @@ def test_a_node_that_is_not_active_opens_no_mailbox() -> None:
 def test_the_lock_is_asked_for_at_the_home_first() -> None:
     read = Read(TWO, Listed(entry(1)), home=2)
     assert [one[:2] for one in read.peers.asked] == [(2, Kind.LOCK)]
-    read.answer(2, Refused("in use"))
+    read.answer(2, IN_USE)
     assert isinstance(read.error, MailboxInUseError)
     read = Read(TWO, Listed(entry(1)), home=2)
     read.answer(2, DONE)

@@ -8,13 +8,22 @@ from random import Random
 import pytest
 
 from metad.cluster import rules
-from metad.cluster.answers import Answer, EpochChanged, LinkFailed, Refused
+from metad.cluster.answers import (
+    IN_USE,
+    TOO_MANY,
+    Answer,
+    Answered,
+    EpochChanged,
+    LinkFailed,
+    Refused,
+)
 from metad.cluster.frames import Kind
-from metad.cluster.listed import Listed
+from metad.cluster.listed import ENTRY_SIZE, Listed
 from metad.cluster.opening import Opened, open_mailbox
 from metad.cluster.peers import AGAIN_S
+from metad.cluster.uniting import PIECE
 from metad.cluster.view import Membership, View
-from metad.errors import MailboxInUseError, RefusedError
+from metad.errors import ClusterError, MailboxInUseError, RefusedError
 from tests.support.sizes import SEED, reached, scaled
 
 from .test_mail import DONE, LOST, THREE, TWO, FakePeers, Own, box_of, entry, listed, view_of
@@ -48,7 +57,8 @@ class Session:
     def entries(self) -> list[bytes]:
         (outcome,) = self.outcome
         assert isinstance(outcome, Opened), outcome
-        return outcome.entries
+        packed = bytes(outcome.union.entries)
+        return [packed[at : at + ENTRY_SIZE] for at in range(0, len(packed), ENTRY_SIZE)]
 
     @property
     def error(self) -> str:
@@ -129,7 +139,7 @@ def test_what_a_second_attempt_cannot_mend_is_refused_at_once(word: bool) -> Non
     session.peers.answer(2, LOST)
     assert "nodes 3 and 4 may have mail that no other node has" in session.error
     session = Session(TWO, home=2)
-    session.peers.answer(2, Refused("in use"), Kind.LOCK)
+    session.peers.answer(2, IN_USE, Kind.LOCK)
     (outcome,) = session.outcome
     assert isinstance(outcome, MailboxInUseError)
 
@@ -141,6 +151,79 @@ def test_a_node_that_is_no_longer_active_in_the_new_view() -> None:
     session.peers.answer(2, EpochChanged())
     session.go_on()
     assert "not an active member" in session.error
+
+
+def test_the_second_attempt_is_under_the_view_of_its_own_time() -> None:
+    session = Session(THREE)
+    session.peers.answer(2, LOST)
+    session.peers.answer(3, LOST)
+    session.peers.adopt()  # a node is back
+    session.go_on()
+    session.peers.answer(2, listed(entry(2)))
+    session.peers.answer(3, listed())
+    assert session.entries == [entry(1), entry(2)]
+
+
+def test_a_member_with_too_much_to_send_is_asked_again() -> None:
+    session = Session(THREE)
+    session.peers.answer(2, TOO_MANY)
+    session.peers.answer(3, LOST)
+    assert session.go_on() == AGAIN_S
+    session.peers.answer(2, listed(entry(2)))
+    session.peers.answer(3, LOST)
+    assert session.entries == [entry(1), entry(2)]
+
+
+def test_a_lock_that_is_refused_for_another_reason_is_given_back() -> None:
+    """The refusal may have replaced the answer to a lock that was given."""
+    session = Session(TWO, home=2)
+    session.peers.answer(2, TOO_MANY, Kind.LOCK)
+    assert [one[1] for one in session.peers.asked] == [Kind.UNLOCK]
+    session.peers.answer(2, DONE, Kind.UNLOCK)
+    assert session.go_on() == AGAIN_S
+    session.peers.answer(2, Refused("this node distrusts its disk"), Kind.LOCK)
+    session.peers.answer(2, DONE, Kind.UNLOCK)
+    assert not session.own.is_locked  # the next in line may not give what others get at the home
+    assert "node 2: this node distrusts its disk" in session.error
+
+
+def test_a_lock_or_a_view_that_cannot_be_read_is_an_error() -> None:
+    session = Session(TWO, home=2)
+    session.own.fails = True
+    session.peers.answer(2, LOST, Kind.LOCK)
+    assert "Too many open files" in session.error
+    session = Session(TWO)
+    session.peers.view = unreadable  # type: ignore[method-assign]
+    session.peers.answer(2, listed())
+    assert "the cluster's view cannot be read: torn" in session.error
+    session = Session(THREE)
+    session.peers.answer(2, LOST)
+    session.peers.answer(3, LOST)
+    session.peers.view = unreadable  # type: ignore[method-assign]
+    session.go_on()
+    assert "the cluster's view cannot be read: torn" in session.error
+
+
+def unreadable() -> View:
+    raise ClusterError("torn")
+
+
+def test_others_have_their_turn_while_long_lists_are_united() -> None:
+    many = b"".join(map(entry, range(2 * PIECE + 1)))
+    session = Session(TWO)
+    session.peers.answer(2, Answered(Listed(many).pack()))
+    turns = 0
+    while session.timers:
+        assert session.go_on() == 0
+        turns += 1
+    assert turns == 2
+    assert len(session.entries) == 2 * PIECE + 1
+
+
+def test_a_list_that_is_not_in_order_is_an_error() -> None:
+    session = Session(TWO)
+    session.peers.answer(2, listed(entry(3), entry(2)))
+    assert "not in the order of their ids" in session.error
 
 
 @pytest.mark.slow
@@ -167,7 +250,7 @@ def test_whatever_is_lost_no_list_is_short() -> None:
             opened += 1
             view, word = session.peers.view(), session.peers.word
             assert rules.may_list(view, heard | {1}, (), has_word=word)
-            assert {one for held in outcome.holders.values() for one in held} == heard
+            assert {one for held in outcome.union.holders.values() for one in held} == heard
     assert opened
     assert again
     reached("cluster: mailboxes opened while links are lost", opened)

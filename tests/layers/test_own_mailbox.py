@@ -10,6 +10,7 @@ from metad.cluster.listed import Listed
 from metad.layers import listing as listing_module
 from metad.layers import own_mailbox as own_module
 from metad.layers.bench import Bench
+from metad.layers.imported_ids import ImportedIds
 from metad.layers.logs import LogLayer
 from metad.layers.own_mailbox import OwnMailbox
 from metad.store.index.rows import Batch
@@ -78,6 +79,17 @@ def listed(
 
 def times(packed: bytes, size: int) -> list[int]:
     return [int.from_bytes(packed[at : at + 8], "big") for at in range(0, len(packed), size)]
+
+
+def test_a_unique_id_that_cannot_be_read_here_is_not_told(
+    layer: LogLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another member may know it: an empty one would hide that."""
+    monkeypatch.setattr(own_module, "is_imported", lambda message_id: True)
+    known = {an_id(NOW): "old-1", an_id(NOW + 1): ""}
+    monkeypatch.setattr(ImportedIds, "get", lambda self, number, one: known[one])
+    enter(layer, [NOW, NOW + 1])
+    assert listed(layer)[0].uids == {an_id(NOW): "old-1"}
 
 
 @pytest.mark.slow

@@ -64,9 +64,7 @@ MUTANTS = (
     ), 15),
     # -- rule Read
     Mutant("a session shows what its own node has", (
-        ("metad.cluster.opening:Opening._add_others", "here = set(found)",
-         "return\n    here = set(found)"),
-        ("metad.cluster.opening:Opening._union", "if not gone and all(", "if False and all("),
+        ("metad.cluster.uniting:Union._unite", "in others.items():", "in ():"),
     ), 6),
     # -- the lock
     Mutant("locks of a link that ended are kept", (

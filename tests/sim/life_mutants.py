@@ -18,7 +18,7 @@ LINK = "metad.cluster.link:Link."
 OLDER = "if epoch != mine and (epoch > mine or kind not in RELEASES):"
 
 NOT_COMPARED: Edit = (
-    "metad.cluster.opening:Opening._came", "if self._peers.view() is not view:", "if False:",
+    "metad.cluster.opening:Opening._decide", "if self._peers.view() is not view:", "if False:",
 )  # fmt: skip
 
 
