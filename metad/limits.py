@@ -217,11 +217,16 @@ ENOUGH_SPACE = 15
 CLUSTER_COPIES = 8
 CLUSTER_VIEW = 64 * KIB
 CLUSTER_WEIGHT = 10_000
-# Octets of a body on a link (a message with its envelope, a listing), which both nodes have in
-# memory; octets that may wait for their answers on a link, and what each request counts besides.
+# Octets of a body on a link (a listing, a small message), which both nodes have in memory; the
+# largest `message_size`; a text that comes in pieces and waits in a file: with stuffed dots, with
+# its trace, or from before the cluster.
 CLUSTER_BODY = 64 * MIB
 CLUSTER_MESSAGE = 60 * MIB
+CLUSTER_TEXT = MAX_LOG_SIZE // 2
+# Octets that may wait for their answers on a link, those of parts of large messages among them, and
+# what each request counts besides.
 CLUSTER_OUTSTANDING = 8 * MIB
+CLUSTER_PARTS = 6 * MIB
 # Messages of other nodes that arrive in pieces at a worker, each of which may have a file open.
 CLUSTER_STREAMS = 1024
 CLUSTER_REQUEST_MEMORY = 2 * KIB

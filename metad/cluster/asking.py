@@ -11,8 +11,14 @@ from __future__ import annotations
 from typing import Final
 
 from metad.cluster.answers import Done, LinkFailed
-from metad.cluster.frames import MOST_TAG, FrameError
-from metad.limits import CLUSTER_BODY, CLUSTER_OUTSTANDING, CLUSTER_REQUEST_MEMORY, MIB
+from metad.cluster.frames import MOST_TAG, RELEASES, FrameError, Kind
+from metad.limits import (
+    CLUSTER_BODY,
+    CLUSTER_OUTSTANDING,
+    CLUSTER_PARTS,
+    CLUSTER_REQUEST_MEMORY,
+    MIB,
+)  # fmt: skip
 
 FULL: Final = LinkFailed("too much waits for answers on this link")
 TOO_LARGE: Final = LinkFailed(f"larger than {CLUSTER_BODY // MIB} MiB")
@@ -46,12 +52,18 @@ class Asking:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def obstacle(self, size: int) -> LinkFailed | None:
-        """Why a request of this size cannot be sent.  A large one can, if it is the only one."""
+    def obstacle(self, kind: int, size: int) -> LinkFailed | None:
+        """Why a request cannot be sent.  A large one can, if it is the only one.
+
+        Parts of large messages wait for room, so they leave some to what would be refused.
+        """
+        if kind in RELEASES:
+            return None
         if size > CLUSTER_BODY:
             return TOO_LARGE
         wanted = self.outstanding + size + CLUSTER_REQUEST_MEMORY
-        return FULL if self.outstanding and wanted > CLUSTER_OUTSTANDING else None
+        most = CLUSTER_PARTS if kind == Kind.PART else CLUSTER_OUTSTANDING
+        return FULL if self.outstanding and wanted > most else None
 
     def add(self, done: Done, deadline: float, epoch: int, size: int) -> int:
         """The tag of a new request."""

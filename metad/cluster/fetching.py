@@ -11,21 +11,31 @@ Rules of this file:
 * The holder verifies the record before its first piece, the asker the whole text before it is used.
 * A holder that fails or whose text does not verify is replaced by the next one, from the start.
 * One piece is on its way at a time.
+* If a link was lost, or a holder had too many answers to send, all are asked again after a moment.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_128
 
-from metad.cluster.answers import Answer, Answered, EpochChanged, Refused
+from metad.cluster.answers import (
+    TOO_MANY,
+    Answer,
+    Answered,
+    EpochChanged,
+    LinkFailed,
+    Refused,
+)  # fmt: skip
+from metad.cluster.asking import FULL, LATE
 from metad.cluster.frames import PIECE, Kind
-from metad.cluster.peers import Peers
+from metad.cluster.peers import AGAIN_S, Peers
 from metad.errors import ClusterError, RefusedError
-from metad.limits import CLUSTER_BODY
+from metad.limits import CLUSTER_TEXT
 from metad.system.osio import Buffer
 
 _ASK = struct.Struct(">I16sQI")
@@ -35,6 +45,9 @@ FETCHED = PIECE - _PIECE.size
 PATIENCE_S = 10.0
 # A fetch goes on under another view: nothing of it depends on one.
 EPOCHS = 3
+# How often all holders are asked where a link was lost, and where one had too much to send.
+LOST_TRIES = 2
+CROWDED_TRIES = 6
 
 
 class Ask(NamedTuple):
@@ -80,14 +93,20 @@ class Fetching:
         key: tuple[int, bytes],
         holders: Sequence[int],
         new_sink: Callable[[], Sink],
+        later: Callable[[float, Callable[[], None]], object],
         done: Callable[[Sink | RefusedError], None],
     ) -> None:
-        """`key`: mailbox and id.  `done` is called once, unless it is cancelled: with the sink that
-        has the verified text, which then belongs to the caller."""
+        """`key`: mailbox and id.  `later` calls after so many seconds.  `done` is called once,
+        unless it is cancelled: with the sink that has the verified text, which then belongs to the
+        caller."""
         self._peers = peers
         self._mailbox, self._id = key
+        self._all = holders
         self._holders = list(holders)
+        self._tries = 1
+        self._most_tries = 1
         self._new_sink = new_sink
+        self._later = later
         self._done = done
         self._sink: Sink | None = None
         self._over = False
@@ -107,6 +126,9 @@ class Fetching:
 
     def _try_next(self, error: RefusedError) -> None:
         self._drop()
+        if not self._holders and self._tries < self._most_tries:
+            self._later(AGAIN_S, partial(self._again, error))
+            return
         if not self._holders:
             self._over = True
             self._done(error)
@@ -116,6 +138,13 @@ class Fetching:
         self._at = 0
         self._digest = xxh3_128()
         self._ask()
+
+    def _again(self, error: RefusedError) -> None:
+        if not self._over:
+            self._tries += 1
+            self._most_tries = 1
+            self._holders = list(self._all)
+            self._try_next(error)
 
     def _ask(self) -> None:
         ask = Ask(self._mailbox, self._id, self._at, FETCHED)
@@ -130,6 +159,7 @@ class Fetching:
         elif isinstance(answer, Answered) and len(answer.body) >= _PIECE.size:
             self._take(answer.body)
         else:
+            self._most_tries = max(self._most_tries, _tries_after(answer))
             text = answer.text if isinstance(answer, Refused) else "does not answer"
             self._try_next(RefusedError(f"node {self._holder}: {text}"))
 
@@ -139,7 +169,7 @@ class Fetching:
         self._at += len(data)
         self._digest.update(data)
         sink = self._sink
-        if (not data and not last) or self._at > CLUSTER_BODY or sink is None:
+        if (not data and not last) or self._at > CLUSTER_TEXT or sink is None:
             self._try_next(RefusedError(f"node {self._holder}: the message has no end"))
             return
         try:
@@ -154,6 +184,13 @@ class Fetching:
         else:
             self._over, self._sink = True, None
             self._done(sink)
+
+
+def _tries_after(answer: Answer) -> int:
+    """How often all are asked after this answer of one.  A patience that ended was long enough."""
+    if answer == TOO_MANY or answer is FULL:
+        return CROWDED_TRIES
+    return LOST_TRIES if isinstance(answer, LinkFailed) and answer is not LATE else 1
 
 
 def ask_readable(

@@ -107,8 +107,7 @@ class Link:
             done(LinkFailed(self.reason))
             return
         size = sum(map(len, parts))
-        obstacle = None if kind in RELEASES else self._asking.obstacle(size)
-        if obstacle is not None:
+        if (obstacle := self._asking.obstacle(kind, size)) is not None:
             done(obstacle)
             return
         node = self._node

@@ -9,6 +9,8 @@ Rules of this file:
 * A message that is damaged here is left out if another active member can read it: that member's
   walk sends it.  Otherwise the walk has not been done: a member that is away may have the only
   good copy.
+* A message that a member refuses does not keep the others back; a member that refuses many has no
+  room.  Either way the walk has not been done.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Protocol
 
-from metad.cluster.answers import Answer, Answered
+from metad.cluster.answers import Answer, Answered, Refused
 from metad.cluster.fetching import ask_readable
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
 from metad.cluster.view import View
 
 WINDOW = 16
+MOST_REFUSED = 16
 LACKS_PATIENCE = 5.0
 MAILBOX_SIZE = 4
 KEY_SIZE = 20  # mailbox and id
@@ -50,7 +53,10 @@ class Mail(Protocol):
 
 
 class Walk:
-    """One walk.  `sent`: copies that it made.  `damaged`: messages no active member can read."""
+    """One walk.  `sent`: copies that it made.  `damaged`: messages no active member can read.
+
+    `refused`: copies that members did not take; `refusal`: why, the last time.
+    """
 
     def __init__(self, peers: Peers, mail: Mail, done: Callable[[bool], None]) -> None:
         """`done` is called once: whether everything is where it belongs."""
@@ -62,7 +68,8 @@ class Walk:
         self._waiting = 0  # answers to LACKS, and copies that are read or on their way
         self._to_send: list[tuple[int, bytes, list[int]]] = []
         self._over = False
-        self.sent = self.damaged = 0
+        self.sent = self.damaged = self.refused = 0
+        self.refusal = ""
 
     def start(self) -> None:
         self._go_on()
@@ -78,7 +85,7 @@ class Walk:
         while not self._waiting and not self._to_send and not self._over:
             piece = next(self._pieces, None)
             if piece is None:
-                self._finish(whole=not self.damaged)
+                self._finish(whole=not self.damaged and not self.refused)
             else:
                 self._ask(piece)
 
@@ -127,6 +134,9 @@ class Walk:
             self._waiting -= 1
             if isinstance(outcome, Answered):
                 self.sent += 1
+            elif isinstance(outcome, Refused) and self.refused < MOST_REFUSED:
+                self.refused += 1
+                self.refusal = f"node {member}: {outcome.text}"
             elif not isinstance(outcome, Missing):
                 self._finish(whole=False)
             self._go_on()

@@ -28,10 +28,10 @@ from metad.layers.logs import LogLayer
 from metad.layers.spool import Spool, SpooledBody
 from metad.limits import (
     CHUNK_MEMORY,
-    CLUSTER_MESSAGE,
     CLUSTER_OUTSTANDING,
     CLUSTER_REQUEST_MEMORY,
     CLUSTER_STREAMS,
+    CLUSTER_TEXT,
 )
 from metad.store.log.encode import Append
 from metad.system.osio import Buffer
@@ -226,7 +226,7 @@ class ArrivingCopies:
         """Why it cannot be kept: then the spool is closed."""
         spool = arriving.spool
         refusal: Refused | None = TOO_LARGE
-        if spool.size + len(data) <= CLUSTER_MESSAGE:
+        if spool.size + len(data) <= CLUSTER_TEXT:
             try:
                 spool.write(data)
                 refusal = None

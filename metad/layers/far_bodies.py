@@ -154,8 +154,14 @@ class FarBodies:
             if spool is not None:
                 self._fetched(number, spool)
             else:
-                self.fetched -= self._size_of(number)
-                self._fetch(number)
+                self._fetch_instead(number, is_lost=not isinstance(answer, Answered))
+
+    def _fetch_instead(self, number: int, *, is_lost: bool) -> None:
+        """It has not come with others: fetch it, at once unless that failed and no client waits."""
+        del self._coming[number]
+        self.fetched -= self._size_of(number)
+        if number in self._waiting or not is_lost:
+            self._fetch(number)
 
     def _keep(self, text: bytes) -> Spool | None:
         spool = self._new_spool()
@@ -186,6 +192,7 @@ class FarBodies:
             (self._mailbox, message_id),
             self.holders[message_id],
             self._new_spool,
+            self._cluster.log.loop.call_later,
             partial(self._fetched, number),
         )
         fetching.start()

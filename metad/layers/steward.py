@@ -32,6 +32,8 @@ from metad.store.index.tombstones import Tombstones
 PATIENCE_S = 1.0
 # Until a walk that found damage is repeated: by then it may be repaired, or deleted.
 DAMAGED_NS = 60_000_000_000
+# Until one is repeated in which members refused messages: by then there may be room.
+REFUSED_NS = 10_000_000_000
 
 
 class ClusterStore(Protocol):
@@ -102,7 +104,7 @@ class Steward:
         return not log.unentered.is_any_older(self._seen_ns)
 
     def _may_walk(self) -> bool:
-        """Not at once again after a walk that found damage."""
+        """Not at once again after a walk that found damage, or in which messages were refused."""
         return self._layer.log.osio.monotonic_ns() >= self._walks_after_ns
 
     def _begin_walk(self) -> None:
@@ -119,6 +121,12 @@ class Steward:
             self._report(
                 f"warning: cluster: no active node can read {walk.damaged:,} messages that others "
                 "lack: nodes that are away may have the only good copies, and stay counted"
+            )
+        elif walk is not None and walk.refused:
+            self._walks_after_ns = self._layer.log.osio.monotonic_ns() + REFUSED_NS
+            self._report(
+                f"warning: cluster: {walk.refused:,} messages were not taken by nodes that lack "
+                f"them ({walk.refusal})"
             )
         must_repeat, self._must_repeat = self._must_repeat, False
         if whole and not must_repeat:

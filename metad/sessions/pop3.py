@@ -273,7 +273,8 @@ class Pop3Session(Pop3Login):
 
     def _refuse(self, number: int, error: Exception) -> None:
         text = error.pop3 if isinstance(error, RefusedError) else RefusedError.pop3
-        self._context.row.add(Cell.DAMAGED)
+        if not isinstance(error, RefusedError) or isinstance(error, DamagedError):
+            self._context.row.add(Cell.DAMAGED)  # not: the node that has it does not answer
         if isinstance(error, DamagedError):
             self._context.row[Cell.DAMAGED_LOG] = error.log
         self._log(f"message {number}: {error}")

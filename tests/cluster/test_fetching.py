@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from xxhash import xxh3_128_digest
 
-from metad.cluster.answers import Answer, Answered, EpochChanged, Refused
+from metad.cluster.answers import TOO_MANY, Answer, Answered, EpochChanged, Refused
+from metad.cluster.asking import FULL, LATE
 from metad.cluster.fetching import (
+    CROWDED_TRIES,
     EPOCHS,
     FETCHED,
+    LOST_TRIES,
     Ask,
     Fetching,
     ask_readable,
@@ -16,6 +21,7 @@ from metad.cluster.fetching import (
     unpack_ask,
 )
 from metad.cluster.frames import Kind
+from metad.cluster.peers import AGAIN_S
 from metad.errors import ClusterError, RefusedError
 from tests.cluster.test_mail import DONE, LOST, THREE, FakePeers, an_id
 
@@ -44,8 +50,27 @@ class Fetch:
         self.sinks: list[Sink] = []
         self.outcome: list[Sink | RefusedError] = []
         self.full = full
-        self.fetching = Fetching(self.peers, KEY, holders, self._new_sink, self.outcome.append)  # type: ignore[arg-type]
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.fetching = Fetching(
+            self.peers,
+            KEY,
+            holders,
+            self._new_sink,
+            self._later,
+            self.outcome.append,  # type: ignore[arg-type]
+        )
         self.fetching.start()
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.timers.append((seconds, call))
+
+    def go_on(self) -> None:
+        """All holders are asked again."""
+        ((seconds, call),) = self.timers
+        assert seconds == AGAIN_S
+        assert not any(one.is_open for one in self.sinks)
+        self.timers.clear()
+        call()
 
     def _new_sink(self) -> Sink:
         self.sinks.append(Sink(self.full))
@@ -99,6 +124,41 @@ def test_another_holder_begins_again(answer: Answer) -> None:
     assert fetch.got == TEXT
 
 
+@pytest.mark.parametrize(
+    ("answer", "tries"),
+    [(LOST, LOST_TRIES), (FULL, CROWDED_TRIES), (TOO_MANY, CROWDED_TRIES),
+     (LATE, 1), (Refused("damaged"), 1)],
+)  # fmt: skip
+def test_what_may_be_over_soon_is_tried_again(answer: Answer, tries: int) -> None:
+    fetch = Fetch(2, 3)
+    for attempt in range(tries):
+        if attempt:
+            fetch.go_on()
+        fetch.answer(answer)
+        fetch.answer(Refused("damaged"))
+    assert not fetch.timers
+    assert fetch.error == "node 3: damaged"
+
+
+def test_a_holder_that_is_back_gives_it() -> None:
+    fetch = Fetch(2)
+    fetch.piece(TEXT[:9])
+    fetch.answer(LOST)
+    fetch.go_on()
+    assert fetch.asked == (2, Ask(*KEY, 0, FETCHED))
+    fetch.piece(TEXT, last=True)
+    assert fetch.got == TEXT
+
+
+def test_a_session_that_ends_while_it_waits_wants_nothing_more() -> None:
+    fetch = Fetch(2)
+    fetch.answer(LOST)
+    fetch.fetching.cancel()
+    fetch.go_on()
+    assert not fetch.peers.asked
+    assert not fetch.outcome
+
+
 def test_a_text_that_does_not_verify_is_not_used() -> None:
     fetch = Fetch(2)
     fetch.piece(TEXT[:9])
@@ -108,7 +168,7 @@ def test_a_text_that_does_not_verify_is_not_used() -> None:
 
 def test_the_last_reason_is_told() -> None:
     fetch = Fetch(2, 3)
-    fetch.answer(LOST)
+    fetch.answer(Refused("no space"))
     fetch.answer(Refused("message 01 does not verify"))
     assert fetch.error == "node 3: message 01 does not verify"
     assert "no member" in Fetch().error

@@ -198,6 +198,19 @@ def test_so_much_may_be_outstanding_and_no_more():
     assert pipe.ask(body) == []
 
 
+def test_parts_of_large_messages_leave_room_for_small_ones():
+    pipe = Pipe().connect()
+    pipe.b.answers = None
+    part: list[Answer] = []
+    sent = 0
+    while not part:
+        pipe.dialer.request(frames.Kind.PART, [bytes(frames.PIECE)], part.append, 1.0)
+        sent += 1
+    assert failed(part) == "too much waits for answers on this link"
+    assert sent - 1 == limits.CLUSTER_PARTS // (frames.PIECE + limits.CLUSTER_REQUEST_MEMORY)
+    assert pipe.ask(bytes(1024 * 1024)) == []
+
+
 def test_requests_without_a_body_are_bounded_too():
     pipe = Pipe().connect()
     pipe.b.answers = None

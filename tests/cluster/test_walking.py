@@ -10,7 +10,7 @@ from metad.cluster.answers import Answer, Answered, LinkFailed, Refused
 from metad.cluster.fetching import Ask, unpack_ask
 from metad.cluster.frames import Kind
 from metad.cluster.view import Membership, View
-from metad.cluster.walking import WINDOW, Missing, Sent, Walk
+from metad.cluster.walking import MOST_REFUSED, WINDOW, Missing, Sent, Walk
 from tests.cluster.test_mail import LOST, THREE, TWO, FakePeers, an_id, view_of
 
 
@@ -101,6 +101,28 @@ def test_a_walk_in_which_a_member_fails_was_none() -> None:
     walking.lacks(2, key(1, 1))
     walking.stored(2, LinkFailed("lost"))
     assert walking.outcome == [False]
+
+
+def test_a_message_that_is_refused_does_not_keep_the_others_back() -> None:
+    walking = Walking(TWO, FakeMail([key(1, 1)], [key(1, 2)]))
+    walking.lacks(2, key(1, 1))
+    walking.stored(2, Refused("too large"))
+    walking.lacks(2, key(1, 2))
+    walking.stored(2)
+    assert walking.outcome == [False]
+    assert (walking.walk.sent, walking.walk.refused) == (1, 1)
+    assert walking.walk.refusal == "node 2: too large"
+
+
+def test_a_member_that_refuses_many_is_left_in_peace() -> None:
+    keys = [key(1, number) for number in range(100)]
+    walking = Walking(TWO, FakeMail(keys))
+    walking.lacks(2, *keys)
+    for _ in range(MOST_REFUSED + 1):
+        assert not walking.outcome
+        walking.stored(2, Refused("no space for mail"))
+    assert walking.outcome == [False]
+    assert walking.walk.refused == MOST_REFUSED
 
 
 def test_a_walk_ends_with_its_epoch() -> None:

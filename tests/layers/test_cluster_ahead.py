@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metad.cluster.answers import TOO_MANY
 from metad.cluster.frames import Kind
 from metad.cluster.small_texts import MOST_TEXTS
 from tests.layers.test_cluster import BOX
@@ -70,6 +71,24 @@ def test_a_holder_that_does_not_answer_is_replaced(three: ClusterBench) -> None:
     assert texts == expected
     drop.close()
     far.cut()
+    idle(three)
+
+
+def test_a_holder_with_too_much_to_send_is_asked_for_what_the_client_wants_alone(
+    three: ClusterBench,
+) -> None:
+    far, holders = fill(three)
+    expected = holders[0].texts(BOX)
+    for node in holders:
+        node.layer.requests._handlers[Kind.TEXTS] = lambda body, reply: reply(TOO_MANY)
+    single = counted(holders, Kind.FETCH)
+    _, drop = watched(far)
+    texts = [far.text(drop, 1)]
+    three.until(lambda: not drop._far._coming, "nothing is on its way")
+    assert sum(map(len, single)) == 1
+    texts += [far.text(drop, number) for number in range(2, COUNT + 1)]
+    assert texts == expected
+    drop.close()
     idle(three)
 
 

@@ -19,7 +19,7 @@ from metad.layers.bench import make_envelope, stuff
 from metad.layers.cluster_outgoing import ClusterIncoming, CopiesAhead, Outgoing
 from metad.layers.merged_mailbox import MergedMaildrop
 from metad.limits import CHUNK_MEMORY, MESSAGE_MEMORY
-from tests.layers.test_cluster import BOX, here
+from tests.layers.test_cluster import BOX, TEXT, here
 from tests.layers.test_cluster_bodies import a_text, idle
 from tests.support.cluster_bench import ClusterBench, Node
 
@@ -437,7 +437,7 @@ def test_streams_that_arrive_are_bounded(
 def test_a_message_that_is_too_large_for_a_cluster_is_refused(
     two: ClusterBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metad.layers.arriving_copies.CLUSTER_MESSAGE", 1_000_000)
+    monkeypatch.setattr("metad.layers.arriving_copies.CLUSTER_TEXT", 1_000_000)
     a, b = two.nodes
     sending = Sending(a)
     assert isinstance(sending.end(), RefusedError)
@@ -468,6 +468,29 @@ def test_copies_wait_in_a_file_while_memory_is_short(two: ClusterBench) -> None:
     budget.give_back(taken)
     assert len(b.texts(BOX)) == 1
     idle(two)
+
+
+def test_a_message_that_a_member_cannot_take_keeps_no_other_one_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mail from before the cluster may be larger than what the new member's logs hold."""
+    with ClusterBench(2, copies=1, entering=2) as bench:
+        a, b = bench.nodes
+        assert a.stream([BOX], a_text(SIZE)) is None
+        for box in range(BOX + 1, BOX + 11):
+            assert a.send([box], TEXT) is None
+        monkeypatch.setattr("metad.layers.arriving_copies.CLUSTER_TEXT", SIZE // 2)
+        bench.until(
+            lambda: bench.tick() or all(here(b, BOX + one) for one in range(1, 11)), "the others"
+        )
+        bench.until(lambda: any("not taken by nodes" in one for one in a.reports), "a line")
+        assert here(b) == 0
+        assert a.layer.walked[0] < a.layer.peers.view().epoch
+        monkeypatch.undo()
+        a.layer._steward._walks_after_ns = 0
+        assert bench.settle().copies == 2
+        assert here(b) == 1
+        idle_up(bench)
 
 
 def test_a_walk_streams_large_messages() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metad.errors import MailboxInUseError, RefusedError
+from metad.errors import DamagedError, MailboxInUseError, RefusedError
 from metad.layers.base import Done, Maildrop, NotAtHandError, Opened
 from metad.protocol.pop3.machine import Pop3Settings
 from metad.sessions.mail_deletion import MailDeletion
@@ -73,8 +73,11 @@ class LateLayer:
 
     def __init__(self) -> None:
         self.opening: list[Opened] = []
+        self.error: Exception | None = None
 
     def open_later(self, mailbox: int, done: Opened) -> None:
+        if self.error is not None:
+            raise self.error
         self.opening.append(done)
 
 
@@ -94,6 +97,11 @@ def layer(world: World) -> LateLayer:
 
 @pytest.fixture
 def client(world: World) -> Connected:
+    return connected(world)
+
+
+def connected(world: World) -> Connected:
+    """A client that has logged in, and wants a message and to quit."""
     settings = Pop3Settings("mx.example.org", plaintext=True)
     service = Pop3Service(
         context=world.context, tls="none", clients=Networks(()),
@@ -160,6 +168,30 @@ def test_a_message_that_cannot_be_brought_costs_its_command_alone(
     lines = client.transport.take().split(b"\r\n")
     assert lines[0].startswith(b"-ERR [SYS/TEMP]")
     assert lines[1].startswith(b"+OK")
+
+
+def test_what_another_node_cannot_give_is_no_damage_here(
+    world: World, layer: LateLayer, client: Connected
+) -> None:
+    drop = FarDrop()
+    layer.opening.pop()(drop)
+    drop.bringing.pop()(RefusedError("node 2: does not answer"))
+    assert not world.context.row[Cell.DAMAGED]
+    drop = FarDrop()
+    other = connected(world)
+    layer.opening.pop()(drop)
+    drop.bringing.pop()(DamagedError("it does not verify"))
+    assert world.context.row[Cell.DAMAGED] == 1
+    assert b"-ERR" in other.transport.take()
+
+
+def test_a_layer_that_cannot_begin_to_open_costs_one_login(world: World, layer: LateLayer) -> None:
+    layer.error = OSError("no lock file")
+    client = connected(world)
+    lines = client.transport.take().split(b"\r\n")
+    assert lines[0].startswith(b"-ERR [SYS/")
+    assert lines[2].startswith(b"+OK")  # QUIT is answered
+    assert client.transport.is_closing()
 
 
 def test_a_client_that_leaves_meanwhile_leaves_the_mailbox_to_the_next(
