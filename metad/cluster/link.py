@@ -389,10 +389,8 @@ class Link:
             return
         if not isinstance(answer, Refused):
             size = sum(map(len, answer))
-            queued = self._outgoing.queued
-            has_room = not queued or queued + size <= limits.CLUSTER_OUTSTANDING
             # What takes no more than its request did goes always: it may have granted a lock.
-            if has_room or size <= limits.CLUSTER_REQUEST_MEMORY:
+            if size <= limits.CLUSTER_REQUEST_MEMORY or self._outgoing.has_room(size):
                 self._send(Kind.ANSWER, tag, epoch, answer, size)
                 return
             answer = answers.TOO_MANY

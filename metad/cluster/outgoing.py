@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from metad.limits import CLUSTER_OUTSTANDING
+
 
 class Outgoing:
     """`queued`: the bytes that wait, whole bodies of which a part is written included.
@@ -27,6 +29,10 @@ class Outgoing:
         self._paused = True  # until there is a transport
         self._pumping = False
         self.queued = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may wait.  Any number may, if they are the only ones."""
+        return not self.queued or self.queued + size <= CLUSTER_OUTSTANDING
 
     def send(self, frame: bytes) -> None:
         if self._paused or self._small:
