@@ -17,7 +17,7 @@ from functools import partial
 import lmdb
 from xxhash import xxh3_128
 
-from metad.cluster.answers import Refused
+from metad.cluster.answers import INTERNAL, Refused
 from metad.cluster.fetching import FETCHED, Ask, pack_piece, unpack_ask
 from metad.cluster.serving import Asker, Reply
 from metad.cluster.small_texts import TEXTS_SIZE, pack_texts
@@ -139,13 +139,19 @@ class ServedBodies:
     def _texts_in_thread(
         self, reply: Reply, found: list[Sequence[Buffer] | Iterator[Buffer] | None]
     ) -> None:
-        texts = [None if one is None else _joined(one) for one in found]
-        self._log.loop.call_soon_threadsafe(reply, pack_texts(texts))
+        answer: Sequence[Buffer] | Refused = INTERNAL
+        try:
+            answer = pack_texts([None if one is None else _joined(one) for one in found])
+        finally:  # the asker waits, whatever happens here
+            self._log.loop.call_soon_threadsafe(reply, answer)
 
     def _read_in_thread(self, reply: Reply, text: _Text, ask: Ask) -> None:
-        answer = self._read(text, ask)
-        key = ask.mailbox, ask.id
-        self._log.loop.call_soon_threadsafe(self._answer, reply, text, answer, key)
+        answer: list[Buffer] | Refused = INTERNAL
+        try:
+            answer = self._read(text, ask)
+        finally:  # as above
+            key = ask.mailbox, ask.id
+            self._log.loop.call_soon_threadsafe(self._answer, reply, text, answer, key)
 
     def _read(self, text: _Text, ask: Ask) -> list[Buffer] | Refused:
         try:

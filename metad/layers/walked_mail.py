@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import lmdb
 
 from metad.budget import Budget
-from metad.cluster.answers import Answer, Answered
+from metad.cluster.answers import INTERNAL, Answer, Answered, Refused
 from metad.cluster.copies import for_mailboxes, pack_copy
 from metad.cluster.frames import Kind
 from metad.cluster.peers import Peers
@@ -81,13 +81,19 @@ class WalkedMail:
         log = self._log
 
         def read() -> None:
-            log.loop.call_soon_threadsafe(go_on, self._read(message_id, mailboxes))
+            found: _Found | Missing | Refused = INTERNAL
+            try:
+                found = self._read(message_id, mailboxes)
+            except lmdb.Error as error:  # which tells nothing about the message
+                self._report(f"warning: not sent to another node: index: {error}")
+            finally:  # the walk waits, whatever happens here
+                log.loop.call_soon_threadsafe(go_on, found)
 
-        def go_on(found: _Found | Missing) -> None:
-            if isinstance(found, Missing):
-                done(found)
-            else:
+        def go_on(found: _Found | Missing | Refused) -> None:
+            if isinstance(found, _Found):
                 self._send(member, found, partial(sent, found.left))
+            else:
+                done(found)
 
         def sent(left: Sequence[int], answer: Answer) -> None:
             if left and isinstance(answer, Answered):

@@ -7,6 +7,7 @@ step by step.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -30,7 +31,7 @@ class StartThread(Protocol):
 
 
 class JobThread:
-    """The implementation with a thread."""
+    """The implementation with a thread.  It tells `threading.excepthook` of a job that raises."""
 
     def __init__(self, name: str, idle: Job = lambda: None, every: float | None = None) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -52,4 +53,7 @@ class JobThread:
                 job = self._idle
             if job is None:
                 return
-            job()
+            try:
+                job()
+            except Exception:  # a bug costs this job, not those behind it
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,7 @@ class MailWorker:
         loop = self._loop
         loop.set_exception_handler(self._unexpected)
         sys.unraisablehook = self._unraisable
+        threading.excepthook = self._thread_failed
         loop.add_signal_handler(signal.SIGHUP, self._retire)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now)
@@ -289,6 +291,11 @@ class MailWorker:
     def _unraisable(self, details: sys.UnraisableHookArgs) -> None:
         """An exception in a callback of OpenSSL, for a server name that is not ASCII."""
         self._log.line("worker", f"warning: {details.exc_value!r}")
+
+    def _thread_failed(self, details: threading.ExceptHookArgs) -> None:
+        """An uncaught exception in a thread; one of the store's goes on with its next job."""
+        name = details.thread.name if details.thread is not None else ""
+        self._report(f"panic: thread {name}: {details.exc_value!r}")
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, object]) -> None:
         """An uncaught exception: its connection is dropped, the worker goes on."""

@@ -1,4 +1,4 @@
-"""What a walk reads of a message that lies here in copies for different mailboxes."""
+"""What a walk reads of a message that lies here, also in copies for different mailboxes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lmdb
 import pytest
 
+from metad.cluster.answers import INTERNAL
 from metad.cluster.copies import unpack_copy
 from metad.cluster.walking import Missing
 from metad.layers.walked_mail import WalkedMail
@@ -32,10 +34,10 @@ def lines() -> list[str]:
 @pytest.fixture
 def mail(kit: StoreKit, lines: list[str]) -> WalkedMail:
     layer: Any = SimpleNamespace(
-        log=SimpleNamespace(reader=kit.reader, index=kit.index),
+        log=SimpleNamespace(reader=kit.reader, index=kit.index, loop=kit.loop),
         streaming=SimpleNamespace(piece=1 << 20),
     )
-    thread: Any = None
+    thread: Any = SimpleNamespace(put=lambda job: job())
     return WalkedMail(layer, thread, lines.append)
 
 
@@ -73,3 +75,21 @@ def test_what_was_deleted_meanwhile_is_gone(
     fill_log(kit, mailbox=8)
     collect_all(kit, make_collector(kit))
     assert (mail._read(one, [1, 3]), lines) == (Missing.GONE, [])
+
+
+def test_a_walk_hears_of_an_index_that_cannot_be_read_and_of_a_bug(
+    kit: StoreKit, mail: WalkedMail, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Exception] = [ValueError("a bug"), lmdb.ReadersFullError("no reader")]
+
+    def fail(_message_id: bytes) -> int:
+        raise failures.pop()
+
+    monkeypatch.setattr(kit.reader, "size", fail)
+    got: list[Any] = []
+    mail.send(2, bytes(16), [1], got.append)
+    with pytest.raises(ValueError, match="a bug"):
+        mail.send(2, bytes(16), [1], got.append)
+    kit.loop.run()
+    assert got == [INTERNAL, INTERNAL]
+    assert lines == ["warning: not sent to another node: index: no reader"]

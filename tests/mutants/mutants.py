@@ -147,6 +147,9 @@ MUTANTS = [
            "self._finish(group, RefusedError(repr(error)))", "pass",
            "store/commit/test_committer.py"
            "::test_a_record_that_cannot_be_encoded_costs_its_group_alone"),
+    Mutant("a job that raises ends its thread", "background:JobThread._run",
+           "except Exception:", "except ImportError:",
+           "store/test_background.py::test_a_job_that_raises_costs_no_other_one"),
     Mutant("a bug while a group is written does not end its log", "log_chain:LogChain.append",
            "except BaseException:", "except OSError:",
            "store/commit/test_committer.py"
