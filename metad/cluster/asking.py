@@ -3,21 +3,19 @@
 Rules of this file:
 
 * Each `done` is called once: by the answer, by its deadline, or when the link is closed.
+* A `done` that raises is reported, and keeps no other request from its answer.
 * A request whose patience ended still counts until it is answered: a peer that stalls gets no more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-from metad.cluster.answers import Done, LinkFailed
+from metad.cluster.answers import Answer, Done, LinkFailed
 from metad.cluster.frames import MOST_TAG, RELEASES, FrameError, Kind
 from metad.limits import (
-    CLUSTER_BODY,
-    CLUSTER_OUTSTANDING,
-    CLUSTER_PARTS,
-    CLUSTER_REQUEST_MEMORY,
-    MIB,
+    CLUSTER_BODY, CLUSTER_OUTSTANDING, CLUSTER_PARTS, CLUSTER_REQUEST_MEMORY, MIB,
 )  # fmt: skip
 
 FULL: Final = LinkFailed("too much waits for answers on this link")
@@ -41,9 +39,11 @@ class Waiting:
 class Asking:
     """`outstanding`: the bytes of requests without an answer."""
 
-    __slots__ = ("_held", "_tag", "_waiting", "outstanding")
+    __slots__ = ("_held", "_report", "_tag", "_waiting", "outstanding")
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None]) -> None:
+        """`report` takes a line for the log."""
+        self._report = report
         self._tag = 0
         self._waiting: dict[int, Waiting] = {}
         self._held = 0
@@ -109,11 +109,19 @@ class Asking:
             self.outstanding -= waiting.cost
         return waiting.done is not None
 
+    def tell(self, waiting: Waiting, answer: Answer) -> None:
+        """Call `done` of a request, unless it was called."""
+        done, waiting.done = waiting.done, None
+        if done is not None:
+            try:
+                done(answer)
+            except Exception as error:
+                self._report(f"panic: after the answer of another node: {error!r}")
+
     def expire(self, now: float) -> None:
         for waiting in list(self._waiting.values()):
-            if waiting.deadline <= now and waiting.done is not None:
-                done, waiting.done = waiting.done, None
-                done(LATE)
+            if waiting.deadline <= now:
+                self.tell(waiting, LATE)
 
     def fail_all(self, reason: str) -> None:
         failed = LinkFailed(reason)
@@ -121,6 +129,4 @@ class Asking:
         self._waiting.clear()
         self._held = self.outstanding = 0
         for one in waiting:
-            if one.done is not None:
-                done, one.done = one.done, None
-                done(failed)
+            self.tell(one, failed)

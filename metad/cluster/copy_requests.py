@@ -33,9 +33,10 @@ _NOT_STORED: Final = Refused("not stored")
 class _Request:
     """The messages of one COPY."""
 
-    __slots__ = ("answered", "parts", "size")
+    __slots__ = ("_report", "answered", "parts", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
         self.parts: list[bytes] = []
         self.size = 0
         self.answered: list[Callable[[Answer], None]] = []
@@ -50,14 +51,24 @@ class _Request:
             except ClusterError as error:
                 answer = Refused(str(error))
         for place, one in enumerate(answered):
-            one(_NOT_STORED if place in refused else answer)
+            try:
+                one(_NOT_STORED if place in refused else answer)
+            except Exception as error:  # the others are answered all the same
+                self._report(f"panic: after the answer to a copy: {error!r}")
 
 
 class CopyRequests:
-    """Those of one process.  `later` calls something after some seconds."""
+    """Those of one process.  `later` calls something after some seconds, `report` takes a line for
+    the log."""
 
-    def __init__(self, peers: Peers, later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        later: Callable[[float, Callable[[], None]], object],
+        report: Callable[[str], None],
+    ) -> None:
         self._peers = peers
+        self._report = report
         self._later = later
         self._waiting: dict[int, _Request] = {}
         self._round = 0  # of waiting: a timer of an earlier one does nothing
@@ -81,7 +92,7 @@ class CopyRequests:
         if not self._waiting:
             self._round += 1
             self._later(WAIT_S, partial(self._waited, self._round))
-        request = self._waiting[member] = _Request()
+        request = self._waiting[member] = _Request(self._report)
         return request
 
     def _waited(self, number: int) -> None:

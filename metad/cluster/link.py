@@ -68,7 +68,7 @@ class Link:
         self.hello: Hello | None = None
         self._mine: Hello | None = None
         self._decoder = Decoder()
-        self._asking = Asking()
+        self._asking = Asking(node.report)
         self._serving = Serving()
         self._outgoing = Outgoing(self._write)
         self._early: list[tuple[int, int, int, Sequence[Buffer], int]] = []
@@ -240,8 +240,11 @@ class Link:
         self._early.clear()
         self._outgoing.clear()
         self._serving.clear()
-        self._closed(self)
-        self._node.ended(self)
+        try:
+            self._closed(self)
+            self._node.ended(self)
+        except Exception as error:  # what waits here must hear of the end all the same
+            self._node.report(f"panic: the end of the link with {self._name()}: {error!r}")
         self._asking.fail_all(reason)
 
     def _name(self) -> str:
@@ -337,21 +340,15 @@ class Link:
             self._finish(tag, body, epoch)
         elif kind == Kind.REFUSED:
             waiting, text_bytes = self._asking.take(tag, body)
-            if waiting.done is not None:
-                waiting.done(Refused(clean(text_bytes.decode("utf-8", "replace"))))
+            self._asking.tell(waiting, Refused(clean(text_bytes.decode("utf-8", "replace"))))
         else:
             self._finish(tag, b"", None)
 
     def _finish(self, tag: int, body: bytes, epoch: int | None) -> None:
         """A request is answered under `epoch`; None: it is not, the epoch has changed."""
         waiting, body = self._asking.take(tag, body)
-        done = waiting.done
-        if done is None:
-            return
-        if waiting.epoch == epoch == self._node.current_view().epoch:
-            done(Answered(body))
-        else:
-            done(EpochChanged())
+        is_good = waiting.epoch == epoch == self._node.current_view().epoch
+        self._asking.tell(waiting, Answered(body) if is_good else EpochChanged())
 
     # -- serving
 

@@ -98,7 +98,7 @@ class ClusterLayer(Layer):
         self.marks.begin(self._start_token)
         self.peers: Peers = self._make_peers(context)
         self.streaming = Streaming(self.peers, log.budget, log.loop.call_later, self.piece)
-        self.copies = CopyRequests(self.peers, log.loop.call_later)
+        self.copies = CopyRequests(self.peers, log.loop.call_later, context.report)
         log.committer.before_group = self._send_copies
         self._epoch, self._marks_cells = context.area.epoch_cell, context.area.marks_cells
         self._taking_epoch = 0  # the epoch in which this node was found to be active

@@ -175,7 +175,8 @@ class Sender:
     def __init__(self) -> None:
         self.peers = FakePeers(TWO)
         self.timers = Timers()
-        self.requests = CopyRequests(self.peers, self.timers.later)
+        self.lines: list[str] = []
+        self.requests = CopyRequests(self.peers, self.timers.later, self.lines.append)
         self.answers: dict[int, list[Answer]] = {}
 
     def add(self, number: int, member: int = 2, size: int = 10) -> None:
@@ -227,6 +228,19 @@ def test_a_member_may_store_some_of_a_request() -> None:
     sender.peers.answer(2, Answered(pack_places([1, 3])))
     kinds = [type(sender.answers[number][0]) for number in range(4)]
     assert kinds == [Answered, Refused, Answered, Refused]
+
+
+def test_an_answer_that_raises_costs_no_other_message_its_own() -> None:
+    def fail(_answer: Answer) -> None:
+        raise ValueError("a bug")
+
+    sender = Sender()
+    sender.requests.add(2, copy_of(1), fail)
+    sender.add(2)
+    sender.requests.flush()
+    sender.peers.answer(2, DONE)
+    assert sender.answers == {2: [DONE]}
+    assert sender.lines == ["panic: after the answer to a copy: ValueError('a bug')"]
 
 
 @pytest.mark.parametrize("body", [b"\x00", b"\x00\x04", b"\xff\xff\x00\x00"])

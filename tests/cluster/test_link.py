@@ -780,6 +780,44 @@ def test_all_that_waits_fails_when_the_link_ends():
     assert failed(pipe.ask(b"")) == "closed by the other side"
 
 
+def fail(_answer: Answer) -> None:
+    raise OSError("too many open files")
+
+
+@pytest.mark.parametrize("how", ["answered", "refused", "late", "stale", "ended"])
+def test_a_done_that_raises_costs_no_other_request_its_answer(how: str) -> None:
+    pipe = Pipe().connect()
+    pipe.b.answers = None
+    pipe.dialer.request(16, [b"1"], fail, 5.0)
+    got = pipe.ask(b"2")
+    pipe.run()
+    if how == "late":
+        pipe.pass_time(6.0)
+    elif how == "ended":
+        pipe.dialer.close("cut")
+    else:
+        if how == "stale":
+            pipe.b.view = NEXT
+        for _, _, reply in pipe.b.asked:
+            reply(Refused("no") if how == "refused" else ())
+        pipe.run()
+    assert len(got) == 1
+    assert [one for one in pipe.a.lines if "panic" in one] == [
+        "panic: after the answer of another node: OSError('too many open files')"
+    ]
+    assert pipe.dialer.is_closed == (how == "ended")
+
+
+def test_requests_are_answered_and_the_wire_is_closed_though_the_end_is_told_in_vain() -> None:
+    pipe = Pipe().connect()
+    pipe.a.node.ended = fail  # type: ignore[assignment]
+    pipe.b.answers = None
+    got = pipe.ask(b"x")
+    pipe.run()
+    pipe.dialer.close("cut")
+    assert (failed(got), pipe.left.closed) == ("cut", "abort")
+
+
 def test_done_may_ask_again():
     pipe = Pipe().connect()
     pipe.b.answers = None

@@ -88,6 +88,8 @@ class Process(Owner):
         self.end(KILLED)
 
     def report(self, text: str) -> None:
+        # A process survives a bug of its own; a run must not.
+        assert not text.startswith("panic: "), f"{self.name}: {text}"
         self.hub.sim.note(f"{self.name}: {text}")
 
     def runtime(self) -> Runtime:

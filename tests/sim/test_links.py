@@ -67,7 +67,7 @@ MUTANTS = [
          "waiting.epoch == epoch == self._node.current_view().epoch", "epoch is not None"),
     ), 1),
     Mutant("a late answer is told again", (
-        ("metad.cluster.asking:Asking.expire",
+        ("metad.cluster.asking:Asking.tell",
          "done, waiting.done = waiting.done, None", "done = waiting.done"),
     )),
     Mutant("requests of a link that is lost are forgotten", (

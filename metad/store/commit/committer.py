@@ -231,7 +231,10 @@ class Committer:
         budget = self._budget
         for item in group:
             budget.used -= item.held
-            item.done(error)
+            try:
+                item.done(error)
+            except Exception as bug:  # the others are answered all the same
+                self._chain.report(f"panic: after an answer: {bug!r}")
         if self._waiting and not self._scheduled:
             self._schedule()
 

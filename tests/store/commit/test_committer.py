@@ -130,6 +130,20 @@ def test_a_record_that_cannot_be_encoded_costs_its_group_alone(kit: StoreKit) ->
     assert [each for each, _ in kit.listing(1)] == [after.id]
 
 
+def test_an_answer_that_raises_costs_no_other_one(kit: StoreKit) -> None:
+    def fail(_error: RefusedError | None) -> None:
+        raise ValueError("a bug")
+
+    kit.submit([1], b"x")
+    committer = kit.writers[0].committer
+    committer._waiting[0].done = fail
+    second = kit.submit([1], b"y")
+    kit.run()
+    assert second.acked
+    assert kit.reports[-1] == "panic: after an answer: ValueError('a bug')"
+    assert committer.idle
+
+
 def test_a_bug_while_a_group_is_written_costs_its_log(
     kit: StoreKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
