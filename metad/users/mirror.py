@@ -154,24 +154,29 @@ class UserMirror:
     @contextmanager
     def replacing(self, node: int) -> Iterator[Replacement]:
         """Receive a whole copy: `add` rows, then `finish`; without `finish` nothing changes.  If
-        changes were made here, `gone` of it has the addresses that only this node had."""
+        changes were made here, `gone` of it has the addresses that only this node had.
+
+        Raises MetadError."""
         self._users.keep_changes()
-        txn = self._env.begin(write=True)
-        try:
-            led = not journal.source(txn, self._tables[0])
-            for table in self._tables.values():
-                txn.drop(table, delete=False)
-            txn.drop(self._users.changes_table, delete=False)
-            replacement = Replacement(txn, self._tables, node)
-            yield replacement
-            if replacement.is_whole:
-                if led:
-                    with self._env.begin() as before:
-                        replacement.gone = _gone(before, txn, self._tables[ADDRESSES])
-                txn.commit()
-                self._raise_numbers()
-        finally:
-            txn.abort()  # nothing, once it is committed
+        with self._users.translated:
+            txn = self._env.begin(write=True)
+            try:
+                led = not journal.source(txn, self._tables[0])
+                for table in self._tables.values():
+                    txn.drop(table, delete=False)
+                txn.drop(self._users.changes_table, delete=False)
+                replacement = Replacement(txn, self._users, node)
+                yield replacement
+                if replacement.is_whole:
+                    gone = Gone()
+                    if led:
+                        with self._env.begin() as before:
+                            gone = _gone(before, txn, self._tables[ADDRESSES])
+                    txn.commit()
+                    replacement.gone = gone
+                    self._raise_numbers()
+            finally:
+                txn.abort()  # nothing, once it is committed
 
     def _raise_numbers(self) -> None:
         """If this node accepts changes one day, it must not reassign the source's numbers."""
@@ -182,24 +187,31 @@ class UserMirror:
 class Replacement:
     """A copy being received."""
 
-    def __init__(self, txn: Any, tables: dict[int, Any], node: int) -> None:
+    def __init__(self, txn: Any, users: UserDatabase, node: int) -> None:
         self._txn = txn
-        self._tables = tables
+        self._tables = users.numbered_tables
+        self._translated = users.translated
         self._node = node
         self.is_whole = False
         self.gone = Gone()
 
     def add(self, rows: Iterable[Row]) -> None:
-        for number, key, value in rows:
-            self._txn.put(key, value, db=self._tables[number])
+        """Raises MetadError."""
+        with self._translated:
+            for number, key, value in rows:
+                self._txn.put(key, value, db=self._tables[number])
 
     def finish(self, first: Lineage, changes: Iterable[tuple[int, bytes]]) -> None:
-        """`first`: the source's lineage when the copy began; `changes` since then."""
+        """`first`: the source's lineage when the copy began; `changes` since then.
+
+        Raises MetadError.
+        """
         meta, revision = self._tables[0], first.revision
-        for revision, packed in changes:  # noqa: B007 - the last one is needed
-            journal.carry_out(self._txn, self._tables, packed)
-        journal.put_source(self._txn, meta, self._node)
-        journal.put_lineage(self._txn, meta, Lineage(first.epoch, revision))
+        with self._translated:
+            for revision, packed in changes:  # noqa: B007 - the last one is needed
+                journal.carry_out(self._txn, self._tables, packed)
+            journal.put_source(self._txn, meta, self._node)
+            journal.put_lineage(self._txn, meta, Lineage(first.epoch, revision))
         self.is_whole = True
 
 

@@ -105,8 +105,11 @@ class UserMirroring:
                 return
             try:
                 done(msgpack.unpackb(answer.body, use_list=False))
-            except (ValueError, TypeError, msgpack.UnpackException, MetadError) as error:
+            except MetadError as error:
                 self._report(f"warning: users of node {member}: {error}")
+                failed()
+            except Exception as error:  # an answer that makes no sense, whatever that leads to
+                self._report(f"warning: users of node {member}: {error!r}")
                 failed()
 
         parts = [msgpack.packb(body)]
@@ -136,7 +139,12 @@ class UserMirroring:
 
     def _copy_whole(self, member: int) -> None:
         self._report(f"users: taking a whole copy of those of node {member}")
-        _Copying(self, self._mirror, member).start()
+        try:
+            copying = _Copying(self, self._mirror, member)
+        except BaseException:
+            self.ended()
+            raise
+        copying.start()
 
     def tell(self, member: int, gone: Gone) -> None:
         """Both nodes had gone on alone, say."""
@@ -191,7 +199,9 @@ class _Copying:
         self._end()
 
     def _end(self) -> None:
-        """Without `finish` nothing has changed."""
-        self._stack.close()
-        self._mirroring.tell(self._member, self._whole.gone)
-        self._mirroring.ended()
+        """Without `finish` nothing has changed.  Raises MetadError."""
+        try:
+            self._stack.close()
+            self._mirroring.tell(self._member, self._whole.gone)
+        finally:
+            self._mirroring.ended()

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lmdb
 import msgpack
 import pytest
 
@@ -18,6 +19,7 @@ from metad.workers.user_mirror import UserMirroring
 from tests.cluster.test_mail import TWO
 
 Hook = Callable[[list[Any]], Answer | None]
+ODD_ROW = msgpack.packb(((1, 0), [(99, b"of no table", b"")], None))
 
 
 class Worker:
@@ -100,7 +102,9 @@ def test_another_worker_of_the_node_only_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answer", [LinkFailed("cut"), Refused("no"), Answered(b"\xc1")])
+@pytest.mark.parametrize(
+    "answer", [LinkFailed("cut"), Refused("no"), Answered(b"\xc1"), Answered(ODD_ROW)]
+)
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_copy_that_breaks_off_is_begun_again(
     pair: tuple[Worker, Worker], answer: Answer, at: int
@@ -114,6 +118,50 @@ def test_a_copy_that_breaks_off_is_begun_again(
     two.mirroring.tick()
     assert not two.users.lost
     assert two.users.account("user1@example.test")
+
+
+class FullDisk:
+    """An environment whose write transactions fail: at once, when a row is put, or at the end."""
+
+    def __init__(self, real: Any, at: str) -> None:
+        self._real = real
+        self._at = at
+
+    def begin(self, *tables: Any, write: bool = False) -> Any:
+        if write:
+            self._fails("begin")
+            return Failing(self._real.begin(write=True), self._fails)
+        return self._real.begin(*tables)
+
+    def _fails(self, at: str) -> None:
+        if at == self._at:
+            raise lmdb.DiskError("No space left on device")
+
+
+class Failing:
+    """Its transaction."""
+
+    def __init__(self, real: Any, fails: Callable[[str], None]) -> None:
+        self._real = real
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        self._fails(name)
+        return getattr(self._real, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["begin", "put", "commit"])
+def test_a_disk_that_was_full_only_delays_a_copy(pair: tuple[Worker, Worker], at: str) -> None:
+    _, two = pair
+    mirror: Any = two.mirroring._mirror
+    real, mirror._env = mirror._env, FullDisk(mirror._env, at)
+    two.mirroring.tick()
+    assert two.lines[-1].startswith("warning: users of node 1: ")
+    assert two.lines[-1].endswith("No space left on device")
+    mirror._env = real
+    two.mirroring.tick()
+    assert two.users.account("user4999@example.test")
 
 
 @pytest.mark.slow
