@@ -178,7 +178,7 @@ def changes_of(result: Json) -> Changes:
                 raise CompactedError(oldest)
             raise EtcdError(f"etcd ended a watch: {result.get('cancel_reason', 'no reason given')}")
         changes = [_change(one) for one in result.get("events", [])]
-        return Changes(revision_of(result), changes)
+        return Changes(revision_of(result), changes, result.get("fragment") is True)
 
 
 def _change(event: Json) -> Change:

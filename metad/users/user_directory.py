@@ -183,9 +183,11 @@ class UserDirectory:
                     raise ClusterError("the directory in etcd is not trusted any more")
                 self._note("")
                 held += changes.changes
-                if held and not changes.more:
-                    self._enter(_by_revision(self._prefix, held), held[-1].mod)
-                    held = []
+                # Before the last piece, the last revision may be cut in two.
+                whole = [one for one in held if not changes.more or one.mod < held[-1].mod]
+                if whole:
+                    self._enter(_by_revision(self._prefix, whole), whole[-1].mod)
+                    held = held[len(whole) :]
 
     def _enter(self, revisions: list[list[Row]], revision: int) -> None:
         position = etcd_rows.position(self._trusted(), revision)

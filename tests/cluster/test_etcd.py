@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -127,6 +128,28 @@ def test_a_watch_tells_of_changes_and_deletions(server):
                 ("/watched/b", b"3"),
             ]
             assert seen[0].mod == first
+
+    asyncio.run(main())
+
+
+def test_what_does_not_fit_in_one_answer_comes_in_pieces_that_say_so(server):
+    """etcd cuts anywhere, also within a revision."""
+
+    async def main():
+        async with Etcd(config(server.urls)) as etcd:
+            many = [puts(f"/pieces/{number:02}", b"x" * 60_000) for number in range(20)]
+            first, *_, last = [(await etcd.transact([], many)).revision for _ in range(4)]
+            pieces: list[etcd_json.Changes] = []
+            async with aclosing(etcd.watch("/pieces/", "/pieces0", first)) as changes:
+                async for one in changes:
+                    if one.changes:
+                        pieces.append(one)
+                        if not one.more:
+                            break
+            assert [one.more for one in pieces[:-1]] == [True] * (len(pieces) - 1) != []
+            mods = [{change.mod for change in one.changes} for one in pieces]
+            assert any(one & another for one, another in pairwise(mods))
+            assert set.union(*mods) == set(range(first, last + 1))
 
     asyncio.run(main())
 

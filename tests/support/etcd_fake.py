@@ -85,12 +85,12 @@ class FakeEtcd:
         yield Changes(self.state.revision, ())
         while True:
             moved = self._moved
-            for found in [one for one in self.state.history if one[0].mod >= revision]:
-                revision = found[0].mod + 1
-                seen = [one for one in found if first <= one.key < end]
-                for at, one in enumerate(seen, 1):  # in fragments
-                    yield Changes(found[0].mod, [one], more=at < len(seen))
-                    self._cut()
+            found = [one for made in self.state.history for one in made if one.mod >= revision]
+            revision = found[-1].mod + 1 if found else revision
+            seen = [one for one in found if first <= one.key < end]
+            for at, one in enumerate(seen, 1):  # in fragments, whatever their revisions
+                yield Changes(self.state.revision, [one], more=at < len(seen))
+                self._cut()
             await moved.wait()
             self._answer()
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from metad.cluster.etcd import Etcd
+from metad.cluster.etcd_json import Changes, EtcdError, puts
 from metad.config.model import ClusterConfig
 from metad.errors import ClusterError, DataError
-from metad.users import user_directory
+from metad.users import rows, user_directory
 from tests.support.etcd import EtcdCluster
 from tests.support.sizes import noted, scaled
-from tests.support.user_nodes import ANN, BOB, CAT, Node, cluster, level, until
+from tests.support.user_nodes import ANN, BOB, CAT, KEYS, Node, cluster, level, until
 from tests.support.user_rows import everything
 
 pytestmark = pytest.mark.slow  # they start etcd
@@ -110,6 +111,45 @@ def test_a_large_import_reaches_a_node_that_was_away(server: EtcdCluster, tmp_pa
                 two.start()
                 await until(lambda: level(one, two))
                 assert everything(one.users) == everything(two.users)
+
+    asyncio.run(test())
+
+
+class CutEtcd(Etcd):
+    """`cuts`: watches that will be lost after their next piece."""
+
+    cuts = 0
+
+    async def watch(self, first: str, end: str, revision: int) -> AsyncGenerator[Changes, None]:
+        async with aclosing(super().watch(first, end, revision)) as watching:
+            async for changes in watching:
+                yield changes
+                if self.cuts and changes.changes:
+                    self.cuts -= 1
+                    raise EtcdError("the watch is lost")
+
+
+def test_a_watch_that_is_lost_between_two_pieces_loses_no_row(
+    server: EtcdCluster, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with (
+            CutEtcd(ClusterConfig(etcd=server.urls)) as etcd,
+            cluster(tmp_path, etcd) as (one, two),
+        ):
+            await two.stop()
+            names = [f"list{number}@example.test" for number in range(60)]
+            row = rows.alias_row(tuple(f"{number:052}@example.test" for number in range(1000)))
+            for start in range(0, 60, 15):  # 4 MB
+                keys = [rows.row_key(name.encode()).decode() for name in names[start : start + 15]]
+                token = puts(f"{KEYS.users}last/1", b"%d" % start)
+                await etcd.transact([], [token, *(puts(KEYS.users + key, row) for key in keys)])
+            await until(lambda: one.users.alias(names[-1]) is not None)
+            etcd.cuts = 1
+            two.start()
+            await until(lambda: two.users.alias(names[-1]) is not None)
+            assert etcd.cuts == 0
+            assert everything(one.users) == everything(two.users)
 
     asyncio.run(test())
 
