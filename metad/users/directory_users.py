@@ -68,7 +68,7 @@ class DirectoryUsers(UserDatabase):
                         "the users of the cluster are not on this node yet",
                         remedy="wait until metad cluster status shows this node as active",
                     )
-                recorded = RecordedTransaction(txn, self, position.revision)
+                recorded = RecordedTransaction(txn, self, position)
                 yield recorded
                 change = recorded.change()
             finally:

@@ -37,16 +37,16 @@ async def everything(
 
 def compare(prefix: str, change: Change) -> list[Json]:
     """That none of the rows on which it was decided was written since."""
-    found = []
+    found, revision = [], change.position.revision
     for row in change.present:
-        found += [_exists(prefix + row.decode()), _older(prefix + row.decode(), change.revision)]
+        found += [_exists(prefix + row.decode()), _older(prefix + row.decode(), revision)]
     found += [etcd_json.missing(prefix + row.decode()) for row in change.absent]
-    found += [_older(prefix + row.decode(), change.revision) for row in change.either]
+    found += [_older(prefix + row.decode(), revision) for row in change.either]
     if len(found) <= rows.MOST_COMPARED:
         return found
     # Every change writes a row, so this notices what was deleted, too.
     end = etcd_json.text(etcd_json.end_of_prefix(prefix))
-    return [{**_older(prefix, change.revision), "range_end": end}]
+    return [{**_older(prefix, revision), "range_end": end}]
 
 
 def _exists(key: str) -> Json:

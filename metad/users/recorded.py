@@ -19,7 +19,7 @@ from metad.errors import DataError
 from metad.users import rows
 from metad.users.account import unpack_alias, unpack_entry
 from metad.users.lmdb_env import ID, Environment
-from metad.users.rows import Change
+from metad.users.rows import Change, Position
 
 _NEXT = b"next"
 
@@ -27,12 +27,12 @@ _NEXT = b"next"
 class RecordedTransaction:
     """A write transaction that will be aborted.  `change` tells what it read and wrote."""
 
-    def __init__(self, txn: Any, users: Environment, revision: int) -> None:
+    def __init__(self, txn: Any, users: Environment, position: Position) -> None:
         tables = users.numbered_tables
         self._meta, self._addresses, self._accounts = tables[0], tables[1], tables[2]
         self._removed, self._members = tables[4], tables[5]
         self._txn = txn
-        self._revision = revision
+        self._position = position
         self._before: dict[bytes, bytes | None] = {}
         self._written: dict[bytes, None] = {}
         self._gone: dict[bytes, bytes] = {}
@@ -83,7 +83,7 @@ class RecordedTransaction:
             )
         there = {rows.row_key(key): value is not None for key, value in self._before.items()}
         return Change(
-            self._revision,
+            self._position,
             tuple(key for key, is_there in there.items() if is_there),
             tuple(key for key, is_there in there.items() if not is_there),
             tuple(sorted(self._either)),

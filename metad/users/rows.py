@@ -80,11 +80,11 @@ class Content(NamedTuple):
 class Change(NamedTuple):
     """What a transaction of etcd does, and what it was decided on.
 
-    `revision`: of the mirror.  Rows are `present` or `absent` there, or of the kind of "next", of
+    `position`: of the mirror.  Rows are `present` or `absent` there, or of the kind of "next", of
     which it does not matter whether they exist.
     """
 
-    revision: int
+    position: Position
     present: tuple[bytes, ...]
     absent: tuple[bytes, ...]
     either: tuple[bytes, ...]
@@ -95,10 +95,11 @@ class Change(NamedTuple):
     def decode(cls, parts: Any) -> Change:
         """From a request of a command.  Raises ClusterError."""
         try:
-            revision, present, absent, either, puts, deletes = parts
+            (identity, revision), present, absent, either, puts, deletes = parts
+            position = Position(str(identity), int(revision))
             pairs = tuple((bytes(key), bytes(value)) for key, value in puts)
             keys = [tuple(map(bytes, one)) for one in (present, absent, either, deletes)]
-            change = cls(int(revision), keys[0], keys[1], keys[2], pairs, keys[3])
+            change = cls(position, keys[0], keys[1], keys[2], pairs, keys[3])
         except (TypeError, ValueError):
             raise ClusterError("not a change of users") from None
         if len(change.puts) + len(change.deletes) > MOST_WRITES:

@@ -247,6 +247,12 @@ class UserDirectory:
         False: another change came first, which the mirror has now.  Raises ClusterError.
         """
         identity = self._trusted()
+        if change.position.identity != etcd_rows.position(identity, 0).identity:
+            # A directory that was written again has smaller revisions, which look older than ours.
+            raise ClusterError(
+                "this node does not have the users of the restored directory yet",
+                remedy="try again in a moment",
+            )
         async with self._lock:
             outcome = await self._transact(identity, change)
         if outcome.succeeded:
@@ -257,7 +263,7 @@ class UserDirectory:
                 )
             return True
         latest = etcd_rows.latest(outcome.found[0])
-        if latest <= change.revision:
+        if latest <= change.position.revision:
             raise ClusterError("the users in etcd are not those of this node, or not trusted")
         if not await self._reach(latest):
             raise ClusterError("this node does not have the latest users of the cluster")

@@ -40,7 +40,7 @@ class RowStore:
 
     def transact(self, change: Change) -> bool:
         def unchanged(key: bytes) -> bool:
-            return key not in self.rows or self.rows[key].mod <= change.revision
+            return key not in self.rows or self.rows[key].mod <= change.position.revision
 
         holds = (
             all(key in self.rows and unchanged(key) for key in change.present)

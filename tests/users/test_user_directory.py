@@ -16,7 +16,7 @@ from metad.system.backoff import Backoff
 from metad.users import etcd_rows, rows, user_directory
 from metad.users.account import POSTMASTER_ID, pack_record
 from metad.users.mirrored import MirroredUsers
-from metad.users.rows import Change
+from metad.users.rows import Change, Position
 from tests.support.etcd_fake import FakeEtcd
 from tests.support.user_nodes import (
     ANN,
@@ -402,7 +402,8 @@ def test_a_change_holds_only_if_its_rows_are_as_they_were(case: str, many: int) 
         rows_there = ["a", "c", "d", *more]
         etcd.write({PREFIX + name: b"1" for name in rows_there})
         there = tuple(name.encode() for name in ("a", *more))
-        change = Change(etcd.state.revision, there, (b"b",), (b"c", b"never"), ((b"e", b"1"),))
+        now = Position("", etcd.state.revision)
+        change = Change(now, there, (b"b",), (b"c", b"never"), ((b"e", b"1"),))
         etcd.write(written)
         if "deleted" in case:
             etcd.write({PREFIX + "last/1": b"token"})  # as every change of users writes
@@ -414,8 +415,9 @@ def test_a_change_holds_only_if_its_rows_are_as_they_were(case: str, many: int) 
 
 
 def test_what_is_not_a_change_is_refused() -> None:
-    for bad in (None, [], [1, 2, 3, 4, 5, 6], [1, [], [], [], [[b"a"]], []]):
+    at = ["", 1]
+    for bad in (None, [], [at, 2, 3, 4, 5, 6], [1, *[[]] * 5], [at, [], [], [], [[b"a"]], []]):
         with pytest.raises(ClusterError):
             Change.decode(bad)
     with pytest.raises(ClusterError, match="too many"):
-        Change.decode([1, [], [], [], [[b"%d" % n, b""] for n in range(200)], []])
+        Change.decode([at, [], [], [], [[b"%d" % n, b""] for n in range(200)], []])
