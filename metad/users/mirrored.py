@@ -75,6 +75,11 @@ class MirroredUsers(UserDatabase):
             number: int = ID.unpack(txn.get(b"next", ID.pack(0), db=self._meta))[0]
         return max(number, self._numbers.next())
 
+    def raise_next(self, number: int) -> None:
+        """Give no number below this one, which etcd has.  Raises OsError."""
+        with self._translated, self._env.begin(write=True):
+            self.raise_numbers(number)
+
     # -- for an upload
 
     def all_rows(self) -> Iterator[tuple[bytes, bytes]]:

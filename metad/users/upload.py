@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -20,7 +21,7 @@ from metad.cluster import etcd_json
 from metad.cluster.directory_keys import Identity, Keys
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import EtcdError, Json
-from metad.errors import ClusterError
+from metad.errors import ClusterError, DataError
 from metad.system.backoff import Backoff
 from metad.users import etcd_rows, rows
 from metad.users.mirrored import MirroredUsers
@@ -67,6 +68,7 @@ async def upload(
 ) -> int:
     """Returns the revision at which all rows are there."""
     prefix = keys.users
+    await _keep_numbers(etcd, prefix, users)
     await _delete(etcd, f"{prefix}whole")
     await _delete_others(etcd, prefix, users)
     count = 0
@@ -77,6 +79,14 @@ async def upload(
         progress(count)
     last = etcd_json.puts(f"{prefix}last/{number}", secrets.token_bytes(8))
     return await _write(etcd, [etcd_json.puts(prefix + rows.WHOLE.decode(), b""), last])
+
+
+async def _keep_numbers(etcd: Etcd, prefix: str, users: MirroredUsers) -> None:
+    """The next number never falls: others may have raised it above what this node knows."""
+    found = await etcd.read(etcd_json.reads(prefix + rows.NEXT.decode()))
+    for row in found.found[0]:
+        with suppress(DataError):  # it is replaced
+            users.raise_next(rows.read_number(row.value))
 
 
 def _puts(prefix: str, piece: list[tuple[bytes, bytes]]) -> list[Json]:

@@ -118,13 +118,14 @@ class UserDirectory:
         """Until something is wrong.  Raises ClusterError, DataError."""
         identity = self._trusted()
         found = await self._look(identity)
+        # Before all rows are read, which may take minutes: others give numbers meanwhile.
+        await self._raise_next(found.found[2], identity)
         latest = etcd_rows.latest(found.found[1])
         name = etcd_rows.position(identity, 0).identity
         if self._position.identity != name or not self._position.revision:
             await self._reload(identity, found.revision)
         elif latest <= self._position.revision:
             self._enter([], found.revision)  # nothing has changed in between
-        await self._raise_next(found.found[2], identity)
         try:
             await self._watch_or_deaf(identity)
         except CompactedError:
@@ -167,6 +168,7 @@ class UserDirectory:
             known = self._position
             try:
                 found = await self._look(identity)
+                await self._raise_next(found.found[2], identity)
             except EtcdError:  # it cannot be known now
                 continue
             latest = etcd_rows.latest(found.found[1])
@@ -229,15 +231,17 @@ class UserDirectory:
     async def _raise_next(self, found: Sequence[etcd_json.Row], identity: Identity | None) -> None:
         """No number that was given on this node is given again, whatever etcd has lost.  `found`:
         the next one in etcd, if it has one; `identity`: of a directory that is trusted."""
-        own = self._users.next_number
-        if not found or own <= rows.read_number(found[0].value):
-            return
-        compare = [etcd_json.unchanged(found[0].key, found[0].mod)]
-        if identity is not None:
-            compare.append(etcd_json.equals(self._node.keys.identity, identity.encode()))
-        then = [etcd_json.puts(found[0].key, b"%d" % own), self._token(secrets.token_bytes(8))]
-        async with self._lock:
-            await self._etcd.transact(compare, then)  # another try comes with the next watch
+        own, key = self._users.next_number, self._key(rows.NEXT)
+        while found and own > rows.read_number(found[0].value):
+            compare = [etcd_json.unchanged(key, found[0].mod)]
+            if identity is not None:
+                compare.append(etcd_json.equals(self._node.keys.identity, identity.encode()))
+            then = [etcd_json.puts(key, b"%d" % own), self._token(secrets.token_bytes(8))]
+            async with self._lock:
+                outcome = await self._etcd.transact(compare, then, [etcd_json.reads(key)])
+            if outcome.succeeded or outcome.found[0] == found:  # the same: it is another directory
+                return
+            found = outcome.found[0]  # another node gave a number meanwhile
 
     # -- mirror to etcd
 

@@ -103,4 +103,4 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def level(one: Node, two: Node) -> bool:
-    return one.directory.position.revision == two.directory.position.revision
+    return one.directory.position == two.directory.position
