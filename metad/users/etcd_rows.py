@@ -44,9 +44,10 @@ def compare(prefix: str, change: Change) -> list[Json]:
     found += [_older(prefix + row.decode(), revision) for row in change.either]
     if len(found) <= rows.MOST_COMPARED:
         return found
-    # Every change writes a row, so this notices what was deleted, too.
-    end = etcd_json.text(etcd_json.end_of_prefix(prefix))
-    return [{**_older(prefix, revision), "range_end": end}]
+    # Every change rewrites one of these few rows.  To compare all rows, each server of etcd would
+    # read all users, and carry nothing else out meanwhile.
+    last = prefix + rows.LAST.decode()
+    return [{**_older(last, revision), "range_end": etcd_json.text(etcd_json.end_of_prefix(last))}]
 
 
 def _exists(key: str) -> Json:

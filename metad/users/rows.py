@@ -49,7 +49,7 @@ LAST = b"last/"
 NEXT, SECRET, ALIASES, WHOLE = b"next", b"secret", b"aliases", b"whole"
 # Most rows that one change may write: etcd takes 128 operations in a transaction.
 MOST_WRITES = 120
-# Most comparisons row by row; etcd takes 128.  Above, all rows are compared at once.
+# Most comparisons row by row; etcd takes 128.  Above, no user may have changed at all.
 MOST_COMPARED = 120
 
 # All rows are below one of these; in this order.

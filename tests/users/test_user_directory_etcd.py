@@ -15,6 +15,7 @@ from metad.cluster.etcd_json import Changes, EtcdError, puts
 from metad.config.model import ClusterConfig
 from metad.errors import ClusterError, DataError
 from metad.users import rows, user_directory
+from metad.users.rows import Change
 from tests.support.etcd import EtcdCluster
 from tests.support.sizes import noted, scaled
 from tests.support.user_nodes import ANN, BOB, CAT, KEYS, Node, cluster, level, until
@@ -111,6 +112,24 @@ def test_a_large_import_reaches_a_node_that_was_away(server: EtcdCluster, tmp_pa
                 two.start()
                 await until(lambda: level(one, two))
                 assert everything(one.users) == everything(two.users)
+
+    asyncio.run(test())
+
+
+def test_a_large_change_holds_only_if_no_user_has_changed(
+    server: EtcdCluster, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            names = [f"u{number}@example.test" for number in range(80)]
+            await asyncio.to_thread(lambda: list(one.users.add_many((n, None) for n in names)))
+            there = tuple(rows.row_key(name.encode()) for name in names)
+            old = one.directory.position
+            await one.call("set_alias", "all@example.test", names)
+            await until(lambda: two.users.alias("all@example.test") is not None)
+            for at, holds in ((old, False), (one.directory.position, True)):
+                change = Change(at, there, (), (), ((there[0], b"not a user"),))
+                assert await one.directory.change(change) is holds
 
     asyncio.run(test())
 
