@@ -258,9 +258,10 @@ ETCD_ATTEMPT = 2.0
 ETCD_PAGE_ATTEMPT = 30.0
 # Seconds until a member whose lease has ended is absent.
 CLUSTER_ABSENT_AFTER = (15, 7 * 86_400)
-# Its socket: clients at once; bytes of a frame; seconds of silence after which one is closed.
+# Its socket: clients at once; bytes of a frame, such as 1 MiB of aliases with the names of their
+# members once more; seconds of silence after which one is closed.
 CLUSTER_LOCAL_CLIENTS = 128
-CLUSTER_LOCAL_FRAME = MIB
+CLUSTER_LOCAL_FRAME = 4 * MIB
 CLUSTER_LOCAL_IDLE = 60.0
 
 # --- Control socket -------------------------------------------------------------------------------

@@ -24,12 +24,14 @@ Rules of this file:
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import msgpack
 
 from metad.errors import ClusterError, DataError
+from metad.limits import MIB
 from metad.users import login_kinds
 from metad.users.account import (
     MAX_ID,
@@ -41,6 +43,8 @@ from metad.users.account import (
 from metad.users.lmdb_env import MAX_KEY
 from metad.users.lookup import POSTMASTER_ALIAS
 
+T = TypeVar("T")
+
 # In the order in which they must be entered, which is etcd's.
 REMOVED_ALIAS, REMOVED, ROW = b"removed-alias/", b"removed/", b"row/"
 SHARDS = 256
@@ -51,6 +55,11 @@ NEXT, SECRET, ALIASES, WHOLE = b"next", b"secret", b"aliases", b"whole"
 MOST_WRITES = 120
 # Most comparisons row by row; etcd takes 128.  Above, no user may have changed at all.
 MOST_COMPARED = 120
+
+# Octets of rows that one change may write, and after which a part of an import or an upload ends;
+# etcd takes 1.5 MiB in a request.  An alias has up to 500 KB.
+MOST_OCTETS = MIB
+PART_OCTETS = MIB // 2
 
 # All rows are below one of these; in this order.
 PARTS = (
@@ -105,6 +114,21 @@ class Change(NamedTuple):
         if len(change.puts) + len(change.deletes) > MOST_WRITES:
             raise ClusterError("a change of too many users")
         return change
+
+
+def in_parts(found: Iterable[T], most: int, octets: Callable[[T], int]) -> Iterator[list[T]]:
+    """At most so many of them at a time, and `PART_OCTETS` unless one alone has more."""
+    part: list[T] = []
+    total = 0
+    for one in found:
+        size = octets(one)
+        if part and (len(part) == most or total + size > PART_OCTETS):
+            yield part
+            part, total = [], 0
+        part.append(one)
+        total += size
+    if part:
+        yield part
 
 
 def row_key(address: bytes) -> bytes:

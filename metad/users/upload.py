@@ -72,8 +72,8 @@ async def upload(
     await _delete(etcd, f"{prefix}whole")
     await _delete_others(etcd, prefix, users)
     count = 0
-    source = iter(users.all_rows())
-    while pieces := [piece for _ in range(AT_ONCE) if (piece := list(islice(source, ROWS)))]:
+    source = rows.in_parts(users.all_rows(), ROWS, lambda row: len(row[0]) + len(row[1]))
+    while pieces := list(islice(source, AT_ONCE)):
         await asyncio.gather(*(_write(etcd, _puts(prefix, piece)) for piece in pieces))
         count += sum(map(len, pieces))
         progress(count)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metad.cluster import local
 from metad.errors import DataError, MetadError, NoSuchUserError, UnavailableError
 from metad.users import rows
 from metad.users.account import Policy
@@ -17,9 +18,11 @@ from metad.users.database import UserDatabase
 from metad.users.directory_users import OvertakenError
 from metad.users.imports import importers
 from metad.users.imports.import_apply import Transfer
+from metad.users.imports.import_entries import ImportEntry
 from metad.users.journal import MirrorError
+from metad.users.rows import Change
 from tests.support.sizes import SEED
-from tests.support.user_rows import Node, RowStore, everything
+from tests.support.user_rows import Node, RowStore, account_of, everything
 
 ANN, BOB, CAT = "ann@example.test", "bob@example.test", "cat@example.test"
 
@@ -180,6 +183,49 @@ def test_a_change_too_large_for_a_transaction_is_refused(nodes: tuple[Node, Node
         one.users.set_alias(f"list{number}@example.test", [ANN, BOB])
     with pytest.raises(DataError, match="more than a cluster takes"):
         one.users.remove(ANN, force=True)
+    check_same(one, two)
+
+
+def test_a_change_of_too_many_bytes_is_refused(
+    nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = nodes
+    long = f"{'a' * 100}@example.test"
+    one.users.add(ANN)
+    one.users.add(long)
+    for number in range(3):
+        one.users.set_alias(f"list{number}@example.test", [ANN, long])
+    monkeypatch.setattr(rows, "MOST_OCTETS", 350)
+    with pytest.raises(DataError, match="more than a cluster takes"):
+        one.users.remove(ANN, force=True)
+    one.users.remove_alias("list0@example.test")
+    one.users.remove(ANN, force=True)
+    check_same(one, two)
+
+
+def test_a_part_of_an_import_fits_in_a_frame(
+    nodes: tuple[Node, Node], store: RowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aliases with different members: the names of all these are compared, too."""
+    one, two = nodes
+    names = [f"{number:070}@example.test" for number in range(10_000)]
+    store.write(*(account_of(2 + number, name) for number, name in enumerate(names)))
+    one.catch_up()
+    frames: list[int] = []
+    propose = one.propose
+
+    def sent(change: Change) -> None:
+        frames.append(len(local._encode({"op": "users", "change": change})))
+        propose(change)
+
+    monkeypatch.setattr(one.users, "_propose", sent)
+    done = Transfer(one.users)
+    done.run(
+        ImportEntry("f:1", f"list{at}@example.test", members=tuple(names[at : at + 250]))
+        for at in range(0, len(names), 250)
+    )
+    assert (done.outcome.added, done.outcome.bad) == (40, [])
+    assert max(frames) > rows.MOST_OCTETS
     check_same(one, two)
 
 

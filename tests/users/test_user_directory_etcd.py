@@ -14,11 +14,24 @@ from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import Changes, EtcdError, puts
 from metad.config.model import ClusterConfig
 from metad.errors import ClusterError, DataError
-from metad.users import rows, user_directory
+from metad.users import rows, upload, user_directory
+from metad.users.imports.import_apply import Transfer
+from metad.users.imports.import_entries import ImportEntry
 from metad.users.rows import Change
 from tests.support.etcd import EtcdCluster
 from tests.support.sizes import noted, scaled
-from tests.support.user_nodes import ANN, BOB, CAT, KEYS, Node, cluster, level, until
+from tests.support.user_nodes import (
+    ANN,
+    BOB,
+    CAT,
+    IDENTITY,
+    KEYS,
+    Node,
+    cluster,
+    level,
+    until,
+    write_directory,
+)  # fmt: skip
 from tests.support.user_rows import everything
 
 pytestmark = pytest.mark.slow  # they start etcd
@@ -130,6 +143,31 @@ def test_a_large_change_holds_only_if_no_user_has_changed(
             for at, holds in ((old, False), (one.directory.position, True)):
                 change = Change(at, there, (), (), ((there[0], b"not a user"),))
                 assert await one.directory.change(change) is holds
+
+    asyncio.run(test())
+
+
+def test_large_aliases_are_imported_and_uploaded_in_parts_that_etcd_takes(
+    server: EtcdCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "TRIES", 1)
+
+    async def test() -> None:
+        async with nodes(server, tmp_path) as (one, two):
+            names = tuple(f"{number:052}@example.test" for number in range(1000))
+            await asyncio.to_thread(lambda: list(one.users.add_many((n, None) for n in names)))
+            lists = [
+                ImportEntry("f:1", f"list{number}@example.test", members=names)
+                for number in range(40)  # 2.6 MB
+            ]
+            done = Transfer(one.users)
+            await asyncio.to_thread(done.run, lists)
+            assert (done.outcome.added, done.outcome.bad) == (len(lists), [])
+            await until(lambda: level(one, two))
+            assert everything(one.users) == everything(two.users)
+            await one.stop()
+            await write_directory(one.etcd, one, IDENTITY)
+            one.start()
 
     asyncio.run(test())
 

@@ -27,7 +27,7 @@ from metad.errors import (
     NoSuchUserError,
     UnknownUserError,
 )
-from metad.users import hashes, passwords
+from metad.users import hashes, passwords, rows
 from metad.users.account import POSTMASTER_ID, Account, unpack_alias, unpack_record
 from metad.users.database import UserDatabase, account_address
 from metad.users.imports.import_entries import BadLine, ImportEntry, Secret
@@ -87,8 +87,8 @@ class Transfer:
         while piece := list(islice(source, batch)):
             self._accounts(self._sort_out(piece, aliases))
             self._progress(self.outcome)
-        for at in range(0, len(aliases), batch):
-            self._aliases(aliases[at : at + batch])
+        for part in rows.in_parts(aliases, batch, _octets):
+            self._aliases(part)
             self._progress(self.outcome)
 
     def _sort_out(
@@ -285,6 +285,10 @@ def _is_new_password(record: dict[str, Any], fields: dict[str, Any]) -> bool:
         return True
     old = record.get("hash")
     return "scram" not in record and (old is None or hashes.is_weak(old))
+
+
+def _octets(alias: ImportEntry) -> int:
+    return len(rows.alias_row(alias.members or ()))
 
 
 def _folded(members: Iterable[str]) -> set[str]:
