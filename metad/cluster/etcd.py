@@ -32,6 +32,7 @@ from metad.cluster.etcd_json import (
     EtcdError,
     EtcdRefusesError,
     Json,
+    LongAnswerError,
     Outcome,
     Reading,
     changes_of,
@@ -105,15 +106,22 @@ class Etcd:
         self, prefix: str, revision: int = 0, page: int = ETCD_PAGE
     ) -> AsyncGenerator[Reading, None]:
         """All rows below `prefix`, page by page, as they were at one revision: that of the first
-        page, or `revision`.  At least one page.  Raises EtcdError, CompactedError."""
+        page, or `revision`.  At least one page; smaller ones than `page` where rows are large.
+        Raises EtcdError, CompactedError."""
         end, key = text(end_of_prefix(prefix)), text(prefix)
         while True:
             request = {"key": key, "range_end": end, "limit": str(page), "revision": str(revision)}
-            answer = await self._call("kv/range", request, patience=ETCD_PAGE_ATTEMPT)
+            try:
+                answer = await self._call("kv/range", request, patience=ETCD_PAGE_ATTEMPT)
+            except LongAnswerError:
+                if page == 1:
+                    raise
+                page //= 2
+                continue
             found = _reading(answer)
             revision = revision or found.revision
-            yield Reading(revision, found.rows)
-            if not answer.get("more") or not found.rows:
+            yield found._replace(revision=revision)
+            if not found.more or not found.rows:
                 return
             key = text(found.rows[-1].key + "\0")
 
@@ -260,7 +268,7 @@ def _refusal(status: int, found: Json) -> EtcdError:
 
 
 def _reading(answer: Json) -> Reading:
-    return Reading(revision_of(answer), rows_of(answer))
+    return Reading(revision_of(answer), rows_of(answer), answer.get("more") is True)
 
 
 def _number(answer: Json, name: str) -> int:
@@ -281,12 +289,12 @@ def _result(line: bytes) -> Json:
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    """Raises ValueError if it is too long."""
+    """Raises LongAnswerError."""
     found = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK):
         found += chunk
         if len(found) > ETCD_ANSWER:
-            raise ValueError("its answer is too long")
+            raise LongAnswerError
     return bytes(found)
 
 

@@ -38,6 +38,13 @@ class CompactedError(EtcdError):
         self.revision = revision
 
 
+class LongAnswerError(EtcdError):
+    """An answer has more than limits.ETCD_ANSWER."""
+
+    def __init__(self) -> None:
+        super().__init__("etcd's answer is too long")
+
+
 class Row(NamedTuple):
     """A key with its value.  `mod`: the revision of its last change; `lease` 0: none."""
 
@@ -48,10 +55,11 @@ class Row(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Rows in the order of their keys, as they were at `revision`."""
+    """Rows in the order of their keys, as they were at `revision`.  `more`: others follow."""
 
     revision: int
     rows: Sequence[Row]
+    more: bool = False
 
 
 class Outcome(NamedTuple):

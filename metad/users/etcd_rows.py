@@ -11,7 +11,7 @@ from metad.cluster.etcd_json import Json
 from metad.users import rows
 from metad.users.rows import Change, Position
 
-# Rows of an answer; with the largest aliases it must stay below limits.ETCD_ANSWER.
+# Rows of an answer; fewer where aliases are large.
 PAGE = 500
 
 
@@ -25,7 +25,7 @@ async def everything(
 ) -> AsyncGenerator[list[etcd_json.Row], None]:
     """All rows at one revision: this one, or the newest.  Raises EtcdError, CompactedError."""
     async for page in etcd.prefix(prefix, revision, PAGE):
-        if len(page.rows) < PAGE:
+        if not page.more:
             yield list(page.rows)
             return
         revision = page.revision

@@ -14,9 +14,18 @@ from typing import Any
 
 import pytest
 
+from metad.cluster import etcd as client
 from metad.cluster import etcd_json
 from metad.cluster.etcd import Etcd
-from metad.cluster.etcd_json import CompactedError, EtcdError, equals, missing, puts, reads
+from metad.cluster.etcd_json import (
+    CompactedError,
+    EtcdError,
+    LongAnswerError,
+    equals,
+    missing,
+    puts,
+    reads,
+)
 from metad.errors import ConfigError
 from tests.cluster.directory_kit import config
 from tests.support.etcd import EtcdCluster, TlsEtcd, need_etcd
@@ -67,6 +76,22 @@ def test_pages_of_a_prefix_are_of_one_revision(server):
             assert {row.value for one in pages for row in one.rows} == {b"before"}
             empty = [one async for one in etcd.prefix("/nothing/")]
             assert [one.rows for one in empty] == [[]]
+
+    asyncio.run(main())
+
+
+def test_pages_of_large_rows_are_smaller(server, monkeypatch):
+    monkeypatch.setattr(client, "ETCD_ANSWER", 1_000_000)
+
+    async def main():
+        async with Etcd(config(server.urls)) as etcd:
+            for number in range(6):
+                await put(etcd, f"/large/{number}", b"x" * 300_000)
+            pages = [(len(one.rows), one.more) async for one in etcd.prefix("/large/", page=5)]
+            assert pages == [(2, True), (2, True), (2, False)]
+            await put(etcd, "/large/7", b"x" * 1_000_000)
+            with pytest.raises(LongAnswerError):
+                assert [one async for one in etcd.prefix("/large/", page=5)]
 
     asyncio.run(main())
 

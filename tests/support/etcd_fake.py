@@ -56,7 +56,8 @@ class FakeEtcd:
         found = self._range(prefix, end_of_prefix(prefix))
         for at in range(0, max(1, len(found)), page):
             await asyncio.sleep(0)
-            yield Reading(revision or self.state.revision, found[at : at + page])
+            more = at + page < len(found)
+            yield Reading(revision or self.state.revision, found[at : at + page], more)
 
     async def read(self, *requests: Json) -> Outcome:
         self._answer()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metad.cluster import etcd as client
 from metad.cluster.etcd import Etcd
 from metad.cluster.etcd_json import Changes, EtcdError, puts
 from metad.config.model import ClusterConfig
@@ -147,10 +148,11 @@ def test_a_large_change_holds_only_if_no_user_has_changed(
     asyncio.run(test())
 
 
-def test_large_aliases_are_imported_and_uploaded_in_parts_that_etcd_takes(
+def test_large_aliases_go_into_etcd_and_come_back_in_parts(
     server: EtcdCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "TRIES", 1)
+    monkeypatch.setattr(client, "ETCD_ANSWER", 2_000_000)  # all have more, and one change less
 
     async def test() -> None:
         async with nodes(server, tmp_path) as (one, two):
@@ -166,8 +168,15 @@ def test_large_aliases_are_imported_and_uploaded_in_parts_that_etcd_takes(
             await until(lambda: level(one, two))
             assert everything(one.users) == everything(two.users)
             await one.stop()
+            await two.stop()
             await write_directory(one.etcd, one, IDENTITY)
+            two.users.follow(empty=True)
+            two.start()
             one.start()
+            await until(lambda: not two.users.lost)
+            await until(lambda: level(one, two))
+            assert everything(one.users) == everything(two.users)
+            assert not one.lines + two.lines
 
     asyncio.run(test())
 
