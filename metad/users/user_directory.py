@@ -72,6 +72,7 @@ class UserDirectory:
         self._position = users.position()
         self._moved = asyncio.Event()
         self._error = ""
+        self._failures = 0  # since the watch last told of a change, or stood for `LISTEN_S`
 
     @property
     def position(self) -> Position:
@@ -87,18 +88,17 @@ class UserDirectory:
 
     async def run(self) -> None:
         """For ever."""
-        failures = 0
         while True:
             try:
                 if self._node.trusted() is not None:
                     await self._follow()
                 elif self._node.distrusts():
                     await self._keep_numbers()
-                failures = 0
+                self._failures = 0
             except MetadError as error:
-                failures += 1
+                self._failures += 1
                 self._note(str(error))
-            await asyncio.sleep(max(AGAIN.first, AGAIN.delay(failures)))
+            await asyncio.sleep(max(AGAIN.first, AGAIN.delay(self._failures)))
 
     def _note(self, error: str) -> None:
         if error and not self._error:
@@ -174,6 +174,7 @@ class UserDirectory:
             latest = etcd_rows.latest(found.found[1])
             if not await self._reach(latest) and self._position == known:
                 raise ClusterError("etcd's watch does not tell of changes any more")
+            self._failures = 0
 
     async def _watch(self, identity: Identity) -> None:
         end = etcd_json.end_of_prefix(self._prefix)
@@ -189,6 +190,7 @@ class UserDirectory:
                 whole = [one for one in held if not changes.more or one.mod < held[-1].mod]
                 if whole:
                     self._enter(_by_revision(self._prefix, whole), whole[-1].mod)
+                    self._failures = 0
                     held = held[len(whole) :]
 
     def _enter(self, revisions: list[list[Row]], revision: int) -> None:

@@ -9,16 +9,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from metad.cluster.etcd_json import Changes, Json, Outcome
 from metad.errors import ClusterError
+from metad.system.backoff import Backoff
 from metad.users import user_directory
 from tests.support.etcd_fake import FakeEtcd
 from tests.support.sizes import reached, scaled
-from tests.support.user_nodes import ANN, Node, cluster, until
+from tests.support.user_nodes import ANN, Node, cluster, level, until
 
 NEVER = 1e6  # seconds between questions whether the watch has told everything
 
@@ -127,5 +128,55 @@ def test_a_watch_that_tells_nothing_is_counted(
                 await until(lambda node=node: node.users.verify(ANN, b"changed") is not None)  # type: ignore[misc]
             assert etcd.watches > len(nodes)
             assert etcd.reads > asked
+
+    asyncio.run(test())
+
+
+class NotedBackoff(Backoff):
+    """`failures`: what was asked for."""
+
+    failures: ClassVar[list[int]] = []
+
+    def delay(self, failures: int) -> float:
+        self.failures.append(failures)
+        return super().delay(failures)
+
+
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    found: list[int] = []
+    monkeypatch.setattr(NotedBackoff, "failures", found)
+    monkeypatch.setattr(user_directory, "AGAIN", NotedBackoff(0.01, 0.01))
+    return found
+
+
+def test_a_watch_that_is_lost_now_and_then_begins_again_soon_each_time(
+    tmp_path: Path, failures: list[int]
+) -> None:
+    async def test() -> None:
+        etcd = WatchedEtcd()
+        async with cluster(tmp_path, etcd) as nodes:
+            for number in range(5):
+                await until(lambda number=number: etcd.watches == len(nodes) * (number + 1))  # type: ignore[misc]
+                etcd.cuts = len(nodes)
+                await nodes[0].call("set_disabled", ANN, not number % 2)
+                await until(lambda: level(*nodes))
+            assert failures == [1] * 5 * len(nodes)
+
+    asyncio.run(test())
+
+
+def test_a_watch_that_stands_ends_the_count_of_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: list[int]
+) -> None:
+    monkeypatch.setattr(user_directory, "LISTEN_S", 0.05)
+
+    async def test() -> None:
+        etcd = WatchedEtcd()
+        async with cluster(tmp_path, etcd) as (_, two):
+            etcd.stop()
+            await until(lambda: max(failures, default=0) > 2)
+            etcd.start()
+            await until(lambda: two.directory._failures == 0)
 
     asyncio.run(test())
