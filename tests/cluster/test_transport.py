@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from metad import limits
-from metad.cluster import dialing, identity, link, transport
+from metad.cluster import dialing, identity, transport
 from metad.cluster.answers import Answer, Answered, LinkFailed
 from metad.cluster.certificates import Pair, make_ca, make_member
 from metad.cluster.identity import load_contexts, own_fingerprint
@@ -144,7 +144,7 @@ def listening(host: str, port: int = 0) -> socket.socket:
 
 @pytest.fixture(autouse=True)
 def a_busy_machine_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CLUSTER_STOOD_STILL", PATIENCE)
+    monkeypatch.setattr(limits, "CLUSTER_STOOD_STILL", PATIENCE)
 
 
 @pytest.fixture

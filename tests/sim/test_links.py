@@ -81,7 +81,7 @@ MUTANTS = [
          'osio.fsync_directory(os.path.dirname(path) or ".")', "pass"),
     ), 1),
     Mutant("a link that stood still is read", (
-        (LINK + "_has_stood_still", "if still <= CLUSTER_STOOD_STILL:", "if True:"),
+        (LINK + "_has_stood_still", "if still <= limits.CLUSTER_STOOD_STILL:", "if True:"),
     ), 3),
 ]  # fmt: skip
 
