@@ -3,11 +3,13 @@
     length of the body 4 | kind 1 | flags 1 | reserved 2 | tag 4 | epoch 4      big-endian
 
 An answer has the tag of its request.  A body longer than a piece goes in several frames of one tag;
-all but the last have the flag MORE.  Small frames pass between the pieces of a large one.
+all but the last are whole pieces, and have the flag MORE.  Small frames pass between the pieces of
+a large one.
 
 Rules of this file:
 
-* Bounded: a head that promises more than a piece is refused before its body is waited for.
+* Bounded: a head that promises more than a piece is refused before its body is waited for, and so
+  is one of less with MORE, of which there could be any number.
 * However the bytes were cut on their way, the same frames come out, and then the same error.
 """
 
@@ -100,11 +102,13 @@ def pieces(kind: int, tag: int, epoch: int, parts: Sequence[Buffer]) -> Iterator
 
 
 class Decoder:
-    """Makes frames of the bytes of one connection."""
+    """Makes frames of the bytes of one connection.  `most`: bytes of the body of one; it may be
+    changed after a frame, for the next."""
 
-    __slots__ = ("_held", "_parts", "_wanted")
+    __slots__ = ("_held", "_parts", "_wanted", "most")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_BODY) -> None:
+        self.most = most
         self._parts: list[bytes] = []
         self._held = 0
         self._wanted = HEAD_SIZE
@@ -126,8 +130,10 @@ class Decoder:
         self._wanted = HEAD_SIZE
         while end - at >= HEAD_SIZE:
             length, kind, flags, reserved, tag, epoch = HEAD.unpack_from(data, at)
-            if length > MOST_BODY or kind not in _KNOWN or flags > MORE or reserved:
-                raise FrameError(_fault(length, kind, flags))
+            if length > self.most or kind not in _KNOWN or flags > MORE or reserved:
+                raise FrameError(_fault(length, kind, flags, self.most))
+            if flags and length < PIECE:
+                raise FrameError("a piece is too small")
             stop = at + HEAD_SIZE + length
             if stop > end:
                 self._wanted = HEAD_SIZE + length
@@ -139,8 +145,8 @@ class Decoder:
             self._held = end - at
 
 
-def _fault(length: int, kind: int, flags: int) -> str:
-    if length > MOST_BODY:
+def _fault(length: int, kind: int, flags: int, most: int) -> str:
+    if length > most:
         return f"a frame of {length:,} bytes is too long"
     if kind not in _KNOWN:
         return f"a frame has the unknown kind {kind}"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from metad import limits
-from metad.cluster import answers, greeting, hello
+from metad.cluster import answers, frames, greeting, hello
 from metad.cluster.answers import Answered, Done, EpochChanged, LinkFailed, Refused
 from metad.cluster.asking import Asking
 from metad.cluster.frames import (
@@ -50,9 +50,9 @@ class Link:
     `known_reason`: why the attempt before failed; it is reported once."""
 
     __slots__ = (
-        "_asking", "_brief", "_closed", "_decoder", "_dialed", "_early", "_fingerprint", "_heard",
-        "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving", "_ticked",
-        "_welcome", "_wire", "epoch", "hello", "known_reason", "peer", "place", "reason",
+        "_asking", "_begun", "_brief", "_closed", "_decoder", "_dialed", "_early", "_fingerprint",
+        "_heard", "_judged", "_mine", "_node", "_outgoing", "_phase", "_pinged", "_serving",
+        "_ticked", "_welcome", "_wire", "epoch", "hello", "known_reason", "peer", "place", "reason",
         "was_ready",
     )  # fmt: skip
 
@@ -67,12 +67,12 @@ class Link:
         self._fingerprint = ""
         self.hello: Hello | None = None
         self._mine: Hello | None = None
-        self._decoder = Decoder()
+        self._decoder = Decoder(hello.MOST_HELLO)
         self._asking = Asking(node.report)
         self._serving = Serving()
         self._outgoing = Outgoing(self._write)
         self._early: list[tuple[int, int, int, Sequence[Buffer], int]] = []
-        self._heard = self._ticked = self._pinged = node.clock()
+        self._begun = self._heard = self._ticked = self._pinged = node.clock()
         self._brief = self._welcome = False  # it is a command; it has accepted us
         self.epoch = 0
         self._judged = 0  # the epoch of our view in which the other side was found to be a member
@@ -151,7 +151,7 @@ class Link:
         """TLS is done; `fingerprint`: SHA-256 of the other side's certificate in DER."""
         self._wire = wire
         self._fingerprint = fingerprint
-        self._heard = self._node.clock()
+        self._begun = self._heard = self._node.clock()
         self._phase = Phase.HELLO
         self._outgoing.resume()
         try:
@@ -197,13 +197,19 @@ class Link:
         if self._phase is _CLOSED or self._has_stood_still(now):
             return
         self._ticked = now
-        if now - self._heard > limits.CLUSTER_SILENCE:
-            self.close(f"silent for {limits.CLUSTER_SILENCE:g} s")
-            return
+        self._close_if_overdue(now)
         self._asking.expire(now)
         if self._phase is _READY and self._keep_up() and now - self._pinged >= limits.CLUSTER_PING:
             self._pinged = now
             self._send(Kind.PING, 0, self._judged, (), 0)
+
+    def _close_if_overdue(self, now: float) -> None:
+        if now - self._heard > limits.CLUSTER_SILENCE:
+            self.close(f"silent for {limits.CLUSTER_SILENCE:g} s")
+        elif self._phase is not _READY and now - self._begun > limits.CLUSTER_SILENCE:
+            self.close(f"not up after {limits.CLUSTER_SILENCE:g} s")  # it may send byte by byte
+        elif self._outgoing.is_unread:
+            self.close("it does not read what it is sent")
 
     def _has_stood_still(self, now: float) -> bool:
         still = now - self._ticked
@@ -220,9 +226,7 @@ class Link:
             self._node.report(f"warning: link with {self._name()} lost: {reason}")
         elif self._dialed and reason != self.known_reason:
             self._node.report(f"warning: no link with {self._name()}: {reason}")
-        self._end(reason)
-        if self._wire is not None:
-            self._wire.abort()
+        self._end(reason, at_once=True)
 
     def _refuse(self, reason: str) -> None:
         """Tell both logs why, and close."""
@@ -231,10 +235,8 @@ class Link:
         text = reason.encode()
         self._outgoing.send(encode(Kind.REFUSED, 0, 0, (text,), len(text)))
         self._end(reason)
-        if self._wire is not None:
-            self._wire.close()
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, at_once: bool = False) -> None:
         self._phase = _CLOSED
         self.reason = reason
         self._early.clear()
@@ -246,6 +248,8 @@ class Link:
         except Exception as error:  # what waits here must hear of the end all the same
             self._node.report(f"panic: the end of the link with {self._name()}: {error!r}")
         self._asking.fail_all(reason)
+        if self._wire is not None:
+            (self._wire.abort if at_once else self._wire.close)()
 
     def _name(self) -> str:
         number = f"node {self.peer}" if self.peer else "a node"
@@ -277,6 +281,7 @@ class Link:
         if fault is not None:
             raise FrameError(fault)
         self.hello = theirs
+        self._decoder.most = frames.MOST_BODY
         self._brief = theirs.command
         self._judged = view.epoch
         self.epoch = theirs.epoch
@@ -332,8 +337,6 @@ class Link:
             if greeting.is_news(self._node, self.peer, text):
                 self._node.report(f"warning: {self._name()} refuses the link: {text}")
             self._end(text)
-            if self._wire is not None:
-                self._wire.close()
         elif flags & MORE:
             self._asking.take_piece(tag, body)
         elif kind == Kind.ANSWER:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Final
 
-from metad.limits import CLUSTER_OUTSTANDING
+from metad.limits import CLUSTER_OUTSTANDING, CLUSTER_REQUEST_MEMORY
+
+# Small frames that a peer may leave unread: twice as many as the requests of both sides.
+MOST_FRAMES: Final = 4 * CLUSTER_OUTSTANDING // CLUSTER_REQUEST_MEMORY
 
 
 class Outgoing:
@@ -33,6 +37,11 @@ class Outgoing:
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more may wait.  Any number may, if they are the only ones."""
         return not self.queued or self.queued + size <= CLUSTER_OUTSTANDING
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether more small frames wait than for any peer that keeps to its limits."""
+        return len(self._small) > MOST_FRAMES
 
     def send(self, frame: bytes) -> None:
         if self._paused or self._small:

@@ -79,6 +79,7 @@ def test_every_cut_gives_the_same_frames():
         ((0, 5, 0, 0, 1, 1), "unknown kind 5"),
         ((0, 255, 0, 0, 1, 1), "unknown kind 255"),
         ((0, 16, 2, 0, 1, 1), "unknown flags 2"),
+        ((PIECE - 1, 16, MORE, 0, 1, 1), "too small"),
         ((0, 16, 0, 1, 1, 1), "not ours"),
     ],
 )

@@ -11,6 +11,7 @@ from metad import limits
 from metad.cluster import frames, greeting, hello
 from metad.cluster.answers import TOO_MANY, Answer, Answered, EpochChanged, LinkFailed, Refused
 from metad.cluster.frames import HEAD_SIZE, Kind, encode
+from metad.cluster.outgoing import MOST_FRAMES
 from metad.cluster.serving import Reply
 from metad.cluster.view import Membership, View
 from metad.errors import ClusterError
@@ -290,6 +291,30 @@ def test_an_answer_without_an_end_is_cut_off():
     for _ in range(limits.CLUSTER_BODY // frames.PIECE + 1):
         pipe.dialer.feed(body)
     assert failed(got) == "answers of more than 64 MiB at once"
+
+
+@pytest.mark.parametrize("kind", [Kind.COPY, Kind.ANSWER])
+def test_pieces_that_are_smaller_than_they_must_be_are_refused(kind: int) -> None:
+    pipe = Pipe().connect()
+    pipe.b.answers = None
+    pipe.ask(b"x")
+    pipe.run()
+    link = pipe.taker if kind == Kind.COPY else pipe.dialer
+    link.feed(frames.HEAD.pack(0, kind, frames.MORE, 0, 1, 1))
+    assert link.reason == "a piece is too small"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "frame", [encode(Kind.PING, 0, 1, (), 0), encode(16, 1, 0, (), 0), encode(16, 1, 1, (), 0)]
+)
+def test_a_peer_that_asks_and_never_reads_is_cut_off(frame: bytes) -> None:
+    pipe = Pipe().connect()
+    pipe.taker.pause()
+    for _ in range(MOST_FRAMES + 1):
+        pipe.taker.feed(frame)
+    pipe.pass_time(0.25, deliver=False)
+    assert pipe.taker.reason == "it does not read what it is sent"
 
 
 def test_answers_that_the_asker_does_not_read_are_bounded():
@@ -632,7 +657,8 @@ def test_neighbouring_releases_share_a_protocol(monkeypatch: pytest.MonkeyPatch)
         (encode(Kind.PING, 0, 1, (), 0), "a frame before the HELLO"),
         (encode(Kind.HELLO, 0, 1, (b"\xc1",), 1), "a HELLO cannot be read"),
         (encode(Kind.HELLO, 0, 1, (b"\x80",), 1), "a HELLO cannot be read"),
-        (encode(Kind.HELLO, 0, 1, (bytes(2000),), 2000), "a HELLO is too long"),
+        (encode(Kind.HELLO, 0, 1, (bytes(2000),), 2000), "a frame of 2,000 bytes is too long"),
+        (frames.HEAD.pack(2000, Kind.HELLO, 0, 0, 0, 1), "a frame of 2,000 bytes is too long"),
         (encode(Kind.ANSWER, 1, 1, (), 0), "an answer to no request"),
         (b"GET / HTTP/1.1\r\n\r\n", "is too long"),
     ],
@@ -735,6 +761,16 @@ def test_a_peer_that_sends_no_hello():
     pipe.pass_time(3.25, deliver=False)
     assert failed(got) == "silent for 3 s"
     assert pipe.a.lines == ["warning: no link with node 2 (127.0.0.3:7525): silent for 3 s"]
+
+
+def test_a_peer_that_sends_its_hello_byte_by_byte():
+    pipe = Pipe()
+    pipe.taker.connected(pipe.right, f"{1:064x}")
+    pipe.taker.feed(frames.HEAD.pack(hello.MOST_HELLO, Kind.HELLO, 0, 0, 0, 1))
+    for _ in range(13):
+        pipe.taker.feed(b"x")
+        pipe.pass_time(0.25)
+    assert (pipe.taker.reason, pipe.right.closed) == ("not up after 3 s", "abort")
 
 
 def test_a_connection_that_never_comes_about():
