@@ -64,10 +64,12 @@ class Deleting:
         self._settle()
 
     def _ask(self, members: set[int]) -> None:
-        self._waiting, self._missed = members, set()
+        self._waiting, self._missed = set(members), set()
         for member in sorted(members):
             answered = partial(self._answered, member)
             self._peers.request(member, Kind.DELETE, self._parts, answered, PATIENCE_S)
+        if not members:
+            self._settle()
 
     def _answered(self, member: int, answer: Answer) -> None:
         self._waiting.discard(member)
@@ -109,6 +111,5 @@ class Deleting:
             self._ask(self._missed)
         elif rules.serves(view, self._peers.number):
             self.start()
-            self._settle()  # there may be no one else
         else:
             self._done(VIEW_CHANGES)

@@ -38,7 +38,8 @@ class Peers(Protocol):
         answered: Answered,
         patience_s: float,
     ) -> None:
-        """Ask a member under today's epoch.  `answered` is called once, later."""
+        """Ask a member under today's epoch.  `answered` is called once: within this call if it
+        cannot be sent, so that a message goes to another member in time."""
 
     def now(self) -> float:
         """Seconds of a clock that never runs back."""

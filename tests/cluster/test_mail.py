@@ -37,7 +37,7 @@ THREE = view_of(Membership.ACTIVE, Membership.ACTIVE, Membership.ACTIVE)
 
 
 class FakePeers(Peers):
-    """Node 1; requests wait in `asked` until the test answers."""
+    """Node 1; requests wait in `asked` until the test answers, but for those to `unreachable`."""
 
     number = 1
 
@@ -46,6 +46,7 @@ class FakePeers(Peers):
         self.time = 100.0
         self.word = True
         self.asked: list[tuple[int, int, bytes, Callable[[Answer], None]]] = []
+        self.unreachable: set[int] = set()
 
     def view(self) -> View:
         return self.current
@@ -64,7 +65,10 @@ class FakePeers(Peers):
         answered: Callable[[Answer], None],
         patience_s: float,
     ) -> None:
-        self.asked.append((member, kind, b"".join(parts), answered))
+        if member in self.unreachable:
+            answered(LOST)
+        else:
+            self.asked.append((member, kind, b"".join(parts), answered))
 
     def answer(self, member: int, answer: Answer, kind: int | None = None) -> None:
         """Answer the oldest request to a member."""
@@ -336,6 +340,16 @@ def test_ok_to_quit_needs_all_answers_and_enough_of_them() -> None:
     assert not delete.outcome
     delete.answer(3, LOST)
     assert delete.outcome == [None]
+
+
+def test_no_member_can_be_reached_when_the_view_has_changed_and_the_outcome_is_told_once() -> None:
+    delete = Delete(THREE)
+    delete.answer(2, LOST)
+    delete.answer(3, LOST)
+    delete.peers.adopt()
+    delete.peers.unreachable = {2, 3}
+    delete.pass_time()
+    assert delete.failed
 
 
 def test_a_deletion_on_one_of_two_is_not_confirmed() -> None:
