@@ -15,7 +15,11 @@ from typing import Final
 from metad.cluster.answers import Answer, Done, LinkFailed
 from metad.cluster.frames import MOST_TAG, RELEASES, FrameError, Kind
 from metad.limits import (
-    CLUSTER_BODY, CLUSTER_OUTSTANDING, CLUSTER_PARTS, CLUSTER_REQUEST_MEMORY, MIB,
+    CLUSTER_BODY,
+    CLUSTER_OUTSTANDING,
+    CLUSTER_PARTS,
+    CLUSTER_REQUEST_MEMORY,
+    MIB,
 )  # fmt: skip
 
 FULL: Final = LinkFailed("too much waits for answers on this link")
