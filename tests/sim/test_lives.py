@@ -39,6 +39,7 @@ FOUND = {
     10226: "a machine of the plan was to join by a member whose view had it already",
     13855: "a refusal was told under an old view; then the only disk that knew of it was lost",
     22128: "a node that entered waited for tombstones of an index that had been rebuilt",
+    59878: "a log that was half free, and empty, stayed so: fsck told of a damaged header",
     32096: "the judge: only a lost disk knew what its node had refused while it was cut off",
 }
 

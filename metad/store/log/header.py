@@ -99,9 +99,7 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
     Only the last block records a seal, so the two copies are merged: the copy with the greater life
     wins (a header is rewritten first block first); in the same life, the sealed one wins.
     """
-    size = osio.fstat(fd).st_size
-    first = parse(read_past(osio, fd, 4096, 0), secret)
-    last = _read_last(osio, fd, size, secret)
+    first, last = copies(osio, fd, secret)
     if first is None or last is None:
         return first or last
     if first.life != last.life:
@@ -111,11 +109,17 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
     return last if last.seal_offset else first
 
 
+def copies(osio: Osio, fd: int, secret: bytes) -> tuple[LogHeader | None, LogHeader | None]:
+    """The first and the last one; None for one that does not verify."""
+    first = parse(read_past(osio, fd, 4096, 0), secret)
+    return first, _read_last(osio, fd, osio.fstat(fd).st_size, secret)
+
+
 def _read_last(osio: Osio, fd: int, size: int, secret: bytes) -> LogHeader | None:
     for align in ALIGNS:
         if size >= align:
             found = parse(read_past(osio, fd, align, size - align), secret)
-            if found is not None:
+            if found is not None and found.align == align:  # else it may be the first one
                 return found
     return None
 

@@ -19,6 +19,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -119,6 +120,7 @@ class Recovery:
                 plan.numbers.follow(index.logs())
                 self._drop_free(index, logs, plan.unreadable)
                 done = self.recover_logs(index, plan._replace(logs=logs))
+            self._finish_freeing(index, logs)
             logs |= {number: one.log for number, one in done.items()}
             for number, log in logs.items():
                 table.restore(_row(number, log, done.get(number)))
@@ -197,6 +199,25 @@ class Recovery:
                 drop_log(index, number, counts.life)
             elif log.state == FREE and not self._free_again(index, log):
                 del logs[number]
+
+    def _finish_freeing(self, index: Index, logs: dict[int, LogHeader]) -> None:
+        """Free what is only half free after a kill or a power cut.
+
+        The index does not refer to it if it was empty, or if the index has been rebuilt.
+        """
+        for number, log in list(logs.items()):
+            is_half = log.state == FREE and not self._is_free_twice(number)
+            if is_half and not self._free_again(index, log):
+                del logs[number]
+
+    def _is_free_twice(self, number: int) -> bool:
+        """Whether both headers of a log say that it is free: then the first one does durably."""
+        fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
+        try:
+            copies = header.copies(self._osio, fd, self._store.secret)
+        finally:
+            self._osio.close(fd)
+        return all(copy is not None and copy.state == FREE for copy in copies)
 
     def _free_again(self, index: Index, log: LogHeader) -> bool:
         """A log was just being freed, and its free header may not be durable yet.  True if the file

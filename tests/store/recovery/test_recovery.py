@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from metad.errors import DataError
+from metad.store.fsck.log_check import read_headers
 from metad.store.index import state as index_state
 from metad.store.index.index import Index
 from metad.store.log import header
@@ -379,6 +380,15 @@ def spoil(kit: StoreKit, number: int, at: int) -> None:
     os.close(fd)
 
 
+def spoil_header(kit: StoreKit, number: int, copy: str) -> None:
+    log, _ = seal_of(kit, number)
+    assert log is not None
+    spoil(kit, number, 20 if copy == "first" else log.size - log.align + 20)
+    fd = os.open(log_path(kit.store.logs, number), os.O_RDONLY)
+    assert header.copies(kit.osio, fd, kit.store.secret)[copy == "last"] is None
+    os.close(fd)
+
+
 def test_damage_in_the_middle_is_set_aside_and_reported(kit: StoreKit) -> None:
     kit.start()
     sent = [kit.put([1], b"%d" % n * 100) for n in range(5)]
@@ -416,10 +426,38 @@ def test_one_damaged_header_costs_nothing(kit: StoreKit, copy: str) -> None:
     work(kit, 8, 25)
     kit.crash()
     for path in kit.log_files():
-        spoil(kit, int(path.stem), 20 if copy == "first" else kit.size - 500)
+        spoil_header(kit, int(path.stem), copy)
     kit.drop_index()
     kit.start()
     assert kit.check() > 0
+
+
+@pytest.mark.parametrize("is_rebuilt", [True, False])
+def test_a_log_that_is_half_free_is_freed_whole(kit: StoreKit, is_rebuilt: bool) -> None:
+    """The power went, or the process died, between the two headers of an empty log: the index does
+    not refer to it, and it may stay free for long."""
+    kit.start()
+    kit.put([1], b"x")
+    kit.stop()
+    kit.start()
+    kit.stop()
+    free = [int(path.stem) for path in kit.log_files() if is_free(kit, int(path.stem))]
+    assert free
+    for number in free:
+        spoil_header(kit, number, "last")
+    if is_rebuilt:
+        kit.drop_index()
+    kit.recover()
+    for number in free:
+        assert read_headers(kit.osio, kit.store, number).findings == ()
+        assert kit.table.row(number).state == LogState.FREE
+    kit.start()
+    assert len(kit.listing(1)) == 1
+
+
+def is_free(kit: StoreKit, number: int) -> bool:
+    log, _ = seal_of(kit, number)
+    return log is not None and log.state == header.FREE
 
 
 def test_both_headers_damaged_costs_nothing(kit: StoreKit) -> None:
@@ -427,8 +465,8 @@ def test_both_headers_damaged_costs_nothing(kit: StoreKit) -> None:
     work(kit, 8, 25)
     kit.stop()
     for path in kit.log_files():
-        spoil(kit, int(path.stem), 20)
-        spoil(kit, int(path.stem), kit.size - 500)
+        spoil_header(kit, int(path.stem), "first")
+        spoil_header(kit, int(path.stem), "last")
     kit.drop_index()
     kit.start()
     assert kit.check() > 0
