@@ -99,7 +99,11 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
     Only the last block records a seal, so the two copies are merged: the copy with the greater life
     wins (a header is rewritten first block first); in the same life, the sealed one wins.
     """
-    first, last = copies(osio, fd, secret)
+    return merged(*copies(osio, fd, secret))
+
+
+def merged(first: LogHeader | None, last: LogHeader | None) -> LogHeader | None:
+    """What two copies say together."""
     if first is None or last is None:
         return first or last
     if first.life != last.life:
@@ -109,10 +113,18 @@ def read(osio: Osio, fd: int, secret: bytes) -> LogHeader | None:
     return last if last.seal_offset else first
 
 
+def is_half_free(first: LogHeader | None, last: LogHeader | None) -> bool:
+    """Whether the log is free and only one copy says so: the sync of that one may have failed."""
+    free = [copy is not None and copy.state == FREE for copy in (first, last)]
+    found = merged(first, last)
+    return found is not None and found.state == FREE and not all(free)
+
+
 def copies(osio: Osio, fd: int, secret: bytes) -> tuple[LogHeader | None, LogHeader | None]:
     """The first and the last one; None for one that does not verify."""
+    size = osio.fstat(fd).st_size
     first = parse(read_past(osio, fd, 4096, 0), secret)
-    return first, _read_last(osio, fd, osio.fstat(fd).st_size, secret)
+    return first, _read_last(osio, fd, size, secret)
 
 
 def _read_last(osio: Osio, fd: int, size: int, secret: bytes) -> LogHeader | None:

@@ -55,6 +55,7 @@ class TailReader:
         self._osio = osio
         self._store = store
         self._report = report
+        self.half_free: set[int] = set()  # logs that only one of their headers calls free
         self.damaged = 0
 
     def seal(self, fd: int, log: LogHeader) -> Seal | None:
@@ -113,8 +114,10 @@ class TailReader:
         """
         fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
         try:
-            found = header.read(self._osio, fd, self._store.secret)
-            return found or self._header_of_records(fd, number)
+            copies = header.copies(self._osio, fd, self._store.secret)
+            if header.is_half_free(*copies):
+                self.half_free.add(number)
+            return header.merged(*copies) or self._header_of_records(fd, number)
         finally:
             self._osio.close(fd)
 

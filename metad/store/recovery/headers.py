@@ -21,7 +21,8 @@ _TRIES = 2  # a transient error costs nothing
 
 
 class HeaderReader:
-    """Reads headers.  `unreadable`: numbers of logs that cannot be read at all."""
+    """Reads headers.  `unreadable`: numbers of logs that cannot be read at all; `half_free`: of
+    those that only one of their two headers calls free."""
 
     def __init__(self, osio: Osio, store: Store, report: Report) -> None:
         self._osio = osio
@@ -29,6 +30,7 @@ class HeaderReader:
         self._report = report
         self._tails = TailReader(osio, store, report)
         self.unreadable: set[int] = set()
+        self.half_free = self._tails.half_free
 
     def all(self) -> dict[int, LogHeader]:
         """Number and header of every log.  A file that is not a log is removed or quarantined.

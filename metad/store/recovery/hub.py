@@ -19,7 +19,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -47,12 +46,16 @@ from metad.system.osio import Osio
 
 
 class Plan(NamedTuple):
-    """What a recovery works on: its logs, where poisoned lives end, and the source of new logs."""
+    """What a recovery works on: its logs, where poisoned lives end, and the source of new logs.
+
+    `half_free`: logs of which only one header says that they are free.
+    """
 
     logs: dict[int, LogHeader]
     stops: dict[int, int]
     numbers: Numbers
     unreadable: frozenset[int] = frozenset()
+    half_free: frozenset[int] = frozenset()
 
 
 class Recovery:
@@ -103,7 +106,8 @@ class Recovery:
         headers = HeaderReader(self._osio, self._store, self._report)
         logs = headers.all()
         numbers = Numbers(self._osio, logs, headers.unreadable)
-        return Plan(logs, predecessors(logs), numbers, frozenset(headers.unreadable))
+        unreadable, half_free = frozenset(headers.unreadable), frozenset(headers.half_free)
+        return Plan(logs, predecessors(logs), numbers, unreadable, half_free)
 
     def _run(
         self, table: LogTable, boot: str, plan: Plan, done: dict[int, Recovered] | None = None
@@ -120,7 +124,7 @@ class Recovery:
                 plan.numbers.follow(index.logs())
                 self._drop_free(index, logs, plan.unreadable)
                 done = self.recover_logs(index, plan._replace(logs=logs))
-            self._finish_freeing(index, logs)
+            self._finish_freeing(index, logs, plan.half_free)
             logs |= {number: one.log for number, one in done.items()}
             for number, log in logs.items():
                 table.restore(_row(number, log, done.get(number)))
@@ -200,24 +204,16 @@ class Recovery:
             elif log.state == FREE and not self._free_again(index, log):
                 del logs[number]
 
-    def _finish_freeing(self, index: Index, logs: dict[int, LogHeader]) -> None:
+    def _finish_freeing(
+        self, index: Index, logs: dict[int, LogHeader], half_free: frozenset[int]
+    ) -> None:
         """Free what is only half free after a kill or a power cut.
 
         The index does not refer to it if it was empty, or if the index has been rebuilt.
         """
-        for number, log in list(logs.items()):
-            is_half = log.state == FREE and not self._is_free_twice(number)
-            if is_half and not self._free_again(index, log):
+        for number in half_free & logs.keys():
+            if not self._free_again(index, logs[number]):
                 del logs[number]
-
-    def _is_free_twice(self, number: int) -> bool:
-        """Whether both headers of a log say that it is free: then the first one does durably."""
-        fd = self._osio.open(log_path(self._store.logs, number), os.O_RDONLY)
-        try:
-            copies = header.copies(self._osio, fd, self._store.secret)
-        finally:
-            self._osio.close(fd)
-        return all(copy is not None and copy.state == FREE for copy in copies)
 
     def _free_again(self, index: Index, log: LogHeader) -> bool:
         """A log was just being freed, and its free header may not be durable yet.  True if the file
