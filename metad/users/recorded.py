@@ -84,7 +84,7 @@ class RecordedTransaction:
         if sum(map(len, puts.values())) > rows.MOST_OCTETS:
             raise DataError(
                 "this changes more than 1 MiB of aliases at once, more than a cluster takes",
-                remedy="take the address out of some of its aliases first",
+                remedy="use metad user alias to take the address out of some aliases first",
             )
         there = {rows.row_key(key): value is not None for key, value in self._before.items()}
         return Change(
