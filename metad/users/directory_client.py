@@ -21,12 +21,22 @@ def open_users(
 ) -> UserDatabase:
     """The database in `path`, DATA/users.  Raises as UserDatabase does."""
     users = UserDatabase(path, create=create, iterations=iterations)
-    if not users.in_directory:
+    if not users.in_directory and not _are_in_etcd(path.parent):
         return users
     users.close()
     from metad.users.directory_users import DirectoryUsers
 
     return DirectoryUsers(path, _proposing(path.parent), iterations=iterations)
+
+
+def _are_in_etcd(data: Path) -> bool:
+    """Whether the users of this node are in etcd, though its database does not say so: it was lost,
+    or is of an earlier day.  Until the hub has read them again, nothing is changed."""
+    if not (data / "cluster").is_dir():
+        return False
+    from metad.cluster import seen
+
+    return (data / "cluster" / seen.NAME).exists()
 
 
 def _proposing(data: Path) -> Propose:

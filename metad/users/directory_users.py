@@ -20,9 +20,10 @@ from typing import Any, Final, Protocol, TypeVar
 import msgpack
 
 from metad import limits
-from metad.errors import TemporaryError, UnavailableError
+from metad.errors import TemporaryError
 from metad.users.account import Account, Alias, Policy
 from metad.users.database import UserDatabase
+from metad.users.journal import MirrorError
 from metad.users.lmdb_env import DIRECTORY
 from metad.users.recorded import RecordedTransaction
 from metad.users.rows import Change, Position
@@ -64,9 +65,9 @@ class DirectoryUsers(UserDatabase):
             try:
                 position = read_position(txn, self._meta)
                 if not position.revision:
-                    raise UnavailableError(
+                    raise MirrorError(
                         "the users of the cluster are not on this node yet",
-                        remedy="wait until metad cluster status shows this node as active",
+                        remedy="start the hub; metad cluster status shows this node as active then",
                     )
                 recorded = RecordedTransaction(txn, self, position)
                 yield recorded
