@@ -88,6 +88,8 @@ def with_entering(
     member = Member(number, address, fingerprint, Membership.ENTERING, healed=True)
     there = view.member(number)
     if there is not None:
+        if there.fingerprint == fingerprint and (reason := hello.own_fault(view, number)):
+            raise ClusterError(reason)
         if (there.fingerprint, there.address) == (fingerprint, address):
             return view
         raise ClusterError("another node has joined meanwhile; use another token")

@@ -188,6 +188,16 @@ def test_a_client_that_left_gets_its_number_all_the_same(tmp_path: Path) -> None
     assert again is proposed
 
 
+@pytest.mark.parametrize("address", [ADDRESS, "127.0.0.8:7525"])
+def test_a_client_whose_node_was_removed_meanwhile_is_refused(tmp_path: Path, address: str) -> None:
+    one = Joining(tmp_path)
+    member = Member(3, address, FINGERPRINT, Membership.REMOVED, healed=True)
+    one.station.view = TWO.changed(members=(*TWO.members, member))
+    one.enter()
+    text = b"node 3 was removed from the cluster; empty it and join again"
+    assert one.answer() == (Kind.REFUSED, text)
+
+
 def test_a_client_that_does_not_wait_is_refused(tmp_path: Path) -> None:
     one = Joining(tmp_path)
     one.enter()

@@ -110,6 +110,11 @@ def join(store: Store, client: JoinClient, address: str, *, with_etcd: bool) -> 
             "the other node answered with a view in which this node is not",
             remedy="try again with another token: metad cluster token there",
         )
+    if member.state is Membership.REMOVED:
+        raise ClusterError(
+            f"node {answer.number} was removed from the cluster",
+            remedy="join again with an empty data directory",
+        )
     if with_etcd:
         with MirroredUsers(store.data / "users", create=True) as mirrored:
             mirrored.follow(empty=True)
