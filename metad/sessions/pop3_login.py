@@ -8,6 +8,8 @@ Rules of this file:
 * A remembered login does not wait.
 * The time of the answer reveals nothing: an unknown user, a disabled user and a wrong password are
   answered after the same time.  Only the log distinguishes them.
+* While users may be missing here, they are all answered as a failure of ours, and an unknown user
+  does not count against the network: that user's password may be right.
 * Passwords are checked in a thread.
 """
 
@@ -26,9 +28,11 @@ from metad.errors import (
     MailboxInUseError,
     MetadError,
     RefusedError,
+    UsersLostError,
 )
 from metad.layers.base import Maildrop
 from metad.loglines import clean
+from metad.protocol.pop3.auth import AUTH_FAILED
 from metad.protocol.pop3.machine import Login, Personal, Pop3, ScramLogin, ScramUser
 from metad.sessions.client import Client
 from metad.sessions.connection import Connection, Service
@@ -40,8 +44,9 @@ from metad.users.database import login_name
 NONCE_OCTETS = 18
 DAY = 86_400
 # Why a login failed, as logged, and its counter.
+UNKNOWN = "unknown user"
 FAILURES = {
-    "unknown user": Cell.LOGIN_UNKNOWN,
+    UNKNOWN: Cell.LOGIN_UNKNOWN,
     "user disabled": Cell.LOGIN_DISABLED,
     "wrong password": Cell.LOGIN_WRONG,
     "the client hung up": Cell.LOGIN_GONE,
@@ -173,19 +178,25 @@ class Pop3Login(Connection):
 
     def _login_failed(self) -> None:
         """Count a failure; every kind of failure is answered after the same time."""
-        context = self._context
-        self._count_failure(self._why_wrong())
+        context, reason = self._context, self._why_wrong()
+        lost = context.users.lost
+        text = UsersLostError.pop3 if lost else AUTH_FAILED
+        if lost and reason == UNKNOWN:
+            context.row.add(Cell.LOGIN_REFUSED)
+            self._log_failure(f"{text}: {reason}, and not all users are here")
+        else:
+            self._count_failure(reason)
         began = self._attempt.began if self._attempt is not None else context.loop.time()
         due = began + context.limiter.answer_after - context.loop.time()
         self._busy = True
-        context.loop.call_later(max(due, 0.0), self._answer_failure)
+        context.loop.call_later(max(due, 0.0), self._answer_failure, text)
 
     def _why_wrong(self) -> str:
         """Why the credentials were wrong, only for the log and the counters."""
         users = self._context.users
         account = users.account(self._master or self._user)
         if account is None or users.account(self._user) is None:
-            return "unknown user"
+            return UNKNOWN
         return "user disabled" if account.disabled else "wrong password"
 
     def _count_failure(self, reason: str) -> None:
@@ -195,10 +206,10 @@ class Pop3Login(Connection):
         context.limiter.login_failed(self._network, context.loop.time())
         self._log_failure(reason)
 
-    def _answer_failure(self) -> None:
+    def _answer_failure(self, text: str) -> None:
         self._busy = False
         if not self._ended:
-            self._machine.login_failed()
+            self._machine.login_failed(text)
             self._go_on()
 
     def _gone(self) -> None:

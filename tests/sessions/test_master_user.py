@@ -23,6 +23,8 @@ ACCOUNTS = {ADMIN: Account(1, ADMIN), BOB: Account(2, BOB), GONE: Account(3, GON
 class Users:
     """Each user's password is their address; disabled users have none that works."""
 
+    lost = 0
+
     def verify(self, user: str, password: bytes) -> Account | None:
         account = ACCOUNTS.get(user)
         good = account is not None and not account.disabled and password == user.encode()

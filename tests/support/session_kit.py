@@ -190,6 +190,8 @@ class Threads:
 class Users:
     """Every user exists, with the password "right"; "broken" meets a broken disk."""
 
+    lost = 0
+
     def expand(self, address: str) -> tuple[Account, ...]:
         return (Account(2, address),)
 
