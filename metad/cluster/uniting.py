@@ -46,8 +46,11 @@ class Union:
     def steps(self) -> Iterator[None]:
         """Make it.  Raises ClusterError if a list is not in order."""
         lists = [self._own, *self._others.values(), *self._dead]
+        until = b""
         while True:
-            until = min([one.until() for one in lists])
+            before, until = until, min([one.until() for one in lists])
+            if until <= before:
+                raise _not_in_order()
             self._add(until)
             if until == _LAST:
                 return

@@ -226,7 +226,9 @@ class ArrivingCopies:
         """Why it cannot be kept: then the spool is closed."""
         spool = arriving.spool
         refusal: Refused | None = TOO_LARGE
-        if spool.size + len(data) <= CLUSTER_TEXT:
+        writer = self._log.committer.writer
+        most = CLUSTER_TEXT if writer is None else min(CLUSTER_TEXT, writer.log.size)
+        if spool.size + len(data) <= most:
             try:
                 spool.write(data)
                 refusal = None

@@ -122,7 +122,7 @@ class Steward:
                 f"warning: cluster: no active node can read {walk.damaged:,} messages that others "
                 "lack: nodes that are away may have the only good copies, and stay counted"
             )
-        elif walk is not None and walk.refused:
+        elif walk is not None and walk.refused and epoch == self._layer.peers.view().epoch:
             self._walks_after_ns = self._layer.log.osio.monotonic_ns() + REFUSED_NS
             self._report(
                 f"warning: cluster: {walk.refused:,} messages were not taken by nodes that lack "

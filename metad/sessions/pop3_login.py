@@ -8,8 +8,7 @@ Rules of this file:
 * A remembered login does not wait.
 * The time of the answer reveals nothing: an unknown user, a disabled user and a wrong password are
   answered after the same time.  Only the log distinguishes them.
-* While users may be missing here, they are all answered as a failure of ours, and an unknown user
-  does not count against the network: that user's password may be right.
+* While users may be missing here, they are all answered as a failure of ours.
 * Passwords are checked in a thread.
 """
 
@@ -183,6 +182,7 @@ class Pop3Login(Connection):
         text = UsersLostError.pop3 if lost else AUTH_FAILED
         if lost and reason == UNKNOWN:
             context.row.add(Cell.LOGIN_REFUSED)
+            context.limiter.login_failed(self._network, context.loop.time())  # as a wrong password
             self._log_failure(f"{text}: {reason}, and not all users are here")
         else:
             self._count_failure(reason)

@@ -67,3 +67,16 @@ def test_a_list_in_another_order_is_an_error(
     wrong = Listed(packed) if torn == "entries" else Listed(b"", packed)
     with pytest.raises(ClusterError, match="not in the order"):
         made(a_list({1}), wrong)
+
+
+def test_whatever_the_order_is_it_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(f"{SEED} order")
+    monkeypatch.setattr(uniting, "PIECE", 5)
+    errors = 0
+    for _ in range(scaled(200)):
+        lists = [Listed(b"".join(entry(random.randrange(90)) for _ in range(12))) for _ in range(2)]
+        try:
+            made(*lists)
+        except ClusterError:
+            errors += 1
+    assert errors

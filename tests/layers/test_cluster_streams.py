@@ -445,6 +445,18 @@ def test_a_message_that_is_too_large_for_a_cluster_is_refused(
     idle(two)
 
 
+def test_a_message_that_is_larger_than_a_log_there_is_not_kept_at_all(two: ClusterBench) -> None:
+    a, b = two.nodes
+    writer = b.layer.log.committer.writer
+    assert writer is not None
+    whole, writer.log = writer.log, writer.log._replace(size=SIZE // 2)
+    assert isinstance(Sending(a).end(), RefusedError)
+    assert not arriving(b)
+    writer.log = whole
+    assert Sending(a).end() is None
+    idle(two)
+
+
 def test_a_stream_that_does_not_verify_is_not_stored(two: ClusterBench) -> None:
     a, b = two.nodes
     copies = b.layer.requests.copies

@@ -118,13 +118,13 @@ class Recovery:
                 self._report(f"warning: index: {told}")
             if (origin := self._origin()) is not None:
                 keep_tombstones(index, origin)
-            logs = dict(plan.logs)
+            logs, freed = dict(plan.logs), set[int]()
             self._unforgotten.clear()
             if done is None:
                 plan.numbers.follow(index.logs())
-                self._drop_free(index, logs, plan.unreadable)
+                freed = self._drop_free(index, logs, plan.unreadable)
                 done = self.recover_logs(index, plan._replace(logs=logs))
-            self._finish_freeing(index, logs, plan.half_free)
+            self._finish_freeing(index, logs, plan.half_free - freed)
             logs |= {number: one.log for number, one in done.items()}
             for number, log in logs.items():
                 table.restore(_row(number, log, done.get(number)))
@@ -190,9 +190,11 @@ class Recovery:
 
     def _drop_free(
         self, index: Index, logs: dict[int, LogHeader], unreadable: frozenset[int]
-    ) -> None:
-        """A log is free on disk, but the index still refers to it: the collector was
-        interrupted."""
+    ) -> set[int]:
+        """A log is free on disk, but the index still refers to it: the collector was interrupted.
+
+        Returns the logs that are freed again."""
+        freed = set()
         for number, counts in index.logs().items():
             log = logs.get(number)
             if number in unreadable:
@@ -201,8 +203,11 @@ class Recovery:
                 self._forget(index, number, counts.life, None)
             elif log.life != counts.life:
                 drop_log(index, number, counts.life)
-            elif log.state == FREE and not self._free_again(index, log):
-                del logs[number]
+            elif log.state == FREE:
+                freed.add(number)
+                if not self._free_again(index, log):
+                    del logs[number]
+        return freed
 
     def _finish_freeing(
         self, index: Index, logs: dict[int, LogHeader], half_free: frozenset[int]
@@ -212,8 +217,11 @@ class Recovery:
         The index does not refer to it if it was empty, or if the index has been rebuilt.
         """
         for number in half_free & logs.keys():
-            if not self._free_again(index, logs[number]):
-                del logs[number]
+            try:
+                if not self._free_again(index, logs[number]):
+                    del logs[number]
+            except OSError as error:  # it costs no start: nothing of it is missing
+                self._report(f"warning: log {number} could not be freed again: {error}")
 
     def _free_again(self, index: Index, log: LogHeader) -> bool:
         """A log was just being freed, and its free header may not be durable yet.  True if the file
