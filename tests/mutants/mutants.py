@@ -227,10 +227,10 @@ MUTANTS = [
            "self._table.owe(new.number, LogState.FREE)", "pass",
            "store/test_log_allocator.py"
            "::test_a_log_that_was_made_while_the_semaphore_was_held_is_used_afterwards"),
-    Mutant("one free header is not enough", "log.header:read",
+    Mutant("one free header is not enough", "log.header:merged",
            "if FREE in (first.state, last.state):", "if first.state == last.state == FREE:",
            "store/log/test_header.py::test_one_copy_that_says_free_makes_the_log_free"),
-    Mutant("the older life wins", "log.header:read",
+    Mutant("the older life wins", "log.header:merged",
            "max(first, last", "min(first, last",
            "store/log/test_header.py::test_the_copy_of_the_greater_life_wins"),
     Mutant("no room is kept for the seal", "log.writer:LogWriter.fits",
