@@ -455,6 +455,27 @@ def test_a_log_that_is_half_free_is_freed_whole(kit: StoreKit, is_rebuilt: bool)
     assert len(kit.listing(1)) == 1
 
 
+def test_a_log_that_cannot_be_freed_again_keeps_no_hub_from_starting(
+    kit: StoreKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.start()
+    kit.put([1], b"x")
+    kit.stop()
+    kit.start()
+    kit.stop()
+    free = [int(path.stem) for path in kit.log_files() if is_free(kit, int(path.stem))]
+    spoil_header(kit, free[0], "last")
+    kit.drop_index()
+
+    def fails(*_: object) -> bool:
+        raise OSError(errno.EACCES, "not to be written to")
+
+    monkeypatch.setattr(Recovery, "_free_again", fails)
+    kit.start()
+    assert len(kit.listing(1)) == 1
+    assert any(f"log {free[0]} could not be freed again" in line for line in kit.reports)
+
+
 def is_free(kit: StoreKit, number: int) -> bool:
     log, _ = seal_of(kit, number)
     return log is not None and log.state == header.FREE
