@@ -20,7 +20,7 @@ from metad.limits import (
     CLUSTER_PARTS,
     CLUSTER_REQUEST_MEMORY,
     MIB,
-)  # fmt: skip
+)
 
 FULL: Final = LinkFailed("too much waits for answers on this link")
 TOO_LARGE: Final = LinkFailed(f"larger than {CLUSTER_BODY // MIB} MiB")

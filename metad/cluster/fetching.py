@@ -30,7 +30,7 @@ from metad.cluster.answers import (
     EpochChanged,
     LinkFailed,
     Refused,
-)  # fmt: skip
+)
 from metad.cluster.asking import FULL, LATE
 from metad.cluster.frames import PIECE, Kind
 from metad.cluster.peers import AGAIN_S, Peers

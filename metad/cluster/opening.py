@@ -33,7 +33,7 @@ from metad.cluster.answers import (
     EpochChanged,
     LinkFailed,
     Refused,
-)  # fmt: skip
+)
 from metad.cluster.frames import Kind
 from metad.cluster.listed import Listed, unpack_listed
 from metad.cluster.peers import AGAIN_S, VIEW_CHANGES, Peers

@@ -39,7 +39,7 @@ from metad.users.account import (
     from_record,
     pack_entry,
     unpack_record,
-)  # fmt: skip
+)
 from metad.users.lmdb_env import MAX_KEY
 from metad.users.lookup import POSTMASTER_ALIAS
 

@@ -25,7 +25,7 @@ from tests.support.user_nodes import (
     level,
     until,
     write_directory,
-)  # fmt: skip
+)
 
 
 class SlowEtcd(FakeEtcd):

@@ -30,7 +30,7 @@ from tests.support.user_nodes import (
     level,
     until,
     write_directory,
-)  # fmt: skip
+)
 from tests.support.user_rows import everything
 
 

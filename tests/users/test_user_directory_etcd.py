@@ -32,7 +32,7 @@ from tests.support.user_nodes import (
     level,
     until,
     write_directory,
-)  # fmt: skip
+)
 from tests.support.user_rows import everything
 
 pytestmark = pytest.mark.slow  # they start etcd
